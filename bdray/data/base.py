@@ -1,0 +1,77 @@
+"""What a data set is, and the arrays it loads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from bdray.registry import Component, Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set as arrays: uint8 images `N x 3 x S x S` (memory-mapped, read-only), int64 labels `N`.
+
+    Attributes:
+        class_names: `K` names; label `k` means `class_names[k]`.
+        mean, std: of the training images' channels, in [0, 1] units.
+        fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
+    """
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class DataSet(Component):
+    """A data set: where it lies, at what size it is used, and what is kept aside.
+
+    Class attributes:
+        NUM_CLASSES: number of classes where it is known before loading, else None.
+        AUGMENTATION: what `augment: auto` means for these pictures.
+    """
+
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root"})
+    NUM_CLASSES: ClassVar[int | None] = None
+    AUGMENTATION: ClassVar[Augmentation] = "crop_flip"
+
+    root: str | None = None
+    """Folder that holds the data set; None: the cache folder, downloaded into where that is possible."""
+    image_size: int = Field(default=32, ge=8, le=1024)
+    """Side of the square images in pixels; other sizes are resized to it."""
+    clean_pool: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Fraction of the training set that no poison stage ever sees. Held-out fine-tuning sets are drawn from it,
+    so that conditions which differ only in `finetune` share one poisoned model."""
+    train_limit: int | None = Field(default=None, ge=1)
+    """Use only this many training images (stratified, the same for every seed)."""
+    test_limit: int | None = Field(default=None, ge=1)
+    """Use only this many test images (stratified, the same for every seed)."""
+
+    def load(self, cache: Path | None = None) -> ImageData:
+        """The arrays, decoded once into `cache` (default: the user's cache folder) and memory-mapped from there.
+
+        Raises:
+            DataError: not found, incomplete, unreadable, or wrong checksum; names the files.
+        """
+        raise NotImplementedError
+
+
+DATASETS: Registry[DataSet] = Registry("data set", DataSet, "bdray.data")

@@ -1,0 +1,79 @@
+"""The errors bdray raises on purpose. Everything else that escapes is a bug."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BdrayError(Exception):
+    """Root of every error bdray raises on purpose."""
+
+
+class UserError(BdrayError):
+    """Something the user gave (command, space, data) is wrong; the commands exit with status 2."""
+
+
+class DataError(UserError):
+    """A data set is missing, incomplete or unreadable."""
+
+
+class ComponentError(UserError):
+    """A component (trigger, model, ...) was asked for under a wrong name or with wrong options.
+
+    Attributes:
+        path: dotted path below the component's section (`"size"`, or `""` for the section itself).
+        problem: what is wrong, in one sentence without the path.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}" if path else problem)
+
+
+class ConditionError(UserError):
+    """A condition's content is wrong.
+
+    Attributes:
+        path: dotted condition path (`"trigger.size"`).
+        problem: what is wrong, in one sentence without the path.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}" if path else problem)
+
+
+class SpaceError(UserError):
+    """A search space is wrong: names the file, the line, the key path and the nearest valid name."""
+
+    def __init__(self, problem: str, *, file: str = "", line: int | None = None, path: str = "") -> None:
+        self.problem, self.file, self.line, self.path = problem, file, line, path
+        where = f"{file}:{line}" if file and line is not None else file
+        super().__init__(": ".join(part for part in (where, path, problem) if part))
+
+
+class PoisonError(UserError):
+    """A poison plan cannot be made as asked (too few eligible images, for example)."""
+
+
+class TriggerError(UserError):
+    """A trigger cannot be applied, or leaves an image as it was."""
+
+
+class WeightsError(UserError):
+    """Published weights were asked for and cannot be had."""
+
+
+class TrialInterrupted(BdrayError):
+    """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 12) -> str:
+    """A hint for an unknown name: `did you mean 'patch'?`, or the known names when none is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return f"known: {shown}" if names else "none is known"

@@ -1,0 +1,92 @@
+"""Where a network can be tapped: its penultimate features, and named points whose activations can be mixed.
+
+`build_model` returns the plain network (a state dict has the published names); what bdray knows about it is the
+`Taps` attached as its attribute `taps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Module paths inside a network.
+
+    Attributes:
+        head: path of the final linear layer; its input (`N x D`) is the penultimate features.
+        points: name -> path of the module whose output is tapped, in forward order ("stage1", "stage2", ...).
+            The point "input" exists in every network and is not listed.
+    """
+
+    head: str
+    points: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one forward pass gives.
+
+    Attributes:
+        logits: `N x K`.
+        features: penultimate features, `N x D`.
+        hidden: activations at the captured points, by name.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+def forward_outputs(
+    model: nn.Module,
+    images: torch.Tensor,
+    *,
+    edits: Mapping[str, Edit] | None = None,
+    capture: Collection[str] = (),
+) -> Outputs:
+    """One forward pass that also returns the penultimate features and the activations at `capture`.
+
+    Args:
+        model: a network from `build_model`.
+        images: normalised, `N x 3 x S x S`.
+        edits: point name -> function applied to the activation there (manifold mixup mixes it). "input" edits
+            the images.
+        capture: names of points whose (edited) activations are returned.
+    """
+    edits = dict(edits or {})
+    taps: Taps = model.taps  # type: ignore[assignment]
+    seen: dict[str, torch.Tensor] = {}
+
+    def at(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+            edited = edits[name](output) if name in edits else None
+            if name in capture:
+                seen[name] = output if edited is None else edited
+            return edited
+
+        return hook
+
+    def before_head(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen["head"] = args[0]
+
+    if "input" in edits:
+        images = edits["input"](images)
+    if "input" in capture:
+        seen["input"] = images
+    with ExitStack() as hooks:
+        hooks.enter_context(model.get_submodule(taps.head).register_forward_pre_hook(before_head))
+        for name in (set(edits) | set(capture)) - {"input"}:
+            hooks.enter_context(model.get_submodule(taps.points[name]).register_forward_hook(at(name)))
+        logits = model(images)
+    features = seen.pop("head")
+    return Outputs(logits, features, seen)

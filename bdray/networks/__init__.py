@@ -1,0 +1,1 @@
+"""Network code (torch modules) behind the architectures of `bdray.models`, which stay light to import."""

@@ -1,0 +1,183 @@
+"""Registries of components: frozen pydantic models, registered by name, whose fields are their parameters.
+
+A component is data (it round-trips through JSON and hashes) plus the one method that does the work. To add
+one, write a class in a file of its own and register it:
+
+    @TRIGGERS.register("patch")
+    class Patch(Trigger):
+        size: int = 3
+        ...
+
+Heavy imports (torch, timm) belong inside the methods, so that planning a sweep stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from bdray.errors import BdrayError, ComponentError, nearest
+
+
+class Component(BaseModel):
+    """A frozen, strictly validated set of named parameters with one method that does the work.
+
+    Class attributes:
+        NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
+        SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
+        NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of `identity()`.
+        registered_name: set by the registry.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    NAME_KEY: ClassVar[str] = "name"
+    SOURCE: ClassVar[str] = "our choice"
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()
+    registered_name: ClassVar[str] = ""
+
+    @property
+    def name(self) -> str:
+        """The name this component is asked for by."""
+        variant = getattr(self, "variant", "") if self.registered_name.endswith("/") else ""
+        return self.registered_name + variant
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = handler(self)
+        if self.registered_name.endswith("/"):
+            del fields["variant"]
+        return {self.NAME_KEY: self.name, **fields}
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.NOT_SCIENTIFIC}
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON content that says *what* this is: what condition ids and fingerprints are made of."""
+        return self._identity
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """Components of one kind by name. A second registration under one name is an error.
+
+    Args:
+        kind: singular word for messages ("trigger").
+        base: the class all components of this kind extend.
+        package: the package whose modules register the built-in components; all are imported on first use,
+            so adding a component is adding a file.
+    """
+
+    def __init__(self, kind: str, base: type[C], package: str) -> None:
+        self.kind, self._base, self._package = kind, base, package
+        self._classes: dict[str, type[C]] = {}
+        self._prefixes: dict[str, type[C]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[C]], type[C]]:
+        """Class decorator. A name that ends in `/` registers a family: `timm/` takes any `timm/<variant>`,
+        and the class gets the part behind the slash as its field `variant`."""
+
+        def add(cls: type[C]) -> type[C]:
+            known = self._prefixes if name.endswith("/") else self._classes
+            if name in known and known[name].__qualname__ != cls.__qualname__:
+                raise BdrayError(f"the {self.kind} '{name}' is registered twice")
+            cls.registered_name = name
+            known[name] = cls
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted; families as `timm/<name>`."""
+        self._load()
+        return sorted(self._classes) + [f"{prefix}<name>" for prefix in sorted(self._prefixes)]
+
+    def __iter__(self) -> Iterator[tuple[str, type[C]]]:
+        self._load()
+        return iter(sorted(self._classes.items()))
+
+    def get(self, name: str) -> type[C]:
+        """The class registered under `name`.
+
+        Raises:
+            ComponentError: unknown name; names the nearest.
+        """
+        self._load()
+        if name in self._classes:
+            return self._classes[name]
+        prefix, slash, variant = name.partition("/")
+        if variant and prefix + slash in self._prefixes:
+            return self._prefixes[prefix + slash]
+        raise ComponentError(
+            self._name_key, f"there is no {self.kind} '{name}'; {nearest(name, self.names())}"
+        )
+
+    def build(self, content: Mapping[str, Any] | str | C) -> C:
+        """A component from `{name: ..., option: ...}` (or just its name).
+
+        Raises:
+            ComponentError: unknown name or option, wrong type or value; names the nearest.
+        """
+        if isinstance(content, Component):
+            return content
+        self._load()
+        options = {self._name_key: content} if isinstance(content, str) else dict(content)
+        name = options.pop(self._name_key, None)
+        if not isinstance(name, str):
+            problem = f"no {self.kind} is named" if name is None else f"{name!r} is not a name"
+            raise ComponentError(self._name_key, f"{problem}; {nearest('', self.names())}")
+        cls = self.get(name)
+        if cls.registered_name.endswith("/"):
+            options["variant"] = name.removeprefix(cls.registered_name)
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            raise ComponentError(*explain(error, cls, f"{self.kind} '{name}'")) from None
+
+    @property
+    def _name_key(self) -> str:
+        return self._base.NAME_KEY
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
+
+
+def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[str, str]:
+    """The first problem of a pydantic error as (dotted path, one sentence with the nearest valid name)."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        holder = _field_holder(cls, first["loc"][:-1])
+        word = str(first["loc"][-1])
+        return path, f"{owner} has no option '{word}'; {nearest(word, holder.model_fields)}"
+    message = first["msg"]
+    for noise in ("Value error, ", "Input "):
+        message = message.removeprefix(noise)
+    given = first.get("input")
+    shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
+    return path, f"{message}{shown}"
+
+
+def _field_holder(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in loc:
+        field = cls.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return cls
+        if not issubclass(field.annotation, BaseModel):
+            return cls
+        cls = field.annotation
+    return cls

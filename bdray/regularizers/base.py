@@ -1,0 +1,81 @@
+"""What a regularizer is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from bdray.registry import Component, Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bdray.networks.taps import Outputs
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mix every image's activation at `point` with that of image `permutation[i]`, and their labels alike.
+
+    Attributes:
+        point: "input" or the name of one of the network's mixing points.
+        permutation: int64, `N`, on the device of the batch.
+        lam: weight of the image itself, in [0, 1]; `1 - lam` is its partner's.
+    """
+
+    point: str
+    permutation: torch.Tensor
+    lam: float
+
+
+class Regularizer(Component):
+    """A term or a change of the training step; the loss is cross-entropy + the penalty (already weighted).
+
+    A step asks, in this order: `transform_inputs`, `draw_mixing`, one forward pass, `penalty`.
+
+    Class attributes:
+        USES_LABELS: the penalty compares labels inside a batch, so it makes no sense on mixed activations.
+        MIXES: `draw_mixing` may return something.
+    """
+
+    USES_LABELS: ClassVar[bool] = False
+    MIXES: ClassVar[bool] = False
+
+    weight: float = Field(default=0.0)
+    """Factor of the penalty."""
+
+    @property
+    def capture(self) -> tuple[str, ...]:
+        """Points whose activations `penalty` needs: "input", names of mixing points; "features" and "logits" are
+        always there."""
+        return ()
+
+    def transform_inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The batch that is trained on. `images`: float, in [0, 1], `N x 3 x S x S`, before normalisation.
+        `generator`: the `noise` stream, on the device of `images`."""
+        return images
+
+    def draw_mixing(
+        self, points: tuple[str, ...], batch_size: int, generator: torch.Generator
+    ) -> Mixing | None:
+        """What this step mixes. `points`: the network's mixing points in forward order, without "input".
+        `generator`: the `mixup` stream, on the CPU."""
+        return None
+
+    def make_state(self) -> nn.Module | None:
+        """Trainable parameters of the regularizer's own (a learned temperature), trained with the network."""
+        return None
+
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: nn.Module | None) -> torch.Tensor | None:
+        """The weighted penalty, a float32 scalar, or None. `labels`: int64, `N`. `state`: from `make_state`."""
+        return None
+
+    def check(self, points: tuple[str, ...] | None) -> None:
+        """Raises `ComponentError` for settings that cannot work (on a network with these mixing points, where they
+        are known). Needs no torch."""
+
+
+REGULARIZERS: Registry[Regularizer] = Registry("regularizer", Regularizer, "bdray.regularizers")
