@@ -117,9 +117,7 @@ class Registry(Generic[C]):
         prefix, slash, variant = name.partition("/")
         if variant and prefix + slash in self._prefixes:
             return self._prefixes[prefix + slash]
-        raise ComponentError(
-            self._name_key, f"there is no {self.kind} '{name}'; {nearest(name, self.names())}"
-        )
+        raise ComponentError(self._name_key, f"there is no {self.kind} '{name}'; {nearest(name, self.names())}")
 
     def build(self, content: Mapping[str, Any] | str | C) -> C:
         """A component from `{name: ..., option: ...}` (or just its name).

@@ -39,6 +39,4 @@ class AllToOne(Poison):
 
     def check(self, num_classes: int) -> None:
         if self.target >= num_classes:
-            raise ComponentError(
-                "target", f"class {self.target} does not exist: the data has {num_classes} classes"
-            )
+            raise ComponentError("target", f"class {self.target} does not exist: the data has {num_classes} classes")

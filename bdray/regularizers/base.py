@@ -58,9 +58,7 @@ class Regularizer(Component):
         `generator`: the `noise` stream, on the device of `images`."""
         return images
 
-    def draw_mixing(
-        self, points: tuple[str, ...], batch_size: int, generator: torch.Generator
-    ) -> Mixing | None:
+    def draw_mixing(self, points: tuple[str, ...], batch_size: int, generator: torch.Generator) -> Mixing | None:
         """What this step mixes. `points`: the network's mixing points in forward order, without "input".
         `generator`: the `mixup` stream, on the CPU."""
         return None
