@@ -1,0 +1,260 @@
+"""A condition made concrete: its data on the device, its poison plan, its test sets, its two stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bdray.condition import Condition, Optimization, digest
+from bdray.data.base import Augmentation, ImageData
+from bdray.data.splits import CleanSplit, split_clean
+from bdray.poisoning.base import Poison, PoisonPlan
+from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set
+from bdray.record import DataRecord, Visibility, finite
+from bdray.regularizers.base import REGULARIZERS
+from bdray.seeds import derive_seed, stream
+from bdray.training.device import Compute, make_compute
+from bdray.training.evaluation import Normalization, TestSet
+from bdray.training.loop import BatchSource, Stage
+from bdray.triggers.base import Trigger
+from bdray.triggers.visibility import visibility
+
+VISIBILITY_IMAGES = 256
+"""Visibility is a mean over at most this many triggered test images."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A trigger and what an attacker wants of it, tested on a baseline that never saw it."""
+
+    trigger: Trigger
+    poison: Poison
+
+    @cached_property
+    def key(self) -> str:
+        """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
+        return attack_key(self.trigger, self.poison)
+
+
+def attack_key(trigger: Trigger | None, poison: Poison) -> str:
+    """12 hex digits that name an attack as a test set sees it."""
+    training_only = {"rate", "rate_of", "mode", "cover_rate"}
+    wanted = {key: value for key, value in poison.identity().items() if key not in training_only}
+    return digest({"trigger": trigger.identity() if trigger else None, "poison": wanted})
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a larger source, in place: nothing is copied."""
+
+    source: BatchSource
+    positions: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def gather(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.source.gather(self.positions[positions])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a condition's stages need, on one device.
+
+    Attributes:
+        data: the arrays as loaded (in host memory, memory-mapped).
+        images, labels: the training arrays on the device.
+        split: who trains on what; positions in the whole training set.
+        plan: the poison plan; positions in the whole training set.
+        test: the test set, with triggered images.
+    """
+
+    condition: Condition
+    compute: Compute
+    data: ImageData
+    images: torch.Tensor
+    labels: torch.Tensor
+    split: CleanSplit
+    plan: PoisonPlan
+    test: TestSet
+    max_batches: int | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        condition: Condition,
+        device: torch.device,
+        cache: Path | None = None,
+        max_batches: int | None = None,
+    ) -> Experiment:
+        """Load, split, plan and stamp.
+
+        Raises:
+            DataError, PoisonError, TriggerError, ComponentError: what is wrong with the condition on this data.
+        """
+        data = condition.data.load(cache)
+        condition.poison.check(data.num_classes)
+        labels = data.train_labels.numpy()
+        split = split_clean(
+            labels,
+            fraction=condition.finetune.fraction if condition.finetune.epochs else 0.0,
+            held_out_fraction=condition.held_out_fraction,
+            split=condition.finetune.split,
+            generator=stream(condition.seed, "clean_split"),
+        )
+        return cls(
+            condition=condition,
+            compute=make_compute(condition.train.precision, device),
+            data=data,
+            images=data.train_images.to(device),
+            labels=data.train_labels.to(device),
+            split=split,
+            plan=_plan(condition, labels[split.train_indices], split.train_indices, data.num_classes),
+            test=_test_set(data, condition.trigger, condition.poison, condition.seed, device),
+            max_batches=max_batches,
+        )
+
+    def build_model(self) -> nn.Module:
+        """The freshly initialised network, in channels-last memory on the device; its weights come from `init`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.condition.seed, "init"))
+            model = self.condition.model.build(self.data.num_classes, self.condition.data.image_size)
+        return model.to(self.compute.device, memory_format=torch.channels_last)
+
+    def poison_stage(self) -> Stage:
+        """The stage that trains on poisoned data."""
+        condition = self.condition
+        recipe = condition.train
+        return Stage(
+            name="poison",
+            seed=condition.seed,
+            epochs=recipe.epochs,
+            lr=recipe.lr,
+            recipe=recipe,
+            augmentation=self._augmentation(recipe),
+            layers="all",
+            regularizer=condition.regularizer,
+            source=Subset(self.poisoned_set, self._poison_positions()),
+            test=self.test,
+            num_classes=self.data.num_classes,
+            normalize=self._normalize,
+            compute=self.compute,
+            max_batches=self.max_batches,
+        )
+
+    def finetune_stage(self) -> Stage:
+        """The stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
+        condition = self.condition
+        recipe = condition.finetune
+        clean = PoisonedSet.clean(self.images, self.labels)
+        return Stage(
+            name="finetune",
+            seed=condition.seed,
+            epochs=recipe.epochs,
+            lr=recipe.lr,
+            recipe=recipe,
+            augmentation=self._augmentation(recipe),
+            layers=recipe.layers,
+            regularizer=REGULARIZERS.build("none"),
+            source=Subset(clean, torch.from_numpy(self.split.clean_indices)),
+            test=self.test,
+            num_classes=self.data.num_classes,
+            normalize=self._normalize,
+            compute=make_compute(recipe.precision, self.compute.device),
+            max_batches=self.max_batches,
+        )
+
+    def probe_test(self, probe: Probe) -> TestSet:
+        """The test set under a trigger the model never saw."""
+        return _test_set(self.data, probe.trigger, probe.poison, self.condition.seed, self.compute.device)
+
+    @cached_property
+    def poisoned_set(self) -> PoisonedSet:
+        """The training images with poisoned ones laid over."""
+        generator = stream(self.condition.seed, "trigger", "train")
+        return apply_plan(self.images, self.labels, self.plan, self.condition.trigger, generator)
+
+    @cached_property
+    def attack(self) -> str:
+        return attack_key(self.condition.trigger, self.condition.poison)
+
+    def describe(self) -> DataRecord:
+        """What is trained and tested on, in numbers."""
+        return DataRecord(
+            fingerprint=self.data.fingerprint,
+            class_names=self.data.class_names,
+            train_images=len(self._poison_positions()),
+            clean_images=len(self.split.clean_indices),
+            test_images=len(self.data.test_labels),
+            poisoned_images=len(self.plan.indices),
+            cover_images=len(self.plan.cover_indices),
+        )
+
+    def visibility(self) -> Visibility | None:
+        """How visible the trigger is on test images; None without a trigger."""
+        if self.condition.trigger is None or not len(self.test.attack_labels):
+            return None
+        clean, stamped = self.attack_examples(VISIBILITY_IMAGES)
+        seen = visibility(clean, stamped)
+        return Visibility(
+            l_inf=seen.l_inf,
+            psnr_db=finite(seen.psnr_db),
+            ssim=seen.ssim,
+            unchanged_images=int((clean == stamped).flatten(1).all(1).sum()),
+        )
+
+    def attack_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to `limit` evenly spaced test images, clean and triggered: two uint8 `n x 3 x S x S` on the host."""
+        attacked = self.condition.poison.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0]
+        chosen = np.linspace(0, len(attacked) - 1, min(limit, len(attacked))).round().astype(np.int64)
+        clean = self.data.test_images[torch.from_numpy(attacked[chosen])]
+        return clean, self.test.attack_images[torch.from_numpy(chosen)].cpu()
+
+    @cached_property
+    def _normalize(self) -> Normalization:
+        return Normalization.of(self.data.mean, self.data.std, self.compute.device)
+
+    def _augmentation(self, recipe: Optimization) -> Augmentation:
+        return self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment
+
+    def _poison_positions(self) -> torch.Tensor:
+        """What the poison stage trains on: its images, then the appended poisoned copies."""
+        train = torch.from_numpy(self.split.train_indices)
+        return torch.cat([train, torch.arange(len(self.labels), len(self.poisoned_set))])
+
+
+def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:
+    """The plan over the poison stage's images, told in positions of the whole training set."""
+    plan = make_poison_plan(
+        labels,
+        strategy=condition.poison,
+        num_classes=num_classes,
+        generator=stream(condition.seed, "poison"),
+    )
+    return PoisonPlan(
+        indices=positions[plan.indices],
+        old_labels=plan.old_labels,
+        new_labels=plan.new_labels,
+        cover_indices=positions[plan.cover_indices],
+        append=plan.append,
+    )
+
+
+def _test_set(
+    data: ImageData, trigger: Trigger | None, poison: Poison, seed: int, device: torch.device
+) -> TestSet:
+    generator = stream(seed, "trigger", "test")
+    attack = attack_set(data.test_images, data.test_labels, poison, trigger, data.num_classes, generator)
+    return TestSet(
+        images=data.test_images.to(device),
+        labels=data.test_labels.to(device),
+        attack_images=attack.images.to(device),
+        attack_labels=attack.true_labels.to(device),
+        wanted_labels=attack.wanted_labels.to(device),
+    )

@@ -1,0 +1,63 @@
+"""A condition's journal: every metric with its epoch and the time it was measured, as the tracking mirror delivers it.
+
+A metric of a step is written once and never changed: a trial that repeats an epoch after a kill adds nothing, so
+delivering the journal again changes nothing either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from bdray.record import EpochRecord, StageName
+from bdray.storage import Storage
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """The journal in a condition's folder, rewritten atomically (it is a few kilobytes)."""
+
+    def __init__(self, folder: Storage) -> None:
+        self._folder = folder
+        text = folder.read_text(JOURNAL) if folder.exists(JOURNAL) else ""
+        self._lines = [line for line in text.splitlines() if line]
+        self._known = {(name, entry["step"]) for entry in map(json.loads, self._lines) for name in entry["metrics"]}
+
+    def add(self, stage: StageName, epochs: tuple[EpochRecord, ...]) -> None:
+        """Add what these epochs measured and the journal does not hold yet."""
+        before = len(self._lines)
+        for epoch in epochs:
+            metrics = {
+                name: value for name, value in epoch_metrics(stage, epoch) if (name, epoch.epoch) not in self._known
+            }
+            if metrics:
+                self._known.update((name, epoch.epoch) for name in metrics)
+                entry = {"step": epoch.epoch, "time_ms": epoch.finished_ms, "metrics": metrics}
+                self._lines.append(json.dumps(entry))
+        if len(self._lines) > before:
+            self._folder.write_atomic(JOURNAL, "".join(f"{line}\n" for line in self._lines))
+
+
+def epoch_metrics(stage: StageName, epoch: EpochRecord) -> Iterator[tuple[str, float]]:
+    """The tracked metrics of one epoch, by their tracked names; those without a value are left out."""
+    trained = "train" if stage == "poison" else "finetune"
+    cost = "cost" if stage == "poison" else "finetune_cost"
+    measured = "poisoned" if stage == "poison" else "finetuned"
+    values: dict[str, float | None] = {}
+    if epoch.images:
+        values |= {
+            f"{trained}/loss": epoch.loss,
+            f"{trained}/penalty": epoch.penalty,
+            f"{trained}/accuracy": epoch.accuracy,
+            f"{cost}/images_per_second": epoch.images_per_second,
+            f"{cost}/stage_seconds": epoch.stage_seconds,
+            f"{cost}/peak_memory_bytes": float(epoch.peak_memory_bytes),
+        }
+    if epoch.rates:
+        values |= {
+            f"{measured}/clean_accuracy": epoch.rates.clean_accuracy,
+            f"{measured}/attack_success_rate": epoch.rates.attack_success_rate,
+            f"{measured}/robust_accuracy": epoch.rates.robust_accuracy,
+        }
+    return ((name, value) for name, value in values.items() if value is not None)

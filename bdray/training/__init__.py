@@ -1,0 +1,1 @@
+"""Training one stage: batches, augmentation, the loop, evaluation."""

@@ -1,0 +1,72 @@
+"""What a trial computes on: device, number format, threads, determinism."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+from bdray import __version__
+from bdray.condition import Precision
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how tensors are computed.
+
+    Attributes:
+        device: the device of model and data.
+        bfloat16: whether forward passes run under bfloat16 autocast.
+    """
+
+    device: torch.device
+    bfloat16: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context forward passes run in."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is the first GPU this process may use, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has bfloat16 arithmetic of its own; elsewhere autocast is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def make_compute(precision: Precision, device: torch.device) -> Compute:
+    """Resolve a condition's `precision` on this device."""
+    native = computes_bfloat16(device)
+    return Compute(device, native if precision == "auto" else precision == "bfloat16")
+
+
+def prepare_process(device: torch.device, threads: int | None) -> None:
+    """Make this process compute the same bits every time.
+
+    The number of CPU threads splits sums differently, so it is fixed here: to the trial's CPU share (1 if not said).
+    """
+    torch.set_num_threads(threads or 1)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and device, for the record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {package: metadata.version(package) for package in ("torch", "torchvision", "timm")}
+    return {"bdray": __version__, "python": platform.python_version(), "device": f"{device.type}: {name}", **versions}

@@ -1,0 +1,270 @@
+"""The training loop. One loop serves both stages:
+
+    for epoch in epochs:
+        for batch in a fresh permutation:
+            uint8 images, labels   <- the data source (already stamped)
+            crop, flip             <- stream `augment`
+            [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
+            normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
+            cross-entropy + regularizer.penalty -> backward -> optimizer step
+        evaluate on clean and triggered test images
+        report, checkpoint
+
+Every stream is derived from (seed, name, stage, epoch), so a stage that continues from a checkpoint after epoch `e`
+computes the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bdray.condition import Optimization
+from bdray.data.base import Augmentation
+from bdray.networks.taps import Outputs, Taps, forward_outputs
+from bdray.record import EpochRecord, StageName, finite
+from bdray.regularizers.base import Mixing, Regularizer
+from bdray.regularizers.mixing import mix, mixed_cross_entropy
+from bdray.seeds import Stream, stream
+from bdray.training.augmentation import augment
+from bdray.training.device import Compute
+from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
+from bdray.training.optimization import lr_factor, make_optimizer, select_layers
+
+class BatchSource(Protocol):
+    """Training images that can be gathered by position."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 `N x 3 x S x S` and int64 `N` on the compute device, for int64 `positions`."""
+        ...
+
+
+@dataclass
+class StageState:
+    """All that changes while a stage runs: what a checkpoint holds."""
+
+    model: nn.Module
+    regularizer_state: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    history: list[EpochRecord] = field(default_factory=list)
+    evaluation: Evaluation | None = None
+    """The last one, with its confusion matrices."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self.history[-1].epoch if self.history else 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run.
+
+    Attributes:
+        name: `poison` or `finetune`.
+        epochs, lr, recipe: how it is optimized.
+        augmentation: what `recipe.augment` comes to on this data set.
+        layers: which parameters are trained.
+        source: its training images.
+        max_batches: stop each epoch after so many batches (rehearsals).
+    """
+
+    name: StageName
+    seed: int
+    epochs: int
+    lr: float
+    recipe: Optimization
+    augmentation: Augmentation
+    layers: Literal["all", "head", "batch_norm"]
+    regularizer: Regularizer
+    source: BatchSource
+    test: TestSet
+    num_classes: int
+    normalize: Normalization
+    compute: Compute
+    max_batches: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch: near-equal ones, so that none is a leftover of a single image."""
+        steps = -(-len(self.source) // self.recipe.batch_size)
+        return min(steps, self.max_batches or steps)
+
+    def stream(self, name: Stream, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
+        return stream(self.seed, name, self.name, epoch, device=device)
+
+    def start(self, model: nn.Module) -> StageState:
+        """A fresh state: chosen parameters unfrozen, optimizer without history."""
+        parameters = select_layers(model, self.layers)
+        own = self.regularizer.make_state()
+        if own is not None:
+            own.to(self.compute.device)
+            parameters = [*parameters, *own.parameters()]
+        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device))
+
+    def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
+        """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
+        test = self.test if whole else self.test.sample(self.recipe.evaluate.test_limit)
+        return evaluate(
+            model, test, num_classes=self.num_classes, normalize=self.normalize, compute=self.compute
+        )
+
+
+def run_stage(
+    stage: Stage,
+    state: StageState,
+    *,
+    after_epoch: Callable[[StageState], None] = lambda state: None,
+    on_batch: Callable[[int, int, int], None] = lambda epoch, batch, batches: None,
+) -> StageState:
+    """Train from where `state` stands to the last epoch.
+
+    Args:
+        after_epoch: called after every epoch (reporting, checkpoints); what it raises ends the stage.
+        on_batch: called with (epoch, batch, batches) after every batch; must not synchronise with the device.
+
+    Returns:
+        `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch.
+    """
+    forward = torch.compile(forward_outputs) if stage.recipe.compile else forward_outputs
+    for epoch in range(state.epoch + 1, stage.epochs + 1):
+        started = time.perf_counter()
+        before = state.history[-1].stage_seconds if state.history else 0.0
+        result = _train_epoch(stage, state, epoch, forward, on_batch)
+        last = epoch == stage.epochs
+        evaluated = last or epoch % stage.recipe.evaluate.every == 0
+        if evaluated:
+            state.evaluation = stage.evaluate(state.model, whole=last)
+        rates = state.evaluation.rates() if evaluated and state.evaluation else None
+        seconds = before + time.perf_counter() - started
+        state.history.append(result.model_copy(update={"rates": rates, "stage_seconds": seconds}))
+        after_epoch(state)
+        if result.diverged:
+            break
+    return state
+
+
+def _train_epoch(
+    stage: Stage,
+    state: StageState,
+    epoch: int,
+    forward: Callable[..., Outputs],
+    on_batch: Callable[[int, int, int], None],
+) -> EpochRecord:
+    device = stage.compute.device
+    generators = StepGenerators.of(stage, epoch)
+    totals = torch.zeros(3, device=device)
+    images, steps = 0, stage.steps_per_epoch
+    state.model.train()
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
+        torch.manual_seed(generators.dropout_seed)
+        for batch, positions in enumerate(_batches(stage, generators.order)):
+            _set_lr(state.optimizer, stage, (epoch - 1) * steps + batch)
+            totals += train_step(stage, state, positions, generators, forward)
+            images += len(positions)
+            on_batch(epoch, batch + 1, steps)
+    loss, penalty, correct = totals.tolist()
+    return EpochRecord(
+        epoch=epoch,
+        loss=finite(loss / images),
+        penalty=finite(penalty / images),
+        accuracy=correct / images,
+        seconds=time.perf_counter() - started,
+        images=images,
+        peak_memory_bytes=_peak_memory(device),
+        finished_ms=time.time_ns() // 1_000_000,
+    )
+
+
+@dataclass(frozen=True)
+class StepGenerators:
+    """The streams one epoch draws from."""
+
+    order: torch.Generator
+    augment: torch.Generator
+    noise: torch.Generator
+    mixup: torch.Generator
+    dropout_seed: int
+
+    @classmethod
+    def of(cls, stage: Stage, epoch: int) -> StepGenerators:
+        device = stage.compute.device
+        return cls(
+            order=stage.stream("order", epoch),
+            augment=stage.stream("augment", epoch, device),
+            noise=stage.stream("noise", epoch, device),
+            mixup=stage.stream("mixup", epoch),
+            dropout_seed=stage.stream("dropout", epoch).initial_seed(),
+        )
+
+
+def train_step(
+    stage: Stage,
+    state: StageState,
+    positions: torch.Tensor,
+    generators: StepGenerators,
+    forward: Callable[..., Outputs] = forward_outputs,
+) -> torch.Tensor:
+    """One optimizer step. Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device."""
+    model, regularizer = state.model, stage.regularizer
+    pixels, labels = stage.source.gather(positions)
+    pixels = augment(pixels, stage.augmentation, generators.augment).float().div_(255)
+    pixels = stage.normalize(regularizer.transform_inputs(pixels, generators.noise))
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    taps: Taps = model.taps  # type: ignore[assignment]
+    mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
+    if mixing is not None:
+        mixing = Mixing(mixing.point, mixing.permutation.to(pixels.device), mixing.lam)
+    with stage.compute.autocast():
+        outputs = forward(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
+    logits = outputs.logits.float()
+    if mixing is None:
+        cross_entropy = functional.cross_entropy(logits, labels)
+    else:
+        cross_entropy = mixed_cross_entropy(logits, labels, mixing)
+    penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
+    loss = cross_entropy if penalty is None else cross_entropy + penalty
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimizer.step()
+    with torch.no_grad():
+        correct = (logits.argmax(1) == labels).sum()
+        shown = torch.zeros_like(loss) if penalty is None else penalty
+        return torch.stack([loss * len(labels), shown * len(labels), correct.to(loss.dtype)]).detach()
+
+
+def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    if mixing is None:
+        return {}
+    return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
+
+
+def _batches(stage: Stage, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    order = torch.randperm(len(stage.source), generator=generator)
+    steps = -(-len(stage.source) // stage.recipe.batch_size)
+    return iter(order.tensor_split(steps)[: stage.steps_per_epoch])
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, stage: Stage, step: int) -> None:
+    lr = stage.lr * lr_factor(stage.recipe.schedule, step, stage.epochs * stage.steps_per_epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Peak bytes: of the allocator on a GPU, resident bytes of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

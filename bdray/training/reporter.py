@@ -1,0 +1,18 @@
+"""What hears of a running trial."""
+
+from __future__ import annotations
+
+from bdray.record import EpochRecord, StageName
+
+
+class Reporter:
+    """Hears nothing; extend it. Raise `TrialInterrupted` in `epoch` to stop a trial between two epochs."""
+
+    def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
+        """After every batch. Must be cheap, and must not wait for the device."""
+
+    def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
+        """After every epoch, when what it measured is safely in the journal."""
+
+    def stage(self, stage: StageName, reused: bool) -> None:
+        """When a stage is finished and kept."""

@@ -1,0 +1,338 @@
+"""One condition, run: poisoned training, evaluation, clean fine-tuning, a record. Knows neither Ray nor MLflow.
+
+    load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> fine-tuning stage -> evaluate
+
+    >>> from bdray.condition import Condition
+    >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
+    ...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
+    >>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from bdray.condition import Condition
+from bdray.errors import BdrayError, StorageError, TrialInterrupted
+from bdray.experiment import Experiment, Probe
+from bdray.journal import Journal
+from bdray.preview import trial_preview
+from bdray.record import (
+    Confusion,
+    EpochRecord,
+    ErrorRecord,
+    FloorRecord,
+    Rates,
+    StageName,
+    StageRecord,
+    TrialRecord,
+    persistence_of,
+)
+from bdray.stages import BASELINE_NOTE, POISONED_WARNING, StageStore
+from bdray.storage import Storage
+from bdray.training.device import environment, pick_device, prepare_process
+from bdray.training.evaluation import Evaluation
+from bdray.training.loop import Stage, StageState, run_stage
+from bdray.training.reporter import Reporter
+
+CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
+PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How a condition is run; nothing here changes what it is.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        threads: CPU threads (the trial's CPU share).
+        cache: folder of decoded data sets; None: the user's cache folder.
+        probes: triggers a baseline is also tested with, for the floors of their attack success rates.
+        checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
+        max_batches: cut every epoch short (rehearsals).
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    cache: Path | None = None
+    probes: tuple[Probe, ...] = ()
+    checkpoint_seconds: float = 20.0
+    max_batches: int | None = None
+
+
+def run_trial(
+    condition: Condition,
+    *,
+    sweep: Storage | None = None,
+    storage: Storage | None = None,
+    reporter: Reporter | None = None,
+    options: TrialOptions | None = None,
+) -> TrialRecord:
+    """Run one condition in this process, from where an earlier attempt left it.
+
+    Args:
+        condition: what to run.
+        sweep: the sweep's folder; everything the contract names is written under `conditions/<id>` and
+            `stages/<fingerprint>`. None: nothing is written, nothing is reused.
+        storage: the folder of all sweeps, searched for stages that another sweep has finished.
+        reporter: hears of every batch and epoch; raising `TrialInterrupted` there stops after the checkpoint.
+        options: device, threads, cache.
+
+    Returns:
+        The record; `status` is `finished`, or `diverged` when a loss stopped being a finite number.
+
+    Raises:
+        DataError, PoisonError, TriggerError, ...: what is wrong with the condition on this data.
+        StorageError: the sweep folder cannot be written.
+    """
+    return _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions()).run()
+
+
+def attempt_trial(
+    condition: Condition,
+    *,
+    sweep: Storage,
+    storage: Storage | None = None,
+    reporter: Reporter | None = None,
+    options: TrialOptions | None = None,
+) -> TrialRecord:
+    """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`.
+
+    What is wrong with the machine (a full disk, a stop request) is still raised: trying again may help.
+    """
+    started = now_ms()
+    try:
+        return run_trial(condition, sweep=sweep, storage=storage, reporter=reporter, options=options)
+    except (StorageError, TrialInterrupted):
+        raise
+    except Exception as error:
+        # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
+        record = blank_record(condition, started).model_copy(
+            update={"error": ErrorRecord(kind=type(error).__name__, message=str(error))}
+        )
+        folder = sweep.child("conditions", condition.condition_id)
+        detail = str(error) if isinstance(error, BdrayError) else traceback.format_exc()
+        folder.write_atomic(ERROR, f"{type(error).__name__}: {detail}\n")
+        write_condition(folder, condition)
+        folder.write_atomic(RECORD, record.model_dump_json(indent=1))
+        return record
+
+
+class _Trial:
+    """One attempt at one condition."""
+
+    def __init__(
+        self,
+        condition: Condition,
+        sweep: Storage | None,
+        storage: Storage | None,
+        reporter: Reporter,
+        options: TrialOptions,
+    ) -> None:
+        self.condition, self.reporter, self.options = condition, reporter, options
+        self.folder = sweep.child("conditions", condition.condition_id) if sweep else None
+        self.store = StageStore(sweep, storage) if sweep else None
+        self.journal = Journal(self.folder) if self.folder else None
+        self.checkpointed = time.monotonic()
+
+    def run(self) -> TrialRecord:
+        started = now_ms()
+        device = pick_device(self.options.device)
+        prepare_process(device, self.options.threads)
+        experiment = Experiment.prepare(self.condition, device, self.options.cache, self.options.max_batches)
+        self._write_inputs(experiment)
+        model = experiment.build_model()
+        poison, confusion = self._poison_stage(experiment, model)
+        floors = self._floors(experiment, model)
+        results, confusions = [poison], {"poisoned": confusion}
+        after: dict[str, Rates] = {}
+        if not _diverged(poison):
+            finetune, confusions["finetuned"] = self._finetune_stage(experiment, model, poison, confusion)
+            results.append(finetune)
+            after = self._floors(experiment, model)
+        record = blank_record(self.condition, started).model_copy(
+            update={
+                "status": "diverged" if any(map(_diverged, results)) else "finished",
+                "finished_ms": now_ms(),
+                "data": experiment.describe(),
+                "visibility": experiment.visibility(),
+                "stages": tuple(results),
+                "persistence": persistence_of(results[1]) if len(results) == 2 else None,
+                "floors": tuple(
+                    FloorRecord(
+                        probe=probe.key,
+                        trigger=probe.trigger.model_dump(mode="json"),
+                        poison=probe.poison.model_dump(mode="json"),
+                        poisoned=floors[probe.key],
+                        finetuned=after.get(probe.key),
+                    )
+                    for probe in self.options.probes
+                ),
+                "environment": environment(device),
+            }
+        )
+        self._write_results(record, confusions)
+        return record
+
+    def _poison_stage(self, experiment: Experiment, model: nn.Module) -> tuple[StageRecord, Confusion]:
+        """Train `model` on poisoned data, or load it where that was done before."""
+        fingerprint = self.condition.poison_fingerprint
+        kept = self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
+        stage = experiment.poison_stage()
+        if kept is None:
+            state = stage.start(model)
+            record, confusion = self._run(experiment, stage, state, fingerprint)
+            if self.store:
+                self.store.save_finished(
+                    record,
+                    confusion,
+                    model,
+                    data_fingerprint=experiment.data.fingerprint,
+                    attack=experiment.attack,
+                    warning=_warning(self.condition),
+                )
+        else:
+            model.load_state_dict(kept.weights)
+            record, confusion = kept.manifest.record, kept.manifest.confusion
+            if kept.manifest.attack != experiment.attack:
+                record, confusion = _measured_again(record, stage.evaluate(model))
+            record = record.model_copy(update={"reused": True})
+            self._journal(record.name, record.epochs)
+        self.reporter.stage("poison", reused=kept is not None)
+        return record, confusion
+
+    def _finetune_stage(
+        self, experiment: Experiment, model: nn.Module, poison: StageRecord, confusion: Confusion
+    ) -> tuple[StageRecord, Confusion]:
+        """Retrain `model` on clean data. Epoch 0 is the poisoned model as it came."""
+        stage = experiment.finetune_stage()
+        state = stage.start(model)
+        last = poison.epochs[-1]
+        state.history.append(EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms))
+        record, after = self._run(experiment, stage, state, self.condition.finetune_fingerprint)
+        self.reporter.stage("finetune", reused=False)
+        return record, after or confusion
+
+    def _run(
+        self, experiment: Experiment, stage: Stage, state: StageState, fingerprint: str
+    ) -> tuple[StageRecord, Confusion | None]:
+        """Run a stage from its checkpoint, if there is one, to its end."""
+        data = experiment.data.fingerprint
+        if self.store:
+            self.store.load_checkpoint(fingerprint, state, data)
+        self._journal(stage.name, tuple(state.history))
+
+        def checkpoint() -> None:
+            if self.store and state.epoch < stage.epochs:
+                self.store.save_checkpoint(fingerprint, state, data)
+                self.checkpointed = time.monotonic()
+
+        def after_epoch(state: StageState) -> None:
+            self._journal(stage.name, tuple(state.history))
+            if time.monotonic() - self.checkpointed > self.options.checkpoint_seconds:
+                checkpoint()
+            try:
+                self.reporter.epoch(stage.name, stage.epochs, state.history[-1])
+            except TrialInterrupted:
+                checkpoint()
+                raise
+
+        run_stage(
+            stage,
+            state,
+            after_epoch=after_epoch,
+            on_batch=lambda epoch, batch, batches: self.reporter.batch(
+                stage.name, epoch, stage.epochs, batch, batches
+            ),
+        )
+        record = StageRecord(name=stage.name, fingerprint=fingerprint, epochs=tuple(state.history))
+        return record, state.evaluation.confusions() if state.evaluation else None
+
+    def _floors(self, experiment: Experiment, model: nn.Module) -> dict[str, Rates]:
+        """The rates under every probe's trigger, by probe."""
+        stage = experiment.finetune_stage()
+        return {
+            probe.key: replace(stage, test=experiment.probe_test(probe)).evaluate(model).rates()
+            for probe in self.options.probes
+        }
+
+    def _journal(self, stage: StageName, epochs: tuple[EpochRecord, ...]) -> None:
+        if self.journal:
+            self.journal.add(stage, epochs)
+
+    def _write_inputs(self, experiment: Experiment) -> None:
+        """What is known before training: the condition, the poison plan, a picture of the trigger."""
+        if self.folder is None:
+            return
+        write_condition(self.folder, self.condition)
+        self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
+        if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
+            self.folder.write_atomic(PREVIEW, trial_preview(*experiment.attack_examples(8)))
+
+    def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
+        """The record last: its presence means that everything else is there."""
+        if self.folder is None or self.store is None:
+            return
+        matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
+        self.folder.write_atomic(CONFUSION, json.dumps(matrices))
+        if self.folder.exists(ERROR):
+            self.folder.delete(ERROR)
+        self.folder.write_atomic(RECORD, record.model_dump_json(indent=1))
+        self.store.drop_checkpoint(self.condition.finetune_fingerprint)
+
+
+def write_condition(folder: Storage, condition: Condition) -> None:
+    """`condition.json`: what is run, nested and by path."""
+    content = {
+        "condition_id": condition.condition_id,
+        "cell_id": condition.cell_id,
+        "role": condition.role,
+        "content": condition.content(),
+        "flat": condition.flat(),
+    }
+    folder.write_atomic(CONDITION, json.dumps(content, indent=1))
+
+
+def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
+    """A record that says which condition, and nothing of how it went."""
+    return TrialRecord(
+        condition_id=condition.condition_id,
+        cell_id=condition.cell_id,
+        role=condition.role,
+        condition=condition.content(),
+        status="failed",
+        started_ms=started_ms,
+        finished_ms=now_ms(),
+        warning=_warning(condition),
+    )
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _warning(condition: Condition) -> str:
+    return BASELINE_NOTE if condition.is_baseline else POISONED_WARNING
+
+
+def _diverged(stage: StageRecord) -> bool:
+    return stage.epochs[-1].diverged
+
+
+def _measured_again(record: StageRecord, evaluation: Evaluation) -> tuple[StageRecord, Confusion]:
+    """A kept stage under another attack: its clean rates stand, the last epoch's attack is measured, others unknown."""
+    unknown = {"attack_success_rate": None, "robust_accuracy": None}
+    epochs = [
+        epoch.model_copy(update={"rates": epoch.rates and epoch.rates.model_copy(update=unknown)})
+        for epoch in record.epochs
+    ]
+    epochs[-1] = epochs[-1].model_copy(update={"rates": evaluation.rates()})
+    return record.model_copy(update={"epochs": tuple(epochs)}), evaluation.confusions()
