@@ -2,5 +2,15 @@
 
 from bdray.poisoning.base import STRATEGIES, Poison, PoisonPlan
 from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set
 
-__all__ = ["STRATEGIES", "Poison", "PoisonPlan", "make_poison_plan"]
+__all__ = [
+    "STRATEGIES",
+    "AttackSet",
+    "Poison",
+    "PoisonPlan",
+    "PoisonedSet",
+    "apply_plan",
+    "attack_set",
+    "make_poison_plan",
+]
