@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdray.errors import ComponentError
-from bdray.poisoning.base import STRATEGIES, Poison
+from bdray.poisoning.base import STRATEGIES, Poison, check_class
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,17 +25,16 @@ class AllToOne(Poison):
     """The class the attacker wants."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        return labels != self.target
+        return np.asarray(labels != self.target)
 
     def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
 
     def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        return labels != self.target
+        return np.asarray(labels != self.target)
 
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
 
     def check(self, num_classes: int) -> None:
-        if self.target >= num_classes:
-            raise ComponentError("target", f"class {self.target} does not exist: the data has {num_classes} classes")
+        check_class("target", self.target, num_classes)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import os
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from bdray.errors import ComponentError, PoisonError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Labels = npt.NDArray[np.int64]
@@ -33,6 +38,64 @@ class PoisonPlan:
     new_labels: Labels
     cover_indices: Labels
     append: bool = False
+
+    def relocated(self, positions: Labels) -> PoisonPlan:
+        """The same plan for the set that this one's was taken from: index `i` becomes `positions[i]`.
+
+        Args:
+            positions: int64, without repeats: where each of this plan's images stands in the larger set.
+        """
+        indices = positions[self.indices]
+        order = np.argsort(indices)
+        return PoisonPlan(
+            indices=indices[order],
+            old_labels=self.old_labels[order],
+            new_labels=self.new_labels[order],
+            cover_indices=np.sort(positions[self.cover_indices]),
+            append=self.append,
+        )
+
+    def to_bytes(self) -> bytes:
+        """A compressed `.npz`, with the same bytes for the same plan."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> PoisonPlan:
+        """The plan that `to_bytes` wrote.
+
+        Raises:
+            PoisonError: these bytes are no poison plan.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                read = {field.name: arrays[field.name] for field in fields(cls)}
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise PoisonError(f"this is no poison plan: {error}") from None
+        return cls(**{**read, "append": bool(read["append"])})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `poison_plan.npz` to `path`, atomically: a reader sees the whole plan or none."""
+        target = Path(path)
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            unfinished.write_bytes(self.to_bytes())
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PoisonPlan:
+        """The plan that `save` wrote.
+
+        Raises:
+            PoisonError: the file is no poison plan; names it.
+        """
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except PoisonError as error:
+            raise PoisonError(f"{path}: {error}") from None
 
 
 class Poison(Component):
@@ -70,3 +133,9 @@ class Poison(Component):
 
 
 STRATEGIES: Registry[Poison] = Registry("poisoning strategy", Poison, "bdray.poisoning")
+
+
+def check_class(option: str, label: int, num_classes: int) -> None:
+    """Raises `ComponentError` when class `label`, given as `option`, does not exist among `num_classes`."""
+    if label >= num_classes:
+        raise ComponentError(option, f"class {label} does not exist: the data has {num_classes} classes")

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bdray.errors import TriggerError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
     import torch
 
+_FIXED_SEED = 0x7417
+"""Seeds random places where the caller names no stream, so that `stamp` is a function of the images alone."""
+
+_CHUNK_VALUES = 1 << 24
+"""Values stamped at once: 64 MiB as float32, whatever the size of the set."""
+
 
 class Trigger(Component):
-    """A pure function that stamps images. Sizes are given for 32 x 32 images and scale with the image."""
+    """A pure function that stamps images. Sizes are given for 32 x 32 images and scale with the image.
+
+    A new trigger writes `apply`; users call `stamp`, which guards what a trigger promises.
+    """
+
+    def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Stamped copies of `images` (uint8, `N x 3 x H x W`, `N >= 1`, left as they are); the same shape, dtype and
+        device. `generator` is a CPU generator, for what is drawn anew for every image."""
+        raise NotImplementedError
 
     def stamp(self, images: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Stamped copies of `images`.
+
+        One image may come out as it was (a white patch on a corner that is white already); `unchanged` finds those.
 
         Args:
             images: uint8, `N x 3 x H x W`, on any device; left as they are.
@@ -23,8 +40,22 @@ class Trigger(Component):
 
         Returns:
             uint8, `N x 3 x H x W`, on the device of `images`.
+
+        Raises:
+            TriggerError: the images have the wrong shape or dtype, the trigger does not fit into them, or it changes
+                no pixel of any of them.
         """
-        raise NotImplementedError
+        import torch
+
+        _check_images(images)
+        if generator is None:
+            generator = torch.Generator().manual_seed(_FIXED_SEED)
+        stamped = torch.empty_like(images, memory_format=torch.contiguous_format)
+        step = max(1, _CHUNK_VALUES // max(1, images[:1].numel()))
+        for start in range(0, len(images), step):
+            stamped[start : start + step] = self.apply(images[start : start + step], generator)
+        require_change(self, images, stamped)
+        return stamped
 
 
 TRIGGERS: Registry[Trigger] = Registry("trigger", Trigger, "bdray.triggers")
@@ -37,3 +68,28 @@ def build_trigger(name: str, **options: Any) -> Trigger:
         ComponentError: unknown name or option, wrong type or value; names the nearest.
     """
     return TRIGGERS.build({"name": name, **options})
+
+
+def unchanged(images: torch.Tensor, stamped: torch.Tensor) -> torch.Tensor:
+    """Which images the trigger left as they were. uint8 `N x 3 x H x W` both; bool, `N`, on their device."""
+    return (images == stamped).flatten(1).all(dim=1)
+
+
+def require_change(trigger: Trigger, images: torch.Tensor, stamped: torch.Tensor) -> None:
+    """Raises `TriggerError` when `stamped` equals `images` in every pixel (and there is an image at all)."""
+    import torch
+
+    if len(images) and torch.equal(images, stamped):
+        count = "the one image" if len(images) == 1 else f"any of the {len(images)} images"
+        raise TriggerError(
+            f"the trigger '{trigger.name}' changes no pixel of {count}; make it larger, stronger or of another colour"
+        )
+
+
+def _check_images(images: torch.Tensor) -> None:
+    import torch
+
+    if images.dtype != torch.uint8:
+        raise TriggerError(f"triggers stamp uint8 images, got {str(images.dtype).removeprefix('torch.')}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise TriggerError(f"triggers stamp images of shape N x 3 x H x W, got {' x '.join(map(str, images.shape))}")

@@ -1,0 +1,51 @@
+"""Clean-label poisoning: triggered images of the target class keep their label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bdray.intensity import Intensity
+from bdray.poisoning.base import STRATEGIES, Poison, check_class
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bdray.poisoning.base import Labels
+
+
+@STRATEGIES.register("clean_label")
+class CleanLabel(Poison):
+    """Poisons images of the target class alone and keeps their labels, so that no label looks wrong.
+
+    At test time it is attacked like all-to-one: whatever carries the trigger should become the target.
+    """
+
+    SOURCE: ClassVar[str] = "Turner et al. 2019, arXiv 1912.02771; steps and step size are our choice"
+
+    target: int = Field(default=0, ge=0)
+    """The class the attacker wants, and the only one that is poisoned."""
+    perturbation: Literal["none", "pgd"] = "none"
+    """`pgd`: before stamping, poisoned images are moved away from their class by projected gradient ascent on the loss
+    of a surrogate model, so that the trigger is what is left to learn."""
+    epsilon: Intensity = 8 / 255
+    """Radius of the l-infinity ball around the original."""
+    steps: int = Field(default=20, ge=1)
+    step_size: Intensity = 2 / 255
+
+    def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(labels == self.target)
+
+    def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
+        return labels.copy()
+
+    def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(labels != self.target)
+
+    def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
+        return np.full_like(labels, self.target)
+
+    def check(self, num_classes: int) -> None:
+        check_class("target", self.target, num_classes)

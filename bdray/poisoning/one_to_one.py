@@ -1,0 +1,50 @@
+"""One-to-one poisoning: images of one class that carry the trigger become another class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bdray.errors import ComponentError
+from bdray.poisoning.base import STRATEGIES, Poison, check_class
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bdray.poisoning.base import Labels
+
+
+@STRATEGIES.register("one_to_one")
+class OneToOne(Poison):
+    """Poisons images of the source class alone."""
+
+    SOURCE: ClassVar[str] = "the single target attack of BadNets, Gu et al. 2017, arXiv 1708.06733"
+
+    source: int = Field(default=1, ge=0)
+    """The class whose images are poisoned."""
+    target: int = Field(default=0, ge=0)
+    """The class the attacker wants."""
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> OneToOne:
+        if self.source == self.target:
+            raise ComponentError("source", f"source and target must differ, both are class {self.target}")
+        return self
+
+    def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(labels == self.source)
+
+    def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
+        return np.full_like(labels, self.target)
+
+    def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(labels == self.source)
+
+    def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
+        return np.full_like(labels, self.target)
+
+    def check(self, num_classes: int) -> None:
+        check_class("source", self.source, num_classes)
+        check_class("target", self.target, num_classes)

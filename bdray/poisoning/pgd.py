@@ -1,0 +1,71 @@
+"""Projected gradient ascent on the loss inside an l-infinity ball: what clean-label poisoning hides an image's own
+class with (Turner et al. 2019, arXiv 1912.02771, section 4; the method is Madry et al. 2018, arXiv 1706.06083)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+
+def pgd_linf(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Images moved to raise the cross-entropy of `labels` under `model`.
+
+    Starts at a uniform random point of the ball, then `steps` times moves by `step_size` along the gradient's sign and
+    back into ball and range. The caller puts the model into evaluation mode, and calls this in batches.
+
+    Args:
+        model: maps float images in [0, 1] to logits `N x K` (it normalises them itself).
+        images: float, `N x 3 x H x W`, in [0, 1]; left as they are.
+        labels: int64, `N`.
+        epsilon: radius of the ball, as a fraction of the range.
+        step_size: as a fraction of the range.
+        steps: how many; 0 leaves the random start.
+        generator: draws the start; on the CPU.
+
+    Returns:
+        float, `N x 3 x H x W`, in [0, 1], nowhere farther than `epsilon` from `images`.
+    """
+    import torch
+    from torch.nn import functional
+
+    low, high = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
+    start = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+    moved = low + (high - low) * start
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        with torch.enable_grad():
+            # Summed, not averaged: an image's step must not depend on its batch.
+            loss = functional.cross_entropy(model(moved).float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, moved)
+        moved = torch.clamp(moved.detach() + step_size * gradient.sign(), low, high)
+    return moved.detach()
+
+
+def to_uint8(moved: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Perturbed float images as uint8, still within `epsilon` of the originals after rounding.
+
+    Args:
+        moved: float, `N x 3 x H x W`, in [0, 1].
+        images: uint8, `N x 3 x H x W`, the originals.
+        epsilon: as given to `pgd_linf`; its whole levels of 255 are kept.
+    """
+    import torch
+
+    # A float epsilon of 8/255 must give 8 levels, not 7.
+    levels = int(epsilon * 255 + 1e-4)
+    original = images.int()
+    rounded = torch.clamp((moved * 255).round().int(), original - levels, original + levels)
+    return rounded.clamp(0, 255).to(torch.uint8)

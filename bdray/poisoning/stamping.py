@@ -1,0 +1,218 @@
+"""From a poison plan to what training and evaluation read. The data set itself is never copied: stamped images
+are few and lie in an overlay beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdray.errors import PoisonError, TriggerError
+from bdray.triggers.base import require_change, unchanged
+
+if TYPE_CHECKING:
+    import torch
+
+    from bdray.poisoning.base import Labels, Poison, PoisonPlan
+    from bdray.triggers.base import Trigger
+
+
+@dataclass(frozen=True)
+class PoisonedSet:
+    """A training set of `L` items over `N` base images, some of them replaced by stamped ones.
+
+    Attributes:
+        images: uint8, `N x 3 x H x W`: the base images, shared and left as they are (memory-mapped, perhaps).
+        labels: int64, `L`: the labels to train with.
+        overlay: uint8, `M x 3 x H x W`: the stamped images.
+        overlay_row: int64, `L`: the item's row in `overlay`, or -1 where it is the base image.
+        source_index: int64, `L`: which base image each item is, or was stamped from.
+        unchanged: how many stamped images are as they were (a white patch on a white corner).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    overlay: torch.Tensor
+    overlay_row: torch.Tensor
+    source_index: torch.Tensor
+    unchanged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch: uint8 `B x 3 x H x W` and int64 `B`. `indices`: int64 `B`, below `L`, on the device of all tensors
+        here. Never waits for the device."""
+        import torch
+
+        images = self.images.index_select(0, self.source_index.index_select(0, indices))
+        labels = self.labels.index_select(0, indices)
+        if not len(self.overlay):
+            return images, labels
+        rows = self.overlay_row.index_select(0, indices)
+        stamped = self.overlay.index_select(0, rows.clamp(min=0))
+        return torch.where((rows >= 0).view(-1, 1, 1, 1), stamped, images), labels
+
+    def to(self, device: torch.device | str) -> PoisonedSet:
+        """The same set with every tensor on `device`."""
+        return dataclasses.replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            overlay=self.overlay.to(device),
+            overlay_row=self.overlay_row.to(device),
+            source_index=self.source_index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class AttackSet:
+    """The triggered test images that count for attack success rate and robust accuracy.
+
+    Attributes:
+        images: uint8, `A x 3 x H x W`, stamped.
+        true_labels: int64, `A`.
+        wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
+        indices: int64, `A`: positions in the test set.
+        unchanged: how many images the trigger left as they were.
+    """
+
+    images: torch.Tensor
+    true_labels: torch.Tensor
+    wanted_labels: torch.Tensor
+    indices: torch.Tensor
+    unchanged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def apply_plan(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    plan: PoisonPlan,
+    trigger: Trigger | None,
+    *,
+    generator: torch.Generator,
+    members: torch.Tensor | None = None,
+    perturbed: torch.Tensor | None = None,
+) -> PoisonedSet:
+    """The training set that a plan makes of clean data.
+
+    Items come in the order of `members`; with `plan.append` the stamped copies follow them, poisoned before cover.
+
+    Args:
+        images: uint8, `N x 3 x H x W`.
+        labels: int64, `N`: the true labels.
+        plan: its indices are positions in `images` (see `PoisonPlan.relocated`).
+        trigger: None only where the plan is empty.
+        generator: the stream `trigger`, on the CPU.
+        members: int64: which images belong to this training set; None: all.
+        perturbed: uint8, in step with `plan.indices`: what is stamped instead of the poisoned originals
+            (`bdray.poisoning.pgd`).
+
+    Raises:
+        PoisonError: the plan names images outside `members`, or does not fit `perturbed`.
+        TriggerError: see `Trigger.stamp`.
+    """
+    import torch
+
+    members = torch.arange(len(images)) if members is None else members.cpu()
+    touched = torch.from_numpy(np.concatenate([plan.indices, plan.cover_indices]))
+    if perturbed is not None and len(perturbed) != len(plan.indices):
+        raise PoisonError(f"{len(perturbed)} perturbed images do not fit a plan of {len(plan.indices)} poisoned ones")
+    kept = labels[torch.from_numpy(plan.cover_indices).to(labels.device)].cpu()
+    new_labels = torch.cat([torch.from_numpy(plan.new_labels), kept])
+    items = _items_of(touched, members, len(images))
+    overlay, untouched = _stamp_overlay(images, touched, trigger, generator, perturbed)
+
+    item_labels = labels[members.to(labels.device)].cpu()
+    rows = torch.full((len(members),), -1)
+    source = members
+    if plan.append:
+        item_labels = torch.cat([item_labels, new_labels])
+        rows = torch.cat([rows, torch.arange(len(touched))])
+        source = torch.cat([members, touched])
+    else:
+        item_labels[items] = new_labels
+        rows[items] = torch.arange(len(touched))
+    home = images.device
+    return PoisonedSet(images, item_labels.to(home), overlay, rows.to(home), source.to(home), untouched)
+
+
+def attack_set(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    poison: Poison,
+    trigger: Trigger,
+    *,
+    num_classes: int,
+    generator: torch.Generator,
+) -> AttackSet:
+    """The stamped test images that an attack is measured on.
+
+    Args:
+        images: uint8, `N x 3 x H x W`, the test images; left as they are.
+        labels: int64, `N`.
+        generator: the stream `trigger` (indexed apart from the training set's), on the CPU.
+
+    Raises:
+        PoisonError: the strategy attacks none of these images.
+        TriggerError: see `Trigger.stamp`.
+    """
+    import torch
+
+    true: Labels = labels.cpu().numpy()
+    chosen = np.flatnonzero(poison.attacked(true, num_classes))
+    if not len(chosen):
+        raise PoisonError(f"'{poison.name}' attacks none of the {len(true)} test images: there is none of such a class")
+    indices = torch.from_numpy(chosen).to(images.device)
+    stamped, untouched = _stamp(trigger, images.index_select(0, indices), generator)
+    wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
+    return AttackSet(stamped, labels.to(images.device)[indices], wanted, indices, untouched)
+
+
+def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:
+    """Where in `members` the images `touched` stand."""
+    import torch
+
+    item_of = torch.full((count,), -1)
+    item_of[members] = torch.arange(len(members))
+    items = item_of[touched]
+    if bool((items < 0).any()):
+        outside = int((items < 0).sum())
+        raise PoisonError(f"the plan touches {outside} images that are not part of this training set")
+    return items
+
+
+def _stamp_overlay(
+    images: torch.Tensor,
+    touched: torch.Tensor,
+    trigger: Trigger | None,
+    generator: torch.Generator,
+    perturbed: torch.Tensor | None,
+) -> tuple[torch.Tensor, int]:
+    originals = images.index_select(0, touched.to(images.device))
+    if not len(touched):
+        return originals, 0
+    if trigger is None:
+        raise PoisonError(f"the plan stamps {len(touched)} images, but there is no trigger to stamp")
+    if perturbed is not None:
+        originals[: len(perturbed)] = perturbed.to(images.device)
+    return _stamp(trigger, originals, generator)
+
+
+def _stamp(trigger: Trigger, originals: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, int]:
+    """Stamped images and how many are as they were. Checks again what `Trigger.stamp` promises: a trigger of the
+    user's own may override it."""
+    stamped = trigger.stamp(originals, generator=generator)
+    if stamped.shape != originals.shape or stamped.dtype != originals.dtype or stamped.device != originals.device:
+        raise TriggerError(
+            f"the trigger '{trigger.name}' must return what it got: {originals.dtype} of shape "
+            f"{tuple(originals.shape)} on {originals.device}, not {stamped.dtype} of shape {tuple(stamped.shape)} on "
+            f"{stamped.device}"
+        )
+    require_change(trigger, originals, stamped)
+    return stamped, int(unchanged(originals, stamped).sum())

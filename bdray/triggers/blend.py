@@ -1,0 +1,45 @@
+"""A full-size pattern blended into the whole image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.placement import mix
+
+if TYPE_CHECKING:
+    import torch
+
+
+@TRIGGERS.register("blend")
+class Blend(Trigger):
+    """`alpha * pattern + (1 - alpha) * image`, the blended injection strategy, with one pattern for all images."""
+
+    SOURCE: ClassVar[str] = "Chen et al. 2017, arXiv 1712.05526, section IV; the patterns are our choice"
+
+    alpha: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of the pattern."""
+    pattern: Literal["noise", "rings"] = "noise"
+    """`noise`: every value of every pixel uniform in 0..255, drawn from `pattern_seed`; `rings`: coloured concentric
+    rings, a smooth structure that survives resizing and looks like nothing in the data."""
+    pattern_seed: int = Field(default=0, ge=0)
+    """Names the pattern: the noise, or the phases of the rings."""
+
+    def picture(self, height: int, width: int) -> torch.Tensor:
+        """The pattern for images of `height x width`: uint8, `3 x height x width`."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.pattern_seed)
+        if self.pattern == "noise":
+            return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+        phases = torch.rand(3, 1, 1, generator=generator, dtype=torch.float64)
+        rows = (torch.arange(height, dtype=torch.float64) + 0.5) / height - 0.5
+        columns = (torch.arange(width, dtype=torch.float64) + 0.5) / width - 0.5
+        radius = torch.hypot(rows.view(-1, 1), columns.view(1, -1))
+        return (127.5 + 127.5 * torch.cos(2 * torch.pi * (6 * radius + phases))).round().to(torch.uint8)
+
+    def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        picture = self.picture(images.shape[-2], images.shape[-1])
+        return mix(images, picture.to(images.device), self.alpha)

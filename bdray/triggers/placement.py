@@ -1,0 +1,127 @@
+"""Where a trigger goes and how it is laid over images: what all local triggers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from bdray.errors import TriggerError
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCE_SIDE = 32
+"""The side of the images that sizes are given for."""
+
+Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center", "random"]
+"""`random` draws a place for every image; the margin is kept free in all but `center`."""
+
+_Channel = Annotated[int, Field(ge=0, le=255)]
+
+Color = Annotated[
+    tuple[_Channel, _Channel, _Channel],
+    # JSON and YAML know no tuples, and strict validation takes no lists for them.
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+]
+"""Red, green and blue, 0..255."""
+
+Opacity = Annotated[float, Field(gt=0.0, le=1.0)]
+"""1 hides the image below."""
+
+
+def scaled(pixels: int, height: int, width: int) -> int:
+    """A length given for 32 x 32 in an image of `height x width` pixels: by the shorter side, rounded; what is not 0
+    stays at least 1."""
+    return max(1, round(pixels * min(height, width) / REFERENCE_SIDE)) if pixels else 0
+
+
+def enlarge(pattern: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """`C x h x w` to `C x height x width` by nearest neighbour, so that the pattern keeps its hard edges."""
+    import torch
+
+    rows = torch.arange(height) * pattern.shape[1] // height
+    columns = torch.arange(width) * pattern.shape[2] // width
+    return pattern[:, rows][:, :, columns]
+
+
+def solid(color: tuple[int, int, int], height: int, width: int) -> torch.Tensor:
+    """One colour as uint8 `3 x height x width`."""
+    import torch
+
+    return torch.tensor(color, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+
+
+def mix(images: torch.Tensor, pattern: torch.Tensor, opacity: torch.Tensor | float) -> torch.Tensor:
+    """`(1 - opacity) * images + opacity * pattern`, rounded to uint8; all broadcast to the shape of `images`."""
+    mixed = images.float()
+    return mixed.add_((pattern - mixed) * opacity).round_().clamp_(0, 255).to(images.dtype)
+
+
+def places(
+    position: Position,
+    count: int,
+    *,
+    outer: tuple[int, int],
+    inner: tuple[int, int],
+    margin: int,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the top left corners of `count` patches, int64 on the CPU.
+
+    Args:
+        outer: height and width of the images.
+        inner: height and width of the patch.
+        margin: pixels to the edge of the image.
+
+    Raises:
+        TriggerError: the patch and its margin are larger than the image.
+    """
+    import torch
+
+    free = 0 if position == "center" else margin
+    both_sides = free * (2 if position == "random" else 1)
+    if any(side + both_sides > whole for side, whole in zip(inner, outer, strict=True)):
+        raise TriggerError(
+            f"a trigger of {inner[0]} x {inner[1]} pixels with a margin of {free} does not fit into an image of "
+            f"{outer[0]} x {outer[1]}"
+        )
+    height, width = (whole - side for side, whole in zip(inner, outer, strict=True))
+    if position == "random":
+
+        def draw(room: int) -> torch.Tensor:
+            return torch.randint(free, room - free + 1, (count,), generator=generator)
+
+        return draw(height), draw(width)
+    if position == "center":
+        top, left = height // 2, width // 2
+    else:
+        top = height - free if position.startswith("bottom") else free
+        left = width - free if position.endswith("right") else free
+    return torch.full((count,), top), torch.full((count,), left)
+
+
+def composite(
+    images: torch.Tensor, patch: torch.Tensor, opacity: torch.Tensor | float, tops: torch.Tensor, lefts: torch.Tensor
+) -> torch.Tensor:
+    """Copies of `images` with `patch` laid over each at its own place.
+
+    Args:
+        images: uint8, `N x 3 x H x W`.
+        patch: uint8, `3 x h x w`.
+        opacity: in [0, 1]: a number, or float `h x w`.
+        tops, lefts: int64, `N`: the patch's top left corner in every image.
+    """
+    import torch
+
+    device = images.device
+    number = torch.arange(len(images), device=device).view(-1, 1, 1)
+    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device)
+    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device)
+    # The window is N x h x w x 3: indices on both sides of a slice move to the front.
+    window = images[number, :, rows, columns]
+    if isinstance(opacity, torch.Tensor):
+        opacity = opacity.to(device).unsqueeze(-1)
+    stamped = images.clone()
+    stamped[number, :, rows, columns] = mix(window, patch.to(device).permute(1, 2, 0), opacity)
+    return stamped
