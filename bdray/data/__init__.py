@@ -1,1 +1,5 @@
+"""Data sets as memory-mapped uint8 arrays, one data set a file."""
 
+from bdray.data.base import DATASETS, DataSet, ImageData, build_dataset
+
+__all__ = ["DATASETS", "DataSet", "ImageData", "build_dataset"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bdray.data.sources import Source
+
 Augmentation = Literal["none", "crop", "crop_flip"]
 
 
@@ -21,9 +23,11 @@ Augmentation = Literal["none", "crop", "crop_flip"]
 class ImageData:
     """A data set as arrays: uint8 images `N x 3 x S x S` (memory-mapped, read-only), int64 labels `N`.
 
+    Never write into the images: the pages are mapped read-only, so an in-place operation kills the process.
+
     Attributes:
         class_names: `K` names; label `k` means `class_names[k]`.
-        mean, std: of the training images' channels, in [0, 1] units.
+        mean, std: of the training images' channels, in [0, 1] units; `std` is of the population, at least 1/255.
         fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
     """
 
@@ -43,6 +47,8 @@ class ImageData:
 
 class DataSet(Component):
     """A data set: where it lies, at what size it is used, and what is kept aside.
+
+    A new one implements `source`; the cache does the rest.
 
     Class attributes:
         NUM_CLASSES: number of classes where it is known before loading, else None.
@@ -65,13 +71,39 @@ class DataSet(Component):
     test_limit: int | None = Field(default=None, ge=1)
     """Use only this many test images (stratified, the same for every seed)."""
 
+    def source(self, downloads: Path) -> Source:
+        """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing.
+
+        Args:
+            downloads: folder to download into where there is no `root`; may not exist yet.
+
+        Raises:
+            DataError: `root` does not exist or is not laid out as expected.
+        """
+        raise NotImplementedError
+
     def load(self, cache: Path | None = None) -> ImageData:
         """The arrays, decoded once into `cache` (default: the user's cache folder) and memory-mapped from there.
 
         Raises:
             DataError: not found, incomplete, unreadable, or wrong checksum; names the files.
         """
-        raise NotImplementedError
+        from bdray.data.cache import Selection, cache_folder, load_arrays
+
+        folder = cache_folder() if cache is None else cache
+        source = self.source(folder / "downloads" / self.name)
+        return load_arrays(
+            source, Selection(self.name, self.image_size, self.train_limit, self.test_limit), folder / "arrays"
+        )
 
 
 DATASETS: Registry[DataSet] = Registry("data set", DataSet, "bdray.data")
+
+
+def build_dataset(name: str, **options: Any) -> DataSet:
+    """The data set registered as `name`, with these options.
+
+    Raises:
+        ComponentError: unknown name or option, wrong type or value; names the nearest.
+    """
+    return DATASETS.build({"name": name, **options})

@@ -1,0 +1,263 @@
+"""The array cache: every data set is decoded once, and then only mapped into memory.
+
+An entry is a folder named after a digest of everything its arrays depend on, so it never changes: other pictures are
+another entry. It is built under a file lock in a folder beside it and renamed when it is complete. A killed build or
+a full disk therefore leaves nothing that could be taken for an entry, and the processes of a node map the same pages.
+The whole cache can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from bdray.data.base import ImageData
+from bdray.data.decoding import Decoder
+from bdray.data.progress import progress
+from bdray.data.sources import Contents, Labels, Pictures, Source
+from bdray.data.splits import stratified_order
+from bdray.errors import DataError
+from bdray.seeds import stream
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+"""Part of every entry's name; raised when decoding, splitting or the layout of an entry changes."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is wanted of a source; the fields of `DataSet` of the same names."""
+
+    name: str
+    image_size: int
+    train_limit: int | None = None
+    test_limit: int | None = None
+
+
+class _Meta(BaseModel):
+    """What an entry says about its arrays; written last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+    train: int
+    test: int
+    image_size: int
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: `$BDRAY_CACHE`, else `$XDG_CACHE_HOME/bdray`, else `~/.cache/bdray`."""
+    if own := os.environ.get("BDRAY_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "bdray"
+
+
+def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData:
+    """The arrays of `source`, mapped from their entry in `folder`; the entry is built first if need be.
+
+    Raises:
+        DataError: the pictures cannot be read, a class has too few, or the cache cannot be written.
+    """
+    content = json.dumps([VERSION, asdict(selection), source.key], sort_keys=True)
+    entry = folder / f"{selection.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    data = _open(entry)
+    if data is not None:
+        return data
+    with locked(entry):
+        data = _open(entry)  # another process may have built it while this one waited
+        if data is None:
+            contents = _select(source, selection)
+            with unfinished(entry) as building:
+                _write(contents, selection, building)
+            data = _open(entry)
+    if data is None:
+        raise DataError(f"the cache entry {entry} cannot be read back; set BDRAY_CACHE to a folder on another disk")
+    return data
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Keeps other processes from building `target`; the system lets go of the lock when the process dies.
+
+    Raises:
+        DataError: its folder cannot be written.
+    """
+    lock = FileLock(f"{target}.lock")
+    with _writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            sys.stderr.write(f"waiting for another process that is preparing {target.name}\n")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well, and disappears when it does not.
+
+    To be used while `target` is `locked`: it removes what killed predecessors left.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
+    """
+    for leftover in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with _writing(target.parent):
+        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        building.chmod(0o755)  # mkdtemp's 0700 would keep the other users of a shared cache out
+    try:
+        with _writing(target.parent):
+            yield building
+            if target.exists():
+                shutil.rmtree(target)
+            building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the folder {folder}: {error.strerror or error}; make room or set BDRAY_CACHE to another"
+        ) from error
+
+
+def _open(entry: Path) -> ImageData | None:
+    """The entry's arrays, or None where there is no complete entry."""
+    import torch
+
+    try:
+        meta = _Meta.model_validate_json((entry / "meta.json").read_bytes())
+        train_images = np.load(entry / "train_images.npy", mmap_mode="r")
+        test_images = np.load(entry / "test_images.npy", mmap_mode="r")
+        train_labels = np.load(entry / "train_labels.npy")
+        test_labels = np.load(entry / "test_labels.npy")
+    except (OSError, ValueError, EOFError):
+        return None
+    side = (3, meta.image_size, meta.image_size)
+    shapes = [array.shape for array in (train_images, train_labels, test_images, test_labels)]
+    if shapes != [(meta.train, *side), (meta.train,), (meta.test, *side), (meta.test,)]:
+        return None
+    return ImageData(
+        train_images=_tensor(train_images),
+        train_labels=torch.from_numpy(train_labels),
+        test_images=_tensor(test_images),
+        test_labels=torch.from_numpy(test_labels),
+        **meta.model_dump(include={"class_names", "mean", "std", "fingerprint"}),
+    )
+
+
+def _tensor(mapped: np.ndarray) -> torch.Tensor:
+    import torch
+
+    with warnings.catch_warnings():
+        # Torch has no read-only tensors; `ImageData` tells its users instead.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(mapped)
+
+
+def _select(source: Source, selection: Selection) -> Contents:
+    """The source's pictures within the limits."""
+    contents = source.read()
+    for split, pictures in (("training", contents.train), ("test", contents.test)):
+        counts = np.bincount(pictures.labels, minlength=len(contents.class_names))
+        if not counts.all():
+            missing = contents.class_names[int(np.argmin(counts))]
+            raise DataError(f"{source.where}: class '{missing}' has no {split} image")
+    return Contents(
+        contents.class_names,
+        _limited(contents.train, selection.train_limit, selection.name, "train"),
+        _limited(contents.test, selection.test_limit, selection.name, "test"),
+    )
+
+
+def _limited(pictures: Pictures, limit: int | None, name: str, split: str) -> Pictures:
+    if limit is None or limit >= len(pictures.labels):
+        return pictures
+    order = stratified_order(pictures.labels, stream(0, "subset", name, split))
+    return pictures.take(np.sort(order[:limit]))
+
+
+def _write(contents: Contents, selection: Selection, folder: Path) -> None:
+    decoder, digest = Decoder(selection.image_size), hashlib.sha256()
+    levels = np.zeros((3, 256), dtype=np.int64)
+    total = len(contents.train.labels) + len(contents.test.labels)
+    with progress(f"decoding {selection.name}", total) as advance:
+        for split, pictures in (("train", contents.train), ("test", contents.test)):
+            shape = (len(pictures.labels), 3, selection.image_size, selection.image_size)
+            digest.update(f"{split}{shape}".encode())
+            with _npy(folder / f"{split}_images.npy", np.uint8, shape) as write:
+                for batch in decoder.batches(pictures):
+                    write(batch)
+                    digest.update(batch.data)
+                    if split == "train":
+                        levels += [np.bincount(batch[:, channel].ravel(), minlength=256) for channel in range(3)]
+                    advance(len(batch))
+            labels = np.ascontiguousarray(pictures.labels, dtype="<i8")
+            digest.update(labels.data)
+            with _npy(folder / f"{split}_labels.npy", np.int64, labels.shape) as write:
+                write(labels)
+    decoder.check()
+    mean, std = zip(*(_moments(channel) for channel in levels), strict=True)
+    meta = _Meta(
+        class_names=contents.class_names,
+        mean=mean,
+        std=std,
+        fingerprint=digest.hexdigest(),
+        train=len(contents.train.labels),
+        test=len(contents.test.labels),
+        image_size=selection.image_size,
+    )
+    (folder / "meta.json").write_text(meta.model_dump_json(indent=1))
+
+
+@contextmanager
+def _npy(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], object]]:
+    """Writes an array piece by piece. Plain writes, because a full disk under a memory map kills the process."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        yield lambda part: file.write(np.ascontiguousarray(part).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _moments(levels: Labels) -> tuple[float, float]:
+    """Mean and population standard deviation, in [0, 1] units, from how often each of the 256 levels occurs.
+
+    Exact: the sums are Python integers. The standard deviation is at least 1/255, so that dividing by it is safe.
+    """
+    counts = [int(count) for count in levels]
+    total = sum(counts)
+    first = sum(count * level for level, count in enumerate(counts))
+    second = sum(count * level * level for level, count in enumerate(counts))
+    variance = (total * second - first * first) / (total * total)
+    return first / total / 255, max(variance**0.5, 1.0) / 255

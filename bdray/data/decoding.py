@@ -1,0 +1,130 @@
+"""From image files of any kind to square uint8 RGB arrays.
+
+Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit grayscale
+is scaled to 8 bits; of an animation the first frame is used; colour profiles are ignored. The centre square is cut
+out and resized with Pillow's bicubic filter, which antialiases when it shrinks; a picture that already has the right
+size keeps its exact pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdray.data.sources import Pictures, Pixels
+from bdray.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""What counts as an image file in a class folder, whatever the case."""
+
+BATCH = 512
+"""Pictures that are decoded ahead of the writer, so that memory stays small however many there are."""
+
+
+class Decoder:
+    """Decodes pictures in batches and remembers every file it could not read.
+
+    Attributes:
+        unreadable: (path, reason) of each such file, in order.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+        self.unreadable: list[tuple[Path, str]] = []
+
+    def batches(self, pictures: Pictures) -> Iterator[Pixels]:
+        """The pictures in order, as uint8 `B x 3 x S x S`. Unreadable files leave zeros (see `check`)."""
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(pictures.labels), BATCH):
+                chunk = pictures.images[start : start + BATCH]
+                if isinstance(chunk, np.ndarray):
+                    yield self._resized(chunk)
+                else:
+                    yield self._decoded(chunk, pool)
+
+    def check(self) -> None:
+        """Raises `DataError` that names the unreadable files, if there were any."""
+        if not self.unreadable:
+            return
+        count = len(self.unreadable)
+        shown = [f"\n  {path}: {reason}" for path, reason in self.unreadable[:10]]
+        more = f"\n  and {count - 10} more" if count > 10 else ""
+        files = "1 image file" if count == 1 else f"{count} image files"
+        raise DataError(f"cannot read {files}; repair or remove what is listed:{''.join(shown)}{more}")
+
+    def _decoded(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> Pixels:
+        batch = np.zeros((len(paths), 3, self.image_size, self.image_size), dtype=np.uint8)
+        for place, result in enumerate(pool.map(self._attempt, paths)):
+            if isinstance(result, str):
+                self.unreadable.append((paths[place], result))
+            else:
+                batch[place] = result
+        return batch
+
+    def _attempt(self, path: Path) -> Pixels | str:
+        try:
+            return decode(path, self.image_size)
+        except MemoryError:
+            raise
+        # Pillow's readers let errors of many kinds through (struct, zlib, SyntaxError, ...): each means a bad file.
+        except Exception as error:
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+    def _resized(self, pixels: Pixels) -> Pixels:
+        from PIL import Image
+
+        if pixels.shape[-2:] == (self.image_size, self.image_size):
+            return pixels
+        return np.stack([fit(Image.fromarray(chw.transpose(1, 2, 0)), self.image_size) for chw in pixels])
+
+
+def decode(path: Path, image_size: int) -> Pixels:
+    """One image file as uint8 `3 x S x S`; see the module for how.
+
+    Raises:
+        Exception: whatever Pillow raises for a file it cannot read completely.
+    """
+    from PIL import Image, ImageOps
+
+    if path.stat().st_size == 0:
+        raise OSError("the file is empty")
+    with Image.open(path) as image:
+        image.load()
+        return fit(to_rgb(ImageOps.exif_transpose(image)), image_size)
+
+
+def to_rgb(image: Image) -> Image:
+    """The picture in 8-bit RGB, transparency laid over white.
+
+    Raises:
+        ValueError: the pixels have no defined range (32-bit integers beyond 16 bits, floats).
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow would clip these at 255 instead of scaling them.
+        levels = np.asarray(image)
+        if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"pixels of mode {image.mode} have no defined range")
+        return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit(image: Image, image_size: int) -> Pixels:
+    """The centre square of an RGB picture, resized to `S`, as uint8 `3 x S x S`."""
+    from PIL import Image, ImageOps
+
+    square = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))

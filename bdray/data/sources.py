@@ -1,0 +1,56 @@
+"""What a data set hands to the cache: a key that changes whenever the pictures do, and the way to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split, not yet at its final size.
+
+    Attributes:
+        images: files to decode, or pixels as uint8 `N x 3 x H x W`.
+        labels: int64, `N`.
+    """
+
+    images: Sequence[Path] | Pixels
+    labels: Labels
+
+    def take(self, indices: Labels) -> Pictures:
+        """The pictures at these positions, in this order."""
+        chosen = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        return Pictures(chosen, self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Both splits of a data set; label `k` means `class_names[k]`."""
+
+    class_names: tuple[str, ...]
+    train: Pictures
+    test: Pictures
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set's pictures come from.
+
+    Attributes:
+        where: for messages ("the folder /data/flowers").
+        key: JSON content that changes whenever the pictures, their labels or their split do.
+        read: finds the pictures (and downloads them first if need be); called only when the cache lacks them.
+    """
+
+    where: str
+    key: Mapping[str, Any]
+    read: Callable[[], Contents]
