@@ -1,0 +1,86 @@
+"""What is to be run, and who hears of it: the words between the driver and Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bdray.storage import Storage
+
+
+@dataclass(frozen=True)
+class Task:
+    """One condition to run, as little of it as the driver must hold.
+
+    Attributes:
+        condition_id: also the id of the Tune trial.
+        content: the condition as JSON text.
+        stage: fingerprint of its poison stage; tasks that share one wait for each other.
+        needs: fingerprints of further stages it would otherwise compute itself (a surrogate model).
+        cpu, gpu: its share.
+        probes: JSON texts of the attacks a baseline is also tested with.
+    """
+
+    condition_id: str
+    content: str
+    stage: str
+    cpu: float = 1.0
+    gpu: float = 0.0
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """What Ray is given.
+
+    Attributes:
+        address: of a running cluster; None starts one on this machine.
+        num_cpus, num_gpus: logical resources of a cluster started here; None: what the machine has.
+        max_concurrent: trials at once at most; None: as many as fit.
+        dashboard: start the dashboard (on a cluster started here).
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    max_concurrent: int | None = None
+    dashboard: bool = True
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """Conditions to run and what every trial needs to know.
+
+    Attributes:
+        sweep: the sweep's folder.
+        storage: the folder of all sweeps.
+        tasks: in the order they should start.
+        probes: JSON text of the attacks that baselines are also tested with, by data-independent order.
+        plugins: modules that every worker imports first.
+        trial_options: keyword arguments of `TrialOptions` that all trials share.
+    """
+
+    sweep: Storage
+    storage: Storage
+    tasks: Sequence[Task]
+    probes: str = "[]"
+    plugins: tuple[str, ...] = ()
+    trial_options: Mapping[str, Any] = field(default_factory=dict)
+    sys_path: tuple[str, ...] = ()
+    tune_folder: Path | None = None
+
+
+class Observer(Protocol):
+    """Hears how the conditions get on. Called from Ray's loop: must return at once."""
+
+    def started(self, condition_id: str) -> None: ...
+
+    def ended(self, condition_id: str, status: str) -> None:
+        """The trial ended by itself: `finished`, `diverged` or `failed` (all with a record)."""
+        ...
+
+    def lost(self, condition_id: str, cause: str) -> None:
+        """The trial's process was lost, again and again; there is no record."""
+        ...

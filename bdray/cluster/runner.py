@@ -1,0 +1,159 @@
+"""Ray, started and driven."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported.
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
+from bdray.cluster.search import ConditionSearch  # noqa: E402
+from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
+
+INFRASTRUCTURE_RETRIES = 2
+"""How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
+
+
+class ClusterRun:
+    """A connection to Ray, as a context manager; leaves nothing running that it started."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self.dashboard_url: str | None = None
+
+    def __enter__(self) -> ClusterRun:
+        settings = self.settings
+        for name in ("ray", "ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        own: dict[str, Any] = {}
+        if settings.address is None:
+            own = {
+                "num_cpus": settings.num_cpus,
+                "num_gpus": settings.num_gpus,
+                "include_dashboard": settings.dashboard,
+            }
+        context = ray.init(
+            address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
+        )
+        self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        ray.shutdown()
+
+    def resources(self) -> dict[str, float]:
+        """Logical CPUs and GPUs of the cluster."""
+        total = ray.cluster_resources()
+        return {"cpu": total.get("CPU", 0.0), "gpu": total.get("GPU", 0.0)}
+
+    def run(self, job: ClusterJob, observer: Observer) -> bool:
+        """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""
+        search = ConditionSearch(
+            job.tasks,
+            stage_finished=lambda stage: job.sweep.child("stages", stage).exists("stage.json"),
+            max_concurrent=self.settings.max_concurrent,
+        )
+        teller = _Teller(observer)
+        with _tune_folder() as folder, _terminate_like_interrupt():
+            tuner = tune.Tuner(
+                tune.with_parameters(ConditionTrainable, job=_shipped(job)),
+                tune_config=tune.TuneConfig(search_alg=search, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="trials",
+                    storage_path=str(folder),
+                    verbose=0,
+                    callbacks=[teller],
+                    failure_config=tune.FailureConfig(max_failures=INFRASTRUCTURE_RETRIES),
+                ),
+            )
+            tuner.fit()
+        return teller.ended == len(job.tasks)
+
+
+class _Teller(tune.Callback):
+    """Tells the observer what Tune tells its callbacks."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.ended = 0
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.started(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended += 1
+        self._observer.ended(trial.trial_id, trial.last_result["status"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended += 1
+        self._observer.lost(trial.trial_id, _cause(trial))
+
+
+def _cause(trial: Any) -> str:
+    """The last line of what Tune knows of a lost trial."""
+    path = trial.error_file
+    text = Path(path).read_text().strip() if path and Path(path).exists() else ""
+    return text.splitlines()[-1] if text else "its process was lost"
+
+
+def _shipped(job: ClusterJob) -> dict[str, Any]:
+    """The job as plain values, put into Ray's object store once."""
+    return {
+        "sweep": job.sweep.uri,
+        "storage": job.storage.uri,
+        "plugins": job.plugins,
+        "probes": job.probes,
+        "sys_path": job.sys_path,
+        "trial_options": dict(job.trial_options),
+        "tasks": {
+            task.condition_id: json.dumps(
+                {"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu}
+            )
+            for task in job.tasks
+        },
+    }
+
+
+@contextmanager
+def _tune_folder() -> Iterator[Path]:
+    """A folder for Tune's own notes, which nobody needs afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="bdray-tune-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """Tune ends a run cleanly on SIGINT but knows nothing of SIGTERM."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,111 @@
+"""Which condition runs next: one Tune trial each, made only when there is room for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.tune import PlacementGroupFactory
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.search.search_algorithm import SearchAlgorithm
+
+from bdray.cluster.job import Task
+
+
+class ConditionSearch(SearchAlgorithm):
+    """Hands out conditions so that no two trials ever compute the same stage.
+
+    The first condition of a poison stage leads; the others that share it are held back, without a process or a
+    CPU, until the stage is in the storage (or the leader is gone, then the next one leads).
+
+    Args:
+        tasks: in the order they should start.
+        stage_finished: whether the storage holds the stage with this fingerprint; cheap.
+        max_concurrent: trials alive at once.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        stage_finished: Callable[[str], bool],
+        max_concurrent: int | None = None,
+    ) -> None:
+        self._stage_finished, self._max_concurrent = stage_finished, max_concurrent
+        self._ready: deque[Task] = deque()
+        self._held: dict[str, deque[Task]] = {}
+        self._alive: dict[str, Task] = {}
+        self._total = len(tasks)
+        self._experiment: Experiment | None = None
+        leaders: set[str] = set()
+        for task in tasks:
+            if task.stage in leaders:
+                self._held.setdefault(task.stage, deque()).append(task)
+            else:
+                leaders.add(task.stage)
+                self._ready.append(task)
+
+    @property
+    def total_samples(self) -> int:
+        return self._total
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Called once by Tune with the experiment that every trial belongs to."""
+        (self._experiment,) = experiments if isinstance(experiments, list) else [experiments]
+
+    def next_trial(self) -> Trial | None:
+        if self._max_concurrent is not None and len(self._alive) >= self._max_concurrent:
+            return None
+        if not self._ready:
+            self._release_finished_stages()
+        if not self._ready:
+            if not self._held:
+                self.set_finished()
+            return None
+        task = self._ready.popleft()
+        self._alive[task.condition_id] = task
+        return self._trial(task)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        task = self._alive.pop(trial_id, None)
+        if task is None or task.stage not in self._held:
+            return
+        if self._stage_finished(task.stage):
+            self._release(task.stage)
+        elif not any(other.stage == task.stage for other in self._alive.values()):
+            held = self._held[task.stage]
+            self._ready.appendleft(held.popleft())
+            if not held:
+                del self._held[task.stage]
+
+    def on_trial_result(self, trial_id: str, result: Any) -> None:
+        """Nothing is decided on intermediate results."""
+
+    def _release_finished_stages(self) -> None:
+        for stage in [stage for stage in self._held if self._stage_finished(stage)]:
+            self._release(stage)
+
+    def _release(self, stage: str) -> None:
+        self._ready.extendleft(reversed(self._held.pop(stage)))
+
+    def _trial(self, task: Task) -> Trial:
+        assert self._experiment is not None
+        share = {"CPU": task.cpu, **({"GPU": task.gpu} if task.gpu else {})}
+        return Trial(
+            self._experiment.run_identifier,
+            config={"condition_id": task.condition_id},
+            trial_id=task.condition_id,
+            experiment_tag=task.condition_id,
+            placement_group_factory=PlacementGroupFactory([share]),
+            storage=self._experiment.storage,
+            max_failures=self._experiment.spec.get("max_failures", 0),
+        )
+
+    def save_to_dir(self, dirpath: str, session_str: str) -> None:
+        """Nothing: a sweep continues from its records, never from Tune's state."""
+
+    def restore_from_dir(self, dirpath: str) -> None:
+        """Nothing, as nothing is saved."""
+
+    def has_checkpoint(self, dirpath: str) -> bool:
+        return False

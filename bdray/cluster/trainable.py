@@ -1,0 +1,40 @@
+"""What runs inside a Ray worker."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+from ray import tune
+
+FRESH_AFTER_SECONDS = 600.0
+"""A process that has worked this long is replaced before the next trial, so that nothing piles up in it."""
+
+
+class ConditionTrainable(tune.Trainable):
+    """One condition a trial, a whole trial a step. Short trials share a process one after the other."""
+
+    def setup(self, config: dict[str, Any], job: dict[str, Any] | None = None) -> None:
+        assert job is not None
+        self._job = job
+        self._born = time.monotonic()
+        self._condition_id: str = config["condition_id"]
+        sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
+        for plugin in job["plugins"]:
+            importlib.import_module(plugin)
+
+    def step(self) -> dict[str, Any]:
+        # Imported here: the driver, which imports this module too, needs no torch.
+        from bdray.cluster.work import run_task
+
+        status = run_task(self._job, json.loads(self._job["tasks"][self._condition_id]))
+        return {"done": True, "status": status}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if time.monotonic() - self._born > FRESH_AFTER_SECONDS:
+            return False
+        self._condition_id = new_config["condition_id"]
+        return True

@@ -1,0 +1,212 @@
+"""A sweep from plan to summary: what is left to do, the cluster, the tracking mirror, the tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from bdray.condition import Condition
+from bdray.errors import StorageError, UserError
+from bdray.floors import dump_probes, floors_of
+from bdray.plan import Plan, make_plan
+from bdray.progress import SweepProgress
+from bdray.record import ErrorRecord, TrialRecord
+from bdray.results import RECORD, read_record, result_table, summary_table, write_tables
+from bdray.space import SearchSpace
+from bdray.storage import Storage
+from bdray.tracking import DeliveryReport, Mirror, TrackingError, default_tracking_uri, start_mirror
+
+SPACE, SWEEP, LOCK = "space.yaml", "sweep.json", ".lock"
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How a sweep is run; nothing here changes what it measures.
+
+    Attributes:
+        storage: folder or URI of all sweeps; the sweep is `storage/name`.
+        tracking_uri: MLflow's; None: SQLite in the storage.
+        retry_failed: run failed and diverged conditions again.
+    """
+
+    storage: str = "runs"
+    name: str | None = None
+    tracking_uri: str | None = None
+    retry_failed: bool = False
+    address: str | None = None
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    max_concurrent: int | None = None
+    dashboard: bool = True
+    trial_options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended.
+
+    Attributes:
+        records: of all conditions of the plan that have one, in plan order.
+        missing: ids of conditions without a record.
+        interrupted: stopped before the end.
+        delivery: what the tracking mirror delivered.
+    """
+
+    sweep: Storage
+    records: Sequence[TrialRecord]
+    missing: Sequence[str]
+    interrupted: bool
+    delivery: DeliveryReport | None
+
+    @property
+    def unsuccessful(self) -> list[TrialRecord]:
+        return [record for record in self.records if record.status != "finished"]
+
+
+def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> SweepOutcome:
+    """Run what is left of a sweep, and sum it up.
+
+    Raises:
+        UserError: storage, tracking or data are not as they must be.
+    """
+    plan = make_plan(space)
+    storage = Storage.open(settings.storage)
+    sweep = storage.child(settings.name or space.name)
+    tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
+    with _locked(sweep):
+        _freeze(sweep, space, settings, tracking_uri)
+        adopted = _adopt(sweep, storage, plan.conditions)
+        left = _left(sweep, plan.conditions, retry_failed=settings.retry_failed)
+        _say_start(console, plan, left, adopted, sweep)
+        mirror = start_mirror(sweep.uri, tracking_uri)
+        try:
+            interrupted = _run_left(space, plan, left, storage, sweep, settings, console, mirror)
+        finally:
+            delivery = _close(mirror, console, sweep)
+        return _sum_up(plan, sweep, console, interrupted=interrupted, delivery=delivery)
+
+
+@contextmanager
+def _locked(sweep: Storage) -> Iterator[None]:
+    """One driver a sweep: two would compute everything twice."""
+    with exclusive(sweep.local_path(LOCK)) as is_ours:
+        if not is_ours:
+            raise UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+        yield
+
+
+def _freeze(sweep: Storage, space: SearchSpace, settings: SweepSettings, tracking_uri: str) -> None:
+    """What the folder says of the sweep: the space as it is run, and where it is tracked."""
+    sweep.write_atomic(SPACE, yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True))
+    created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else time.time_ns() // 1_000_000
+    content = {
+        "name": sweep.name,
+        "experiment": space.tracking.experiment or f"bdray-{sweep.name}",
+        "tracking_uri": tracking_uri,
+        "description": space.description,
+        "created_ms": created,
+    }
+    sweep.write_atomic(SWEEP, json.dumps(content, indent=1))
+
+
+def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
+    """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
+    here = set(sweep.list("conditions"))
+    wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
+    adopted: list[str] = []
+    for name in storage.list():
+        other = storage.child(name)
+        if other.uri == sweep.uri:
+            continue
+        for condition_id in sorted(wanted.keys() & set(other.list("conditions"))):
+            record = read_record(other, condition_id)
+            same_place = record is not None and record.condition["data"] == wanted[condition_id].content()["data"]
+            if record is not None and record.status == "finished" and same_place:
+                _copy_condition(other, sweep, condition_id)
+                del wanted[condition_id]
+                adopted.append(condition_id)
+    return adopted
+
+
+def _copy_condition(source: Storage, sweep: Storage, condition_id: str) -> None:
+    """The record last: its presence means that the rest is there."""
+    origin, target = (folder.child("conditions", condition_id) for folder in (source, sweep))
+    for name in sorted(origin.list(), key=lambda name: name == RECORD):
+        target.copy_in(origin, name, name)
+
+
+def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
+    """Conditions that have no record yet (or, when asked for, an unsuccessful one)."""
+    known = set(sweep.list("conditions"))
+
+    def is_left(condition: Condition) -> bool:
+        if condition.condition_id not in known:
+            return True
+        folder = sweep.child("conditions", condition.condition_id)
+        if not folder.exists(RECORD):
+            return True
+        if not retry_failed:
+            return False
+        record = read_record(sweep, condition.condition_id)
+        return record is None or record.status != "finished"
+
+    return [condition for condition in conditions if is_left(condition)]
+
+
+def _say_start(
+    console: Console, plan: Plan, left: Sequence[Condition], adopted: Sequence[str], sweep: Storage
+) -> None:
+    total = len(plan.conditions)
+    done = total - len(left)
+    known = f", {done} already done" if done else ""
+    known += f" ({len(adopted)} of them taken over from other sweeps of this storage)" if adopted else ""
+    console.print(f"[bold]{plan.name}[/bold]: {total} conditions{known}, {len(left)} to run", highlight=False)
+    console.print(f"folder     {sweep.uri}", highlight=False, soft_wrap=True)
+
+
+def _run_left(
+    plan: Plan,
+    left: Sequence[Condition],
+    storage: Storage,
+    sweep: Storage,
+    settings: SweepSettings,
+    console: Console,
+    mirror: Mirror,
+) -> bool:
+    """Run `left` on Ray. Returns whether it was interrupted."""
+    if not left:
+        return False
+    from bdray.cluster import ClusterJob, ClusterRun
+
+    with ClusterRun(settings.cluster) as cluster:
+        if cluster.dashboard_url:
+            console.print(f"dashboard  {cluster.dashboard_url}", highlight=False)
+        ready = mirror.wait_ready()
+        console.print(f"tracking   {ready.message}", highlight=False, soft_wrap=True)
+        job = ClusterJob(
+            sweep=sweep,
+            storage=storage,
+            tasks=make_tasks(left, plan, gpus=cluster.resources()["gpu"]),
+            probes=dump_probes(plan.conditions),
+            plugins=plan.plugins,
+            sys_path=tuple(sys.path),
+            trial_options=settings.trial_options or {},
+        )
+        before = len(plan.conditions) - len(left)
+        with SweepProgress(console, len(plan.conditions), before, mirror.notify) as progress:
+            completed = cluster.run(job, progress)
+    for condition in left:
+        cause = progress.lost_causes.get(condition.condition_id)
+        if cause is not None:
+            _record_lost(sweep, condition, cause)
+            mirror.notify(condition.condition_id)
+    return not completed

@@ -1,0 +1,157 @@
+"""From records to tables: one row a condition, and one line a cell for the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from bdray.condition import flatten
+from bdray.errors import BdrayError
+from bdray.record import Rates, TrialRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bdray.storage import Storage
+
+RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+RECORD = "record.json"
+
+
+class RecordError(BdrayError):
+    """A record cannot be read."""
+
+
+def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
+    """The record of a condition, or None where there is none yet.
+
+    Raises:
+        RecordError: there is one, but not one this version understands.
+    """
+    folder = sweep.child("conditions", condition_id)
+    if not folder.exists(RECORD):
+        return None
+    try:
+        return TrialRecord.model_validate_json(folder.read_text(RECORD))
+    except ValidationError as error:
+        raise RecordError(f"{folder.uri}/{RECORD} is no record of this version: {error.errors()[0]['msg']}") from None
+
+
+def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[TrialRecord]:
+    """The records of `only` (in that order), or all there are, sorted by id."""
+    names = only if only is not None else sorted(sweep.list("conditions"))
+    return [record for record in (read_record(sweep, name) for name in names) if record is not None]
+
+
+def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any]:
+    """One flat row: ids, status, every condition path, final rates. Holds no times, so that equal sweeps have equal
+    tables.
+
+    Args:
+        floor: the baseline's attack success rate under this condition's attack, after fine-tuning.
+    """
+    persistence = record.persistence
+    row: dict[str, Any] = {
+        "condition_id": record.condition_id,
+        "cell_id": record.cell_id,
+        "role": record.role,
+        "status": record.status,
+        "collapsed": record.collapsed,
+        **_rates("poisoned", record.poisoned),
+        **_rates("finetuned", record.finetuned),
+        "first_epoch_below_10_percent": persistence.first_epoch_below_10_percent if persistence else None,
+        "area_under_asr_curve": persistence.area_under_curve if persistence else None,
+        "asr_floor": floor,
+        "poisoned_images": record.data.poisoned_images if record.data else None,
+        "train_images": record.data.train_images if record.data else None,
+        "clean_images": record.data.clean_images if record.data else None,
+        "test_images": record.data.test_images if record.data else None,
+        "attacked_images": record.poisoned.attacked_images if record.poisoned else None,
+        "l_inf": record.visibility.l_inf if record.visibility else None,
+        "psnr_db": record.visibility.psnr_db if record.visibility else None,
+        "ssim": record.visibility.ssim if record.visibility else None,
+        "error": f"{record.error.kind}: {record.error.message}" if record.error else None,
+    }
+    return row | flatten(record.condition)
+
+
+def _rates(stage: str, rates: Rates | None) -> dict[str, float | None]:
+    return {f"{stage}_{name}": getattr(rates, name) if rates else None for name in RATES}
+
+
+def result_table(records: Sequence[TrialRecord], floors: Mapping[str, float | None] | None = None) -> pd.DataFrame:
+    """One row a condition, in the order of `records`. `floors`: by condition id."""
+    import pandas as pd
+
+    return pd.DataFrame([result_row(record, (floors or {}).get(record.condition_id)) for record in records])
+
+
+def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
+    """`results.csv` and `results.parquet` in the sweep folder."""
+    sweep.write_atomic("results.csv", table.to_csv(index=False))
+    buffer = io.BytesIO()
+    # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
+    mixed = {name: table[name].map(str) for name in table if table[name].map(type).nunique() > 2}
+    table.assign(**mixed).to_parquet(buffer, index=False)
+    sweep.write_atomic("results.parquet", buffer.getvalue())
+
+
+def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
+    """Condition paths (but for the seed) that do not have one value everywhere, in the order they stand."""
+    rows = [flatten(record.condition) for record in records]
+    paths = dict.fromkeys(path for row in rows for path in row if path != "seed")
+    return [path for path in paths if len({repr(row.get(path)) for row in rows}) > 1]
+
+
+def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
+    """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
+    axes = [path for path in varying_paths(records) if path != "trigger"]
+    cells: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        cells.setdefault(record.cell_id, []).append(record)
+    table = Table(title_justify="left", header_style="bold", pad_edge=False, show_edge=False)
+    for path in axes:
+        table.add_column(path.removesuffix(".name").removesuffix(".strategy"), overflow="fold")
+    for name in ("seeds", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
+        table.add_column(name, justify="right")
+    for members in list(cells.values())[:limit]:
+        table.add_row(*_cell_line(members, axes))
+    if len(cells) > limit:
+        table.caption = f"{len(cells) - limit} more cells in results.csv"
+    return table
+
+
+def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
+    flat = flatten(members[0].condition)
+    done = [record for record in members if record.poisoned is not None]
+    marks = [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
+    marks += ["collapsed"] if any(record.collapsed for record in members) else []
+    axis_cells = [
+        "baseline" if path == "poison.rate" and members[0].role == "baseline" else _shown(flat.get(path))
+        for path in axes
+    ]
+    return [
+        *axis_cells,
+        str(len(members)),
+        _mean([record.poisoned and record.poisoned.clean_accuracy for record in done]),
+        _mean([record.poisoned and record.poisoned.attack_success_rate for record in done]),
+        _mean([record.finetuned and record.finetuned.clean_accuracy for record in done]),
+        _mean([record.finetuned and record.finetuned.attack_success_rate for record in done]),
+        ", ".join(marks),
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.1%}" if known else "-"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
