@@ -150,7 +150,7 @@ class Condition(Section):
             raise ConditionError("trigger.name", "is missing: a condition that poisons needs a trigger")
         checks: list[tuple[str, Callable[[], None]]] = [
             ("model", lambda: self.model.check(self.data.image_size)),
-            ("regularizer", lambda: self.regularizer.check(None)),
+            ("regularizer", lambda: self.regularizer.check(self.model.MIXING_POINTS)),
         ]
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))

@@ -2,40 +2,122 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from bdray.errors import ComponentError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
     from torch import nn
+
+CIFAR_STEM_UP_TO = 64
+"""Side in pixels up to which `stem: auto` is `cifar` (our choice)."""
 
 
 class Architecture(Component):
     """A network's architecture and where its first weights come from.
 
     Class attributes:
-        MIN_IMAGE_SIZE: the smallest side in pixels it takes, by stem.
+        MIN_IMAGE_SIZE: the smallest side in pixels it takes.
+        MIXING_POINTS: names of the network's mixing points in forward order, without "input"; None where only the
+            built network knows.
+        PUBLISHED: timm's name for the published ImageNet weights; None where there are none.
     """
 
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"weights_file"})
     MIN_IMAGE_SIZE: ClassVar[int] = 8
+    MIXING_POINTS: ClassVar[tuple[str, ...] | None] = None
+    PUBLISHED: ClassVar[str | None] = None
 
     stem: Literal["auto", "standard", "cifar"] = "auto"
     """`cifar` keeps the resolution of small images (stride 1, no pooling); `auto` is `cifar` up to 64 pixels."""
-    weights: Literal["none", "imagenet"] = "none"
-    """`imagenet` starts from published weights."""
+    weights: Literal["none", "imagenet", "file"] = "none"
+    """`imagenet` starts from published weights, downloaded by timm; `file` from `weights_file`. Where the number of
+    classes differs, the head starts fresh; so does a `cifar` stem of another shape than the published one."""
+    weights_file: str | None = None
+    """A state dict (safetensors, or a PyTorch file of tensors only) with the network's published names. Its content,
+    not its path, is part of what the condition is."""
 
-    def build(self, num_classes: int, image_size: int) -> nn.Module:
-        """A fresh network, float32, on the CPU, for normalised `N x 3 x S x S` images, whose `taps` name its
-        mixing points and its head (`bdray.networks.taps`). Initialised from the global generator: callers who need a
-        stream wrap the call in `torch.random.fork_rng`.
+    @model_validator(mode="after")
+    def _file_goes_with_weights(self) -> Self:
+        if (self.weights == "file") != (self.weights_file is not None):
+            raise ValueError("'weights: file' and 'weights_file' go together: give both or neither")
+        return self
 
-        Raises:
-            WeightsError: published weights were asked for and cannot be had.
-        """
+    def make(self, num_classes: int, image_size: int) -> nn.Module:
+        """A freshly initialised network, float32, on the CPU, whose `taps` name its head and mixing points
+        (`bdray.networks.taps`). What a new architecture writes."""
         raise NotImplementedError
 
+    def build(self, num_classes: int, image_size: int) -> nn.Module:
+        """A network for normalised `N x 3 x S x S` images with its first weights, float32, on the CPU, whose `taps`
+        name its mixing points and its head. Initialised from torch's global generator: callers who need a stream
+        wrap the call in `torch.random.fork_rng`.
+
+        Raises:
+            ComponentError: the architecture cannot take images of this size.
+            WeightsError: weights were asked for and cannot be had, or do not fit.
+        """
+        self.check(image_size)
+        network = self.make(num_classes, image_size)
+        if self.weights != "none":
+            from bdray.networks.weights import fetch, read_state, start_from
+
+            source = self.weights_file or f"timm's {self.PUBLISHED}"
+            state = read_state(Path(source)) if self.weights_file else fetch(str(self.PUBLISHED)).state_dict()
+            start_from(network, state, source, fresh_stem=self.has_cifar_stem(image_size))
+        return network
+
+    def has_cifar_stem(self, image_size: int) -> bool:
+        """What `stem` comes to for images of this size."""
+        return self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)
+
     def check(self, image_size: int) -> None:
-        """Raises `ComponentError` when the architecture cannot take images of this size. Needs no torch."""
+        """Needs no torch.
+
+        Raises:
+            ComponentError: it cannot take images of this size, or the weights asked for do not exist.
+        """
+        if image_size < self.MIN_IMAGE_SIZE:
+            problem = f"{self.name} needs images of {self.MIN_IMAGE_SIZE} pixels or more, not {image_size}"
+            raise ComponentError(self.NAME_KEY, problem)
+        if self.weights == "imagenet" and self.PUBLISHED is None:
+            problem = f"{self.name} has no published ImageNet weights that can be downloaded; use 'none', or 'file'"
+            raise ComponentError("weights", problem)
+        if self.weights_file is not None and not Path(self.weights_file).is_file():
+            raise ComponentError("weights_file", f"there is no file {self.weights_file}")
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        content = {k: v for k, v in self.model_dump(mode="json").items() if k not in self.NOT_SCIENTIFIC}
+        if self.weights_file is not None:
+            try:
+                with Path(self.weights_file).open("rb") as file:
+                    content["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ComponentError("weights_file", f"cannot read {self.weights_file}: {error.strerror}") from None
+        return content
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("model", Architecture, "bdray.models")
+
+
+def build_model(name: str, num_classes: int, image_size: int, **options: Any) -> nn.Module:
+    """The network registered as `name`: see `Architecture.build`.
+
+    Args:
+        name: a registered name (`resnet50`), or `timm/<name>`.
+        num_classes: outputs of its head.
+        image_size: side of the square images, in pixels.
+        options: the architecture's fields (`stem`, `weights`, ...).
+
+    Raises:
+        ComponentError: unknown name or option, or a setting that cannot work; names the nearest.
+        WeightsError: weights were asked for and cannot be had, or do not fit.
+    """
+    return ARCHITECTURES.build({"name": name, **options}).build(num_classes, image_size)

@@ -22,11 +22,14 @@ class Taps:
     Attributes:
         head: path of the final linear layer; its input (`N x D`) is the penultimate features.
         points: name -> path of the module whose output is tapped, in forward order ("stage1", "stage2", ...).
+            The output is all that flows on from there: a tensor, or a tuple of tensors (NASNet's cells see two).
             The point "input" exists in every network and is not listed.
+        stem: path of the first convolution, where small images may swap it; "" where they cannot.
     """
 
     head: str
     points: Mapping[str, str]
+    stem: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Outputs:
     Attributes:
         logits: `N x K`.
         features: penultimate features, `N x D`.
-        hidden: activations at the captured points, by name.
+        hidden: activations at the captured points, by name; the first where a point has several.
     """
 
     logits: torch.Tensor
@@ -45,6 +48,7 @@ class Outputs:
 
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
+Hidden = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 def forward_outputs(
@@ -59,34 +63,36 @@ def forward_outputs(
     Args:
         model: a network from `build_model`.
         images: normalised, `N x 3 x S x S`.
-        edits: point name -> function applied to the activation there (manifold mixup mixes it). "input" edits
-            the images.
+        edits: point name -> function applied to every activation there (manifold mixup mixes it); what it returns
+            flows on. "input" edits the images.
         capture: names of points whose (edited) activations are returned.
+
+    Raises:
+        KeyError: the network has no such point.
     """
     edits = dict(edits or {})
     taps: Taps = model.taps  # type: ignore[assignment]
     seen: dict[str, torch.Tensor] = {}
 
     def at(name: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
-            edited = edits[name](output) if name in edits else None
-            if name in capture:
-                seen[name] = output if edited is None else edited
-            return edited
+        def hook(_module: nn.Module, _args: Any, output: Hidden) -> Hidden:
+            if name in edits:
+                edit = edits[name]
+                output = tuple(map(edit, output)) if isinstance(output, tuple) else edit(output)
+            seen[name] = output[0] if isinstance(output, tuple) else output
+            return output
 
         return hook
 
     def before_head(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        seen["head"] = args[0]
+        seen["features"] = args[0].flatten(1)
 
     if "input" in edits:
         images = edits["input"](images)
-    if "input" in capture:
-        seen["input"] = images
+    seen["input"] = images
     with ExitStack() as hooks:
         hooks.enter_context(model.get_submodule(taps.head).register_forward_pre_hook(before_head))
         for name in (set(edits) | set(capture)) - {"input"}:
             hooks.enter_context(model.get_submodule(taps.points[name]).register_forward_hook(at(name)))
         logits = model(images)
-    features = seen.pop("head")
-    return Outputs(logits, features, seen)
+    return Outputs(logits, seen["features"], {name: seen[name] for name in capture})

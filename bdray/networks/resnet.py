@@ -1,0 +1,24 @@
+"""timm's ResNets, with an optional stem for small images."""
+
+from __future__ import annotations
+
+import timm
+from torch import nn
+
+from bdray.networks.taps import Taps
+
+
+def make_resnet(name: str, num_classes: int, *, cifar_stem: bool) -> nn.Module:
+    """timm's `name` (`resnet18`, `resnet50`), freshly initialised.
+
+    Args:
+        cifar_stem: 3 x 3 convolution of stride 1 and no pooling, so that a 32 x 32 image reaches the first stage whole.
+    """
+    network: nn.Module = timm.create_model(name, num_classes=num_classes)
+    if cifar_stem:
+        width = network.get_submodule("conv1").out_channels  # type: ignore[union-attr]
+        network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    network.taps = Taps("fc", {f"stage{i}": f"layer{i}" for i in (1, 2, 3, 4)}, stem="conv1")  # type: ignore[assignment]
+    return network

@@ -1,0 +1,41 @@
+"""What the losses share so that neither their values nor their gradients overflow or become NaN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+NEGLIGIBLE = 1e-12
+"""A vector whose largest entry is below this counts as zero: it has no direction and gets no gradient."""
+
+
+def in_full_precision(vectors: torch.Tensor) -> torch.Tensor:
+    """`N x ...` as an `N x D` matrix in float32, or in float64 where it already is."""
+    import torch
+
+    wide = vectors if vectors.dtype == torch.float64 else vectors.float()
+    return wide.flatten(1)
+
+
+def split_scale(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`vectors` (`N x D`) divided by the largest absolute entry of their row, and that entry (`N x 1`, no gradient).
+
+    The squares of what is left can neither overflow nor vanish. A row that counts as zero comes back as zeros
+    without a gradient, with scale 0.
+    """
+    import torch
+
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    is_zero = largest < NEGLIGIBLE
+    scaled = torch.where(is_zero, torch.zeros_like(vectors), vectors / torch.where(is_zero, 1.0, largest))
+    return scaled, torch.where(is_zero, 0.0, largest)
+
+
+def normalized(vectors: torch.Tensor) -> torch.Tensor:
+    """The rows of `vectors` (`N x D`) at Euclidean length 1; zero rows stay zero."""
+    import torch
+
+    scaled, scale = split_scale(vectors)
+    return scaled / torch.where(scale == 0.0, 1.0, scaled.square().sum(dim=1, keepdim=True)).sqrt()
