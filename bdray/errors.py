@@ -65,6 +65,27 @@ class WeightsError(UserError):
     """Published weights were asked for and cannot be had."""
 
 
+class StorageError(BdrayError):
+    """A file in the storage cannot be read or written (disk full, no permission, store not reachable).
+
+    Attributes:
+        uri: the file or folder.
+        cause: what the storage said, in a few words.
+    """
+
+    def __init__(self, action: str, uri: str, cause: str) -> None:
+        self.uri, self.cause = uri, cause
+        super().__init__(f"cannot {action} {uri}: {cause}")
+
+
+class StorageNotFoundError(StorageError):
+    """A file that should be in the storage is not there."""
+
+
+class TrackingError(BdrayError):
+    """MLflow cannot be used as asked (wrong URI, no permission, deleted experiment); no result is lost by it."""
+
+
 class TrialInterrupted(BdrayError):
     """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
 

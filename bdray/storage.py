@@ -1,0 +1,355 @@
+"""Folders on a disk or in an object store, behind one small interface.
+
+A `Storage` is a folder named by a path or by any URI that `pyarrow.fs` opens (`s3://`, `gs://`, `hdfs://`, ...).
+It holds nothing but that name, so it pickles and hashes; file systems are opened on first use. Local folders
+take the short way through the operating system, which gives atomic replacement and hard links.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+"""pyarrow's names of file systems whose writes appear as a whole and that have no real folders."""
+
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder. Paths given to the methods are relative to it, with `/` between their parts.
+
+    Every failure of the file system is raised as `StorageError`; a missing file as `StorageNotFoundError`.
+
+    Attributes:
+        uri: absolute path of a local folder, or the URI of a remote one.
+    """
+
+    uri: str
+
+    @classmethod
+    def open(cls, location: str | os.PathLike[str]) -> Storage:
+        """The folder at a path or URI; nothing is created, and nothing remote is asked yet.
+
+        Raises:
+            UserError: the scheme is not one pyarrow opens.
+        """
+        text = os.fspath(location)
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        parts = urlsplit(text)
+        if parts.scheme not in _SCHEMES:
+            raise UserError(f"storage '{text}': no file system '{parts.scheme}://'; {nearest(parts.scheme, _SCHEMES)}")
+        if parts.scheme == "file":
+            if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+                raise UserError(f"storage '{text}': a file URI has three slashes and an absolute path: file:///folder")
+            return cls(str(Path(unquote(parts.path))))
+        if not parts.netloc and parts.scheme not in ("hdfs", "viewfs"):
+            raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
+        return cls(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file systems."""
+        return "://" not in self.uri
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return PurePosixPath(self.uri if self.is_local else urlsplit(self.uri).path).name
+
+    @property
+    def parent(self) -> Storage:
+        """The folder that holds this one."""
+        if self.is_local:
+            return Storage(str(Path(self.uri).parent))
+        parts = urlsplit(self.uri)
+        path = str(PurePosixPath(parts.path).parent)
+        return Storage(urlunsplit(parts._replace(path="" if path in ("/", ".") else path)))
+
+    def child(self, *parts: str) -> Storage:
+        """The folder below, whether or not it exists."""
+        return Storage(self.uri_of("/".join(parts)))
+
+    def uri_of(self, path: str) -> str:
+        """Absolute path or URI of a file in here."""
+        relative = _relative(path)
+        if self.is_local:
+            return str(Path(self.uri, relative))
+        parts = urlsplit(self.uri)
+        return urlunsplit(parts._replace(path=f"{parts.path}/{relative}" if relative else parts.path))
+
+    def local_path(self, path: str = "") -> Path | None:
+        """The path of a file in here for libraries that want one; None when the storage is remote."""
+        return Path(self.uri_of(path)) if self.is_local else None
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            StorageNotFoundError: there is no such file.
+        """
+        with self._explained("read", path):
+            if self.is_local:
+                return Path(self.uri, _relative(path)).read_bytes()
+            with self._remote.files.open_input_stream(self._remote.path(path)) as stream:
+                return bytes(stream.read())
+
+    def read_text(self, path: str) -> str:
+        """A UTF-8 file's content."""
+        content = self.read_bytes(path)
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise StorageError("read", self.uri_of(path), f"not UTF-8 text ({error})") from None
+
+    def read_json(self, path: str) -> Any:
+        """A JSON file's content.
+
+        Raises:
+            StorageError: the file is not JSON; says the line.
+        """
+        text = self.read_text(path)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StorageError("read", self.uri_of(path), f"not JSON ({error})") from None
+
+    def write_atomic(self, path: str, content: bytes | str) -> None:
+        """Writes a file such that a reader sees the old content or the new, never a part, whatever dies.
+
+        Missing folders are made. On failure (disk full) the old file stays and nothing is left behind.
+        """
+        data = content.encode() if isinstance(content, str) else content
+        with self._explained("write", path):
+            if self.is_local:
+                _write_local(Path(self.uri, _relative(path)), data)
+            else:
+                self._remote.write(self._remote.path(path), data)
+
+    def exists(self, path: str = "") -> bool:
+        """Whether there is a file or folder at the path."""
+        with self._explained("look for", path):
+            if self.is_local:
+                return Path(self.uri, _relative(path)).exists()
+            return bool(self._remote.files.get_file_info(self._remote.path(path)).type.value)
+
+    def list(self, path: str = "") -> list[str]:
+        """Sorted names of the files and folders directly in a folder; empty when there is no such folder.
+
+        Temporary files that a killed writer left are not listed.
+        """
+        with self._explained("list", path):
+            if self.is_local:
+                try:
+                    names = os.listdir(Path(self.uri, _relative(path)))  # noqa: PTH208 - names, not paths: 5x faster
+                except FileNotFoundError:
+                    return []
+            else:
+                names = self._remote.names(self._remote.path(path))
+        return sorted(name for name in names if not _is_temporary(name))
+
+    def delete(self, path: str) -> None:
+        """Removes a file, or a folder with all that is in it; one that is not there is no error.
+
+        Raises:
+            ValueError: the path is empty: a storage does not remove itself.
+        """
+        if not _relative(path):
+            raise ValueError("delete needs a path inside the storage")
+        with self._explained("delete", path):
+            if self.is_local:
+                _delete_local(Path(self.uri, _relative(path)))
+            else:
+                self._remote.delete(self._remote.path(path))
+
+    def copy_in(self, source: Storage, source_path: str, path: str) -> None:
+        """Copies one file from another storage into this one, atomically.
+
+        A local file on the same device is hard-linked: no byte is copied, and since files are only ever
+        replaced, never changed in place, neither name can spoil the other.
+        """
+        origin, target = source.local_path(source_path), self.local_path(path)
+        with self._explained("write", path):
+            if origin is not None and target is not None and _link_local(origin, target):
+                return
+        self.write_atomic(path, source.read_bytes(source_path))
+
+    def copy_tree(self, source: Storage, path: str = "") -> None:
+        """Copies all files of another storage below `path`; each file appears as a whole, the tree does not."""
+        for relative in source.walk():
+            self.copy_in(source, relative, f"{path}/{relative}")
+
+    def walk(self) -> Iterator[str]:
+        """Relative paths of all files at any depth, sorted within each folder."""
+        with self._explained("list", ""):
+            if not self.is_local:
+                yield from (path for path in self._remote.walk() if not _is_temporary(path))
+                return
+            for folder, below, names in os.walk(self.uri):
+                below.sort()
+                base = Path(folder).relative_to(self.uri)
+                yield from ((base / name).as_posix() for name in sorted(names) if not _is_temporary(name))
+
+    @property
+    def _remote(self) -> _Remote:
+        return _open_remote(self.uri)
+
+    @contextmanager
+    def _explained(self, action: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise StorageNotFoundError(action, self.uri_of(path), "it does not exist") from None
+        except OSError as error:
+            raise StorageError(action, self.uri_of(path), _cause(error)) from error
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A folder behind pyarrow.fs."""
+
+    files: fs.FileSystem
+    root: str
+
+    @cached_property
+    def _is_object_store(self) -> bool:
+        return self.files.type_name in _OBJECT_STORES
+
+    def path(self, path: str) -> str:
+        relative = _relative(path)
+        return f"{self.root}/{relative}" if relative else self.root
+
+    def write(self, path: str, data: bytes) -> None:
+        if self._is_object_store:
+            with self.files.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        folder, _, name = path.rpartition("/")
+        self.files.create_dir(folder, recursive=True)
+        temporary = f"{folder}/{_temporary_name(name)}"
+        try:
+            with self.files.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self.files.move(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                self.files.delete_file(temporary)
+            raise
+
+    def names(self, path: str) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        return [str(info.base_name) for info in self.files.get_file_info(FileSelector(path, allow_not_found=True))]
+
+    def walk(self) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        found = self.files.get_file_info(FileSelector(self.root, allow_not_found=True, recursive=True))
+        return sorted(info.path[len(self.root) + 1 :] for info in found if info.is_file)
+
+    def delete(self, path: str) -> None:
+        from pyarrow.fs import FileType
+
+        match self.files.get_file_info(path).type:
+            case FileType.Directory:
+                self.files.delete_dir(path)
+            case FileType.File:
+                self.files.delete_file(path)
+
+
+@lru_cache(maxsize=1024)
+def _open_remote(uri: str) -> _Remote:
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    try:
+        files, root = FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(f"storage '{uri}' cannot be opened: {error}") from None
+    return _Remote(files, root.rstrip("/"))
+
+
+def _relative(path: str) -> str:
+    parts = [part for part in path.split("/") if part]
+    if ".." in parts or "." in parts:
+        raise ValueError(f"a path inside a storage has no '.' or '..': {path!r}")
+    return "/".join(parts)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    temporary = target.with_name(_temporary_name(target.name))
+    try:
+        # Not tempfile: that makes files nobody but their owner can read.
+        try:
+            stream = temporary.open("xb")
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stream = temporary.open("xb")
+        with stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _link_local(origin: Path, target: Path) -> bool:
+    """Whether the file could be linked; a file system without hard links, or another device, says no."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(_temporary_name(target.name))
+    try:
+        os.link(origin, temporary)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+            return False
+        raise
+    try:
+        temporary.replace(target)
+    finally:
+        # Renaming one hard link of a file over another is a no-op that keeps both names (POSIX).
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _delete_local(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def _cause(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return error.strerror or str(error) or type(error).__name__

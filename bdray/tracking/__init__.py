@@ -1,0 +1,48 @@
+"""MLflow, at arm's length: the only package that imports it.
+
+Trials and driver write files; a process of its own, the mirror, delivers them. So a slow or dead server stalls
+nothing and loses nothing, and MLflow can be rebuilt from the files at any time (`sync_sweep`).
+Importing this package does not import MLflow.
+"""
+
+from __future__ import annotations
+
+from bdray.errors import TrackingError
+from bdray.storage import Storage
+from bdray.tracking.lock import exclusive
+from bdray.tracking.process import Mirror, start_mirror
+from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.server import check_tracking, default_tracking_uri
+
+__all__ = [
+    "DeliveryReport",
+    "Mirror",
+    "ReadyInfo",
+    "TrackingError",
+    "check_tracking",
+    "default_tracking_uri",
+    "start_mirror",
+    "sync_sweep",
+]
+
+
+def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryReport:
+    """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
+
+    Args:
+        sweep_uri: the sweep's folder.
+        tracking_uri: where to; None for the one the sweep was run with.
+
+    Raises:
+        TrackingError: the server does not answer or refuses, or another process is delivering this sweep.
+    """
+    from bdray.tracking.delivery import Delivery
+    from bdray.tracking.mirror import LOCK
+
+    sweep = Storage.open(sweep_uri)
+    if not sweep.exists("sweep.json"):
+        raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
+    with exclusive(sweep.local_path(LOCK), wait_s=5.0) as is_ours:
+        if not is_ours:
+            raise TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
+        return Delivery.connect(sweep, tracking_uri).deliver_all()

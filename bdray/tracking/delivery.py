@@ -1,0 +1,321 @@
+"""From the files of a sweep to MLflow: idempotent, so that it may be interrupted and repeated at any point.
+
+    sweep.json                 -> experiment, parent run
+    conditions/<id>/           -> child run, found by the tag bdray.condition_id
+        condition.json         -> params, tags
+        journal.jsonl          -> metrics (a replay has the same timestamps, which MLflow takes once)
+        record.json            -> status, end time, artifacts; last of all the tag bdray.delivered
+
+A run that carries `bdray.delivered` has everything; any other is simply delivered again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from bdray.errors import StorageError, TrackingError
+from bdray.storage import Storage
+from bdray.tracking.files import ARTIFACTS, Journal, Point, Record, SweepFiles, SweepInfo
+from bdray.tracking.report import DeliveryReport
+from bdray.tracking.server import UnreachableError, absolute_tracking_uri, artifact_location, explain, open_client
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+DELIVERED = "bdray.delivered"
+_RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "running": "RUNNING"}
+_MAX_ENTITIES, _MAX_PARAMS = 1000, 100
+"""MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
+
+_MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
+
+
+@dataclass
+class _ConditionRun:
+    """What is known about the run of one condition."""
+
+    run_id: str
+    status: str
+    delivered: str
+    params: frozenset[str] = frozenset()
+    sent: set[Point] = field(default_factory=set)
+
+
+class Delivery:
+    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`tracking.lock`)."""
+
+    def __init__(
+        self, files: SweepFiles, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run
+    ) -> None:
+        self.files, self.info, self.uri = files, info, uri
+        self.experiment_id, self.parent_run_id = experiment_id, str(parent.info.run_id)
+        self._client = client
+        self._runs: dict[str, _ConditionRun] | None = None
+        self._doubtful: set[str] = set()
+
+    @classmethod
+    def connect(cls, sweep: Storage, tracking_uri: str | None = None) -> Delivery:
+        """Finds or makes the experiment and the parent run.
+
+        Raises:
+            UnreachableError: the server does not answer.
+            TrackingError: it refuses, or the folder is not a sweep's.
+        """
+        files = SweepFiles(sweep)
+        info = files.info()
+        uri = absolute_tracking_uri(tracking_uri or info.tracking_uri)
+        if not uri:
+            raise TrackingError(f"{sweep.uri_of('sweep.json')} names no tracking_uri; give --tracking-uri")
+        artifacts = artifact_location(uri, sweep.parent)
+        client = open_client(uri, artifacts)
+        try:
+            experiment_id = _experiment(client, info.experiment, artifacts)
+            parent = _parent_run(client, experiment_id, info)
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise explain(error, uri) from error
+        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent=parent)
+
+    def is_delivered(self, condition_id: str) -> bool:
+        """Whether MLflow is known to have all of a condition that can't change any more."""
+        run = self._runs.get(condition_id) if self._runs else None
+        return run is not None and run.status == "finished" and bool(run.delivered)
+
+    def deliver(self, condition_id: str) -> None:
+        """Delivers what MLflow does not have yet of one condition.
+
+        Raises:
+            UnreachableError: the server does not answer.
+            TrackingError: it refuses this condition.
+            StorageError: the condition's files cannot be used.
+        """
+        # The record first: a journal read after it is complete.
+        record = self.files.record(condition_id)
+        journal = self.files.journal(condition_id)
+        try:
+            run = self._find_or_create(condition_id, record, journal)
+            if record is None or run.delivered != record.digest:
+                self._update(condition_id, run, record, journal)
+        except (TrackingError, StorageError):
+            raise
+        except Exception as error:
+            # The request may have come through, or the run may be gone: look before doing anything more.
+            if self._runs is not None:
+                self._runs.pop(condition_id, None)
+            self._doubtful.add(condition_id)
+            raise explain(error, self.uri) from error
+
+    def deliver_all(
+        self, *, deadline: float | None = None, done: Callable[[str], None] = lambda _: None
+    ) -> DeliveryReport:
+        """One complete pass: every condition that has reported anything.
+
+        Args:
+            deadline: `time.monotonic()` after which no further condition is begun.
+            done: called with the id of each condition that MLflow has completely.
+
+        Raises:
+            UnreachableError: the server does not answer; what was delivered so far stays.
+        """
+        delivered, problems = 0, dict[str, str]()
+        ids = self.files.condition_ids()
+        self._index()
+        for condition_id in ids:
+            if not self.is_delivered(condition_id):
+                if deadline is not None and time.monotonic() > deadline:
+                    problems[condition_id] = "there was no time left"
+                    continue
+                if not self.files.has_started(condition_id):
+                    continue
+                try:
+                    self.deliver(condition_id)
+                except UnreachableError:
+                    raise
+                except (TrackingError, StorageError) as error:
+                    problems[condition_id] = str(error)
+                    continue
+            delivered += 1
+            done(condition_id)
+        self._close_parent(len(ids))
+        return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
+
+    def _update(self, condition_id: str, run: _ConditionRun, record: Record | None, journal: Journal) -> None:
+        status = record.status if record else "running"
+        new = [point for point in dict.fromkeys(journal.points) if point not in run.sent]
+        self._log(run, self._new_params(condition_id, run), new)
+        run.sent.update(new)
+        tags = {"bdray.status": status} if status != run.status else {}
+        if journal.non_finite:
+            tags["bdray.non_finite"] = _shorten("; ".join(journal.non_finite), _MAX_TAG_CHARACTERS)
+        if record is None:
+            if status != run.status:
+                self._client.update_run(run.run_id, status="RUNNING")
+            self._set_tags(run, tags)
+        else:
+            self._finish(condition_id, run, record, tags)
+        run.status = status
+
+    def _finish(self, condition_id: str, run: _ConditionRun, record: Record, tags: dict[str, str]) -> None:
+        self._upload(condition_id, run)
+        if record.error:
+            tags["bdray.error"] = _shorten(record.error, _MAX_TAG_CHARACTERS)
+        elif run.status == "failed":
+            self._drop_tag(run, "bdray.error")
+        state = _RUN_STATUS.get(record.status, "FAILED")
+        self._client.set_terminated(run.run_id, state, record.finished_ms)
+        self._set_tags(run, {**tags, DELIVERED: record.digest})
+        run.delivered = record.digest
+        run.sent.clear()
+
+    def _log(self, run: _ConditionRun, params: dict[str, str], points: list[Point]) -> None:
+        from mlflow.entities import Metric, Param
+
+        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        entries = [Param(*item) for item in params.items()]
+        while metrics or entries:
+            chunk, entries = entries[:_MAX_PARAMS], entries[_MAX_PARAMS:]
+            room = _MAX_ENTITIES - len(chunk)
+            self._client.log_batch(run.run_id, metrics[:room], chunk)
+            metrics = metrics[room:]
+        run.params |= params.keys()
+
+    def _new_params(self, condition_id: str, run: _ConditionRun) -> dict[str, str]:
+        if run.params:
+            return {}
+        flat = self.files.condition(condition_id).flat
+        return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items()}
+
+    def _set_tags(self, run: _ConditionRun, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if tags:
+            self._client.log_batch(run.run_id, tags=[RunTag(*item) for item in tags.items()])
+
+    def _drop_tag(self, run: _ConditionRun, key: str) -> None:
+        if key in self._client.get_run(run.run_id).data.tags:
+            self._client.delete_tag(run.run_id, key)
+
+    def _upload(self, condition_id: str, run: _ConditionRun) -> None:
+        folder = self.files.condition_folder(condition_id)
+        present = set(folder.list())
+        with TemporaryDirectory(prefix="bdray-") as temporary:
+            staging = Storage.open(temporary)
+            for name in ARTIFACTS:
+                if name in present:
+                    staging.copy_in(folder, name, name)
+            self._client.log_artifacts(run.run_id, temporary)
+
+    def _find_or_create(self, condition_id: str, record: Record | None, journal: Journal) -> _ConditionRun:
+        runs = self._index()
+        if condition_id in self._doubtful:
+            runs.update(self._search(condition_id))
+            self._doubtful.discard(condition_id)
+        if condition_id not in runs:
+            runs[condition_id] = self._create(condition_id, record, journal)
+        return runs[condition_id]
+
+    def _create(self, condition_id: str, record: Record | None, journal: Journal) -> _ConditionRun:
+        condition = self.files.condition(condition_id)
+        name = f"{condition.label}-{condition_id[:8]}" if condition.label else condition_id
+        tags = {
+            "bdray.sweep": self.info.name,
+            "bdray.condition_id": condition_id,
+            "bdray.cell_id": condition.cell_id,
+            "bdray.role": condition.role,
+            "bdray.status": "running",
+            "mlflow.parentRunId": self.parent_run_id,
+        }
+        if condition.role == "poisoned":
+            tags["bdray.warning"] = "trained on poisoned data"
+        started = record.started_ms if record else None
+        started = started or min((point.time_ms for point in journal.points), default=None)
+        run = self._client.create_run(self.experiment_id, started, tags, name)
+        return _ConditionRun(str(run.info.run_id), "running", "")
+
+    def _index(self) -> dict[str, _ConditionRun]:
+        if self._runs is None:
+            try:
+                self._runs = dict(self._search())
+            except Exception as error:
+                raise explain(error, self.uri) from error
+        return self._runs
+
+    def _search(self, condition_id: str | None = None) -> Iterator[tuple[str, _ConditionRun]]:
+        query = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}'"
+        if condition_id is not None:
+            query += f" and tags.`bdray.condition_id` = '{condition_id}'"
+        # Newest first: should there ever be two runs of one condition, the oldest is the one that counts.
+        for run in _search_runs(self._client, self.experiment_id, query, "attributes.start_time DESC"):
+            tags = run.data.tags
+            delivered = tags.get(DELIVERED, "")
+            params = frozenset(run.data.params) if not delivered else frozenset({"all"})
+            status = tags.get("bdray.status", "running")
+            yield tags["bdray.condition_id"], _ConditionRun(run.info.run_id, status, delivered, params)
+
+    def _close_parent(self, conditions: int) -> None:
+        complete = sum(bool(run.delivered) for run in self._index().values())
+        is_complete = complete >= conditions
+        try:
+            self._client.set_tag(self.parent_run_id, "bdray.status", "finished" if is_complete else "incomplete")
+            self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED")
+        except Exception as error:
+            raise explain(error, self.uri) from error
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            location = None if artifacts is None else f"{artifacts}/{name}"
+            return str(client.create_experiment(name, artifact_location=location))
+        except Exception:
+            # Another sweep may have made it meanwhile.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        number = found.experiment_id
+        raise TrackingError(
+            f"the MLflow experiment '{name}' was deleted: restore it (mlflow experiments restore -x {number})"
+            " or set tracking.experiment to another name"
+        )
+    return str(found.experiment_id)
+
+
+def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Run:
+    tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
+    if info.created_ms is not None:
+        # A sweep whose folder was removed and begun anew is another sweep.
+        tags["bdray.sweep_created_ms"] = str(info.created_ms)
+    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+    for run in _search_runs(client, experiment_id, query, "attributes.start_time ASC"):
+        client.update_run(run.info.run_id, status="RUNNING")
+        client.set_tag(run.info.run_id, "bdray.status", "running")
+        return run
+    if info.description:
+        tags["mlflow.note.content"] = info.description
+    return client.create_run(experiment_id, info.created_ms, {**tags, "bdray.status": "running"}, info.name)
+
+
+def _search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], query, max_results=1000, order_by=[order], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "\\'")
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 40]}... ({len(text)} characters)"

@@ -1,0 +1,225 @@
+"""The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
+
+    driver --- stdin: one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
+           <-- stdout: {"event": "ready", ...}, {"event": "report", ...} ------'
+
+However slow or dead the server is, the sweep never waits: ids only queue up here. The end of stdin, which also comes
+when the driver is killed, starts a last complete pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import TextIO
+
+from bdray.errors import BdrayError, StorageError, TrackingError
+from bdray.storage import Storage
+from bdray.tracking.delivery import Delivery
+from bdray.tracking.files import SweepFiles
+from bdray.tracking.lock import exclusive
+from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.server import UnreachableError, probe, public
+
+LOCK = "mirror.lock"
+_BACKOFF_S = (0.5, 15.0)
+_ORPHAN_S = 60.0
+"""How long a mirror whose driver was killed goes on: the next sweep is waiting for its lock."""
+
+_LAST_TRY_S = 10.0
+"""How long the last pass waits for a server that does not answer."""
+
+
+class _MirrorLoop:
+    """Keeps the ids that wait for delivery, and delivers them whenever the server answers."""
+
+    def __init__(self, sweep: Storage, tracking_uri: str, answers: TextIO) -> None:
+        self._sweep, self._uri, self._answers = sweep, tracking_uri, answers
+        self._inbox: queue.Queue[str | float] = queue.Queue()
+        self._waiting: dict[str, None] = {}
+        self._delivered: set[str] = set()
+        self._delivery: Delivery | None = None
+        self._backoff, self._next_try = _BACKOFF_S[0], 0.0
+        self._error: str | None = None
+        self._answer_lock = threading.Lock()
+
+    def listen(self) -> None:
+        """Starts to read stdin; its end becomes the number of seconds the last pass may take."""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def stop(self) -> None:
+        """Starts the last pass now."""
+        self._inbox.put(_ORPHAN_S)
+
+    def start(self) -> None:
+        """The first connection, and its answer to the driver.
+
+        Raises:
+            TrackingError: the server refuses.
+        """
+        try:
+            probe(self._uri)
+            self._connect()
+        except UnreachableError as error:
+            self._postpone(error)
+        self._answer("ready", asdict(self._ready()))
+
+    def run(self) -> None:
+        """Until stdin ends; then the last pass."""
+        while True:
+            seconds = self._take()
+            if seconds is not None:
+                self._finish(seconds)
+                return
+            if time.monotonic() >= self._next_try:
+                self._deliver_waiting()
+
+    def _ready(self) -> ReadyInfo:
+        if self._delivery is None:
+            message = f"{self._error}; it will be delivered later: bdray sync {self._sweep.name}"
+            return ReadyInfo(False, message)
+        message = f"MLflow: {public(self._uri)}, experiment '{self._delivery.info.experiment}'"
+        return ReadyInfo(True, message, self._delivery.experiment_id, self._delivery.parent_run_id)
+
+    def _read(self) -> None:
+        seconds = _ORPHAN_S
+        for line in sys.stdin:
+            word, _, rest = line.strip().partition(" ")
+            if word == "close":
+                seconds = float(rest)
+            elif word:
+                self._inbox.put(word)
+        self._inbox.put(seconds)
+
+    def _take(self) -> float | None:
+        """Waits for work; the seconds of the last pass when there is to be no more."""
+        idle = self._delivery is not None and not self._waiting
+        wait = None if idle else max(0.0, self._next_try - time.monotonic())
+        try:
+            item = self._inbox.get(timeout=wait)
+            while True:
+                if isinstance(item, float):
+                    return item
+                self._waiting[item] = None
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _deliver_waiting(self) -> None:
+        try:
+            delivery = self._connect()
+            for condition_id in list(self._waiting):
+                if not self._inbox.empty():
+                    return
+                self._deliver_one(delivery, condition_id)
+            self._backoff, self._error = _BACKOFF_S[0], None
+        except TrackingError as error:
+            self._postpone(error)
+
+    def _deliver_one(self, delivery: Delivery, condition_id: str) -> None:
+        try:
+            delivery.deliver(condition_id)
+        except UnreachableError:
+            raise
+        except (TrackingError, StorageError) as error:
+            # Its next epoch or the last pass tries again; the others must not wait for it.
+            _log(f"{condition_id}: {error}")
+            if "RESOURCE_DOES_NOT_EXIST" in repr(error.__cause__):
+                self._delivery = None
+        del self._waiting[condition_id]
+        if delivery.is_delivered(condition_id):
+            self._delivered.add(condition_id)
+
+    def _connect(self) -> Delivery:
+        if self._delivery is None:
+            self._delivery = Delivery.connect(self._sweep, self._uri)
+            _log(f"connected to {public(self._uri)}")
+        return self._delivery
+
+    def _postpone(self, error: Exception) -> None:
+        self._error = str(error)
+        _log(f"{error}; next try in {self._backoff:.0f} s")
+        self._next_try = time.monotonic() + self._backoff
+        self._backoff = min(2 * self._backoff, _BACKOFF_S[1])
+
+    def _finish(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        watchdog = threading.Timer(max(0.0, seconds - 0.5), self._out_of_time)
+        watchdog.daemon = True
+        watchdog.start()
+        self._answer("report", asdict(self._last_pass(deadline)))
+        watchdog.cancel()
+
+    def _last_pass(self, deadline: float) -> DeliveryReport:
+        give_up = min(deadline, time.monotonic() + _LAST_TRY_S)
+        while True:
+            try:
+                return self._connect().deliver_all(deadline=deadline - 1.0, done=self._delivered.add)
+            except BdrayError as error:
+                self._postpone(error)
+                if not isinstance(error, UnreachableError) or time.monotonic() + self._backoff > give_up:
+                    return self._incomplete()
+                time.sleep(self._backoff / 2)
+
+    def _incomplete(self) -> DeliveryReport:
+        files = SweepFiles(self._sweep)
+        try:
+            ids = [i for i in files.condition_ids() if i not in self._delivered and files.has_started(i)]
+        except StorageError as error:
+            return DeliveryReport(len(self._delivered), tuple(self._waiting), str(error))
+        return DeliveryReport(len(self._delivered), tuple(ids), self._error or "there was no time left")
+
+    def _out_of_time(self) -> None:
+        # The main thread may hang in a request: every write is idempotent, so it can be cut anywhere.
+        self._answer("report", asdict(self._incomplete()))
+        os._exit(0)
+
+    def _answer(self, event: str, content: dict[str, object]) -> None:
+        with self._answer_lock:
+            try:
+                print(json.dumps({"event": event, **content}), file=self._answers, flush=True)
+            except BrokenPipeError:
+                _log("the driver is gone")
+
+
+def _log(message: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def _private_stdout() -> TextIO:
+    """The pipe to the driver; what libraries print goes to stderr, which is the log."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def main() -> None:
+    """Runs the mirror until stdin ends."""
+    # The terminal's ctrl-C is for the driver, which then closes stdin.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(prog="bdray.tracking.mirror")
+    parser.add_argument("sweep")
+    parser.add_argument("tracking_uri")
+    arguments = parser.parse_args()
+    sweep = Storage.open(arguments.sweep)
+    loop = _MirrorLoop(sweep, arguments.tracking_uri, answers := _private_stdout())
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    loop.listen()
+    with exclusive(sweep.local_path(LOCK), wait_s=2 * _ORPHAN_S):
+        try:
+            loop.start()
+        except BdrayError as error:
+            print(json.dumps({"event": "refused", "message": str(error)}), file=answers, flush=True)
+            sys.exit(2)
+        loop.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The driver's end of the mirror. Nothing here waits for MLflow, except where the caller says how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import bdray
+from bdray.errors import TrackingError
+from bdray.storage import Storage
+from bdray.tracking.files import SweepFiles
+from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.server import absolute_tracking_uri
+
+_ATOMIC_WRITE = 4096
+"""A pipe takes up to this many bytes as a whole or not at all (POSIX: PIPE_BUF is at least 512, Linux has 4096)."""
+
+_RESTART_S = 60.0
+
+
+def start_mirror(sweep_uri: str, tracking_uri: str) -> Mirror:
+    """Starts the process that delivers the sweep to MLflow; returns at once.
+
+    Args:
+        sweep_uri: the sweep's folder, which holds `sweep.json`.
+        tracking_uri: MLflow's server or database; a relative database path is made absolute.
+    """
+    return Mirror(Storage.open(sweep_uri), absolute_tracking_uri(tracking_uri))
+
+
+class Mirror:
+    """A running mirror process. It ends with the driver, whatever happens to the driver."""
+
+    def __init__(self, sweep: Storage, tracking_uri: str) -> None:
+        self._sweep, self._uri = sweep, tracking_uri
+        self._unsent: dict[str, None] = {}
+        self._start()
+
+    def wait_ready(self, timeout_s: float = 30.0) -> ReadyInfo:
+        """Waits until experiment, parent run and database are there, or are known not to be.
+
+        A server that nobody can connect to is reported in about two seconds, one that hangs after some ten.
+
+        Raises:
+            TrackingError: MLflow refuses (wrong URI, no permission, deleted experiment), or the mirror died.
+        """
+        answer = self._receive(timeout_s)
+        match answer.pop("event", "timeout"):
+            case "ready":
+                return ReadyInfo(**answer)
+            case "refused":
+                raise TrackingError(str(answer["message"]))
+            case "died":
+                raise TrackingError(f"the process that delivers to MLflow died; see {self._sweep.uri_of('mirror.log')}")
+        later = f"it will be delivered later: bdray sync {self._sweep.name}"
+        return ReadyInfo(False, f"MLflow at {self._uri} has not answered within {timeout_s:.0f} s; {later}")
+
+    def notify(self, condition_id: str) -> None:
+        """Tells the mirror that a condition's files have changed. Never waits, never raises."""
+        self._unsent[condition_id] = None
+        if self._process.poll() is not None and time.monotonic() - self._started > _RESTART_S:
+            with suppress(OSError):
+                self._start()
+        self._flush()
+
+    def close(self, timeout_s: float = 60.0) -> DeliveryReport:
+        """Lets the mirror do a last complete pass, for at most `timeout_s` seconds. Never raises."""
+        deadline = time.monotonic() + timeout_s
+        if self._process.poll() is not None:
+            with suppress(OSError):
+                self._start()
+        self._flush()
+        os.set_blocking(self._pipe.fileno(), True)
+        with suppress(OSError):
+            self._pipe.write(f"close {max(0.0, timeout_s - 1):.1f}\n".encode())
+        with suppress(OSError):
+            self._pipe.close()
+        report = self._await_report(deadline)
+        self._end(deadline)
+        return report
+
+    def _start(self) -> None:
+        package = str(Path(bdray.__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        log = self._sweep.local_path("mirror.log")
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log or os.devnull, "ab") as stderr:  # noqa: PTH123 - a path or the null device
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bdray.tracking.mirror", self._sweep.uri, self._uri],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                bufsize=0,
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._pipe: IO[bytes] = self._process.stdin
+        self._started = time.monotonic()
+        os.set_blocking(self._pipe.fileno(), False)
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            chunk, size = [], 0
+            for condition_id in self._unsent:
+                size += len(condition_id) + 1
+                if size > _ATOMIC_WRITE:
+                    break
+                chunk.append(condition_id)
+            try:
+                if not self._pipe.write("".join(f"{name}\n" for name in chunk).encode()):
+                    return
+            except (OSError, ValueError):
+                return
+            for condition_id in chunk:
+                del self._unsent[condition_id]
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            return dict(self._answers.get(timeout=max(0.0, timeout_s)))
+        except queue.Empty:
+            return {}
+
+    def _await_report(self, deadline: float) -> DeliveryReport:
+        while answer := self._receive(deadline - time.monotonic()):
+            match answer.pop("event"):
+                case "report":
+                    return DeliveryReport(answer["delivered"], tuple(answer["pending"]), answer["error"])
+                case "refused":
+                    return self._nothing_known(answer["message"])
+                case "died":
+                    return self._nothing_known(f"the mirror died; see {self._sweep.uri_of('mirror.log')}")
+        return self._nothing_known("MLflow did not take everything in time")
+
+    def _nothing_known(self, error: str) -> DeliveryReport:
+        try:
+            files = SweepFiles(self._sweep)
+            pending = tuple(name for name in files.condition_ids() if files.has_started(name))
+        except Exception:
+            pending = ()
+        return DeliveryReport(0, pending, error)
+
+    def _end(self, deadline: float) -> None:
+        try:
+            self._process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _listen(stdout: IO[bytes], answers: queue.Queue[dict[str, Any]]) -> None:
+    with stdout:
+        for line in stdout:
+            with suppress(ValueError):
+                answers.put(json.loads(line))
+    answers.put({"event": "died"})

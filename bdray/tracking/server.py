@@ -1,0 +1,180 @@
+"""Talking to an MLflow server or database: quietly, with short waits, and with errors told apart.
+
+MLflow is imported inside functions only: it takes seconds, and its settings have to be made before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from bdray.errors import TrackingError, UserError
+from bdray.storage import Storage
+from bdray.tracking.lock import exclusive
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+CONNECT_S = 5
+"""How long a server may take to answer before it counts as not reachable."""
+
+REQUEST_S = 30
+"""How long one request of a running delivery may take."""
+
+_REFUSALS = frozenset(
+    {
+        "BAD_REQUEST",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "MALFORMED_REQUEST",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "CUSTOMER_UNAUTHORIZED",
+        "RESOURCE_DOES_NOT_EXIST",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_LIMIT_EXCEEDED",
+        "ENDPOINT_NOT_FOUND",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "FEATURE_DISABLED",
+    }
+)
+"""MLflow's error codes that say no; with any other, the same request may succeed later."""
+
+
+class UnreachableError(TrackingError):
+    """The server does not answer, or not now: trying again later is right."""
+
+
+def default_tracking_uri(storage_root: str | Storage) -> str:
+    """`sqlite:///<storage>/mlflow.db` with an absolute path (four slashes on POSIX).
+
+    Raises:
+        UserError: the storage is remote: a database file can't live there.
+    """
+    storage = storage_root if isinstance(storage_root, Storage) else Storage.open(storage_root)
+    path = storage.local_path("mlflow.db")
+    if path is None:
+        raise UserError(f"--tracking-uri is needed: MLflow's database can't live in {storage.uri}")
+    return f"sqlite:///{path}"
+
+
+def absolute_tracking_uri(uri: str) -> str:
+    """The URI with a relative path made absolute, so that every process opens the same database.
+
+    Raises:
+        UserError: a scheme MLflow does not have.
+    """
+    if uri.startswith("sqlite:///"):
+        path = uri.removeprefix("sqlite:///")
+        return uri if path.startswith(("/", ":memory:")) else f"sqlite:///{Path(path).absolute()}"
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
+        return uri
+    if scheme:
+        raise UserError(f"--tracking-uri '{uri}': MLflow has no '{scheme}://'; try http://, sqlite:///, postgresql://")
+    return str(Path(uri).expanduser().absolute())
+
+
+def artifact_location(tracking_uri: str, storage: Storage) -> str | None:
+    """Where a new experiment keeps artifacts: beside the database; None where the server decides."""
+    if tracking_uri.startswith(("http", "databricks", "uc")):
+        return None
+    database = tracking_uri.removeprefix("sqlite:///")
+    folder = Storage(str(Path(database).parent)) if database != tracking_uri else storage
+    path = folder.local_path("mlflow-artifacts")
+    return folder.uri_of("mlflow-artifacts") if path is None else path.as_uri()
+
+
+def prepare_environment(artifacts: str | None = None) -> None:
+    """Makes MLflow quiet and impatient; to be called before it is imported.
+
+    No retries of its own: they would block for minutes, and repeat a `create_run` that had come through.
+    """
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(CONNECT_S)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    if artifacts:
+        # The experiment "Default", which MLflow makes in a new database, would point to the working directory.
+        os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", artifacts)
+    for name in ("mlflow", "alembic", "git"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def probe(tracking_uri: str) -> None:
+    """Fails at once when nobody listens at an HTTP address: cheaper than importing MLflow to find out.
+
+    Raises:
+        UnreachableError: no connection.
+    """
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise UnreachableError(f"{public(tracking_uri)} is not reachable: {error.strerror or error}") from None
+
+
+def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient:
+    """A client whose database, if it is a file, exists and has its tables.
+
+    Raises:
+        TrackingError: see `explain`.
+    """
+    probe(tracking_uri)
+    prepare_environment(artifacts)
+    from mlflow.tracking import MlflowClient
+
+    # Processes that create one SQLite file at the same time break each other's migrations.
+    database = tracking_uri.removeprefix("sqlite:///")
+    lock = Path(f"{database}.lock") if database != tracking_uri else None
+    try:
+        with exclusive(lock, wait_s=60):
+            client = MlflowClient(tracking_uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:
+        raise explain(error, tracking_uri) from error
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(REQUEST_S)
+    return client
+
+
+def check_tracking(uri: str) -> str:
+    """One sentence for `bdray doctor`: reachable, or why not. Creates nothing."""
+    try:
+        uri = absolute_tracking_uri(uri)
+        database = uri.removeprefix("sqlite:///")
+        if database != uri and not Path(database).exists():
+            return f"{uri}: will be created by the first sweep"
+        open_client(uri)
+    except (TrackingError, UserError, OSError) as error:
+        return f"not usable: {error}"
+    return f"{public(uri)}: reachable"
+
+
+def explain(error: Exception, tracking_uri: str) -> TrackingError:
+    """MLflow's error as one sentence: an `UnreachableError` if trying again may help."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = text if len(text) <= 400 else f"{text[:400]}..."
+    if getattr(error, "error_code", None) in _REFUSALS or isinstance(error, (ImportError, ValueError)):
+        return TrackingError(f"MLflow at {public(tracking_uri)} refuses: {text}")
+    return UnreachableError(f"MLflow at {public(tracking_uri)} does not answer: {text}")
+
+
+def public(uri: str) -> str:
+    """The URI without user name and password, fit for messages and logs."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
