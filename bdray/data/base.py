@@ -72,13 +72,13 @@ class DataSet(Component):
     """Use only this many test images (stratified, the same for every seed)."""
 
     def source(self, downloads: Path) -> Source:
-        """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing.
+        """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing (it may download).
 
         Args:
             downloads: folder to download into where there is no `root`; may not exist yet.
 
         Raises:
-            DataError: `root` does not exist or is not laid out as expected.
+            DataError: `root` does not exist or is not laid out as expected, or a download failed.
         """
         raise NotImplementedError
 

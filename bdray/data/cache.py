@@ -102,7 +102,7 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         DataError: its folder cannot be written.
     """
-    lock = FileLock(f"{target}.lock")
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -245,7 +245,7 @@ def _npy(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Iterato
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        yield lambda part: file.write(np.ascontiguousarray(part).data)
+        yield lambda part: file.write(part.data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdray.data.base import DATASETS, DataSet
 from bdray.data.downloads import download
-from bdray.data.folders import existing_root, found, list_class_folders, named_classes
+from bdray.data.folders import existing_root, found, is_empty, list_class_folders, named_classes
 from bdray.data.sources import Contents, Pictures, Source
 from bdray.errors import DataError
 
@@ -39,7 +39,7 @@ class Cifar10(DataSet):
         if (root / "train").is_dir():
             listing = list_class_folders(root, "cifar10")
             return listing.source(named_classes(listing, CLASSES, ALIASES, "cifar10"))
-        if self.root is not None and not (root / ARCHIVE).is_dir() and any(root.iterdir()):
+        if self.root is not None and not (root / ARCHIVE).is_dir() and not is_empty(root):
             raise DataError(
                 f"data.root of cifar10: expected {ARCHIVE}/, or train/<class>/* and test/<class>/*, in {root}; "
                 f"{found(root)} (without a root it is downloaded into the cache)"

@@ -83,7 +83,7 @@ class Decoder:
         from PIL import Image
 
         if pixels.shape[-2:] == (self.image_size, self.image_size):
-            return pixels
+            return np.ascontiguousarray(pixels)
         return np.stack([fit(Image.fromarray(chw.transpose(1, 2, 0)), self.image_size) for chw in pixels])
 
 
@@ -126,5 +126,6 @@ def fit(image: Image, image_size: int) -> Pixels:
     """The centre square of an RGB picture, resized to `S`, as uint8 `3 x S x S`."""
     from PIL import Image, ImageOps
 
-    square = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    if image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

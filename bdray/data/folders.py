@@ -157,9 +157,14 @@ def named_classes(
 
 
 def found(folder: Path) -> str:
-    """What a folder holds, for messages: `found: a, b, c, ...`."""
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
+    """What a folder holds, for messages: `found: a, b/, c, ...`."""
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder) if not entry.name.startswith("."))
     return "found: " + (", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but hidden files (such as the lock that a failed download leaves)."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -168,7 +173,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _list_classes(folder: Path, data_set: str) -> Classes:
-    classes = {name: _list_images(folder / name) for name in _subfolders(folder)}
+    classes = {name: list_images(folder / name) for name in _subfolders(folder)}
     if len(classes) < 2:
         raise DataError(
             f"data.root of {data_set}: expected at least two class folders with images in {folder} "
@@ -180,7 +185,8 @@ def _list_classes(folder: Path, data_set: str) -> Classes:
     return classes
 
 
-def _list_images(folder: Path) -> tuple[ImageFile, ...]:
+def list_images(folder: Path) -> tuple[ImageFile, ...]:
+    """The image files directly in `folder`, by their suffix, sorted by name; hidden files are left out."""
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import time
 from pathlib import Path
 from typing import Any
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.folders import ClassFolders, existing_root, list_class_folders
+from bdray.data.folders import existing_root, list_class_folders
 from bdray.data.sources import Source
 from bdray.errors import DataError
 
@@ -23,16 +23,28 @@ class ImageFolder(DataSet):
         Raises:
             DataError: the folder does not exist or is not laid out as expected.
         """
-        return {**super().identity(), "content": self._content}
+        return {**super().identity(), "content": _content(self._root)}
 
     def source(self, downloads: Path) -> Source:
-        return self._list().source()
+        return list_class_folders(self._root, "image_folder").source()
 
-    def _list(self) -> ClassFolders:
+    @property
+    def _root(self) -> Path:
         if self.root is None:
             raise DataError("data.root of image_folder is missing: name the folder that holds train/ and test/")
-        return list_class_folders(existing_root(self.root, "image_folder"), "image_folder")
+        return existing_root(self.root, "image_folder")
 
-    @cached_property
-    def _content(self) -> str:
-        return self._list().content
+
+_contents: dict[Path, tuple[float, str]] = {}
+"""Root -> (until when it may be reused, content digest)."""
+
+
+def _content(root: Path) -> str:
+    """The digest of a folder's listing. A plan asks for it with every condition, so a listing is reused for twenty
+    times as long as it took: 10,000 conditions do not list a large folder 10,000 times."""
+    start = time.monotonic()
+    until, content = _contents.get(root, (start, ""))
+    if start >= until:
+        content = list_class_folders(root, "image_folder").content
+        _contents[root] = (start + 20 * (time.monotonic() - start), content)
+    return content

@@ -1,0 +1,86 @@
+"""Oxford Flowers 102 (Nilsback and Zisserman 2008), from the canonical files or from class folders."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from bdray.data.base import DATASETS, DataSet
+from bdray.data.downloads import download
+from bdray.data.folders import existing_root, found, is_empty, list_class_folders, list_images
+from bdray.data.sources import Contents, Labels, Pictures, Source
+from bdray.errors import DataError
+
+FOLDER = "flowers-102"
+LABEL_FILES = ("imagelabels.mat", "setid.mat")
+NUM_CLASSES = 102
+
+
+@DATASETS.register("flowers102")
+class Flowers102(DataSet):
+    """8,189 photographs in 102 classes: the published training and validation sets (10 pictures of each class in
+    each) are the training set, the published test set (6,149) is the test set (our choice).
+
+    `root` holds the canonical `flowers-102` (`jpg/`, `imagelabels.mat`, `setid.mat`), or class folders. Without a root,
+    or when it is empty, the canonical files are downloaded and their checksums are verified.
+    """
+
+    SOURCE: ClassVar[str] = "Oxford Flowers 102, Nilsback and Zisserman 2008"
+    NUM_CLASSES: ClassVar[int | None] = NUM_CLASSES
+
+    image_size: int = Field(default=128, ge=8, le=1024)
+
+    def source(self, downloads: Path) -> Source:
+        root = downloads if self.root is None else existing_root(self.root, "flowers102")
+        if self.root is None or is_empty(root):
+            from torchvision import datasets
+
+            advice = f"set data.root to a folder that holds {FOLDER}/, or train/<class>/* and test/<class>/*"
+            download(root, FOLDER, lambda folder: datasets.Flowers102(folder, download=True), advice)
+        if (root / FOLDER).is_dir():
+            return _canonical_source(root)
+        listing = list_class_folders(root, "flowers102")
+        if len(listing.class_names) != NUM_CLASSES:
+            raise DataError(
+                f"data.root of flowers102: expected {FOLDER}/ or {NUM_CLASSES} class folders in {root}, not "
+                f"{len(listing.class_names)}; {found(root)}"
+            )
+        return listing.source()
+
+
+def _canonical_source(root: Path) -> Source:
+    folder = root / FOLDER
+    missing = [name for name in ("jpg", *LABEL_FILES) if not (folder / name).exists()]
+    if missing:
+        raise DataError(f"data.root of flowers102: {folder} has no {missing[0]}; {found(folder)}")
+    files = [(name, hashlib.sha256((folder / name).read_bytes()).hexdigest()) for name in LABEL_FILES]
+    state = hashlib.sha256(repr(list_images(folder / "jpg")).encode()).hexdigest()
+    return Source(
+        f"the folder {folder}",
+        {"folder": str(folder.resolve()), "state": state, "labels": files},
+        partial(_read, folder),
+    )
+
+
+def _read(folder: Path) -> Contents:
+    from scipy.io import loadmat
+    from torchvision import datasets
+
+    try:
+        ids = loadmat(str(folder / "setid.mat"), squeeze_me=True)
+        labels = loadmat(str(folder / "imagelabels.mat"), squeeze_me=True)["labels"].astype(np.int64) - 1
+        train_ids, test_ids = np.concatenate([ids["trnid"], ids["valid"]]), ids["tstid"]
+    # scipy raises errors of many kinds for what is no MATLAB file, and KeyError is a file of other content.
+    except Exception as error:
+        raise DataError(f"cannot read {' and '.join(LABEL_FILES)} in {folder}: {error}") from error
+
+    def pictures(numbers: Labels) -> Pictures:
+        numbers = np.sort(numbers.astype(np.int64))
+        return Pictures([folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers], labels[numbers - 1])
+
+    return Contents(tuple(datasets.Flowers102.classes), pictures(train_ids), pictures(test_ids))
