@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 from rich.console import Console
 
+from bdray.attacks import dump_probes, floors_of, probes_of
+from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition
 from bdray.errors import StorageError, UserError
-from bdray.floors import dump_probes, floors_of
+from bdray.folder import RECORD, now_ms, read_record, read_records, write_failure
+from bdray.lock import exclusive
 from bdray.plan import Plan, make_plan
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
-from bdray.results import RECORD, read_record, result_table, summary_table, write_tables
+from bdray.results import result_table, write_tables
 from bdray.space import SearchSpace
 from bdray.storage import Storage
-from bdray.tracking import DeliveryReport, Mirror, TrackingError, default_tracking_uri, start_mirror
+from bdray.tasks import make_tasks
+from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
 
 SPACE, SWEEP, LOCK = "space.yaml", "sweep.json", ".lock"
 
@@ -36,18 +38,16 @@ class SweepSettings:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
         tracking_uri: MLflow's; None: SQLite in the storage.
         retry_failed: run failed and diverged conditions again.
+        cluster: what Ray is given.
+        trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
     """
 
     storage: str = "runs"
     name: str | None = None
     tracking_uri: str | None = None
     retry_failed: bool = False
-    address: str | None = None
-    num_cpus: int | None = None
-    num_gpus: int | None = None
-    max_concurrent: int | None = None
-    dashboard: bool = True
-    trial_options: dict[str, Any] | None = None
+    cluster: ClusterSettings = ClusterSettings()
+    trial_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class SweepOutcome:
     missing: Sequence[str]
     interrupted: bool
     delivery: DeliveryReport | None
+    tracking_uri: str
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:
@@ -83,16 +84,32 @@ def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> 
     sweep = storage.child(settings.name or space.name)
     tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
     with _locked(sweep):
-        _freeze(sweep, space, settings, tracking_uri)
+        _freeze(sweep, space, tracking_uri)
         adopted = _adopt(sweep, storage, plan.conditions)
         left = _left(sweep, plan.conditions, retry_failed=settings.retry_failed)
         _say_start(console, plan, left, adopted, sweep)
+        if not left:
+            return _sum_up(plan, sweep, tracking_uri, interrupted=False, delivery=None)
         mirror = start_mirror(sweep.uri, tracking_uri)
         try:
-            interrupted = _run_left(space, plan, left, storage, sweep, settings, console, mirror)
+            completed = _run_left(_Run(space, plan, left, storage, sweep, settings, console), mirror)
         finally:
-            delivery = _close(mirror, console, sweep)
-        return _sum_up(plan, sweep, console, interrupted=interrupted, delivery=delivery)
+            console.print("delivering to MLflow ...", style="dim")
+            delivery = mirror.close()
+        return _sum_up(plan, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is run, where, and who watches."""
+
+    space: SearchSpace
+    plan: Plan
+    left: Sequence[Condition]
+    storage: Storage
+    sweep: Storage
+    settings: SweepSettings
+    console: Console
 
 
 @contextmanager
@@ -104,10 +121,10 @@ def _locked(sweep: Storage) -> Iterator[None]:
         yield
 
 
-def _freeze(sweep: Storage, space: SearchSpace, settings: SweepSettings, tracking_uri: str) -> None:
+def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
     """What the folder says of the sweep: the space as it is run, and where it is tracked."""
     sweep.write_atomic(SPACE, yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True))
-    created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else time.time_ns() // 1_000_000
+    created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
     content = {
         "name": sweep.name,
         "experiment": space.tracking.experiment or f"bdray-{sweep.name}",
@@ -173,40 +190,53 @@ def _say_start(
     console.print(f"folder     {sweep.uri}", highlight=False, soft_wrap=True)
 
 
-def _run_left(
-    plan: Plan,
-    left: Sequence[Condition],
-    storage: Storage,
-    sweep: Storage,
-    settings: SweepSettings,
-    console: Console,
-    mirror: Mirror,
-) -> bool:
-    """Run `left` on Ray. Returns whether it was interrupted."""
-    if not left:
-        return False
+def _run_left(run: _Run, mirror: Mirror) -> bool:
+    """Run what is left on Ray. Returns False when it was interrupted."""
+    # Ray is imported only when there is something to run.
     from bdray.cluster import ClusterJob, ClusterRun
 
-    with ClusterRun(settings.cluster) as cluster:
+    with ClusterRun(run.settings.cluster) as cluster:
         if cluster.dashboard_url:
-            console.print(f"dashboard  {cluster.dashboard_url}", highlight=False)
+            run.console.print(f"dashboard  {cluster.dashboard_url}", highlight=False)
         ready = mirror.wait_ready()
-        console.print(f"tracking   {ready.message}", highlight=False, soft_wrap=True)
+        run.console.print(f"tracking   {ready.message}", highlight=False, soft_wrap=True)
         job = ClusterJob(
-            sweep=sweep,
-            storage=storage,
-            tasks=make_tasks(left, plan, gpus=cluster.resources()["gpu"]),
-            probes=dump_probes(plan.conditions),
-            plugins=plan.plugins,
+            sweep=run.sweep,
+            storage=run.storage,
+            tasks=make_tasks(run.left, run.space, gpus=cluster.resources()["gpu"]),
+            probes=dump_probes(probes_of(run.plan.conditions)),
+            plugins=tuple(run.space.plugins),
             sys_path=tuple(sys.path),
-            trial_options=settings.trial_options or {},
+            trial_options=run.settings.trial_options,
         )
-        before = len(plan.conditions) - len(left)
-        with SweepProgress(console, len(plan.conditions), before, mirror.notify) as progress:
+        total = len(run.plan.conditions)
+        with SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress:
             completed = cluster.run(job, progress)
-    for condition in left:
-        cause = progress.lost_causes.get(condition.condition_id)
-        if cause is not None:
-            _record_lost(sweep, condition, cause)
-            mirror.notify(condition.condition_id)
-    return not completed
+        _record_lost(run, progress.lost_causes)
+    return completed
+
+
+def _record_lost(run: _Run, causes: Mapping[str, str]) -> None:
+    """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
+    for condition in run.left:
+        cause = causes.get(condition.condition_id)
+        if cause is None:
+            continue
+        error = ErrorRecord(kind="ProcessLost", message=cause)
+        try:
+            write_failure(run.sweep, condition, error, started_ms=now_ms(), detail=cause)
+        except StorageError as full:
+            run.console.print(f"[red]{condition.condition_id}[/red]: {cause}; and no record of it: {full}")
+
+
+def _sum_up(
+    plan: Plan, sweep: Storage, tracking_uri: str, *, interrupted: bool, delivery: DeliveryReport | None
+) -> SweepOutcome:
+    """Tables of what there is, in plan order."""
+    ids = [condition.condition_id for condition in plan.conditions]
+    records = read_records(sweep, ids)
+    if records:
+        write_tables(sweep, result_table(records, floors_of(records)))
+    known = {record.condition_id for record in records}
+    missing = [condition_id for condition_id in ids if condition_id not in known]
+    return SweepOutcome(sweep, records, missing, interrupted, delivery, tracking_uri)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition, Optimization, digest
+from bdray.attacks import Probe, attack_key
+from bdray.condition import Condition, Optimization
 from bdray.data.base import Augmentation, ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
@@ -21,46 +22,15 @@ from bdray.regularizers.base import REGULARIZERS
 from bdray.seeds import derive_seed, stream
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import Normalization, TestSet
-from bdray.training.loop import BatchSource, Stage
+from bdray.training.loop import Stage
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 
+NOTHING = PoisonPlan(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+"""A plan that poisons nothing."""
+
 VISIBILITY_IMAGES = 256
 """Visibility is a mean over at most this many triggered test images."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A trigger and what an attacker wants of it, tested on a baseline that never saw it."""
-
-    trigger: Trigger
-    poison: Poison
-
-    @cached_property
-    def key(self) -> str:
-        """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
-        return attack_key(self.trigger, self.poison)
-
-
-def attack_key(trigger: Trigger | None, poison: Poison) -> str:
-    """12 hex digits that name an attack as a test set sees it."""
-    training_only = {"rate", "rate_of", "mode", "cover_rate"}
-    wanted = {key: value for key, value in poison.identity().items() if key not in training_only}
-    return digest({"trigger": trigger.identity() if trigger else None, "poison": wanted})
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a larger source, in place: nothing is copied."""
-
-    source: BatchSource
-    positions: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def gather(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.source.gather(self.positions[positions])
 
 
 @dataclass(frozen=True)
@@ -140,7 +110,7 @@ class Experiment:
             augmentation=self._augmentation(recipe),
             layers="all",
             regularizer=condition.regularizer,
-            source=Subset(self.poisoned_set, self._poison_positions()),
+            source=self.poisoned_set,
             test=self.test,
             num_classes=self.data.num_classes,
             normalize=self._normalize,
@@ -152,7 +122,6 @@ class Experiment:
         """The stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
         condition = self.condition
         recipe = condition.finetune
-        clean = PoisonedSet.clean(self.images, self.labels)
         return Stage(
             name="finetune",
             seed=condition.seed,
@@ -162,7 +131,7 @@ class Experiment:
             augmentation=self._augmentation(recipe),
             layers=recipe.layers,
             regularizer=REGULARIZERS.build("none"),
-            source=Subset(clean, torch.from_numpy(self.split.clean_indices)),
+            source=self._training_set(NOTHING, self.split.clean_indices),
             test=self.test,
             num_classes=self.data.num_classes,
             normalize=self._normalize,
@@ -176,9 +145,8 @@ class Experiment:
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
-        """The training images with poisoned ones laid over."""
-        generator = stream(self.condition.seed, "trigger", "train")
-        return apply_plan(self.images, self.labels, self.plan, self.condition.trigger, generator)
+        """What the poison stage trains on: its images with the poisoned ones laid over, or appended."""
+        return self._training_set(self.plan, self.split.train_indices)
 
     @cached_property
     def attack(self) -> str:
@@ -189,7 +157,7 @@ class Experiment:
         return DataRecord(
             fingerprint=self.data.fingerprint,
             class_names=self.data.class_names,
-            train_images=len(self._poison_positions()),
+            train_images=len(self.poisoned_set),
             clean_images=len(self.split.clean_indices),
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
@@ -223,10 +191,15 @@ class Experiment:
     def _augmentation(self, recipe: Optimization) -> Augmentation:
         return self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment
 
-    def _poison_positions(self) -> torch.Tensor:
-        """What the poison stage trains on: its images, then the appended poisoned copies."""
-        train = torch.from_numpy(self.split.train_indices)
-        return torch.cat([train, torch.arange(len(self.labels), len(self.poisoned_set))])
+    def _training_set(self, plan: PoisonPlan, members: np.ndarray) -> PoisonedSet:
+        return apply_plan(
+            self.images,
+            self.labels,
+            plan,
+            self.condition.trigger,
+            generator=stream(self.condition.seed, "trigger", "train"),
+            members=torch.from_numpy(members),
+        )
 
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:
@@ -237,20 +210,20 @@ def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_c
         num_classes=num_classes,
         generator=stream(condition.seed, "poison"),
     )
-    return PoisonPlan(
-        indices=positions[plan.indices],
-        old_labels=plan.old_labels,
-        new_labels=plan.new_labels,
-        cover_indices=positions[plan.cover_indices],
-        append=plan.append,
-    )
+    return plan.relocated(positions)
 
 
 def _test_set(
     data: ImageData, trigger: Trigger | None, poison: Poison, seed: int, device: torch.device
 ) -> TestSet:
-    generator = stream(seed, "trigger", "test")
-    attack = attack_set(data.test_images, data.test_labels, poison, trigger, data.num_classes, generator)
+    attack = attack_set(
+        data.test_images,
+        data.test_labels,
+        poison,
+        trigger,
+        num_classes=data.num_classes,
+        generator=stream(seed, "trigger", "test"),
+    )
     return TestSet(
         images=data.test_images.to(device),
         labels=data.test_labels.to(device),

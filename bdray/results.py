@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from rich.table import Table
 
 from bdray.condition import flatten
-from bdray.errors import BdrayError
 from bdray.record import Rates, TrialRecord
 
 if TYPE_CHECKING:
@@ -20,32 +18,6 @@ if TYPE_CHECKING:
     from bdray.storage import Storage
 
 RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
-RECORD = "record.json"
-
-
-class RecordError(BdrayError):
-    """A record cannot be read."""
-
-
-def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
-    """The record of a condition, or None where there is none yet.
-
-    Raises:
-        RecordError: there is one, but not one this version understands.
-    """
-    folder = sweep.child("conditions", condition_id)
-    if not folder.exists(RECORD):
-        return None
-    try:
-        return TrialRecord.model_validate_json(folder.read_text(RECORD))
-    except ValidationError as error:
-        raise RecordError(f"{folder.uri}/{RECORD} is no record of this version: {error.errors()[0]['msg']}") from None
-
-
-def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[TrialRecord]:
-    """The records of `only` (in that order), or all there are, sorted by id."""
-    names = only if only is not None else sorted(sweep.list("conditions"))
-    return [record for record in (read_record(sweep, name) for name in names) if record is not None]
 
 
 def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any]:

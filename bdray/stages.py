@@ -26,10 +26,6 @@ from bdray.training.loop import StageState
 
 CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 
-POISONED_WARNING = "Trained on poisoned data: it may contain a backdoor. For measurement only; do not deploy."
-BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
-
-
 class StageManifest(BaseModel):
     """What `stage.json` holds.
 

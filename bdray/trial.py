@@ -2,7 +2,8 @@
 
     load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> fine-tuning stage -> evaluate
 
-    >>> from bdray.condition import Condition
+    >>> from bdray.attacks import Probe
+from bdray.condition import Condition
     >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
     ...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
     >>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
@@ -21,7 +22,20 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
-from bdray.experiment import Experiment, Probe
+from bdray.experiment import Experiment
+from bdray.folder import (
+    CONFUSION,
+    ERROR,
+    PLAN,
+    PREVIEW,
+    RECORD,
+    blank_record,
+    condition_folder,
+    now_ms,
+    warning_for,
+    write_condition,
+    write_failure,
+)
 from bdray.journal import Journal
 from bdray.preview import trial_preview
 from bdray.record import (
@@ -35,16 +49,12 @@ from bdray.record import (
     TrialRecord,
     persistence_of,
 )
-from bdray.stages import BASELINE_NOTE, POISONED_WARNING, StageStore
+from bdray.stages import StageStore
 from bdray.storage import Storage
 from bdray.training.device import environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
-
-CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
-PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
-
 
 @dataclass(frozen=True)
 class TrialOptions:
@@ -114,15 +124,9 @@ def attempt_trial(
         raise
     except Exception as error:
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
-        record = blank_record(condition, started).model_copy(
-            update={"error": ErrorRecord(kind=type(error).__name__, message=str(error))}
-        )
-        folder = sweep.child("conditions", condition.condition_id)
+        failure = ErrorRecord(kind=type(error).__name__, message=str(error))
         detail = str(error) if isinstance(error, BdrayError) else traceback.format_exc()
-        folder.write_atomic(ERROR, f"{type(error).__name__}: {detail}\n")
-        write_condition(folder, condition)
-        folder.write_atomic(RECORD, record.model_dump_json(indent=1))
-        return record
+        return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
 
 
 class _Trial:
@@ -137,7 +141,7 @@ class _Trial:
         options: TrialOptions,
     ) -> None:
         self.condition, self.reporter, self.options = condition, reporter, options
-        self.folder = sweep.child("conditions", condition.condition_id) if sweep else None
+        self.folder = condition_folder(sweep, condition.condition_id) if sweep else None
         self.store = StageStore(sweep, storage) if sweep else None
         self.journal = Journal(self.folder) if self.folder else None
         self.checkpointed = time.monotonic()
@@ -196,7 +200,7 @@ class _Trial:
                     model,
                     data_fingerprint=experiment.data.fingerprint,
                     attack=experiment.attack,
-                    warning=_warning(self.condition),
+                    warning=warning_for(self.condition),
                 )
         else:
             model.load_state_dict(kept.weights)
@@ -286,41 +290,6 @@ class _Trial:
             self.folder.delete(ERROR)
         self.folder.write_atomic(RECORD, record.model_dump_json(indent=1))
         self.store.drop_checkpoint(self.condition.finetune_fingerprint)
-
-
-def write_condition(folder: Storage, condition: Condition) -> None:
-    """`condition.json`: what is run, nested and by path."""
-    content = {
-        "condition_id": condition.condition_id,
-        "cell_id": condition.cell_id,
-        "role": condition.role,
-        "content": condition.content(),
-        "flat": condition.flat(),
-    }
-    folder.write_atomic(CONDITION, json.dumps(content, indent=1))
-
-
-def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
-    """A record that says which condition, and nothing of how it went."""
-    return TrialRecord(
-        condition_id=condition.condition_id,
-        cell_id=condition.cell_id,
-        role=condition.role,
-        condition=condition.content(),
-        status="failed",
-        started_ms=started_ms,
-        finished_ms=now_ms(),
-        warning=_warning(condition),
-    )
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def _warning(condition: Condition) -> str:
-    return BASELINE_NOTE if condition.is_baseline else POISONED_WARNING
 
 
 def _diverged(stage: StageRecord) -> bool:

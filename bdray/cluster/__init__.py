@@ -1,6 +1,20 @@
-"""Running conditions as Ray Tune trials. The only package that imports ray."""
+"""Running conditions as Ray Tune trials: the only package that imports ray (and only in `runner`, when it runs)."""
 
-from bdray.cluster.job import ClusterJob, ClusterSettings, Observer, Resources
-from bdray.cluster.runner import ClusterRun
+from __future__ import annotations
 
-__all__ = ["ClusterJob", "ClusterRun", "ClusterSettings", "Observer", "Resources"]
+from typing import TYPE_CHECKING, Any
+
+from bdray.cluster.job import ClusterJob, ClusterSettings, Observer, Task
+
+if TYPE_CHECKING:
+    from bdray.cluster.runner import ClusterRun
+
+__all__ = ["ClusterJob", "ClusterRun", "ClusterSettings", "Observer", "Task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ClusterRun":
+        from bdray.cluster.runner import ClusterRun
+
+        return ClusterRun
+    raise AttributeError(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from bdray.storage import Storage
@@ -18,9 +17,7 @@ class Task:
         condition_id: also the id of the Tune trial.
         content: the condition as JSON text.
         stage: fingerprint of its poison stage; tasks that share one wait for each other.
-        needs: fingerprints of further stages it would otherwise compute itself (a surrogate model).
         cpu, gpu: its share.
-        probes: JSON texts of the attacks a baseline is also tested with.
     """
 
     condition_id: str
@@ -28,7 +25,6 @@ class Task:
     stage: str
     cpu: float = 1.0
     gpu: float = 0.0
-    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,10 @@ class ClusterJob:
         sweep: the sweep's folder.
         storage: the folder of all sweeps.
         tasks: in the order they should start.
-        probes: JSON text of the attacks that baselines are also tested with, by data-independent order.
+        probes: JSON text of the attacks that baselines are also tested with (`bdray.attacks.dump_probes`).
         plugins: modules that every worker imports first.
         trial_options: keyword arguments of `TrialOptions` that all trials share.
+        sys_path: folders to import plugins from.
     """
 
     sweep: Storage
@@ -69,7 +66,6 @@ class ClusterJob:
     plugins: tuple[str, ...] = ()
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
-    tune_folder: Path | None = None
 
 
 class Observer(Protocol):

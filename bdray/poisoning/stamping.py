@@ -146,7 +146,7 @@ def attack_set(
     images: torch.Tensor,
     labels: torch.Tensor,
     poison: Poison,
-    trigger: Trigger,
+    trigger: Trigger | None,
     *,
     num_classes: int,
     generator: torch.Generator,
@@ -156,6 +156,7 @@ def attack_set(
     Args:
         images: uint8, `N x 3 x H x W`, the test images; left as they are.
         labels: int64, `N`.
+        trigger: None leaves the images clean: how often the model errs the attacker's way by itself.
         generator: the stream `trigger` (indexed apart from the training set's), on the CPU.
 
     Raises:
@@ -169,7 +170,8 @@ def attack_set(
     if not len(chosen):
         raise PoisonError(f"'{poison.name}' attacks none of the {len(true)} test images: there is none of such a class")
     indices = torch.from_numpy(chosen).to(images.device)
-    stamped, untouched = _stamp(trigger, images.index_select(0, indices), generator)
+    originals = images.index_select(0, indices)
+    stamped, untouched = _stamp(trigger, originals, generator) if trigger else (originals, len(originals))
     wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
     return AttackSet(stamped, labels.to(images.device)[indices], wanted, indices, untouched)
 

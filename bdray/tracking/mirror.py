@@ -24,7 +24,7 @@ from bdray.errors import BdrayError, StorageError, TrackingError
 from bdray.storage import Storage
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.files import SweepFiles
-from bdray.tracking.lock import exclusive
+from bdray.lock import exclusive
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import UnreachableError, probe, public
 

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from bdray.errors import TrackingError, UserError
 from bdray.storage import Storage
-from bdray.tracking.lock import exclusive
+from bdray.lock import exclusive
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

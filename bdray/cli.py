@@ -1,0 +1,200 @@
+"""The commands. Each imports what it needs when it runs: `--help` and `--dry-run` need neither torch nor ray."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from bdray import __version__
+from bdray.errors import BdrayError, UserError
+
+FINISHED, UNSUCCESSFUL, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses."""
+
+PURPOSE = "Measure backdoor data poisoning of image classifiers, one Ray Tune trial a condition."
+
+
+def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_sweep = program.endswith("bdray.sweep")
+    parser = _parser("python -m bdray" if is_sweep else program)
+    options = parser.parse_args(arguments)
+    shown = arguments[1:] if is_sweep else arguments
+    options.command_line = shlex.join([*program.split(), *shown])
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        return int(options.run(options))
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False, style="red")
+        return WRONG
+    except BdrayError as error:
+        errors.print(f"error: {error}", markup=False, style="red")
+        return UNSUCCESSFUL
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; continue with: {options.command_line}", markup=False)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has seen enough.
+        sys.stderr.close()
+        return FINISHED
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=PURPOSE)
+    parser.add_argument("--version", action="version", version=f"bdray {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_sweep(commands)
+    _add_trial(commands)
+    _add_inspection(commands)
+    _add_sweep_readers(commands)
+    return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = _command(commands, "sweep", "plan, run and summarize a search space; run again to continue", _sweep)
+    _space_options(sweep)
+    sweep.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
+    sweep.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="run a small subset that covers every pair of axis values, a few batches each",
+    )
+    sweep.add_argument("--retry-failed", action="store_true", help="run failed and diverged conditions again")
+    sweep.add_argument("--name", help="name of the sweep (default: the space's)")
+    _storage_option(sweep)
+    sweep.add_argument("--tracking-uri", help="MLflow server or database (default: mlflow.db in the storage)")
+    sweep.add_argument("--address", help="of a running Ray cluster (default: start one here)")
+    sweep.add_argument("--max-concurrent", type=_positive, metavar="N", help="trials at once at most")
+    sweep.add_argument("--num-cpus", type=_positive, metavar="N", help="logical CPUs of the cluster started here")
+    sweep.add_argument("--num-gpus", type=_natural, metavar="N", help="logical GPUs of the cluster started here")
+    sweep.add_argument("--no-dashboard", action="store_true", help="do not start the Ray dashboard")
+
+
+def _add_trial(commands: Any) -> None:
+    trial = _command(commands, "trial", "run one condition in this process, without Ray", _trial)
+    _space_options(trial, "search space, or a condition.json")
+    trial.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
+    trial.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    trial.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default: 1)")
+    trial.add_argument("--output", metavar="DIR", help="also write the condition's files below this folder")
+
+
+def _add_inspection(commands: Any) -> None:
+    listing = _command(commands, "list", "what is registered, with parameters, defaults and sources", _list)
+    listing.add_argument("kind", nargs="?", help="triggers, strategies, models, regularizers, datasets")
+    preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
+    _space_options(preview)
+    preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
+    doctor = _command(commands, "doctor", "versions, devices, memory, data sets, tracking server", _doctor)
+    doctor.add_argument("--tracking-uri", help="MLflow server or database to look for")
+
+
+def _add_sweep_readers(commands: Any) -> None:
+    for name, text, run in (
+        ("status", "progress of a sweep", _status),
+        ("results", "the table of a sweep", _results),
+        ("sync", "deliver to MLflow whatever it has not yet got", _sync),
+    ):
+        reader = _command(commands, name, text, run)
+        reader.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+        _storage_option(reader)
+        if name == "results":
+            reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
+            reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
+        if name == "sync":
+            reader.add_argument("--tracking-uri", help="deliver there instead")
+
+
+def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _space_options(parser: argparse.ArgumentParser, what: str = "search space (YAML)") -> None:
+    parser.add_argument("space", metavar="SPACE", help=what)
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value (repeatable)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PATH=VALUE", help="keep matching conditions (repeatable)"
+    )
+    parser.add_argument("--seeds", metavar="LIST", help="0,1,2 or 0-4 instead of the space's")
+
+
+def _storage_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", default="runs", metavar="DIR_OR_URI", help="folder of all sweeps (default: runs)")
+
+
+def _positive(text: str) -> int:
+    number = _natural(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from bdray.space import load_space
+
+    return load_space(options.space, options.set, options.only, options.seeds)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from bdray.commands import sweep
+
+    space = _load(options)
+    if options.dry_run:
+        return sweep.dry_run(space)
+    return sweep.run(space, options)
+
+
+def _trial(options: argparse.Namespace) -> int:
+    from bdray.commands import trial
+
+    return trial.run(options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from bdray.commands import inspection
+
+    return inspection.list_components(options.kind)
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from bdray.commands import inspection
+
+    return inspection.preview(_load(options), options.output)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bdray.commands import inspection
+
+    return inspection.doctor(options.tracking_uri)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.status(options)
+
+
+def _results(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.results(options)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.sync(options)

@@ -1,0 +1,86 @@
+"""Commands that read a sweep's folder: `status`, `results`, `sync`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+
+from bdray.attacks import floors_of
+from bdray.errors import UserError, nearest
+from bdray.folder import RECORD, read_records
+from bdray.results import result_table, summary_table
+from bdray.storage import Storage
+
+
+def find_sweep(name: str, storage_uri: str) -> Storage:
+    """A sweep's folder, by name in the storage or by path.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    storage = Storage.open(storage_uri)
+    for sweep in (storage.child(name), Storage.open(name)):
+        if sweep.exists("sweep.json"):
+            return sweep
+    known = [other for other in storage.list() if storage.child(other).exists("sweep.json")]
+    raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
+
+
+def status(options: argparse.Namespace) -> int:
+    """How many conditions are done, and which did not finish."""
+    from bdray.space import load_space
+
+    sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
+    space_path = sweep.local_path("space.yaml")
+    if space_path is None:
+        raise UserError(f"{sweep.uri}: status reads local sweeps only; use results")
+    planned = [condition.condition_id for condition in load_space(space_path).conditions()]
+    records = read_records(sweep, planned)
+    counts = Counter(record.status for record in records)
+    begun = sum(
+        sweep.child("conditions", name).exists("journal.jsonl") and not sweep.child("conditions", name).exists(RECORD)
+        for name in sweep.list("conditions")
+    )
+    console.print(f"[bold]{sweep.name}[/bold]: {len(planned)} conditions")
+    for name in ("finished", "diverged", "failed"):
+        console.print(f"  {name:<10} {counts[name]:>6}")
+    console.print(f"  {'begun':<10} {begun:>6}")
+    console.print(f"  {'waiting':<10} {len(planned) - len(records) - begun:>6}")
+    for record in records:
+        if record.error:
+            console.print(f"  {record.condition_id}  {record.error.kind}: {record.error.message}", markup=False)
+    return 0
+
+
+def results(options: argparse.Namespace) -> int:
+    """The table, on the terminal or into a file."""
+    sweep = find_sweep(options.sweep, options.storage)
+    records = read_records(sweep)
+    if not records:
+        raise UserError(f"{sweep.uri} has no finished condition yet")
+    if not (options.csv or options.parquet):
+        Console().print(summary_table(records, limit=1000))
+        return 0
+    table = result_table(records, floors_of(records))
+    if options.csv:
+        table.to_csv(sys.stdout if options.csv == "-" else Path(options.csv), index=False)
+    if options.parquet:
+        table.to_parquet(Path(options.parquet), index=False)
+    return 0
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Deliver to MLflow, and say what was delivered."""
+    from bdray.tracking import sync_sweep
+
+    sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
+    report = sync_sweep(sweep.uri, options.tracking_uri)
+    console.print(f"{report.delivered} conditions are in MLflow")
+    if report.error:
+        console.print(f"[red]{len(report.pending)} are not[/red]: {report.error}", soft_wrap=True)
+        return 1
+    return 0

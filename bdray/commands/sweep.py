@@ -1,0 +1,90 @@
+"""`bdray sweep`."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from bdray.cluster.job import ClusterSettings
+from bdray.driver import SweepOutcome, SweepSettings, run_sweep
+from bdray.plan import make_plan, render_plan
+from bdray.rehearsal import rehearse
+from bdray.results import summary_table
+from bdray.space import SearchSpace
+
+
+def dry_run(space: SearchSpace) -> int:
+    """Print the plan."""
+    render_plan(make_plan(space), Console())
+    return 0
+
+
+def run(space: SearchSpace, options: argparse.Namespace) -> int:
+    """Run, then say what came of it."""
+    console = Console()
+    settings = SweepSettings(
+        storage=options.storage,
+        name=options.name,
+        tracking_uri=options.tracking_uri,
+        retry_failed=options.retry_failed,
+        cluster=ClusterSettings(
+            address=options.address,
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            max_concurrent=options.max_concurrent,
+            dashboard=not options.no_dashboard,
+        ),
+    )
+    if options.rehearse:
+        return rehearse(space, settings, console)
+    outcome = run_sweep(space, settings, console)
+    return tell(outcome, console, options.command_line)
+
+
+def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
+    """Print the summary; return the exit status."""
+    if outcome.records:
+        console.print()
+        console.print(summary_table(outcome.records))
+        console.print()
+        console.print(
+            "Means over seeds after the last epoch. C-Acc: clean accuracy; ASR: attack success rate; tuned: after"
+            " clean fine-tuning.",
+            style="dim",
+        )
+    _tell_unsuccessful(outcome, console, command_line)
+    _tell_where(outcome, console)
+    if outcome.interrupted:
+        console.print(f"\ninterrupted with {len(outcome.missing)} conditions to go; continue with: {command_line}")
+        return 130
+    return 1 if outcome.unsuccessful or outcome.missing else 0
+
+
+def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: str) -> None:
+    unsuccessful = outcome.unsuccessful
+    if not unsuccessful:
+        return
+    console.print(f"\n[red]{len(unsuccessful)} of {len(outcome.records)} conditions did not finish:[/red]")
+    for record in unsuccessful:
+        cause = f"{record.error.kind}: {record.error.message}" if record.error else "the loss is not a finite number"
+        console.print(f"  {record.condition_id}  {record.status}  {cause}", markup=False, soft_wrap=True)
+    console.print(f"run them again with: {command_line} --retry-failed", markup=False, soft_wrap=True)
+
+
+def _tell_where(outcome: SweepOutcome, console: Console) -> None:
+    sweep = outcome.sweep
+    where = {"table": f"{sweep.uri}/results.csv", "MLflow": f"mlflow ui --backend-store-uri {outcome.tracking_uri}"}
+    if outcome.tracking_uri.startswith("http"):
+        where["MLflow"] = outcome.tracking_uri
+    console.print()
+    for name, place in where.items():
+        console.print(f"{name:<10} {place}", markup=False, highlight=False, soft_wrap=True)
+    delivery = outcome.delivery
+    if delivery is not None and delivery.error:
+        console.print(
+            f"[yellow]MLflow has not got {len(delivery.pending)} conditions[/yellow] ({delivery.error});"
+            f" nothing is lost: bdray sync {sweep.uri}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,110 @@
+"""`bdray trial`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bdray.condition import Condition
+from bdray.errors import UserError
+from bdray.record import EpochRecord, Rates, StageName, TrialRecord
+from bdray.space import load_space
+from bdray.storage import Storage
+from bdray.training.reporter import Reporter
+from bdray.trial import TrialOptions, run_trial
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one condition with a progress bar and print what it measured."""
+    console = Console(highlight=False)
+    condition = _choose(options)
+    sweep = Storage.open(options.output) if options.output else None
+    console.print(f"condition {condition.condition_id} ({condition.role})")
+    with TerminalReporter(console) as reporter:
+        record = run_trial(
+            condition,
+            sweep=sweep,
+            reporter=reporter,
+            options=TrialOptions(device=options.device, threads=options.threads),
+        )
+    _tell(record, console)
+    if sweep is not None:
+        console.print(f"written to {sweep.child('conditions', record.condition_id).uri}", soft_wrap=True)
+    return 0 if record.status == "finished" else 1
+
+
+def _choose(options: argparse.Namespace) -> Condition:
+    path = Path(options.space)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: is no JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: a condition is a mapping of its sections")
+        return Condition.parse(content.get("content", content))
+    conditions = load_space(path, options.set, options.only, options.seeds).conditions()
+    wanted = options.id or ""
+    found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
+    if wanted and len(found) != 1:
+        problem = "no condition's id starts" if not found else f"{len(found)} conditions' ids start"
+        raise UserError(f"{path}: {problem} with '{wanted}'; `bdray sweep {path} --dry-run` shows them")
+    return found[0]
+
+
+class TerminalReporter(Reporter):
+    """A bar for the batches and a line an epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[StageName, int] = {}
+
+    def __enter__(self) -> TerminalReporter:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage)
+        done = (epoch - 1) * batches + batch
+        self._bar.update(self._tasks[stage], total=epochs * batches, completed=done)  # type: ignore[arg-type]
+
+    def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
+        loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
+        measured = f"  {_rates(record.rates)}" if record.rates else ""
+        self._console.print(f"{stage:<8} epoch {record.epoch}/{epochs}  loss {loss}{measured}")
+
+    def stage(self, stage: StageName, reused: bool) -> None:
+        if reused:
+            self._console.print(f"{stage:<8} taken from the storage")
+
+
+def _rates(rates: Rates) -> str:
+    attack, robust = rates.attack_success_rate, rates.robust_accuracy
+    shown = "" if attack is None or robust is None else f"  ASR {attack:.1%}  R-Acc {robust:.1%}"
+    return f"C-Acc {rates.clean_accuracy:.1%}{shown}"
+
+
+def _tell(record: TrialRecord, console: Console) -> None:
+    console.print(f"status   {record.status}{' (collapsed)' if record.collapsed else ''}")
+    for name, rates in (("poisoned", record.poisoned), ("tuned", record.finetuned)):
+        if rates:
+            console.print(f"{name:<8} {_rates(rates)}")
