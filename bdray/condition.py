@@ -141,11 +141,15 @@ class Condition(Section):
             raise _below(nested.section, nested.error) from None
         except ValidationError as error:
             raise ConditionError(*_explain_section(error)) from None
-        condition._check()
+        condition.check()
         return condition
 
-    def _check(self) -> None:
-        """What no section can check alone."""
+    def check(self) -> None:
+        """What no section can check alone.
+
+        Raises:
+            ConditionError: sections that do not go together.
+        """
         if self.trigger is None and not self.is_baseline:
             raise ConditionError("trigger.name", "is missing: a condition that poisons needs a trigger")
         checks: list[tuple[str, Callable[[], None]]] = [
