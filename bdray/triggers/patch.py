@@ -1,4 +1,4 @@
-"""A square patch: the classic BadNets trigger."""
+"""Square patches: the classic BadNets trigger, and a textured one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bdray.triggers.base import TRIGGERS, Trigger
-from bdray.triggers.placement import Color, Opacity, Position, composite, enlarge, places, scaled, solid
+from bdray.triggers.base import TRIGGERS
+from bdray.triggers.placement import Color, PlacedTrigger, enlarge, scaled, solid
 
 if TYPE_CHECKING:
     import torch
 
 
 @TRIGGERS.register("patch")
-class Patch(Trigger):
+class Patch(PlacedTrigger):
     """A square of one colour, or a checkerboard of that colour and its complement."""
 
     SOURCE: ClassVar[str] = "BadNets, Gu et al. 2017, arXiv 1708.06733; size, place and colours are our choice"
@@ -22,15 +22,10 @@ class Patch(Trigger):
     size: int = Field(default=3, ge=1)
     """Side in pixels at 32 x 32."""
     style: Literal["solid", "checkerboard"] = "solid"
-    """Cells of a checkerboard are one pixel at 32 x 32; its corners have the colour."""
-    position: Position = "bottom_right"
-    margin: int = Field(default=1, ge=0)
-    """Pixels to the edges of the image at 32 x 32."""
+    """Cells of a checkerboard are one pixel at 32 x 32; its top left corner has the colour."""
     color: Color = (255, 255, 255)
-    opacity: Opacity = 1.0
 
-    def pattern(self, height: int, width: int) -> torch.Tensor:
-        """The square for images of `height x width`: uint8, `3 x s x s`."""
+    def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
 
         side = scaled(self.size, height, width)
@@ -39,18 +34,24 @@ class Patch(Trigger):
             cells = torch.arange(self.size)
             odd = (cells.view(-1, 1) + cells) % 2 == 1
             square = torch.where(enlarge(odd.unsqueeze(0), side, side), 255 - square, square)
-        return square
+        return square, 1.0
 
-    def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        square = self.pattern(height, width)
-        side = square.shape[-1]
-        tops, lefts = places(
-            self.position,
-            len(images),
-            outer=(height, width),
-            inner=(side, side),
-            margin=scaled(self.margin, height, width),
-            generator=generator,
-        )
-        return composite(images, square, self.opacity, tops, lefts)
+
+@TRIGGERS.register("noise_patch")
+class NoisePatch(PlacedTrigger):
+    """A square of random pixels, the same in every image."""
+
+    SOURCE: ClassVar[str] = "our choice: a BadNets patch (Gu et al. 2017, arXiv 1708.06733) with a random texture"
+
+    size: int = Field(default=3, ge=1)
+    """Side in pixels at 32 x 32."""
+    pattern_seed: int = Field(default=0, ge=0)
+    """Names the pattern: each channel of each pixel is uniform in 0..255."""
+
+    def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
+        import torch
+
+        generator = torch.Generator().manual_seed(self.pattern_seed)
+        pattern = torch.randint(0, 256, (3, self.size, self.size), dtype=torch.uint8, generator=generator)
+        side = scaled(self.size, height, width)
+        return enlarge(pattern, side, side), 1.0

@@ -1,4 +1,4 @@
-"""Where a trigger goes and how it is laid over images: what all local triggers share."""
+"""Where a trigger goes and how it is laid over images: what triggers with a place share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from bdray.errors import TriggerError
+from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
     import torch
@@ -125,3 +126,30 @@ def composite(
     stamped = images.clone()
     stamped[number, :, rows, columns] = mix(window, patch.to(device).permute(1, 2, 0), opacity)
     return stamped
+
+
+class PlacedTrigger(Trigger):
+    """A trigger that is a small picture with a place: a new one writes `picture` alone."""
+
+    position: Position = "bottom_right"
+    margin: int = Field(default=1, ge=0)
+    """Pixels to the edges of the image at 32 x 32."""
+    opacity: Opacity = 1.0
+
+    def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """What is laid over images of `height x width`: uint8 `3 x h x w`, and how much of it covers: a number, or
+        float `h x w`, in [0, 1]."""
+        raise NotImplementedError
+
+    def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        picture, coverage = self.picture(height, width)
+        tops, lefts = places(
+            self.position,
+            len(images),
+            outer=(height, width),
+            inner=(picture.shape[-2], picture.shape[-1]),
+            margin=scaled(self.margin, height, width),
+            generator=generator,
+        )
+        return composite(images, picture, coverage * self.opacity, tops, lefts)

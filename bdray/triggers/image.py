@@ -1,0 +1,77 @@
+"""The user's own picture as a trigger."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from bdray.errors import ComponentError, TriggerError
+from bdray.triggers.base import TRIGGERS
+from bdray.triggers.placement import PlacedTrigger, scaled
+
+if TYPE_CHECKING:
+    import torch
+
+
+@TRIGGERS.register("image")
+class ImageTrigger(PlacedTrigger):
+    """A picture file, with its transparency, scaled down and laid over images.
+
+    Its content belongs to the experiment, its place on disk does not: the SHA-256 of the file is taken once, when the
+    trigger is first made, and checked wherever it is used. A trigger read back from a record needs no file.
+    """
+
+    SOURCE: ClassVar[str] = "our choice, after the stickers of BadNets, Gu et al. 2017, arXiv 1708.06733"
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    path: str
+    """A PNG, or any picture that Pillow opens; made absolute."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Hash of the file; filled in when left out."""
+    size: int = Field(default=8, ge=1)
+    """Longer side in pixels at 32 x 32."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_hash(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("path"), (str, Path)) or "sha256" in fields:
+            return fields
+        path = Path(fields["path"]).expanduser().absolute()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ComponentError("path", f"cannot read the picture {path}: {error.strerror}") from None
+        return {**fields, "path": str(path), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import io
+
+        import numpy as np
+        import torch
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(self._content())) as opened:
+                picture = opened.convert("RGBA")
+        except UnidentifiedImageError:
+            raise TriggerError(f"{self.path} is no picture that can be opened") from None
+        longer = scaled(self.size, height, width)
+        shrink = longer / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        coverage = pixels[3].float() / 255
+        if not coverage.any():
+            raise TriggerError(f"the picture {self.path} is fully transparent")
+        return pixels[:3], coverage
+
+    def _content(self) -> bytes:
+        try:
+            content = Path(self.path).read_bytes()
+        except OSError as error:
+            raise TriggerError(f"cannot read the picture {self.path}: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise TriggerError(f"the picture {self.path} is not the one the trigger was made from: its SHA-256 differs")
+        return content
