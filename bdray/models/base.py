@@ -26,13 +26,11 @@ class Architecture(Component):
         MIN_IMAGE_SIZE: the smallest side in pixels it takes.
         MIXING_POINTS: names of the network's mixing points in forward order, without "input"; None where only the
             built network knows.
-        PUBLISHED: timm's name for the published ImageNet weights; None where there are none.
     """
 
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"weights_file"})
     MIN_IMAGE_SIZE: ClassVar[int] = 8
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = None
-    PUBLISHED: ClassVar[str | None] = None
 
     stem: Literal["auto", "standard", "cifar"] = "auto"
     """`cifar` keeps the resolution of small images (stride 1, no pooling); `auto` is `cifar` up to 64 pixels."""
@@ -48,6 +46,11 @@ class Architecture(Component):
         if (self.weights == "file") != (self.weights_file is not None):
             raise ValueError("'weights: file' and 'weights_file' go together: give both or neither")
         return self
+
+    @property
+    def published(self) -> str | None:
+        """timm's name for the published ImageNet weights; None where there are none."""
+        return None
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         """A freshly initialised network, float32, on the CPU, whose `taps` name its head and mixing points
@@ -68,8 +71,8 @@ class Architecture(Component):
         if self.weights != "none":
             from bdray.networks.weights import fetch, read_state, start_from
 
-            source = self.weights_file or f"timm's {self.PUBLISHED}"
-            state = read_state(Path(source)) if self.weights_file else fetch(str(self.PUBLISHED)).state_dict()
+            source = self.weights_file or f"timm's {self.published}"
+            state = read_state(Path(source)) if self.weights_file else fetch(str(self.published)).state_dict()
             start_from(network, state, source, fresh_stem=self.has_cifar_stem(image_size))
         return network
 
@@ -86,7 +89,7 @@ class Architecture(Component):
         if image_size < self.MIN_IMAGE_SIZE:
             problem = f"{self.name} needs images of {self.MIN_IMAGE_SIZE} pixels or more, not {image_size}"
             raise ComponentError(self.NAME_KEY, problem)
-        if self.weights == "imagenet" and self.PUBLISHED is None:
+        if self.weights == "imagenet" and self.published is None:
             problem = f"{self.name} has no published ImageNet weights that can be downloaded; use 'none', or 'file'"
             raise ComponentError("weights", problem)
         if self.weights_file is not None and not Path(self.weights_file).is_file():

@@ -22,7 +22,9 @@ class NASNet(Architecture):
 class NASNetLarge(NASNet):
     """NASNet-A 6 @ 4032, 88,753,150 parameters at 1,000 classes: the same network as timm's `nasnetalarge`."""
 
-    PUBLISHED: ClassVar[str | None] = "nasnetalarge"
+    @property
+    def published(self) -> str | None:
+        return "nasnetalarge"
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.networks.nasnet import LARGE, NASNetA

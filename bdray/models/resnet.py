@@ -16,6 +16,10 @@ class ImageNetResNet(Architecture):
     SOURCE: ClassVar[str] = "He et al. 2016, arXiv 1512.03385"
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3", "stage4")
 
+    @property
+    def published(self) -> str | None:
+        return self.name
+
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.networks.resnet import make_resnet
 
@@ -26,11 +30,7 @@ class ImageNetResNet(Architecture):
 class ResNet18(ImageNetResNet):
     """18 layers, 11,689,512 parameters at 1,000 classes."""
 
-    PUBLISHED: ClassVar[str | None] = "resnet18"
-
 
 @ARCHITECTURES.register("resnet50")
 class ResNet50(ImageNetResNet):
     """50 layers, 25,557,032 parameters at 1,000 classes."""
-
-    PUBLISHED: ClassVar[str | None] = "resnet50"

@@ -62,7 +62,8 @@ class _AvgPoolSame(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pool = partial(avg_pool2d_same, kernel_size=(3, 3), stride=(2, 2))
         share_that_exists = pool(torch.ones_like(images[:1, :1]))
-        return pool(images) / share_that_exists
+        pooled: torch.Tensor = pool(images)
+        return pooled / share_that_exists
 
 
 class NASNetA(nn.Module):

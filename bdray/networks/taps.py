@@ -96,3 +96,26 @@ def forward_outputs(
             hooks.enter_context(model.get_submodule(taps.points[name]).register_forward_hook(at(name)))
         logits = model(images)
     return Outputs(logits, seen["features"], {name: seen[name] for name in capture})
+
+
+@torch.no_grad()
+def carries_everything(model: nn.Module, point: str, images: torch.Tensor) -> bool:
+    """Whether all that the head sees of an image flows through `point`, so that mixing there mixes everything.
+
+    Measured: where the activations of two images are exchanged at such a point, their features are exchanged too.
+    A point that some path goes around (in the middle of a residual block, say) fails; so does one that cannot be
+    told apart from those, because the features of the two images are the same.
+
+    Args:
+        model: a network with `taps`; its mode is left as it is.
+        images: two different images as the network takes them, `2 x 3 x S x S`.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        plain = forward_outputs(model, images).features
+        exchanged = forward_outputs(model, images, edits={point: lambda hidden: hidden.flip(0)}).features
+    finally:
+        model.train(was_training)
+    difference = (plain[0] - plain[1]).abs().max()
+    return bool(difference > 0 and (exchanged - plain.flip(0)).abs().max() < 1e-3 * difference)

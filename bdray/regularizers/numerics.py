@@ -39,3 +39,11 @@ def normalized(vectors: torch.Tensor) -> torch.Tensor:
 
     scaled, scale = split_scale(vectors)
     return scaled / torch.where(scale == 0.0, 1.0, scaled.square().sum(dim=1, keepdim=True)).sqrt()
+
+
+def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which `(i, j)` share a label though `i != j`, and which are `i == j`: two bool matrices `N x N`."""
+    import torch
+
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return (labels[:, None] == labels[None, :]) & ~itself, itself

@@ -1,0 +1,60 @@
+"""Networks of timm, with taps found on the built network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from bdray.errors import ComponentError, nearest
+from bdray.networks.taps import Taps, carries_everything
+from bdray.networks.weights import fetch
+
+
+def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool) -> nn.Module:
+    """timm's model `name` with taps: its classifier, and those feature stages that everything flows through.
+
+    Raises:
+        ComponentError: there is no such model, it has no single linear head, or cannot take images of this size.
+        WeightsError: `pretrained`, and the weights cannot be had.
+    """
+    if not timm.is_model(name):
+        hint = nearest(name, timm.list_models())
+        raise ComponentError("name", f"there is no timm model '{name}'; {hint}")
+    options: dict[str, Any] = {"num_classes": num_classes}
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is not None and configuration.fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        network: nn.Module = fetch(name, **options) if pretrained else timm.create_model(name, **options)
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ComponentError("name", f"timm/{name} cannot be built for {image_size} pixels: {error}") from error
+    network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
+    network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
+    return network
+
+
+def _head_path(name: str, network: nn.Module) -> str:
+    head = network.get_classifier()  # type: ignore[operator]
+    paths: list[str] = [path for path, module in network.named_modules() if module is head]
+    if not paths or isinstance(head, nn.Identity):
+        raise ComponentError("name", f"timm/{name} does not end in a single linear head")
+    return paths[0]
+
+
+def _stage_paths(network: nn.Module) -> dict[str, str]:
+    known = {path for path, _ in network.named_modules()}
+    stages = [stage["module"] for stage in getattr(network, "feature_info", ())]
+    return {f"stage{i}": path for i, path in enumerate((path for path in stages if path in known), start=1)}
+
+
+def _only_cuts(name: str, network: nn.Module, image_size: int) -> Taps:
+    taps: Taps = network.taps  # type: ignore[assignment]
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    try:
+        paths = [path for point, path in taps.points.items() if carries_everything(network, point, images)]
+    except RuntimeError as error:
+        raise ComponentError("name", f"timm/{name} cannot take images of {image_size} pixels: {error}") from error
+    return Taps(taps.head, {f"stage{i}": path for i, path in enumerate(paths, start=1)})
