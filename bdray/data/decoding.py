@@ -1,9 +1,9 @@
 """From image files of any kind to square uint8 RGB arrays.
 
 Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit grayscale
-is scaled to 8 bits; of an animation the first frame is used; colour profiles are ignored. The centre square is cut
-out and resized with Pillow's bicubic filter, which antialiases when it shrinks; a picture that already has the right
-size keeps its exact pixels.
+is scaled to 8 bits; of an animation the first frame is used; colour profiles are ignored. The shorter side is resized
+with Pillow's bicubic filter, which antialiases when it shrinks, and the centre square is cut out; a picture that
+already has the right size keeps its exact pixels.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def to_rgb(image: Image) -> Image:
 
 
 def fit(image: Image, image_size: int) -> Pixels:
-    """The centre square of an RGB picture, resized to `S`, as uint8 `3 x S x S`."""
+    """An RGB picture with its shorter side resized to `S` and the centre cut out, as uint8 `3 x S x S`."""
     from PIL import Image, ImageOps
 
     if image.size != (image_size, image_size):
