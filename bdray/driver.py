@@ -16,7 +16,7 @@ from bdray.attacks import dump_probes, floors_of, probes_of
 from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition
 from bdray.errors import StorageError, UserError
-from bdray.folder import RECORD, now_ms, read_record, read_records, write_failure
+from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
 from bdray.lock import exclusive
 from bdray.plan import Plan, make_plan
 from bdray.progress import SweepProgress
@@ -27,7 +27,7 @@ from bdray.storage import Storage
 from bdray.tasks import make_tasks
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
 
-SPACE, SWEEP, LOCK = "space.yaml", "sweep.json", ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) ->
     here = set(sweep.list("conditions"))
     wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
     adopted: list[str] = []
-    for name in storage.list():
-        other = storage.child(name)
+    for other in sweeps_in(storage):
         if other.uri == sweep.uri:
             continue
         for condition_id in sorted(wanted.keys() & set(other.list("conditions"))):

@@ -1,4 +1,4 @@
-"""The files of a condition's folder, `conditions/<id>/`, and how its record gets there."""
+"""The files of a sweep's folder, and how a condition's record gets there."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bdray.record import ErrorRecord, TrialRecord
 if TYPE_CHECKING:
     from bdray.storage import Storage
 
+SPACE, SWEEP = "space.yaml", "sweep.json"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
 
@@ -25,6 +26,12 @@ BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 
 class RecordError(BdrayError):
     """A record cannot be read."""
+
+
+def sweeps_in(storage: Storage) -> list[Storage]:
+    """The sweeps of a storage, by name."""
+    children = (storage.child(name) for name in sorted(storage.list()))
+    return [child for child in children if child.exists(SWEEP)]
 
 
 def condition_folder(sweep: Storage, condition_id: str) -> Storage:

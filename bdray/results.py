@@ -74,15 +74,20 @@ def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
 
 
 def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
-    """Condition paths (but for the seed) that do not have one value everywhere, in the order they stand."""
-    rows = [flatten(record.condition) for record in records]
-    paths = dict.fromkeys(path for row in rows for path in row if path != "seed")
-    return [path for path in paths if len({repr(row.get(path)) for row in rows}) > 1]
+    """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
+    order they stand. Baselines do not count: what they lack is no axis."""
+    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
+    rows = [flatten(record.condition) for record in poisoned]
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for path, value in row.items():
+            values.setdefault(path, set()).add(repr(value))
+    return [path for path, seen in values.items() if path != "seed" and len(seen) > 1]
 
 
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
-    axes = [path for path in varying_paths(records) if path != "trigger"]
+    axes = varying_paths(records) or ["trigger.name"]
     cells: dict[str, list[TrialRecord]] = {}
     for record in records:
         cells.setdefault(record.cell_id, []).append(record)
@@ -103,10 +108,11 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     done = [record for record in members if record.poisoned is not None]
     marks = [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
+    is_baseline = members[0].role == "baseline"
     axis_cells = [
-        "baseline" if path == "poison.rate" and members[0].role == "baseline" else _shown(flat.get(path))
-        for path in axes
+        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else _shown(flat.get(path)) for path in axes
     ]
+    marks = ["baseline", *marks] if is_baseline else marks
     return [
         *axis_cells,
         str(len(members)),

@@ -20,6 +20,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from bdray.folder import sweeps_in
 from bdray.record import Confusion, EpochRecord, StageRecord
 from bdray.storage import Storage
 from bdray.training.loop import StageState
@@ -66,8 +67,8 @@ class StageStore:
         found = self._read(self._folder(fingerprint), data_fingerprint)
         if found is not None or self._storage is None:
             return found
-        for sibling in self._storage.list(""):
-            other = self._storage.child(sibling, "stages", fingerprint)
+        for sibling in sweeps_in(self._storage):
+            other = sibling.child("stages", fingerprint)
             if other.uri != self._folder(fingerprint).uri and (found := self._read(other, data_fingerprint)):
                 self._folder(fingerprint).copy_in(other, MODEL, MODEL)
                 self._folder(fingerprint).copy_in(other, MANIFEST, MANIFEST)

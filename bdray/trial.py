@@ -4,6 +4,8 @@
 
     >>> from bdray.attacks import Probe
 from bdray.condition import Condition
+from bdray.contact_sheet import contact_sheet
+from bdray.contact_sheet import contact_sheet
     >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
     ...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
     >>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
@@ -37,7 +39,6 @@ from bdray.folder import (
     write_failure,
 )
 from bdray.journal import Journal
-from bdray.preview import trial_preview
 from bdray.record import (
     Confusion,
     EpochRecord,
@@ -278,7 +279,7 @@ class _Trial:
         write_condition(self.folder, self.condition)
         self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
         if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
-            self.folder.write_atomic(PREVIEW, trial_preview(*experiment.attack_examples(8)))
+            self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""

@@ -102,6 +102,10 @@ class _Teller(tune.Callback):
         self._observer = observer
         self.ended = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a restore that bdray never does."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._observer.started(trial.trial_id)
 

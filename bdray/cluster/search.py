@@ -45,6 +45,10 @@ class ConditionSearch(SearchAlgorithm):
                 leaders.add(task.stage)
                 self._ready.append(task)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: a sweep continues from its records, never from Tune's state."""
+        return {}
+
     @property
     def total_samples(self) -> int:
         return self._total
@@ -102,7 +106,7 @@ class ConditionSearch(SearchAlgorithm):
         )
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:
-        """Nothing: a sweep continues from its records, never from Tune's state."""
+        """Nothing, as in `__getstate__`."""
 
     def restore_from_dir(self, dirpath: str) -> None:
         """Nothing, as nothing is saved."""

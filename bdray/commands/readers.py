@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bdray.attacks import floors_of
 from bdray.errors import UserError, nearest
-from bdray.folder import RECORD, read_records
+from bdray.folder import RECORD, SPACE, SWEEP, read_records, sweeps_in
 from bdray.results import result_table, summary_table
 from bdray.storage import Storage
 
@@ -24,9 +24,9 @@ def find_sweep(name: str, storage_uri: str) -> Storage:
     """
     storage = Storage.open(storage_uri)
     for sweep in (storage.child(name), Storage.open(name)):
-        if sweep.exists("sweep.json"):
+        if sweep.exists(SWEEP):
             return sweep
-    known = [other for other in storage.list() if storage.child(other).exists("sweep.json")]
+    known = [sweep.name for sweep in sweeps_in(storage)]
     raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
 
 
@@ -35,7 +35,7 @@ def status(options: argparse.Namespace) -> int:
     from bdray.space import load_space
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    space_path = sweep.local_path("space.yaml")
+    space_path = sweep.local_path(SPACE)
     if space_path is None:
         raise UserError(f"{sweep.uri}: status reads local sweeps only; use results")
     planned = [condition.condition_id for condition in load_space(space_path).conditions()]

@@ -135,7 +135,7 @@ class SweepFiles:
             return Record(
                 digest=hashlib.sha256(raw).hexdigest()[:16],
                 status=content["status"],
-                error=content.get("error"),
+                error=_sentence(content.get("error")),
                 started_ms=content.get("started_ms"),
                 finished_ms=content.get("finished_ms"),
             )
@@ -168,3 +168,8 @@ def _collect(entry: dict[str, Any], points: list[Point], non_finite: list[str]) 
             points.append(Point(key, value, time_ms, step))
         else:
             non_finite.append(f"{key} {value} at step {step}")
+
+
+def _sentence(error: dict[str, str] | str | None) -> str | None:
+    """A record's error as one sentence."""
+    return f"{error['kind']}: {error['message']}" if isinstance(error, dict) else error
