@@ -8,6 +8,7 @@ Everything is deterministic: axes vary in the order of the file, the last one fa
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -75,9 +76,9 @@ class Expansion:
 
     Attributes:
         conditions: unique by `condition_id`.
-        excluded: how many assignments each `exclude` rule removed.
+        excluded: how many assignments each `exclude` rule matched.
         duplicates: how many assignments meant a condition that was there already.
-        baselines: how many unpoisoned twins were added.
+        twins: ids of the unpoisoned twins that were added.
         unfiltered: the conditions before `only`.
         parameters, zip, exclude: what is left of the grammar without what only spoke of replaced paths.
     """
@@ -85,7 +86,7 @@ class Expansion:
     conditions: tuple[Condition, ...]
     excluded: tuple[int, ...]
     duplicates: int
-    baselines: int
+    twins: frozenset[str]
     unfiltered: tuple[Condition, ...]
     parameters: Mapping[str, Parameter]
     zip: tuple[tuple[str, ...], ...]
@@ -295,6 +296,7 @@ class _Expander:
             self.fixed.update(spread(path, node.plain()))
         self.build, self.flats = Builder().build, Flats()
         self.excluded = [0] * len(grammar.exclude)
+        self.unbuilt: list[Flat] = []
         self.duplicates = 0
 
     def run(self) -> Expansion:
@@ -311,7 +313,7 @@ class _Expander:
             conditions=tuple(kept),
             excluded=tuple(self.excluded[self.grammar.exclude.index(rule)] for rule in exclude),
             duplicates=self.duplicates,
-            baselines=len(twins),
+            twins=frozenset(twin.condition_id for twin in twins),
             unfiltered=tuple(conditions),
             parameters=self.parameters,
             zip=self.zip,
@@ -484,13 +486,19 @@ class _Expander:
 
     # From assignments to conditions.
 
+    def _excluded(self, flat: Flat) -> bool:
+        """Whether some rule matches; counts every rule that does."""
+        matching = [index for index, rule in enumerate(self.grammar.exclude) if rule.matches(flat)]
+        for index in matching:
+            self.excluded[index] += 1
+        return bool(matching)
+
     def _excluded_raw(self, assignment: Flat) -> bool:
         # Before building, so that combinations which cannot be built can be excluded.
-        for index, rule in enumerate(self.grammar.exclude):
-            if rule.matches(assignment):
-                self.excluded[index] += 1
-                return True
-        return False
+        if not self._excluded(assignment):
+            return False
+        self.unbuilt.append(assignment)
+        return True
 
     def _built(self, assignments: Iterable[Flat]) -> Iterator[Condition]:
         undecided = bool(self.grammar.exclude)
@@ -499,16 +507,8 @@ class _Expander:
                 condition = self.build(assignment)
             except ConditionError as error:
                 raise self._located(error, assignment, self.grammar.fixed) from None
-            if not (undecided and self._excluded(condition)):
+            if not (undecided and self._excluded(self.flats(condition))):
                 yield condition
-
-    def _excluded(self, condition: Condition) -> bool:
-        flat = self.flats(condition)
-        for index, rule in enumerate(self.grammar.exclude):
-            if rule.matches(flat):
-                self.excluded[index] += 1
-                return True
-        return False
 
     def _unique(self, conditions: Iterable[Condition]) -> list[Condition]:
         unique: dict[str, Condition] = {}
@@ -549,13 +549,21 @@ class _Expander:
         used = []
         for rule, count in zip(self.grammar.exclude, self.excluded, strict=True):
             drawn = self.grammar.search.method == "random" and self._all_known(rule, chosen)
-            if count or drawn:
+            if count or drawn or self._matches_unbuilt(rule):
                 used.append(rule)
             elif self.grammar.loosened.isdisjoint(rule.paths):
                 raise no_match(rule, chosen, "exclude", "matches no condition")
         if not chosen and (self.parameters or not self.grammar.include):
             raise self.grammar.root.error("every condition is excluded: nothing is left to run", "exclude")
         return tuple(used)
+
+    def _matches_unbuilt(self, rule: Rule) -> bool:
+        """Whether a rule about a default would match what other rules excluded before it was built."""
+        for assignment in self.unbuilt:
+            with contextlib.suppress(ConditionError):
+                if rule.matches(self.flats(self.build(assignment))):
+                    return True
+        return False
 
     def _all_known(self, rule: Rule, conditions: Sequence[Condition]) -> bool:
         known = values_by_path(conditions)
@@ -582,6 +590,7 @@ class _Expander:
         candidates = [".".join(path.split(".")[:length]) for length in range(path.count(".") + 1, 0, -1)]
         head = candidates[-1]
         candidates += [f"{head}.{NAME_KEYS[head]}"] if head in NAME_KEYS else []
+        candidates += [given_path for given_path in given if given_path.startswith(f"{head}.")]
         for candidate in candidates:
             node = self._node(candidate, assignment, given)
             if node is not None:
@@ -600,14 +609,15 @@ class _Expander:
     def _hint(self, path: str, assignment: Flat) -> str:
         """How an option that only some components have is written."""
         head, _, option = path.partition(".")
-        if head not in NAME_KEYS or path not in assignment or option == NAME_KEYS[head]:
+        given = any(path in place for place in (self.parameters, self.grammar.fixed))
+        if head not in NAME_KEYS or not given or option == NAME_KEYS[head]:
             return ""
         named = f"{head}.{NAME_KEYS[head]}"
         names = [value for value in self._possible(named)[0] if isinstance(value, str)]
         taking = [name for name in dict.fromkeys(names) if option.split(".")[0] in options_of(head, name)]
         if not taking or assignment.get(named) in taking:
             return ""
-        place = "" if path in self.parameters else "; move it to `parameters`"
+        place = "; move it to `parameters`" if path in self.grammar.fixed else ""
         values = show_plain(taking if len(taking) > 1 else taking[0])
         return f"{place}; to give it only where it exists, add `when: {{{named}: {values}}}`"
 

@@ -1,0 +1,221 @@
+"""What a sweep would run, before anything runs: counts, stages, resources, and the first rows. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bdray.condition import Condition
+from bdray.grammar import MISSING, NAME_KEYS, Resources, freeze, lookup, show_gpu, show_plain
+from bdray.space import SearchSpace
+
+_SHOWN_ROWS = 8
+_SHOWN_VALUES = 12
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A path that takes more than one value.
+
+    Attributes:
+        path: dotted condition path.
+        counts: each value with how many conditions have it, in order of appearance; None where the path is null or
+            the condition has no such path.
+    """
+
+    path: str
+    counts: tuple[tuple[Any, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would run.
+
+    Attributes:
+        name, description: the search space's.
+        conditions: all of them, in order.
+        axes: every path that varies.
+        baselines: unpoisoned conditions among them; `added_baselines` of these were added as twins.
+        excluded: each `exclude` rule as text, with how many assignments of the grid it matches.
+        duplicates: assignments that meant a condition which was there already.
+        filtered: conditions that `only` left out.
+        poison_stages, finetune_stages: models to train; conditions share them where nothing differs.
+        resources: what trials ask for, with how many of them do.
+        notes: what the user should know.
+        rows: the values of `axes` for the first conditions.
+    """
+
+    name: str
+    description: str
+    conditions: tuple[Condition, ...]
+    axes: tuple[Axis, ...]
+    baselines: int
+    added_baselines: int
+    excluded: tuple[tuple[str, int], ...]
+    duplicates: int
+    filtered: int
+    poison_stages: int
+    finetune_stages: int
+    resources: tuple[tuple[Resources, int], ...]
+    notes: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def make_plan(space: SearchSpace) -> Plan:
+    """The plan of a search space."""
+    conditions, expansion = space.conditions(), space.expansion
+    axes = _axes(space, conditions)
+    kept = {condition.condition_id for condition in conditions}
+    shown = conditions[:_SHOWN_ROWS]
+    return Plan(
+        name=space.name,
+        description=space.description,
+        conditions=tuple(conditions),
+        axes=axes,
+        baselines=sum(condition.is_baseline for condition in conditions),
+        added_baselines=len(kept & expansion.twins),
+        excluded=tuple((str(rule), count) for rule, count in zip(expansion.exclude, expansion.excluded, strict=True)),
+        duplicates=expansion.duplicates,
+        filtered=len(expansion.unfiltered) - len(conditions),
+        poison_stages=len({condition.poison_fingerprint for condition in conditions}),
+        finetune_stages=sum(condition.finetune.epochs > 0 for condition in conditions),
+        resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
+        notes=(*_notes(space, conditions), *space.resources.notes()),
+        rows=tuple(tuple(_value(space, condition, axis.path) for axis in axes) for condition in shown),
+    )
+
+
+def _axes(space: SearchSpace, conditions: Sequence[Condition]) -> tuple[Axis, ...]:
+    paths: Iterable[str] = dict.fromkeys(
+        [
+            *(path for parameter in space.parameters.values() for path in sorted(parameter.paths)),
+            *(path for cell in space.include for path in cell),
+            "trigger.name",
+            "poison.rate",
+            "seed",
+        ]
+    )
+    axes = []
+    for path in paths:
+        values: dict[Any, Any] = {}
+        counts: Counter[Any] = Counter()
+        for condition in conditions:
+            value = _value(space, condition, path)
+            counts[freeze(value)] += 1
+            values.setdefault(freeze(value), value)
+        if len(values) > 1:
+            axes.append(Axis(path, tuple((value, counts[key]) for key, value in values.items())))
+    return tuple(axes)
+
+
+def _value(space: SearchSpace, condition: Condition, path: str) -> Any:
+    value = lookup(space.flat(condition), path)
+    return None if value is MISSING else value
+
+
+def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
+    notes = []
+    wanted = space.search.max_trials
+    drawn = len(space.expansion.unfiltered) - len(space.expansion.twins)
+    if wanted is not None and drawn < wanted:
+        notes.append(f"the space holds only {drawn} distinct conditions: fewer than max_trials ({wanted})")
+    if len(space.seeds) == 1:
+        notes.append("one seed: results will have no interval across replicates")
+    if not any(condition.is_baseline for condition in conditions):
+        notes.append("no baselines: nothing to compare clean accuracy with (set `baselines: true`)")
+    return notes
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Prints the plan; fits 80 columns, in a terminal or a file."""
+    console.print(f"[bold]{escape(plan.name)}[/bold]: {_count(len(plan.conditions), 'condition')}", highlight=False)
+    if plan.description:
+        console.print(f"[dim]{escape(plan.description.strip())}[/dim]", highlight=False)
+    console.print(_summary(plan))
+    if plan.axes:
+        console.print(_axis_table(plan, console.width))
+        console.print(_first_rows(plan))
+        if len(plan.conditions) > len(plan.rows):
+            console.print(f"  [dim]... and {len(plan.conditions) - len(plan.rows):,} more[/dim]", highlight=False)
+    for note in plan.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+
+
+def _summary(plan: Plan) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    poisoned = len(plan.conditions) - plan.baselines
+    table.add_row("poisoned", f"{poisoned:,}")
+    table.add_row("baselines", f"{plan.baselines:,}" + (f" ({plan.added_baselines:,} added)" if plan.baselines else ""))
+    table.add_row("poison stages to train", f"{plan.poison_stages:,}")
+    table.add_row("fine-tuning stages to train", f"{plan.finetune_stages:,}")
+    for rule, count in plan.excluded:
+        table.add_row("excluded", f"{count:,} by {escape(rule)}")
+    if plan.duplicates:
+        table.add_row("duplicates dropped", f"{plan.duplicates:,}")
+    if plan.filtered:
+        table.add_row("left out by --only", f"{plan.filtered:,}")
+    for resources, count in plan.resources:
+        gpu = "gpu auto" if resources.gpu == "auto" else f"{show_gpu(resources.gpu)} gpu"
+        table.add_row("resources", f"{resources.cpu:g} cpu, {gpu}: {_count(count, 'trial')}")
+    return table
+
+
+def _axis_table(plan: Plan, width: int) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False, title_justify="left")
+    table.add_column("axis", no_wrap=True)
+    table.add_column("values (conditions)", overflow="fold")
+    longest = max(len(axis.path) for axis in plan.axes)
+    for axis in plan.axes:
+        pieces = [f"{_show(value)} ({count:,})" for value, count in axis.counts]
+        if len(pieces) > _SHOWN_VALUES:
+            pieces = [*pieces[:3], "...", pieces[-1], f"[{len(pieces)} values]"]
+        table.add_row(axis.path, escape(_filled(pieces, width - longest - 5)))
+    return table
+
+
+def _filled(pieces: Iterable[str], width: int) -> str:
+    """Pieces two spaces apart, in lines of up to `width`, none broken."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 2 + len(piece) <= width:
+            lines[-1] += f"  {piece}"
+        else:
+            lines.append(piece)
+    return "\n".join(lines)
+
+
+def _labels(axes: Sequence[Axis]) -> list[str]:
+    """Short column heads: `model`, `size`; `train.lr` only where there is a `finetune.lr` beside it."""
+    short = []
+    for axis in axes:
+        head, _, option = axis.path.partition(".")
+        named = NAME_KEYS.get(head) == option
+        short.append(option if named and head == "poison" else head if named else option or head)
+    return [axis.path if short.count(label) > 1 else label for axis, label in zip(axes, short, strict=True)]
+
+
+def _first_rows(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("id", no_wrap=True)
+    for label in _labels(plan.axes):
+        table.add_column(label, overflow="fold")
+    for condition, row in zip(plan.conditions, plan.rows, strict=False):
+        table.add_row(condition.condition_id[:8], *(escape(_show(value)) for value in row))
+    return table
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else show_plain(value)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
