@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from bdray import __version__
 from bdray.errors import BdrayError, UserError
+
+if TYPE_CHECKING:
+    from bdray.space import SearchSpace
 
 FINISHED, UNSUCCESSFUL, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
@@ -111,7 +114,7 @@ def _add_sweep_readers(commands: Any) -> None:
             reader.add_argument("--tracking-uri", help="deliver there instead")
 
 
-def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
     parser.set_defaults(run=run)
     return parser
@@ -143,7 +146,7 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _load(options: argparse.Namespace) -> SearchSpace:
     from bdray.space import load_space
 
     return load_space(options.space, options.set, options.only, options.seeds)

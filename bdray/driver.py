@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bdray.attacks import dump_probes, floors_of, probes_of
 from bdray.cluster.job import ClusterSettings
-from bdray.condition import Condition
+from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
 from bdray.lock import exclusive
@@ -27,7 +27,7 @@ from bdray.storage import Storage
 from bdray.tasks import make_tasks
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
 
-LOCK = ".lock"
+LOCK, DELIVERED = ".lock", ".delivered"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SweepSettings:
     name: str | None = None
     tracking_uri: str | None = None
     retry_failed: bool = False
-    cluster: ClusterSettings = ClusterSettings()
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,15 +88,29 @@ def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> 
         adopted = _adopt(sweep, storage, plan.conditions)
         left = _left(sweep, plan.conditions, retry_failed=settings.retry_failed)
         _say_start(console, plan, left, adopted, sweep)
-        if not left:
+        if not left and _is_delivered(sweep, plan, tracking_uri):
             return _sum_up(plan, sweep, tracking_uri, interrupted=False, delivery=None)
         mirror = start_mirror(sweep.uri, tracking_uri)
         try:
-            completed = _run_left(_Run(space, plan, left, storage, sweep, settings, console), mirror)
+            run = _Run(space, plan, left, storage, sweep, settings, console)
+            completed = _run_left(run, mirror) if left else True
         finally:
             console.print("delivering to MLflow ...", style="dim")
             delivery = mirror.close()
+        if delivery.error is None:
+            sweep.write_atomic(DELIVERED, _delivery_mark(sweep, plan, tracking_uri))
         return _sum_up(plan, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+
+
+def _delivery_mark(sweep: Storage, plan: Plan, tracking_uri: str) -> str:
+    """Stands for everything MLflow should have of these conditions, and where."""
+    records = read_records(sweep, [condition.condition_id for condition in plan.conditions])
+    return digest({"tracking": tracking_uri, "records": {r.condition_id: [r.status, r.finished_ms] for r in records}})
+
+
+def _is_delivered(sweep: Storage, plan: Plan, tracking_uri: str) -> bool:
+    """Whether MLflow is known to have everything, so that it need not be asked."""
+    return sweep.exists(DELIVERED) and sweep.read_text(DELIVERED) == _delivery_mark(sweep, plan, tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -178,9 +192,7 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     return [condition for condition in conditions if is_left(condition)]
 
 
-def _say_start(
-    console: Console, plan: Plan, left: Sequence[Condition], adopted: Sequence[str], sweep: Storage
-) -> None:
+def _say_start(console: Console, plan: Plan, left: Sequence[Condition], adopted: Sequence[str], sweep: Storage) -> None:
     total = len(plan.conditions)
     done = total - len(left)
     known = f", {done} already done" if done else ""

@@ -86,7 +86,7 @@ class TrackingError(BdrayError):
     """MLflow cannot be used as asked (wrong URI, no permission, deleted experiment); no result is lost by it."""
 
 
-class TrialInterrupted(BdrayError):
+class TrialInterrupted(BdrayError):  # noqa: N818 - a request, not a mistake
     """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
 
 

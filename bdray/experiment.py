@@ -26,7 +26,8 @@ from bdray.training.loop import Stage
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 
-NOTHING = PoisonPlan(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+_NO_INDICES = np.empty(0, dtype=np.int64)
+NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)
 """A plan that poisons nothing."""
 
 VISIBILITY_IMAGES = 256
@@ -95,7 +96,7 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.condition.seed, "init"))
             model = self.condition.model.build(self.data.num_classes, self.condition.data.image_size)
-        return model.to(self.compute.device, memory_format=torch.channels_last)
+        return model.to(self.compute.device).to(memory_format=torch.channels_last)
 
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
@@ -213,9 +214,7 @@ def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_c
     return plan.relocated(positions)
 
 
-def _test_set(
-    data: ImageData, trigger: Trigger | None, poison: Poison, seed: int, device: torch.device
-) -> TestSet:
+def _test_set(data: ImageData, trigger: Trigger | None, poison: Poison, seed: int, device: torch.device) -> TestSet:
     attack = attack_set(
         data.test_images,
         data.test_labels,

@@ -90,7 +90,7 @@ def write_failure(
     record = blank_record(condition, started_ms).model_copy(update={"error": error})
     folder = condition_folder(sweep, condition.condition_id)
     write_condition(folder, condition)
-    folder.write_atomic(ERROR, f"{error.kind}: {detail}\n")
+    folder.write_atomic(ERROR, f"{detail.rstrip()}\n")
     folder.write_atomic(RECORD, record.model_dump_json(indent=1))
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -186,7 +187,7 @@ def persistence_of(stage: StageRecord) -> Persistence:
         return Persistence(first_epoch_below_10_percent=None, area_under_curve=None, left_at_end=None)
     below = next((epoch for epoch, rate in curve if rate < 0.1), None)
     length = curve[-1][0] - curve[0][0]
-    area = sum((b - a) * (p + q) / 2 for (a, p), (b, q) in zip(curve, curve[1:], strict=False))
+    area = sum((b - a) * (p + q) / 2 for (a, p), (b, q) in itertools.pairwise(curve))
     return Persistence(
         first_epoch_below_10_percent=below,
         area_under_curve=area / length if length else curve[0][1],

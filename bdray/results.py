@@ -68,8 +68,8 @@ def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
     sweep.write_atomic("results.csv", table.to_csv(index=False))
     buffer = io.BytesIO()
     # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
-    mixed = {name: table[name].map(str) for name in table if table[name].map(type).nunique() > 2}
-    table.assign(**mixed).to_parquet(buffer, index=False)
+    mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
+    table.astype(dict.fromkeys(mixed, str)).to_parquet(buffer, index=False)
     sweep.write_atomic("results.parquet", buffer.getvalue())
 
 
@@ -105,7 +105,8 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
 
 def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
     flat = flatten(members[0].condition)
-    done = [record for record in members if record.poisoned is not None]
+    poisoned = [record.poisoned for record in members if record.poisoned]
+    finetuned = [record.finetuned for record in members if record.finetuned]
     marks = [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     is_baseline = members[0].role == "baseline"
@@ -116,10 +117,10 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     return [
         *axis_cells,
         str(len(members)),
-        _mean([record.poisoned and record.poisoned.clean_accuracy for record in done]),
-        _mean([record.poisoned and record.poisoned.attack_success_rate for record in done]),
-        _mean([record.finetuned and record.finetuned.clean_accuracy for record in done]),
-        _mean([record.finetuned and record.finetuned.attack_success_rate for record in done]),
+        _mean([rates.clean_accuracy for rates in poisoned]),
+        _mean([rates.attack_success_rate for rates in poisoned]),
+        _mean([rates.clean_accuracy for rates in finetuned]),
+        _mean([rates.attack_success_rate for rates in finetuned]),
         ", ".join(marks),
     ]
 

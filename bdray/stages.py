@@ -27,6 +27,7 @@ from bdray.training.loop import StageState
 
 CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 
+
 class StageManifest(BaseModel):
     """What `stage.json` holds.
 

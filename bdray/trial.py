@@ -1,14 +1,11 @@
 """One condition, run: poisoned training, evaluation, clean fine-tuning, a record. Knows neither Ray nor MLflow.
 
-    load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> fine-tuning stage -> evaluate
+load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> fine-tuning stage -> evaluate
 
-    >>> from bdray.attacks import Probe
-from bdray.condition import Condition
-from bdray.contact_sheet import contact_sheet
-from bdray.contact_sheet import contact_sheet
-    >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
-    ...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
-    >>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
+>>> from bdray.condition import Condition
+>>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
+...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
+>>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -22,7 +19,9 @@ from pathlib import Path
 
 from torch import nn
 
+from bdray.attacks import Probe
 from bdray.condition import Condition
+from bdray.contact_sheet import contact_sheet
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
 from bdray.experiment import Experiment
 from bdray.folder import (
@@ -56,6 +55,7 @@ from bdray.training.device import environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
+
 
 @dataclass(frozen=True)
 class TrialOptions:
@@ -126,7 +126,7 @@ def attempt_trial(
     except Exception as error:
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
         failure = ErrorRecord(kind=type(error).__name__, message=str(error))
-        detail = str(error) if isinstance(error, BdrayError) else traceback.format_exc()
+        detail = f"{type(error).__name__}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
 
 
@@ -192,8 +192,7 @@ class _Trial:
         kept = self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
         stage = experiment.poison_stage()
         if kept is None:
-            state = stage.start(model)
-            record, confusion = self._run(experiment, stage, state, fingerprint)
+            record, confusion = self._run(experiment, stage, stage.start(model), fingerprint)
             if self.store:
                 self.store.save_finished(
                     record,
@@ -223,11 +222,11 @@ class _Trial:
         state.history.append(EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms))
         record, after = self._run(experiment, stage, state, self.condition.finetune_fingerprint)
         self.reporter.stage("finetune", reused=False)
-        return record, after or confusion
+        return record, after if record.epochs[-1].epoch else confusion
 
     def _run(
         self, experiment: Experiment, stage: Stage, state: StageState, fingerprint: str
-    ) -> tuple[StageRecord, Confusion | None]:
+    ) -> tuple[StageRecord, Confusion]:
         """Run a stage from its checkpoint, if there is one, to its end."""
         data = experiment.data.fingerprint
         if self.store:
@@ -253,12 +252,11 @@ class _Trial:
             stage,
             state,
             after_epoch=after_epoch,
-            on_batch=lambda epoch, batch, batches: self.reporter.batch(
-                stage.name, epoch, stage.epochs, batch, batches
-            ),
+            on_batch=lambda epoch, batch, batches: self.reporter.batch(stage.name, epoch, stage.epochs, batch, batches),
         )
         record = StageRecord(name=stage.name, fingerprint=fingerprint, epochs=tuple(state.history))
-        return record, state.evaluation.confusions() if state.evaluation else None
+        evaluation = state.evaluation or stage.evaluate(state.model)
+        return record, evaluation.confusions()
 
     def _floors(self, experiment: Experiment, model: nn.Module) -> dict[str, Rates]:
         """The rates under every probe's trigger, by probe."""

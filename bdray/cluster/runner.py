@@ -57,9 +57,7 @@ class ClusterRun:
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
-        context = ray.init(
-            address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
-        )
+        context = ray.init(address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
@@ -135,9 +133,7 @@ def _shipped(job: ClusterJob) -> dict[str, Any]:
         "sys_path": job.sys_path,
         "trial_options": dict(job.trial_options),
         "tasks": {
-            task.condition_id: json.dumps(
-                {"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu}
-            )
+            task.condition_id: json.dumps({"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu})
             for task in job.tasks
         },
     }

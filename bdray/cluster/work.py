@@ -21,4 +21,3 @@ def run_task(job: dict[str, Any], task: dict[str, Any]) -> str:
         options=TrialOptions(threads=max(1, int(task["cpu"])), probes=probes, **job["trial_options"]),
     )
     return record.status
-

@@ -69,7 +69,8 @@ def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: st
     for record in unsuccessful:
         cause = f"{record.error.kind}: {record.error.message}" if record.error else "the loss is not a finite number"
         console.print(f"  {record.condition_id}  {record.status}  {cause}", markup=False, soft_wrap=True)
-    console.print(f"run them again with: {command_line} --retry-failed", markup=False, soft_wrap=True)
+    again = command_line if "--retry-failed" in command_line else f"{command_line} --retry-failed"
+    console.print(f"run them again with: {again}", markup=False, soft_wrap=True)
 
 
 def _tell_where(outcome: SweepOutcome, console: Console) -> None:

@@ -21,10 +21,10 @@ from dataclasses import asdict
 from typing import TextIO
 
 from bdray.errors import BdrayError, StorageError, TrackingError
+from bdray.lock import exclusive
 from bdray.storage import Storage
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.files import SweepFiles
-from bdray.lock import exclusive
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import UnreachableError, probe, public
 

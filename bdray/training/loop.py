@@ -37,6 +37,7 @@ from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
 
+
 class BatchSource(Protocol):
     """Training images that can be gathered by position."""
 
@@ -113,9 +114,7 @@ class Stage:
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
         test = self.test if whole else self.test.sample(self.recipe.evaluate.test_limit)
-        return evaluate(
-            model, test, num_classes=self.num_classes, normalize=self.normalize, compute=self.compute
-        )
+        return evaluate(model, test, num_classes=self.num_classes, normalize=self.normalize, compute=self.compute)
 
 
 def run_stage(

@@ -63,7 +63,9 @@ def select_layers(model: nn.Module, layers: Literal["all", "head", "batch_norm"]
     elif layers == "head":
         chosen = list(model.get_submodule(taps.head).parameters())
     else:
-        chosen = [p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)]
+        chosen = [
+            p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
+        ]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in chosen:

@@ -1,0 +1,39 @@
+# Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
+#   make sweep    set up, then run the main job on the embedded data set
+#   make test     set up, then run all checks and tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SPACE ?= search_spaces/quickstart.yaml
+
+.PHONY: sweep test lint bench clean
+
+sweep: $(VENV)/installed
+	@$(BIN)/python -m bdray.sweep $(SPACE)
+
+test: lint
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed-test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m benchmarks
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes and 6 GB the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo "installing the test tools ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

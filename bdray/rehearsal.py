@@ -1,0 +1,48 @@
+"""A rehearsal: every axis value of a space, trained and fine-tuned for a few batches before GPU-hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bdray.condition import Condition
+from bdray.driver import SweepOutcome, SweepSettings, run_conditions
+from bdray.pairwise import pairwise_subset
+from bdray.record import TrialRecord
+from bdray.results import varying_paths
+from bdray.space import SearchSpace
+from bdray.condition import flatten
+
+BATCHES = 2
+"""Batches an epoch."""
+
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "data": {"train_limit": 400, "test_limit": 100, "image_size": 32},
+    "train": {"epochs": 1, "batch_size": 8},
+    "finetune": {"epochs": 1, "batch_size": 8},
+}
+"""What a rehearsal makes small: the real models and losses, few and small images."""
+
+
+def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> int:
+    """Run a pairwise-covering subset of the space's conditions, a few batches each; return the exit status.
+
+    Its records lie apart (`<storage>/rehearsals/<name>`): nothing of it is ever taken for a result.
+    """
+    subset = [rehearsal_of(condition) for condition in pairwise_subset(space.conditions())]
+    unique = list({condition.condition_id: condition for condition in subset}.values())
+    console.print(f"rehearsal of {len(unique)} of {len(space.conditions())} conditions, {BATCHES} batches an epoch")
+    settings = replace(
+        settings,
+        storage=f"{settings.storage.rstrip('/')}/rehearsals",
+        name=settings.name or space.name,
+        retry_failed=True,
+        trial_options={**settings.trial_options, "max_batches": BATCHES},
+    )
+    outcome = run_conditions(space, unique, settings, console)
+    console.print(cost_table(outcome))
+    return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing))
