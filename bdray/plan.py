@@ -206,9 +206,9 @@ def _first_rows(plan: Plan, width: int) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
     cells = [[_show(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
-    left, fitting, hidden = width - 10, [], []
+    left, fitting, hidden = width - 11, [], []
     for label, column in zip(_labels(plan.axes), cells, strict=True):
-        needed = max(map(len, (label, *column))) + 2
+        needed = max(map(len, (label, *column))) + 3
         if needed <= left:
             left -= needed
             fitting.append(column)
