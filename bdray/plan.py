@@ -141,7 +141,7 @@ def render_plan(plan: Plan, console: Console) -> None:
     console.print(_summary(plan))
     if plan.axes:
         console.print(_axis_table(plan, console.width))
-        console.print(_first_rows(plan))
+        console.print(_first_rows(plan, console.width))
         if len(plan.conditions) > len(plan.rows):
             console.print(f"  [dim]... and {len(plan.conditions) - len(plan.rows):,} more[/dim]", highlight=False)
     for note in plan.notes:
@@ -201,13 +201,24 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
     return [axis.path if short.count(label) > 1 else label for axis, label in zip(axes, short, strict=True)]
 
 
-def _first_rows(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+def _first_rows(plan: Plan, width: int) -> Table:
+    """The first conditions, with as many of the varying axes as fit beside each other."""
+    table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
-    for label in _labels(plan.axes):
-        table.add_column(label, overflow="fold")
-    for condition, row in zip(plan.conditions, plan.rows, strict=False):
-        table.add_row(condition.condition_id[:8], *(escape(_show(value)) for value in row))
+    cells = [[_show(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
+    left, fitting, hidden = width - 11, [], []
+    for label, column in zip(_labels(plan.axes), cells, strict=True):
+        needed = max(map(len, (label, *column))) + 3
+        if needed <= left:
+            left -= needed
+            fitting.append(column)
+            table.add_column(label, no_wrap=True)
+        else:
+            hidden.append(label)
+    for index, condition in enumerate(plan.conditions[: len(plan.rows)]):
+        table.add_row(condition.condition_id[:8], *(escape(column[index]) for column in fitting))
+    if hidden:
+        table.caption = escape(f"not shown for want of room: {', '.join(hidden)}")
     return table
 
 
