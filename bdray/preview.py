@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,13 @@ def draw_preview(
 
     Args:
         images: uint8, `N x 3 x H x W`, `N >= 1`, on the CPU. The first 3 are shown; distances are means over all.
-        triggers: what to write beside each row, and its trigger.
+        triggers: what to write beside each row (two lines of 30 letters fit), and its trigger.
         seed: places of random triggers are drawn from it, the same for every row.
 
     Raises:
         TriggerError: a trigger cannot be applied, or changes nothing.
     """
-    shown, names = min(3, len(images)), 2.0
+    shown, names = min(3, len(images)), 2.3
     tile = _TILE * images.shape[-2] / images.shape[-1]
     group, pitch = shown * _TILE, tile + 0.22
     sheet = _Sheet(names + 3 * (group + _MARGIN) + _MARGIN, 0.6 + pitch * len(triggers))
@@ -57,10 +58,12 @@ def draw_preview(
     for number, (label, trigger) in enumerate(triggers):
         row = _stamp(trigger, images, seed)
         top = sheet.height - 0.48 - number * pitch
-        sheet.write(_MARGIN, top - 0.15, label, size=9.5, weight="bold")
-        facts = [*_facts(row.seen), f"difference ×{row.factor}"]
-        for line, text in enumerate(facts):
-            sheet.write(_MARGIN, top - 0.37 - 0.165 * line, text, color=_FAINT, size=7.5)
+        heading = textwrap.wrap(label, 30)
+        for line, text in enumerate(heading):
+            sheet.write(_MARGIN, top - 0.09 - 0.17 * line, text, size=9, weight="bold")
+        below = top - 0.13 - 0.17 * len(heading)
+        for line, text in enumerate([*_facts(row.seen), f"difference ×{row.factor}"]):
+            sheet.write(_MARGIN, below - 0.165 * line, text, color=_FAINT, size=7.5)
         for left, name in zip(lefts, _PARTS, strict=True):
             sheet.show(row.pictures[name][:shown], left, top - tile, group, tile)
     sheet.save(path)

@@ -69,3 +69,40 @@ def to_uint8(moved: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch
     original = images.int()
     rounded = torch.clamp((moved * 255).round().int(), original - levels, original + levels)
     return rounded.clamp(0, 255).to(torch.uint8)
+
+
+def perturb(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+) -> torch.Tensor:
+    """`pgd_linf` for stored images: what `apply_plan` takes as `perturbed`.
+
+    Args:
+        model: a surrogate in evaluation mode on `device`; maps float images in [0, 1] to logits.
+        images: uint8, `M x 3 x H x W`: the images that a plan poisons, in step with `plan.indices`.
+        labels: int64, `M`: their labels.
+        epsilon, step_size, steps, generator: see `pgd_linf`.
+        device: where batches are computed.
+
+    Returns:
+        uint8, `M x 3 x H x W`, on the device of `images`, nowhere farther than `epsilon` from them.
+    """
+    import torch
+
+    perturbed = torch.empty_like(images, memory_format=torch.contiguous_format)
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size].to(device)
+        target = labels[start : start + batch_size].to(device)
+        moved = pgd_linf(
+            model, batch.float() / 255, target, epsilon=epsilon, step_size=step_size, steps=steps, generator=generator
+        )
+        perturbed[start : start + batch_size] = to_uint8(moved, batch, epsilon).to(images.device)
+    return perturbed

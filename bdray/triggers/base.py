@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from bdray.errors import TriggerError
 from bdray.registry import Component, Registry
+from bdray.seeds import stream
 
 if TYPE_CHECKING:
     import torch
 
-_FIXED_SEED = 0x7417
+_FIXED_SEED = 0
 """Seeds random places where the caller names no stream, so that `stamp` is a function of the images alone."""
 
 _CHUNK_VALUES = 1 << 24
@@ -49,7 +50,7 @@ class Trigger(Component):
 
         _check_images(images)
         if generator is None:
-            generator = torch.Generator().manual_seed(_FIXED_SEED)
+            generator = stream(_FIXED_SEED, "trigger", "places")
         stamped = torch.empty_like(images, memory_format=torch.contiguous_format)
         step = max(1, _CHUNK_VALUES // max(1, images[:1].numel()))
         for start in range(0, len(images), step):
@@ -68,6 +69,12 @@ def build_trigger(name: str, **options: Any) -> Trigger:
         ComponentError: unknown name or option, wrong type or value; names the nearest.
     """
     return TRIGGERS.build({"name": name, **options})
+
+
+def pattern_stream(pattern_seed: int) -> torch.Generator:
+    """What a fixed pattern is drawn from. A stream of its own: a plain generator with the same seed draws the random
+    images of many a test, and a pattern that equals an image changes nothing."""
+    return stream(pattern_seed, "trigger", "pattern")
 
 
 def unchanged(images: torch.Tensor, stamped: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.base import TRIGGERS, Trigger, pattern_stream
 from bdray.triggers.placement import mix
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Blend(Trigger):
         """The pattern for images of `height x width`: uint8, `3 x height x width`."""
         import torch
 
-        generator = torch.Generator().manual_seed(self.pattern_seed)
+        generator = pattern_stream(self.pattern_seed)
         if self.pattern == "noise":
             return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
         phases = torch.rand(3, 1, 1, generator=generator, dtype=torch.float64)

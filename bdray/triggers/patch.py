@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bdray.triggers.base import TRIGGERS
+from bdray.triggers.base import TRIGGERS, pattern_stream
 from bdray.triggers.placement import Color, PlacedTrigger, enlarge, scaled, solid
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class NoisePatch(PlacedTrigger):
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
 
-        generator = torch.Generator().manual_seed(self.pattern_seed)
+        generator = pattern_stream(self.pattern_seed)
         pattern = torch.randint(0, 256, (3, self.size, self.size), dtype=torch.uint8, generator=generator)
         side = scaled(self.size, height, width)
         return enlarge(pattern, side, side), 1.0

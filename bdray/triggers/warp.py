@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.base import TRIGGERS, Trigger, pattern_stream
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Warp(Trigger):
         """The normalised control points: float32, `2 x k x k`, x before y."""
         import torch
 
-        generator = torch.Generator().manual_seed(self.pattern_seed)
+        generator = pattern_stream(self.pattern_seed)
         noise = torch.rand(2, self.grid_size, self.grid_size, generator=generator) * 2 - 1
         return noise / noise.abs().mean()
 

@@ -1,0 +1,195 @@
+"""The set that training reads, against one that is built item by item."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bdray.errors import PoisonError, TriggerError
+from bdray.poisoning import STRATEGIES, PoisonedSet, PoisonPlan, apply_plan, attack_set, make_poison_plan
+from bdray.triggers import Trigger, build_trigger
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (120, 3, 16, 16), dtype=torch.uint8, generator=generator(9))
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.randint(0, 5, (120,), generator=generator(8))
+
+
+def plan_of(labels: torch.Tensor, **options: Any) -> PoisonPlan:
+    options = {"strategy": "all_to_one", "rate": 0.2, "num_classes": 5, "generator": generator(), **options}
+    return make_poison_plan(labels, **options)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+@pytest.mark.parametrize("part", [False, True])
+def test_equals_a_set_built_item_by_item(images: torch.Tensor, labels: torch.Tensor, mode: str, part: bool) -> None:
+    members = torch.randperm(120, generator=generator(7))[:80] if part else torch.arange(120)
+    plan = plan_of(labels[members], cover_rate=0.1, mode=mode).relocated(members.numpy())
+    trigger = build_trigger("patch")
+    made = apply_plan(images, labels, plan, trigger, generator=generator(), members=members)
+
+    new = dict(zip(plan.indices.tolist(), plan.new_labels.tolist(), strict=True))
+    new |= {index: int(labels[index]) for index in plan.cover_indices.tolist()}
+    stamp = lambda index: trigger.stamp(images[index : index + 1])[0]  # noqa: E731
+    expected = []
+    for index in members.tolist():
+        replaced = mode == "replace" and index in new
+        expected.append((stamp(index), new[index]) if replaced else (images[index], int(labels[index])))
+    if mode == "append":
+        expected += [(stamp(index), label) for index, label in new.items()]
+
+    batch, batch_labels = made.gather(torch.arange(len(made)))
+    assert len(made) == len(expected)
+    assert torch.equal(batch, torch.stack([image for image, _ in expected]))
+    assert batch_labels.tolist() == [label for _, label in expected]
+    assert made.unchanged == 0
+
+
+def test_gather_takes_any_order_and_repeats(images: torch.Tensor, labels: torch.Tensor) -> None:
+    made = apply_plan(images, labels, plan_of(labels), build_trigger("patch"), generator=generator())
+    whole, whole_labels = made.gather(torch.arange(len(made)))
+    order = torch.tensor([3, 119, 3, 0, 57])
+    batch, batch_labels = made.gather(order)
+    assert torch.equal(batch, whole[order])
+    assert torch.equal(batch_labels, whole_labels[order])
+
+
+def test_shares_the_base_images_and_leaves_them(images: torch.Tensor, labels: torch.Tensor) -> None:
+    before, before_labels = images.clone(), labels.clone()
+    made = apply_plan(images, labels, plan_of(labels), build_trigger("blend"), generator=generator())
+    made.gather(torch.arange(120))[0].zero_()
+    assert made.images.data_ptr() == images.data_ptr()
+    assert torch.equal(images, before)
+    assert torch.equal(labels, before_labels)
+    assert len(made.overlay) == 24
+
+
+def test_reads_memory_mapped_images(images: torch.Tensor, labels: torch.Tensor, tmp_path: Any) -> None:
+    np.save(tmp_path / "images.npy", images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))
+    made = [
+        apply_plan(base, labels, plan_of(labels), build_trigger("patch"), generator=generator())
+        for base in (images, mapped)
+    ]
+    assert torch.equal(made[0].gather(torch.arange(120))[0], made[1].gather(torch.arange(120))[0])
+
+
+def test_an_empty_plan_needs_no_trigger(images: torch.Tensor, labels: torch.Tensor) -> None:
+    made = apply_plan(images, labels, plan_of(labels, rate=0.0), None, generator=generator())
+    batch, batch_labels = made.gather(torch.arange(120))
+    assert torch.equal(batch, images)
+    assert torch.equal(batch_labels, labels)
+
+
+def test_perturbed_images_are_stamped_in_place_of_the_originals(images: torch.Tensor, labels: torch.Tensor) -> None:
+    plan = plan_of(labels, strategy="clean_label", rate=0.1, cover_rate=0.1)
+    perturbed = 255 - images[torch.from_numpy(plan.indices)]
+    trigger = build_trigger("patch")
+    made = apply_plan(images, labels, plan, trigger, generator=generator(), perturbed=perturbed)
+    batch, batch_labels = made.gather(torch.arange(120))
+    assert torch.equal(batch[plan.indices], trigger.stamp(perturbed))
+    assert torch.equal(batch[plan.cover_indices], trigger.stamp(images[plan.cover_indices]))
+    assert torch.equal(batch_labels, labels)
+    with pytest.raises(PoisonError, match="11 perturbed images do not fit a plan of 12"):
+        apply_plan(images, labels, plan, trigger, generator=generator(), perturbed=perturbed[:11])
+
+
+def test_same_seed_same_places(images: torch.Tensor, labels: torch.Tensor) -> None:
+    trigger = build_trigger("patch", position="random")
+    made = [apply_plan(images, labels, plan_of(labels), trigger, generator=generator(s)).overlay for s in (1, 1, 2)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+
+
+def test_counts_images_that_the_trigger_leaves(images: torch.Tensor, labels: torch.Tensor) -> None:
+    plan = plan_of(labels)
+    images[plan.indices[:2], :, 10:, 10:] = 255
+    assert apply_plan(images, labels, plan, build_trigger("patch"), generator=generator()).unchanged == 2
+
+
+class _Broken(Trigger):
+    """Overrides `stamp` itself, as a user's trigger may, and breaks its promises."""
+
+    how: str = "nothing"
+
+    def stamp(self, images: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return {"nothing": images.clone(), "dtype": images.float() + 1, "shape": images[:, :1] + 1}[self.how]
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [("nothing", "changes no pixel"), ("dtype", "must return what it got"), ("shape", "must return")],
+)
+def test_a_trigger_of_the_users_own_is_checked(
+    images: torch.Tensor, labels: torch.Tensor, how: str, problem: str
+) -> None:
+    with pytest.raises(TriggerError, match=problem):
+        apply_plan(images, labels, plan_of(labels), _Broken(how=how), generator=generator())
+
+
+def test_problems_are_said(images: torch.Tensor, labels: torch.Tensor) -> None:
+    with pytest.raises(PoisonError, match="stamps 24 images, but there is no trigger"):
+        apply_plan(images, labels, plan_of(labels), None, generator=generator())
+    with pytest.raises(PoisonError, match="touches 24 images that are not part"):
+        plan = plan_of(labels)
+        members = torch.from_numpy(np.setdiff1d(np.arange(120), plan.indices))
+        apply_plan(images, labels, plan, build_trigger("patch"), generator=generator(), members=members)
+
+
+def test_moves_to_a_device(images: torch.Tensor, labels: torch.Tensor) -> None:
+    made = apply_plan(images, labels, plan_of(labels), build_trigger("patch"), generator=generator())
+    moved = made.to("meta")
+    assert isinstance(moved, PoisonedSet)
+    tensors = [getattr(moved, field.name) for field in dataclasses.fields(moved)]
+    assert all(tensor.is_meta for tensor in tensors if isinstance(tensor, torch.Tensor))
+    # On the meta device nothing can be read back, so this shows that a gather never waits for the device.
+    batch, batch_labels = moved.gather(torch.arange(7, device="meta"))
+    assert (batch.shape, batch_labels.shape) == ((7, 3, 16, 16), (7,))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"strategy": "all_to_one", "target": 2},
+        {"strategy": "one_to_one", "source": 1, "target": 3},
+        {"strategy": "all_to_all"},
+        {"strategy": "clean_label", "target": 4},
+    ],
+    ids=lambda content: content["strategy"],
+)
+def test_attack_set_is_every_attacked_image_stamped(
+    images: torch.Tensor, labels: torch.Tensor, content: dict[str, Any]
+) -> None:
+    poison, trigger = STRATEGIES.build(content), build_trigger("sinusoid")
+    attack = attack_set(images, labels, poison, trigger, num_classes=5, generator=generator())
+    wanted = lambda y: (y + 1) % 5 if content["strategy"] == "all_to_all" else content["target"]  # noqa: E731
+    chosen = [
+        i
+        for i, y in enumerate(labels.tolist())
+        if wanted(y) != y and (content["strategy"] != "one_to_one" or y == content["source"])
+    ]
+    assert attack.indices.tolist() == chosen
+    assert torch.equal(attack.images, trigger.stamp(images[chosen]))
+    assert attack.true_labels.tolist() == labels[chosen].tolist()
+    assert attack.wanted_labels.tolist() == [wanted(int(labels[i])) for i in chosen]
+    assert len(attack) == len(chosen)
+
+
+def test_attack_set_without_images_is_an_error(images: torch.Tensor) -> None:
+    poison = STRATEGIES.build({"strategy": "one_to_one", "source": 3, "target": 0})
+    labels = torch.zeros(120, dtype=torch.int64)
+    with pytest.raises(PoisonError, match="'one_to_one' attacks none of the 120 test images"):
+        attack_set(images, labels, poison, build_trigger("patch"), num_classes=5, generator=generator())
