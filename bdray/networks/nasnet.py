@@ -60,10 +60,12 @@ class _AvgPoolSame(nn.Module):
     """Average pooling, 3 x 3 of stride 2 with TensorFlow's SAME padding, over the pixels that exist."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pool = partial(avg_pool2d_same, kernel_size=(3, 3), stride=(2, 2))
-        share_that_exists = pool(torch.ones_like(images[:1, :1]))
-        pooled: torch.Tensor = pool(images)
-        return pooled / share_that_exists
+        share_that_exists = self._pool(torch.ones_like(images[:1, :1]))
+        return self._pool(images) / share_that_exists
+
+    @staticmethod
+    def _pool(images: torch.Tensor) -> torch.Tensor:
+        return avg_pool2d_same(images, kernel_size=(3, 3), stride=(2, 2))  # type: ignore[no-any-return]
 
 
 class NASNetA(nn.Module):

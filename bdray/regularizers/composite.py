@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -24,6 +24,8 @@ def _build_parts(parts: Any) -> tuple[Regularizer, ...]:
     built = []
     for i, part in enumerate(parts):
         with _at_part(i):
+            if not isinstance(part, (Mapping, str, Regularizer)):
+                raise ComponentError("", f"must be a mapping, got {part!r}")
             built.append(REGULARIZERS.build(part))
     return tuple(built)
 

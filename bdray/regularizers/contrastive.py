@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.regularizers.numerics import in_full_precision, normalized, positive_pairs
+from bdray.regularizers.numerics import in_full_precision, normalized, pairwise_distances, positive_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -31,14 +31,12 @@ def contrastive_loss(features: torch.Tensor, labels: torch.Tensor, margin: float
         A scalar; 0 where there is no pair. Identical features have zero gradient.
     """
     import torch
-    from torch.nn.functional import pdist
 
-    with torch.autocast(features.device.type, enabled=False):
-        distances = pdist(normalized(in_full_precision(features)))
-    first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
-    alike = labels[first] == labels[second]
+    distances = pairwise_distances(normalized(in_full_precision(features)))
+    alike = labels[:, None] == labels[None, :]
     costs = torch.where(alike, distances, (margin - distances).clamp(min=0.0)).square() / 2
-    return costs.sum() / max(len(costs), 1)
+    pairs = max(len(labels) * (len(labels) - 1) // 2, 1)
+    return costs.triu(diagonal=1).sum() / pairs
 
 
 def supervised_contrastive_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -41,6 +41,16 @@ def normalized(vectors: torch.Tensor) -> torch.Tensor:
     return scaled / torch.where(scale == 0.0, 1.0, scaled.square().sum(dim=1, keepdim=True)).sqrt()
 
 
+def pairwise_distances(vectors: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances `N x N` between the rows of `vectors` (`N x D`); zero distances get no gradient."""
+    import torch
+
+    # Not through a product of matrices, which is faster but cancels where rows lie close together. And not
+    # torch.pdist, whose gradient crashes the process on an empty batch (torch 2.15).
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Which `(i, j)` share a label though `i != j`, and which are `i == j`: two bool matrices `N x N`."""
     import torch

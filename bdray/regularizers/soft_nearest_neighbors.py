@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.regularizers.layers import Layers, check_distinct, check_points
-from bdray.regularizers.numerics import in_full_precision, positive_pairs
+from bdray.regularizers.numerics import in_full_precision, pairwise_distances, positive_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +37,9 @@ def soft_nearest_neighbor_loss(
     """
     import torch
 
-    with torch.autocast(features.device.type, enabled=False):
-        wide = in_full_precision(features)
-        # The product of matrices would be faster, but cancels where samples lie close together.
-        distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = pairwise_distances(in_full_precision(features))
     # Squares stay finite: past this no other sample's term could be told from zero anyway.
-    closeness = -distances.clamp(max=torch.finfo(wide.dtype).max ** 0.4).square() / temperature
+    closeness = -distances.clamp(max=torch.finfo(distances.dtype).max ** 0.4).square() / temperature
     positive, itself = positive_pairs(labels)
     has_positive = positive.any(dim=1)
     # A row without a positive is left out below; until then it must not be a sum over nothing, whose gradient is NaN.
