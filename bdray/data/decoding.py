@@ -21,9 +21,7 @@ from bdray.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image file in a class folder, whatever the case."""
 
 BATCH = 512

@@ -190,7 +190,7 @@ def list_images(folder: Path) -> tuple[ImageFile, ...]:
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):  # noqa: PTH122
+            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                 status = entry.stat()
                 files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(sorted(files))

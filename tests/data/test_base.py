@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from bdray.data import DATASETS, build_dataset
+from bdray.errors import ComponentError
+
+
+def test_the_built_in_data_sets() -> None:
+    classes = {name: data_set.NUM_CLASSES for name, data_set in DATASETS}
+    assert classes == {"cifar10": 10, "digits": 10, "flowers": 5, "flowers102": 102, "image_folder": None}
+    assert {name: data_set.AUGMENTATION for name, data_set in DATASETS if data_set.AUGMENTATION != "crop_flip"} == {
+        "digits": "crop"
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, _ in DATASETS])
+def test_round_trips(name: str) -> None:
+    data_set = build_dataset(name, root="somewhere", train_limit=7)
+    content = json.loads(json.dumps(data_set.model_dump(mode="json")))
+    assert content["name"] == name
+    assert DATASETS.build(content) == data_set == pickle.loads(pickle.dumps(data_set))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "flowers", "flowers102"])
+def test_the_place_is_not_scientific(name: str) -> None:
+    one, two = build_dataset(name, root="one"), build_dataset(name, root="two")
+    assert one.identity() == two.identity()
+    assert one.identity() != build_dataset(name, image_size=64).identity()
+
+
+def test_unknown_names_and_options_are_explained() -> None:
+    with pytest.raises(ComponentError, match="did you mean 'cifar10'"):
+        build_dataset("cifar")
+    with pytest.raises(ComponentError, match="did you mean 'image_size'"):
+        build_dataset("digits", imagesize=32)
+    with pytest.raises(ComponentError, match="image_size"):
+        build_dataset("digits", image_size=4)
+
+
+def test_planning_imports_no_heavy_library() -> None:
+    code = """
+import sys
+from bdray.data import DATASETS, build_dataset
+for name in DATASETS.names():
+    build_dataset(name)
+print([name for name in ("torch", "torchvision", "sklearn", "scipy", "PIL") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

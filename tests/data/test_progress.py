@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from bdray.data.progress import progress
+
+LONG_WORK = """
+import time
+from bdray.data.progress import progress
+with progress("decoding digits", 4000, quiet_seconds=0) as advance:
+    for _ in range(4):
+        advance(1000)
+        time.sleep(0.2)
+"""
+
+
+def test_short_work_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("decoding digits", 10) as advance:
+        for _ in range(10):
+            advance(1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    result = subprocess.run([sys.executable, "-c", LONG_WORK], capture_output=True, text=True, check=True)
+    assert result.stdout == ""
+    assert result.stderr == "decoding digits: 1,000 of 4,000\n"
+
+
+def test_a_bar_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", LONG_WORK], stderr=theirs, check=True, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    assert b"decoding digits" in written
+    assert "━".encode() in written
+    assert b"2000/4000" in written
