@@ -81,7 +81,8 @@ class Storage:
         if self.is_local:
             return Storage(str(Path(self.uri).parent))
         parts = urlsplit(self.uri)
-        return Storage(_with_path(parts, str(PurePosixPath(parts.path).parent).rstrip("/.")))
+        path = str(PurePosixPath(parts.path).parent)
+        return Storage(_with_path(parts, "" if path in ("/", ".") else path))
 
     def child(self, *parts: str) -> Storage:
         """The folder below, whether or not it exists."""

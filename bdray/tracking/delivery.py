@@ -28,6 +28,7 @@ from bdray.tracking.server import (
     artifact_location,
     explain,
     open_client,
+    probe,
 )
 
 if TYPE_CHECKING:
@@ -299,7 +300,10 @@ class Delivery:
         explained = explain(error, self.uri)
         if isinstance(explained, UnreachableError) and not isinstance(explained, GoneError):
             try:
+                probe(self.uri)
                 self._client.get_experiment(self.experiment_id)
+            except UnreachableError as unreachable:
+                return unreachable
             except Exception:
                 return explained
             return TrackingError(str(explained))

@@ -28,7 +28,7 @@ from bdray.tracking.lock import FileLock
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import GoneError, UnreachableError, probe, public
 
-_BACKOFF_S = (0.5, 15.0)
+_BACKOFF_S = (0.5, 5.0)
 _ORPHAN_S = 60.0
 """How long a mirror whose driver was killed goes on: the next sweep is waiting for its lock."""
 

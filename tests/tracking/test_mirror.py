@@ -21,7 +21,7 @@ from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 ROOT = Path(__file__).parents[2]
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
