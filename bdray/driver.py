@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from bdray.attacks import dump_probes, floors_of, probes_of
@@ -17,8 +16,7 @@ from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
-from bdray.lock import exclusive
-from bdray.plan import Plan, make_plan
+from bdray.lock import FileLock
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
@@ -74,43 +72,52 @@ class SweepOutcome:
 
 
 def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> SweepOutcome:
-    """Run what is left of a sweep, and sum it up.
+    """Run what is left of a sweep, and sum it up. See `run_conditions`."""
+    return run_conditions(space, space.conditions(), settings, console)
+
+
+def run_conditions(
+    space: SearchSpace, conditions: Sequence[Condition], settings: SweepSettings, console: Console
+) -> SweepOutcome:
+    """Run those of `conditions` that have no record yet, and sum all of them up.
+
+    Args:
+        space: where they come from: resources, plugins, tracking.
 
     Raises:
         UserError: storage, tracking or data are not as they must be.
     """
-    plan = make_plan(space)
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
     with _locked(sweep):
         _freeze(sweep, space, tracking_uri)
-        adopted = _adopt(sweep, storage, plan.conditions)
-        left = _left(sweep, plan.conditions, retry_failed=settings.retry_failed)
-        _say_start(console, plan, left, adopted, sweep)
-        if not left and _is_delivered(sweep, plan, tracking_uri):
-            return _sum_up(plan, sweep, tracking_uri, interrupted=False, delivery=None)
+        adopted = _adopt(sweep, storage, conditions)
+        left = _left(sweep, conditions, retry_failed=settings.retry_failed)
+        _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted))
+        if not left and _is_delivered(sweep, conditions, tracking_uri):
+            return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
+        run = _Run(space, conditions, left, storage, sweep, settings, console)
         mirror = start_mirror(sweep.uri, tracking_uri)
         try:
-            run = _Run(space, plan, left, storage, sweep, settings, console)
             completed = _run_left(run, mirror) if left else True
         finally:
             console.print("delivering to MLflow ...", style="dim")
             delivery = mirror.close()
         if delivery.error is None:
-            sweep.write_atomic(DELIVERED, _delivery_mark(sweep, plan, tracking_uri))
-        return _sum_up(plan, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+            sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
+        return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
 
 
-def _delivery_mark(sweep: Storage, plan: Plan, tracking_uri: str) -> str:
+def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    records = read_records(sweep, [condition.condition_id for condition in plan.conditions])
+    records = read_records(sweep, [condition.condition_id for condition in conditions])
     return digest({"tracking": tracking_uri, "records": {r.condition_id: [r.status, r.finished_ms] for r in records}})
 
 
-def _is_delivered(sweep: Storage, plan: Plan, tracking_uri: str) -> bool:
+def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
     """Whether MLflow is known to have everything, so that it need not be asked."""
-    return sweep.exists(DELIVERED) and sweep.read_text(DELIVERED) == _delivery_mark(sweep, plan, tracking_uri)
+    return sweep.exists(DELIVERED) and sweep.read_text(DELIVERED) == _delivery_mark(sweep, conditions, tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class _Run:
     """What is run, where, and who watches."""
 
     space: SearchSpace
-    plan: Plan
+    conditions: Sequence[Condition]
     left: Sequence[Condition]
     storage: Storage
     sweep: Storage
@@ -129,15 +136,18 @@ class _Run:
 @contextmanager
 def _locked(sweep: Storage) -> Iterator[None]:
     """One driver a sweep: two would compute everything twice."""
-    with exclusive(sweep.local_path(LOCK)) as is_ours:
-        if not is_ours:
-            raise UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+    lock = FileLock(sweep.local_path(LOCK))
+    if not lock.acquire():
+        raise UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
     """What the folder says of the sweep: the space as it is run, and where it is tracked."""
-    sweep.write_atomic(SPACE, yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True))
+    sweep.write_atomic(SPACE, space.to_yaml())
     created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
     content = {
         "name": sweep.name,
@@ -192,12 +202,10 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     return [condition for condition in conditions if is_left(condition)]
 
 
-def _say_start(console: Console, plan: Plan, left: Sequence[Condition], adopted: Sequence[str], sweep: Storage) -> None:
-    total = len(plan.conditions)
-    done = total - len(left)
-    known = f", {done} already done" if done else ""
-    known += f" ({len(adopted)} of them taken over from other sweeps of this storage)" if adopted else ""
-    console.print(f"[bold]{plan.name}[/bold]: {total} conditions{known}, {len(left)} to run", highlight=False)
+def _say_start(console: Console, sweep: Storage, *, total: int, left: int, adopted: int) -> None:
+    known = f", {total - left} already done" if total > left else ""
+    known += f" ({adopted} of them taken over from other sweeps of this storage)" if adopted else ""
+    console.print(f"[bold]{sweep.name}[/bold]: {total} conditions{known}, {left} to run", highlight=False)
     console.print(f"folder     {sweep.uri}", highlight=False, soft_wrap=True)
 
 
@@ -215,12 +223,12 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             sweep=run.sweep,
             storage=run.storage,
             tasks=make_tasks(run.left, run.space, gpus=cluster.resources()["gpu"]),
-            probes=dump_probes(probes_of(run.plan.conditions)),
-            plugins=tuple(run.space.plugins),
+            probes=dump_probes(probes_of(run.conditions)),
+            plugins=run.space.plugins,
             sys_path=tuple(sys.path),
             trial_options=run.settings.trial_options,
         )
-        total = len(run.plan.conditions)
+        total = len(run.conditions)
         with SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress:
             completed = cluster.run(job, progress)
         _record_lost(run, progress.lost_causes)
@@ -241,10 +249,15 @@ def _record_lost(run: _Run, causes: Mapping[str, str]) -> None:
 
 
 def _sum_up(
-    plan: Plan, sweep: Storage, tracking_uri: str, *, interrupted: bool, delivery: DeliveryReport | None
+    conditions: Sequence[Condition],
+    sweep: Storage,
+    tracking_uri: str,
+    *,
+    interrupted: bool,
+    delivery: DeliveryReport | None,
 ) -> SweepOutcome:
     """Tables of what there is, in plan order."""
-    ids = [condition.condition_id for condition in plan.conditions]
+    ids = [condition.condition_id for condition in conditions]
     records = read_records(sweep, ids)
     if records:
         write_tables(sweep, result_table(records, floors_of(records)))

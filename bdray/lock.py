@@ -1,41 +1,45 @@
-"""One deliverer per sweep: a lock that the kernel drops when its holder dies, however it dies."""
+"""One process at a time: a lock that the kernel drops when its holder dies, however it dies."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def exclusive(path: Path | None, *, wait_s: float = 0.0) -> Iterator[bool]:
-    """Holds the lock file for the block and tells whether it could be had within `wait_s` seconds.
+class FileLock:
+    """An exclusive lock on a file between processes.
 
     Args:
-        path: the lock file, made with its folder when missing; None (a storage without locks) always succeeds.
-        wait_s: how long to wait for another holder.
+        path: the lock file, made with its folder when missing; None (a storage without locks): always granted.
     """
-    if path is None:
-        yield True
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        yield _acquire(descriptor, time.monotonic() + wait_s)
-    finally:
-        os.close(descriptor)
 
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._descriptor: int | None = None
 
-def _acquire(descriptor: int, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-        else:
+    def acquire(self, wait_s: float = 0.0) -> bool:
+        """Whether the lock is held after waiting for at most `wait_s` seconds for another holder."""
+        if self._path is None or self._descriptor is not None:
             return True
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    return False
+                time.sleep(0.05)
+            else:
+                self._descriptor = descriptor
+                return True
+
+    def release(self) -> None:
+        """Lets the next one have it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

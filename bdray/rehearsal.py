@@ -9,13 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bdray.condition import Condition
+from bdray.condition import Condition, flatten
 from bdray.driver import SweepOutcome, SweepSettings, run_conditions
-from bdray.pairwise import pairwise_subset
+from bdray.expansion import pairwise_subset
 from bdray.record import TrialRecord
 from bdray.results import varying_paths
 from bdray.space import SearchSpace
-from bdray.condition import flatten
 
 BATCHES = 2
 """Batches an epoch."""
@@ -46,3 +45,40 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
     outcome = run_conditions(space, unique, settings, console)
     console.print(cost_table(outcome))
     return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing))
+
+
+def rehearsal_of(condition: Condition) -> Condition:
+    """The same condition, small."""
+    content = condition.content()
+    for section, changes in SMALL.items():
+        content[section] = {**content[section], **changes}
+    content["data"]["image_size"] = min(condition.data.image_size, content["data"]["image_size"])
+    return Condition.parse(content)
+
+
+def cost_table(outcome: SweepOutcome) -> Table:
+    """Time and memory of each rehearsed condition, the slowest first."""
+    axes = varying_paths(outcome.records)
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for path in axes:
+        table.add_column(path.removesuffix(".name").removesuffix(".strategy"), overflow="fold")
+    for name in ("seconds", "images/s", "peak memory", ""):
+        table.add_column(name, justify="right")
+    for record in sorted(outcome.records, key=_seconds, reverse=True):
+        flat = flatten(record.condition)
+        shown = ["-" if flat.get(path) is None else str(flat[path]) for path in axes]
+        table.add_row(
+            *shown, f"{_seconds(record):.1f}", *_cost(record), "" if record.status == "finished" else record.status
+        )
+    return table
+
+
+def _seconds(record: TrialRecord) -> float:
+    return (record.finished_ms - record.started_ms) / 1000
+
+
+def _cost(record: TrialRecord) -> tuple[str, str]:
+    stage = record.stage("poison")
+    if stage is None or stage.last is None:
+        return "-", "-"
+    return f"{stage.last.images_per_second:.1f}", f"{stage.last.peak_memory_bytes / 2**30:.2f} GiB"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 
@@ -63,7 +63,7 @@ class Storage:
             return cls(str(Path(unquote(parts.path))))
         if not parts.netloc and parts.scheme not in ("hdfs", "viewfs"):
             raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
-        return cls(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+        return cls(_with_path(parts, parts.path.rstrip("/")))
 
     @property
     def is_local(self) -> bool:
@@ -82,7 +82,7 @@ class Storage:
             return Storage(str(Path(self.uri).parent))
         parts = urlsplit(self.uri)
         path = str(PurePosixPath(parts.path).parent)
-        return Storage(urlunsplit(parts._replace(path="" if path in ("/", ".") else path)))
+        return Storage(_with_path(parts, "" if path in ("/", ".") else path))
 
     def child(self, *parts: str) -> Storage:
         """The folder below, whether or not it exists."""
@@ -94,7 +94,7 @@ class Storage:
         if self.is_local:
             return str(Path(self.uri, relative))
         parts = urlsplit(self.uri)
-        return urlunsplit(parts._replace(path=f"{parts.path}/{relative}" if relative else parts.path))
+        return _with_path(parts, f"{parts.path}/{relative}" if relative else parts.path)
 
     def local_path(self, path: str = "") -> Path | None:
         """The path of a file in here for libraries that want one; None when the storage is remote."""
@@ -188,7 +188,7 @@ class Storage:
         """
         origin, target = source.local_path(source_path), self.local_path(path)
         with self._explained("write", path):
-            if origin is not None and target is not None and _link_local(origin, target):
+            if origin is not None and target is not None and origin.exists() and _link_local(origin, target):
                 return
         self.write_atomic(path, source.read_bytes(source_path))
 
@@ -285,6 +285,11 @@ def _open_remote(uri: str) -> _Remote:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"storage '{uri}' cannot be opened: {error}") from None
     return _Remote(files, root.rstrip("/"))
+
+
+def _with_path(parts: SplitResult, path: str) -> str:
+    # Not urlunsplit: it makes hdfs:/folder of hdfs:///folder.
+    return f"{parts.scheme}://{parts.netloc}{path}" + (f"?{parts.query}" if parts.query else "")
 
 
 def _relative(path: str) -> str:

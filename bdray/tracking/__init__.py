@@ -8,7 +8,7 @@ Importing this package does not import MLflow.
 from __future__ import annotations
 
 from bdray.errors import TrackingError
-from bdray.lock import exclusive
+from bdray.lock import FileLock
 from bdray.storage import Storage
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.report import DeliveryReport, ReadyInfo
@@ -25,6 +25,9 @@ __all__ = [
     "sync_sweep",
 ]
 
+_BUSY_S = 2.0
+"""How long to wait for a mirror that is just ending."""
+
 
 def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryReport:
     """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
@@ -36,13 +39,15 @@ def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryRepor
     Raises:
         TrackingError: the server does not answer or refuses, or another process is delivering this sweep.
     """
-    from bdray.tracking.delivery import Delivery
-    from bdray.tracking.mirror import LOCK
+    from bdray.tracking.delivery import LOCK, Delivery
 
     sweep = Storage.open(sweep_uri)
     if not sweep.exists("sweep.json"):
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
-    with exclusive(sweep.local_path(LOCK), wait_s=5.0) as is_ours:
-        if not is_ours:
-            raise TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
+    lock = FileLock(sweep.local_path(LOCK))
+    if not lock.acquire(wait_s=_BUSY_S):
+        raise TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
+    try:
         return Delivery.connect(sweep, tracking_uri).deliver_all()
+    finally:
+        lock.release()

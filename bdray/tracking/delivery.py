@@ -12,7 +12,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,25 @@ from bdray.errors import StorageError, TrackingError
 from bdray.storage import Storage
 from bdray.tracking.files import ARTIFACTS, Journal, Point, Record, SweepFiles, SweepInfo
 from bdray.tracking.report import DeliveryReport
-from bdray.tracking.server import UnreachableError, absolute_tracking_uri, artifact_location, explain, open_client
+from bdray.tracking.server import (
+    GoneError,
+    UnreachableError,
+    absolute_tracking_uri,
+    artifact_location,
+    explain,
+    open_client,
+    probe,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 DELIVERED = "bdray.delivered"
+
+LOCK = "mirror.lock"
+"""The file in a local sweep folder that the one process that delivers it holds locked."""
+
 _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "running": "RUNNING"}
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
@@ -43,11 +55,13 @@ class _ConditionRun:
     status: str
     delivered: str
     params: frozenset[str] = frozenset()
+    is_described: bool = False
+    has_error: bool = False
     sent: set[Point] = field(default_factory=set)
 
 
 class Delivery:
-    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`tracking.lock`)."""
+    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`bdray.lock`)."""
 
     def __init__(
         self, files: SweepFiles, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run
@@ -87,8 +101,8 @@ class Delivery:
         run = self._runs.get(condition_id) if self._runs else None
         return run is not None and run.status == "finished" and bool(run.delivered)
 
-    def deliver(self, condition_id: str) -> None:
-        """Delivers what MLflow does not have yet of one condition.
+    def deliver(self, condition_id: str) -> bool:
+        """Delivers what MLflow does not have yet of one condition; tells whether that includes its record.
 
         Raises:
             UnreachableError: the server does not answer.
@@ -109,7 +123,8 @@ class Delivery:
             if self._runs is not None:
                 self._runs.pop(condition_id, None)
             self._doubtful.add(condition_id)
-            raise explain(error, self.uri) from error
+            raise self._explain(error) from error
+        return record is not None
 
     def deliver_all(
         self, *, deadline: float | None = None, done: Callable[[str], None] = lambda _: None
@@ -142,14 +157,12 @@ class Delivery:
                     continue
             delivered += 1
             done(condition_id)
-        self._close_parent(len(ids))
+        self._close_parent(ids)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
     def _update(self, condition_id: str, run: _ConditionRun, record: Record | None, journal: Journal) -> None:
         status = record.status if record else "running"
-        new = [point for point in dict.fromkeys(journal.points) if point not in run.sent]
-        self._log(run, self._new_params(condition_id, run), new)
-        run.sent.update(new)
+        self._log(run, self._new_params(condition_id, run), journal.points)
         tags = {"bdray.status": status} if status != run.status else {}
         if journal.non_finite:
             tags["bdray.non_finite"] = _shorten("; ".join(journal.non_finite), _MAX_TAG_CHARACTERS)
@@ -162,19 +175,26 @@ class Delivery:
         run.status = status
 
     def _finish(self, condition_id: str, run: _ConditionRun, record: Record, tags: dict[str, str]) -> None:
-        self._upload(condition_id, run)
         if record.error:
             tags["bdray.error"] = _shorten(record.error, _MAX_TAG_CHARACTERS)
-        elif run.status == "failed":
-            self._drop_tag(run, "bdray.error")
-        state = _RUN_STATUS.get(record.status, "FAILED")
-        self._client.set_terminated(run.run_id, state, record.finished_ms)
+        elif run.has_error:
+            self._client.delete_tag(run.run_id, "bdray.error")
+        run.has_error = bool(record.error)
+        self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), record.finished_ms)
+        try:
+            self._upload(condition_id, run)
+        except Exception:
+            # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
+            self._set_tags(run, tags)
+            raise
         self._set_tags(run, {**tags, DELIVERED: record.digest})
         run.delivered = record.digest
         run.sent.clear()
 
-    def _log(self, run: _ConditionRun, params: dict[str, str], points: list[Point]) -> None:
+    def _log(self, run: _ConditionRun, params: dict[str, str], journal: Iterable[Point]) -> None:
         from mlflow.entities import Metric, Param
+
+        points = [point for point in dict.fromkeys(journal) if point not in run.sent]
 
         metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
         entries = [Param(*item) for item in params.items()]
@@ -183,23 +203,22 @@ class Delivery:
             room = _MAX_ENTITIES - len(chunk)
             self._client.log_batch(run.run_id, metrics[:room], chunk)
             metrics = metrics[room:]
-        run.params |= params.keys()
+        run.sent.update(points)
+        run.is_described = True
 
     def _new_params(self, condition_id: str, run: _ConditionRun) -> dict[str, str]:
-        if run.params:
+        if run.is_described:
             return {}
         flat = self.files.condition(condition_id).flat
-        return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items()}
+        return {
+            key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params
+        }
 
     def _set_tags(self, run: _ConditionRun, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
         if tags:
             self._client.log_batch(run.run_id, tags=[RunTag(*item) for item in tags.items()])
-
-    def _drop_tag(self, run: _ConditionRun, key: str) -> None:
-        if key in self._client.get_run(run.run_id).data.tags:
-            self._client.delete_tag(run.run_id, key)
 
     def _upload(self, condition_id: str, run: _ConditionRun) -> None:
         folder = self.files.condition_folder(condition_id)
@@ -254,18 +273,41 @@ class Delivery:
         for run in _search_runs(self._client, self.experiment_id, query, "attributes.start_time DESC"):
             tags = run.data.tags
             delivered = tags.get(DELIVERED, "")
-            params = frozenset(run.data.params) if not delivered else frozenset({"all"})
+            params = frozenset() if delivered else frozenset(run.data.params)
             status = tags.get("bdray.status", "running")
-            yield tags["bdray.condition_id"], _ConditionRun(run.info.run_id, status, delivered, params)
+            yield (
+                tags["bdray.condition_id"],
+                _ConditionRun(
+                    run.info.run_id,
+                    status,
+                    delivered,
+                    params,
+                    is_described=bool(delivered),
+                    has_error="bdray.error" in tags,
+                ),
+            )
 
-    def _close_parent(self, conditions: int) -> None:
-        complete = sum(bool(run.delivered) for run in self._index().values())
-        is_complete = complete >= conditions
+    def _close_parent(self, condition_ids: list[str]) -> None:
+        runs = self._index()
+        is_complete = all(name in runs and runs[name].delivered for name in condition_ids)
         try:
-            self._client.set_tag(self.parent_run_id, "bdray.status", "finished" if is_complete else "incomplete")
             self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED")
         except Exception as error:
             raise explain(error, self.uri) from error
+
+    def _explain(self, error: Exception) -> TrackingError:
+        """What went wrong with one condition: while the server answers, it is this condition's own trouble."""
+        explained = explain(error, self.uri)
+        if isinstance(explained, UnreachableError) and not isinstance(explained, GoneError):
+            try:
+                probe(self.uri)
+                self._client.get_experiment(self.experiment_id)
+            except UnreachableError as unreachable:
+                return unreachable
+            except Exception:
+                return explained
+            return TrackingError(str(explained))
+        return explained
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -296,11 +338,10 @@ def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Ru
     query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
     for run in _search_runs(client, experiment_id, query, "attributes.start_time ASC"):
         client.update_run(run.info.run_id, status="RUNNING")
-        client.set_tag(run.info.run_id, "bdray.status", "running")
         return run
     if info.description:
         tags["mlflow.note.content"] = info.description
-    return client.create_run(experiment_id, info.created_ms, {**tags, "bdray.status": "running"}, info.name)
+    return client.create_run(experiment_id, info.created_ms, tags, info.name)
 
 
 def _search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:

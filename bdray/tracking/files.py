@@ -115,13 +115,17 @@ class SweepFiles:
 
     def condition(self, condition_id: str) -> ConditionInfo:
         """The condition's parameters."""
-        content = self.condition_folder(condition_id).read_json("condition.json")
-        return ConditionInfo(
-            cell_id=content["cell_id"],
-            role=content["role"],
-            label=content.get("label") or "",
-            flat=content["flat"],
-        )
+        folder = self.condition_folder(condition_id)
+        content = folder.read_json("condition.json")
+        try:
+            return ConditionInfo(
+                cell_id=content["cell_id"],
+                role=content["role"],
+                label=content.get("label") or "",
+                flat=dict(content["flat"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError("use", folder.uri_of("condition.json"), f"not a condition ({error!r})") from None
 
     def record(self, condition_id: str) -> Record | None:
         """The condition's record, None while it is not finished."""
@@ -139,7 +143,7 @@ class SweepFiles:
                 started_ms=content.get("started_ms"),
                 finished_ms=content.get("finished_ms"),
             )
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise StorageError("use", folder.uri_of("record.json"), f"not a record ({error!r})") from None
 
     def journal(self, condition_id: str) -> Journal:

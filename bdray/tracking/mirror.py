@@ -21,17 +21,18 @@ from dataclasses import asdict
 from typing import TextIO
 
 from bdray.errors import BdrayError, StorageError, TrackingError
-from bdray.lock import exclusive
+from bdray.lock import FileLock
 from bdray.storage import Storage
-from bdray.tracking.delivery import Delivery
+from bdray.tracking.delivery import LOCK, Delivery
 from bdray.tracking.files import SweepFiles
 from bdray.tracking.report import DeliveryReport, ReadyInfo
-from bdray.tracking.server import UnreachableError, probe, public
+from bdray.tracking.server import GoneError, UnreachableError, probe, public
 
-LOCK = "mirror.lock"
-_BACKOFF_S = (0.5, 15.0)
+_BACKOFF_S = (0.5, 5.0)
 _ORPHAN_S = 60.0
 """How long a mirror whose driver was killed goes on: the next sweep is waiting for its lock."""
+
+_LOCK_S = 3.0
 
 _LAST_TRY_S = 10.0
 """How long the last pass waits for a server that does not answer."""
@@ -45,6 +46,7 @@ class _MirrorLoop:
         self._inbox: queue.Queue[str | float] = queue.Queue()
         self._waiting: dict[str, None] = {}
         self._delivered: set[str] = set()
+        self._lock = FileLock(sweep.local_path(LOCK))
         self._delivery: Delivery | None = None
         self._backoff, self._next_try = _BACKOFF_S[0], 0.0
         self._error: str | None = None
@@ -119,25 +121,24 @@ class _MirrorLoop:
                 if not self._inbox.empty():
                     return
                 self._deliver_one(delivery, condition_id)
-            self._backoff, self._error = _BACKOFF_S[0], None
-        except TrackingError as error:
+        except BdrayError as error:
             self._postpone(error)
 
     def _deliver_one(self, delivery: Delivery, condition_id: str) -> None:
         try:
-            delivery.deliver(condition_id)
+            if delivery.deliver(condition_id):
+                self._delivered.add(condition_id)
         except UnreachableError:
             raise
         except (TrackingError, StorageError) as error:
             # Its next epoch or the last pass tries again; the others must not wait for it.
             _log(f"{condition_id}: {error}")
-            if "RESOURCE_DOES_NOT_EXIST" in repr(error.__cause__):
-                self._delivery = None
         del self._waiting[condition_id]
-        if delivery.is_delivered(condition_id):
-            self._delivered.add(condition_id)
+        self._backoff, self._error = _BACKOFF_S[0], None
 
     def _connect(self) -> Delivery:
+        if not self._lock.acquire(wait_s=_LOCK_S):
+            raise UnreachableError("another process is still delivering this sweep to MLflow")
         if self._delivery is None:
             self._delivery = Delivery.connect(self._sweep, self._uri)
             _log(f"connected to {public(self._uri)}")
@@ -145,6 +146,8 @@ class _MirrorLoop:
 
     def _postpone(self, error: Exception) -> None:
         self._error = str(error)
+        if isinstance(error, GoneError):
+            self._delivery = None
         _log(f"{error}; next try in {self._backoff:.0f} s")
         self._next_try = time.monotonic() + self._backoff
         self._backoff = min(2 * self._backoff, _BACKOFF_S[1])
@@ -204,6 +207,7 @@ def main() -> None:
     """Runs the mirror until stdin ends."""
     # The terminal's ctrl-C is for the driver, which then closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
     parser = argparse.ArgumentParser(prog="bdray.tracking.mirror")
     parser.add_argument("sweep")
     parser.add_argument("tracking_uri")
@@ -212,13 +216,12 @@ def main() -> None:
     loop = _MirrorLoop(sweep, arguments.tracking_uri, answers := _private_stdout())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.listen()
-    with exclusive(sweep.local_path(LOCK), wait_s=2 * _ORPHAN_S):
-        try:
-            loop.start()
-        except BdrayError as error:
-            print(json.dumps({"event": "refused", "message": str(error)}), file=answers, flush=True)
-            sys.exit(2)
-        loop.run()
+    try:
+        loop.start()
+    except BdrayError as error:
+        print(json.dumps({"event": "refused", "message": str(error)}), file=answers, flush=True)
+        sys.exit(2)
+    loop.run()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Mirror:
     def __init__(self, sweep: Storage, tracking_uri: str) -> None:
         self._sweep, self._uri = sweep, tracking_uri
         self._unsent: dict[str, None] = {}
+        self._death = f"the process that delivers to MLflow died; see {sweep.uri_of('mirror.log')}"
         self._start()
 
     def wait_ready(self, timeout_s: float = 30.0) -> ReadyInfo:
@@ -57,9 +58,10 @@ class Mirror:
             case "ready":
                 return ReadyInfo(**answer)
             case "refused":
-                raise TrackingError(str(answer["message"]))
+                self._death = str(answer["message"])
+                raise TrackingError(self._death)
             case "died":
-                raise TrackingError(f"the process that delivers to MLflow died; see {self._sweep.uri_of('mirror.log')}")
+                raise TrackingError(self._death)
         later = f"it will be delivered later: bdray sync {self._sweep.name}"
         return ReadyInfo(False, f"MLflow at {self._uri} has not answered within {timeout_s:.0f} s; {later}")
 
@@ -140,7 +142,7 @@ class Mirror:
                 case "refused":
                     return self._nothing_known(answer["message"])
                 case "died":
-                    return self._nothing_known(f"the mirror died; see {self._sweep.uri_of('mirror.log')}")
+                    return self._nothing_known(self._death)
         return self._nothing_known("MLflow did not take everything in time")
 
     def _nothing_known(self, error: str) -> DeliveryReport:

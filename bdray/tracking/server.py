@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from bdray.errors import TrackingError, UserError
-from bdray.lock import exclusive
+from bdray.lock import FileLock
 from bdray.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _REFUSALS = frozenset(
         "PERMISSION_DENIED",
         "UNAUTHENTICATED",
         "CUSTOMER_UNAUTHORIZED",
-        "RESOURCE_DOES_NOT_EXIST",
         "RESOURCE_ALREADY_EXISTS",
         "RESOURCE_LIMIT_EXCEEDED",
         "ENDPOINT_NOT_FOUND",
@@ -49,6 +48,10 @@ _REFUSALS = frozenset(
 
 class UnreachableError(TrackingError):
     """The server does not answer, or not now: trying again later is right."""
+
+
+class GoneError(UnreachableError):
+    """An experiment or run that was there is not any more: connecting again finds or makes it."""
 
 
 def default_tracking_uri(storage_root: str | Storage) -> str:
@@ -101,6 +104,7 @@ def prepare_environment(artifacts: str | None = None) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     if artifacts:
         # The experiment "Default", which MLflow makes in a new database, would point to the working directory.
@@ -139,13 +143,15 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
 
     # Processes that create one SQLite file at the same time break each other's migrations.
     database = tracking_uri.removeprefix("sqlite:///")
-    lock = Path(f"{database}.lock") if database != tracking_uri else None
+    lock = FileLock(Path(f"{database}.lock") if database != tracking_uri else None)
     try:
-        with exclusive(lock, wait_s=60):
-            client = MlflowClient(tracking_uri)
-            client.search_experiments(max_results=1)
+        lock.acquire(wait_s=60)
+        client = MlflowClient(tracking_uri)
+        client.search_experiments(max_results=1)
     except Exception as error:
         raise explain(error, tracking_uri) from error
+    finally:
+        lock.release()
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(REQUEST_S)
     return client
 
@@ -165,11 +171,20 @@ def check_tracking(uri: str) -> str:
 
 def explain(error: Exception, tracking_uri: str) -> TrackingError:
     """MLflow's error as one sentence: an `UnreachableError` if trying again may help."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     text = text if len(text) <= 400 else f"{text[:400]}..."
-    if getattr(error, "error_code", None) in _REFUSALS or isinstance(error, (ImportError, ValueError)):
-        return TrackingError(f"MLflow at {public(tracking_uri)} refuses: {text}")
-    return UnreachableError(f"MLflow at {public(tracking_uri)} does not answer: {text}")
+    server = f"MLflow at {public(tracking_uri)}"
+    code = getattr(error, "error_code", None)
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return GoneError(f"{server} has lost something: {text}")
+    if code in _REFUSALS:
+        return TrackingError(f"{server} refuses: {text}")
+    if isinstance(error, (MlflowException, SQLAlchemyError, OSError)):
+        return UnreachableError(f"{server} does not answer: {text}")
+    return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
 
 
 def public(uri: str) -> str:

@@ -1,0 +1,278 @@
+"""Files to a real MLflow database and back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdray.errors import TrackingError, UserError
+from bdray.lock import FileLock
+from bdray.storage import Storage
+from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
+from bdray.tracking.delivery import LOCK, Delivery
+from bdray.tracking.server import absolute_tracking_uri
+
+FINISHED = 1_700_000_100_000
+
+
+def test_a_finished_condition_is_there_exactly(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.finished(1)
+    (sweep.path / "conditions" / name / "preview.png").write_bytes(b"\x89PNG")
+
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(1)
+
+    mlflow = shown(sweep)
+    run, (parent,) = mlflow.run(name), mlflow.parents
+    assert mlflow.points(name) == sweep.points(name)
+    assert run.data.params == {"trigger.name": "patch", "poison.rate": "0.1", "seed": "1"}
+    assert {k: v for k, v in run.data.tags.items() if k != "bdray.delivered"} == {
+        "bdray.sweep": "demo",
+        "bdray.condition_id": name,
+        "bdray.cell_id": "cell1",
+        "bdray.role": "poisoned",
+        "bdray.status": "finished",
+        "bdray.warning": "trained on poisoned data",
+        "mlflow.parentRunId": parent.info.run_id,
+        "mlflow.runName": f"patch-0.1-s1-{name[:8]}",
+    }
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1_700_000_000_000, FINISHED)
+    names = [file.path for file in mlflow.client.list_artifacts(run.info.run_id)]
+    assert names == ["condition.json", "preview.png", "record.json"]
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert (artifacts / "preview.png").read_bytes() == b"\x89PNG"
+    assert artifacts.is_relative_to(sweep.path.parent)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"] == "what it asks"
+
+
+class BreakingClient:
+    """A real client whose n-th writing call fails: before it is made, or after, when its answer is lost."""
+
+    WRITING = ("create_run", "log_batch", "set_terminated", "log_artifacts", "update_run")
+
+    def __init__(self, client: Any, at_call: int, *, is_made: bool) -> None:
+        self._client, self._left, self._is_made = client, at_call, is_made
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if name not in self.WRITING:
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and self._is_made:
+                method(*args, **kwargs)
+            if self._left == 0:
+                raise ConnectionResetError("the line is cut")
+            return method(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_cut_at_any_call_and_repeated_nothing_is_missing_or_twice(new_sweep: Any, shown: Any, is_made: bool) -> None:
+    sweep = new_sweep()
+    names = [sweep.finished(number) for number in range(1, 6)]
+    cuts = 0
+    for at_call, name in enumerate(names, start=1):
+        delivery = Delivery.connect(Storage.open(sweep.path))
+        delivery._client = BreakingClient(delivery._client, at_call, is_made=is_made)  # type: ignore[assignment]
+        try:
+            delivery.deliver(name)
+        except TrackingError:
+            cuts += 1
+            if at_call % 2:  # The same process goes on, or a new one below.
+                delivery.deliver(name)
+    assert cuts == 5, "a delivery makes fewer calls than this test cuts"
+
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(5)
+    mlflow = shown(sweep)
+    assert len(mlflow.children) == 5
+    assert [mlflow.points(name) for name in names] == [sweep.points(name) for name in names]
+    assert {run.data.tags["bdray.status"] for run in mlflow.children} == {"finished"}
+    assert all(run.info.end_time == FINISHED for run in mlflow.children)
+
+
+def test_epochs_arrive_one_by_one_and_only_the_new_ones_are_sent(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.condition(1)
+    delivery = Delivery.connect(Storage.open(sweep.path))
+    sent: list[int] = []
+    log_batch = delivery._client.log_batch
+    delivery._client.log_batch = (  # type: ignore[method-assign]
+        lambda run, metrics=(), *args, **kwargs: sent.append(len(metrics)) or log_batch(run, metrics, *args, **kwargs)
+    )
+    for steps in (1, 2, 3):
+        sweep.journal(name, steps)
+        assert delivery.deliver(name) is False
+    assert sent == [2, 2, 2]
+    mlflow = shown(sweep)
+    assert mlflow.points(name) == sweep.points(name)
+    assert mlflow.run(name).info.status == "RUNNING"
+    assert mlflow.run(name).data.tags["bdray.status"] == "running"
+    assert delivery.deliver_all() == DeliveryReport(1)
+    assert shown(sweep).parents[0].info.status == "KILLED", "an unfinished sweep is not shown as finished"
+
+
+def test_a_retried_failure_updates_the_same_run(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.condition(1)
+    sweep.journal(name, 1)
+    sweep.record(name, "failed", "out of memory")
+    sync_sweep(str(sweep.path))
+    failed = shown(sweep).run(name)
+    assert (failed.info.status, failed.data.tags["bdray.status"]) == ("FAILED", "failed")
+    assert failed.data.tags["bdray.error"] == "out of memory"
+
+    (sweep.path / "conditions" / name / "record.json").unlink()
+    sync_sweep(str(sweep.path))
+    assert shown(sweep).run(name).info.status == "RUNNING"
+
+    sweep.journal(name, 3)
+    sweep.record(name)
+    sync_sweep(str(sweep.path))
+    mlflow = shown(sweep)
+    run = mlflow.run(name)
+    assert run.info.run_id == failed.info.run_id
+    assert (run.info.status, run.data.tags["bdray.status"]) == ("FINISHED", "finished")
+    assert "bdray.error" not in run.data.tags
+    assert mlflow.points(name) == sweep.points(name)
+
+
+def test_limits_of_mlflow_are_kept(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    flat = {f"train.p{number}": number for number in range(150)} | {"data.classes": "x" * 9000}
+    name = sweep.condition(1, flat=flat)
+    sweep.journal(name, 600)
+    nan = sweep.condition(2, role="baseline")
+    sweep.journal(nan, 1, {"train/loss": float("nan"), "train/penalty": float("-inf"), "train/accuracy": 0.5})
+    sweep.record(nan, "diverged")
+
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(2)
+
+    mlflow = shown(sweep)
+    params = mlflow.run(name).data.params
+    assert mlflow.points(name) == sweep.points(name)
+    assert len(params) == 151
+    assert params["data.classes"].endswith("(9000 characters)")
+    diverged = mlflow.run(nan)
+    assert diverged.data.metrics == {"train/accuracy": 0.5}
+    assert diverged.data.tags["bdray.non_finite"] == "train/loss nan at step 1; train/penalty -inf at step 1"
+    assert (diverged.info.status, diverged.data.tags["bdray.status"]) == ("FAILED", "diverged")
+    assert "bdray.warning" not in diverged.data.tags
+
+
+def test_a_broken_journal_is_named_and_stops_no_other(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    broken, sound = sweep.finished(1), sweep.finished(2)
+    (sweep.path / "conditions" / broken / "journal.jsonl").write_text('{"step": 1}\n')
+    sweep.condition(3)  # planned, not started: no run yet
+
+    report = sync_sweep(str(sweep.path))
+
+    assert (report.delivered, report.pending) == (1, (broken,))
+    assert report.error is not None
+    assert f"{broken}/journal.jsonl, line 1" in report.error
+    assert [run.data.tags["bdray.condition_id"] for run in shown(sweep).children] == [sound]
+
+
+def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    first, second = sweep.finished(1), sweep.condition(2)
+    sync_sweep(str(sweep.path))
+    delivery = Delivery.connect(Storage.open(sweep.path))
+    sweep.journal(second, 1)
+    delivery.deliver(second)
+    mlflow = shown(sweep)
+    for name in (first, second):
+        mlflow.client.delete_run(mlflow.run(name).info.run_id)
+    sweep.journal(second, 2)
+    with pytest.raises(TrackingError):
+        delivery.deliver(second)
+    delivery.deliver(second)
+    assert shown(sweep).points(second) == sweep.points(second)
+    sync_sweep(str(sweep.path))
+    assert shown(sweep).points(first) == sweep.points(first)
+
+    mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
+    with pytest.raises(TrackingError, match="'bdray-demo' was deleted: restore it"):
+        sync_sweep(str(sweep.path))
+
+
+def test_a_sweep_begun_anew_is_another_parent(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.finished(1)
+    sync_sweep(str(sweep.path))
+    sync_sweep(str(new_sweep().path))
+    assert len(shown(sweep).parents) == 1
+    sync_sweep(str(new_sweep(created_ms=1_800_000_000_000).path))
+    parents = {run.data.tags["mlflow.parentRunId"] for run in shown(sweep).children}
+    assert len(shown(sweep).parents) == len(parents) == 2
+    assert {run.data.tags["bdray.condition_id"] for run in shown(sweep).children} == {name}
+
+
+def test_one_deliverer_at_a_time(new_sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = new_sweep()
+    holder = FileLock(sweep.path / LOCK)
+    assert holder.acquire()
+    assert not FileLock(sweep.path / LOCK).acquire(wait_s=0.1)
+    with pytest.raises(TrackingError, match="another process"):
+        sync_sweep(str(sweep.path))
+    holder.release()
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(0)
+
+
+def test_a_folder_without_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"is not a sweep folder: it has no sweep\.json"):
+        sync_sweep(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_database_is_made_without_a_word(tmp_path: Path, new_sweep: Any) -> None:
+    sweep = new_sweep()
+    sweep.finished(1)
+    uri = f"sqlite:///{tmp_path}/fresh/mlflow.db"
+    start = "import sys, bdray.tracking as t; assert 'mlflow' not in sys.modules"
+    code = f"{start}; t.sync_sweep({str(sweep.path)!r}, {uri!r})"
+    working = tmp_path / "working"
+    working.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(  # noqa: PLW1510 - looked at below, with what it said
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=working, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(working.iterdir()), "MLflow's own defaults would write into the working directory"
+    assert check_tracking(uri) == f"{uri}: reachable"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:////absolute/mlflow.db", "sqlite:////absolute/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///{cwd}/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql+psycopg2://user:word@host/db", "postgresql+psycopg2://user:word@host/db"),
+    ],
+)
+def test_tracking_uris_are_absolute(uri: str, expected: str) -> None:
+    assert absolute_tracking_uri(uri) == expected.format(cwd=Path.cwd())
+
+
+def test_wrong_uris_are_explained(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    assert default_tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_tracking_uri(str(tmp_path)).startswith("sqlite:////")
+    with pytest.raises(UserError, match="--tracking-uri is needed"):
+        default_tracking_uri("s3://bucket/runs")
+    with pytest.raises(UserError, match="MLflow has no 'htp://'"):
+        absolute_tracking_uri("htp://host")
+    assert "will be created" in check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    secret = f"http://user:secret@127.0.0.1:{free_port()}"
+    assert "is not reachable: Connection refused" in check_tracking(secret)
+    assert "secret" not in check_tracking(secret)

@@ -1,0 +1,199 @@
+"""The mirror as a real process, against real databases and servers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from bdray.errors import TrackingError
+from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """A real tracking server over the folder's database, killed the hard way in the end."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    storage = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "served"),
+    ]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command + storage, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=folder
+        )
+    try:
+        wait_until(lambda: process.poll() is not None or is_healthy(port))
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    mirror = start_mirror(str(sweep.path), sweep.uri)
+    ready = mirror.wait_ready(60)
+    assert (ready.reachable, ready.experiment_id) == (True, shown(sweep).experiment.experiment_id)
+    assert ready.parent_run_id == shown(sweep).parents[0].info.run_id
+
+    mirror._process.send_signal(signal.SIGINT)
+    first = sweep.condition(1)
+    sweep.journal(first, 2)
+    mirror.notify(first)
+    wait_until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
+    assert shown(sweep).run(first).data.tags["bdray.status"] == "running"
+
+    others = [sweep.finished(number) for number in range(2, 30)]
+    for name in others:
+        mirror.notify(name)
+    wait_until(lambda: len(shown(sweep).children) > 3)
+    mirror._process.kill()
+    mirror._process.wait()
+    mirror.notify(first)
+    assert len(shown(sweep).children) < 1 + len(others), "it was killed too late to show anything"
+
+    sweep.journal(first, 3)
+    sweep.record(first)
+    assert mirror.close(60) == DeliveryReport(29)
+    mlflow = shown(sweep)
+    assert (len(mlflow.children), len(mlflow.parents)) == (29, 1)
+    assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
+    assert mlflow.parents[0].info.status == "FINISHED"
+
+
+def test_a_server_that_is_dead_dies_and_comes_back(
+    new_sweep: Any, shown: Any, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    sweep, port = new_sweep(), free_port()
+    uri = f"http://127.0.0.1:{port}"
+    begin = time.monotonic()
+    mirror = start_mirror(str(sweep.path), uri)
+    ready = mirror.wait_ready()
+    assert time.monotonic() - begin < 10
+    assert not ready.reachable
+    assert ready.message == f"{uri} is not reachable: Connection refused; it will be delivered later: bdray sync demo"
+    first, second = sweep.condition(1), sweep.finished(2)
+    sweep.journal(first, 1)
+    for name in (first, second):
+        mirror.notify(name)
+
+    with server(tmp_path, port):
+        wait_until(lambda: is_delivered(shown(sweep, uri), second))
+    sweep.journal(first, 3)
+    sweep.record(first)
+    third = sweep.finished(3)
+    for name in (first, third):
+        mirror.notify(name)
+    log = sweep.path / "mirror.log"
+    wait_until(lambda: log.read_text().count("next try") >= 4)
+    with server(tmp_path, port):
+        wait_until(lambda: is_delivered(shown(sweep, uri), first))
+        assert mirror.close(30) == DeliveryReport(3)
+        mlflow = shown(sweep, uri)
+        assert len(mlflow.children) == 3
+        assert all(mlflow.points(name) == sweep.points(name) for name in (first, second, third))
+        artifacts = mlflow.client.list_artifacts(mlflow.run(first).info.run_id)
+        assert [file.path for file in artifacts] == ["condition.json", "record.json"]
+
+
+def is_delivered(mlflow: Any, condition_id: str) -> bool:
+    return any(
+        run.data.tags["bdray.condition_id"] == condition_id and "bdray.delivered" in run.data.tags
+        for run in mlflow.children
+    )
+
+
+def test_a_dead_server_costs_a_bounded_time_and_is_reported(new_sweep: Any, free_port: Callable[[], int]) -> None:
+    sweep = new_sweep()
+    names = [sweep.finished(1), sweep.finished(2)]
+    mirror = start_mirror(str(sweep.path), f"http://127.0.0.1:{free_port()}")
+    begin = time.monotonic()
+    report = mirror.close(5)
+    assert time.monotonic() - begin < 7
+    assert (report.delivered, report.pending) == (0, tuple(names))
+    assert report.error is not None
+    assert "Connection refused" in report.error
+
+
+def test_when_the_driver_is_killed_the_mirror_delivers_and_ends(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.finished(1)
+    code = (
+        "import os, bdray.tracking as t\n"
+        f"mirror = t.start_mirror({str(sweep.path)!r}, {sweep.uri!r})\n"
+        "print(mirror._process.pid, flush=True)\n"
+        "mirror.wait_ready()\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    driver = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    stat = Path("/proc", driver.stdout.strip(), "stat")
+    wait_until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z", 30)
+    assert shown(sweep).points(name) == sweep.points(name)
+
+
+def test_two_mirrors_of_one_sweep_make_no_run_twice(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    names = [sweep.finished(number) for number in range(1, 9)]
+    mirrors = [start_mirror(str(sweep.path), sweep.uri) for _ in range(2)]
+    for mirror in mirrors:
+        for name in names:
+            mirror.notify(name)
+    waiting, delivering = sorted(mirrors, key=lambda mirror: mirror.wait_ready(60).reachable)
+    with pytest.raises(TrackingError, match="another process"):
+        sync_sweep(str(sweep.path))
+    assert delivering.close(20) == DeliveryReport(8)
+    assert waiting.close(20) == DeliveryReport(8)
+    assert len(shown(sweep).children) == 8
+    assert len(shown(sweep).parents) == 1
+
+
+def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    sync_sweep(str(sweep.path))
+    mlflow = shown(sweep)
+    mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
+    mirror = start_mirror(str(sweep.path), sweep.uri)
+    with pytest.raises(TrackingError, match="'bdray-demo' was deleted"):
+        mirror.wait_ready(60)
+    mirror.notify(sweep.finished(1))
+    report = mirror.close(20)
+    assert report.pending == ("000000000001",)
+    assert "was deleted" in (report.error or "")
