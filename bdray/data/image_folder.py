@@ -35,16 +35,20 @@ class ImageFolder(DataSet):
         return existing_root(self.root, "image_folder")
 
 
+QUICK_SECONDS = 0.005
 _contents: dict[Path, tuple[float, str]] = {}
-"""Root -> (until when it may be reused, content digest)."""
+"""Root -> (until when it may be reused, content digest), for folders that take longer than that to list."""
 
 
 def _content(root: Path) -> str:
-    """The digest of a folder's listing. A plan asks for it with every condition, so a listing is reused for twenty
-    times as long as it took: 10,000 conditions do not list a large folder 10,000 times."""
+    """The digest of a folder's listing. A plan asks for it with every condition, so the listing of a large folder is
+    reused for twenty times as long as it took: 10,000 conditions do not list it 10,000 times."""
     start = time.monotonic()
     until, content = _contents.get(root, (start, ""))
-    if start >= until:
-        content = list_class_folders(root, "image_folder").content
-        _contents[root] = (start + 20 * (time.monotonic() - start), content)
+    if start < until:
+        return content
+    content = list_class_folders(root, "image_folder").content
+    took = time.monotonic() - start
+    if took > QUICK_SECONDS:
+        _contents[root] = (start + 20 * took, content)
     return content

@@ -31,12 +31,13 @@ def test_identity_notices_a_change(tmp_path: Path, make_folders: Make) -> None:
     root = make_folders(tmp_path, {"a": 3, "b": 3})
     before = folder(root).identity()
     Image.new("RGB", (8, 8)).save(root / "a" / "new.png")
-    time.sleep(0.1)
-    assert folder(root).identity() != before
+    deadline = time.monotonic() + 10
+    while folder(root).identity() == before:  # on a busy machine even a small listing may be reused for a while
+        assert time.monotonic() < deadline
 
 
 def test_identity_of_many_conditions_is_cheap(tmp_path: Path, make_folders: Make) -> None:
-    root = make_folders(tmp_path, {f"class{number}": 50 for number in range(20)}, side=2)
+    root = make_folders(tmp_path, {f"class{number}": 50 for number in range(60)}, side=2)
     start = time.perf_counter()
     folder(root).identity()
     once = time.perf_counter() - start
