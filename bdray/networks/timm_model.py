@@ -20,12 +20,8 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool)
         ComponentError: there is no such model, it has no single linear head, or cannot take images of this size.
         WeightsError: `pretrained`, and the weights cannot be had.
     """
-    if not timm.is_model(name):
-        hint = nearest(name, timm.list_models())
-        raise ComponentError("name", f"there is no timm model '{name}'; {hint}")
     options: dict[str, Any] = {"num_classes": num_classes}
-    configuration = timm.get_pretrained_cfg(name)
-    if configuration is not None and configuration.fixed_input_size:
+    if _has_fixed_size(name):
         options["img_size"] = image_size
     try:
         network: nn.Module = fetch(name, **options) if pretrained else timm.create_model(name, **options)
@@ -34,6 +30,19 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool)
     network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
     network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
     return network
+
+
+def _has_fixed_size(name: str) -> bool:
+    if not timm.is_model(name):
+        hint = nearest(name, timm.list_models())
+        raise ComponentError("name", f"there is no timm model '{name}'; {hint}")
+    try:
+        configuration = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        architecture, _, tag = name.partition(".")
+        hint = nearest(name, timm.list_pretrained(f"{architecture}.*"))
+        raise ComponentError("name", f"timm has no weights '{tag}' for {architecture}; {hint}") from None
+    return configuration is not None and bool(configuration.fixed_input_size)
 
 
 def _head_path(name: str, network: nn.Module) -> str:

@@ -22,7 +22,7 @@ class Mixing:
 
     Attributes:
         point: "input" or the name of one of the network's mixing points.
-        permutation: int64, `N`, on the device of the batch.
+        permutation: int64, `N`, on any device.
         lam: weight of the image itself, in [0, 1]; `1 - lam` is its partner's.
     """
 
@@ -39,6 +39,7 @@ class Regularizer(Component):
     Class attributes:
         USES_LABELS: the penalty compares labels inside a batch, so it makes no sense on mixed activations.
         MIXES: `draw_mixing` may return something.
+        Both are asked by `composite` of its parts.
     """
 
     USES_LABELS: ClassVar[bool] = False

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 NEGLIGIBLE = 1e-12
 """A vector whose largest entry is below this counts as zero: it has no direction and gets no gradient."""
 
+COLUMNS_AT_ONCE = 4096
+
 
 def in_full_precision(vectors: torch.Tensor) -> torch.Tensor:
     """`N x ...` as an `N x D` matrix in float32, or in float64 where it already is."""
@@ -49,6 +51,17 @@ def pairwise_distances(vectors: torch.Tensor) -> torch.Tensor:
     # torch.pdist, whose gradient crashes the process on an empty batch (torch 2.15).
     with torch.autocast(vectors.device.type, enabled=False):
         return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def squared_distances(vectors: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distances `N x N` between the rows of `vectors` (`N x D`), in batches of columns."""
+    import torch
+
+    # The squares stay finite: past this no other row's distance could be told from it anyway.
+    limit = torch.finfo(vectors.dtype).max ** 0.4
+    # The gradient of cdist takes N x N x D numbers on a GPU: 17 GB for 128 rows of a wide hidden layer, if whole.
+    parts = [pairwise_distances(part).clamp(max=limit).square() for part in vectors.split(COLUMNS_AT_ONCE, dim=1)]
+    return torch.stack(parts).sum(dim=0)
 
 
 def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

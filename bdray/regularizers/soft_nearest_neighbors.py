@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.regularizers.layers import Layers, check_distinct, check_points
-from bdray.regularizers.numerics import in_full_precision, pairwise_distances, positive_pairs
+from bdray.regularizers.numerics import in_full_precision, positive_pairs, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,7 @@ def soft_nearest_neighbor_loss(
     """
     import torch
 
-    distances = pairwise_distances(in_full_precision(features))
-    # Squares stay finite: past this no other sample's term could be told from zero anyway.
-    closeness = -distances.clamp(max=torch.finfo(distances.dtype).max ** 0.4).square() / temperature
+    closeness = -squared_distances(in_full_precision(features)) / temperature
     positive, itself = positive_pairs(labels)
     has_positive = positive.any(dim=1)
     # A row without a positive is left out below; until then it must not be a sum over nothing, whose gradient is NaN.
@@ -63,8 +61,8 @@ class SoftNearestNeighbors(Regularizer):
     temperature: float = Field(default=100.0, ge=1e-3, le=1e6)
     """Scale of squared distances; where it is learned, what it starts from."""
     learned: bool = False
-    """Train one temperature a layer, each to make its loss small, whatever the sign of `weight` (Frosst et al. 2019,
-    section 2)."""
+    """Train one temperature a layer, each to make its loss small, whatever the sign of `weight` (Frosst et al. 2019
+    minimise over it)."""
     layers: Layers = Field(default=("features",), strict=False)
     """"features" (penultimate), "logits", "input", or names of the network's mixing points."""
 

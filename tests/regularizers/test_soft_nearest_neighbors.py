@@ -7,6 +7,7 @@ import torch
 from bdray.errors import ComponentError
 from bdray.networks.taps import Outputs
 from bdray.regularizers import REGULARIZERS, soft_nearest_neighbor_loss
+from bdray.regularizers.numerics import COLUMNS_AT_ONCE
 
 
 def batch(samples: int = 12, width: int = 5, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,6 +89,12 @@ def test_the_penalty_is_the_weighted_sum_over_layers_whatever_the_sign() -> None
     penalty = regularizer.penalty(given, labels, None)
     assert penalty is not None
     torch.testing.assert_close(penalty, expected, check_dtype=False)
+
+
+def test_wide_hidden_layers_count_every_column() -> None:
+    features, labels = batch(samples=6, width=2 * COLUMNS_AT_ONCE + 17, classes=2)
+    expected = by_hand(features, labels, 5000.0)
+    assert soft_nearest_neighbor_loss(features, labels, 5000.0).item() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("weight", [0.5, -0.5])
