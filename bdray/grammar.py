@@ -67,10 +67,11 @@ class Needs(Section):
     cpu: float | None = Field(default=None, gt=0.0, le=1e6)
     gpu: float | Literal["auto"] | None = Field(default=None)
 
-    @field_validator("gpu")
+    @field_validator("gpu", mode="before")
     @classmethod
-    def _no_debt(cls, gpu: float | str | None) -> float | str | None:
-        if isinstance(gpu, float) and not 0.0 <= gpu <= 1e6:
+    def _auto_or_number(cls, gpu: Any) -> Any:
+        number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 <= gpu <= 1e6
+        if not (gpu is None or gpu == "auto" or number):
             raise ValueError("must be 'auto' or a number from 0")
         return gpu
 

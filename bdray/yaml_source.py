@@ -18,7 +18,7 @@ import yaml
 from bdray.errors import SpaceError
 
 MAX_BYTES = 4 * 2**20
-MAX_NODES = 500_000
+MAX_NODES = 100_000
 MAX_DEPTH = 100
 
 _TAG = "tag:yaml.org,2002:"
@@ -139,7 +139,8 @@ def parse_yaml(text: str, file: str, *, lines: bool = True) -> Located:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = f"is not valid YAML: {error.problem or error.context or 'cannot be parsed'}"
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        problem = f"is not valid YAML: {said or 'cannot be parsed'}"
         raise SpaceError(problem, file=file, line=mark.line + 1 if mark and lines else None) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if lines else None

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import importlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bdray.grammar import Resources, round_gpu
+from bdray.plan import Plan, make_plan, render_plan
+from bdray.space import load_space
+
+SPACE = """\
+name: example
+description: what it asks
+plugins: [space_components]
+seeds: [0, 1]
+fixed: {data: test_shapes, model: test_small}
+parameters:
+  trigger.name: {values: [test_stamp, test_veil]}
+  poison.rate: {values: [0.01, 0.1]}
+  finetune.fraction: {values: [0.05, 0.08]}
+exclude: [{trigger.name: test_veil, poison.rate: 0.1}]
+include: [{trigger.name: test_stamp, poison.rate: 0.01, finetune.fraction: 0.05}]
+baselines: true
+resources: {gpu: 0.3, overrides: [{when: {trigger.name: test_veil}, cpu: 2, gpu: 1.5}]}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    importlib.import_module("space_components")
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return make_plan(load_space(path))
+
+
+def rendered(plan: Plan, width: int = 80) -> str:
+    text = io.StringIO()
+    render_plan(plan, Console(file=text, width=width))
+    return text.getvalue()
+
+
+def test_counts(plan: Plan) -> None:
+    # By hand, for each seed: 3 of 4 pairs of trigger and rate, 2 fractions each, and a baseline a fraction.
+    assert len(plan.conditions) == (3 * 2 + 2) * 2
+    assert (plan.baselines, plan.added_baselines, plan.duplicates, plan.filtered) == (4, 4, 2, 0)
+    assert plan.excluded == (("{trigger.name: test_veil, poison.rate: 0.1}", 4),)
+    # Both fractions lie within the pool that no poison stage sees, so they share poisoned models.
+    assert (plan.poison_stages, plan.finetune_stages) == ((3 + 1) * 2, 16)
+
+
+def test_axes_are_what_varies(plan: Plan) -> None:
+    assert {axis.path: dict(axis.counts) for axis in plan.axes} == {
+        "trigger.name": {"test_stamp": 8, "test_veil": 4, None: 4},
+        "poison.rate": {0.01: 8, 0.1: 4, 0.0: 4},
+        "finetune.fraction": {0.05: 8, 0.08: 8},
+        "seed": {0: 8, 1: 8},
+    }
+    assert plan.rows[0] == ("test_stamp", 0.01, 0.05, 0)
+
+
+def test_resources_are_grouped_and_rounding_is_told(plan: Plan) -> None:
+    assert dict(plan.resources) == {Resources(1.0, 1 / 3): 12, Resources(2.0, 2.0): 4}
+    assert [note for note in plan.notes if "rounded" in note] == [
+        "gpu 0.3 is rounded up to 1/3: other fractions leave GPUs partly unused",
+        "gpu 1.5 is rounded up to 2: other fractions leave GPUs partly unused",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [(0.0, 0.0), (0.25, 0.25), (0.26, 1 / 3), (1 / 3, 1 / 3), (0.33, 1 / 3), (0.34, 0.5), (0.51, 1), (1, 1), (1.1, 2)],
+)
+def test_fractions_of_a_gpu_are_rounded_up(asked: float, given: float) -> None:
+    assert round_gpu(asked) == pytest.approx(given, rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_rendering_fits_and_says_it_all(plan: Plan, width: int) -> None:
+    text = rendered(plan, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "example: 16 conditions" in text
+    assert "\x1b" not in text, "no colour codes outside a terminal"
+    for condition in plan.conditions[:8]:
+        assert condition.condition_id[:8] in text
+    assert "... and 8 more" in text
+    if width >= 80:
+        assert "4 by {trigger.name: test_veil, poison.rate: 0.1}" in text
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'torchvision', 'timm', 'ray', 'mlflow', 'sklearn'}"
+    code = "import sys, bdray.space, bdray.plan; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
+    code += f"print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

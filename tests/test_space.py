@@ -1,0 +1,375 @@
+"""What search spaces mean, and what is said about wrong ones."""
+
+# ruff: noqa: E501 - the table of mistakes reads best with one a line
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdray.errors import SpaceError
+from bdray.space import Resources, SearchSpace, load_space, parse_seed_list
+
+Load = Callable[..., SearchSpace]
+
+BASE = """\
+name: example
+plugins: [space_components]
+seeds: [0, 1]
+fixed:
+  data: {name: test_shapes}
+  train: {epochs: 3, lr: 1e-1}
+parameters:
+  model.name: {values: [test_small, test_large]}
+  trigger.name: {values: [test_stamp, test_veil]}
+  trigger.size: {values: [3, 5], when: {trigger.name: test_stamp}}
+  poison.rate: {values: [0.01, 0.1]}
+exclude: [{model.name: test_large, poison.rate: 0.1}]
+include: [{model.name: test_small, trigger.name: test_stamp, trigger.size: 9}]
+baselines: true
+search: {method: grid}
+resources:
+  cpu: 1
+  overrides: [{when: {model.name: test_large}, gpu: 0.3}]
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def components() -> None:
+    importlib.import_module("space_components")
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def load(text: str = BASE, **options: Any) -> SearchSpace:
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return load_space(path, **options)
+
+    return load
+
+
+def column(space: SearchSpace, path: str) -> set[Any]:
+    return {condition.flat().get(path) for condition in space.conditions()}
+
+
+def ids(space: SearchSpace) -> list[str]:
+    return [condition.condition_id for condition in space.conditions()]
+
+
+def test_counts_and_order(load: Load) -> None:
+    space = load()
+    # By hand: 2 models x (2 sizes + veil) x 2 rates = 12 cells, 3 excluded, 1 included, 2 baselines; 2 seeds.
+    assert len(space.conditions()) == (12 - 3 + 1 + 2) * 2
+    assert [c.seed for c in space.conditions()] == [0] * 12 + [1] * 12
+    assert space.expansion.excluded == (6,)
+    assert ids(space) == ids(load())
+    assert all(space.flat(c) == c.flat() for c in space.conditions())
+
+
+def test_text_says_no_and_numbers_are_numbers(load: Load) -> None:
+    space = load(BASE.replace("lr: 1e-1", "lr: 1e-4"))
+    assert column(space, "train.lr") == {1e-4}
+    styled = load(
+        BASE.replace("trigger.size: {values: [3, 5]", "trigger.style: {values: [no, solid]").replace(
+            ", trigger.size: 9", ""
+        )
+    )
+    assert column(styled, "trigger.style") == {"no", "solid", None}
+
+
+def test_rate_zero_of_the_grid_counts_as_the_baseline(load: Load) -> None:
+    space = load(BASE.replace("[0.01, 0.1]", "[0.0, 0.1]").replace("exclude", "# exclude"))
+    assert not space.expansion.twins
+    assert any(c.is_baseline for c in space.conditions())
+
+
+def test_include_alone_is_a_space(load: Load) -> None:
+    text = "fixed: {data: test_shapes, model: test_small}\ninclude: [{trigger: test_veil}, {trigger: test_stamp}]\n"
+    assert [c.trigger.name for c in load(text).conditions() if c.trigger] == ["test_veil", "test_stamp"]
+    assert load(text).name == "space"
+
+
+def test_fixed_alone_is_one_condition(load: Load) -> None:
+    assert len(load("fixed: {data: test_shapes, model: test_small, trigger: test_veil}\n").conditions()) == 1
+
+
+def test_whole_sections_may_be_values(load: Load) -> None:
+    text = """
+fixed: {data: test_shapes, model: test_small}
+parameters:
+  trigger: {values: [{name: test_stamp, size: 4}, {name: test_veil, alpha: 0.5}]}
+  train: {lr: {values: [0.1, 0.2], when: {trigger.name: test_veil}}}
+"""
+    space = load(text)
+    assert [c.train.lr for c in space.conditions()] == [0.1, 0.1, 0.2]
+
+
+def test_zip_advances_together_and_repeats_nothing(load: Load) -> None:
+    text = (
+        BASE.replace("exclude", "# exclude").replace("include", "# include") + "zip: [[trigger.name, trigger.size]]\n"
+    )
+    pairs = {(c.flat().get("trigger.name"), c.flat().get("trigger.size")) for c in load(text).conditions()}
+    assert pairs == {("test_stamp", 3), ("test_veil", None), (None, None)}
+
+
+def test_exclude_removes_what_could_not_be_built(load: Load) -> None:
+    text = BASE.replace("  data: {name: test_shapes}", "  data: {name: test_shapes, image_size: 16}")
+    with pytest.raises(SpaceError, match="at least 32 pixels"):
+        load(text)
+    text = text.replace("exclude: [{", "exclude: [{model.name: test_large}, {").split("resources:")[0]
+    assert column(load(text), "model.name") == {"test_small"}
+
+
+def test_exclude_sees_defaults_and_shadowed_rules(load: Load) -> None:
+    rules = "exclude: [{model.name: test_large}, {finetune.layers: all, model.name: test_large}, {"
+    assert load(BASE.replace("exclude: [{", rules).split("resources:")[0]).expansion.excluded[0] == 12
+
+
+def test_random_draws(load: Load) -> None:
+    text = BASE.replace("{values: [0.01, 0.1]}", "{min: 1e-3, max: 0.5, distribution: log_uniform}")
+    text = text.replace("method: grid", "method: random, max_trials: 41, seed: 3").replace("exclude", "# exclude")
+    text = text.replace("include", "# include").replace("baselines: true", "baselines: false")
+    space = load(text)
+    rates = sorted(c.poison.rate for c in space.conditions())
+    assert len(space.conditions()) == 41
+    assert 1e-3 <= rates[0] < 10**-2.2 < 10**-0.9 < rates[-1] <= 0.5
+    assert len({c.cell_id for c in space.conditions()}) == 21, "every cell with both seeds, but for the last"
+    assert ids(load(text)) == ids(space) != ids(load(text.replace("seed: 3", "seed: 4")))
+    assert ids(load(space.to_yaml())) == ids(space)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "allowed"),
+    [
+        ("{min: 2, max: 4}", {2, 3, 4}),
+        ("{min: 2, max: 4, distribution: int_uniform}", {2, 3, 4}),
+    ],
+)
+def test_whole_numbers_are_drawn_with_both_ends(load: Load, leaf: str, allowed: set[int]) -> None:
+    text = (
+        f"fixed: {{data: test_shapes, model: test_small, trigger: test_veil}}\nparameters: {{train.epochs: {leaf}}}\n"
+    )
+    assert column(load(text + "search: {method: random, max_trials: 50}\n"), "train.epochs") == allowed
+
+
+def test_quantized_draws_are_multiples(load: Load) -> None:
+    text = "fixed: {data: test_shapes, model: test_small, trigger: test_veil}\nparameters: {train.lr: {min: 0.1, max: 0.5, q: 0.1}}\n"
+    assert column(load(text + "search: {method: random, max_trials: 50}\n"), "train.lr") == {0.1, 0.2, 0.3, 0.4, 0.5}
+
+
+OVERRIDES: list[tuple[list[str], str, set[Any]]] = [
+    (["train.epochs=7"], "train.epochs", {7}),
+    (["poison.rate=0.2", "baselines=false"], "poison.rate", {0.2}),
+    (["trigger={name: test_stamp, size: 2}", "baselines=false"], "trigger.size", {2}),
+    (["parameters.poison.rate={values: [0.4]}", "baselines=false", "include=[]"], "poison.rate", {0.4}),
+    (["fixed.train.lr=0.5"], "train.lr", {0.5}),
+    (["seed=5"], "seed", {5}),
+    (["seeds=[5, 6]"], "seed", {5, 6}),
+]
+
+
+@pytest.mark.parametrize(("overrides", "path", "values"), OVERRIDES)
+def test_overrides_replace_whatever_the_file_says(
+    load: Load, overrides: list[str], path: str, values: set[Any]
+) -> None:
+    space = load(overrides=overrides)
+    assert column(space, path) == values
+    assert ids(load(space.to_yaml())) == ids(space)
+
+
+def test_overrides_of_sections(load: Load) -> None:
+    space = load(overrides=["search.method=random", "search.max_trials=4", "resources.cpu=2", "name=other"])
+    assert (space.search.method, space.resources.default.cpu, space.name) == ("random", 2.0, "other")
+
+
+def test_only_filters_and_survives_resolving(load: Load) -> None:
+    space = load(only=["trigger.name=[test_veil, null]", "seed=1"], seeds="0-1")
+    assert column(space, "trigger.name") == {"test_veil", None}
+    assert column(space, "seed") == {1}
+    assert ids(load(space.to_yaml())) == ids(space)
+
+
+def test_seed_lists() -> None:
+    assert parse_seed_list("0,2, 4-6") == [0, 2, 4, 5, 6]
+    for wrong in ("", "a", "3-1", "1,,2", "-1", "0-99999999"):
+        with pytest.raises(SpaceError, match="--seeds"):
+            parse_seed_list(wrong)
+
+
+def test_resources_are_resolved_for_every_condition(load: Load) -> None:
+    space = load()
+    for condition in space.conditions():
+        large = condition.model.name == "test_large"
+        assert space.resources_for(condition) == Resources(1.0, pytest.approx(1 / 3) if large else "auto")
+
+
+# (replace this, with this, on this line, path, words that are said)
+WRONG: list[tuple[str, str, int, str, str]] = [
+    ("seeds:", "seedz:", 3, "seedz", "did you mean 'seeds'"),
+    ("[0, 1]", "[0, 0]", 3, "seeds", "listed twice"),
+    ("[0, 1]", "[0, true]", 3, "seeds", "whole numbers"),
+    ("[0, 1]", "[]", 3, "seeds", "empty"),
+    ("seeds: [0, 1]", "seeds: 3", 3, "seeds", "must be a list"),
+    ("[space_components]", "[no_such_module]", 2, "plugins", "cannot be imported"),
+    ("[space_components]", "['../x']", 2, "plugins", "module's name"),
+    ("name: example", "name: ../x", 1, "name", "letters"),
+    ("epochs: 3", "epoch: 3", 6, "train.epoch", "did you mean 'epochs'"),
+    ("epochs: 3", "epochs: 3, epochs: 4", 6, "epochs", "duplicate key"),
+    ("epochs: 3", "epochs: {}, seed: 3", 6, "train.seed", "no option 'seed'"),
+    ("train: {", "trein: {", 6, "trein", "did you mean 'train'"),
+    ("data: {name: test_shapes}", "data.name: test_shapez", 5, "data.name", "did you mean 'test_shapes'"),
+    ("data: {name: test_shapes}", "data.root: x", 5, "data.name", "no data set is named"),
+    ("  data: {name", "  seed: 3\n  data: {name", 5, "seed", "under `seeds`"),
+    ("  data: {name", "  data.name: x\n  data: {name", 6, "data.name", "given twice"),
+    ("[3, 5]", "[3, abc]", 10, "trigger.size", "valid integer"),
+    ("[3, 5]", "[\n    3,\n    abc]", 12, "trigger.size", "valid integer"),
+    ("[3, 5]", "[]", 10, "trigger.size.values", "empty"),
+    ("{values: [3, 5], when: {trigger.name: test_stamp}}", "[3]", 10, "trigger.size", "{values: [...]}"),
+    ("{values: [3, 5], when: {trigger.name: test_stamp}}", "3", 10, "trigger.size", "{value: 3}"),
+    ("values: [3, 5]", "values: [3, 5], min: 1", 10, "trigger.size", "cannot have"),
+    ("values: [3, 5]", "value: 3, vals: [1]", 10, "trigger.size.vals", "did you mean 'value"),
+    (", when: {trigger.name: test_stamp}", "", 10, "trigger.size", "when: {trigger.name: test_stamp}"),
+    (
+        "{trigger.name: test_stamp}}",
+        "{trigger.name: test_stam}}",
+        10,
+        "trigger.size.when.trigger.name",
+        "did you mean 'test_stamp'",
+    ),
+    (
+        "{trigger.name: test_stamp}}",
+        "{trigger.nam: test_stamp}}",
+        10,
+        "trigger.size.when.trigger.nam",
+        "did you mean 'trigger.name'",
+    ),
+    ("{trigger.name: test_stamp}}", "{trigger.size: 3}}", 10, "trigger.size", "circle"),
+    ("poison.rate: {", "poisn.rate: {", 11, "poisn.rate", "did you mean 'poison'"),
+    ("poison.rate: {", "train.epochs: {", 11, "train.epochs", "is fixed on line 6 already"),
+    ("poison.rate: {", "poison..rate: {", 11, "poison..rate", "a part of it is empty"),
+    ("poison.rate: {", "seed: {", 11, "seed", "under `seeds`"),
+    ("{values: [0.01, 0.1]}", "{values: [0.01, 1.1]}", 11, "poison.rate", "less than or equal to 1"),
+    ("{values: [0.01, 0.1]}", "{min: 0.1, max: 0.2}", 11, "poison.rate", "search.method: random"),
+    ("{values: [0.01, 0.1]}", "{min: 0.2, max: 0.1}", 11, "poison.rate.max", "greater than min"),
+    ("{values: [0.01, 0.1]}", "{min: 0, max: 0.1, distribution: log_uniform}", 11, "poison.rate.min", "greater than 0"),
+    (
+        "{values: [0.01, 0.1]}",
+        "{min: 0, max: 0.1, distribution: unifrm}",
+        11,
+        "poison.rate.distribution",
+        "did you mean 'uniform'",
+    ),
+    ("{values: [0.01, 0.1]}", "{min: 0.1}", 11, "poison.rate", "max is missing"),
+    (
+        "model.name: test_large, poison.rate: 0.1",
+        "model.name: test_lage",
+        12,
+        "exclude.model.name",
+        "did you mean 'test_large'",
+    ),
+    ("model.name: test_large, poison.rate: 0.1", "model.nam: x", 12, "exclude.model.nam", "did you mean 'model.name'"),
+    (
+        "model.name: test_large, poison.rate: 0.1",
+        "trigger.size: 3, trigger.name: test_veil",
+        12,
+        "exclude",
+        "never holds together",
+    ),
+    ("{model.name: test_large, poison.rate: 0.1}", "{}", 12, "exclude[0]", "match everything"),
+    ("model.name: test_large, poison.rate: 0.1", "poison.rate: [0.01, 0.1]", 1, "exclude", "nothing is left"),
+    ("trigger.size: 9", "trigger.alpha: 1", 13, "trigger.alpha", "no option 'alpha'"),
+    ("baselines: true", "baselines: yes", 14, "baselines", "true or false"),
+    (
+        "method: grid",
+        "method: optuna",
+        15,
+        "search.method",
+        "not available yet; the methods are grid, pairwise and random",
+    ),
+    ("method: grid", "method: random", 15, "search.max_trials", "needs max_trials"),
+    ("method: grid", "method: grid, max_trials: 3", 15, "search.max_trials", "belongs to `method: random`"),
+    ("method: grid", "metod: grid", 15, "search.metod", "did you mean 'method'"),
+    ("cpu: 1", "cpu: 0", 17, "resources.cpu", "greater than 0"),
+    ("cpu: 1", "cpus: 0", 17, "resources.cpus", "did you mean 'cpu'"),
+    ("gpu: 0.3", "gpu: -1", 18, "resources.overrides[0].gpu", "number from 0"),
+    ("gpu: 0.3", "gpu: alot", 18, "resources.overrides[0].gpu", "'auto'"),
+    (
+        "{model.name: test_large}, gpu",
+        "{model.name: huge}, gpu",
+        18,
+        "resources.overrides.when.model.name",
+        "is never huge",
+    ),
+    ("search: {", "zip: [[poison.rate, trigger.nme]]\nsearch: {", 15, "zip[0]", "did you mean 'trigger.name'"),
+    ("search: {", "zip: [[poison.rate]]\nsearch: {", 15, "zip[0]", "at least two"),
+    ("search: {", "only: [{model.name: x}]\nsearch: {", 15, "only.model.name", "leaves nothing"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "path", "said"), WRONG, ids=[wrong[1] for wrong in WRONG])
+def test_mistakes_are_named_with_their_line(load: Load, old: str, new: str, *, line: int, path: str, said: str) -> None:
+    assert old in BASE
+    with pytest.raises(SpaceError) as caught:
+        load(BASE.replace(old, new, 1))
+    assert said in caught.value.problem
+    assert (caught.value.line, caught.value.path) == (line, path)
+    assert caught.value.file.endswith("space.yaml")
+
+
+def test_unequal_zip_lengths_are_shown(load: Load) -> None:
+    text = BASE.replace("[0.01, 0.1]", "[0.01, 0.1, 0.2]") + "zip: [[poison.rate, trigger.name]]\n"
+    with pytest.raises(SpaceError, match=r"poison\.rate has 3, trigger\.name has 2"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"overrides": ["trigger.size=abc"]}, "--set trigger.size=abc: trigger.size: should be a valid integer"),
+        ({"overrides": ["tran.epochs=1"]}, "did you mean 'train'"),
+        ({"overrides": ["epochs"]}, "must be --set path=value"),
+        ({"overrides": ["train.epochs=[1"]}, "is not valid YAML"),
+        ({"overrides": ["search.metod=grid"]}, "did you mean 'method'"),
+        ({"only": ["model.nam=x"]}, "did you mean 'model.name'"),
+        ({"only": ["model.name=test_smal"]}, "did you mean 'test_small'"),
+        ({"only": ["tigger.name=x"]}, "did you mean 'trigger'"),
+        ({"seeds": [-1]}, "whole numbers"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_named(load: Load, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        load(**options)
+    assert said in str(caught.value)
+    assert "space.yaml" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- 1\n", "text\n", "{}\n", "a: b: c\n"])
+def test_what_is_no_space(load: Load, text: str) -> None:
+    with pytest.raises(SpaceError, match=r"space\.yaml"):
+        load(text)
+
+
+def test_a_grid_that_would_fill_the_memory_is_refused(load: Load) -> None:
+    values = list(range(1, 300))
+    axes = "".join(
+        f"  {path}: {{values: {values}}}\n" for path in ("train.batch_size", "finetune.batch_size", "finetune.epochs")
+    )
+    with pytest.raises(SpaceError, match="more than 200,000 conditions"):
+        load(BASE.replace("parameters:\n", f"parameters:\n{axes}"))
+
+
+def test_twenty_thousand_conditions_are_planned_in_seconds(load: Load) -> None:
+    axes = f"  train.lr: {{values: {[i / 100 for i in range(1, 41)]}}}\n  finetune.lr: {{values: {[i / 100 for i in range(1, 31)]}}}\n"
+    text = BASE.replace("parameters:\n", f"parameters:\n{axes}").replace(", lr: 1e-1", "")
+    start = time.process_time()
+    space = load(text)
+    seconds = time.process_time() - start
+    assert len(space.conditions()) > 20_000
+    # Measured 2.4 s for these 26,402 conditions; validating every section of each would take far longer.
+    assert seconds < 9
