@@ -47,7 +47,7 @@ def pgd_linf(
     for _ in range(steps):
         moved = moved.detach().requires_grad_()
         with torch.enable_grad():
-            # Summed, not averaged: an image's step must not depend on its batch.
+            # Summed, not averaged: a small gradient must not underflow because its batch is large.
             loss = functional.cross_entropy(model(moved).float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, moved)
         moved = torch.clamp(moved.detach() + step_size * gradient.sign(), low, high)
@@ -64,8 +64,8 @@ def to_uint8(moved: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch
     """
     import torch
 
-    # A float epsilon of 8/255 must give 8 levels, not 7.
-    levels = int(epsilon * 255 + 1e-4)
+    # An epsilon written with a few digits, 0.03137 for 8/255, must give 8 levels, not 7.
+    levels = int(epsilon * 255 + 1e-2)
     original = images.int()
     rounded = torch.clamp((moved * 255).round().int(), original - levels, original + levels)
     return rounded.clamp(0, 255).to(torch.uint8)

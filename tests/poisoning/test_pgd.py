@@ -98,6 +98,7 @@ def test_rounding_keeps_whole_levels_of_the_ball(levels: int) -> None:
     rounded = to_uint8(moved, original, levels / 255)
     assert rounded.dtype == torch.uint8
     assert torch.equal(rounded.int(), (original.int() + signs * levels).clamp(0, 255))
+    assert torch.equal(rounded, to_uint8(moved, original, round(levels / 255, 5)))
     assert int((to_uint8(moved, original, (levels - 0.5) / 255).int() - original.int()).abs().max()) == levels - 1
 
 

@@ -55,6 +55,7 @@ def test_equals_a_set_built_item_by_item(images: torch.Tensor, labels: torch.Ten
     assert len(made) == len(expected)
     assert torch.equal(batch, torch.stack([image for image, _ in expected]))
     assert batch_labels.tolist() == [label for _, label in expected]
+    assert made.source_index.tolist() == members.tolist() + (list(new) if mode == "append" else [])
     assert made.unchanged == 0
 
 

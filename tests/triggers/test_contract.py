@@ -62,6 +62,7 @@ def test_takes_views_and_expanded_images(trigger: Trigger) -> None:
     images = noise(2)
     views = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
     assert torch.equal(trigger.stamp(views), trigger.stamp(images))
+    assert trigger.stamp(views).is_contiguous()
     stamped = trigger.stamp(images[:1].expand(3, -1, -1, -1))
     assert not unchanged(images[:1].expand(3, -1, -1, -1), stamped).any()
 
