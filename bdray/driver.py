@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -226,6 +227,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             probes=dump_probes(probes_of(run.conditions)),
             plugins=run.space.plugins,
             sys_path=tuple(sys.path),
+            cwd=str(Path.cwd()),
             trial_options=run.settings.trial_options,
         )
         total = len(run.conditions)

@@ -57,6 +57,7 @@ class ClusterJob:
         plugins: modules that every worker imports first.
         trial_options: keyword arguments of `TrialOptions` that all trials share.
         sys_path: folders to import plugins from.
+        cwd: what relative paths (`data.root`) are relative to.
     """
 
     sweep: Storage
@@ -66,6 +67,7 @@ class ClusterJob:
     plugins: tuple[str, ...] = ()
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
+    cwd: str = ""
 
 
 class Observer(Protocol):

@@ -20,7 +20,7 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
@@ -131,6 +131,7 @@ def _shipped(job: ClusterJob) -> dict[str, Any]:
         "plugins": job.plugins,
         "probes": job.probes,
         "sys_path": job.sys_path,
+        "cwd": job.cwd,
         "trial_options": dict(job.trial_options),
         "tasks": {
             task.condition_id: json.dumps({"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu})

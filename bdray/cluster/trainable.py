@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -23,6 +25,8 @@ class ConditionTrainable(tune.Trainable):
         self._born = time.monotonic()
         self._condition_id: str = config["condition_id"]
         sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
+        if job["cwd"] and Path(job["cwd"]).is_dir():
+            os.chdir(job["cwd"])
         for plugin in job["plugins"]:
             importlib.import_module(plugin)
 
