@@ -31,17 +31,19 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[None]:
     """A real tracking server over the folder's database, killed the hard way in the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    storage = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "served"),
-    ]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    limit = ["timeout", "-s", "KILL", "300"]  # Ends by itself, should this process be killed.
+    options = {
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+        "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination": str(folder / "served"),
+    }
+    command = [*limit, sys.executable, "-m", "mlflow", "server", *(word for item in options.items() for word in item)]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            command + storage, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=folder
+            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **quiet}, cwd=folder
         )
     try:
         wait_until(lambda: process.poll() is not None or is_healthy(port))
