@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bdray.attacks import Probe
@@ -153,6 +154,8 @@ class _Trial:
         prepare_process(device, self.options.threads)
         experiment = Experiment.prepare(self.condition, device, self.options.cache, self.options.max_batches)
         self._write_inputs(experiment)
+        if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
+            experiment = experiment.perturb(self._surrogate(device))
         model = experiment.build_model()
         poison, confusion = self._poison_stage(experiment, model)
         floors = self._floors(experiment, model)
@@ -185,6 +188,15 @@ class _Trial:
         )
         self._write_results(record, confusions)
         return record
+
+    def _surrogate(self, device: torch.device) -> nn.Module:
+        """The baseline's model: same data, architecture and seed, nothing poisoned. Kept like any stage."""
+        clean = Experiment.prepare(self.condition.baseline(), device, self.options.cache, self.options.max_batches)
+        model = clean.build_model()
+        twin = _Trial(clean.condition, None, None, Reporter(), self.options)
+        twin.store = self.store
+        twin._poison_stage(clean, model)
+        return model
 
     def _poison_stage(self, experiment: Experiment, model: nn.Module) -> tuple[StageRecord, Confusion]:
         """Train `model` on poisoned data, or load it where that was done before."""
