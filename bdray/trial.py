@@ -69,6 +69,7 @@ class TrialOptions:
         probes: triggers a baseline is also tested with, for the floors of their attack success rates.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
+        keep_stages: keep finished poison stages for others; rehearsals do not.
     """
 
     device: str = "auto"
@@ -77,6 +78,7 @@ class TrialOptions:
     probes: tuple[Probe, ...] = ()
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
+    keep_stages: bool = True
 
 
 def run_trial(
@@ -205,7 +207,7 @@ class _Trial:
         stage = experiment.poison_stage()
         if kept is None:
             record, confusion = self._run(experiment, stage, stage.start(model), fingerprint)
-            if self.store:
+            if self.store and self.options.keep_stages:
                 self.store.save_finished(
                     record,
                     confusion,
