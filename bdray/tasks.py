@@ -17,9 +17,16 @@ def make_tasks(conditions: Sequence[Condition], space: SearchSpace, *, gpus: flo
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
     """
-    sharers = Counter(condition.poison_fingerprint for condition in conditions)
+    sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
     ordered = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
     return [_task(condition, space, gpus) for condition in ordered]
+
+
+def stages_of(condition: Condition) -> tuple[str, ...]:
+    """Fingerprints of the poison stages a condition needs, in the order it needs them."""
+    needs_surrogate = condition.poison.needs_surrogate and not condition.is_baseline
+    surrogate = (condition.baseline().poison_fingerprint,) if needs_surrogate else ()
+    return (*surrogate, condition.poison_fingerprint)
 
 
 def _task(condition: Condition, space: SearchSpace, gpus: float) -> Task:
@@ -28,7 +35,7 @@ def _task(condition: Condition, space: SearchSpace, gpus: float) -> Task:
     return Task(
         condition_id=condition.condition_id,
         content=json.dumps(condition.content()),
-        stage=condition.poison_fingerprint,
+        stages=stages_of(condition),
         cpu=share.cpu,
         gpu=gpu,
     )
