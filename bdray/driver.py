@@ -98,6 +98,8 @@ def run_conditions(
         _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted))
         if not left and _is_delivered(sweep, conditions, tracking_uri):
             return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
+        if settings.cluster.address is None:
+            _prepare_data(left)
         run = _Run(space, conditions, left, storage, sweep, settings, console)
         mirror = start_mirror(sweep.uri, tracking_uri)
         try:
@@ -108,6 +110,15 @@ def run_conditions(
         if delivery.error is None:
             sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
         return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+
+
+def _prepare_data(conditions: Sequence[Condition]) -> None:
+    """Every data set, found and decoded before anything starts: what is wrong with the data is wrong with all of it.
+
+    Only where the trials run on this machine; on a cluster, the data need not be here.
+    """
+    for data in {condition.data for condition in conditions}:
+        data.prepare()
 
 
 def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
