@@ -132,6 +132,7 @@ def _shipped(job: ClusterJob) -> dict[str, Any]:
         "probes": job.probes,
         "sys_path": job.sys_path,
         "cwd": job.cwd,
+        "work": job.work,
         "trial_options": dict(job.trial_options),
         "tasks": {
             task.condition_id: json.dumps({"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu})
