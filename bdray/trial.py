@@ -55,6 +55,7 @@ from bdray.training.device import environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
+from bdray.training.source import DataPlace
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class TrialOptions:
         probes: triggers a baseline is also tested with, for the floors of their attack success rates.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
+        data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
+            Results are the same, bit for bit.
     """
 
     device: str = "auto"
@@ -76,6 +79,7 @@ class TrialOptions:
     probes: tuple[Probe, ...] = ()
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
+    data_on: DataPlace | None = None
 
 
 def run_trial(
@@ -151,7 +155,10 @@ class _Trial:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads)
-        experiment = Experiment.prepare(self.condition, device, self.options.cache, self.options.max_batches)
+        experiment = Experiment.prepare(
+            self.condition, device, self.options.cache, self.options.max_batches, self.options.data_on
+        )
+        self.reporter.data(experiment.place, experiment.image_bytes)
         self._write_inputs(experiment)
         model = experiment.build_model()
         poison, confusion = self._poison_stage(experiment, model)
@@ -180,7 +187,7 @@ class _Trial:
                     )
                     for probe in self.options.probes
                 ),
-                "environment": environment(device),
+                "environment": {**environment(device), "data_on": experiment.place},
             }
         )
         self._write_results(record, confusions)
