@@ -24,6 +24,10 @@ from bdray.trial import TrialOptions, run_trial
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
+BATCH = 27
+"""Also the size of the trial's batches below, so that one set of kernels is compiled for both (and found on disk)."""
+
+
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -58,19 +62,19 @@ def step(model: nn.Module, images: torch.Tensor, options: dict[str, Any]) -> tup
 def test_a_compiled_network_forgets_no_edit_and_no_capture() -> None:
     plain, compiled = network(), network()
     parts = CompiledParts(compiled)
-    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    for batch in (images, images[:11]):
-        for name, options in STEPS.items():
-            expected, gradients = step(plain, batch, options)
-            with parts.active():
-                assert all("forward" in part.__dict__ for part in parts_between_taps(compiled))
-                outputs, compiled_gradients = step(compiled, batch, options)
-            torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-4, atol=1e-4, msg=name)
-            torch.testing.assert_close(outputs.features, expected.features, rtol=1e-4, atol=1e-4, msg=name)
-            assert outputs.hidden.keys() == expected.hidden.keys()
-            for point, hidden in expected.hidden.items():
-                torch.testing.assert_close(outputs.hidden[point], hidden, rtol=1e-4, atol=1e-4, msg=name)
-            torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-3, atol=1e-3, msg=name)
+    images = torch.randn(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for name, options in STEPS.items():
+        expected, gradients = step(plain, images, options)
+        with parts.active():
+            assert all("forward" in part.__dict__ for part in parts_between_taps(compiled))
+            outputs, compiled_gradients = step(compiled, images, options)
+        torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(outputs.features, expected.features, rtol=1e-4, atol=1e-4, msg=name)
+        assert outputs.hidden.keys() == expected.hidden.keys()
+        for point, hidden in expected.hidden.items():
+            torch.testing.assert_close(outputs.hidden[point], hidden, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-3, atol=1e-3, msg=name)
     torch.testing.assert_close(dict(compiled.named_buffers()), dict(plain.named_buffers()))
 
 
