@@ -22,6 +22,7 @@ from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
 from bdray.space import SearchSpace
+from bdray.stage_cache import Eviction, StageCache
 from bdray.storage import Storage
 from bdray.tasks import make_tasks
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
@@ -242,10 +243,41 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             trial_options=run.settings.trial_options,
         )
         total = len(run.conditions)
-        with SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress:
-            completed = cluster.run(job, progress)
+        with (
+            SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
+            Eviction(_stage_cache(run)) as eviction,
+        ):
+            completed = cluster.run(job, _Watch(progress, eviction))
+        if eviction.error is not None:
+            run.console.print(f"[yellow]stages could not be evicted[/yellow]: {eviction.error}", soft_wrap=True)
         _record_lost(run, progress.lost_causes)
     return completed
+
+
+def _stage_cache(run: _Run) -> StageCache | None:
+    """What keeps finished stages under `resources.stage_cache_gb`; None without a limit."""
+    limit = run.space.resources.stage_cache_gb
+    waiting = {condition.condition_id: condition.poison_fingerprint for condition in run.left}
+    return None if limit is None else StageCache(run.sweep, int(limit * 1e9), waiting)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Tells the terminal and the stage cache what Ray's loop tells its observer."""
+
+    progress: SweepProgress
+    eviction: Eviction
+
+    def started(self, condition_id: str) -> None:
+        self.progress.started(condition_id)
+
+    def ended(self, condition_id: str, status: str) -> None:
+        self.progress.ended(condition_id, status)
+        self.eviction.ended(condition_id)
+
+    def lost(self, condition_id: str, cause: str) -> None:
+        self.progress.lost(condition_id, cause)
+        self.eviction.ended(condition_id)
 
 
 def _record_lost(run: _Run, causes: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from bdray.seeds import derive_seed, stream
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import Normalization, TestSet
 from bdray.training.loop import Stage
+from bdray.training.source import BatchSource, DataPlace, FromHost, choose_place
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 
@@ -40,16 +41,18 @@ class Experiment:
 
     Attributes:
         data: the arrays as loaded (in host memory, memory-mapped).
-        images, labels: the training arrays on the device.
+        place: where pictures lie: on the device, or on the host, from where batches are fetched ahead.
+        images, labels: the training arrays in that place.
         split: who trains on what; positions in the whole training set.
         plan: the poison plan; positions in the whole training set.
-        test: the test set, with triggered images.
+        test: the test set, with triggered images; its labels on the device, its pictures in that place.
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
     """
 
     condition: Condition
     compute: Compute
     data: ImageData
+    place: DataPlace
     images: torch.Tensor
     labels: torch.Tensor
     split: CleanSplit
@@ -65,8 +68,14 @@ class Experiment:
         device: torch.device,
         cache: Path | None = None,
         max_batches: int | None = None,
+        place: DataPlace | None = None,
     ) -> Experiment:
         """Load, split, plan and stamp.
+
+        Args:
+            cache: folder of decoded data sets; None: the user's.
+            max_batches: cut every epoch short.
+            place: where pictures should lie; None: on the device where they fit well, else on the host.
 
         Raises:
             DataError, PoisonError, TriggerError, ComponentError: what is wrong with the condition on this data.
@@ -81,15 +90,19 @@ class Experiment:
             split=condition.finetune.split,
             generator=stream(condition.seed, "clean_split"),
         )
+        plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
+        place = place or choose_place(_image_bytes(data, plan), device)
+        home = device if place == "device" else torch.device("cpu")
         return cls(
             condition=condition,
             compute=make_compute(condition.train.precision, device),
             data=data,
-            images=data.train_images.to(device),
-            labels=data.train_labels.to(device),
+            place=place,
+            images=data.train_images.to(home),
+            labels=data.train_labels.to(home),
             split=split,
-            plan=_plan(condition, labels[split.train_indices], split.train_indices, data.num_classes),
-            test=_test_set(data, condition.trigger, condition.poison, condition.seed, device),
+            plan=plan,
+            test=_test_set(data, condition.trigger, condition.poison, seed=condition.seed, device=device, home=home),
             max_batches=max_batches,
         )
 
@@ -113,7 +126,7 @@ class Experiment:
             augmentation=self._augmentation(recipe),
             layers="all",
             regularizer=condition.regularizer,
-            source=self.poisoned_set,
+            source=self._source(self.poisoned_set),
             test=self.test,
             num_classes=self.data.num_classes,
             normalize=self._normalize,
@@ -134,7 +147,7 @@ class Experiment:
             augmentation=self._augmentation(recipe),
             layers=recipe.layers,
             regularizer=REGULARIZERS.build("none"),
-            source=self._training_set(NOTHING, self.split.clean_indices),
+            source=self._source(self._training_set(NOTHING, self.split.clean_indices)),
             test=self.test,
             num_classes=self.data.num_classes,
             normalize=self._normalize,
@@ -144,12 +157,18 @@ class Experiment:
 
     def probe_test(self, probe: Probe) -> TestSet:
         """The test set under a trigger the model never saw."""
-        return _test_set(self.data, probe.trigger, probe.poison, self.condition.seed, self.compute.device)
+        device, home = self.compute.device, self.images.device
+        return _test_set(self.data, probe.trigger, probe.poison, seed=self.condition.seed, device=device, home=home)
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
         """What the poison stage trains on: its images with the poisoned ones laid over, or appended."""
         return self._training_set(self.plan, self.split.train_indices)
+
+    @property
+    def image_bytes(self) -> int:
+        """What all pictures take: training and test images, triggered ones included."""
+        return _image_bytes(self.data, self.plan)
 
     @cached_property
     def attack(self) -> str:
@@ -191,6 +210,9 @@ class Experiment:
     def _normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
 
+    def _source(self, items: PoisonedSet) -> BatchSource:
+        return items if self.place == "device" else FromHost(items)
+
     def _augmentation(self, recipe: Optimization) -> Augmentation:
         return self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment
 
@@ -212,8 +234,8 @@ class Experiment:
         surrogate.eval().requires_grad_(False)
         perturbed = self.condition.poison.perturb(
             lambda images: surrogate(self._normalize(images)),
-            self.images[chosen.to(device)],
-            self.labels[chosen.to(device)],
+            self.images[chosen.to(self.images.device)],
+            self.labels[chosen.to(self.labels.device)],
             generator=stream(self.condition.seed, "poison", "perturbation", device=device),
             device=device,
         )
@@ -231,7 +253,17 @@ def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_c
     return plan.relocated(positions)
 
 
-def _test_set(data: ImageData, trigger: Trigger | None, poison: Poison, seed: int, device: torch.device) -> TestSet:
+def _image_bytes(data: ImageData, plan: PoisonPlan) -> int:
+    # At most every test image has a triggered twin.
+    test = data.test_images.nbytes * 2
+    stamped = (len(plan.indices) + len(plan.cover_indices)) * data.train_images[0].nbytes
+    return data.train_images.nbytes + test + stamped
+
+
+def _test_set(
+    data: ImageData, trigger: Trigger | None, poison: Poison, *, seed: int, device: torch.device, home: torch.device
+) -> TestSet:
+    """Labels on `device`, pictures on `home`."""
     attack = attack_set(
         data.test_images,
         data.test_labels,
@@ -241,9 +273,9 @@ def _test_set(data: ImageData, trigger: Trigger | None, poison: Poison, seed: in
         generator=stream(seed, "trigger", "test"),
     )
     return TestSet(
-        images=data.test_images.to(device),
+        images=data.test_images.to(home),
         labels=data.test_labels.to(device),
-        attack_images=attack.images.to(device),
+        attack_images=attack.images.to(home),
         attack_labels=attack.true_labels.to(device),
         wanted_labels=attack.wanted_labels.to(device),
     )

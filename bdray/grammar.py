@@ -434,12 +434,18 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+STAGE_CACHE_GB = 20.0
+"""Default of `resources.stage_cache_gb` (our choice)."""
+
+
 @dataclass(frozen=True)
 class ResourceRules:
     """What trials ask Ray for: a default, and overrides of which later ones win."""
 
     default: Needs = Needs(cpu=1.0, gpu="auto")  # noqa: RUF009 - frozen
     overrides: tuple[tuple[Rule, Needs], ...] = ()
+    stage_cache_gb: float | None = STAGE_CACHE_GB
+    """Gigabytes (10^9 bytes) that finished poison stages may take in the sweep's folder; None: no limit."""
 
     def resolve(self, flat: Mapping[str, Any]) -> Resources:
         """What the condition with this flat content asks for, fractions of a GPU rounded up to 1/n."""
@@ -461,7 +467,7 @@ class ResourceRules:
         ]
 
     def plain(self) -> dict[str, Any]:
-        content = self.default.model_dump()
+        content = {**self.default.model_dump(), "stage_cache_gb": self.stage_cache_gb}
         if self.overrides:
             content["overrides"] = [
                 {"when": rule.plain(), **needs.model_dump(exclude_none=True)} for rule, needs in self.overrides
@@ -470,10 +476,10 @@ class ResourceRules:
 
 
 def parse_resources(node: Located | None) -> ResourceRules:
-    """`cpu`, `gpu` and `overrides`."""
+    """`cpu`, `gpu`, `overrides` and `stage_cache_gb`."""
     if node is None or node.content is None:
         return ResourceRules()
-    content = check_keys(node, ("cpu", "gpu", "overrides"), "resources")
+    content = check_keys(node, ("cpu", "gpu", "overrides", "stage_cache_gb"), "resources")
     given = _parse_needs(node, "resources")
     default = Needs(cpu=given.cpu or 1.0, gpu=given.gpu if given.gpu is not None else "auto")
     overrides = []
@@ -487,7 +493,17 @@ def parse_resources(node: Located | None) -> ResourceRules:
         if needs == Needs():
             raise item.error("gives neither cpu nor gpu", owner)
         overrides.append((parse_rule(entry["when"], f"{owner}.when"), needs))
-    return ResourceRules(default, tuple(overrides))
+    return ResourceRules(default, tuple(overrides), _parse_stage_cache(content.get("stage_cache_gb")))
+
+
+def _parse_stage_cache(node: Located | None) -> float | None:
+    if node is None or node.content is None:
+        return None if node else STAGE_CACHE_GB
+    limit = node.content
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= 1e9:
+        problem = f"must be a number of gigabytes above 0, or null for no limit, got {show(node.plain())}"
+        raise node.error(problem, "resources.stage_cache_gb")
+    return float(limit)
 
 
 def _parse_needs(node: Located, owner: str) -> Needs:

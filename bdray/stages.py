@@ -2,7 +2,8 @@
 
     stages/<fingerprint>/checkpoint.pt       while it runs: all that is needed to go on exactly
     stages/<fingerprint>/model.safetensors   when it is finished: the model ...
-    stages/<fingerprint>/stage.json          ... and its history; written last, so its presence means finished
+    stages/<fingerprint>/stage.json          ... and its history; written last, so its presence means finished;
+                                             touched when it is read, so that `bdray.stage_cache` knows the oldest
 
 A stage that another sweep in the same storage has finished is linked (or copied) into this one.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +22,12 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from bdray.errors import StorageNotFoundError
 from bdray.folder import sweeps_in
 from bdray.record import Confusion, EpochRecord, StageRecord
+from bdray.stage_cache import CHECKPOINT, MANIFEST, MODEL
 from bdray.storage import Storage
 from bdray.training.loop import StageState
-
-CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 
 
 class StageManifest(BaseModel):
@@ -71,8 +73,10 @@ class StageStore:
         for sibling in sweeps_in(self._storage):
             other = sibling.child("stages", fingerprint)
             if other.uri != self._folder(fingerprint).uri and (found := self._read(other, data_fingerprint)):
-                self._folder(fingerprint).copy_in(other, MODEL, MODEL)
-                self._folder(fingerprint).copy_in(other, MANIFEST, MANIFEST)
+                # The other sweep may evict it at this moment; what was read stands.
+                with suppress(StorageNotFoundError):
+                    self._folder(fingerprint).copy_in(other, MODEL, MODEL)
+                    self._folder(fingerprint).copy_in(other, MANIFEST, MANIFEST)
                 return found
         return None
 
@@ -143,12 +147,13 @@ class StageStore:
             return None
         try:
             manifest = StageManifest.model_validate_json(folder.read_text(MANIFEST))
-        except ValidationError:
+            weights = folder.read_bytes(MODEL)
+        except (ValidationError, StorageNotFoundError):
             return None
-        weights = folder.read_bytes(MODEL)
         intact = hashlib.sha256(weights).hexdigest() == manifest.model_sha256
         if not intact or manifest.data_fingerprint != data_fingerprint:
             return None
+        folder.touch(MANIFEST)
         return KeptStage(manifest, load_safetensors(weights))
 
 

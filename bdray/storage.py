@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -30,6 +30,21 @@ _OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow's names of file systems whose writes appear as a whole and that have no real folders."""
 
 _TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file as it lies in a storage.
+
+    Attributes:
+        path: relative to the storage.
+        size: bytes.
+        modified_s: when it was last written or touched, Unix time in seconds.
+    """
+
+    path: str
+    size: int
+    modified_s: float
 
 
 @dataclass(frozen=True)
@@ -208,6 +223,28 @@ class Storage:
                 base = Path(folder).relative_to(self.uri)
                 yield from ((base / name).as_posix() for name in sorted(names) if not _is_temporary(name))
 
+    def files(self) -> Sequence[FileFacts]:
+        """All files at any depth with size and time, in no order; one that disappears meanwhile may be left out."""
+        with self._explained("list", ""):
+            if not self.is_local:
+                return [facts for facts in self._remote.facts() if not _is_temporary(facts.path)]
+            found: list[FileFacts] = []
+            for folder, _, names in os.walk(self.uri):
+                base = Path(folder)
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        if not _is_temporary(name):
+                            facts, path = (base / name).stat(), (base / name).relative_to(self.uri).as_posix()
+                            found.append(FileFacts(path, facts.st_size, facts.st_mtime))
+            return found
+
+    def touch(self, path: str) -> None:
+        """Notes that a file was used: its `modified_s` is now. An object store, and a folder that may not be written,
+        keep the time of writing."""
+        if self.is_local:
+            with suppress(OSError):
+                os.utime(Path(self.uri, _relative(path)))
+
     @property
     def _remote(self) -> _Remote:
         return _open_remote(self.uri)
@@ -260,10 +297,17 @@ class _Remote:
         return [str(info.base_name) for info in self.files.get_file_info(FileSelector(path, allow_not_found=True))]
 
     def walk(self) -> list[str]:
+        return sorted(facts.path for facts in self.facts())
+
+    def facts(self) -> list[FileFacts]:
         from pyarrow.fs import FileSelector
 
         found = self.files.get_file_info(FileSelector(self.root, allow_not_found=True, recursive=True))
-        return sorted(info.path[len(self.root) + 1 :] for info in found if info.is_file)
+        return [
+            FileFacts(info.path[len(self.root) + 1 :], info.size, (info.mtime_ns or 0) / 1e9)
+            for info in found
+            if info.is_file
+        ]
 
     def delete(self, path: str) -> None:
         from pyarrow.fs import FileType

@@ -56,6 +56,7 @@ from bdray.training.device import environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
+from bdray.training.source import DataPlace
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class TrialOptions:
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
         keep_stages: keep finished poison stages for others; rehearsals do not.
+        data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
+            Results are the same, bit for bit.
     """
 
     device: str = "auto"
@@ -79,6 +82,7 @@ class TrialOptions:
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
     keep_stages: bool = True
+    data_on: DataPlace | None = None
 
 
 def run_trial(
@@ -154,7 +158,10 @@ class _Trial:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads)
-        experiment = Experiment.prepare(self.condition, device, self.options.cache, self.options.max_batches)
+        experiment = Experiment.prepare(
+            self.condition, device, self.options.cache, self.options.max_batches, self.options.data_on
+        )
+        self.reporter.data(experiment.place, experiment.image_bytes)
         self._write_inputs(experiment)
         if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
             experiment = experiment.perturb(self._surrogate(device))
@@ -185,7 +192,7 @@ class _Trial:
                     )
                     for probe in self.options.probes
                 ),
-                "environment": environment(device),
+                "environment": {**environment(device), "data_on": experiment.place},
             }
         )
         self._write_results(record, confusions)

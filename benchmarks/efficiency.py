@@ -56,7 +56,9 @@ def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> None:
     """Run `trials` trials that compute for so many seconds each."""
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage.open(folder)
-        tasks = [Task(f"busy{number:08d}", json.dumps({"seconds": seconds}), f"stage{number}") for number in range(trials)]
+        tasks = [
+            Task(f"busy{number:08d}", json.dumps({"seconds": seconds}), (f"stage{number}",)) for number in range(trials)
+        ]
         job = ClusterJob(
             storage.child("sweep"),
             storage,

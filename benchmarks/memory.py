@@ -96,7 +96,7 @@ def condition(seed: int, images: int) -> Condition:
 def peak(grid: list[Condition], folder: Path) -> Memory:
     """Run the conditions at once; the highest memory their processes had together."""
     sweep = Storage.open(folder / f"sweep{len(grid)}")
-    tasks = [Task(c.condition_id, json.dumps(c.content()), c.poison_fingerprint) for c in grid]
+    tasks = [Task(c.condition_id, json.dumps(c.content()), (c.poison_fingerprint,)) for c in grid]
     job = ClusterJob(
         sweep,
         sweep,

@@ -85,7 +85,7 @@ class Counting:
 def _task(number: int) -> Task:
     """As large as a real one: the content is a whole condition."""
     content = {**_CONTENT, "seed": number}
-    return Task(digest(content), json.dumps(content), stage=digest({"stage": number}))
+    return Task(digest(content), json.dumps(content), stages=(digest({"stage": number}),))
 
 
 _CONTENT = Condition.parse(

@@ -68,9 +68,7 @@ def conditions(count: int, epochs: int, finetune_epochs: int, images: int | None
     return [Condition.parse({**base, "finetune": tuning}) for tuning in tunings]
 
 
-def in_process(
-    grid: Sequence[Condition], sweep: Storage, options: TrialOptions
-) -> tuple[list[TrialRecord], float]:
+def in_process(grid: Sequence[Condition], sweep: Storage, options: TrialOptions) -> tuple[list[TrialRecord], float]:
     """Run one after the other; records and seconds."""
     started = time.perf_counter()
     records = [run_trial(condition, sweep=sweep, options=options) for condition in grid]
@@ -86,12 +84,14 @@ def on_ray(grid: Sequence[Condition], folder: Path) -> list[Row]:
         records = read_records(storage.child("second"))
     poison = stage_seconds(records, "poison")[:1]
     ideal = sum(poison) + sum(stage_seconds(records, "finetune")) / SLOTS
-    return [Row(f"on Ray, {SLOTS} slots, one storage", {"total, s": seconds, "ideal, s": ideal}, seconds / ideal, TARGET)]
+    return [
+        Row(f"on Ray, {SLOTS} slots, one storage", {"total, s": seconds, "ideal, s": ideal}, seconds / ideal, TARGET)
+    ]
 
 
 def run_grid(cluster: ClusterRun, grid: Sequence[Condition], sweep: Storage, folder: Path) -> float:
     """Seconds the grid takes on Ray."""
-    tasks = [Task(c.condition_id, json.dumps(c.content()), c.poison_fingerprint) for c in grid]
+    tasks = [Task(c.condition_id, json.dumps(c.content()), (c.poison_fingerprint,)) for c in grid]
     job = ClusterJob(sweep, sweep, tasks, trial_options={"cache": folder / "cache"})
     watch = Counting(len(grid))
     started = time.perf_counter()

@@ -202,6 +202,13 @@ def test_seed_lists() -> None:
             parse_seed_list(wrong)
 
 
+@pytest.mark.parametrize(("written", "limit"), [("5", 5.0), ("0.25", 0.25), ("null", None), (None, 20.0)])
+def test_the_limit_of_kept_stages_survives_being_written(load: Load, written: str | None, limit: float | None) -> None:
+    space = load(BASE if written is None else BASE.replace("  cpu: 1", f"  cpu: 1\n  stage_cache_gb: {written}"))
+    assert space.resources.stage_cache_gb == limit
+    assert load(space.to_yaml()).resources.stage_cache_gb == limit
+
+
 def test_resources_are_resolved_for_every_condition(load: Load) -> None:
     space = load()
     for condition in space.conditions():
@@ -296,6 +303,8 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("method: grid", "method: grid, max_trials: 3", 15, "search.max_trials", "belongs to `method: random`"),
     ("method: grid", "metod: grid", 15, "search.metod", "did you mean 'method'"),
     ("cpu: 1", "cpu: 0", 17, "resources.cpu", "greater than 0"),
+    ("cpu: 1", "stage_cache_gb: 0", 17, "resources.stage_cache_gb", "above 0, or null"),
+    ("cpu: 1", "stage_cache_gb: yes", 17, "resources.stage_cache_gb", "above 0, or null"),
     ("cpu: 1", "cpus: 0", 17, "resources.cpus", "did you mean 'cpu'"),
     ("gpu: 0.3", "gpu: -1", 18, "resources.overrides[0].gpu", "number from 0"),
     ("gpu: 0.3", "gpu: alot", 18, "resources.overrides[0].gpu", "'auto'"),

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,26 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_files_are_told_with_size_and_time(storage: Storage, tmp_path: Path) -> None:
+    storage.write_atomic("a/b/text", "1234")
+    storage.write_atomic("c", b"")
+    (tmp_path / ".c.1.tmp").write_bytes(b"left by a killed writer")
+    os.utime(tmp_path / "c", (100, 100.5))
+    told = {facts.path: (facts.size, facts.modified_s) for facts in storage.files()}
+    assert told == {"a/b/text": (4, pytest.approx((tmp_path / "a/b/text").stat().st_mtime)), "c": (0, 100.5)}
+    assert storage.child("nowhere").files() == []
+
+
+def test_touching_makes_a_file_new_and_no_file_where_there_is_none(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.write_atomic("used", b"")
+    os.utime(tmp_path / "used", (100, 100))
+    storage.touch("used")
+    storage.touch("never/was")
+    assert time.time() - (tmp_path / "used").stat().st_mtime < 60
+    assert storage.list() == ["used"]
 
 
 def test_deleting_takes_files_and_trees(storage: Storage, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.space import load_space
 from bdray.storage import Storage
 from bdray.training.reporter import Reporter
+from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
 
 
@@ -80,6 +81,10 @@ class TerminalReporter(Reporter):
 
     def __exit__(self, *exc_info: object) -> None:
         self._bar.stop()
+
+    def data(self, place: DataPlace, bytes_of_images: int) -> None:
+        where = "in the device's memory" if place == "device" else "on the host; batches are fetched ahead"
+        self._console.print(f"pictures {where} ({bytes_of_images / 2**20:.0f} MiB)")
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
         if stage not in self._tasks:

@@ -10,6 +10,7 @@ from torch import nn
 
 from bdray.record import Confusion, Rates, finite
 from bdray.training.device import Compute
+from bdray.training.source import image_batches
 
 COLLAPSE_SHARE = 0.9
 """A model that gives one class more than this share of the clean test images has collapsed."""
@@ -36,7 +37,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a stage is evaluated on; all on the device of the model.
+    """What a stage is evaluated on. Labels are on the device of the model; images too, or on the host.
 
     Attributes:
         images: clean test images, uint8, `N x 3 x S x S`.
@@ -58,9 +59,9 @@ class TestSet:
             return self
         clean, attack = (_evenly(len(labels), limit, labels.device) for labels in (self.labels, self.attack_labels))
         return TestSet(
-            self.images[clean],
+            self.images[clean.to(self.images.device)],
             self.labels[clean],
-            self.attack_images[attack],
+            self.attack_images[attack.to(self.attack_images.device)],
             self.attack_labels[attack],
             self.wanted_labels[attack],
         )
@@ -165,8 +166,8 @@ def _predict(
     """Predicted classes, int64, `N`."""
 
     def classes() -> Iterator[torch.Tensor]:
-        for batch in images.split(batch_size):
-            pixels = normalize(batch.to(compute.device).float().div_(255))
+        for batch in image_batches(images, batch_size, compute.device):
+            pixels = normalize(batch.float().div_(255))
             with compute.autocast():
                 yield model(pixels.contiguous(memory_format=torch.channels_last)).argmax(1)
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
@@ -27,25 +28,17 @@ from torch.nn import functional
 
 from bdray.condition import Optimization
 from bdray.data.base import Augmentation
-from bdray.networks.taps import Outputs, Taps, forward_outputs
+from bdray.networks.taps import Taps, forward_outputs
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy
 from bdray.seeds import Stream, stream
 from bdray.training.augmentation import augment
+from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
-
-
-class BatchSource(Protocol):
-    """Training images that can be gathered by position."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 `N x 3 x S x S` and int64 `N` on the compute device, for int64 `positions`."""
-        ...
+from bdray.training.source import BatchSource, batches
 
 
 @dataclass
@@ -133,11 +126,12 @@ def run_stage(
     Returns:
         `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch.
     """
-    forward = torch.compile(forward_outputs) if stage.recipe.compile else forward_outputs
+    compiled = CompiledParts(state.model) if stage.recipe.compile else None
     for epoch in range(state.epoch + 1, stage.epochs + 1):
         started = time.perf_counter()
         before = state.history[-1].stage_seconds if state.history else 0.0
-        result = _train_epoch(stage, state, epoch, forward, on_batch)
+        with _maybe_compiled(compiled):
+            result = _train_epoch(stage, state, epoch, on_batch)
         last = epoch == stage.epochs
         evaluated = last or epoch % stage.recipe.evaluate.every == 0
         if evaluated:
@@ -151,11 +145,14 @@ def run_stage(
     return state
 
 
+def _maybe_compiled(parts: CompiledParts | None) -> AbstractContextManager[None]:
+    return parts.active() if parts else nullcontext()
+
+
 def _train_epoch(
     stage: Stage,
     state: StageState,
     epoch: int,
-    forward: Callable[..., Outputs],
     on_batch: Callable[[int, int, int], None],
 ) -> EpochRecord:
     device = stage.compute.device
@@ -167,10 +164,11 @@ def _train_epoch(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
         torch.manual_seed(generators.dropout_seed)
-        for batch, positions in enumerate(_batches(stage, generators.order)):
+        coming = batches(stage.source, _orders(stage, generators.order), device)
+        for batch, (pixels, labels) in enumerate(coming):
             _set_lr(state.optimizer, stage, (epoch - 1) * steps + batch)
-            totals += train_step(stage, state, positions, generators, forward)
-            images += len(positions)
+            totals += train_step(stage, state, pixels, labels, generators)
+            images += len(labels)
             on_batch(epoch, batch + 1, steps)
     loss, penalty, correct = totals.tolist()
     return EpochRecord(
@@ -210,14 +208,16 @@ class StepGenerators:
 def train_step(
     stage: Stage,
     state: StageState,
-    positions: torch.Tensor,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     generators: StepGenerators,
-    forward: Callable[..., Outputs] = forward_outputs,
 ) -> torch.Tensor:
-    """One optimizer step. Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device."""
+    """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
+
+    Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
+    """
     model, regularizer = state.model, stage.regularizer
-    pixels, labels = stage.source.gather(positions)
-    pixels = augment(pixels, stage.augmentation, generators.augment).float().div_(255)
+    pixels = augment(images, stage.augmentation, generators.augment).float().div_(255)
     pixels = stage.normalize(regularizer.transform_inputs(pixels, generators.noise))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     taps: Taps = model.taps  # type: ignore[assignment]
@@ -225,7 +225,7 @@ def train_step(
     if mixing is not None:
         mixing = Mixing(mixing.point, mixing.permutation.to(pixels.device), mixing.lam)
     with stage.compute.autocast():
-        outputs = forward(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
+        outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
     logits = outputs.logits.float()
     if mixing is None:
         cross_entropy = functional.cross_entropy(logits, labels)
@@ -248,7 +248,8 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
     return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
 
 
-def _batches(stage: Stage, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def _orders(stage: Stage, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """The positions of each batch of an epoch."""
     order = torch.randperm(len(stage.source), generator=generator)
     steps = -(-len(stage.source) // stage.recipe.batch_size)
     return iter(order.tensor_split(steps)[: stage.steps_per_epoch])

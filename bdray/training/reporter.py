@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from bdray.record import EpochRecord, StageName
+from bdray.training.source import DataPlace
 
 
 class Reporter:
     """Hears nothing; extend it. Raise `TrialInterrupted` in `epoch` to stop a trial between two epochs."""
+
+    def data(self, place: DataPlace, bytes_of_images: int) -> None:
+        """Once, when the data is in place: where its pictures lie, and how many bytes they take there."""
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
         """After every batch. Must be cheap, and must not wait for the device."""

@@ -1,0 +1,61 @@
+"""`train.compile`: the parts of a network between its taps, through `torch.compile`.
+
+Dynamo traces a module's forward hooks once and keeps no guard on them, so a whole forward pass compiled for one batch
+would silently leave out what the next one edits or captures. Compiled is therefore the `forward` of each module that
+carries a mixing point, and hooks stay where they are: around it, in plain Python. What lies outside (stem, head,
+normalisation) runs as always. State dicts, hooks and evaluation never see any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bdray.networks.taps import Taps
+
+RECOMPILE_LIMIT = 128
+"""Versions of one piece of code that Dynamo keeps. Its default of 8 is too few: all stages made of `nn.Sequential`, of
+all trials that share a process, are one piece of code to it. Past the limit it silently stops compiling."""
+
+
+class CompiledParts:
+    """The compiled parts of one network.
+
+    Args:
+        model: a network from `build_model`; left as it is outside `active`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._forwards: dict[nn.Module, Callable[..., Any]] = {
+            part: torch.compile(part.forward) for part in parts_between_taps(model)
+        }
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the parts run compiled."""
+        import torch._dynamo
+
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+            try:
+                for part, forward in self._forwards.items():
+                    part.forward = forward
+                yield
+            finally:
+                for part in self._forwards:
+                    # Set on the instance, where it hid the method of the class.
+                    part.__dict__.pop("forward", None)
+
+
+def parts_between_taps(model: nn.Module) -> list[nn.Module]:
+    """The tapped modules inside which no other tap lies, in forward order."""
+    taps: Taps = model.taps  # type: ignore[assignment]
+    tapped = [*taps.points.values(), taps.head]
+    return [
+        model.get_submodule(path)
+        for path in taps.points.values()
+        if not any(other.startswith(f"{path}.") for other in tapped)
+    ]

@@ -1,0 +1,119 @@
+"""Compiled parts against the same network in plain Python. Compiling takes a C++ compiler, and seconds."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from bdray.condition import Condition
+from bdray.models.base import build_model
+from bdray.networks.taps import Outputs, forward_outputs
+from bdray.storage import Storage
+from bdray.training.compilation import CompiledParts, parts_between_taps
+from bdray.trial import TrialOptions, run_trial
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+BATCH = 27
+"""Also the size of the trial's batches below, so that one set of kernels is compiled for both (and found on disk)."""
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_model("resnet8", 10, 16).to(memory_format=torch.channels_last).train()
+
+
+def mix_with(lam: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda hidden: lam * hidden + (1 - lam) * hidden.flip(0)
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "captured": {"capture": ("stage1", "stage3", "input")},
+    "mixed early": {"edits": {"stage1": mix_with(0.3)}},
+    "mixed otherwise": {"edits": {"stage1": mix_with(0.9)}},
+    "mixed late and captured": {"edits": {"stage2": mix_with(0.6)}, "capture": ("stage2",)},
+    "mixed input": {"edits": {"input": mix_with(0.7)}},
+    "plain again": {},
+}
+
+
+def step(model: nn.Module, images: torch.Tensor, options: dict[str, Any]) -> tuple[Outputs, list[torch.Tensor]]:
+    model.zero_grad()
+    outputs = forward_outputs(model, images, **options)
+    labels = torch.arange(len(images)) % 10
+    hidden = sum((h.square().mean() for h in outputs.hidden.values()), start=outputs.features.square().mean())
+    (cross_entropy(outputs.logits, labels) + hidden).backward()
+    return outputs, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@needs_compiler
+def test_a_compiled_network_forgets_no_edit_and_no_capture() -> None:
+    plain, compiled = network(), network()
+    parts = CompiledParts(compiled)
+    images = torch.randn(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for name, options in STEPS.items():
+        expected, gradients = step(plain, images, options)
+        with parts.active():
+            assert all("forward" in part.__dict__ for part in parts_between_taps(compiled))
+            outputs, compiled_gradients = step(compiled, images, options)
+        torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(outputs.features, expected.features, rtol=1e-4, atol=1e-4, msg=name)
+        assert outputs.hidden.keys() == expected.hidden.keys()
+        for point, hidden in expected.hidden.items():
+            torch.testing.assert_close(outputs.hidden[point], hidden, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-3, atol=1e-3, msg=name)
+    torch.testing.assert_close(dict(compiled.named_buffers()), dict(plain.named_buffers()))
+
+
+def test_nothing_of_it_stays_on_the_network() -> None:
+    model = network()
+    names = list(model.state_dict())
+    with CompiledParts(model).active():
+        assert list(model.state_dict()) == names
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    assert list(copy.deepcopy(model).state_dict()) == names
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "nasnet_mobile"])
+def test_no_tap_lies_inside_a_compiled_part(name: str) -> None:
+    model = build_model(name, 10, 32)
+    parts = parts_between_taps(model)
+    taps: Any = model.taps
+    tapped = {model.get_submodule(path) for path in (*taps.points.values(), taps.head)}
+    assert parts
+    for part in parts:
+        assert not (set(part.modules()) - {part}) & tapped
+
+
+@needs_compiler
+def test_a_compiled_trial_measures_what_a_plain_one_does_and_keeps_published_names(tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "data": {"name": "digits", "train_limit": 120, "test_limit": 40, "image_size": 16},
+        "model": "resnet8",
+        "trigger": "patch",
+        "regularizer": "manifold_mixup",
+        "train": {"epochs": 1, "batch_size": 32, "lr": 0.01},
+        "finetune": {"epochs": 0},
+    }
+    sweep = Storage.open(tmp_path / "sweep")
+    options = TrialOptions(cache=tmp_path / "cache")
+    compiled = Condition.parse({**content, "train": {**content["train"], "compile": True}})
+    ours = run_trial(compiled, sweep=sweep, options=options).stages[0].epochs[-1]
+    plain = run_trial(Condition.parse(content), options=options).stages[0].epochs[-1]
+    assert ours.loss == pytest.approx(plain.loss, rel=1e-3)
+    model = Path(sweep.uri_of(f"stages/{compiled.poison_fingerprint}/model.safetensors"))
+    with safe_open(model, "pt") as kept:
+        assert set(kept.keys()) == set(network().state_dict())
