@@ -255,13 +255,14 @@ class _Trial:
         self._journal(stage.name, tuple(state.history))
 
         def checkpoint() -> None:
-            if self.store and state.epoch < stage.epochs:
+            if self.store:
                 self.store.save_checkpoint(fingerprint, state, data)
                 self.checkpointed = time.monotonic()
 
         def after_epoch(state: StageState) -> None:
             self._journal(stage.name, tuple(state.history))
-            if time.monotonic() - self.checkpointed > self.options.checkpoint_seconds:
+            is_due = time.monotonic() - self.checkpointed > self.options.checkpoint_seconds
+            if is_due and state.epoch < stage.epochs:
                 checkpoint()
             try:
                 self.reporter.epoch(stage.name, stage.epochs, state.history[-1])
