@@ -38,8 +38,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.tasks = [task(number, stage) for number, stage in enumerate(self.stages)]
-        self.stage_of = {one.condition_id: one.stage for one in self.tasks}
-        self.search = ConditionSearch(self.tasks, self.finished.__contains__, self.max_concurrent)
+        self.stage_of = {one.condition_id: one.stages[0] for one in self.tasks}
+        self.search = ConditionSearch(self.tasks, self.finished.__contains__, self.max_concurrent, 0.0)
         self.search.add_configurations(self.experiment)
 
     def start(self) -> list[str]:
