@@ -48,6 +48,7 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.stages import StageStore
@@ -162,7 +163,8 @@ class _Trial:
             self.condition, device, self.options.cache, self.options.max_batches, self.options.data_on
         )
         self.reporter.data(experiment.place, experiment.image_bytes)
-        self._write_inputs(experiment)
+        visibility = experiment.visibility()
+        self._write_inputs(experiment, visibility)
         if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
             experiment = experiment.perturb(self._surrogate(device))
         model = experiment.build_model()
@@ -179,7 +181,7 @@ class _Trial:
                 "status": "diverged" if any(map(_diverged, results)) else "finished",
                 "finished_ms": now_ms(),
                 "data": experiment.describe(),
-                "visibility": experiment.visibility(),
+                "visibility": visibility,
                 "stages": tuple(results),
                 "persistence": persistence_of(results[1]) if len(results) == 2 else None,
                 "floors": tuple(
@@ -292,7 +294,7 @@ class _Trial:
         if self.journal:
             self.journal.add(stage, epochs)
 
-    def _write_inputs(self, experiment: Experiment) -> None:
+    def _write_inputs(self, experiment: Experiment, visibility: Visibility | None) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
@@ -300,6 +302,8 @@ class _Trial:
         self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
         if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
             self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
+        if self.journal and visibility:
+            self.journal.add_visibility(visibility, now_ms())
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""
