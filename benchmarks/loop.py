@@ -158,5 +158,3 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
