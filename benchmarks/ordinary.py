@@ -33,7 +33,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def measure(*, quick: bool = False) -> Report:
     """One training on one core and on two: the ordinary loop in its fastest arrangement of threads and workers."""
-    batches, rounds = (2, 2) if quick else (16, 5)
+    batches, rounds = (1, 1) if quick else (16, 5)
     models = ["resnet8"] if quick else ["resnet20", "resnet8"]
     rows = [on_cores(model, cores, batches, rounds) for model, cores in product(models, [1] if quick else [1, 2])]
     return Report(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -95,11 +97,13 @@ def test_figures_are_shown_with_three_digits(value: float, text: str) -> None:
     assert shown(value) == text
 
 
-def test_memory_of_a_process_is_what_the_kernel_says() -> None:
-    import psutil
-
+def test_memory_counts_mapped_arrays_apart(tmp_path: Path) -> None:
+    before = memory._together([psutil.Process()])
+    np.save(tmp_path / "images.npy", np.ones(4 * 2**20, dtype=np.uint8))
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert mapped.sum() == 4 * 2**20
     seen = memory._together([psutil.Process()])
-    assert seen.data == 0
+    assert seen.data - before.data == pytest.approx(4 * 2**20, abs=2**16)
     assert 0 < seen.own <= psutil.Process().memory_info().rss
 
 
