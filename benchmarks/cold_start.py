@@ -75,7 +75,7 @@ def median_seconds(command: Sequence[str], rounds: int) -> float:
 
 
 def landmarks(space: Path, storage: Path) -> dict[str, float]:
-    """Run the sweep; seconds from its start to each landmark."""
+    """Run the sweep; seconds from its start to each landmark, told by lines it prints and files it writes once."""
     environment = {**os.environ, "BDRAY_CACHE": str(space.parent / "cache"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "bdray.sweep", str(space), "--storage", str(storage), "--num-cpus", "2"]
     began, seen = time.time(), dict[str, float]()
@@ -86,17 +86,17 @@ def landmarks(space: Path, storage: Path) -> dict[str, float]:
                 seen[LANDMARKS[word]] = time.time() - began
         ended = time.time() - began
     assert process.returncode == 0, f"the sweep ended with status {process.returncode}"
-    seen["a worker has loaded data and model code"] = _first(storage, "poison_plan.npz") - began
-    seen["first epoch trained and evaluated"] = _first(storage, "journal.jsonl") - began
-    seen["second trial finished"] = _last(storage, "record.json") - began
+    seen["a worker has loaded data and model code"] = _first(storage, "conditions/*/poison_plan.npz") - began
+    seen["first epoch trained and evaluated"] = _first(storage, "stages/*/stage.json") - began
+    seen["second trial finished"] = _last(storage, "conditions/*/record.json") - began
     seen["the command has ended"] = ended
     progress("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in seen.items()))
     return seen
 
 
-def _first(storage: Path, name: str) -> float:
-    return min(path.stat().st_mtime for path in storage.glob(f"cold/conditions/*/{name}"))
+def _first(storage: Path, pattern: str) -> float:
+    return min(path.stat().st_mtime for path in storage.glob(f"cold/{pattern}"))
 
 
-def _last(storage: Path, name: str) -> float:
-    return max(path.stat().st_mtime for path in storage.glob(f"cold/conditions/*/{name}"))
+def _last(storage: Path, pattern: str) -> float:
+    return max(path.stat().st_mtime for path in storage.glob(f"cold/{pattern}"))
