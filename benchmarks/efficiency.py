@@ -7,10 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import Report, Row, Target, progress
-from benchmarks.overhead import SLOTS, Counting
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.storage import Storage
+from benchmarks.measure import Report, Row, Target, progress
+from benchmarks.overhead import SLOTS, Counting
 
 TRIALS = 64
 TARGETS = {10.0: Target("at least", 0.95), 1.0: Target("at least", 0.75)}
@@ -26,9 +26,10 @@ def measure(*, quick: bool = False) -> Report:
         "efficiency",
         rows,
         [
-            "Efficiency = trials x seconds / (slots x wall). A trial keeps one core busy for so many seconds of CPU time,"
-            " so what Ray's own processes take of the cores counts against it. Wall: from before Ray starts until it has"
-            " ended; its worker processes import torch meanwhile. Without Ray's start and end: wall of the run alone.",
+            "Efficiency = trials x seconds / (slots x wall). A trial keeps one core busy for so many seconds of"
+            " CPU time, so what Ray's own processes take of the cores counts against it. Wall: from before Ray"
+            " starts until it has ended; its worker processes import torch meanwhile. Without Ray's start and"
+            " end: wall of the run alone.",
         ],
     )
 

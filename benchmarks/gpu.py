@@ -36,9 +36,9 @@ def measure(*, quick: bool = False) -> Report | None:
         "ratio",
         rows,
         [
-            "First the loop against the bare step on tensors already in place, as on the CPU. Then as many trials at once"
-            " as the row says, a process and an equal share of the card's memory each: images/s of all together, and the"
-            " ratio to one trial alone.",
+            "First the loop against the bare step on tensors already in place, as on the CPU. Then as many"
+            " trials at once as the row says, a process and an equal share of the card's memory each: images/s"
+            " of all together, and the ratio to one trial alone.",
         ],
     )
 
@@ -60,23 +60,23 @@ def together(size: Size, device: torch.device, cache: Path, count: int, seconds:
     """Images a second that `count` trials train in all, each in a process of its own, over the same seconds."""
     context = multiprocessing.get_context("spawn")
     barrier, rates = context.Barrier(count), context.Queue()
-    arguments = (size, device, cache, 1 / count, seconds, barrier, rates)
-    processes = [context.Process(target=_train, args=arguments, daemon=True) for _ in range(count)]
+    arguments, shared = (size, device, cache, seconds), {"barrier": barrier, "rates": rates}
+    processes = [context.Process(target=_train, args=arguments, kwargs=shared, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
     try:
-        return sum(rates.get(timeout=300 + seconds) for _ in processes)
+        return float(sum(rates.get(timeout=300 + seconds) for _ in processes))
     finally:
         for process in processes:
             process.join(timeout=30)
 
 
 def _train(
-    size: Size, device: torch.device, cache: Path, share: float, seconds: float, barrier: Barrier, rates: Queue[float]
+    size: Size, device: torch.device, cache: Path, seconds: float, *, barrier: Barrier, rates: Queue[float]
 ) -> None:
     prepare_process(device, 1)
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share)
+        torch.cuda.set_per_process_memory_fraction(1 / barrier.parties)
     epoch = loop(prepare(size.model, size.batch_size, size.batches, device, cache))
     epoch()
     barrier.wait(timeout=300)

@@ -32,7 +32,7 @@ class Size:
     rounds: int
 
 
-SIZES = [Size("resnet20", 128, 12, 9), Size("resnet50", 32, 4, 7)]
+SIZES = [Size("resnet20", 128, 12, 9), Size("resnet50", 32, 2, 7)]
 QUICK = [Size("resnet8", 16, 2, 2)]
 
 

@@ -153,7 +153,7 @@ def timed(
 
 
 def compare(
-    name: str, figures: Mapping[str, Sequence[float]], of: str, to: str, target: Target | None = None, unit: str = ""
+    name: str, figures: Mapping[str, Sequence[float]], *, of: str, to: str, target: Target | None = None, unit: str = ""
 ) -> Row:
     """The median over rounds of `figures[of] / figures[to]`, each ratio taken within one round."""
     ratios = [a / b for a, b in zip(figures[of], figures[to], strict=True)]

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 
 import benchmarks.synthetic
-from benchmarks.measure import Report, Row, Target, progress
-from benchmarks.overhead import Counting
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
 from bdray.storage import Storage
+from benchmarks.measure import Report, Row, Target, progress
+from benchmarks.overhead import Counting
 
 SAMPLE_SECONDS = 0.2
 TARGET = Target("under", 1.3)
@@ -49,9 +49,9 @@ def measure(*, quick: bool = False) -> Report:
             "Proportional set size, which counts a page shared by n processes as 1/n in each, summed over the trials'"
             " worker processes; the sample with the highest sum. 'Data set': the pages of the mapped arrays, by the"
             " kernel's account of each mapping. 'Own': all the rest (interpreter, torch, model, activations).",
-            "The target is read as: four trials need four times what one needs for itself, and the data set once. Read as"
-            f" four trials against one in all, no system with a process a trial can do better than {floor:.2f} here, since"
-            " all but the data set is needed by each.",
+            "The target is read as: four trials need four times what one needs for itself, and the data set"
+            " once. Read as four trials against one in all, no system with a process a trial can do better than"
+            f" {floor:.2f} here, since all but the data set is needed by each.",
         ],
     )
 
@@ -108,7 +108,9 @@ def peak(grid: list[Condition], folder: Path) -> Memory:
     watch = Counting(len(grid))
     with ClusterRun(ClusterSettings(num_cpus=len(grid), dashboard=False)) as cluster, sampled() as samples:
         assert cluster.run(job, watch) and watch.done == len(grid)
-    return max(samples, key=lambda memory: memory.total)
+    highest = max(samples, key=lambda memory: memory.total)
+    assert highest.total, "no process of a trial was seen"
+    return highest
 
 
 @contextmanager
@@ -130,8 +132,9 @@ def sampled() -> Iterator[list[Memory]]:
 
 
 def _trial_processes() -> list[psutil.Process]:
-    """Ray names a worker process after the actor that lives in it."""
-    return [process for process in psutil.Process().children(recursive=True) if "ConditionTrainable" in _title(process)]
+    """Ray titles a worker process after what it runs; `_Inner` is Tune's wrapper round the trainable."""
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if _title(process).startswith("ray::_Inner")]
 
 
 def _title(process: psutil.Process) -> str:

@@ -33,7 +33,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def measure(*, quick: bool = False) -> Report:
     """One training on one core and on two: the ordinary loop in its fastest arrangement of threads and workers."""
-    batches, rounds = (2, 2) if quick else (16, 5)
+    batches, rounds = (1, 1) if quick else (16, 5)
     models = ["resnet8"] if quick else ["resnet20", "resnet8"]
     rows = [on_cores(model, cores, batches, rounds) for model, cores in product(models, [1] if quick else [1, 2])]
     return Report(
@@ -42,8 +42,9 @@ def measure(*, quick: bool = False) -> Report:
         rows,
         [
             "Ordinary: PIL images, RandomCrop, RandomHorizontalFlip, ToTensor, Normalize and stamping image by image,"
-            f" DataLoader, float32, default memory format; columns say threads + workers. Both train in batches of {BATCH}"
-            " with the same optimizer settings on as many cores; ratio: to the fastest ordinary arrangement in that row.",
+            " DataLoader, float32, default memory format; columns say threads + workers. Both train in batches"
+            f" of {BATCH} with the same optimizer settings on as many cores; ratio: to the fastest ordinary"
+            " arrangement in that row.",
         ],
     )
 
@@ -60,7 +61,9 @@ def on_cores(model: str, cores: int, batches: int, rounds: int) -> Row:
             candidates[f"ordinary {threads}+{workers}"] = with_threads(threads, ordinary(model, batches, workers))
         figures = interleaved(candidates, rounds)
     best = max((name for name in figures if name != "bdray"), key=lambda name: statistics.median(figures[name]))
-    return compare(f"{model}, {cores} core{'s' * (cores > 1)}", figures, "bdray", best, TARGET, unit=" images/s")
+    return compare(
+        f"{model}, {cores} core{'s' * (cores > 1)}", figures, of="bdray", to=best, target=TARGET, unit=" images/s"
+    )
 
 
 def with_threads(threads: int, run: Callable[[], float]) -> Callable[[], float]:
@@ -106,7 +109,7 @@ def ordinary(model_name: str, batches: int, workers: int) -> Callable[[], float]
         ]
     )
     data = PilImages(20 * BATCH, transform)
-    loader = DataLoader(data, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader: DataLoader = DataLoader(data, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(model_name, CLASSES, 32).to(memory_format=torch.contiguous_format).train()

@@ -6,13 +6,12 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.measure import Report, Row, Target, progress
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition, digest
 from bdray.storage import Storage
+from benchmarks.measure import Report, Row, Target, progress
 
 SLOTS = 2
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import Report, Row, Target, progress
-from benchmarks.overhead import SLOTS, Counting
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
 from bdray.folder import read_records
 from bdray.record import StageName, TrialRecord
 from bdray.storage import Storage
 from bdray.trial import TrialOptions, run_trial
+from benchmarks.measure import Report, Row, Target, progress
+from benchmarks.overhead import SLOTS, Counting
 
 TARGET = Target("under", 1.1)
 
@@ -47,10 +47,11 @@ def measure(*, quick: bool = False) -> Report:
         "total / ideal",
         rows,
         [
-            "Ideal: one poison stage + all fine-tunings, each stage's seconds (training and evaluation) as its own record"
-            f" says, over the slots (1 in one process, {SLOTS} on Ray). Total: wall time of everything, loading of data,"
-            " writing of files, pictures and records included; on Ray without Ray's own start, with its processes'."
-            " The poison stage leads alone, so on Ray one slot waits for it: that is part of its ideal.",
+            "Ideal: one poison stage + all fine-tunings, each stage's seconds (training and evaluation) as its"
+            f" own record says, over the slots (1 in one process, {SLOTS} on Ray). Total: wall time of"
+            " everything, loading of data, writing of files, pictures and records included; on Ray without Ray's"
+            " own start, with its processes'. The poison stage leads alone, so on Ray one slot waits for it:"
+            " that is part of its ideal.",
         ],
     )
 

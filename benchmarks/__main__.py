@@ -1,0 +1,112 @@
+"""`python -m benchmarks [NAME ...] [--quick] [--write]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+NAMES = (
+    "loop",
+    "ordinary",
+    "precision",
+    "efficiency",
+    "overhead",
+    "reuse",
+    "memory",
+    "gpu",
+    "cold_start",
+)
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main() -> int:
+    """Run what is named, or all; the status is 1 when a target was missed."""
+    options = _options()
+    # Set before any library starts its threads; what is measured says how many it uses.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from benchmarks.measure import Report, console, progress
+
+    sections, missed = [], 0
+    for name in options.names or NAMES:
+        progress(f"{name} ...")
+        load, started = os.getloadavg()[0], time.perf_counter()
+        report: Report | None = importlib.import_module(f"benchmarks.{name}").measure(quick=options.quick)
+        if report is None:
+            continue
+        seconds = time.perf_counter() - started
+        report.show()
+        progress(f"{name} took {seconds:.0f} s")
+        missed += sum(row.met is False for row in report.rows)
+        how = f"`python -m benchmarks {name}`: {seconds:.0f} s; load average before it: {load:.2f}."
+        sections.append(f"{report.markdown()}\n{how}\n")
+    if options.write:
+        RESULTS.write_text(f"{_preamble()}\n" + "\n".join(sections))
+        console.print(f"written to benchmarks/{RESULTS.name}")
+    return 1 if missed and not options.quick else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="too small to mean anything: does it run?")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(NAMES)}")
+    if options.write and options.quick:
+        parser.error("--quick figures mean nothing and are not written")
+    return options
+
+
+def _preamble() -> str:
+    """What was measured on."""
+    import psutil
+
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "ray", "mlflow"))
+    memory = psutil.virtual_memory().total / 2**30
+    return "\n".join(
+        [
+            "# Benchmarks: results",
+            "",
+            "Written by the command below; every ratio was measured side by side in one run.",
+            "",
+            f"- command: `python -m benchmarks {shlex.join(sys.argv[1:])}`",
+            f"- machine: {os.cpu_count()} cores ({_cpu()}), {memory:.0f} GiB memory, {_gpu()}",
+            f"- Python {platform.python_version()}, {versions}",
+            "",
+        ]
+    )
+
+
+def _cpu() -> str:
+    """The processor's model, and what it has for bfloat16."""
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    features = {
+        "AVX-512": torch.cpu._is_avx512_supported(),
+        "AVX-512 bfloat16": torch.cpu._is_avx512_bf16_supported(),
+        "AMX": torch.cpu._is_amx_tile_supported(),
+    }
+    has = ", ".join(f"{'with' if there else 'no'} {name}" for name, there in features.items())
+    return f"{model or platform.processor() or platform.machine()}; {has}"
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
