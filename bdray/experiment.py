@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Experiment:
         split: who trains on what; positions in the whole training set.
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
+        perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
     """
 
     condition: Condition
@@ -58,6 +59,7 @@ class Experiment:
     plan: PoisonPlan
     test: TestSet
     max_batches: int | None = None
+    perturbed: torch.Tensor | None = None
 
     @classmethod
     def prepare(
@@ -222,7 +224,22 @@ class Experiment:
             self.condition.trigger,
             generator=stream(self.condition.seed, "trigger", "train"),
             members=torch.from_numpy(members),
+            perturbed=self.perturbed if plan is self.plan else None,
         )
+
+    def perturb(self, surrogate: nn.Module) -> Experiment:
+        """The same experiment, its poisoned images perturbed with the help of a model trained on clean data."""
+        device = self.compute.device
+        chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
+        surrogate.eval().requires_grad_(False)
+        perturbed = self.condition.poison.perturb(
+            lambda images: surrogate(self._normalize(images)),
+            self.images[chosen],
+            self.labels[chosen],
+            generator=stream(self.condition.seed, "poison", "perturbation", device=device),
+            device=device,
+        )
+        return replace(self, perturbed=perturbed)
 
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:

@@ -148,10 +148,15 @@ class Registry(Generic[C]):
     def _load(self) -> None:
         if self._loaded:
             return
+        # Set first: the modules imported below ask their own registry. Unset on failure: a half-loaded registry lies.
         self._loaded = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
-            importlib.import_module(module.name)
+        try:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
+        except BaseException:
+            self._loaded = False
+            raise
 
 
 def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ BATCHES = 2
 """Batches an epoch."""
 
 SMALL: Mapping[str, Mapping[str, Any]] = {
-    "data": {"train_limit": 400, "test_limit": 100, "image_size": 32},
+    "data": {"train_limit": 400, "test_limit": 40, "image_size": 32},
     "train": {"epochs": 1, "batch_size": 8},
     "finetune": {"epochs": 1, "batch_size": 8},
 }
@@ -40,7 +40,7 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
         storage=f"{settings.storage.rstrip('/')}/rehearsals",
         name=settings.name or space.name,
         retry_failed=True,
-        trial_options={**settings.trial_options, "max_batches": BATCHES},
+        trial_options={**settings.trial_options, "max_batches": BATCHES, "keep_stages": False},
     )
     outcome = run_conditions(space, unique, settings, console)
     console.print(cost_table(outcome))

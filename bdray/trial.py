@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bdray.attacks import Probe
@@ -37,6 +38,7 @@ from bdray.folder import (
     write_condition,
     write_failure,
 )
+from bdray.grammar import show_gpu
 from bdray.journal import Journal
 from bdray.record import (
     Confusion,
@@ -51,7 +53,7 @@ from bdray.record import (
 )
 from bdray.stages import StageStore
 from bdray.storage import Storage
-from bdray.training.device import environment, pick_device, prepare_process
+from bdray.training.device import cap_memory, environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
@@ -69,8 +71,10 @@ class TrialOptions:
         probes: triggers a baseline is also tested with, for the floors of their attack success rates.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
+        keep_stages: keep finished poison stages for others; rehearsals do not.
         data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
             Results are the same, bit for bit.
+        gpu_share: the part of a GPU's memory this trial may use; nothing on a CPU.
     """
 
     device: str = "auto"
@@ -79,7 +83,9 @@ class TrialOptions:
     probes: tuple[Probe, ...] = ()
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
+    keep_stages: bool = True
     data_on: DataPlace | None = None
+    gpu_share: float = 1.0
 
 
 def run_trial(
@@ -129,9 +135,17 @@ def attempt_trial(
         raise
     except Exception as error:
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
-        failure = ErrorRecord(kind=type(error).__name__, message=str(error))
-        detail = f"{type(error).__name__}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
+        failure = _failure(error, options or TrialOptions())
+        detail = f"{failure.kind}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
+
+
+def _failure(error: Exception, options: TrialOptions) -> ErrorRecord:
+    if not isinstance(error, torch.OutOfMemoryError):
+        return ErrorRecord(kind=type(error).__name__, message=str(error))
+    said = str(error).partition(". ")[0]
+    problem = f"the GPU's memory ran out within this trial's share of {show_gpu(options.gpu_share or 1.0)} of a GPU"
+    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; raise resources.gpu or lower batch_size ({said})")
 
 
 class _Trial:
@@ -155,11 +169,12 @@ class _Trial:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads)
-        experiment = Experiment.prepare(
-            self.condition, device, self.options.cache, self.options.max_batches, self.options.data_on
-        )
+        cap_memory(device, self.options.gpu_share)
+        experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
         self._write_inputs(experiment)
+        if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
+            experiment = experiment.perturb(self._surrogate(device))
         model = experiment.build_model()
         poison, confusion = self._poison_stage(experiment, model)
         floors = self._floors(experiment, model)
@@ -193,6 +208,19 @@ class _Trial:
         self._write_results(record, confusions)
         return record
 
+    def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
+        options = self.options
+        return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on)
+
+    def _surrogate(self, device: torch.device) -> nn.Module:
+        """The baseline's model: same data, architecture and seed, nothing poisoned. Kept like any stage."""
+        clean = self._prepare(self.condition.baseline(), device)
+        model = clean.build_model()
+        twin = _Trial(clean.condition, None, None, Reporter(), self.options)
+        twin.store = self.store
+        twin._poison_stage(clean, model)
+        return model
+
     def _poison_stage(self, experiment: Experiment, model: nn.Module) -> tuple[StageRecord, Confusion]:
         """Train `model` on poisoned data, or load it where that was done before."""
         fingerprint = self.condition.poison_fingerprint
@@ -200,7 +228,7 @@ class _Trial:
         stage = experiment.poison_stage()
         if kept is None:
             record, confusion = self._run(experiment, stage, stage.start(model), fingerprint)
-            if self.store:
+            if self.store and self.options.keep_stages:
                 self.store.save_finished(
                     record,
                     confusion,

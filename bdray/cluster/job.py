@@ -16,13 +16,13 @@ class Task:
     Attributes:
         condition_id: also the id of the Tune trial.
         content: the condition as JSON text.
-        stage: fingerprint of its poison stage; tasks that share one wait for each other.
+        stages: fingerprints of the poison stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
     """
 
     condition_id: str
     content: str
-    stage: str
+    stages: tuple[str, ...]
     cpu: float = 1.0
     gpu: float = 0.0
 

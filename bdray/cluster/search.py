@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,17 +10,15 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from bdray.cluster.job import Task
+from bdray.cluster.queue import StageQueue
 
 
 class ConditionSearch(SearchAlgorithm):
-    """Hands out conditions so that no two trials ever compute the same stage.
-
-    The first condition of a poison stage leads; the others that share it are held back, without a process or a
-    CPU, until the stage is in the storage (or the leader is gone, then the next one leads).
+    """Hands conditions to Tune one by one, as a `StageQueue` lets them go.
 
     Args:
         tasks: in the order they should start.
-        stage_finished: whether the storage holds the stage with this fingerprint; cheap.
+        stage_finished: whether the storage holds the stage with this fingerprint.
         max_concurrent: trials alive at once.
     """
 
@@ -31,19 +28,10 @@ class ConditionSearch(SearchAlgorithm):
         stage_finished: Callable[[str], bool],
         max_concurrent: int | None = None,
     ) -> None:
-        self._stage_finished, self._max_concurrent = stage_finished, max_concurrent
-        self._ready: deque[Task] = deque()
-        self._held: dict[str, deque[Task]] = {}
+        self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=0.5), max_concurrent
         self._alive: dict[str, Task] = {}
         self._total = len(tasks)
         self._experiment: Experiment | None = None
-        leaders: set[str] = set()
-        for task in tasks:
-            if task.stage in leaders:
-                self._held.setdefault(task.stage, deque()).append(task)
-            else:
-                leaders.add(task.stage)
-                self._ready.append(task)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: a sweep continues from its records, never from Tune's state."""
@@ -60,37 +48,21 @@ class ConditionSearch(SearchAlgorithm):
     def next_trial(self) -> Trial | None:
         if self._max_concurrent is not None and len(self._alive) >= self._max_concurrent:
             return None
-        if not self._ready:
-            self._release_finished_stages()
-        if not self._ready:
-            if not self._held:
+        task = self._queue.pop()
+        if task is None:
+            if self._queue.empty:
                 self.set_finished()
             return None
-        task = self._ready.popleft()
         self._alive[task.condition_id] = task
         return self._trial(task)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         task = self._alive.pop(trial_id, None)
-        if task is None or task.stage not in self._held:
-            return
-        if self._stage_finished(task.stage):
-            self._release(task.stage)
-        elif not any(other.stage == task.stage for other in self._alive.values()):
-            held = self._held[task.stage]
-            self._ready.appendleft(held.popleft())
-            if not held:
-                del self._held[task.stage]
+        if task is not None:
+            self._queue.ended(task)
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
         """Nothing is decided on intermediate results."""
-
-    def _release_finished_stages(self) -> None:
-        for stage in [stage for stage in self._held if self._stage_finished(stage)]:
-            self._release(stage)
-
-    def _release(self, stage: str) -> None:
-        self._ready.extendleft(reversed(self._held.pop(stage)))
 
     def _trial(self, task: Task) -> Trial:
         assert self._experiment is not None

@@ -51,7 +51,10 @@ def _listing(title: str, registry: Registry[Any]) -> Table:
     table.add_column("source", ratio=2)
     for name, cls in registry:
         options = ", ".join(
-            f"{field} ({info.get_default(call_default_factory=False)!r})" for field, info in cls.model_fields.items()
+            f"{field} (required)"
+            if info.is_required()
+            else f"{field} ({info.get_default(call_default_factory=True)!r})"
+            for field, info in cls.model_fields.items()
         )
         table.add_row(name, options, cls.SOURCE)
     for name in registry.names():
@@ -80,7 +83,7 @@ def _trigger_label(trigger: Any) -> str:
     changed = {
         field: getattr(trigger, field)
         for field, info in type(trigger).model_fields.items()
-        if getattr(trigger, field) != info.get_default(call_default_factory=True)
+        if not info.is_required() and getattr(trigger, field) != info.get_default(call_default_factory=True)
     }
     return " ".join([trigger.name, *(f"{field}={value}" for field, value in changed.items())])
 

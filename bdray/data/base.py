@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bdray.data.cache import Selection
     from bdray.data.sources import Source
 
 Augmentation = Literal["none", "crop", "crop_flip"]
@@ -88,13 +89,27 @@ class DataSet(Component):
         Raises:
             DataError: not found, incomplete, unreadable, or wrong checksum; names the files.
         """
-        from bdray.data.cache import Selection, cache_folder, load_arrays
+        from bdray.data.cache import load_arrays
+
+        return load_arrays(*self._wanted(cache))
+
+    def prepare(self, cache: Path | None = None) -> None:
+        """Makes sure that `load` finds decoded arrays. Where it would, this looks at names and sizes only.
+
+        Raises:
+            DataError: as `load`.
+        """
+        from bdray.data.cache import entry_of
+
+        if not entry_of(*self._wanted(cache)).is_dir():
+            self.load(cache)
+
+    def _wanted(self, cache: Path | None) -> tuple[Source, Selection, Path]:
+        from bdray.data.cache import Selection, cache_folder
 
         folder = cache_folder() if cache is None else cache
-        source = self.source(folder / "downloads" / self.name)
-        return load_arrays(
-            source, Selection(self.name, self.image_size, self.train_limit, self.test_limit), folder / "arrays"
-        )
+        selection = Selection(self.name, self.image_size, self.train_limit, self.test_limit)
+        return self.source(folder / "downloads" / self.name), selection, folder / "arrays"
 
 
 DATASETS: Registry[DataSet] = Registry("data set", DataSet, "bdray.data")

@@ -78,8 +78,7 @@ def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData
     Raises:
         DataError: the pictures cannot be read, a class has too few, or the cache cannot be written.
     """
-    content = json.dumps([VERSION, asdict(selection), source.key], sort_keys=True)
-    entry = folder / f"{selection.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    entry = entry_of(source, selection, folder)
     data = _open(entry)
     if data is not None:
         return data
@@ -93,6 +92,12 @@ def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData
     if data is None:
         raise DataError(f"the cache entry {entry} cannot be read back; set BDRAY_CACHE to a folder on another disk")
     return data
+
+
+def entry_of(source: Source, selection: Selection, folder: Path) -> Path:
+    """Where in `folder` the arrays of `source` are kept; the entry is there exactly when it is complete."""
+    content = json.dumps([VERSION, asdict(selection), source.key], sort_keys=True)
+    return folder / f"{selection.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 @contextmanager

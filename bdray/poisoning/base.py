@@ -16,7 +16,10 @@ from bdray.errors import ComponentError, PoisonError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
+    import torch
 
     Labels = npt.NDArray[np.int64]
 
@@ -126,6 +129,29 @@ class Poison(Component):
 
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         """The class the attacker wants each test image taken for. int64 `N` in, int64 `N` out."""
+        raise NotImplementedError
+
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether poisoned images are changed with the help of a model trained on clean data (`perturb`)."""
+        return False
+
+    def perturb(
+        self,
+        model: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Poisoned images as they are before stamping. uint8 `M x 3 x H x W` in and out.
+
+        Args:
+            model: the surrogate, in evaluation mode on `device`; maps float images in [0, 1] to logits.
+            labels: int64, `M`: the images' true labels.
+            generator: on `device`.
+        """
         raise NotImplementedError
 
     def check(self, num_classes: int) -> None:

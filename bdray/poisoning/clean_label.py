@@ -11,7 +11,10 @@ from bdray.intensity import Intensity
 from bdray.poisoning.base import STRATEGIES, Poison, check_class
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
+    import torch
 
     from bdray.poisoning.base import Labels
 
@@ -46,6 +49,32 @@ class CleanLabel(Poison):
 
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return self.perturbation == "pgd"
+
+    def perturb(
+        self,
+        model: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> torch.Tensor:
+        from bdray.poisoning.pgd import perturb
+
+        return perturb(
+            model,
+            images,
+            labels,
+            epsilon=self.epsilon,
+            step_size=self.step_size,
+            steps=self.steps,
+            generator=generator,
+            device=device,
+        )
 
     def check(self, num_classes: int) -> None:
         check_class("target", self.target, num_classes)

@@ -12,6 +12,7 @@ import torch
 
 from bdray import __version__
 from bdray.condition import Precision
+from bdray.gpu_memory import allocator_fraction
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether `device` has bfloat16 arithmetic of its own; elsewhere autocast is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return False
+    # Measured: with AVX-512 alone bfloat16 is slower than float32 (benchmarks/RESULTS.md); it takes the tile unit.
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 def make_compute(precision: Precision, device: torch.device) -> Compute:
@@ -63,6 +63,19 @@ def prepare_process(device: torch.device, threads: int | None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+def cap_memory(device: torch.device, gpu_share: float) -> None:
+    """Keep this process's tensors within its share of a GPU, so that no trial can take what another was given.
+
+    Also forgets what an earlier trial of this process had cached and counted. Nothing on a CPU.
+    """
+    if device.type != "cuda":
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    torch.cuda.set_per_process_memory_fraction(allocator_fraction(gpu_share or 1.0, total), device)
 
 
 def environment(device: torch.device) -> dict[str, str]:

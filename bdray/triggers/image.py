@@ -28,7 +28,7 @@ class ImageTrigger(PlacedTrigger):
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str
-    """A PNG, or any picture that Pillow opens; made absolute."""
+    """A PNG, or any picture that Pillow opens; relative to where the command is typed."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Hash of the file; filled in when left out."""
     size: int = Field(default=8, ge=1)
@@ -39,12 +39,12 @@ class ImageTrigger(PlacedTrigger):
     def _take_hash(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or not isinstance(fields.get("path"), (str, Path)) or "sha256" in fields:
             return fields
-        path = Path(fields["path"]).expanduser().absolute()
+        path = Path(fields["path"]).expanduser()
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ComponentError("path", f"cannot read the picture {path}: {error.strerror}") from None
-        return {**fields, "path": str(path), "sha256": hashlib.sha256(content).hexdigest()}
+        return {**fields, "path": str(fields["path"]), "sha256": hashlib.sha256(content).hexdigest()}
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import io
@@ -69,7 +69,7 @@ class ImageTrigger(PlacedTrigger):
 
     def _content(self) -> bytes:
         try:
-            content = Path(self.path).read_bytes()
+            content = Path(self.path).expanduser().read_bytes()
         except OSError as error:
             raise TriggerError(f"cannot read the picture {self.path}: {error.strerror}") from None
         if hashlib.sha256(content).hexdigest() != self.sha256:
