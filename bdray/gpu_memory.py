@@ -16,7 +16,8 @@ MOST_ON_ONE_GPU = 8
 
 def share_of(peak_bytes: int, total_bytes: int) -> float:
     """The smallest 1/n of a card of `total_bytes` that holds the peak with margin and context; 1 at most."""
-    needed = peak_bytes * (1 + MARGIN) + CONTEXT_BYTES
+    # A share leaves the allocator no less than the context, as `allocator_fraction` promises.
+    needed = max(peak_bytes * (1 + MARGIN), CONTEXT_BYTES) + CONTEXT_BYTES
     return min(1.0, round_gpu(max(needed / total_bytes, 1 / MOST_ON_ONE_GPU)))
 
 
