@@ -9,7 +9,7 @@ from functools import cached_property
 
 from bdray.condition import Condition, digest
 from bdray.poisoning.base import STRATEGIES, Poison
-from bdray.record import TrialRecord
+from bdray.record import FloorRecord, TrialRecord
 from bdray.triggers.base import TRIGGERS, Trigger
 
 _TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate"})
@@ -60,18 +60,36 @@ def parse_probes(text: str) -> tuple[Probe, ...]:
     )
 
 
-def floors_of(records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
-    """For every poisoned record whose baseline twin was tested with its attack: the twin's final attack success rate,
-    by condition id."""
+@dataclass(frozen=True)
+class Control:
+    """What a poisoned condition is compared with.
+
+    Attributes:
+        baseline: its unpoisoned twin.
+        floor: what that one does under the condition's attack; None when it was not tested with it.
+    """
+
+    baseline: TrialRecord
+    floor: FloorRecord | None
+
+
+def controls_of(records: Sequence[TrialRecord]) -> dict[str, Control]:
+    """For every poisoned record whose baseline twin is among `records`: the twin, by condition id."""
     baselines = {record.condition_id: record for record in records if record.role == "baseline"}
-    floors: dict[str, float | None] = {}
+    controls: dict[str, Control] = {}
     for record in records:
         condition = Condition.parse(record.condition)
         twin = baselines.get(condition.baseline().condition_id)
         if record.role == "baseline" or twin is None:
             continue
         key = attack_key(condition.trigger, condition.poison)
-        for floor in twin.floors:
-            if floor.probe == key:
-                floors[record.condition_id] = (floor.finetuned or floor.poisoned).attack_success_rate
-    return floors
+        floor = next((floor for floor in twin.floors if floor.probe == key), None)
+        controls[record.condition_id] = Control(twin, floor)
+    return controls
+
+
+def floors_of(records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
+    """For every poisoned record whose baseline twin was tested with its attack: the twin's final attack success rate,
+    by condition id."""
+    floors = {name: control.floor for name, control in controls_of(records).items()}
+    return {name: (floor.finetuned or floor.poisoned).attack_success_rate for name, floor in floors.items() if floor}

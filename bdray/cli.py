@@ -102,6 +102,7 @@ def _add_sweep_readers(commands: Any) -> None:
     for name, text, run in (
         ("status", "progress of a sweep", _status),
         ("results", "the table of a sweep", _results),
+        ("report", "the report of a sweep, as one HTML page", _report),
         ("sync", "deliver to MLflow whatever it has not yet got", _sync),
     ):
         reader = _command(commands, name, text, run)
@@ -110,6 +111,9 @@ def _add_sweep_readers(commands: Any) -> None:
         if name == "results":
             reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
             reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
+        if name == "report":
+            reader.add_argument("--output", metavar="FILE", help="(default: report.html in the sweep's folder)")
+            reader.add_argument("--figures", metavar="DIR", help="also write the figures there, as SVG and PNG")
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")
 
@@ -195,6 +199,12 @@ def _results(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.results(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.report(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

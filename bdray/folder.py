@@ -16,7 +16,7 @@ from bdray.record import ErrorRecord, TrialRecord
 if TYPE_CHECKING:
     from bdray.storage import Storage
 
-SPACE, SWEEP = "space.yaml", "sweep.json"
+SPACE, SWEEP, REPORT = "space.yaml", "sweep.json", "report.html"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
 

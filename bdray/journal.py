@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from bdray.record import EpochRecord, StageName
+from bdray.record import EpochRecord, StageName, Visibility
 from bdray.storage import Storage
 
 JOURNAL = "journal.jsonl"
@@ -28,13 +28,23 @@ class Journal:
         """Add what these epochs measured and the journal does not hold yet."""
         before = len(self._lines)
         for epoch in epochs:
-            metrics = {
-                name: value for name, value in epoch_metrics(stage, epoch) if (name, epoch.epoch) not in self._known
-            }
-            if metrics:
-                self._known.update((name, epoch.epoch) for name in metrics)
-                entry = {"step": epoch.epoch, "time_ms": epoch.finished_ms, "metrics": metrics}
-                self._lines.append(json.dumps(entry))
+            self._append(epoch.epoch, epoch.finished_ms, dict(epoch_metrics(stage, epoch)))
+        self._write(before)
+
+    def add_visibility(self, visibility: Visibility, time_ms: int) -> None:
+        """Add how visible the trigger is, as step 0."""
+        before = len(self._lines)
+        values = {"l_inf": visibility.l_inf, "psnr_db": visibility.psnr_db, "ssim": visibility.ssim}
+        self._append(0, time_ms, {f"trigger/{name}": value for name, value in values.items() if value is not None})
+        self._write(before)
+
+    def _append(self, step: int, time_ms: int, metrics: dict[str, float]) -> None:
+        new = {name: value for name, value in metrics.items() if (name, step) not in self._known}
+        if new:
+            self._known.update((name, step) for name in new)
+            self._lines.append(json.dumps({"step": step, "time_ms": time_ms, "metrics": new}))
+
+    def _write(self, before: int) -> None:
         if len(self._lines) > before:
             self._folder.write_atomic(JOURNAL, "".join(f"{line}\n" for line in self._lines))
 

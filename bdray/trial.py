@@ -49,6 +49,7 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.stages import StageStore
@@ -172,7 +173,8 @@ class _Trial:
         cap_memory(device, self.options.gpu_share)
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
-        self._write_inputs(experiment)
+        visibility = experiment.visibility()
+        self._write_inputs(experiment, visibility)
         if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
             experiment = experiment.perturb(self._surrogate(device))
         model = experiment.build_model()
@@ -189,7 +191,7 @@ class _Trial:
                 "status": "diverged" if any(map(_diverged, results)) else "finished",
                 "finished_ms": now_ms(),
                 "data": experiment.describe(),
-                "visibility": experiment.visibility(),
+                "visibility": visibility,
                 "stages": tuple(results),
                 "persistence": persistence_of(results[1]) if len(results) == 2 else None,
                 "floors": tuple(
@@ -269,13 +271,14 @@ class _Trial:
         self._journal(stage.name, tuple(state.history))
 
         def checkpoint() -> None:
-            if self.store and state.epoch < stage.epochs:
+            if self.store:
                 self.store.save_checkpoint(fingerprint, state, data)
                 self.checkpointed = time.monotonic()
 
         def after_epoch(state: StageState) -> None:
             self._journal(stage.name, tuple(state.history))
-            if time.monotonic() - self.checkpointed > self.options.checkpoint_seconds:
+            is_due = time.monotonic() - self.checkpointed > self.options.checkpoint_seconds
+            if is_due and state.epoch < stage.epochs:
                 checkpoint()
             try:
                 self.reporter.epoch(stage.name, stage.epochs, state.history[-1])
@@ -305,7 +308,7 @@ class _Trial:
         if self.journal:
             self.journal.add(stage, epochs)
 
-    def _write_inputs(self, experiment: Experiment) -> None:
+    def _write_inputs(self, experiment: Experiment, visibility: Visibility | None) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
@@ -313,6 +316,8 @@ class _Trial:
         self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
         if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
             self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
+        if self.journal and visibility:
+            self.journal.add_visibility(visibility, now_ms())
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""

@@ -58,6 +58,8 @@ class ClusterJob:
         trial_options: keyword arguments of `TrialOptions` that all trials share.
         sys_path: folders to import plugins from.
         cwd: what relative paths (`data.root`) are relative to.
+        work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
+            runner itself put a task of known length here.
     """
 
     sweep: Storage
@@ -68,6 +70,7 @@ class ClusterJob:
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    work: str = "bdray.cluster.work:run_task"
 
 
 class Observer(Protocol):

@@ -141,6 +141,7 @@ def _shipped(job: ClusterJob) -> dict[str, Any]:
         "sweep": job.sweep.uri,
         "storage": job.storage.uri,
         "probes": job.probes,
+        "work": job.work,
         "trial_options": dict(job.trial_options),
         "tasks": {
             task.condition_id: json.dumps({"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu})

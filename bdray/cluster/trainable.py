@@ -38,9 +38,9 @@ class ConditionTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
-        from bdray.cluster.work import run_task
-
-        status = run_task(self._job, json.loads(self._job["tasks"][self._condition_id]))
+        module, _, function = self._job["work"].partition(":")
+        work = getattr(importlib.import_module(module), function)
+        status = work(self._job, json.loads(self._job["tasks"][self._condition_id]))
         return {"done": True, "status": status}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

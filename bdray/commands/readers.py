@@ -1,4 +1,4 @@
-"""Commands that read a sweep's folder: `status`, `results`, `sync`."""
+"""Commands that read a sweep's folder: `status`, `results`, `report`, `sync`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bdray.attacks import floors_of
 from bdray.errors import UserError, nearest
-from bdray.folder import RECORD, SPACE, SWEEP, read_records, sweeps_in
+from bdray.folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
 from bdray.results import result_table, summary_table
 from bdray.storage import Storage
+
+if TYPE_CHECKING:
+    from bdray.report import SweepDescription
 
 
 def find_sweep(name: str, storage_uri: str) -> Storage:
@@ -71,6 +76,57 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """The HTML page, into the sweep folder or a file, and its figures as files."""
+    from bdray.report import make_report
+
+    sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
+    description = _described(sweep)
+    records = read_records(sweep)
+    if not records:
+        raise UserError(f"{sweep.uri} has no finished condition yet")
+    made = make_report(records, description)
+    if options.output:
+        _write(Path(options.output), made.html.encode())
+    else:
+        sweep.write_atomic(REPORT, made.html)
+    console.print(f"report   {options.output or sweep.uri_of(REPORT)}", markup=False, soft_wrap=True)
+    for picture in made.pictures if options.figures else ():
+        for kind in ("svg", "png"):
+            path = Path(options.figures) / f"{picture.name}.{kind}"
+            _write(path, picture.render(kind))
+            console.print(f"figure   {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _described(sweep: Storage) -> SweepDescription:
+    """What the sweep's folder says of it. Reading its space imports the plugins that its records need."""
+    from bdray.report import SweepDescription
+    from bdray.space import load_space
+
+    content = sweep.read_json(SWEEP)
+    with TemporaryDirectory() as folder:
+        local = sweep.local_path(SPACE) or Path(folder) / SPACE
+        if not sweep.is_local:
+            local.write_bytes(sweep.read_bytes(SPACE))
+        planned = len(load_space(local).conditions())
+    return SweepDescription(
+        name=sweep.name,
+        asked=content.get("description", ""),
+        created_ms=content.get("created_ms"),
+        planned=planned,
+        space_yaml=sweep.read_text(SPACE),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def sync(options: argparse.Namespace) -> int:

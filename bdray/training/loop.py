@@ -87,10 +87,15 @@ class Stage:
     max_batches: int | None = None
 
     @property
+    def whole_epoch(self) -> int:
+        """Batches that hold every image once: near-equal ones, none of a single image (batch statistics need two)."""
+        images = len(self.source)
+        return max(1, min(-(-images // self.recipe.batch_size), images // 2))
+
+    @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch: near-equal ones, so that none is a leftover of a single image."""
-        steps = -(-len(self.source) // self.recipe.batch_size)
-        return min(steps, self.max_batches or steps)
+        """Batches an epoch."""
+        return min(self.whole_epoch, self.max_batches or self.whole_epoch)
 
     def stream(self, name: Stream, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
         return stream(self.seed, name, self.name, epoch, device=device)
@@ -127,6 +132,8 @@ def run_stage(
         `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch.
     """
     compiled = CompiledParts(state.model) if stage.recipe.compile else None
+    if state.history and state.history[-1].diverged:
+        return state
     for epoch in range(state.epoch + 1, stage.epochs + 1):
         started = time.perf_counter()
         before = state.history[-1].stage_seconds if state.history else 0.0
@@ -251,8 +258,7 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
 def _orders(stage: Stage, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """The positions of each batch of an epoch."""
     order = torch.randperm(len(stage.source), generator=generator)
-    steps = -(-len(stage.source) // stage.recipe.batch_size)
-    return iter(order.tensor_split(steps)[: stage.steps_per_epoch])
+    return iter(order.tensor_split(stage.whole_epoch)[: stage.steps_per_epoch])
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, stage: Stage, step: int) -> None:

@@ -1,0 +1,276 @@
+"""Records grouped for a report: cells with their replicates, controls, labels and estimates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from bdray.attacks import Control, controls_of
+from bdray.condition import flatten
+from bdray.record import Rates, StageName, TrialRecord
+from bdray.report.statistics import bootstrap_interval, wilson_interval
+from bdray.results import varying_paths
+
+RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
+
+_WORDS = {
+    "data.name": "data",
+    "model.name": "model",
+    "trigger.name": "trigger",
+    "poison.strategy": "strategy",
+    "poison.rate": "poisoned share",
+    "regularizer.name": "regularizer",
+    "finetune.fraction": "clean share",
+    "finetune.split": "clean split",
+}
+_SHARES = frozenset({"poison.rate", "poison.cover_rate", "finetune.fraction"})
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over replicates.
+
+    Attributes:
+        values: one a replicate.
+        low, high: 95 % interval; None where there is none to give.
+        method: `wilson`: over the test images of one trial; `bootstrap`: over replicates.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+    method: Literal["wilson", "bootstrap", "none"]
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One record with what it is compared with: its baseline twin, where that one ended well."""
+
+    record: TrialRecord
+    control: Control | None
+
+    @property
+    def sound(self) -> bool:
+        return is_sound(self.record)
+
+    def floor(self, stage: StageName) -> float | None:
+        """The baseline's attack success rate under this attack, after `stage`."""
+        if self.control is None or self.control.floor is None:
+            return None
+        floor = self.control.floor
+        rates = floor.poisoned if stage == "poison" else (floor.finetuned or floor.poisoned)
+        return rates.attack_success_rate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting and its replicates, by seed.
+
+    Attributes:
+        values: by axis path, what the cell has there (None: not applicable).
+    """
+
+    cell_id: str
+    values: Mapping[str, Any]
+    replicates: tuple[Replicate, ...]
+
+    @property
+    def sound(self) -> list[Replicate]:
+        """Replicates that count: finished, and not collapsed."""
+        return [replicate for replicate in self.replicates if replicate.sound]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The axis values in words, in axis order."""
+        return tuple(shown(path, value) for path, value in self.values.items())
+
+    @property
+    def label(self) -> str:
+        return " · ".join(text for text in self.texts if text != "–")
+
+    @property
+    def key(self) -> dict[str, Hashable]:
+        """Axis values that can be compared and hashed."""
+        return {path: json.dumps(value, sort_keys=True) for path, value in self.values.items()}
+
+    @property
+    def marks(self) -> str:
+        """What went wrong: "1 of 3 collapsed"; empty when nothing did."""
+        n = len(self.replicates)
+        kinds = [mark(replicate.record) for replicate in self.replicates]
+        counts = {kind: kinds.count(kind) for kind in ("failed", "diverged", "collapsed")}
+        return ", ".join(kind if n == 1 else f"{k} of {n} {kind}" for kind, k in counts.items() if k)
+
+    def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:
+        """The mean of a rate over sound replicates after the last epoch of `stage`; None when there is none."""
+        return estimate([rates_after(replicate.record, stage) for replicate in self.sound], rate)
+
+    def unsound_values(self, stage: StageName, rate: RateName) -> list[float]:
+        """The rates of replicates that do not count, where they got that far."""
+        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound]
+        values = [getattr(rates, rate) for rates in found if rates is not None]
+        return [value for value in values if value is not None]
+
+    def floor(self, stage: StageName) -> float | None:
+        """Mean floor over sound replicates that have one."""
+        floors = [replicate.floor(stage) for replicate in self.sound]
+        known = [floor for floor in floors if floor is not None]
+        return fmean(known) if known else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep's records, ready to be reported on.
+
+    Attributes:
+        records: all of them, sorted by axis values and seed, baselines last.
+        axes: the condition paths that tell cells apart.
+        cells: the poisoned ones.
+        baselines: the others.
+    """
+
+    records: tuple[TrialRecord, ...]
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    baselines: tuple[Cell, ...]
+
+    @property
+    def left_out(self) -> int:
+        """Poisoned conditions that no finding counts."""
+        return sum(not replicate.sound for cell in self.cells for replicate in cell.replicates)
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of replicates of a cell."""
+        return max((len(cell.replicates) for cell in self.cells), default=0)
+
+
+def study_of(records: Sequence[TrialRecord]) -> Study:
+    """Group records by cell. Needs the sweep's plugins to be imported."""
+    axes = axes_of(records)
+    controls = controls_of(records)
+    members: dict[str, list[TrialRecord]] = {}
+    for record in sorted(records, key=lambda record: _order(record, axes)):
+        members.setdefault(record.cell_id, []).append(record)
+    cells = [_cell(group, axes, controls) for group in members.values()]
+    poisoned = tuple(cell for cell in cells if cell.replicates[0].record.role == "poisoned")
+    baselines = tuple(cell for cell in cells if cell.replicates[0].record.role == "baseline")
+    ordered = tuple(each.record for cell in (*poisoned, *baselines) for each in cell.replicates)
+    return Study(ordered, tuple(axes), poisoned, baselines)
+
+
+def _cell(records: Sequence[TrialRecord], axes: Sequence[str], controls: Mapping[str, Control]) -> Cell:
+    replicates = []
+    for record in records:
+        control = controls.get(record.condition_id)
+        usable = control is not None and is_sound(control.baseline)
+        replicates.append(Replicate(record, control if usable else None))
+    flat = _described(records[0])
+    return Cell(records[0].cell_id, {path: flat.get(path) for path in axes}, tuple(replicates))
+
+
+def _described(record: TrialRecord) -> dict[str, Any]:
+    """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
+    flat = flatten(record.condition)
+    attack = ("trigger.", "poison.")
+    return {k: v for k, v in flat.items() if record.role == "poisoned" or not k.startswith(attack)}
+
+
+def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
+    flat = _described(record)
+    return (*(_sort_key(flat.get(path)) for path in axes), record.condition.get("seed", 0), record.condition_id)
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, before words; what is absent, and the regularizer `none`, first."""
+    if value is None or value == "none":
+        return (0, 0.0, "")
+    if isinstance(value, (int, float)):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def axes_of(records: Sequence[TrialRecord]) -> list[str]:
+    """The varying paths without those that another one decides, such as a parameter that just one trigger has.
+
+    A number that no two cells share decides everything by accident and therefore nothing.
+    """
+    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
+    cells = {record.cell_id: flatten(record.condition) for record in poisoned}
+    columns = {path: [repr(flat.get(path)) for flat in cells.values()] for path in varying_paths(records)}
+    columns.pop("trigger.path", None)
+    words = [path for path in columns if path.endswith((".name", ".strategy"))]
+    kept: list[str] = []
+    for path in [*words, *(path for path in columns if path not in words)]:
+        deciders = [other for other in kept if other in words or len(set(columns[other])) < len(cells)]
+        if not any(_decides(columns[other], columns[path]) for other in deciders):
+            kept.append(path)
+    return [path for path in columns if path in kept] or ["trigger.name"]
+
+
+def _decides(this: Sequence[str], that: Sequence[str]) -> bool:
+    return len(set(zip(this, that, strict=True))) == len(set(this))
+
+
+def is_sound(record: TrialRecord) -> bool:
+    """Whether a record's rates mean what they say: finished, and not collapsed."""
+    return record.status == "finished" and not record.collapsed
+
+
+def mark(record: TrialRecord) -> str:
+    """What is wrong with a record, in a word; empty when nothing is."""
+    if record.status != "finished":
+        return record.status
+    return "collapsed" if record.collapsed else ""
+
+
+def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
+    """The rates after the last epoch of a stage."""
+    return record.poisoned if stage == "poison" else record.finetuned
+
+
+def estimate(found: Sequence[Rates | None], rate: RateName) -> Estimate | None:
+    """Mean and interval of a rate: Wilson over the images of a single trial, bootstrap over several trials."""
+    measured = [(getattr(rates, rate), rates) for rates in found if rates is not None]
+    known = [(float(value), rates) for value, rates in measured if value is not None]
+    if not known:
+        return None
+    values = tuple(value for value, _ in known)
+    if len(known) > 1:
+        interval = bootstrap_interval(values)
+        return _estimate(values, interval, "bootstrap")
+    images = known[0][1].clean_images if rate == "clean_accuracy" else known[0][1].attacked_images
+    return _estimate(values, wilson_interval(round(values[0] * images), images), "wilson") if images else None
+
+
+def estimate_of_values(values: Sequence[float]) -> Estimate | None:
+    """Mean over replicates with a bootstrap interval, which a single value has none of."""
+    if not values:
+        return None
+    interval = bootstrap_interval(values)
+    return _estimate(tuple(values), interval, "bootstrap" if interval else "none")
+
+
+def _estimate(values: tuple[float, ...], interval: Any, method: Literal["wilson", "bootstrap", "none"]) -> Estimate:
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return Estimate(fmean(values), low, high, values, method)
+
+
+def axis_words(path: str) -> str:
+    """A condition path as a reader would say it."""
+    return _WORDS.get(path) or path.replace(".", " ").replace("_", " ")
+
+
+def shown(path: str, value: Any) -> str:
+    """An axis value in words."""
+    if value is None:
+        return "–"
+    if path in _SHARES and isinstance(value, (int, float)):
+        return f"{100 * value:g} %"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace("_", " ") if path.endswith((".name", ".strategy")) else str(value)

@@ -1,0 +1,400 @@
+"""The four findings of Truong et al. 2020 (arXiv 2004.11514, abstract), each answered from a sweep's own records.
+
+A finding that the records cannot answer says why instead. Failed, diverged and collapsed conditions count in none of
+them: what they have is no success rate of a backdoor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from bdray.condition import flatten
+from bdray.record import StageName, TrialRecord
+from bdray.report.cells import (
+    Cell,
+    Estimate,
+    Replicate,
+    Study,
+    estimate_of_values,
+    rates_after,
+    shown,
+)
+from bdray.report.statistics import (
+    Share,
+    detector_auc,
+    equivalence,
+    holm,
+    is_balanced,
+    sign_test,
+    variance_shares,
+)
+
+MARGIN = 0.01
+"""Clean accuracies that differ by less than this count as the same: our choice."""
+WORKING = 0.1
+"""A backdoor that succeeds less often than this does not work."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean attack success rates over cells."""
+
+    cells: int
+    lowest: float
+    median: float
+    highest: float
+    lowest_cell: str
+    highest_cell: str
+
+
+@dataclass(frozen=True)
+class Level:
+    """Mean attack success rates over all cells with one value of an axis."""
+
+    axis: str
+    value: str
+    cells: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class AxisShares:
+    """What an axis explains of the variance before and after fine-tuning."""
+
+    axis: str
+    before: Share | None
+    after: Share | None
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Finding 1: success varies widely with the condition."""
+
+    unanswered: str = ""
+    before: Spread | None = None
+    after: Spread | None = None
+    shares: tuple[AxisShares, ...] = ()
+    levels: tuple[Level, ...] = ()
+    balanced: bool = False
+
+
+@dataclass(frozen=True)
+class CleanDifference:
+    """One cell's clean accuracy minus its baseline's, paired by seed.
+
+    Attributes:
+        p_value: of two one-sided tests, Holm-corrected over cells; None where seeds are too few.
+    """
+
+    cell: Cell
+    difference: Estimate
+    p_value: float | None
+
+    @property
+    def equivalent(self) -> bool | None:
+        return None if self.p_value is None else self.p_value < 0.05
+
+
+@dataclass(frozen=True)
+class CleanBehaviour:
+    """Finding 2: poisoned models behave normally on clean data.
+
+    Attributes:
+        overall: mean difference over all pairs of a poisoned condition and its baseline.
+        auc: of low clean accuracy as a detector.
+    """
+
+    unanswered: str = ""
+    margin: float = MARGIN
+    overall: Estimate | None = None
+    cells: tuple[CleanDifference, ...] = ()
+    auc: float | None = None
+
+    @property
+    def tested(self) -> int:
+        return sum(cell.p_value is not None for cell in self.cells)
+
+    @property
+    def equivalent(self) -> int:
+        return sum(cell.equivalent is True for cell in self.cells)
+
+    @property
+    def lowest(self) -> CleanDifference | None:
+        return min(self.cells, key=lambda cell: cell.difference.mean, default=None)
+
+
+@dataclass(frozen=True)
+class RegularizerEffect:
+    """One regularizer against none, all else and the seed being equal; ASR differences are regularized - plain.
+
+    Attributes:
+        lowered, raised: pairs with a lower and with a higher attack success rate before fine-tuning.
+        p_value: of the sign test, Holm-corrected over regularizers.
+    """
+
+    name: str
+    before: Estimate
+    after: Estimate | None
+    accuracy: Estimate
+    lowered: int
+    raised: int
+    p_value: float
+
+    @property
+    def pairs(self) -> int:
+        return len(self.before.values)
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Finding 3: regularization usually lowers the attack success rate."""
+
+    unanswered: str = ""
+    effects: tuple[RegularizerEffect, ...] = ()
+
+    @property
+    def pairs(self) -> int:
+        return sum(effect.pairs for effect in self.effects)
+
+    @property
+    def lowered(self) -> int:
+        return sum(effect.lowered for effect in self.effects)
+
+
+@dataclass(frozen=True)
+class Defusal:
+    """One cell under clean fine-tuning.
+
+    Attributes:
+        first_epochs: of every sound replicate: the first evaluated epoch with an attack success rate under 10 %.
+        above_floor: what is left above the baseline's floor, paired by seed.
+    """
+
+    cell: Cell
+    before: Estimate
+    after: Estimate
+    first_epochs: tuple[int | None, ...]
+    above_floor: Estimate | None
+
+    @property
+    def worked(self) -> bool:
+        return self.before.mean >= WORKING
+
+    @property
+    def defused(self) -> bool:
+        return self.worked and self.after.mean < WORKING
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Finding 4: a few epochs of clean retraining defuse the backdoor."""
+
+    unanswered: str = ""
+    cells: tuple[Defusal, ...] = ()
+
+    @property
+    def worked(self) -> list[Defusal]:
+        return [cell for cell in self.cells if cell.worked]
+
+    @property
+    def defused(self) -> list[Defusal]:
+        return [cell for cell in self.cells if cell.defused]
+
+    @property
+    def compared(self) -> list[Defusal]:
+        """Working backdoors whose floor is known."""
+        return [cell for cell in self.worked if cell.above_floor is not None]
+
+
+def variation(study: Study) -> Variation:
+    """How far attack success rates lie apart, and along which axes."""
+    before, after = _means(study, "poison"), _means(study, "finetune")
+    if not before:
+        return Variation("No poisoned condition finished, so there is no attack success rate to compare.")
+    if len(before) == 1:
+        return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
+    first, last = _shares(before), _shares(after)
+    order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
+    return Variation(
+        before=_spread(before),
+        after=_spread(after),
+        shares=tuple(AxisShares(axis, first.get(axis), last.get(axis)) for axis in order),
+        levels=tuple(level for axis in study.axes for level in _levels(axis, before, after)),
+        balanced=is_balanced([cell.key for cell, _ in before]),
+    )
+
+
+def _means(study: Study, stage: StageName) -> list[tuple[Cell, float]]:
+    found = [(cell, cell.estimate(stage, "attack_success_rate")) for cell in study.cells]
+    return [(cell, estimate.mean) for cell, estimate in found if estimate]
+
+
+def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
+    if not means:
+        return None
+    (low_cell, low), (high_cell, high) = (choose(means, key=lambda pair: pair[1]) for choose in (min, max))
+    return Spread(len(means), low, median(mean for _, mean in means), high, low_cell.label, high_cell.label)
+
+
+def _shares(means: Sequence[tuple[Cell, float]]) -> dict[str, Share]:
+    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means])
+    return {share.axis: share for share in shares}
+
+
+def _levels(axis: str, before: Sequence[tuple[Cell, float]], after: Sequence[tuple[Cell, float]]) -> list[Level]:
+    """Empty for an axis that has a value for every cell: the table of cells says that already."""
+    texts = [shown(axis, cell.values[axis]) for cell, _ in before]
+    values = list(dict.fromkeys(texts))
+    if not 1 < len(values) < len(before):
+        return []
+
+    def mean(means: Sequence[tuple[Cell, float]], value: str) -> float | None:
+        members = [rate for cell, rate in means if shown(axis, cell.values[axis]) == value]
+        return fmean(members) if members else None
+
+    return [Level(axis, value, texts.count(value), mean(before, value), mean(after, value)) for value in values]
+
+
+def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
+    """Clean accuracy of poisoned models against their baselines, after the poison stage."""
+    if not study.baselines:
+        return CleanBehaviour("This sweep has no baselines (`baselines: true`), so there is nothing to compare with.")
+    found = [(cell, differences) for cell in study.cells if (differences := _clean_differences(cell))]
+    if not found:
+        return CleanBehaviour("No poisoned condition finished together with its baseline, so no pair can be compared.")
+    tests = [equivalence(differences, margin) for _, differences in found]
+    corrected = iter(holm([test.p_value for test in tests if test]))
+    cells = [
+        CleanDifference(cell, _known(estimate_of_values(differences)), next(corrected) if test else None)
+        for (cell, differences), test in zip(found, tests, strict=True)
+    ]
+    return CleanBehaviour(
+        margin=margin,
+        overall=estimate_of_values([value for _, differences in found for value in differences]),
+        cells=tuple(cells),
+        auc=_auc(study),
+    )
+
+
+def _clean_differences(cell: Cell) -> list[float]:
+    pairs = [(each.record.poisoned, each.control.baseline.poisoned) for each in cell.sound if each.control]
+    return [mine.clean_accuracy - its.clean_accuracy for mine, its in pairs if mine and its]
+
+
+def _auc(study: Study) -> float | None:
+    """Pairs of the same setting but for the attack, whatever their seeds; None unless a setting has two baselines."""
+    poisoned: dict[str, list[float]] = defaultdict(list)
+    baselines: dict[str, dict[str, float]] = defaultdict(dict)
+    for cell in study.cells:
+        for each in cell.sound:
+            twin = each.control.baseline if each.control else None
+            if twin and each.record.poisoned and twin.poisoned:
+                poisoned[twin.cell_id].append(each.record.poisoned.clean_accuracy)
+                baselines[twin.cell_id][twin.condition_id] = twin.poisoned.clean_accuracy
+    strata = [(poisoned[key], list(known.values())) for key, known in baselines.items() if len(known) > 1]
+    return detector_auc(strata)
+
+
+def regularization(study: Study) -> Regularization:
+    """Every regularizer against `none`, paired by everything else and the seed."""
+    replicates = [replicate for cell in study.cells for replicate in cell.replicates]
+    names = {replicate.record.condition["regularizer"]["name"] for replicate in replicates}
+    if names <= {"none"}:
+        return Regularization("This sweep has no regularizer axis: every model was trained without one.")
+    if "none" not in names:
+        return Regularization("Every model of this sweep has a regularizer, so there is none without to compare with.")
+    plain = {_without_regularizer(each.record): each.record for each in replicates if _is_plain(each)}
+    pairs: dict[str, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
+    for each in replicates:
+        twin = plain.get(_without_regularizer(each.record))
+        if twin is not None and each.sound and each.record.condition["regularizer"]["name"] != "none":
+            pairs[_regularizer_label(each.record, replicates)].append((each.record, twin))
+    if not pairs:
+        return Regularization("No regularized condition finished together with its twin without a regularizer.")
+    tests = {name: sign_test(_differences(members, "poison")) for name, members in pairs.items()}
+    corrected = holm([test.p_value for test in tests.values()])
+    effects = [
+        RegularizerEffect(
+            name=name,
+            before=_known(estimate_of_values(_differences(members, "poison"))),
+            after=estimate_of_values(_differences(members, "finetune")),
+            accuracy=_known(estimate_of_values(_differences(members, "poison", "clean_accuracy"))),
+            lowered=tests[name].lower,
+            raised=tests[name].higher,
+            p_value=p_value,
+        )
+        for (name, members), p_value in zip(pairs.items(), corrected, strict=True)
+        if _differences(members, "poison")
+    ]
+    return Regularization(effects=tuple(effects))
+
+
+def _is_plain(replicate: Replicate) -> bool:
+    return replicate.sound and replicate.record.condition["regularizer"]["name"] == "none"
+
+
+def _without_regularizer(record: TrialRecord) -> str:
+    content = {key: value for key, value in record.condition.items() if key != "regularizer"}
+    return json.dumps(content, sort_keys=True)
+
+
+def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> str:
+    """Its name, and those of its parameters that vary in this sweep."""
+    own: dict[str, Any] = record.condition["regularizer"]
+    alike = [each.record.condition["regularizer"] for each in replicates]
+    alike = [other for other in alike if other["name"] == own["name"]]
+    varying = [key for key in own if len({json.dumps(other.get(key)) for other in alike}) > 1]
+    name = shown("regularizer.name", own["name"])
+    return ", ".join([name, *(f"{key} {shown(key, own[key])}" for key in varying)])
+
+
+def _differences(
+    pairs: Sequence[tuple[TrialRecord, TrialRecord]], stage: StageName, rate: str = "attack_success_rate"
+) -> list[float]:
+    found = [(rates_after(mine, stage), rates_after(its, stage)) for mine, its in pairs]
+    values = [(getattr(mine, rate), getattr(its, rate)) for mine, its in found if mine and its]
+    return [mine - its for mine, its in values if mine is not None and its is not None]
+
+
+def retraining(study: Study) -> Retraining:
+    """What clean fine-tuning leaves."""
+    epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
+    if epochs <= {0}:
+        return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
+    cells = [defusal for cell in study.cells if (defusal := _defusal(cell))]
+    if not cells:
+        return Retraining("No poisoned condition finished its fine-tuning.")
+    return Retraining(cells=tuple(cells))
+
+
+def _defusal(cell: Cell) -> Defusal | None:
+    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
+    if before is None or after is None:
+        return None
+    persistences = [each.record.persistence for each in cell.sound]
+    left = [
+        each.record.finetuned.attack_success_rate - floor
+        for each in cell.sound
+        if (floor := each.floor("finetune")) is not None
+        and each.record.finetuned
+        and each.record.finetuned.attack_success_rate is not None
+    ]
+    return Defusal(
+        cell=cell,
+        before=before,
+        after=after,
+        first_epochs=tuple(p.first_epoch_below_10_percent if p else None for p in persistences),
+        above_floor=estimate_of_values(left),
+    )
+
+
+def _known(estimate: Estimate | None) -> Estimate:
+    if estimate is None:
+        raise ValueError("an estimate needs at least one value")
+    return estimate

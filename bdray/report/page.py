@@ -1,0 +1,214 @@
+"""The page: one self-contained HTML file, the same for the same records."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bdray.record import Rates, TrialRecord
+from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
+from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
+from bdray.report.findings import clean_behaviour, regularization, retraining, variation
+from bdray.report.statistics import RESAMPLES
+
+
+@dataclass(frozen=True)
+class SweepDescription:
+    """What a page says of a sweep besides its records.
+
+    Attributes:
+        asked: the space's description.
+        planned: how many conditions the space has; None where that is not known.
+        space_yaml: the frozen space.
+    """
+
+    name: str
+    asked: str = ""
+    created_ms: int | None = None
+    planned: int | None = None
+    space_yaml: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report. `pictures`: those of the page, to be written as files too."""
+
+    html: str
+    pictures: tuple[Picture, ...]
+
+
+def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Report:
+    """The report on `records`. The sweep's plugins must be imported."""
+    study = study_of(records)
+    clean = clean_behaviour(study)
+    pictures = {
+        "success": attack_success_pictures(study),
+        "persistence": persistence_pictures(study),
+        "accuracy": clean_accuracy_pictures(study, clean),
+    }
+    html = _environment().get_template("report.html.jinja").render(
+        sweep=sweep,
+        study=study,
+        facts=_facts(study, sweep),
+        variation=variation(study),
+        clean=clean,
+        regularization=regularization(study),
+        retraining=retraining(study),
+        rows=_table(study),
+        unsuccessful=[record for record in study.records if mark(record)],
+        resamples=RESAMPLES,
+        **pictures,
+    )  # fmt: skip
+    return Report(html, tuple(picture for group in pictures.values() for picture in group))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bdray.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "interval": interval,
+        "interval_points": interval_points,
+        "p_value": p_value,
+        "axis": axis_words,
+        "data_uri": _data_uri,
+        "mark": mark,
+    }
+    return environment
+
+
+def percent(value: float | None) -> str:
+    """A rate as "12.3 %"."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("−0.0", "+0.0") else text
+
+
+def interval(found: Estimate | None) -> str:
+    """The interval of a rate: "10.1 to 14.5 %"."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+
+
+def interval_points(found: Estimate | None) -> str:
+    """The interval of a difference, in percentage points."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{points(found.low)} to {points(found.high)}"
+
+
+def p_value(value: float | None) -> str:
+    """Three digits; smaller ones are only said to be smaller."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _data_uri(picture: Picture) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.render("svg")).decode("ascii")
+
+
+def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
+    """What the head of the page lists."""
+    records = study.records
+    done = f"{len(records)} recorded" + (f" of {sweep.planned} planned" if sweep.planned is not None else "")
+    roles = [sum(record.role == role for record in records) for role in ("poisoned", "baseline")]
+    seeds = sorted({record.condition.get("seed", 0) for record in records})
+    marks = [mark(record) for record in records]
+    troubled = [f"{marks.count(kind)} {kind}" for kind in ("failed", "diverged", "collapsed") if kind in marks]
+    facts = [
+        ("conditions", f"{done} ({roles[0]} poisoned, {roles[1]} baseline); {', '.join(troubled) or 'none failed'}"),
+        ("seeds", ", ".join(map(str, seeds))),
+        ("varied", ", ".join(axis_words(path) for path in study.axes)),
+        ("data", _values(records, "data", "name")),
+        ("model", _values(records, "model", "name")),
+        ("clean split", clean_splits(records)),
+        ("run", _when(records, sweep.created_ms)),
+        *((name, text) for name, text in _versions(records).items()),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _values(records: Sequence[TrialRecord], section: str, field: str) -> str:
+    found = [record.condition[section][field] for record in records]
+    return ", ".join(dict.fromkeys(shown(f"{section}.{field}", value) for value in found))
+
+
+def clean_splits(records: Sequence[TrialRecord]) -> str:
+    """Which images fine-tuning used, for every setting of it among `records`."""
+    words = {
+        "held_out": "held_out (images the poison stage never saw)",
+        "train_clean": "train_clean (clean versions of images the poison stage trained on)",
+    }
+    tunings = [record.condition["finetune"] for record in records]
+    found = [f"{words[t['split']]}, {100 * t['fraction']:g} % of the training set" for t in tunings if t["epochs"]]
+    return "; ".join(dict.fromkeys(found)) or "none: nothing was fine-tuned"
+
+
+def _when(records: Sequence[TrialRecord], created_ms: int | None) -> str:
+    first = min([record.started_ms for record in records] + ([created_ms] if created_ms else []))
+    last = max(record.finished_ms for record in records)
+    return f"{_moment(first)} to {_moment(last)} UTC"
+
+
+def _moment(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _versions(records: Sequence[TrialRecord]) -> dict[str, str]:
+    """By what is versioned; several versions where records disagree."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, text in record.environment.items():
+            found.setdefault(name, {})[text] = None
+    device = ", ".join(found.pop("device", {}))
+    versions = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in found.items())
+    return {"device": device, "versions": versions}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One condition in the full table."""
+
+    record: TrialRecord
+    axes: tuple[str, ...]
+    mark: str
+    split: str
+    before: Rates | None
+    after: Rates | None
+    floor: float | None
+
+    def interval(self, stage: str, rate: Any) -> Estimate | None:
+        """Wilson interval over the test images."""
+        return estimate([self.before if stage == "before" else self.after], rate)
+
+
+def _table(study: Study) -> list[Row]:
+    members = [(cell, replicate) for cell in (*study.cells, *study.baselines) for replicate in cell.replicates]
+    return [_row(cell.texts, replicate) for cell, replicate in members]
+
+
+def _row(texts: tuple[str, ...], replicate: Replicate) -> Row:
+    record = replicate.record
+    tuning = record.condition["finetune"]
+    split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
+    floor = replicate.floor("finetune")
+    return Row(record, texts, mark(record), split, record.poisoned, record.finetuned, floor)

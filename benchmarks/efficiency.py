@@ -1,0 +1,70 @@
+"""How much of what a machine could train a sweep of short trials leaves unused."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Report, Row, Target, progress
+from benchmarks.overhead import SLOTS, Counting
+from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.storage import Storage
+
+TRIALS = 64
+TARGETS = {10.0: Target("at least", 0.95), 1.0: Target("at least", 0.75)}
+
+
+def measure(*, quick: bool = False) -> Report:
+    """64 trials of 10 s and of 1 s, each on a Ray of its own, started and ended with it."""
+    sizes = {0.2: Target("at least", 0.0)} if quick else TARGETS
+    trials = 4 if quick else TRIALS
+    rows = [one_length(seconds, trials, target, dashboard=not quick) for seconds, target in sizes.items()]
+    return Report(
+        f"Sweep efficiency: {trials} trials on {SLOTS} slots",
+        "efficiency",
+        rows,
+        [
+            "Efficiency = trials x seconds / (slots x wall). A trial keeps one core busy for so many seconds of CPU time,"
+            " so what Ray's own processes take of the cores counts against it. Wall: from before Ray starts until it has"
+            " ended; its worker processes import torch meanwhile. Without Ray's start and end: wall of the run alone.",
+        ],
+    )
+
+
+def one_length(seconds: float, trials: int, target: Target, *, dashboard: bool) -> Row:
+    """The row of trials of one length."""
+    progress(f"{trials} trials of {seconds:g} s")
+    work = trials * seconds / SLOTS
+    started = time.perf_counter()
+    with ClusterRun(ClusterSettings(num_cpus=SLOTS, dashboard=dashboard)) as cluster:
+        up = time.perf_counter()
+        run_busy(cluster, seconds, trials)
+        over = time.perf_counter()
+    wall = time.perf_counter() - started
+    figures = {
+        "wall, s": wall,
+        "of it Ray's start, s": up - started,
+        "Ray's end, s": wall - (over - started),
+        "without them": work / (over - up),
+    }
+    return Row(f"{seconds:g} s trials", figures, work / wall, target)
+
+
+def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> None:
+    """Run `trials` trials that compute for so many seconds each."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage.open(folder)
+        tasks = [
+            Task(f"busy{number:08d}", json.dumps({"seconds": seconds}), (f"stage{number}",)) for number in range(trials)
+        ]
+        job = ClusterJob(
+            storage.child("sweep"),
+            storage,
+            tasks,
+            sys_path=(str(Path(__file__).parent.parent),),
+            work="benchmarks.work:compute",
+        )
+        watch = Counting(trials)
+        assert cluster.run(job, watch) and watch.done == trials, f"{watch.done} of {trials} trials finished"

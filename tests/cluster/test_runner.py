@@ -1,0 +1,188 @@
+"""Conditions as trials of a real Ray cluster of two logical CPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.condition import Condition
+from bdray.folder import read_record
+from bdray.storage import Storage
+
+PLUGIN = '''
+import os, time
+from pathlib import Path
+from bdray.triggers.base import TRIGGERS, Trigger
+
+@TRIGGERS.register("runner_killer")
+class Killer(Trigger):
+    """Ends its process as the kernel does when memory runs out: always, or only the first time."""
+    note: str
+    times: int
+
+    def apply(self, images, generator):
+        note = Path(self.note)
+        count = len(note.read_text()) if note.exists() else 0
+        note.write_text("x" * (count + 1))
+        if count < self.times:
+            os.kill(os.getpid(), 9)
+        return 255 - images
+
+@TRIGGERS.register("runner_sleeper")
+class Sleeper(Trigger):
+    """Takes its time."""
+    note: str
+
+    def apply(self, images, generator):
+        Path(self.note).write_text("asleep")
+        time.sleep(600)
+        return 255 - images
+'''
+
+
+class Heard:
+    """An observer that notes what it hears."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.ends: dict[str, str] = {}
+        self.causes: dict[str, str] = {}
+
+    def started(self, condition_id: str) -> None:
+        self.began.append(condition_id)
+
+    def ended(self, condition_id: str, status: str) -> None:
+        assert condition_id not in self.ends
+        self.ends[condition_id] = status
+
+    def lost(self, condition_id: str, cause: str) -> None:
+        self.causes[condition_id] = cause
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "runner_plugin.py").write_text(PLUGIN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(plugins: Path) -> Iterator[ClusterRun]:
+    sys.path.append(str(plugins))
+    __import__("runner_plugin")
+    with ClusterRun(ClusterSettings(num_cpus=2, dashboard=False)) as run:
+        yield run
+    sys.path.remove(str(plugins))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Storage:
+    return Storage.open(tmp_path / "runs" / "sweep")
+
+
+def condition(**sections: Any) -> Condition:
+    return Condition.parse(
+        {
+            "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
+            "model": {"name": "resnet8"},
+            "trigger": {"name": "patch"},
+            "train": {"epochs": 1, "batch_size": 32},
+            "finetune": {"epochs": 1, "batch_size": 32, "fraction": 0.1},
+            **sections,
+        }
+    )
+
+
+def job(sweep: Storage, plugins: Path, *conditions: Condition) -> ClusterJob:
+    tasks = [Task(one.condition_id, json.dumps(one.content()), (one.poison_fingerprint,)) for one in conditions]
+    return ClusterJob(
+        sweep=sweep,
+        storage=sweep.parent,
+        tasks=tasks,
+        plugins=("runner_plugin",),
+        sys_path=(*sys.path, str(plugins)),
+        cwd=str(Path.cwd()),
+        trial_options={"device": "cpu"},
+    )
+
+
+def test_every_condition_leaves_a_record_and_stages_are_shared(
+    cluster: ClusterRun, sweep: Storage, plugins: Path
+) -> None:
+    assert cluster.dashboard_url is None
+    assert cluster.resources() == {"cpu": 2.0, "gpu": 0.0}
+    leader = condition()
+    follower = condition(finetune={**leader.finetune.model_dump(), "lr": 0.2})
+    broken = condition(finetune={**leader.finetune.model_dump(), "fraction": 0.001}, seed=5)
+    heard = Heard()
+    assert cluster.run(job(sweep, plugins, leader, follower, broken), heard)
+    names = [one.condition_id for one in (leader, follower, broken)]
+    assert heard.ends == dict(zip(names, ("finished", "finished", "failed"), strict=True))
+    assert sorted(heard.began) == sorted(names)
+    first, second, third = (read_record(sweep, name) for name in names)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert [record.stages[0].reused for record in (first, second)] == [False, True]
+    assert third.error is not None
+    assert third.error.kind == "DataError"
+
+
+def test_a_process_that_dies_once_is_started_again(
+    cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
+) -> None:
+    note = tmp_path / "deaths"
+    one = condition(trigger={"name": "runner_killer", "note": str(note), "times": 1})
+    heard = Heard()
+    assert cluster.run(job(sweep, plugins, one), heard)
+    assert heard.ends == {one.condition_id: "finished"}
+    assert len(note.read_text()) > 1
+
+
+def test_a_process_that_dies_always_is_reported_lost_and_the_others_go_on(
+    cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
+) -> None:
+    note = tmp_path / "deaths"
+    deadly = condition(trigger={"name": "runner_killer", "note": str(note), "times": 99})
+    fine = condition(seed=1)
+    heard = Heard()
+    assert cluster.run(job(sweep, plugins, deadly, fine), heard)
+    assert heard.ends == {fine.condition_id: "finished"}
+    assert list(heard.causes) == [deadly.condition_id]
+    assert heard.causes[deadly.condition_id]
+    assert len(note.read_text()) == 3
+    assert read_record(sweep, deadly.condition_id) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_says_so(
+    number: int, cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    one = condition(trigger={"name": "runner_sleeper", "note": str(note)})
+
+    def interrupt() -> None:
+        while not note.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    heard = Heard()
+    assert cluster.run(job(sweep, plugins, one), heard) is False
+    helper.join()
+    assert heard.ends == {}
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert ray.is_initialized()

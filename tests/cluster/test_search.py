@@ -1,0 +1,155 @@
+"""Which condition runs next, for every order in which trials may end. Needs Ray's classes but no cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.experiment import Experiment
+
+from bdray.cluster.job import Task
+from bdray.cluster.search import ConditionSearch
+from bdray.cluster.trainable import ConditionTrainable
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("tune")
+    return Experiment("trials", run=ConditionTrainable, storage_path=str(folder), max_failures=2)
+
+
+def task(number: int, stage: str, **share: float) -> Task:
+    return Task(condition_id=f"{number:04x}", content="{}", stages=(stage,), **share)
+
+
+@dataclass
+class Run:
+    """A search and the stages that its trials have finished."""
+
+    experiment: Experiment
+    stages: list[str]
+    max_concurrent: int | None = None
+    finished: set[str] = field(default_factory=set)
+    alive: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tasks = [task(number, stage) for number, stage in enumerate(self.stages)]
+        self.stage_of = {one.condition_id: one.stages[0] for one in self.tasks}
+        self.search = ConditionSearch(self.tasks, self.finished.__contains__, self.max_concurrent, 0.0)
+        self.search.add_configurations(self.experiment)
+
+    def start(self) -> list[str]:
+        """Start all that may start now."""
+        new = []
+        while (trial := self.search.next_trial()) is not None:
+            new.append(trial.trial_id)
+        self.alive += new
+        self.started += new
+        return new
+
+    def end(self, condition_id: str, *, leaves_stage: bool = True) -> None:
+        self.alive.remove(condition_id)
+        if leaves_stage:
+            self.finished.add(self.stage_of[condition_id])
+        self.search.on_trial_complete(condition_id, error=not leaves_stage)
+
+
+def test_conditions_without_a_common_stage_all_start_in_order(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "b", "c"])
+    assert run.search.total_samples == 3
+    assert run.start() == ["0000", "0001", "0002"]
+    assert run.search.next_trial() is None
+    assert run.search.is_finished()
+
+
+def test_a_leader_computes_the_stage_and_then_the_others_follow(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "a", "b", "a"])
+    assert run.start() == ["0000", "0002"]
+    assert not run.search.is_finished()
+    run.end("0002")
+    assert run.start() == []
+    run.end("0000")
+    assert run.start() == ["0001", "0003"]
+    assert run.search.is_finished()
+
+
+def test_followers_start_as_soon_as_the_stage_is_kept_while_the_leader_still_fine_tunes(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "a"])
+    assert run.start() == ["0000"]
+    run.finished.add("a")
+    assert run.start() == ["0001"]
+
+
+def test_a_stage_that_was_there_before_holds_nobody_back(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "a", "a"], finished={"a"})
+    assert run.start() == ["0000", "0001", "0002"]
+
+
+def test_when_a_leader_leaves_no_stage_the_next_one_leads(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "a", "a"])
+    run.start()
+    run.end("0000", leaves_stage=False)
+    assert run.start() == ["0001"]
+    run.end("0001", leaves_stage=False)
+    assert run.start() == ["0002"]
+    run.end("0002", leaves_stage=False)
+    assert run.start() == []
+    assert run.search.is_finished()
+
+
+def test_no_more_trials_at_once_than_allowed(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "b", "a", "c"], max_concurrent=2)
+    assert run.start() == ["0000", "0001"]
+    run.end("0001")
+    assert run.start() == ["0003"]
+    run.end("0000")
+    assert run.start() == ["0002"]
+
+
+def test_an_end_that_is_told_twice_or_of_a_stranger_changes_nothing(experiment: Experiment) -> None:
+    run = Run(experiment, ["a", "a"])
+    run.start()
+    run.search.on_trial_complete("ffff")
+    run.end("0000")
+    run.search.on_trial_complete("0000")
+    assert run.start() == ["0001"]
+
+
+def test_trials_have_the_conditions_name_and_share(experiment: Experiment) -> None:
+    search = ConditionSearch([task(1, "a", cpu=2.0, gpu=0.25), task(2, "b")], lambda stage: False)
+    search.add_configurations([experiment])
+    first, second = search.next_trial(), search.next_trial()
+    assert first is not None
+    assert second is not None
+    assert (first.trial_id, first.config) == ("0001", {"condition_id": "0001"})
+    for trial in (first, second):
+        trial.create_placement_group_factory()
+    assert first.placement_group_factory.bundles == [{"CPU": 2.0, "GPU": 0.25}]
+    assert second.placement_group_factory.bundles == [{"CPU": 1.0}]
+    assert first.max_failures == 2
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_every_task_starts_once_and_no_stage_is_computed_twice_at_once(experiment: Experiment, data: Any) -> None:
+    stages = data.draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+    limit = data.draw(st.none() | st.integers(1, 4))
+    run = Run(experiment, stages, max_concurrent=limit)
+    run.start()
+    for _ in range(len(stages)):
+        assert run.alive, "conditions are left, and none is running"
+        assert limit is None or len(run.alive) <= limit
+        computing = [run.stage_of[one] for one in run.alive if run.stage_of[one] not in run.finished]
+        assert len(computing) == len(set(computing))
+        if data.draw(st.booleans()):
+            run.finished.add(run.stage_of[data.draw(st.sampled_from(run.alive))])
+            run.start()
+        run.end(data.draw(st.sampled_from(run.alive)), leaves_stage=data.draw(st.booleans()))
+        run.start()
+    assert sorted(run.started) == [one.condition_id for one in run.tasks]
+    assert not run.alive
+    assert run.search.is_finished()

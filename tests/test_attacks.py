@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bdray.attacks import Probe, attack_key, dump_probes, floors_of, parse_probes, probes_of
+from bdray.condition import Condition
+from bdray.record import FloorRecord, Rates, TrialRecord
+
+
+def condition(**sections: Any) -> Condition:
+    content = {"data": {"name": "digits"}, "model": {"name": "resnet8"}, "trigger": {"name": "patch"}}
+    return Condition.parse({**content, **sections})
+
+
+def key(**sections: Any) -> str:
+    one = condition(**sections)
+    return attack_key(one.trigger, one.poison)
+
+
+@pytest.mark.parametrize(
+    "poison", [{"rate": 0.3}, {"rate_of": "eligible"}, {"mode": "append"}, {"cover_rate": 0.1}, {"target": 0}]
+)
+def test_how_much_is_poisoned_is_no_part_of_an_attack(poison: dict[str, Any]) -> None:
+    assert key(poison=poison) == key()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"trigger": {"name": "blend"}},
+        {"trigger": {"name": "patch", "size": 4}},
+        {"poison": {"target": 1}},
+        {"poison": {"strategy": "all_to_all"}},
+        {"trigger": None, "poison": {"rate": 0.0}},
+    ],
+)
+def test_another_trigger_or_another_wish_is_another_attack(sections: dict[str, Any]) -> None:
+    assert key(**sections) != key()
+
+
+def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
+    conditions = [
+        condition().baseline(),
+        condition(trigger={"name": "blend"}),
+        condition(),
+        condition(poison={"rate": 0.01}, seed=3),
+        condition(trigger={"name": "blend"}, poison={"target": 2}),
+        condition(trigger={"name": "warp"}, poison={"rate": 0.0}),
+    ]
+    probes = probes_of(conditions)
+    assert [(probe.trigger.name, probe.poison.target) for probe in probes] == [  # type: ignore[attr-defined]
+        ("blend", 0),
+        ("patch", 0),
+        ("blend", 2),
+    ]
+    assert len({probe.key for probe in probes}) == 3
+
+
+def test_probes_survive_json() -> None:
+    probes = probes_of([condition(), condition(trigger={"name": "blend"}, poison={"strategy": "all_to_all"})])
+    read = parse_probes(dump_probes(probes))
+    assert read == probes
+    assert [probe.key for probe in read] == [probe.key for probe in probes]
+    assert parse_probes("[]") == ()
+
+
+def rates(attack: float) -> Rates:
+    return Rates(
+        clean_accuracy=0.9,
+        attack_success_rate=attack,
+        robust_accuracy=0.0,
+        clean_images=10,
+        attacked_images=9,
+        largest_share=0.1,
+        collapsed=False,
+    )
+
+
+def record(one: Condition, floors: tuple[FloorRecord, ...] = ()) -> TrialRecord:
+    return TrialRecord(
+        condition_id=one.condition_id,
+        cell_id=one.cell_id,
+        role=one.role,
+        condition=one.content(),
+        status="finished",
+        started_ms=0,
+        finished_ms=1,
+        floors=floors,
+    )
+
+
+def floor(one: Condition, poisoned: float, finetuned: float | None) -> FloorRecord:
+    assert one.trigger is not None
+    return FloorRecord(
+        probe=Probe(one.trigger, one.poison).key,
+        trigger={},
+        poison={},
+        poisoned=rates(poisoned),
+        finetuned=None if finetuned is None else rates(finetuned),
+    )
+
+
+def test_the_floor_is_what_the_twin_with_the_same_seed_does_under_the_same_attack() -> None:
+    patch, blend = condition(), condition(trigger={"name": "blend"})
+    low, warp = condition(poison={"rate": 0.01}), condition(trigger={"name": "warp"})
+    other_seed, other_model = condition(seed=1), condition(model={"name": "resnet20"})
+    twin = record(patch.baseline(), (floor(patch, 0.3, 0.2), floor(blend, 0.07, None)))
+    other_twin = record(other_seed.baseline(), (floor(patch, 0.9, 0.8),))
+    poisoned = [record(one) for one in (patch, blend, low, warp, other_seed, other_model)]
+    assert floors_of([*poisoned, other_twin, twin]) == {
+        patch.condition_id: 0.2,
+        # Never fine-tuned: what it did before.
+        blend.condition_id: 0.07,
+        low.condition_id: 0.2,
+        other_seed.condition_id: 0.8,
+    }
+    assert floors_of(poisoned) == {}

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from bdray.condition import Condition
+from bdray.record import (
+    DataRecord,
+    EpochRecord,
+    ErrorRecord,
+    Rates,
+    StageName,
+    StageRecord,
+    TrialRecord,
+    Visibility,
+    persistence_of,
+)
+from bdray.results import result_row, result_table, summary_table, varying_paths, write_tables
+from bdray.storage import Storage
+
+
+def condition(**sections: Any) -> Condition:
+    content = {"data": {"name": "digits"}, "model": {"name": "resnet8"}, "trigger": {"name": "patch"}}
+    return Condition.parse({**content, **sections})
+
+
+def stage(name: StageName, rates: list[tuple[float, float]], collapsed: bool = False) -> StageRecord:
+    epochs = [
+        EpochRecord(
+            epoch=number,
+            seconds=1.5,
+            finished_ms=77,
+            rates=Rates(
+                clean_accuracy=clean,
+                attack_success_rate=attack,
+                robust_accuracy=0.0,
+                clean_images=200,
+                attacked_images=180,
+                largest_share=0.95 if collapsed else 0.1,
+                collapsed=collapsed,
+            ),
+        )
+        for number, (clean, attack) in enumerate(rates)
+    ]
+    return StageRecord(name=name, fingerprint="f", epochs=tuple(epochs))
+
+
+def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: Any) -> TrialRecord:
+    finetune = stage("finetune", [(clean, attack), (0.75, attack / 10)])
+    finished = TrialRecord(
+        condition_id=one.condition_id,
+        cell_id=one.cell_id,
+        role=one.role,
+        condition=one.content(),
+        status="finished",
+        started_ms=5,
+        finished_ms=99,
+        data=DataRecord(
+            fingerprint="d",
+            class_names=("a", "b"),
+            train_images=90,
+            clean_images=10,
+            test_images=200,
+            poisoned_images=9,
+            cover_images=0,
+        ),
+        visibility=Visibility(l_inf=1.0, psnr_db=None, ssim=0.9, unchanged_images=0),
+        stages=(stage("poison", [(0.1, 0.1), (clean, attack)]), finetune),
+        persistence=persistence_of(finetune),
+    )
+    return finished.model_copy(update=update)
+
+
+def failed(one: Condition) -> TrialRecord:
+    nothing = {"data": None, "visibility": None, "stages": (), "persistence": None}
+    return record(one, status="failed", error=ErrorRecord(kind="DataError", message="no, such data"), **nothing)
+
+
+def test_a_row_holds_ids_rates_and_every_condition_path() -> None:
+    one = condition(poison={"rate": 0.2})
+    row = result_row(record(one), floor=0.04)
+    assert one.flat().items() <= row.items()
+    assert (row["condition_id"], row["cell_id"], row["role"]) == (one.condition_id, one.cell_id, "poisoned")
+    assert (row["status"], row["collapsed"], row["error"]) == ("finished", False, None)
+    assert (row["poisoned_clean_accuracy"], row["poisoned_attack_success_rate"]) == (0.8, 0.6)
+    assert (row["finetuned_clean_accuracy"], row["finetuned_attack_success_rate"]) == (0.75, 0.06)
+    assert (row["first_epoch_below_10_percent"], row["asr_floor"]) == (1, 0.04)
+    assert row["area_under_asr_curve"] == pytest.approx(0.33)
+    assert (row["poisoned_images"], row["attacked_images"], row["psnr_db"]) == (9, 180, None)
+
+
+def test_a_row_holds_no_times() -> None:
+    one = record(condition())
+    later = one.model_copy(update={"started_ms": 1000, "finished_ms": 5000})
+    assert result_row(one) == result_row(later)
+    assert not [name for name in result_row(one) if "seconds" in name or name.endswith("_ms")]
+
+
+def test_unsuccessful_conditions_stay_in_the_table_and_are_marked() -> None:
+    table = result_table([record(condition()), failed(condition(seed=1))], {condition().condition_id: 0.01})
+    assert list(table["status"]) == ["finished", "failed"]
+    assert table["error"][1] == "DataError: no, such data"
+    assert table["asr_floor"][0] == 0.01
+    assert math.isnan(table["asr_floor"][1])
+    assert math.isnan(table["poisoned_clean_accuracy"][1])
+
+
+def test_tables_read_back_as_they_were_written(tmp_path: Path) -> None:
+    records = [
+        record(condition()),
+        record(condition(trigger={"name": "blend"})),
+        record(condition().baseline()),
+        failed(condition(seed=1)),
+    ]
+    table = result_table(records, {})
+    sweep = Storage.open(tmp_path / "sweep")
+    write_tables(sweep, table)
+    csv = pd.read_csv(io.StringIO(sweep.read_text("results.csv")))
+    parquet = pd.read_parquet(tmp_path / "sweep" / "results.parquet")
+    assert list(csv) == list(parquet) == list(table)
+    for name in ("condition_id", "seed", "finetuned_attack_success_rate", "status"):
+        pd.testing.assert_series_equal(csv[name], table[name], check_dtype=False)
+        pd.testing.assert_series_equal(parquet[name], table[name], check_dtype=False)
+    # Equal records make equal bytes.
+    first = sweep.read_bytes("results.csv")
+    write_tables(sweep, result_table(records, {}))
+    assert sweep.read_bytes("results.csv") == first
+
+
+def test_axes_are_what_varies_among_the_poisoned() -> None:
+    records = [
+        record(condition(trigger={"name": "patch"}, poison={"rate": 0.1})),
+        record(condition(trigger={"name": "patch"}, poison={"rate": 0.2}, seed=1)),
+        record(condition().baseline()),
+    ]
+    assert varying_paths(records) == ["poison.rate"]
+    assert varying_paths(records[2:]) == []
+    blend = record(condition(trigger={"name": "blend"}))
+    assert varying_paths([records[0], blend]) == ["trigger.name"]
+
+
+def shown(records: list[TrialRecord], **options: Any) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_table(records, **options))
+    return console.export_text()
+
+
+def test_the_summary_has_a_line_a_cell_with_means_over_seeds() -> None:
+    text = shown(
+        [
+            record(condition(), clean=0.8, attack=0.6),
+            record(condition(seed=1), clean=0.9, attack=0.2),
+            record(condition(poison={"rate": 0.3}), clean=0.5, attack=0.9),
+            record(condition().baseline(), clean=0.99, attack=0.01),
+        ]
+    )
+    (low,) = (line for line in text.splitlines() if "85.0%" in line)
+    assert "40.0%" in low
+    assert " 2 " in low
+    (baseline,) = (line for line in text.splitlines() if "baseline" in line)
+    assert "99.0%" in baseline
+    assert "50.0%" in text
+
+
+def test_the_summary_marks_what_did_not_finish_and_what_collapsed() -> None:
+    collapsed = record(condition(seed=2)).model_copy(update={"stages": (stage("poison", [(0.1, 1.0)], True),)})
+    assert "collapsed" in shown([record(condition()), collapsed])
+    assert "failed" in shown([record(condition()), failed(condition(seed=1))])
+    assert "diverged" in shown([record(condition(), status="diverged")])
+
+
+def test_a_long_summary_is_cut_and_says_so() -> None:
+    records = [record(condition(poison={"rate": rate / 100})) for rate in range(1, 8)]
+    assert "4 more cells in results.csv" in shown(records, limit=3)
