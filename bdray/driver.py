@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -17,15 +18,20 @@ from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
+from bdray.grammar import show_gpu
 from bdray.lock import FileLock
+from bdray.packing import Need, Packing
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
 from bdray.space import SearchSpace
 from bdray.stage_cache import Eviction, StageCache
 from bdray.storage import Storage
-from bdray.tasks import make_tasks
+from bdray.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
+
+if TYPE_CHECKING:
+    from bdray.cluster import ClusterJob, ClusterRun
 
 LOCK, DELIVERED = ".lock", ".delivered"
 
@@ -235,13 +241,16 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         job = ClusterJob(
             sweep=run.sweep,
             storage=run.storage,
-            tasks=make_tasks(run.left, run.space, gpus=cluster.resources()["gpu"]),
+            tasks=(),
             probes=dump_probes(probes_of(run.conditions)),
             plugins=run.space.plugins,
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
             trial_options=run.settings.trial_options,
         )
+        gpus = cluster.resources()["gpu"]
+        shares = _gpu_shares(run, cluster, job) if gpus else {}
+        job = replace(job, tasks=make_tasks(run.left, run.space, gpus=gpus, shares=shares))
         total = len(run.conditions)
         with (
             SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
@@ -254,10 +263,26 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
     return completed
 
 
+def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
+    """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
+    auto = [condition for condition in run.left if run.space.resources_for(condition).gpu == "auto"]
+
+    def measure(conditions: Sequence[Condition], gpu_type: str) -> Sequence[Need | None]:
+        run.console.print(
+            f"measuring what {len(conditions)} kinds of trials need of a GPU ({gpu_type}) ...", style="dim"
+        )
+        return cluster.measure(gpu_type, conditions, job)
+
+    shares = Packing(run.storage).shares(auto, cluster.gpu_types(), measure)
+    for share, count in sorted(Counter(shares.values()).items()):
+        run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
+    return shares
+
+
 def _stage_cache(run: _Run) -> StageCache | None:
     """What keeps finished stages under `resources.stage_cache_gb`; None without a limit."""
     limit = run.space.resources.stage_cache_gb
-    waiting = {condition.condition_id: condition.poison_fingerprint for condition in run.left}
+    waiting = {condition.condition_id: stages_of(condition) for condition in run.left}
     return None if limit is None else StageCache(run.sweep, int(limit * 1e9), waiting)
 
 

@@ -230,12 +230,12 @@ class Experiment:
     def perturb(self, surrogate: nn.Module) -> Experiment:
         """The same experiment, its poisoned images perturbed with the help of a model trained on clean data."""
         device = self.compute.device
-        chosen = torch.from_numpy(self.plan.indices)
+        chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
         surrogate.eval().requires_grad_(False)
         perturbed = self.condition.poison.perturb(
             lambda images: surrogate(self._normalize(images)),
-            self.images[chosen.to(self.images.device)],
-            self.labels[chosen.to(self.labels.device)],
+            self.images[chosen],
+            self.labels[chosen],
             generator=stream(self.condition.seed, "poison", "perturbation", device=device),
             device=device,
         )

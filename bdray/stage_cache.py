@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -18,20 +18,21 @@ class StageCache:
 
     A stage is evicted only when no unfinished condition of this run depends on it, so no running trial of this sweep
     can be reading it (one of another sweep that does, computes the stage itself). Folders that hold nothing but a
-    checkpoint are left alone. The folder is listed once; after that every end of a condition costs one look at one
-    stage.
+    checkpoint are left alone. The folder is listed once; after that every end of a condition costs one look at each of
+    its stages.
 
     Args:
         sweep: the sweep's folder.
         limit_bytes: what all stages may take together.
-        waiting: condition id -> fingerprint of its poison stage, of every condition that is still to run.
+        waiting: condition id -> fingerprints of the poison stages it needs (`bdray.tasks.stages_of`), of every
+            condition that is still to run.
     """
 
-    def __init__(self, sweep: Storage, limit_bytes: int, waiting: Mapping[str, str]) -> None:
+    def __init__(self, sweep: Storage, limit_bytes: int, waiting: Mapping[str, Sequence[str]]) -> None:
         self._stages = sweep.child("stages")
         self._limit = limit_bytes
         self._waiting = dict(waiting)
-        self._needed = Counter(self._waiting.values())
+        self._needed = Counter(stage for stages in self._waiting.values() for stage in stages)
         self.evicted: list[str] = []
         sizes, used = _listed(self._stages)
         ordered = sorted(sizes, key=lambda fingerprint: used[fingerprint])
@@ -46,22 +47,24 @@ class StageCache:
         return self._total
 
     def ended(self, condition_id: str) -> None:
-        """A condition ended, however it ended: its stage was used just now and is needed once less.
+        """A condition ended, however it ended: its stages were used just now and are needed once less.
 
         Raises:
             StorageError: a stage cannot be looked at or deleted.
         """
-        fingerprint = self._waiting.pop(condition_id, None)
-        if fingerprint is None:
-            return
-        self._needed[fingerprint] -= 1
+        for fingerprint in self._waiting.pop(condition_id, ()):
+            self._needed[fingerprint] -= 1
+            self._look_at(fingerprint)
+        self.shrink()
+
+    def _look_at(self, fingerprint: str) -> None:
+        """Count a stage as it is now, as the one that was used last."""
         size = _listed(self._stages.child(fingerprint), fingerprint)[0].get(fingerprint)
         self._total += (size or 0) - self._sizes.pop(fingerprint, 0)
         if size is not None:
             self._sizes[fingerprint] = size
             if not self._needed[fingerprint]:
                 self._free[fingerprint] = None
-        self.shrink()
 
     def shrink(self) -> None:
         """Delete stages that nobody needs, the longest unused first, until all fit under the limit.

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
 
 
-def make_tasks(conditions: Sequence[Condition], space: SearchSpace, *, gpus: float) -> list[Task]:
+def make_tasks(
+    conditions: Sequence[Condition], space: SearchSpace, *, gpus: float, shares: Mapping[str, float] | None = None
+) -> list[Task]:
     """Tasks in the order they should start: stages that many conditions wait for come first.
 
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
+        shares: condition id -> what `gpu: auto` comes to (`bdray.packing`); 1 where it is not said.
     """
+    shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
     ordered = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
-    return [_task(condition, space, gpus) for condition in ordered]
+    return [_task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0) for condition in ordered]
 
 
 def stages_of(condition: Condition) -> tuple[str, ...]:
@@ -29,9 +33,9 @@ def stages_of(condition: Condition) -> tuple[str, ...]:
     return (*surrogate, condition.poison_fingerprint)
 
 
-def _task(condition: Condition, space: SearchSpace, gpus: float) -> Task:
+def _task(condition: Condition, space: SearchSpace, auto: float) -> Task:
     share = space.resources_for(condition)
-    gpu = (1.0 if gpus else 0.0) if share.gpu == "auto" else float(share.gpu)
+    gpu = auto if share.gpu == "auto" else float(share.gpu)
     return Task(
         condition_id=condition.condition_id,
         content=json.dumps(condition.content()),

@@ -38,6 +38,7 @@ from bdray.folder import (
     write_condition,
     write_failure,
 )
+from bdray.grammar import show_gpu
 from bdray.journal import Journal
 from bdray.record import (
     Confusion,
@@ -53,7 +54,7 @@ from bdray.record import (
 )
 from bdray.stages import StageStore
 from bdray.storage import Storage
-from bdray.training.device import environment, pick_device, prepare_process
+from bdray.training.device import cap_memory, environment, pick_device, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
@@ -74,6 +75,7 @@ class TrialOptions:
         keep_stages: keep finished poison stages for others; rehearsals do not.
         data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
             Results are the same, bit for bit.
+        gpu_share: the part of a GPU's memory this trial may use; nothing on a CPU.
     """
 
     device: str = "auto"
@@ -84,6 +86,7 @@ class TrialOptions:
     max_batches: int | None = None
     keep_stages: bool = True
     data_on: DataPlace | None = None
+    gpu_share: float = 1.0
 
 
 def run_trial(
@@ -133,9 +136,17 @@ def attempt_trial(
         raise
     except Exception as error:
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
-        failure = ErrorRecord(kind=type(error).__name__, message=str(error))
-        detail = f"{type(error).__name__}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
+        failure = _failure(error, options or TrialOptions())
+        detail = f"{failure.kind}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
+
+
+def _failure(error: Exception, options: TrialOptions) -> ErrorRecord:
+    if not isinstance(error, torch.OutOfMemoryError):
+        return ErrorRecord(kind=type(error).__name__, message=str(error))
+    said = str(error).partition(". ")[0]
+    problem = f"the GPU's memory ran out within this trial's share of {show_gpu(options.gpu_share or 1.0)} of a GPU"
+    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; raise resources.gpu or lower batch_size ({said})")
 
 
 class _Trial:
@@ -159,9 +170,8 @@ class _Trial:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads)
-        experiment = Experiment.prepare(
-            self.condition, device, self.options.cache, self.options.max_batches, self.options.data_on
-        )
+        cap_memory(device, self.options.gpu_share)
+        experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
         visibility = experiment.visibility()
         self._write_inputs(experiment, visibility)
@@ -200,9 +210,13 @@ class _Trial:
         self._write_results(record, confusions)
         return record
 
+    def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
+        options = self.options
+        return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on)
+
     def _surrogate(self, device: torch.device) -> nn.Module:
         """The baseline's model: same data, architecture and seed, nothing poisoned. Kept like any stage."""
-        clean = Experiment.prepare(self.condition.baseline(), device, self.options.cache, self.options.max_batches)
+        clean = self._prepare(self.condition.baseline(), device)
         model = clean.build_model()
         twin = _Trial(clean.condition, None, None, Reporter(), self.options)
         twin.store = self.store

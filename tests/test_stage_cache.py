@@ -53,7 +53,7 @@ def test_reading_a_stage_makes_it_young(sweep: Storage) -> None:
 
 def test_what_an_unfinished_condition_needs_stays_even_over_the_limit(sweep: Storage) -> None:
     keep(sweep, "shared", 10, used_s=100)
-    cache = StageCache(sweep, limit_bytes=1, waiting={"a": "shared", "b": "shared"})
+    cache = StageCache(sweep, limit_bytes=1, waiting={"a": ["shared"], "b": ["surrogate", "shared"]})
     cache.shrink()
     cache.ended("a")
     assert kept(sweep) == ["shared"]
@@ -65,7 +65,7 @@ def test_what_an_unfinished_condition_needs_stays_even_over_the_limit(sweep: Sto
 
 
 def test_a_stage_that_was_written_meanwhile_is_counted(sweep: Storage) -> None:
-    cache = StageCache(sweep, limit_bytes=15, waiting={"a": "first", "b": "second"})
+    cache = StageCache(sweep, limit_bytes=15, waiting={"a": ["first"], "b": ["second"]})
     for condition, stage in (("a", "first"), ("b", "second")):
         keep(sweep, stage, 10, used_s=0)
         cache.ended(condition)
@@ -84,7 +84,7 @@ def test_checkpoints_stay_and_what_a_crash_left_goes(sweep: Storage) -> None:
 def test_one_end_looks_at_one_stage(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(50):
         keep(sweep, f"s{index:02}", 1, used_s=index)
-    cache = StageCache(sweep, limit_bytes=100, waiting={f"c{index}": f"s{index:02}" for index in range(50)})
+    cache = StageCache(sweep, limit_bytes=100, waiting={f"c{index}": [f"s{index:02}"] for index in range(50)})
     looked: list[str] = []
     files = Storage.files
     monkeypatch.setattr(Storage, "files", lambda storage: looked.append(storage.name) or files(storage))
@@ -95,7 +95,7 @@ def test_one_end_looks_at_one_stage(sweep: Storage, monkeypatch: pytest.MonkeyPa
 
 def test_an_eviction_that_fails_is_told_and_ends_nothing(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(sweep, "stage", 10, used_s=0)
-    cache = StageCache(sweep, limit_bytes=1, waiting={"a": "stage", "b": "other"})
+    cache = StageCache(sweep, limit_bytes=1, waiting={"a": ["stage"], "b": ["other"]})
 
     def refuse(storage: Storage, path: str) -> None:
         raise StorageError("delete", storage.uri_of(path), "permission denied")
@@ -126,7 +126,7 @@ def conditions() -> list[Condition]:
 
 def test_trials_share_stages_while_others_are_evicted_and_evicted_ones_come_back_the_same(sweep: Storage) -> None:
     todo = conditions()
-    cache = StageCache(sweep, 1, {condition.condition_id: condition.poison_fingerprint for condition in todo})
+    cache = StageCache(sweep, 1, {condition.condition_id: [condition.poison_fingerprint] for condition in todo})
     reused, stages = [], []
     for condition in todo:
         record = run_trial(condition, sweep=sweep, options=TrialOptions())

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
+from bdray.cluster.measuring import gpu_types, measure_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
+from bdray.condition import Condition  # noqa: E402
+from bdray.packing import Need  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
@@ -68,6 +71,14 @@ class ClusterRun:
         """Logical CPUs and GPUs of the cluster."""
         total = ray.cluster_resources()
         return {"cpu": total.get("CPU", 0.0), "gpu": total.get("GPU", 0.0)}
+
+    def gpu_types(self) -> list[str]:
+        """The types of GPU in the cluster; none where GPUs are only logical."""
+        return gpu_types()
+
+    def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
+        """What each condition needs of a GPU of this type; None where it could not be measured."""
+        return measure_on(gpu_type, conditions, _worker_setup(job))
 
     def run(self, job: ClusterJob, observer: Observer) -> bool:
         """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""
@@ -126,12 +137,10 @@ def _cause(trial: Any) -> str:
 def _shipped(job: ClusterJob) -> dict[str, Any]:
     """The job as plain values, put into Ray's object store once."""
     return {
+        **_worker_setup(job),
         "sweep": job.sweep.uri,
         "storage": job.storage.uri,
-        "plugins": job.plugins,
         "probes": job.probes,
-        "sys_path": job.sys_path,
-        "cwd": job.cwd,
         "work": job.work,
         "trial_options": dict(job.trial_options),
         "tasks": {
@@ -139,6 +148,10 @@ def _shipped(job: ClusterJob) -> dict[str, Any]:
             for task in job.tasks
         },
     }
+
+
+def _worker_setup(job: ClusterJob) -> dict[str, Any]:
+    return {"plugins": job.plugins, "sys_path": job.sys_path, "cwd": job.cwd}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from ray import tune
 
 FRESH_AFTER_SECONDS = 600.0
 """A process that has worked this long is replaced before the next trial, so that nothing piles up in it."""
+
+
+def set_up_worker(job: Mapping[str, Any]) -> None:
+    """Make names and relative paths mean in this process what they mean in the driver."""
+    sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
+    if job["cwd"] and Path(job["cwd"]).is_dir():
+        os.chdir(job["cwd"])
+    for plugin in job["plugins"]:
+        importlib.import_module(plugin)
 
 
 class ConditionTrainable(tune.Trainable):
@@ -24,11 +34,7 @@ class ConditionTrainable(tune.Trainable):
         self._job = job
         self._born = time.monotonic()
         self._condition_id: str = config["condition_id"]
-        sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
-        if job["cwd"] and Path(job["cwd"]).is_dir():
-            os.chdir(job["cwd"])
-        for plugin in job["plugins"]:
-            importlib.import_module(plugin)
+        set_up_worker(job)
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.

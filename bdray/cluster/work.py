@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bdray.attacks import parse_probes
@@ -18,6 +20,13 @@ def run_task(job: dict[str, Any], task: dict[str, Any]) -> str:
         condition,
         sweep=Storage.open(job["sweep"]),
         storage=Storage.open(job["storage"]),
-        options=TrialOptions(threads=max(1, int(task["cpu"])), probes=probes, **job["trial_options"]),
+        options=replace(options_for(task, job["trial_options"]), probes=probes),
     )
     return record.status
+
+
+def options_for(task: Mapping[str, Any], shared: Mapping[str, Any]) -> TrialOptions:
+    """How a task is run within its share: threads, device and memory; `shared` wins."""
+    # Ray leaves the GPUs visible to a process that was given none of them.
+    own = {"threads": max(1, int(task["cpu"])), "device": "auto" if task["gpu"] else "cpu", "gpu_share": task["gpu"]}
+    return TrialOptions(**{**own, **shared})

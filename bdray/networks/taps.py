@@ -98,26 +98,6 @@ def forward_outputs(
     return Outputs(logits, seen["features"], {name: seen[name] for name in capture})
 
 
-def compile_forward(**options: Any) -> Callable[..., Outputs]:
-    """`forward_outputs` through `torch.compile`; `options` are those of `torch.compile`.
-
-    Every set of points that is edited or captured is compiled once; past torch's limit of recompilations the rest
-    runs uncompiled, with the same result.
-    """
-    from torch._dynamo import config as dynamo_settings  # takes a second that only compiled training should wait
-
-    compiled = torch.compile(forward_outputs, **options)
-
-    def forward(*args: Any, **kwargs: Any) -> Outputs:
-        # By default compiled code does not notice that hooks have changed: it would mix nothing, or at the point
-        # that was drawn when it was compiled.
-        with dynamo_settings.patch(skip_nnmodule_hook_guards=False):
-            outputs: Outputs = compiled(*args, **kwargs)
-        return outputs
-
-    return forward
-
-
 @torch.no_grad()
 def carries_everything(model: nn.Module, point: str, images: torch.Tensor) -> bool:
     """Whether all that the head sees of an image flows through `point`, so that mixing there mixes everything.

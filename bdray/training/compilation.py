@@ -1,7 +1,8 @@
 """`train.compile`: the parts of a network between its taps, through `torch.compile`.
 
 Dynamo traces a module's forward hooks once and keeps no guard on them, so a whole forward pass compiled for one batch
-would silently leave out what the next one edits or captures. Compiled is therefore the `forward` of each module that
+would silently leave out what the next one edits or captures; told to guard them (`skip_nnmodule_hook_guards`), it
+traces nearly every step of manifold mixup anew until its limit. Compiled is therefore the `forward` of each module that
 carries a mixing point, and hooks stay where they are: around it, in plain Python. What lies outside (stem, head,
 normalisation) runs as always. State dicts, hooks and evaluation never see any of it.
 """
@@ -27,11 +28,12 @@ class CompiledParts:
 
     Args:
         model: a network from `build_model`; left as it is outside `active`.
+        backend: of `torch.compile`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
         self._forwards: dict[nn.Module, Callable[..., Any]] = {
-            part: torch.compile(part.forward) for part in parts_between_taps(model)
+            part: torch.compile(part.forward, backend=backend) for part in parts_between_taps(model)
         }
 
     @contextmanager

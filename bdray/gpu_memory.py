@@ -1,0 +1,29 @@
+"""How trials divide the memory of a GPU: arithmetic only. Margin, context and the limit are our choice."""
+
+from __future__ import annotations
+
+from bdray.grammar import round_gpu
+
+MARGIN = 0.1
+"""Of a measured peak, on top: later steps fragment memory and choose other kernels."""
+
+CONTEXT_BYTES = 600 * 2**20
+"""What a process takes on a GPU beside its tensors: the CUDA context and library workspaces."""
+
+MOST_ON_ONE_GPU = 8
+"""Trials that `gpu: auto` puts on a card at most, however small they are: memory is all that is measured."""
+
+
+def share_of(peak_bytes: int, total_bytes: int) -> float:
+    """The smallest 1/n of a card of `total_bytes` that holds the peak with margin and context; 1 at most."""
+    # A share leaves the allocator no less than the context, as `allocator_fraction` promises.
+    needed = max(peak_bytes * (1 + MARGIN), CONTEXT_BYTES) + CONTEXT_BYTES
+    return min(1.0, round_gpu(max(needed / total_bytes, 1 / MOST_ON_ONE_GPU)))
+
+
+def allocator_fraction(share: float, total_bytes: int) -> float:
+    """The part of a card that the allocator of a trial with this share may use; the context takes the rest."""
+    if share >= 1.0:
+        return 1.0
+    # A share smaller than two contexts (the user's own number) still leaves the allocator half of it.
+    return max(share - CONTEXT_BYTES / total_bytes, share / 2)

@@ -1,0 +1,159 @@
+"""`gpu: auto`: how much of a GPU a trial needs, measured once and remembered in the storage.
+
+A trial's need is what the allocator had reserved at its peak over a few real steps of both stages (data, stamped
+images, model, optimizer, activations and one evaluation batch included), a margin, and the CUDA context, which lies
+outside the allocator. It is rounded up to 1/n of the card, and the trial's allocator is capped at that share less the
+context. Memory is all that is measured; how many trials a card computes well side by side is not, so no share is below
+1 / `MOST_ON_ONE_GPU`; see `bdray.gpu_memory`.
+
+This module needs no torch to plan; `measure_peak` is what runs on the GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bdray.condition import Condition, digest
+from bdray.gpu_memory import share_of
+from bdray.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+PACKING = "packing.json"
+
+MEASURED_STEPS = 3
+"""Training steps of each stage: after the first, the optimizer has its buffers."""
+
+EVALUATED = 500
+"""Test images of the measured evaluation: one batch."""
+
+
+class Need(BaseModel):
+    """What a kind of trial was measured to need on a kind of GPU."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    peak_bytes: int
+    """Reserved by torch's allocator at the peak."""
+    total_bytes: int
+    """Memory of the card."""
+
+    @property
+    def share(self) -> float:
+        """The fraction of a card that a trial is given: 1/n."""
+        return share_of(self.peak_bytes, self.total_bytes)
+
+
+def packing_key(condition: Condition, gpu_type: str) -> str:
+    """Names all that the need depends on: conditions with the same key share one measurement."""
+    content = condition.content()
+    train, finetune = (
+        {name: content[stage][name] for name in ("batch_size", "optimizer", "precision", "compile")}
+        for stage in ("train", "finetune")
+    )
+    return digest(
+        {
+            "data": condition.data.identity(),
+            "model": condition.model.identity(),
+            "regularizer": condition.regularizer.identity(),
+            "train": train,
+            "finetune": finetune | {"layers": content["finetune"]["layers"]},
+            "gpu": gpu_type,
+            "torch": metadata.version("torch"),
+        }
+    )
+
+
+Measure = Callable[[Sequence[Condition], str], Sequence[Need | None]]
+"""Measures conditions on a kind of GPU; None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Measured needs, kept in `<storage>/packing.json`."""
+
+    storage: Storage
+
+    def shares(self, conditions: Sequence[Condition], gpu_types: Sequence[str], measure: Measure) -> dict[str, float]:
+        """Condition id -> its share of a GPU, of whichever of the `gpu_types` it may land on.
+
+        What was never measured is measured now and kept. Without a GPU type (logical GPUs of a machine that has
+        none), and where nothing could be measured, the share is 1.
+        """
+        known = self._read()
+        shares = {condition.condition_id: 0.0 for condition in conditions}
+        for gpu_type in gpu_types:
+            keys = {condition.condition_id: packing_key(condition, gpu_type) for condition in conditions}
+            unknown = {
+                keys[condition.condition_id]: condition
+                for condition in sorted(conditions, key=_poisoned)
+                if keys[condition.condition_id] not in known
+            }
+            needs = measure(list(unknown.values()), gpu_type) if unknown else []
+            measured = {key: need for key, need in zip(unknown, needs, strict=True) if need is not None}
+            if measured:
+                known |= measured
+                self._write(known)
+            for condition_id, key in keys.items():
+                shares[condition_id] = max(shares[condition_id], known[key].share if key in known else 1.0)
+        return {condition_id: share or 1.0 for condition_id, share in shares.items()}
+
+    def _read(self) -> dict[str, Need]:
+        if not self.storage.exists(PACKING):
+            return {}
+        try:
+            return {key: Need.model_validate(need) for key, need in json.loads(self.storage.read_text(PACKING)).items()}
+        except (ValueError, ValidationError, AttributeError):
+            return {}  # of another version: measured again
+
+    def _write(self, known: Mapping[str, Need]) -> None:
+        content = {key: need.model_dump() for key, need in known.items()}
+        self.storage.write_atomic(PACKING, json.dumps(content, indent=1))
+
+
+def _poisoned(condition: Condition) -> float:
+    """Sorts the condition with the most stamped images last: the one that is measured for all of its kind."""
+    return condition.poison.rate + condition.poison.cover_rate
+
+
+def measure_peak(condition: Condition, device: torch.device) -> Need | None:
+    """Train a few steps of both stages, evaluate a batch, and say what the allocator had reserved at the peak.
+
+    A trial that does not fit on the card needs all of it: its own run will say so. On a CPU there is no allocator to
+    ask (resident memory also counts libraries and mapped pages): None.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        run_few_steps(condition, device)
+    except torch.cuda.OutOfMemoryError:
+        return Need(peak_bytes=total, total_bytes=total)
+    return Need(peak_bytes=torch.cuda.max_memory_reserved(device), total_bytes=total)
+
+
+def run_few_steps(condition: Condition, device: torch.device) -> None:
+    """The real loop on the real data: `MEASURED_STEPS` of each stage, and a batch of the test set after them."""
+    from bdray.experiment import Experiment
+    from bdray.training.device import prepare_process
+    from bdray.training.loop import run_stage
+
+    prepare_process(device, 1)
+    experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS)
+    model = experiment.build_model()
+    test = experiment.test.sample(EVALUATED)
+    for stage in (experiment.poison_stage(), experiment.finetune_stage()):
+        short = replace(stage, epochs=min(stage.epochs, 1), test=test)
+        run_stage(short, short.start(model))
