@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,13 @@ from ray import tune  # noqa: E402
 from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
+from bdray.errors import UserError  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
+
+CONNECT_SECONDS = 5.0
+"""How long a running cluster may take to accept a connection."""
 
 
 class ClusterRun:
@@ -57,6 +62,8 @@ class ClusterRun:
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
+        else:
+            _require_listener(settings.address)
         context = ray.init(address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
@@ -91,6 +98,21 @@ class ClusterRun:
             )
             tuner.fit()
         return teller.ended == len(job.tasks)
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there.
+
+    Raises:
+        UserError: nobody listens at `host:port`.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None
 
 
 class _Teller(tune.Callback):
