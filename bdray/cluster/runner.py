@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,24 @@ from ray import tune  # noqa: E402
 from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
-from bdray.errors import UserError  # noqa: E402
+from bdray.errors import ClusterError, UserError  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
+
+START_TRIES = 3
 
 CONNECT_SECONDS = 5.0
 """How long a running cluster may take to accept a connection."""
 
 
 class ClusterRun:
-    """A connection to Ray, as a context manager; leaves nothing running that it started."""
+    """A connection to Ray, as a context manager; leaves nothing running that it started.
+
+    Raises:
+        UserError: no cluster answers at `settings.address`.
+        ClusterError: Ray does not start.
+    """
 
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
@@ -64,7 +71,7 @@ class ClusterRun:
             }
         else:
             _require_listener(settings.address)
-        context = ray.init(address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        context = _connect(settings.address or "local", own)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
@@ -98,6 +105,24 @@ class ClusterRun:
             )
             tuner.fit()
         return teller.ended == len(job.tasks)
+
+
+def _connect(address: str, own: Mapping[str, Any]) -> Any:
+    """`ray.init`, which gives up on a busy machine after 30 seconds, as often as `START_TRIES`.
+
+    Raises:
+        ClusterError: Ray neither starts nor connects.
+    """
+    cause: Exception | None = None
+    for _ in range(START_TRIES):
+        try:
+            return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except Exception as error:
+            # Ray raises plain exceptions here.
+            cause = error
+            ray.shutdown()
+    where = "start on this machine" if address == "local" else f"connect to {address}"
+    raise ClusterError(f"Ray does not {where} (tried {START_TRIES} times): {cause}")
 
 
 def _require_listener(address: str) -> None:
