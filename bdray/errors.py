@@ -86,6 +86,10 @@ class TrackingError(BdrayError):
     """MLflow cannot be used as asked (wrong URI, no permission, deleted experiment); no result is lost by it."""
 
 
+class ClusterError(BdrayError):
+    """Ray does not start, or cannot be reached; nothing was computed, the same command tries again."""
+
+
 class TrialInterrupted(BdrayError):  # noqa: N818 - a request, not a mistake
     """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
 

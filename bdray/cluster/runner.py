@@ -7,8 +7,9 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,24 @@ from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.packing import Need  # noqa: E402
+from bdray.errors import ClusterError, UserError  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
 
+START_TRIES = 3
+
+CONNECT_SECONDS = 5.0
+"""How long a running cluster may take to accept a connection."""
+
 
 class ClusterRun:
-    """A connection to Ray, as a context manager; leaves nothing running that it started."""
+    """A connection to Ray, as a context manager; leaves nothing running that it started.
+
+    Raises:
+        UserError: no cluster answers at `settings.address`.
+        ClusterError: Ray does not start.
+    """
 
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
@@ -60,7 +72,9 @@ class ClusterRun:
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
-        context = ray.init(address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        else:
+            _require_listener(settings.address)
+        context = _connect(settings.address or "local", own)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
@@ -102,6 +116,39 @@ class ClusterRun:
             )
             tuner.fit()
         return teller.ended == len(job.tasks)
+
+
+def _connect(address: str, own: Mapping[str, Any]) -> Any:
+    """`ray.init`, which gives up on a busy machine after 30 seconds, as often as `START_TRIES`.
+
+    Raises:
+        ClusterError: Ray neither starts nor connects.
+    """
+    cause: Exception | None = None
+    for _ in range(START_TRIES):
+        try:
+            return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except Exception as error:
+            # Ray raises plain exceptions here.
+            cause = error
+            ray.shutdown()
+    where = "start on this machine" if address == "local" else f"connect to {address}"
+    raise ClusterError(f"Ray does not {where} (tried {START_TRIES} times): {cause}")
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there.
+
+    Raises:
+        UserError: nobody listens at `host:port`.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None
 
 
 class _Teller(tune.Callback):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bdray.attacks import probes_of
+from bdray.commands.readers import require_folder_of
 from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.models.base import ARCHITECTURES
@@ -67,6 +68,7 @@ def preview(space: SearchSpace, output: str) -> int:
     """Draw every trigger of the space on pictures of its first data set."""
     from bdray.preview import draw_preview
 
+    require_folder_of(output)
     console = Console(highlight=False)
     conditions = space.conditions()
     triggers = {probe.trigger.model_dump_json(): probe.trigger for probe in probes_of(conditions)}

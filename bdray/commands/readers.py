@@ -35,6 +35,12 @@ def find_sweep(name: str, storage_uri: str) -> Storage:
     raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
 
 
+def require_folder_of(file: str) -> None:
+    """Raises `UserError` when `file` cannot be written for want of its folder."""
+    if not Path(file).absolute().parent.is_dir():
+        raise UserError(f"{file}: its folder does not exist")
+
+
 def status(options: argparse.Namespace) -> int:
     """How many conditions are done, and which did not finish."""
     from bdray.space import load_space
@@ -71,6 +77,8 @@ def results(options: argparse.Namespace) -> int:
         Console().print(summary_table(records, limit=1000))
         return 0
     table = result_table(records, floors_of(records))
+    for file in filter(None, (options.csv, options.parquet)):
+        require_folder_of(file)
     if options.csv:
         table.to_csv(sys.stdout if options.csv == "-" else Path(options.csv), index=False)
     if options.parquet:

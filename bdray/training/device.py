@@ -13,6 +13,7 @@ import torch
 from bdray import __version__
 from bdray.condition import Precision
 from bdray.gpu_memory import allocator_fraction
+from bdray.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,17 @@ class Compute:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is the first GPU this process may use, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device called `name`; `auto` is the first GPU this process may use, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in (*known, *(["cuda"] if torch.cuda.is_available() else [])):
+        raise UserError(f"there is no device '{name}' here; known: {', '.join(known)}")
+    return torch.device(name)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
