@@ -90,7 +90,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return " · ".join(text for text in self.texts if text != "–")
+        """The axis values on one line, without those that do not apply."""
+        words = dict(zip(self.values, self.texts, strict=True))
+        if words.get("regularizer.name") == "none":
+            words["regularizer.name"] = "no regularizer"
+        return " · ".join(text for text in words.values() if text != "–")
 
     @property
     def key(self) -> dict[str, Hashable]:

@@ -1,0 +1,112 @@
+"""Records as a sweep leaves them, made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from bdray.attacks import attack_key
+from bdray.condition import Condition
+from bdray.folder import warning_for
+from bdray.record import (
+    EpochRecord,
+    ErrorRecord,
+    FloorRecord,
+    Rates,
+    StageRecord,
+    TrialRecord,
+    Visibility,
+    persistence_of,
+)
+
+IMAGES = 1000
+
+MakeRecord = Callable[..., TrialRecord]
+
+
+def _rates(clean: float, attack: float | None, *, collapsed: bool = False) -> Rates:
+    return Rates(
+        clean_accuracy=clean,
+        attack_success_rate=attack,
+        robust_accuracy=None if attack is None else (1 - attack) / 2,
+        clean_images=IMAGES,
+        attacked_images=IMAGES,
+        largest_share=0.95 if collapsed else 0.12,
+        collapsed=collapsed,
+    )
+
+
+def _condition(seed: int, trigger: Any, rate: float, sections: Mapping[str, Any]) -> Condition:
+    content = {"data": "digits", "model": "resnet8", "poison": {"rate": rate}, "seed": seed, **sections}
+    return Condition.parse(content | ({"trigger": trigger} if trigger else {}))
+
+
+def _stages(curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool) -> tuple[StageRecord, ...]:
+    before = _rates(clean, curve[0], collapsed=collapsed)
+    epochs = [EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate)) for k, rate in enumerate(curve)]
+    return (
+        StageRecord(name="poison", fingerprint="p", epochs=(EpochRecord(epoch=1, rates=before),)),
+        StageRecord(name="finetune", fingerprint="f", epochs=tuple(epochs)),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_record() -> MakeRecord:
+    def make(
+        curve: Sequence[float] = (0.9, 0.5, 0.05),
+        *,
+        seed: int = 0,
+        trigger: Any = "patch",
+        rate: float = 0.1,
+        clean: float = 0.9,
+        tuned: float = 0.91,
+        status: str = "finished",
+        collapsed: bool = False,
+        error: ErrorRecord | None = None,
+        **sections: Any,
+    ) -> TrialRecord:
+        """`curve`: attack success rate before fine-tuning and after each of its epochs."""
+        condition = _condition(seed, trigger, rate, sections)
+        stages = () if status == "failed" else _stages(curve, clean, tuned, collapsed=collapsed)
+        return TrialRecord(
+            condition_id=condition.condition_id,
+            cell_id=condition.cell_id,
+            role=condition.role,
+            condition=condition.content(),
+            status=status,  # type: ignore[arg-type]
+            error=error,
+            started_ms=1_700_000_000_000,
+            finished_ms=1_700_000_600_000,
+            visibility=Visibility(l_inf=255.0, psnr_db=21.5, ssim=0.997, unchanged_images=0),
+            stages=stages,
+            persistence=persistence_of(stages[1]) if stages else None,
+            environment={"bdray": "0.1.0", "device": "cpu: test"},
+            warning=warning_for(condition),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_baseline(make_record: MakeRecord) -> MakeRecord:
+    def make(attacked: Sequence[TrialRecord] = (), floor: float = 0.02, **options: Any) -> TrialRecord:
+        """The baseline of `options`, tested under the attacks of `attacked`."""
+        record = make_record((0.0, 0.0, 0.0), trigger=None, rate=0.0, **options)
+        floors = []
+        for other in attacked:
+            condition = Condition.parse(other.condition)
+            rates = _rates(0.9, floor)
+            floors.append(
+                FloorRecord(
+                    probe=attack_key(condition.trigger, condition.poison),
+                    trigger=other.condition["trigger"],
+                    poison=other.condition["poison"],
+                    poisoned=rates,
+                    finetuned=rates,
+                )
+            )
+        return record.model_copy(update={"floors": tuple(floors)})
+
+    return make

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bdray.record import TrialRecord
+from bdray.report.cells import axes_of, estimate_of_values, study_of
+from bdray.report.findings import clean_behaviour, regularization, retraining, variation
+
+MakeRecord = Callable[..., TrialRecord]
+
+
+def test_cells_are_sorted_and_labelled(make_record: MakeRecord) -> None:
+    records = [
+        make_record(trigger=trigger, rate=rate, seed=seed)
+        for trigger in ("patch", "blend")
+        for rate in (0.1, 0.02)
+        for seed in (1, 0)
+    ]
+    study = study_of(records)
+    assert study.axes == ("trigger.name", "poison.rate")
+    assert [cell.label for cell in study.cells] == ["blend · 2 %", "blend · 10 %", "patch · 2 %", "patch · 10 %"]
+    assert [each.record.condition["seed"] for each in study.cells[0].replicates] == [0, 1]
+
+
+def test_parameters_that_a_name_decides_are_no_axes(make_record: MakeRecord) -> None:
+    records = [
+        make_record(trigger={"name": "patch", "size": 3}),
+        make_record(trigger={"name": "blend", "alpha": 0.2}),
+        make_record(trigger={"name": "patch", "size": 3}, poison={"strategy": "one_to_one", "rate": 0.05}),
+    ]
+    assert axes_of(records) == ["trigger.name", "poison.strategy"]
+
+
+def test_numbers_that_no_two_cells_share_stay_axes(make_record: MakeRecord) -> None:
+    records = [make_record(rate=rate, train={"lr": lr}) for rate, lr in ((0.01, 0.1), (0.02, 0.3), (0.03, 0.2))]
+    assert axes_of(records) == ["poison.rate", "train.lr"]
+
+
+def test_one_trial_has_a_wilson_interval_and_several_a_bootstrap(make_record: MakeRecord) -> None:
+    records = [make_record((0.8, 0.1)), make_record((0.6, 0.1), trigger="blend")]
+    records.append(make_record((0.4, 0.1), trigger="blend", seed=1))
+    blend, patch = study_of(records).cells
+    one, two = (cell.estimate("poison", "attack_success_rate") for cell in (patch, blend))
+    assert one is not None
+    assert (one.method, one.mean, one.values) == ("wilson", 0.8, (0.8,))
+    assert two is not None
+    assert (two.method, two.mean, two.values) == ("bootstrap", pytest.approx(0.5), (0.6, 0.4))
+    assert (two.low, two.high) == (0.4, 0.6)
+
+
+def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
+    curves = {("patch", 0.1): 0.9, ("patch", 0.2): 0.9, ("blend", 0.1): 0.1, ("blend", 0.2): 0.3}
+    records = [
+        make_record((attack + shift, 0.0), trigger=trigger, rate=rate, seed=seed)
+        for (trigger, rate), attack in curves.items()
+        for seed, shift in enumerate((-0.05, 0.05))
+    ]
+    found = variation(study_of(records))
+    assert not found.unanswered
+    assert found.before is not None
+    assert (found.before.cells, found.before.median) == (4, pytest.approx(0.6))
+    assert (found.before.lowest, found.before.lowest_cell) == (pytest.approx(0.1), "blend · 10 %")
+    # Means .9 .9 .1 .3: total .49; between triggers 4 * .35^2 = .49, less .02 within; rates: 4 * .05^2 = .01.
+    shares = {share.axis: share.before.share for share in found.shares if share.before}
+    assert shares == pytest.approx({"trigger.name": 0.49 / 0.51, "poison.rate": 0.01 / 0.51})
+    assert found.balanced
+    assert [(level.value, level.before) for level in found.levels[:2]] == [
+        ("blend", pytest.approx(0.2)),
+        ("patch", pytest.approx(0.9)),
+    ]
+
+
+def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    sound = make_record((0.5, 0.2))
+    others = [
+        make_record((1.0, 1.0), trigger="blend", collapsed=True),
+        make_record(trigger="line", status="failed"),
+        make_record((0.99, 0.99), trigger="pixel", status="diverged"),
+    ]
+    study = study_of([sound, *others, make_baseline([sound, *others])])
+    spread = variation(study).before
+    assert spread is not None
+    assert (spread.cells, spread.highest) == (1, 0.5)
+    assert [row.cell.label for row in clean_behaviour(study).cells] == ["patch"]
+    assert [row.cell.label for row in retraining(study).cells] == ["patch"]
+    assert study.left_out == 3
+    assert {cell.label: cell.marks for cell in study.cells} == {
+        "patch": "",
+        "blend": "collapsed",
+        "line": "failed",
+        "pixel": "diverged",
+    }
+    blend = next(cell for cell in study.cells if cell.label == "blend")
+    assert blend.unsound_values("poison", "attack_success_rate") == [1.0]
+
+
+def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    levels = {0: 0.80, 1: 0.90, 2: 0.85}
+    poisoned = [make_record(seed=s, clean=level + 0.001 * (s - 1)) for s, level in levels.items()]
+    baselines = [make_baseline(poisoned, seed=s, clean=level) for s, level in levels.items()]
+    found = clean_behaviour(study_of([*poisoned, *baselines]))
+    (row,) = found.cells
+    assert sorted(row.difference.values) == pytest.approx([-0.001, 0.0, 0.001])
+    assert row.equivalent
+    assert clean_behaviour(study_of([*poisoned, *baselines]), margin=1e-4).cells[0].equivalent is False
+    # Pairs of any seeds: poisoned .799 .9 .851 against .8 .9 .85: lower in 4 of 9, and one tie.
+    assert found.auc == pytest.approx(4.5 / 9)
+
+
+def test_a_baseline_that_collapsed_is_no_control(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    poisoned = make_record()
+    study = study_of([poisoned, make_baseline([poisoned], collapsed=True)])
+    assert "No poisoned condition finished together with its baseline" in clean_behaviour(study).unanswered
+    assert retraining(study).compared == []
+
+
+def test_clean_behaviour_with_one_seed_gives_no_test(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    poisoned = make_record(clean=0.89)
+    found = clean_behaviour(study_of([poisoned, make_baseline([poisoned], clean=0.90)]))
+    (row,) = found.cells
+    assert (row.difference.mean, row.difference.low, row.p_value) == (pytest.approx(-0.01), None, None)
+    assert (found.tested, found.auc) == (0, None)
+
+
+def test_regularizers_are_paired_by_everything_else(make_record: MakeRecord) -> None:
+    plain = [make_record((0.9, 0.4), seed=s, trigger=t) for s in (0, 1) for t in ("patch", "blend")]
+    mixup = {"name": "manifold_mixup"}
+    mixed = [
+        make_record((0.9 + shift, 0.3), seed=s, trigger=t, regularizer=mixup, clean=0.88)
+        for (s, t), shift in {(0, "patch"): -0.3, (0, "blend"): -0.1, (1, "patch"): 0.05}.items()
+    ]
+    alone = make_record((0.1, 0.1), seed=5, regularizer=mixup)
+    found = regularization(study_of([*plain, *mixed, alone]))
+    (effect,) = found.effects
+    assert effect.name == "manifold mixup"
+    assert (effect.pairs, effect.lowered, effect.raised) == (3, 2, 1)
+    assert effect.before.mean == pytest.approx(-0.35 / 3)
+    assert effect.after is not None
+    assert effect.after.mean == pytest.approx(-0.1)
+    assert effect.accuracy.mean == pytest.approx(-0.02)
+    assert effect.p_value == 1.0
+    assert (found.pairs, found.lowered) == (3, 2)
+
+
+def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecord) -> None:
+    weights = [{"name": "logit_squeezing", "weight": weight} for weight in (0.05, 0.5)]
+    records = [make_record(), *(make_record((0.2, 0.1), regularizer=each) for each in weights)]
+    names = [effect.name for effect in regularization(study_of(records)).effects]
+    assert sorted(names) == ["logit squeezing, weight 0.05", "logit squeezing, weight 0.5"]
+
+
+def test_retraining_measures_against_the_floor(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    gone = [make_record((0.9, 0.3, 0.05), seed=s) for s in (0, 1)]
+    stays = [make_record((0.8, 0.7, 0.6 + 0.1 * s), seed=s, trigger="blend") for s in (0, 1)]
+    never = [make_record((0.03, 0.02, 0.01), seed=s, trigger="line") for s in (0, 1)]
+    attacks = [*gone, *stays, *never]
+    baselines = [make_baseline([r for r in attacks if r.condition["seed"] == s], 0.04, seed=s) for s in (0, 1)]
+    found = retraining(study_of([*attacks, *baselines]))
+    assert [row.cell.label for row in found.worked] == ["blend", "patch"]
+    assert [row.cell.label for row in found.defused] == ["patch"]
+    rows = {row.cell.label: row for row in found.cells}
+    assert rows["patch"].first_epochs == (2, 2)
+    assert rows["blend"].first_epochs == (None, None)
+    assert rows["line"].first_epochs == (0, 0)
+    left = rows["blend"].above_floor
+    assert left is not None
+    assert left.values == pytest.approx((0.56, 0.66))
+
+
+def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> None:
+    study = study_of([make_record()])
+    assert "single cell" in variation(study).unanswered
+    assert "no baselines" in clean_behaviour(study).unanswered
+    assert "no regularizer axis" in regularization(study).unanswered
+    assert "finetune.epochs: 0" in retraining(study_of([make_record((0.5,), finetune={"epochs": 0})])).unanswered
+    assert "Every model" in regularization(study_of([make_record(regularizer="manifold_mixup")])).unanswered
+    failed = study_of([make_record(status="failed")])
+    assert "No poisoned condition finished" in variation(failed).unanswered
+    assert "No poisoned condition finished" in retraining(failed).unanswered
+
+
+def test_a_single_difference_has_no_interval() -> None:
+    found = estimate_of_values([0.3])
+    assert found is not None
+    assert (found.mean, found.low, found.high, found.method) == (0.3, None, None, "none")
+    assert estimate_of_values([]) is None

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bdray.cli import main
+from bdray.folder import RECORD, condition_folder
+from bdray.record import ErrorRecord, TrialRecord
+from bdray.report import SweepDescription, make_report
+from bdray.report.page import percent, points
+from bdray.storage import Storage
+
+MakeRecord = Callable[..., TrialRecord]
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and gathers what the tests ask for."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[str] = []
+        self.values: dict[str, list[float]] = {}
+        self.text = ""
+        self._row = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if identifier := given.get("id"):
+            self.ids.append(identifier)
+        if tag == "tr":
+            self._row = given.get("id") or ""
+        if (value := given.get("data-value")) is not None:
+            self.values.setdefault(self._row, []).append(float(value))
+        if tag == "img":
+            assert given.get("alt")
+            self.images.append(given["src"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+@pytest.fixture(scope="module")
+def records(make_record: MakeRecord, make_baseline: MakeRecord) -> list[TrialRecord]:
+    """Two triggers with and without a regularizer, two seeds, baselines, and one of each mishap."""
+    attacks = [
+        make_record(curve, trigger=trigger, regularizer=regularizer, seed=seed, clean=0.9 - 0.004 * seed)
+        for trigger, curve in (("patch", (0.912, 0.4, 0.031)), ("blend", (0.734, 0.7, 0.655)))
+        for regularizer in ("none", "manifold_mixup")
+        for seed in (0, 1)
+    ]
+    baselines = [
+        make_baseline([a for a in attacks if a.condition["seed"] == seed], 0.02, regularizer=regularizer, seed=seed)
+        for regularizer in ("none", "manifold_mixup")
+        for seed in (0, 1)
+    ]
+    mishaps = [
+        make_record(trigger="line", status="failed", error=ErrorRecord(kind="DataError", message="no <pictures> & co")),
+        make_record((0.5, 0.5), trigger="pixel", status="diverged"),
+        make_record((1.0, 1.0), trigger="sinusoid", collapsed=True),
+    ]
+    return [*attacks, *baselines, *mishaps]
+
+
+@pytest.fixture(scope="module")
+def html(records: list[TrialRecord]) -> str:
+    return make_report(records, SweepDescription("demo", "what it asks", planned=20)).html
+
+
+def test_page_is_well_formed_and_self_contained(html: str) -> None:
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    assert {"variation", "clean", "regularization", "retraining", "conditions", "definitions"} <= set(page.ids)
+    assert len(page.images) == 3
+    for source in page.images:
+        assert source.startswith("data:image/svg+xml;base64,")
+        assert ElementTree.fromstring(base64.b64decode(source.partition(",")[2])).tag.endswith("svg")
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert re.findall(r"(?:src|href)=\"(?!data:|https://arxiv)", html) == []
+
+
+def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], html: str) -> None:
+    page = Page(html)
+    for record in records:
+        rates = [rates for rates in (record.poisoned, record.finetuned) if rates]
+        expected = [(r.clean_accuracy, r.attack_success_rate, r.robust_accuracy) for r in rates]
+        assert f"c-{record.condition_id}" in page.ids
+        assert page.values.get(f"c-{record.condition_id}", []) == [value for three in expected for value in three]
+    assert "91.2 %" in page.text
+    assert "65.5 %" in page.text
+
+
+def test_mishaps_are_marked_and_explained(html: str) -> None:
+    page = Page(html)
+    assert "DataError: no <pictures> & co" in page.text
+    assert "the loss is no finite number" in page.text
+    assert "one class gets over 90 % of the predictions" in page.text
+    assert "3 poisoned conditions failed, diverged or collapsed" in page.words
+
+
+def test_answers_stand_on_the_page(html: str) -> None:
+    words = Page(html).words
+    assert "15 recorded of 20 planned (11 poisoned, 4 baseline); 1 failed, 1 diverged, 1 collapsed" in words
+    assert "Attack success rates run from 73.4 % (blend · no regularizer) to 91.2 % (patch · no regularizer)" in words
+    assert "4 of 4 cells had a backdoor that worked (at least 10 %) before fine-tuning; 2 of those end below" in words
+    assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
+    assert "most +63.5 points (blend" in words
+    assert "held_out (images the poison stage never saw), 5 % of the training set" in words
+    assert "Poisoned models: measurement only." in words
+    assert "This sweep cannot say" not in words
+
+
+def test_page_says_what_it_cannot_answer(make_record: MakeRecord) -> None:
+    words = Page(make_report([make_record()], SweepDescription("demo")).html).words
+    assert words.count("This sweep cannot say.") == 3
+    assert "No floor" in words
+    assert "One seed" in words
+
+
+def test_everything_is_escaped(make_record: MakeRecord) -> None:
+    evil = "<script>alert('x')</script>"
+    record = make_record()
+    changed = record.model_copy(update={"environment": {"device": evil}, "error": ErrorRecord(kind=evil, message=evil)})
+    html = make_report([changed], SweepDescription(evil, evil, space_yaml=evil)).html
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.text.count(evil) >= 4
+
+
+def test_a_condition_value_is_escaped(make_record: MakeRecord) -> None:
+    values = ("<script>", "</table>")
+    records = [make_record(data={"name": "digits", "root": value}) for value in values]
+    # `root` is where data lie, not what they are: it makes no cells of its own unless it is said to.
+    records = [record.model_copy(update={"cell_id": str(k)}) for k, record in enumerate(records)]
+    page = Page(make_report(records, SweepDescription("demo")).html)
+    assert "script" not in page.tags
+    assert all(value in page.text for value in values)
+
+
+def test_the_same_records_make_the_same_page(records: list[TrialRecord], html: str) -> None:
+    again = make_report(list(reversed(records)), SweepDescription("demo", "what it asks", planned=20))
+    assert again.html == html
+
+
+def test_numbers_in_words() -> None:
+    assert [percent(value) for value in (0.12345, 0.0, 1.0, None)] == ["12.3 %", "0.0 %", "100.0 %", "–"]
+    assert [points(value) for value in (0.0123, -0.0123, -0.0001, 0.0, None)] == ["+1.2", "−1.2", "0.0", "0.0", "–"]
+
+
+SPACE = """\
+name: demo
+description: Which trigger takes?
+fixed: {data: digits, model: resnet8, poison: {rate: 0.1}}
+parameters:
+  trigger.name: {values: [patch, blend]}
+"""
+
+
+def test_command_writes_the_page_and_the_figures(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Storage.open(tmp_path).child("demo")
+    sweep.write_atomic("space.yaml", SPACE)
+    sweep.write_atomic("sweep.json", '{"name": "demo", "description": "Which trigger takes?", "created_ms": 1}')
+    record = make_record()
+    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    assert main(["report", "demo", "--storage", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
+    page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
+    assert "Which trigger takes?" in page.text
+    assert "1 recorded of 2 planned" in page.text
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {
+        f"{name}.{kind}" for name in ("attack_success", "persistence", "clean_accuracy") for kind in ("svg", "png")
+    }
+    assert str(tmp_path / "demo" / "report.html") in capsys.readouterr().out
+    elsewhere = tmp_path / "new" / "page.html"
+    assert main(["report", "demo", "--storage", str(tmp_path), "--output", str(elsewhere)]) == 0
+    assert elsewhere.read_bytes() == (tmp_path / "demo" / "report.html").read_bytes()
+
+
+def test_command_says_that_there_is_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Storage.open(tmp_path).child("demo")
+    sweep.write_atomic("space.yaml", SPACE)
+    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    assert main(["report", "demo", "--storage", str(tmp_path)]) == 2
+    assert "no finished condition yet" in capsys.readouterr().err

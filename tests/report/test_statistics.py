@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import itertools
+import math
+from statistics import fmean, stdev
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
+
+from bdray.report.statistics import (
+    bootstrap_interval,
+    detector_auc,
+    equivalence,
+    holm,
+    is_balanced,
+    sign_test,
+    variance_shares,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (323, 359), (1, 10000)])
+def test_wilson_interval_agrees_with_statsmodels(successes: int, trials: int) -> None:
+    found = wilson_interval(successes, trials)
+    expected = proportion_confint(successes, trials, alpha=0.05, method="wilson")
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_wilson_interval_solves_the_score_equation() -> None:
+    found = wilson_interval(7, 20)
+    for end in (found.low, found.high):
+        assert abs(7 / 20 - end) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / 20))
+
+
+def test_bootstrap_interval_is_that_of_all_resamples() -> None:
+    values = [0.2, 0.5, 0.6, 0.9]
+    means = [fmean(drawn) for drawn in itertools.product(values, repeat=4)]
+    found = bootstrap_interval(values)
+    assert found is not None
+    # The resampled mean is discrete: a random sample of the resamples may stop one step beside.
+    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.03)
+    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.03)
+
+
+def test_bootstrap_interval_is_the_same_each_time_and_needs_two_values() -> None:
+    assert bootstrap_interval([0.1, 0.4, 0.7]) == bootstrap_interval([0.1, 0.4, 0.7])
+    assert bootstrap_interval([0.1]) is None
+    same = bootstrap_interval([0.4, 0.4])
+    assert same is not None
+    assert (same.low, same.high) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize("differences", [[0.001, -0.002, 0.003], [0.02, 0.03, 0.01, 0.02], [-0.004, 0.009]])
+def test_equivalence_agrees_with_statsmodels(differences: list[float]) -> None:
+    found = equivalence(differences, 0.01)
+    assert found is not None
+    p_value, _, _ = DescrStatsW(differences).ttost_mean(-0.01, 0.01)
+    assert found.p_value == pytest.approx(p_value, rel=1e-9)
+    assert found.mean == pytest.approx(fmean(differences))
+
+
+def test_equivalence_by_hand() -> None:
+    # One degree of freedom: Student's t is Cauchy's, P(T > t) = 1/2 - arctan(t) / pi.
+    differences = [0.0, 0.004]
+    found = equivalence(differences, 0.01)
+    assert found is not None
+    t = (0.01 - 0.002) / (stdev(differences) / math.sqrt(2))
+    assert found.p_value == pytest.approx(0.5 - math.atan(t) / math.pi)
+
+
+def test_equivalence_needs_a_spread_and_a_margin() -> None:
+    assert equivalence([0.001], 0.01) is None
+    assert equivalence([0.001, 0.001], 0.01) is None
+    with pytest.raises(ValueError, match="margin"):
+        equivalence([0.1, 0.2], 0.0)
+
+
+def test_variance_shares_by_hand() -> None:
+    rows = [{"trigger": t, "rate": r} for t in ("patch", "blend") for r in (1, 2)]
+    # Grand mean 4; trigger means 2 and 6: 4 * 2^2 = 16; rate means 3 and 5: 4 * 1^2 = 4; no interaction: total 20.
+    shares = variance_shares(rows, [1.0, 3.0, 5.0, 7.0])
+    assert [(s.axis, s.levels) for s in shares] == [("trigger", 2), ("rate", 2)]
+    assert [s.share for s in shares] == pytest.approx([0.8, 0.2])
+    assert [s.by_chance for s in shares] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_variance_shares_agree_with_an_analysis_of_variance() -> None:
+    generator = np.random.default_rng(7)
+    rows = [{"a": a, "b": b, "c": c} for a, b, c in itertools.product("xyz", "uv", "klmn")]
+    values = [float(v) for v in generator.uniform(size=len(rows))]
+    table = anova_lm(ols("value ~ C(a) + C(b) + C(c)", pd.DataFrame(rows).assign(value=values)).fit())
+    total = table["sum_sq"].sum()
+    for share in variance_shares(rows, values):
+        assert share.share == pytest.approx(table.loc[f"C({share.axis})", "sum_sq"] / total)
+
+
+def test_share_by_chance_is_the_mean_over_all_permutations() -> None:
+    rows = [{"a": letter} for letter in "xxyyz"]
+    values = [0.1, 0.9, 0.4, 0.3, 0.8]
+    shares = [variance_shares(rows, order)[0].share for order in itertools.permutations(values)]
+    assert fmean(shares) == pytest.approx(variance_shares(rows, values)[0].by_chance)
+
+
+def test_variance_shares_leave_out_what_says_nothing() -> None:
+    rows = [{"one": 0, "each": k, "two": k % 2} for k in range(4)]
+    assert [share.axis for share in variance_shares(rows, [0.1, 0.2, 0.3, 0.5])] == ["two"]
+    assert variance_shares(rows, [0.3] * 4) == []
+    assert variance_shares([], []) == []
+
+
+def test_balance() -> None:
+    grid = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1, 2)]
+    assert is_balanced(grid)
+    assert is_balanced(grid * 2)
+    assert not is_balanced(grid[:-1])
+    assert not is_balanced([*grid, grid[0]])
+    assert not is_balanced([])
+
+
+def test_holm_agrees_with_statsmodels() -> None:
+    p_values = [0.04, 0.001, 0.03, 0.5, 0.03]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm([]) == []
+
+
+def test_sign_test_by_hand() -> None:
+    found = sign_test([-1.0, -0.5, -0.1, -2.0, 0.3, 0.0])
+    assert (found.lower, found.higher, found.ties) == (4, 1, 1)
+    # Five signs: P(at most one of a kind) = (1 + 5) / 32, two-sided.
+    assert found.p_value == pytest.approx(2 * 6 / 32)
+    assert sign_test([0.0]).p_value == 1.0
+
+
+def test_detector_auc_agrees_with_scikit_learn() -> None:
+    poisoned, baselines = [0.7, 0.8, 0.8, 0.9], [0.8, 0.85, 0.95]
+    expected = roc_auc_score([1] * 4 + [0] * 3, [-value for value in poisoned + baselines])
+    assert detector_auc([(poisoned, baselines)]) == pytest.approx(expected)
+
+
+def test_detector_auc_compares_within_strata_only() -> None:
+    assert detector_auc([([0.5], [0.4]), ([0.9], [0.8])]) == 0.0
+    assert detector_auc([([], [0.4])]) is None
