@@ -12,8 +12,8 @@ import torch
 
 from bdray import __version__
 from bdray.condition import Precision
-from bdray.gpu_memory import allocator_fraction
 from bdray.errors import UserError
+from bdray.gpu_memory import allocator_fraction
 
 
 @dataclass(frozen=True)
