@@ -34,6 +34,7 @@ from ray import tune  # noqa: E402
 from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
+from bdray.errors import BdrayError, UserError  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
@@ -57,7 +58,7 @@ class ClusterRun:
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
-        context = ray.init(address=settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        context = _connect(settings.address, own)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
@@ -91,6 +92,23 @@ class ClusterRun:
             )
             tuner.fit()
         return teller.ended == len(job.tasks)
+
+
+def _connect(address: str | None, own: dict[str, Any]) -> Any:
+    """Ray's context.
+
+    Raises:
+        UserError: there is no cluster at `address`.
+        BdrayError: Ray did not start here (it gives itself 30 s, which an overloaded machine may exceed).
+    """
+    try:
+        return ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except ConnectionError as error:
+        raise UserError(f"--address: cannot connect to a Ray cluster at '{address}': {error}") from error
+    except Exception as error:
+        # Ray raises bare exceptions where its processes do not come up.
+        ray.shutdown()
+        raise BdrayError(f"Ray did not start: {error}") from error
 
 
 class _Teller(tune.Callback):
