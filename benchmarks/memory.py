@@ -14,6 +14,7 @@ import psutil
 
 import benchmarks.synthetic
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.cluster.job import PROCESS_NAME
 from bdray.condition import Condition
 from bdray.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
@@ -132,9 +133,9 @@ def sampled() -> Iterator[list[Memory]]:
 
 
 def _trial_processes() -> list[psutil.Process]:
-    """Ray titles a worker process after what it runs; `_Inner` is Tune's wrapper round the trainable."""
+    """The trials' worker processes: Ray titles them after what they run."""
     below = psutil.Process().children(recursive=True)
-    return [process for process in below if _title(process).startswith("ray::_Inner")]
+    return [process for process in below if _title(process).startswith(f"ray::{PROCESS_NAME}")]
 
 
 def _title(process: psutil.Process) -> str:

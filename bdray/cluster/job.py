@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from bdray.storage import Storage
 
+PROCESS_NAME = "Condition"
+"""What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""
+
 
 @dataclass(frozen=True)
 class Task:

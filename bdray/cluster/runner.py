@@ -32,7 +32,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
-from bdray.cluster.job import ClusterJob, ClusterSettings, Observer  # noqa: E402
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.measuring import gpu_types, measure_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
@@ -103,8 +103,10 @@ class ClusterRun:
         )
         teller = _Teller(observer)
         with _tune_folder() as folder, _terminate_like_interrupt():
+            trainable = tune.with_parameters(ConditionTrainable, job=_shipped(job))
+            trainable.__name__ = PROCESS_NAME
             tuner = tune.Tuner(
-                tune.with_parameters(ConditionTrainable, job=_shipped(job)),
+                trainable,
                 tune_config=tune.TuneConfig(search_alg=search, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="trials",
