@@ -102,7 +102,7 @@ def _add_sweep_readers(commands: Any) -> None:
     for name, text, run in (
         ("status", "progress of a sweep", _status),
         ("results", "the table of a sweep", _results),
-        ("report", "the report of a sweep, as one HTML page", _report),
+        ("report", "the report of a sweep, as one web page", _report),
         ("sync", "deliver to MLflow whatever it has not yet got", _sync),
     ):
         reader = _command(commands, name, text, run)

@@ -110,23 +110,31 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _described(sweep: Storage) -> SweepDescription:
-    """What the sweep's folder says of it. Reading its space imports the plugins that its records need."""
+    """What the sweep's folder says of it."""
     from bdray.report import SweepDescription
-    from bdray.space import load_space
 
     content = sweep.read_json(SWEEP)
-    with TemporaryDirectory() as folder:
-        local = sweep.local_path(SPACE) or Path(folder) / SPACE
-        if not sweep.is_local:
-            local.write_bytes(sweep.read_bytes(SPACE))
-        planned = len(load_space(local).conditions())
     return SweepDescription(
         name=sweep.name,
         asked=content.get("description", ""),
         created_ms=content.get("created_ms"),
-        planned=planned,
+        planned=_planned(sweep),
         space_yaml=sweep.read_text(SPACE),
     )
+
+
+def _planned(sweep: Storage) -> int | None:
+    """How many conditions the frozen space has. Reading it also imports the plugins that the records need."""
+    from bdray.space import load_space
+
+    with TemporaryDirectory() as folder:
+        space = Path(folder) / SPACE
+        space.write_bytes(sweep.read_bytes(SPACE))
+        try:
+            return len(load_space(space).conditions())
+        except UserError:
+            # A sweep that was moved here may name pictures or plugins that stayed behind: its records do without.
+            return None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -317,8 +317,9 @@ def _small_multiples(
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for position, axes in enumerate(grid.flat):
-        if position >= len(panels):
-            axes.set_visible(False)
+        axes.set_visible(position < len(panels))
+        if position + columns >= len(panels):
+            axes.tick_params(labelbottom=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
         for cell, curve in members:
             color, style, marker = SERIES[tones.index(_text(cell, study, tone))] if tone else SERIES[0]

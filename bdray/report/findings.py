@@ -106,12 +106,15 @@ class CleanBehaviour:
     """Finding 2: poisoned models behave normally on clean data.
 
     Attributes:
-        overall: mean difference over all pairs of a poisoned condition and its baseline.
+        pairs: of a poisoned condition and its baseline.
+        overall: mean difference over seeds, each the mean over its pairs: pairs of one seed share baselines, so they
+            are no independent evidence.
         auc: of low clean accuracy as a detector.
     """
 
     unanswered: str = ""
     margin: float = MARGIN
+    pairs: int = 0
     overall: Estimate | None = None
     cells: tuple[CleanDifference, ...] = ()
     auc: float | None = None
@@ -276,15 +279,32 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     ]
     return CleanBehaviour(
         margin=margin,
-        overall=estimate_of_values([value for _, differences in found for value in differences]),
+        pairs=sum(len(differences) for _, differences in found),
+        overall=estimate_of_values(_seed_means(study)),
         cells=tuple(cells),
         auc=_auc(study),
     )
 
 
 def _clean_differences(cell: Cell) -> list[float]:
-    pairs = [(each.record.poisoned, each.control.baseline.poisoned) for each in cell.sound if each.control]
-    return [mine.clean_accuracy - its.clean_accuracy for mine, its in pairs if mine and its]
+    differences = [_clean_difference(replicate) for replicate in cell.sound]
+    return [difference for difference in differences if difference is not None]
+
+
+def _clean_difference(replicate: Replicate) -> float | None:
+    if replicate.control is None:
+        return None
+    mine, its = replicate.record.poisoned, replicate.control.baseline.poisoned
+    return mine.clean_accuracy - its.clean_accuracy if mine and its else None
+
+
+def _seed_means(study: Study) -> list[float]:
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for cell in study.cells:
+        for replicate in cell.sound:
+            if (difference := _clean_difference(replicate)) is not None:
+                by_seed[replicate.record.condition["seed"]].append(difference)
+    return [fmean(differences) for differences in by_seed.values()]
 
 
 def _auc(study: Study) -> float | None:

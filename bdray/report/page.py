@@ -89,8 +89,8 @@ def _environment() -> Environment:
 
 
 def percent(value: float | None) -> str:
-    """A rate as "12.3 %"."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """A rate as "12.3 %", which no line break parts."""
+    return "–" if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float | None) -> str:

@@ -107,8 +107,25 @@ def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
     assert sorted(row.difference.values) == pytest.approx([-0.001, 0.0, 0.001])
     assert row.equivalent
     assert clean_behaviour(study_of([*poisoned, *baselines]), margin=1e-4).cells[0].equivalent is False
+    assert found.pairs == 3
     # Pairs of any seeds: poisoned .799 .9 .851 against .8 .9 .85: lower in 4 of 9, and one tie.
     assert found.auc == pytest.approx(4.5 / 9)
+
+
+def test_pairs_that_share_a_baseline_are_averaged_first(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    drops = {0: (0.01, 0.03), 1: (0.05,)}
+    poisoned = [
+        make_record(seed=seed, trigger=trigger, clean=0.9 - drop)
+        for seed, each in drops.items()
+        for trigger, drop in zip(("patch", "blend"), each, strict=False)
+    ]
+    baselines = [make_baseline(poisoned, seed=seed, clean=0.9) for seed in drops]
+    found = clean_behaviour(study_of([*poisoned, *baselines]))
+    assert found.overall is not None
+    assert sorted(found.overall.values) == pytest.approx([-0.05, -0.02])
+    one_seed = clean_behaviour(study_of([*poisoned[:2], baselines[0]])).overall
+    assert one_seed is not None
+    assert (one_seed.mean, one_seed.low) == (pytest.approx(-0.02), None)
 
 
 def test_a_baseline_that_collapsed_is_no_control(make_record: MakeRecord, make_baseline: MakeRecord) -> None:

@@ -111,8 +111,8 @@ def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], h
         expected = [(r.clean_accuracy, r.attack_success_rate, r.robust_accuracy) for r in rates]
         assert f"c-{record.condition_id}" in page.ids
         assert page.values.get(f"c-{record.condition_id}", []) == [value for three in expected for value in three]
-    assert "91.2 %" in page.text
-    assert "65.5 %" in page.text
+    assert "91.2 %" in page.words
+    assert "65.5 %" in page.words
 
 
 def test_mishaps_are_marked_and_explained(html: str) -> None:
@@ -168,7 +168,12 @@ def test_the_same_records_make_the_same_page(records: list[TrialRecord], html: s
 
 
 def test_numbers_in_words() -> None:
-    assert [percent(value) for value in (0.12345, 0.0, 1.0, None)] == ["12.3 %", "0.0 %", "100.0 %", "–"]
+    assert [percent(value) for value in (0.12345, 0.0, 1.0, None)] == [
+        "12.3\xa0%",
+        "0.0\xa0%",
+        "100.0\xa0%",
+        "–",
+    ]
     assert [points(value) for value in (0.0123, -0.0123, -0.0001, 0.0, None)] == ["+1.2", "−1.2", "0.0", "0.0", "–"]
 
 
@@ -201,6 +206,17 @@ def test_command_writes_the_page_and_the_figures(
     elsewhere = tmp_path / "new" / "page.html"
     assert main(["report", "demo", "--storage", str(tmp_path), "--output", str(elsewhere)]) == 0
     assert elsewhere.read_bytes() == (tmp_path / "demo" / "report.html").read_bytes()
+
+
+def test_a_sweep_that_was_moved_is_reported_without_what_stayed_behind(tmp_path: Path, make_record: MakeRecord) -> None:
+    sweep = Storage.open(tmp_path).child("demo")
+    sweep.write_atomic("space.yaml", SPACE.replace("[patch, blend]", "[image]") + "  trigger.path: {value: gone.png}\n")
+    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    record = make_record()
+    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    assert main(["report", str(tmp_path / "demo")]) == 0
+    page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
+    assert "1 recorded (1 poisoned, 0 baseline)" in page.words
 
 
 def test_command_says_that_there_is_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
