@@ -218,12 +218,13 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]
 ) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
-    for number, pattern, count in (
-        (signal.SIGINT, "conditions/*/journal.jsonl", 1),
-        (signal.SIGTERM, "conditions/*/record.json", 1),
+    for number, pattern in (
+        (signal.SIGINT, "conditions/*/journal.jsonl"),
+        (signal.SIGTERM, "conditions/*/record.json"),
     ):
+        known = len(sweeper.files(pattern))
         process = sweeper.start()
-        sweeper.wait_for(process, pattern, count)
+        sweeper.wait_for(process, pattern, known + 1)
         os.kill(process.pid, number)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 130, output
@@ -246,6 +247,18 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     assert len(runs) == 6
     assert {run.data.tags["bdray.status"] for run in runs if "bdray.condition_id" in run.data.tags} == {"finished"}
     assert not sweeper.files("stages/*/checkpoint.pt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_anything_runs_is_a_stop_too(number: int, new_sweeper: Callable[..., Sweeper]) -> None:
+    sweeper = new_sweeper("tiny.yaml", SPACE)
+    process = sweeper.start()
+    sweeper.wait_for(process, "sweep.json", 1)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "continue with: python -m bdray.sweep tiny.yaml" in output
 
 
 def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable[..., Sweeper]) -> None:
