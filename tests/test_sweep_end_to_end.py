@@ -138,7 +138,7 @@ def undisturbed(new_sweeper: Callable[..., Sweeper]) -> Sweeper:
     sweeper = new_sweeper("tiny.yaml", SPACE)
     status, output = sweeper.run()
     assert status == 0, output
-    assert "4 conditions, 4 to run" in output
+    assert "5 conditions, 5 to run" in output
     assert "results.csv" in output
     assert "mlflow ui --backend-store-uri" in output
     return sweeper
@@ -152,7 +152,7 @@ def test_a_sweep_leaves_every_file_of_the_contract(undisturbed: Sweeper) -> None
     for name in ("space.yaml", "results.csv", "results.parquet"):
         assert undisturbed.files(name)
     folders = undisturbed.files("conditions/*")
-    assert len(folders) == 4
+    assert len(folders) == 5
     previews = 0
     for folder in folders:
         names = {path.name for path in folder.iterdir()}
@@ -163,7 +163,7 @@ def test_a_sweep_leaves_every_file_of_the_contract(undisturbed: Sweeper) -> None
     assert len(undisturbed.files("stages/*/model.safetensors")) == 3
     table = undisturbed.table()
     assert set(table["condition_id"]) == {folder.name for folder in folders}
-    assert sorted(table["role"]) == ["baseline", "poisoned", "poisoned", "poisoned"]
+    assert sorted(table["role"]) == ["baseline"] * 2 + ["poisoned"] * 3
     assert set(table["status"]) == {"finished"}
     assert table["asr_floor"].notna().sum() == 3
     pd.testing.assert_frame_equal(
@@ -178,7 +178,7 @@ def test_mlflow_mirrors_the_sweep(undisturbed: Sweeper) -> None:
     children = [run for run in runs if run is not parent]
     table = undisturbed.table().set_index("condition_id")
     assert {run.data.tags["bdray.condition_id"] for run in children} == set(table.index)
-    assert len(children) == 4
+    assert len(children) == 5
     client = MlflowClient(f"sqlite:///{undisturbed.folder}/runs/mlflow.db")
     for run in children:
         tags = run.data.tags
@@ -208,7 +208,7 @@ def test_the_same_command_again_computes_nothing(undisturbed: Sweeper) -> None:
     runs = {run.info.run_id for run in undisturbed.runs()}
     status, output = undisturbed.run()
     assert status == 0
-    assert "4 already done, 0 to run" in output
+    assert "5 already done, 0 to run" in output
     assert stamps(undisturbed.files("conditions/*/*") + undisturbed.files("stages/*/*")) == before
     assert undisturbed.files("results.csv")[0].read_bytes() == table
     assert {run.info.run_id for run in undisturbed.runs()} == runs
@@ -218,12 +218,13 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]
 ) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
-    for number, pattern, count in (
-        (signal.SIGINT, "conditions/*/journal.jsonl", 1),
-        (signal.SIGTERM, "conditions/*/record.json", 1),
+    for number, pattern in (
+        (signal.SIGINT, "conditions/*/journal.jsonl"),
+        (signal.SIGTERM, "conditions/*/record.json"),
     ):
+        known = len(sweeper.files(pattern))
         process = sweeper.start()
-        sweeper.wait_for(process, pattern, count)
+        sweeper.wait_for(process, pattern, known + 1)
         os.kill(process.pid, number)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 130, output
@@ -243,9 +244,21 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     runs = sweeper.runs()
     names = [run.data.tags["bdray.condition_id"] for run in runs if "bdray.condition_id" in run.data.tags]
     assert sorted(names) == sorted(undisturbed.table()["condition_id"])
-    assert len(runs) == 5
+    assert len(runs) == 6
     assert {run.data.tags["bdray.status"] for run in runs if "bdray.condition_id" in run.data.tags} == {"finished"}
     assert not sweeper.files("stages/*/checkpoint.pt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_anything_runs_is_a_stop_too(number: int, new_sweeper: Callable[..., Sweeper]) -> None:
+    sweeper = new_sweeper("tiny.yaml", SPACE)
+    process = sweeper.start()
+    sweeper.wait_for(process, "sweep.json", 1)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "continue with: python -m bdray.sweep tiny.yaml" in output
 
 
 def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable[..., Sweeper]) -> None:
@@ -329,5 +342,5 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
-    assert "4" in done.stdout
+    assert "5" in done.stdout
     assert not (tmp_path / "runs").exists()

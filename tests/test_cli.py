@@ -1,0 +1,247 @@
+"""The commands but `sweep` (which has its own tests): what they print, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bdray import __version__
+from bdray.cli import main
+from bdray.folder import read_records
+from bdray.space import load_space
+from bdray.storage import Storage
+from bdray.trial import TrialOptions, run_trial
+
+SPACE = """\
+name: tiny
+description: a test
+seeds: [0, 1]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 64, test_limit: 40}
+  model: {name: resnet8}
+  train: {epochs: 1, batch_size: 32}
+  finetune: {epochs: 1, batch_size: 32, fraction: 0.1}
+parameters:
+  trigger.name: {values: [patch, blend]}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a space and a sweep of which the first three of four conditions have run."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "tiny.yaml").write_text(SPACE)
+    space = load_space(folder / "tiny.yaml")
+    sweep = Storage.open(folder / "runs" / "tiny")
+    sweep.write_atomic("space.yaml", space.to_yaml())
+    content = {
+        "name": "tiny",
+        "experiment": "bdray-tiny",
+        "tracking_uri": f"sqlite:///{folder}/runs/mlflow.db",
+        "description": "",
+        "created_ms": 1,
+    }
+    sweep.write_atomic("sweep.json", json.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for condition in space.conditions()[:3]:
+            run_trial(condition, sweep=sweep, options=TrialOptions(device="cpu"))
+    return folder
+
+
+@pytest.fixture
+def work(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("COLUMNS", "200")
+    return finished
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        status = main(list(argv))
+    except SystemExit as left:
+        status = int(left.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "--help")
+    assert status == 0
+    for command in ("sweep", "trial", "list", "preview", "status", "results", "sync", "doctor"):
+        assert command in output
+        assert run(capsys, command, "--help")[0] == 0
+    assert run(capsys, "--version")[:2] == (0, f"bdray {__version__}\n")
+
+
+def test_module_and_script_are_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "bdray", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"bdray {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["swep", "tiny.yaml"], "invalid choice: 'swep'"),
+        (["sweep"], "SPACE"),
+        (["sweep", "tiny.yaml", "--max-concurrent", "0"], "must be at least 1"),
+        (["sweep", "tiny.yaml", "--num-gpus", "-1"], "not a whole number"),
+        (["list", "trigers"], "did you mean 'triggers'?"),
+        (["sweep", "nowhere.yaml"], "nowhere.yaml"),
+        (["sweep", "tiny.yaml", "--dry-run", "--set", "train.lrr=1"], "lr"),
+        (["sweep", "tiny.yaml", "--dry-run", "--only", "trigger.name=pach"], "pach"),
+        (["status", "tinyy"], "there is no sweep 'tinyy' in "),
+        (["results", "tinyy"], "did you mean 'tiny'?"),
+        (["sync", "tinyy"], "did you mean 'tiny'?"),
+        (["results", "tiny", "--csv", "nowhere/table.csv"], "nowhere/table.csv: its folder does not exist"),
+        (["preview", "tiny.yaml", "--output", "nowhere/p.png"], "nowhere/p.png: its folder does not exist"),
+        (["trial", "nowhere.json"], "nowhere.json: there is no such file"),
+        (["trial", "tiny.yaml", "--id", "zz"], "no condition's id starts with 'zz'"),
+        (["trial", "tiny.yaml", "--device", "cudaa"], "there is no device 'cudaa' here; known: auto, cpu"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    argv: list[str], said: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, output, error = run(capsys, *argv)
+    assert status == 2
+    assert said in error
+    assert "Traceback" not in output + error
+
+
+def test_an_id_prefix_of_several_conditions_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [condition.condition_id for condition in load_space(work / "tiny.yaml").conditions()]
+    (work / "many.yaml").write_text(SPACE.replace("[0, 1]", f"{list(range(40))}"))
+    prefix = ids[0][0]
+    status, _, error = run(capsys, "trial", "many.yaml", "--id", prefix)
+    assert status == 2
+    assert f"conditions' ids start with '{prefix}'" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is no JSON"), ("[1]", "mapping of its sections"), ("{}", "data.name: is missing")]
+)
+def test_a_file_that_is_no_condition_is_explained(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "condition.json").write_text(text)
+    status, _, error = run(capsys, "trial", str(tmp_path / "condition.json"))
+    assert (status, said in error) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["triggers", "strategies", "models", "regularizers", "datasets"])
+def test_list_shows_every_registered_name(kind: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bdray.commands.inspection import KINDS
+
+    status, output, _ = run(capsys, "list", kind)
+    assert status == 0
+    assert all(name in output for name in KINDS[kind].names())
+    assert output in run(capsys, "list")[1]
+
+
+def test_dry_run_prints_the_plan(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "sweep", "tiny.yaml", "--dry-run", "--seeds", "0-2")
+    assert status == 0
+    assert "patch" in output
+    assert not (work / "runs" / "mlflow.db").exists()
+
+
+def test_preview_draws_the_triggers(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    status, output, _ = run(capsys, "preview", "tiny.yaml", "--output", str(tmp_path / "p.png"))
+    assert (status, "2 triggers drawn to" in output) == (0, True)
+    assert min(Image.open(tmp_path / "p.png").size) > 100
+
+
+def test_trial_runs_the_chosen_condition(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = load_space(work / "tiny.yaml").conditions()[2].condition_id
+    arguments = ("trial", "tiny.yaml", "--id", chosen[:8], "--device", "cpu")
+    status, output, _ = run(capsys, *arguments, "--output", str(tmp_path / "out"))
+    assert status == 0
+    assert f"condition {chosen} (poisoned)" in output
+    assert "poison   epoch 1/1" in output
+    assert "status   finished" in output
+    (record,) = read_records(Storage.open(tmp_path / "out"))
+    assert record.condition_id == chosen
+    # Its condition.json is another way to name it; what is stored is not computed again.
+    stored = tmp_path / "out" / "conditions" / chosen / "condition.json"
+    status, again, _ = run(capsys, "trial", str(stored), "--device", "cpu", "--output", str(tmp_path / "out"))
+    assert status == 0
+    assert "poison   taken from the storage" in again
+
+
+def test_trial_says_that_a_condition_diverged(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "trial", "tiny.yaml", "--set", "train.lr=1e30", "--device", "cpu")
+    assert status == 1
+    assert "loss not finite" in output
+    assert "status   diverged" in output
+
+
+@pytest.mark.parametrize("name", ["tiny", "runs/tiny"])
+def test_status_counts(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "status", name)
+    assert status == 0
+    counts = {line.split()[0]: int(line.split()[1]) for line in output.splitlines()[1:6]}
+    assert "4 conditions" in output
+    assert counts == {"finished": 3, "diverged": 0, "failed": 0, "begun": 0, "waiting": 1}
+
+
+def test_results_go_to_the_terminal_or_into_files(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, output, _ = run(capsys, "results", "tiny")
+    assert (status, "patch" in output, "blend" in output) == (0, True, True)
+    csv, parquet = tmp_path / "t.csv", tmp_path / "t.parquet"
+    assert run(capsys, "results", "tiny", "--csv", str(csv), "--parquet", str(parquet))[0] == 0
+    assert len(pd.read_csv(csv)) == len(pd.read_parquet(parquet)) == 3
+    assert run(capsys, "results", "tiny", "--csv", "-")[1] == csv.read_text()
+
+
+def test_results_of_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Storage.open(work / "runs" / "empty").write_atomic("sweep.json", "{}")
+    status, _, error = run(capsys, "results", "empty")
+    assert (status, "has no finished condition yet" in error) == (2, True)
+
+
+def test_sync_delivers_to_mlflow(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/other.db"
+    for _ in range(2):
+        status, output, _ = run(capsys, "sync", "tiny", "--tracking-uri", uri)
+        assert (status, "3 conditions are in MLflow" in output) == (0, True)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("bdray-tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 4
+    assert sum("bdray.condition_id" in found.data.tags for found in runs) == 3
+
+
+def test_a_tracking_server_that_is_not_there_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = run(capsys, "sync", "tiny", "--tracking-uri", "http://127.0.0.1:9")
+    assert (status, "127.0.0.1:9 is not reachable" in error) == (1, True)
+
+
+def test_doctor_measures_and_does_not_judge(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "doctor", "--tracking-uri", "http://127.0.0.1:9")
+    assert status == 0
+    for said in ("versions", "torch", "memory", "digits", "1438 training, 359 test images", "not reachable"):
+        assert said in output
+
+
+def test_trouble_with_the_storage_is_no_traceback(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, _, error = run(capsys, "trial", "tiny.yaml", "--device", "cpu", "--output", str(tmp_path / "file" / "out"))
+    assert status == 1
+    assert error.startswith("error: ")
+    assert "file" in error
