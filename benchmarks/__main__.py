@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import platform
-import shlex
+import re
 import sys
 import time
 from importlib import metadata
@@ -23,6 +23,9 @@ NAMES = (
     "gpu",
     "cold_start",
 )
+MARK = "<!-- {} -->"
+"""Stands before each section of the results, so that one benchmark can be measured again without the others."""
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -33,7 +36,8 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from benchmarks.measure import Report, console, progress
 
-    sections, missed = [], 0
+    sections: dict[str, str] = {}
+    missed = 0
     for name in options.names or NAMES:
         progress(f"{name} ...")
         load, started = os.getloadavg()[0], time.perf_counter()
@@ -45,11 +49,21 @@ def main() -> int:
         progress(f"{name} took {seconds:.0f} s")
         missed += sum(row.met is False for row in report.rows)
         how = f"`python -m benchmarks {name}`: {seconds:.0f} s; load average before it: {load:.2f}."
-        sections.append(f"{report.markdown()}\n{how}\n")
+        sections[name] = f"{report.markdown()}\n{how}\n"
     if options.write:
-        RESULTS.write_text(f"{_preamble()}\n" + "\n".join(sections))
+        kept = {**_written(), **sections}
+        ordered = [f"{MARK.format(name)}\n{kept[name]}" for name in NAMES if name in kept]
+        RESULTS.write_text(f"{_preamble()}\n" + "\n".join(ordered))
         console.print(f"written to benchmarks/{RESULTS.name}")
     return 1 if missed and not options.quick else 0
+
+
+def _written() -> dict[str, str]:
+    """The sections that an earlier run wrote, by benchmark."""
+    if not RESULTS.exists():
+        return {}
+    parts = re.split(MARK.format("(\\w+)") + "\n", RESULTS.read_text())
+    return {name: text.rstrip("\n") + "\n" for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def _options() -> argparse.Namespace:
@@ -76,9 +90,9 @@ def _preamble() -> str:
         [
             "# Benchmarks: results",
             "",
-            "Written by the command below; every ratio was measured side by side in one run.",
+            "Written by `python -m benchmarks --write` (`make bench`, with `--write`), each section by the command below",
+            "it; every ratio was measured side by side in one run.",
             "",
-            f"- command: `python -m benchmarks {shlex.join(sys.argv[1:])}`",
             f"- machine: {os.cpu_count()} cores ({_cpu()}), {memory:.0f} GiB memory, {_gpu()}",
             f"- Python {platform.python_version()}, {versions}",
             "",

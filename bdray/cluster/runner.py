@@ -64,7 +64,7 @@ class ClusterRun:
     def __enter__(self) -> ClusterRun:
         settings = self.settings
         for name in ("ray", "ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         own: dict[str, Any] = {}
         if settings.address is None:
             own = {
