@@ -90,8 +90,8 @@ def _preamble() -> str:
         [
             "# Benchmarks: results",
             "",
-            "Written by `python -m benchmarks --write` (`make bench`, with `--write`), each section by the command below",
-            "it; every ratio was measured side by side in one run.",
+            "Written by `python -m benchmarks --write`, each section by the command below it. Every ratio was measured",
+            "side by side in one run.",
             "",
             f"- machine: {os.cpu_count()} cores ({_cpu()}), {memory:.0f} GiB memory, {_gpu()}",
             f"- Python {platform.python_version()}, {versions}",
