@@ -139,43 +139,31 @@ def test_every_condition_leaves_a_record_and_stages_are_shared(
     assert third.error.kind == "DataError"
 
 
-def test_a_process_that_dies_once_is_started_again(
+def test_a_process_that_dies_is_started_again_and_given_up_the_third_time(
     cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
 ) -> None:
-    note = tmp_path / "deaths"
-    one = condition(trigger={"name": "runner_killer", "note": str(note), "times": 1})
+    notes = {times: tmp_path / f"deaths-{times}" for times in (1, 99)}
+    once, always = (
+        condition(trigger={"name": "runner_killer", "note": str(note), "times": times}) for times, note in notes.items()
+    )
     heard = Heard()
-    assert cluster.run(job(sweep, plugins, one), heard)
-    assert heard.ends == {one.condition_id: "finished"}
-    assert len(note.read_text()) > 1
+    assert cluster.run(job(sweep, plugins, once, always), heard)
+    assert heard.ends == {once.condition_id: "finished"}
+    assert list(heard.causes) == [always.condition_id]
+    assert heard.causes[always.condition_id]
+    assert len(notes[1].read_text()) > 1
+    assert len(notes[99].read_text()) == 3
+    assert read_record(sweep, always.condition_id) is None
 
 
-def test_a_process_that_dies_always_is_reported_lost_and_the_others_go_on(
-    cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
-) -> None:
-    note = tmp_path / "deaths"
-    deadly = condition(trigger={"name": "runner_killer", "note": str(note), "times": 99})
-    fine = condition(seed=1)
-    heard = Heard()
-    assert cluster.run(job(sweep, plugins, deadly, fine), heard)
-    assert heard.ends == {fine.condition_id: "finished"}
-    assert list(heard.causes) == [deadly.condition_id]
-    assert heard.causes[deadly.condition_id]
-    assert len(note.read_text()) == 3
-    assert read_record(sweep, deadly.condition_id) is None
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_and_says_so(
-    number: int, cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path
-) -> None:
+def test_sigterm_ends_the_run_and_says_so(cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path) -> None:
     note = tmp_path / "note"
     one = condition(trigger={"name": "runner_sleeper", "note": str(note)})
 
     def interrupt() -> None:
         while not note.exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     helper = threading.Thread(target=interrupt)
