@@ -18,7 +18,7 @@ from bdray.results import result_table, summary_table
 from bdray.storage import Storage
 
 if TYPE_CHECKING:
-    from bdray.report import SweepDescription
+    from bdray.report import Report, SweepDescription
 
 
 def find_sweep(name: str, storage_uri: str) -> Storage:
@@ -88,14 +88,8 @@ def results(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """The HTML page, into the sweep folder or a file, and its figures as files."""
-    from bdray.report import make_report
-
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    description = _described(sweep)
-    records = read_records(sweep)
-    if not records:
-        raise UserError(f"{sweep.uri} has no finished condition yet")
-    made = make_report(records, description)
+    made = report_of(sweep)
     if options.output:
         _write(Path(options.output), made.html.encode())
     else:
@@ -107,6 +101,22 @@ def report(options: argparse.Namespace) -> int:
             _write(path, picture.render(kind))
             console.print(f"figure   {path}", markup=False, soft_wrap=True)
     return 0
+
+
+def report_of(sweep: Storage) -> Report:
+    """The report of a sweep as its folder stands.
+
+    Raises:
+        UserError: nothing has been measured yet.
+    """
+    from bdray.report import make_report
+
+    # First: reading the frozen space imports the plugins that the records need.
+    description = _described(sweep)
+    records = read_records(sweep)
+    if not records:
+        raise UserError(f"{sweep.uri} has no finished condition yet")
+    return make_report(records, description)
 
 
 def _described(sweep: Storage) -> SweepDescription:

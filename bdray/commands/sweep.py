@@ -7,7 +7,9 @@ import argparse
 from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
+from bdray.commands.readers import report_of
 from bdray.driver import SweepOutcome, SweepSettings, run_sweep
+from bdray.folder import REPORT
 from bdray.plan import make_plan, render_plan
 from bdray.rehearsal import rehearse
 from bdray.results import summary_table
@@ -39,6 +41,8 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
     if options.rehearse:
         return rehearse(space, settings, console)
     outcome = run_sweep(space, settings, console)
+    if outcome.records and (outcome.delivery is not None or not outcome.sweep.exists(REPORT)):
+        outcome.sweep.write_atomic(REPORT, report_of(outcome.sweep).html)
     return tell(outcome, console, options.command_line)
 
 
@@ -75,7 +79,9 @@ def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: st
 
 def _tell_where(outcome: SweepOutcome, console: Console) -> None:
     sweep = outcome.sweep
-    where = {"table": f"{sweep.uri}/results.csv", "MLflow": f"mlflow ui --backend-store-uri {outcome.tracking_uri}"}
+    where = {"table": sweep.uri_of("results.csv")} if outcome.records else {}
+    where |= {"report": sweep.uri_of(REPORT)} if outcome.records else {}
+    where |= {"MLflow": f"mlflow ui --backend-store-uri {outcome.tracking_uri}"}
     if outcome.tracking_uri.startswith("http"):
         where["MLflow"] = outcome.tracking_uri
     console.print()
