@@ -76,7 +76,7 @@ class Finetune(Optimization):
     split: Literal["held_out", "train_clean"] = "held_out"
     """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
     layers: Literal["all", "head", "batch_norm"] = "all"
-    """Which parameters are trained."""
+    """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
 
 
 class _NestedComponentError(Exception):
@@ -191,8 +191,8 @@ class Condition(Section):
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
-        """The resolved content by dotted path (`trigger.size`)."""
-        return flatten(self.content())
+        """The resolved content by dotted path (`trigger.size`); a missing trigger has no path."""
+        return {path: value for path, value in flatten(self.content()).items() if path != "trigger"}
 
     @cached_property
     def _sections(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from bdray.condition import flatten
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bdray.storage import Storage
+
+WIDE_AXES = 3
+"""More axes than this share one column: a terminal is not wide enough for more."""
 
 RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 
@@ -49,7 +53,8 @@ def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any
         "ssim": record.visibility.ssim if record.visibility else None,
         "error": f"{record.error.kind}: {record.error.message}" if record.error else None,
     }
-    return row | flatten(record.condition)
+    row.update((path, value) for path, value in flatten(record.condition).items() if path != "trigger")
+    return row
 
 
 def _rates(stage: str, rates: Rates | None) -> dict[str, float | None]:
@@ -69,7 +74,8 @@ def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
     mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
-    table.astype(dict.fromkeys(mixed, str)).to_parquet(buffer, index=False)
+    as_text = {str(name): table[name].map(str, na_action="ignore") for name in mixed}
+    table.assign(**as_text).to_parquet(buffer, index=False)
     sweep.write_atomic("results.parquet", buffer.getvalue())
 
 
@@ -85,15 +91,38 @@ def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
     return [path for path, seen in values.items() if path != "seed" and len(seen) > 1]
 
 
+def axes_of(records: Sequence[TrialRecord]) -> list[str]:
+    """The varying paths without those that another one decides, such as a parameter that just one trigger has.
+
+    A number that no two cells share decides everything by accident and therefore nothing.
+    """
+    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
+    cells = {record.cell_id: flatten(record.condition) for record in poisoned}
+    columns = {path: [repr(flat.get(path)) for flat in cells.values()] for path in varying_paths(records)}
+    columns.pop("trigger.path", None)
+    words = [path for path in columns if path.endswith((".name", ".strategy"))]
+    kept: list[str] = []
+    for path in [*words, *(path for path in columns if path not in words)]:
+        deciders = [other for other in kept if other in words or len(set(columns[other])) < len(cells)]
+        if not any(_decides(columns[other], columns[path]) for other in deciders):
+            kept.append(path)
+    return [path for path in columns if path in kept] or ["trigger.name"]
+
+
+def _decides(this: Sequence[str], that: Sequence[str]) -> bool:
+    return len(set(zip(this, that, strict=True))) == len(set(this))
+
+
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
-    axes = varying_paths(records) or ["trigger.name"]
+    axes = axes_of(records)
     cells: dict[str, list[TrialRecord]] = {}
     for record in records:
         cells.setdefault(record.cell_id, []).append(record)
-    table = Table(title_justify="left", header_style="bold", pad_edge=False, show_edge=False)
-    for path in axes:
-        table.add_column(path.removesuffix(".name").removesuffix(".strategy"), overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    names = [_axis_name(path) for path in axes]
+    for name in names if len(axes) <= WIDE_AXES else [" / ".join(names)]:
+        table.add_column(name, overflow="fold")
     for name in ("seeds", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
         table.add_column(name, justify="right")
     for members in list(cells.values())[:limit]:
@@ -101,6 +130,10 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     if len(cells) > limit:
         table.caption = f"{len(cells) - limit} more cells in results.csv"
     return table
+
+
+def _axis_name(path: str) -> str:
+    return path.removesuffix(".name").rpartition(".")[2]
 
 
 def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
@@ -115,7 +148,7 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     ]
     marks = ["baseline", *marks] if is_baseline else marks
     return [
-        *axis_cells,
+        *(axis_cells if len(axes) <= WIDE_AXES else [" / ".join(axis_cells)]),
         str(len(members)),
         _mean([rates.clean_accuracy for rates in poisoned]),
         _mean([rates.attack_success_rate for rates in poisoned]),

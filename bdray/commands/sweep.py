@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import IO, cast
 
 from rich.console import Console
 
@@ -11,6 +13,7 @@ from bdray.commands.readers import report_of
 from bdray.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.folder import REPORT
 from bdray.plan import make_plan, render_plan
+from bdray.progress import UnbrokenStream
 from bdray.rehearsal import rehearse
 from bdray.results import summary_table
 from bdray.space import SearchSpace
@@ -24,7 +27,7 @@ def dry_run(space: SearchSpace) -> int:
 
 def run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Run, then say what came of it."""
-    console = Console()
+    console = Console(file=cast(IO[str], UnbrokenStream(sys.stdout)))
     settings = SweepSettings(
         storage=options.storage,
         name=options.name,

@@ -12,7 +12,7 @@ from bdray.attacks import Control, controls_of
 from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.statistics import bootstrap_interval, wilson_interval
-from bdray.results import varying_paths
+from bdray.results import axes_of
 
 RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
 
@@ -196,28 +196,6 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
     if isinstance(value, (int, float)):
         return (1, float(value), "")
     return (2, 0.0, str(value))
-
-
-def axes_of(records: Sequence[TrialRecord]) -> list[str]:
-    """The varying paths without those that another one decides, such as a parameter that just one trigger has.
-
-    A number that no two cells share decides everything by accident and therefore nothing.
-    """
-    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
-    cells = {record.cell_id: flatten(record.condition) for record in poisoned}
-    columns = {path: [repr(flat.get(path)) for flat in cells.values()] for path in varying_paths(records)}
-    columns.pop("trigger.path", None)
-    words = [path for path in columns if path.endswith((".name", ".strategy"))]
-    kept: list[str] = []
-    for path in [*words, *(path for path in columns if path not in words)]:
-        deciders = [other for other in kept if other in words or len(set(columns[other])) < len(cells)]
-        if not any(_decides(columns[other], columns[path]) for other in deciders):
-            kept.append(path)
-    return [path for path in columns if path in kept] or ["trigger.name"]
-
-
-def _decides(this: Sequence[str], that: Sequence[str]) -> bool:
-    return len(set(zip(this, that, strict=True))) == len(set(this))
 
 
 def is_sound(record: TrialRecord) -> bool:
