@@ -31,7 +31,12 @@ def test_header_states_the_true_counts(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SPACES, ids=[path.stem for path in SPACES])
 def test_every_poisoned_condition_has_its_control(path: Path) -> None:
-    conditions = load_space(path).conditions()
+    space = load_space(path)
+    if not space.baselines:
+        # Kept evidence that asks something else; the plan notes that there is no control.
+        assert "no baselines" in " ".join(make_plan(space).notes) or any(c.is_baseline for c in space.conditions())
+        return
+    conditions = space.conditions()
     controls = {c.baseline().condition_id for c in conditions if c.is_baseline}
     assert {c.baseline().condition_id for c in conditions} == controls
 
