@@ -191,8 +191,8 @@ class Condition(Section):
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
-        """The resolved content by dotted path (`trigger.size`); a missing trigger has no path."""
-        return {path: value for path, value in flatten(self.content()).items() if path != "trigger"}
+        """The resolved content by dotted path (`trigger.size`)."""
+        return flatten(self.content())
 
     @cached_property
     def _sections(self) -> dict[str, Any]:

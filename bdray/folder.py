@@ -71,7 +71,7 @@ def write_condition(folder: Storage, condition: Condition) -> None:
         "role": condition.role,
         "label": _label(condition),
         "content": condition.content(),
-        "flat": condition.flat(),
+        "flat": {path: value for path, value in condition.flat().items() if path != "trigger"},
     }
     folder.write_atomic(CONDITION, json.dumps(content, indent=1))
 

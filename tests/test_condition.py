@@ -175,7 +175,7 @@ def test_flat_content_names_every_value_by_its_path() -> None:
     flat = condition().flat()
     assert (flat["trigger.size"], flat["train.evaluate.every"], flat["seed"]) == (3, 1, 0)
     assert flat["trigger.color"] == [255, 255, 255]
-    assert not [path for path in condition(trigger=None, poison={"rate": 0.0}).flat() if path.startswith("trigger")]
+    assert condition(trigger=None, poison={"rate": 0.0}).flat()["trigger"] is None
 
 
 @given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1)))
