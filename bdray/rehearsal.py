@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from bdray.condition import Condition, flatten
 from bdray.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.expansion import pairwise_subset
 from bdray.record import TrialRecord
-from bdray.results import varying_paths
+from bdray.results import axes_of, axis_columns, axis_name, shown
 from bdray.space import SearchSpace
 
 BATCHES = 2
@@ -58,18 +59,17 @@ def rehearsal_of(condition: Condition) -> Condition:
 
 def cost_table(outcome: SweepOutcome) -> Table:
     """Time and memory of each rehearsed condition, the slowest first."""
-    axes = varying_paths(outcome.records)
-    table = Table(show_edge=False, header_style="bold", pad_edge=False)
-    for path in axes:
-        table.add_column(path.removesuffix(".name").removesuffix(".strategy"), overflow="fold")
+    axes = axes_of(outcome.records)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in axis_columns([axis_name(path) for path in axes]):
+        table.add_column(name, overflow="fold")
     for name in ("seconds", "images/s", "peak memory", ""):
         table.add_column(name, justify="right")
     for record in sorted(outcome.records, key=_seconds, reverse=True):
         flat = flatten(record.condition)
-        shown = ["-" if flat.get(path) is None else str(flat[path]) for path in axes]
-        table.add_row(
-            *shown, f"{_seconds(record):.1f}", *_cost(record), "" if record.status == "finished" else record.status
-        )
+        settings = axis_columns([shown(flat.get(path)) for path in axes])
+        mark = "" if record.status == "finished" else record.status
+        table.add_row(*settings, f"{_seconds(record):.1f}", *_cost(record), mark)
     return table
 
 

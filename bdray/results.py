@@ -119,11 +119,10 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     cells: dict[str, list[TrialRecord]] = {}
     for record in records:
         cells.setdefault(record.cell_id, []).append(record)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    names = [_axis_name(path) for path in axes]
-    for name in names if len(axes) <= WIDE_AXES else [" / ".join(names)]:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in axis_columns([axis_name(path) for path in axes]):
         table.add_column(name, overflow="fold")
-    for name in ("seeds", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
+    for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
         table.add_column(name, justify="right")
     for members in list(cells.values())[:limit]:
         table.add_row(*_cell_line(members, axes))
@@ -132,8 +131,14 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     return table
 
 
-def _axis_name(path: str) -> str:
+def axis_name(path: str) -> str:
+    """The last word of a path, but for `name`: `trigger.name` is "trigger"."""
     return path.removesuffix(".name").rpartition(".")[2]
+
+
+def axis_columns(cells: Sequence[str]) -> list[str]:
+    """A column an axis, or one for all where a terminal would be too narrow."""
+    return list(cells) if len(cells) <= WIDE_AXES else [" / ".join(cells)]
 
 
 def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
@@ -144,11 +149,11 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     is_baseline = members[0].role == "baseline"
     axis_cells = [
-        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else _shown(flat.get(path)) for path in axes
+        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else shown(flat.get(path)) for path in axes
     ]
     marks = ["baseline", *marks] if is_baseline else marks
     return [
-        *(axis_cells if len(axes) <= WIDE_AXES else [" / ".join(axis_cells)]),
+        *axis_columns(axis_cells),
         str(len(members)),
         _mean([rates.clean_accuracy for rates in poisoned]),
         _mean([rates.attack_success_rate for rates in poisoned]),
@@ -163,7 +168,7 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{fmean(known):.1%}" if known else "-"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
