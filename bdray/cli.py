@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bdray import __version__
+from bdray import __version__, stopping
 from bdray.errors import BdrayError, UserError
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
     options.command_line = shlex.join([*program.split(), *shown])
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with _terminate_like_interrupt():
+        with stopping.listening():
             return int(options.run(options))
     except UserError as error:
         errors.print(f"error: {error}", markup=False, style="red")
@@ -50,19 +47,6 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
         # Whoever read the output (`| head`) has seen enough.
         sys.stderr.close()
         return FINISHED
-
-
-@contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from bdray import stopping
 from bdray.attacks import dump_probes, floors_of, probes_of
 from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
@@ -256,6 +257,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
             Eviction(_stage_cache(run)) as eviction,
         ):
+            stopping.check()
             completed = cluster.run(job, _Watch(progress, eviction))
         if eviction.error is not None:
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {eviction.error}", soft_wrap=True)

@@ -1,0 +1,41 @@
+"""Stop requests (Ctrl-C, SIGTERM) that cannot get lost.
+
+A signal becomes a `KeyboardInterrupt` wherever the main thread happens to be; in an import or a callback of a library
+it may be swallowed there. So it is also remembered, and asked for before anything long starts.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_asked = threading.Event()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within this block SIGINT and SIGTERM raise `KeyboardInterrupt` and are remembered."""
+    _asked.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check() -> None:
+    """Raises `KeyboardInterrupt` when a stop was asked for and has not ended the command yet."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    _asked.set()
+    raise KeyboardInterrupt
