@@ -51,7 +51,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether `device` has bfloat16 arithmetic of its own; elsewhere autocast is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Measured: with AVX-512 alone bfloat16 is slower than float32 (`python -m benchmarks precision`); it takes the tile unit.
+    # Measured (`python -m benchmarks precision`): with AVX-512 alone bfloat16 is slower than float32.
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
