@@ -39,6 +39,10 @@ class Evaluation(Section):
     """Between first and last epoch, use only this many test images."""
 
 
+Layers = Literal["all", "head", "batch_norm"]
+"""Which parameters are trained."""
+
+
 class Optimization(Section):
     """How one stage trains: what both stages have in common."""
 
@@ -75,7 +79,7 @@ class Finetune(Optimization):
     """Size of the clean set, as a fraction of the whole training set."""
     split: Literal["held_out", "train_clean"] = "held_out"
     """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
-    layers: Literal["all", "head", "batch_norm"] = "all"
+    layers: Layers = "all"
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
 
 

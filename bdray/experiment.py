@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 from bdray.attacks import Probe, attack_key
-from bdray.condition import Condition, Optimization
-from bdray.data.base import Augmentation, ImageData
+from bdray.condition import Condition, Finetune, Train
+from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.plan import make_poison_plan
 from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set
-from bdray.record import DataRecord, Visibility, finite
-from bdray.regularizers.base import REGULARIZERS
+from bdray.record import DataRecord, StageName, Visibility, finite
+from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.seeds import derive_seed, stream
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import Normalization, TestSet
 from bdray.training.loop import Stage
-from bdray.training.source import BatchSource, DataPlace, FromHost, choose_place
+from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 
@@ -115,43 +115,38 @@ class Experiment:
 
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
-        condition = self.condition
-        recipe = condition.train
-        return Stage(
-            name="poison",
-            seed=condition.seed,
-            epochs=recipe.epochs,
-            lr=recipe.lr,
-            recipe=recipe,
-            augmentation=self._augmentation(recipe),
-            layers="all",
-            regularizer=condition.regularizer,
-            source=self._source(self.poisoned_set),
-            test=self.test,
-            num_classes=self.data.num_classes,
-            normalize=self._normalize,
-            compute=self.compute,
-            max_batches=self.max_batches,
-        )
+        recipe = self.condition.train
+        return self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
 
     def finetune_stage(self) -> Stage:
         """The stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
-        condition = self.condition
-        recipe = condition.finetune
+        recipe = self.condition.finetune
+        clean = self._training_set(NOTHING, self.split.clean_indices)
+        compute = make_compute(recipe.precision, self.compute.device)
+        return self._stage("finetune", recipe, clean, REGULARIZERS.build("none"), compute)
+
+    def _stage(
+        self,
+        name: StageName,
+        recipe: Train | Finetune,
+        items: PoisonedSet,
+        regularizer: Regularizer,
+        compute: Compute,
+    ) -> Stage:
         return Stage(
-            name="finetune",
-            seed=condition.seed,
+            name=name,
+            seed=self.condition.seed,
             epochs=recipe.epochs,
             lr=recipe.lr,
             recipe=recipe,
-            augmentation=self._augmentation(recipe),
-            layers=recipe.layers,
-            regularizer=REGULARIZERS.build("none"),
-            source=self._source(self._training_set(NOTHING, self.split.clean_indices)),
+            augmentation=self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment,
+            layers=recipe.layers if isinstance(recipe, Finetune) else "all",
+            regularizer=regularizer,
+            source=items if self.place == "device" else FromHost(items),
             test=self.test,
             num_classes=self.data.num_classes,
             normalize=self._normalize,
-            compute=make_compute(recipe.precision, self.compute.device),
+            compute=compute,
             max_batches=self.max_batches,
         )
 
@@ -209,12 +204,6 @@ class Experiment:
     @cached_property
     def _normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
-
-    def _source(self, items: PoisonedSet) -> BatchSource:
-        return items if self.place == "device" else FromHost(items)
-
-    def _augmentation(self, recipe: Optimization) -> Augmentation:
-        return self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment
 
     def _training_set(self, plan: PoisonPlan, members: np.ndarray) -> PoisonedSet:
         return apply_plan(

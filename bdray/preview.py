@@ -69,39 +69,6 @@ def draw_preview(
     sheet.save(path)
 
 
-def save_trial_preview(
-    images: torch.Tensor, trigger: Trigger, path: str | os.PathLike[str], *, title: str = "", seed: int = 0
-) -> Visibility:
-    """Writes a PNG of one trigger on up to 6 images: a row clean, a row triggered, a row of differences.
-
-    Args:
-        images: uint8, `N x 3 x H x W`, `N >= 1`, on the CPU; distances are means over all.
-        title: what stands above; the trigger's name when empty.
-        seed: places of a random trigger are drawn from it.
-
-    Returns:
-        The distances written above the pictures.
-
-    Raises:
-        TriggerError: the trigger cannot be applied, or changes nothing.
-    """
-    shown, names = min(6, len(images)), 0.95
-    tile = _TILE * images.shape[-2] / images.shape[-1]
-    pitch = tile + 0.07
-    # Wide enough for the line of distances, however few the images.
-    sheet = _Sheet(2 * _MARGIN + names + max(shown, 4) * _TILE, 0.8 + 3 * pitch + _MARGIN)
-    row = _stamp(trigger, images, seed)
-    sheet.write(_MARGIN, sheet.height - 0.33, title or trigger.name, size=12, weight="bold")
-    sheet.write(_MARGIN, sheet.height - 0.58, "      ".join(_facts(row.seen)), color=_FAINT, size=8)
-    for number, name in enumerate(_PARTS):
-        bottom = sheet.height - 0.8 - number * pitch - tile
-        heading = f"{name}\n×{row.factor}" if name == "difference" else name
-        sheet.write(_MARGIN, bottom + tile / 2, heading, color=_FAINT, size=8.5)
-        sheet.show(row.pictures[name][:shown], _MARGIN + names, bottom, shown * _TILE, tile)
-    sheet.save(path)
-    return row.seen
-
-
 def _stamp(trigger: Trigger, images: torch.Tensor, seed: int) -> _Stamped:
     import torch
 

@@ -38,6 +38,7 @@ class StageManifest(BaseModel):
         attack: names the attack its rates were measured under (`experiment.attack_key`); baselines with different
             triggers share a stage.
         model_sha256: of `model.safetensors`, checked when it is read.
+        condition_id: of the trial that trained it.
         record: its history.
     """
 
@@ -47,6 +48,7 @@ class StageManifest(BaseModel):
     attack: str
     model_sha256: str
     warning: str
+    condition_id: str = ""
     record: StageRecord
     confusion: Confusion
 
@@ -89,6 +91,7 @@ class StageStore:
         data_fingerprint: str,
         attack: str,
         warning: str,
+        condition_id: str,
     ) -> None:
         """Keep a finished stage; its checkpoint is no longer needed."""
         weights = save_safetensors(_plain(model), metadata={"bdray.warning": warning})
@@ -97,6 +100,7 @@ class StageStore:
             attack=attack,
             model_sha256=hashlib.sha256(weights).hexdigest(),
             warning=warning,
+            condition_id=condition_id,
             record=record,
             confusion=confusion,
         )

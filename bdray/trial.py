@@ -54,7 +54,7 @@ from bdray.record import (
 )
 from bdray.stages import StageStore
 from bdray.storage import Storage
-from bdray.training.device import cap_memory, environment, pick_device, prepare_process
+from bdray.training.device import environment, pick_device, prepare_memory, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
@@ -164,13 +164,15 @@ class _Trial:
         self.folder = condition_folder(sweep, condition.condition_id) if sweep else None
         self.store = StageStore(sweep, storage) if sweep else None
         self.journal = Journal(self.folder) if self.folder else None
+        self.trainer = condition.condition_id
+        """The condition for whose sake stages are trained here."""
         self.checkpointed = time.monotonic()
 
     def run(self) -> TrialRecord:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads)
-        cap_memory(device, self.options.gpu_share)
+        prepare_memory(device, self.options.gpu_share)
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
         visibility = experiment.visibility()
@@ -219,7 +221,7 @@ class _Trial:
         clean = self._prepare(self.condition.baseline(), device)
         model = clean.build_model()
         twin = _Trial(clean.condition, None, None, Reporter(), self.options)
-        twin.store = self.store
+        twin.store, twin.trainer = self.store, self.trainer
         twin._poison_stage(clean, model)
         return model
 
@@ -238,13 +240,16 @@ class _Trial:
                     data_fingerprint=experiment.data.fingerprint,
                     attack=experiment.attack,
                     warning=warning_for(self.condition),
+                    condition_id=self.trainer,
                 )
         else:
             model.load_state_dict(kept.weights)
             record, confusion = kept.manifest.record, kept.manifest.confusion
             if kept.manifest.attack != experiment.attack:
                 record, confusion = _measured_again(record, stage.evaluate(model))
-            record = record.model_copy(update={"reused": True})
+            # What an interrupted attempt at this very condition has trained is its own.
+            own = kept.manifest.condition_id == self.trainer
+            record = record.model_copy(update={"reused": not own})
             self._journal(record.name, record.epochs)
         self.reporter.stage("poison", reused=kept is not None)
         return record, confusion

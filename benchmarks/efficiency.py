@@ -11,6 +11,7 @@ from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.overhead import SLOTS, Counting
+from benchmarks.work import CPU_SECONDS
 
 TRIALS = 64
 TARGETS = {10.0: Target("at least", 0.95), 1.0: Target("at least", 0.75)}
@@ -26,10 +27,10 @@ def measure(*, quick: bool = False) -> Report:
         "efficiency",
         rows,
         [
-            "Efficiency = trials x seconds / (slots x wall). A trial keeps one core busy for so many seconds of"
-            " CPU time, so what Ray's own processes take of the cores counts against it. Wall: from before Ray"
-            " starts until it has ended; its worker processes import torch meanwhile. Without Ray's start and"
-            " end: wall of the run alone.",
+            "Efficiency = trials x seconds / (slots x wall). A trial computes for so many seconds by the clock. Wall:"
+            " from before Ray starts until it has ended; its worker processes import torch meanwhile. Without Ray's"
+            " start and end: wall of the run alone. Of a core: the CPU time trials got in their seconds; the rest went"
+            " to Ray's own processes (its dashboard's, most of all) and to whatever else the machine did.",
         ],
     )
 
@@ -41,7 +42,7 @@ def one_length(seconds: float, trials: int, target: Target, *, dashboard: bool) 
     started = time.perf_counter()
     with ClusterRun(ClusterSettings(num_cpus=SLOTS, dashboard=dashboard)) as cluster:
         up = time.perf_counter()
-        run_busy(cluster, seconds, trials)
+        got = run_busy(cluster, seconds, trials)
         over = time.perf_counter()
     wall = time.perf_counter() - started
     figures = {
@@ -49,17 +50,17 @@ def one_length(seconds: float, trials: int, target: Target, *, dashboard: bool) 
         "of it Ray's start, s": up - started,
         "Ray's end, s": wall - (over - started),
         "without them": work / (over - up),
+        "of a core": got / (trials * seconds),
     }
     return Row(f"{seconds:g} s trials", figures, work / wall, target)
 
 
-def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> None:
-    """Run `trials` trials that compute for so many seconds each."""
+def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> float:
+    """Run `trials` trials that compute for so many seconds each; returns the CPU seconds they got."""
+    names = [f"busy{number:08d}" for number in range(trials)]
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage.open(folder)
-        tasks = [
-            Task(f"busy{number:08d}", json.dumps({"seconds": seconds}), (f"stage{number}",)) for number in range(trials)
-        ]
+        tasks = [Task(name, json.dumps({"name": name, "seconds": seconds}), (f"stage-{name}",)) for name in names]
         job = ClusterJob(
             storage.child("sweep"),
             storage,
@@ -69,3 +70,5 @@ def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> None:
         )
         watch = Counting(trials)
         assert cluster.run(job, watch) and watch.done == trials, f"{watch.done} of {trials} trials finished"
+        noted = storage.child("sweep", CPU_SECONDS)
+        return sum(float(noted.read_text(name)) for name in names)

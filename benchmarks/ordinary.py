@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -18,62 +19,95 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
-from torchvision.datasets import VisionDataset
+from torchvision.datasets import ImageFolder, VisionDataset
 
 from bdray.models import build_model
 from bdray.training.device import prepare_process
+from benchmarks.apart import Maker, apart
 from benchmarks.loop import loop, prepare
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress, timed
 from benchmarks.synthetic import CLASSES, random_pictures
 
 TARGET = Target("at least", 2.5)
 BATCH = 128
+PHOTOGRAPH = (500, 600)
+ARRANGEMENTS = {1: [(1, 0)], 2: [(2, 0), (1, 1), (2, 1), (2, 2)]}
+"""Threads and worker processes of the ordinary loop, by cores."""
+
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both train."""
+
+    model: str
+    batches: int
+    photographs: bool = False
+    """JPEG files as large as those of Flowers102; else pictures of CIFAR-10's size in memory."""
+    compiled: bool = False
+    """Whether bdray's loop is also measured with `train.compile`."""
+
+    def __str__(self) -> str:
+        return f"{self.model}, {'photographs' if self.photographs else '32 px pictures'}"
+
+
+JOBS = [Job("resnet20", 16, compiled=True), Job("resnet8", 32, compiled=True), Job("resnet20", 6, photographs=True)]
+QUICK = [Job("resnet8", 1), Job("resnet8", 1, photographs=True)]
 
 
 def measure(*, quick: bool = False) -> Report:
     """One training on one core and on two: the ordinary loop in its fastest arrangement of threads and workers."""
-    batches, rounds = (1, 1) if quick else (16, 5)
-    models = ["resnet8"] if quick else ["resnet20", "resnet8"]
-    rows = [on_cores(model, cores, batches, rounds) for model, cores in product(models, [1] if quick else [1, 2])]
+    rows = [
+        row
+        for job, cores in product(QUICK if quick else JOBS, [1] if quick else [1, 2])
+        for row in on_cores(job, cores, rounds=1 if quick else 5)
+    ]
     return Report(
         "Training loop against an ordinary PyTorch loop",
         "bdray / best ordinary",
         rows,
         [
             "Ordinary: PIL images, RandomCrop, RandomHorizontalFlip, ToTensor, Normalize and stamping image by image,"
-            " DataLoader, float32, default memory format; columns say threads + workers. Both train in batches"
-            f" of {BATCH} with the same optimizer settings on as many cores; ratio: to the fastest ordinary"
-            " arrangement in that row.",
+            " DataLoader, float32, default memory format; columns say threads + workers. Photographs: JPEG files of"
+            f" {PHOTOGRAPH[0]} x {PHOTOGRAPH[1]} pixels (Flowers102's have a short side of 500), read by torchvision's"
+            " ImageFolder and resized to 32 pixels each time, as is usual; bdray decodes and resizes once, before what"
+            " is measured here."
+            f" Both train in batches of {BATCH} with the same optimizer settings on as many cores, each candidate in a"
+            " process of its own; ratio: to the fastest ordinary arrangement in that row. Compiled:"
+            " `train.compile: true`, after compilation.",
         ],
     )
 
 
-def on_cores(model: str, cores: int, batches: int, rounds: int) -> Row:
-    """The row of one model on so many cores. The ordinary loop may use them as threads, as workers, or both."""
-    progress(f"{model} on {cores} core(s)")
-    arrangements = {1: [(1, 0)], 2: [(2, 0), (1, 1), (2, 1), (2, 2)]}[cores]
+def on_cores(job: Job, cores: int, rounds: int) -> list[Row]:
+    """The rows of one job on so many cores. The ordinary loop may use them as threads, as workers, or both."""
+    progress(f"{job} on {cores} core(s)")
+    with tempfile.TemporaryDirectory() as folder:
+        makers: dict[str, Maker] = {"bdray": (ours, (job, cores, False, Path(folder)))}
+        if job.compiled:
+            makers["compiled"] = (ours, (job, cores, True, Path(folder)))
+        if job.photographs:
+            write_photographs(Path(folder) / "photographs", 4 * BATCH)
+        for threads, workers in ARRANGEMENTS[cores]:
+            makers[f"ordinary {threads}+{workers}"] = (ordinary, (job, threads, workers, Path(folder)))
+        with apart(makers) as candidates:
+            figures = interleaved(candidates, rounds)
+    usual = {name: values for name, values in figures.items() if name.startswith("ordinary")}
+    best = max(usual, key=lambda name: statistics.median(usual[name]))
+    where = f"{job}, {cores} core{'s' * (cores > 1)}"
+    row = compare(where, figures, of="bdray", to=best, target=TARGET, unit=" images/s")
+    if not job.compiled:
+        return [row]
+    compiled = {name: figures[name] for name in ("compiled", best)}
+    return [row, compare(f"{where}, compiled", compiled, of="compiled", to=best, target=TARGET, unit=" images/s")]
+
+
+def ours(job: Job, cores: int, compiled: bool, folder: Path) -> Callable[[], float]:
+    """bdray's loop; pictures of either kind are the same bytes to it."""
     cpu = torch.device("cpu")
-    with tempfile.TemporaryDirectory() as cache:
-        ours = loop(prepare(model, BATCH, batches, cpu, Path(cache)))
-        candidates = {"bdray": with_threads(cores, ours)}
-        for threads, workers in arrangements:
-            candidates[f"ordinary {threads}+{workers}"] = with_threads(threads, ordinary(model, batches, workers))
-        figures = interleaved(candidates, rounds)
-    best = max((name for name in figures if name != "bdray"), key=lambda name: statistics.median(figures[name]))
-    return compare(
-        f"{model}, {cores} core{'s' * (cores > 1)}", figures, of="bdray", to=best, target=TARGET, unit=" images/s"
-    )
-
-
-def with_threads(threads: int, run: Callable[[], float]) -> Callable[[], float]:
-    """The same candidate, computing on so many threads."""
-
-    def candidate() -> float:
-        prepare_process(torch.device("cpu"), threads)
-        return run()
-
-    return candidate
+    prepare_process(cpu, cores)
+    return loop(prepare(job.model, BATCH, job.batches, cpu, folder / "cache", compile=compiled))
 
 
 class PilImages(VisionDataset):
@@ -98,21 +132,34 @@ class PilImages(VisionDataset):
         return self.transform(image), target
 
 
-def ordinary(model_name: str, batches: int, workers: int) -> Callable[[], float]:
-    """Trains `batches` batches a call; returns images a second. Its workers live on between calls."""
-    transform = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    data = PilImages(20 * BATCH, transform)
+def write_photographs(folder: Path, count: int) -> None:
+    """Smooth random pictures: noise would make larger files than photographs, and slower to decode."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        target = folder / str(index % CLASSES)
+        target.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(PHOTOGRAPH[::-1], Image.Resampling.BICUBIC).save(target / f"{index}.jpg")
+
+
+def data_set(job: Job, folder: Path) -> VisionDataset:
+    """The torchvision data set with its transforms."""
+    augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    if not job.photographs:
+        return PilImages(20 * BATCH, transforms.Compose([*augment, *tensor]))
+    resize = transforms.Resize((32, 32))
+    return ImageFolder(str(folder / "photographs"), transforms.Compose([resize, *augment, *tensor]))
+
+
+def ordinary(job: Job, threads: int, workers: int, folder: Path) -> Callable[[], float]:
+    """Trains `job.batches` batches a call; returns images a second. Its workers live on between calls."""
+    torch.set_num_threads(threads)
+    data = data_set(job, folder)
     loader: DataLoader = DataLoader(data, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(model_name, CLASSES, 32).to(memory_format=torch.contiguous_format).train()
+        model = build_model(job.model, CLASSES, 32).to(memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
     batch = _endless(loader)
     criterion = nn.CrossEntropyLoss()
@@ -125,7 +172,7 @@ def ordinary(model_name: str, batches: int, workers: int) -> Callable[[], float]
         optimizer.step()
         loss.item()
 
-    steady = timed(step, batches, BATCH)
+    steady = timed(step, job.batches, BATCH)
 
     def run() -> float:
         # What workers have fetched ahead while another candidate was measured must not count.

@@ -5,6 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bdray.storage import Storage
+
+CPU_SECONDS = "cpu_seconds"
+"""Folder of one file a trial: the CPU time it got."""
+
 
 def nothing(job: dict[str, Any], task: dict[str, Any]) -> str:
     """A trial that does nothing."""
@@ -12,14 +17,15 @@ def nothing(job: dict[str, Any], task: dict[str, Any]) -> str:
 
 
 def compute(job: dict[str, Any], task: dict[str, Any]) -> str:
-    """Keep one core busy for `condition.seconds` of its own time.
+    """Compute for `condition.seconds` by the clock, as a training of that length; note how much of a core it got.
 
-    CPU time, not wall time: whatever takes the core away meanwhile makes the trial longer, as it would a training.
     A process first imports what a real trial needs, and that counts as overhead.
     """
     import bdray.trial  # noqa: F401
 
-    until = time.thread_time() + task["condition"]["seconds"]
-    while time.thread_time() < until:
+    until, before = time.perf_counter() + task["condition"]["seconds"], time.thread_time()
+    while time.perf_counter() < until:
         sum(range(10_000))
+    got = time.thread_time() - before
+    Storage.open(job["sweep"]).child(CPU_SECONDS).write_atomic(task["condition"]["name"], str(got))
     return "finished"

@@ -253,6 +253,20 @@ def test_conditions_that_differ_in_fine_tuning_train_one_poisoned_model(
     assert measured(run_trial(second, options=options)) == measured(after)
 
 
+def test_what_its_own_earlier_attempt_has_trained_is_not_called_reused(
+    sweep: Storage, storage: Storage, options: TrialOptions
+) -> None:
+    one = condition()
+    whole = run_trial(one, sweep=sweep, storage=storage, options=options)
+    # Killed before its record was written; the poison stage was finished.
+    sweep.child("conditions", one.condition_id).delete("record.json")
+    heard = Heard()
+    again = run_trial(one, sweep=sweep, storage=storage, options=options, reporter=heard)
+    assert heard.stages[0] == ("poison", True)
+    assert again.stages[0] == whole.stages[0]
+    assert not again.stages[0].reused
+
+
 def test_a_stage_is_taken_over_from_another_sweep(storage: Storage, options: TrialOptions) -> None:
     first, second = new_sweep(storage, "first"), new_sweep(storage, "second")
     one, other = condition(), condition(finetune={"epochs": 1})

@@ -76,6 +76,8 @@ def results(options: argparse.Namespace) -> int:
     if not (options.csv or options.parquet):
         Console().print(summary_table(records, limit=1000))
         return 0
+    # Reading the frozen space imports the plugins that the floors need.
+    _planned(sweep)
     table = result_table(records, floors_of(records))
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad, relu_
 
 from bdray.networks.taps import Taps
 
@@ -43,8 +43,8 @@ class _BasicBlock(nn.Module):
             self.downsample = _SubsampleAndPad(outputs - inputs, stride)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        hidden = relu(self.bn1(self.conv1(images)))
-        return relu(self.bn2(self.conv2(hidden)) + self.downsample(images))
+        hidden = relu_(self.bn1(self.conv1(images)))
+        return relu_(self.bn2(self.conv2(hidden)) + self.downsample(images))
 
 
 class CifarResNet(nn.Module):
@@ -77,6 +77,6 @@ class CifarResNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits, `N x K`, of normalised images, `N x 3 x S x S`."""
-        hidden = relu(self.bn1(self.conv1(images)))
+        hidden = relu_(self.bn1(self.conv1(images)))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         return self.fc(hidden.mean(dim=(2, 3)))  # type: ignore[no-any-return]

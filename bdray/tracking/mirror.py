@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict
 from typing import TextIO
 
-from bdray.errors import BdrayError, StorageError, TrackingError
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
 from bdray.lock import FileLock
 from bdray.storage import Storage
 from bdray.tracking.delivery import LOCK, Delivery
@@ -130,6 +130,9 @@ class _MirrorLoop:
                 self._delivered.add(condition_id)
         except UnreachableError:
             raise
+        except StorageNotFoundError:
+            # Its trial has only just begun and has written nothing: its first epoch asks again.
+            pass
         except (TrackingError, StorageError) as error:
             # Its next epoch or the last pass tries again; the others must not wait for it.
             _log(f"{condition_id}: {error}")

@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from bdray.condition import Optimization
+from bdray.condition import Layers, Optimization
 from bdray.data.base import Augmentation
 from bdray.networks.taps import Taps, forward_outputs
 from bdray.record import EpochRecord, StageName, finite
@@ -77,7 +76,7 @@ class Stage:
     lr: float
     recipe: Optimization
     augmentation: Augmentation
-    layers: Literal["all", "head", "batch_norm"]
+    layers: Layers
     regularizer: Regularizer
     source: BatchSource
     test: TestSet
