@@ -28,7 +28,7 @@ class ConditionTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], job: dict[str, Any] | None = None) -> None:
         assert job is not None
-        self._job = job
+        self._job, self._frozen = job, False
         self._condition_id: str = config["condition_id"]
         set_up_worker(job)
 
@@ -44,7 +44,8 @@ class ConditionTrainable(tune.Trainable):
         self._condition_id = new_config["condition_id"]
         # What the last trial left in cycles (a model may be among it) is freed before the next one needs the memory.
         gc.collect()
-        if not gc.get_freeze_count():
+        if not self._frozen:
             # All modules are loaded now. To look through their objects again at every trial would take 60 to 250 ms.
             gc.freeze()
+            self._frozen = True
         return True
