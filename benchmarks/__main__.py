@@ -27,6 +27,9 @@ NAMES = (
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""
 
+READING = "reading"
+"""The section written by hand: what the figures come to. It is kept."""
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -53,7 +56,7 @@ def main() -> int:
         sections[name] = f"{report.markdown()}\n{how}\n"
     if options.write:
         kept = {**_written(), **sections}
-        ordered = [f"{MARK.format(name)}\n{kept[name]}" for name in NAMES if name in kept]
+        ordered = [f"{MARK.format(name)}\n{kept[name]}" for name in (READING, *NAMES) if name in kept]
         RESULTS.write_text(f"{_preamble()}\n" + "\n".join(ordered))
         console.print(f"written to benchmarks/{RESULTS.name}")
     return 1 if missed and not options.quick else 0

@@ -28,9 +28,10 @@ def measure(*, quick: bool = False) -> Report:
         rows,
         [
             "Efficiency = trials x seconds / (slots x wall). A trial computes for so many seconds by the clock. Wall:"
-            " from before Ray starts until it has ended; its worker processes import torch meanwhile. Without Ray's"
-            " start and end: wall of the run alone. Of a core: the CPU time trials got in their seconds; the rest went"
-            " to Ray's own processes (its dashboard's, most of all) and to whatever else the machine did.",
+            " from before Ray starts until it has ended. First trial after: from when Ray is up until the first trial"
+            " computes; its process starts and imports Ray Tune and torch, as the other slot's does beside it. Without"
+            " them: wall of the run alone, which holds that wait. Of a core: the CPU time trials got in their seconds;"
+            " the rest went to Ray's own processes (its dashboard's, most of all) and to whatever else ran.",
         ],
     )
 
@@ -42,12 +43,13 @@ def one_length(seconds: float, trials: int, target: Target, *, dashboard: bool) 
     started = time.perf_counter()
     with ClusterRun(ClusterSettings(num_cpus=SLOTS, dashboard=dashboard)) as cluster:
         up = time.perf_counter()
-        got = run_busy(cluster, seconds, trials)
+        got, first_ended = run_busy(cluster, seconds, trials)
         over = time.perf_counter()
     wall = time.perf_counter() - started
     figures = {
         "wall, s": wall,
         "of it Ray's start, s": up - started,
+        "first trial after, s": first_ended - seconds - up,
         "Ray's end, s": wall - (over - started),
         "without them": work / (over - up),
         "of a core": got / (trials * seconds),
@@ -55,8 +57,8 @@ def one_length(seconds: float, trials: int, target: Target, *, dashboard: bool) 
     return Row(f"{seconds:g} s trials", figures, work / wall, target)
 
 
-def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> float:
-    """Run `trials` trials that compute for so many seconds each; returns the CPU seconds they got."""
+def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> tuple[float, float]:
+    """Run `trials` trials that compute for so many seconds each; the CPU seconds they got, and when the first ended."""
     names = [f"busy{number:08d}" for number in range(trials)]
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage.open(folder)
@@ -71,4 +73,5 @@ def run_busy(cluster: ClusterRun, seconds: float, trials: int) -> float:
         watch = Counting(trials)
         assert cluster.run(job, watch) and watch.done == trials, f"{watch.done} of {trials} trials finished"
         noted = storage.child("sweep", CPU_SECONDS)
-        return sum(float(noted.read_text(name)) for name in names)
+        assert watch.first_ended is not None
+        return sum(float(noted.read_text(name)) for name in names), watch.first_ended

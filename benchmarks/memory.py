@@ -38,7 +38,7 @@ def measure(*, quick: bool = False) -> Report:
     need = AT_ONCE * one.own + one.data
     floor = need / one.total
     return Report(
-        f"Memory of {AT_ONCE} trials at once on one data set (resnet20, {images + images // 5:,} images 32 x 32)",
+        f"Memory of {AT_ONCE} trials at once on one data set (resnet8, {images + images // 5:,} images 32 x 32)",
         "ratio",
         [
             Row("1 trial", one.figures()),
@@ -84,7 +84,7 @@ def condition(seed: int, images: int) -> Condition:
     return Condition.parse(
         {
             "data": {"name": "synthetic", "train_images": images, "test_images": images // 5, "clean_pool": 0.0},
-            "model": {"name": "resnet20"},
+            "model": {"name": "resnet8"},
             "trigger": {"name": "patch"},
             "poison": {"rate": 0.01},
             "train": {"epochs": 1},

@@ -62,10 +62,15 @@ def run_nothing(cluster: ClusterRun, count: int) -> float:
 
 
 class Counting:
-    """Counts what ends, and says so now and then."""
+    """Counts what ends, and says so now and then.
+
+    Attributes:
+        first_ended: when the first one did, on `time.perf_counter`.
+    """
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
+        self.first_ended: float | None = None
         self._started = time.perf_counter()
 
     def started(self, condition_id: str) -> None:
@@ -73,6 +78,7 @@ class Counting:
 
     def ended(self, condition_id: str, status: str) -> None:
         self.done += 1
+        self.first_ended = self.first_ended or time.perf_counter()
         if self.done % max(1, self.total // 10) == 0 or self.done == self.total:
             seconds = time.perf_counter() - self._started
             progress(f"  {self.done:,}/{self.total:,} trials, {seconds:.1f} s, {seconds / self.done:.4f} s each")

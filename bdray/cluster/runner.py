@@ -104,7 +104,8 @@ class ClusterRun:
         teller = _Teller(observer)
         with _tune_folder() as folder, _terminate_like_interrupt():
             trainable = tune.with_parameters(ConditionTrainable, job=_shipped(job))
-            trainable.__name__ = PROCESS_NAME
+            # Both: Ray titles an idle process after the one, a busy process after the other.
+            trainable.__name__ = trainable.__qualname__ = PROCESS_NAME
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(search_alg=search, reuse_actors=True),
