@@ -20,9 +20,11 @@ def step():
     # Larger than any block for which glibc would learn by itself not to map it afresh.
     activations = [torch.ones(12 * 2**20) for _ in range(4)]
 
-step()
+# The heap has to grow around what lies between the blocks before they all find their place.
+for _ in range(10):
+    step()
 before = faults()
-for _ in range(5):
+for _ in range(10):
     step()
 print(faults() - before)
 """
