@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SPACE ?= search_spaces/quickstart.yaml
+SEED := $(or $(SEED),$(shell date +%s))
 
 .PHONY: sweep test lint bench clean
 
@@ -13,7 +14,8 @@ sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
 
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@echo "tests in random order; the same order again: make test SEED=$(SEED)"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import pytest
 
 from bdray import __version__
 from bdray.cli import main
+from bdray.data.base import DATASETS, DataSet, ImageData
 from bdray.folder import read_records
 from bdray.space import load_space
 from bdray.storage import Storage
@@ -235,6 +236,27 @@ def test_doctor_measures_and_does_not_judge(work: Path, capsys: pytest.CaptureFi
     assert status == 0
     for said in ("versions", "torch", "memory", "digits", "1438 training, 359 test images", "not reachable"):
         assert said in output
+
+
+def test_doctor_names_a_component_that_cannot_be_loaded_and_goes_on(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @DATASETS.register("zzz_torn")
+    class Torn(DataSet):
+        def load(self, cache: Path | None = None) -> ImageData:
+            raise RuntimeError("the page\nis torn")
+
+    @DATASETS.register("aaa_unfinished")
+    class Unfinished(DataSet):
+        pass
+
+    status, output, error = run(capsys, "doctor")
+    assert (status, error) == (0, "")
+    rows = {line.split()[0]: line for line in output.splitlines() if line.startswith("  ")}
+    assert rows["aaa_unfinished"].endswith("cannot be loaded: NotImplementedError")
+    assert rows["zzz_torn"].endswith("cannot be loaded: RuntimeError: the page is torn")
+    assert "1438 training" in rows["digits"]
+    assert "mlflow" in output
 
 
 def test_trouble_with_the_storage_is_no_traceback(

@@ -20,7 +20,6 @@ from bdray.space import SearchSpace, load_space, pairwise_subset
 
 @pytest.fixture(autouse=True, scope="module")
 def components() -> None:
-    # While tests run, not while they are collected: contract tests over the registries must not see these.
     importlib.import_module("space_components")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trial_components  # noqa: F401 - registers triggers that fail
 from PIL import Image
 
 from bdray.attacks import Probe, attack_key, floors_of, probes_of
@@ -49,6 +49,12 @@ METRICS = {
 }
 FILES = {"condition.json", "record.json", "journal.jsonl", "poison_plan.npz", "preview.png", "confusion.json"}
 TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def components() -> None:
+    """Triggers that fail."""
+    importlib.import_module("trial_components")
 
 
 def condition(**sections: dict[str, Any] | int | None) -> Condition:

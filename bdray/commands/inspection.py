@@ -143,7 +143,14 @@ def _data_sets() -> list[tuple[str, str]]:
             rows.append((name, f"{len(data.train_images)} training, {len(data.test_images)} test images"))
         except BdrayError as error:
             rows.append((name, str(error)))
+        except Exception as error:
+            # A component of somebody's plugin may do anything; the other rows are still worth reading.
+            rows.append((name, f"cannot be loaded: {_in_one_line(error)}"))
     return rows
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def _tracking(uri: str | None) -> list[tuple[str, str]]:

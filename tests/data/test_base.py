@@ -11,7 +11,7 @@ from bdray.data import DATASETS, build_dataset
 from bdray.errors import ComponentError
 
 # Without the components that other tests register in this process.
-BUILT_IN = [(name, data_set) for name, data_set in DATASETS if not name.startswith("test_")]
+BUILT_IN = [(name, data_set) for name, data_set in DATASETS]
 
 
 def test_the_built_in_data_sets() -> None:

@@ -19,7 +19,7 @@ COMBINED = [
     {"name": "soft_nearest_neighbors", "weight": -0.1, "learned": True, "layers": ["input", "stage2", "features"]},
 ]
 SETTINGS: dict[str, dict[str, object]] = {
-    **{name: {} for name, _ in REGULARIZERS if not name.startswith("test_")},
+    **{name: {} for name, _ in REGULARIZERS},
     "composite": {"parts": COMBINED},
     "contrastive, supervised": {"loss": "supervised"},
     "logit_squeezing, squared": {"squared": True},

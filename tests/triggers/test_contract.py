@@ -13,7 +13,7 @@ from bdray.errors import TriggerError
 from bdray.triggers import TRIGGERS, Trigger, build_trigger, unchanged
 
 VARIANTS: list[dict[str, Any]] = [
-    *({"name": name} for name, _ in TRIGGERS if not name.startswith("test_")),
+    *({"name": name} for name, _ in TRIGGERS),
     {"name": "patch", "style": "checkerboard", "size": 4},
     {"name": "patch", "position": "random", "opacity": 0.5},
     {"name": "patch", "position": "center", "color": [255, 0, 127]},
