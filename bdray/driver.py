@@ -19,13 +19,13 @@ from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
-from bdray.grammar import show_gpu
 from bdray.lock import FileLock
 from bdray.packing import Need, Packing
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
 from bdray.space import SearchSpace
+from bdray.space.grammar import show_gpu
 from bdray.stage_cache import Eviction, StageCache
 from bdray.storage import Storage
 from bdray.tasks import make_tasks, stages_of

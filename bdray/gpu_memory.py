@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdray.grammar import round_gpu
+from bdray.space.grammar import round_gpu
 
 MARGIN = 0.1
 """Of a measured peak, on top: later steps fragment memory and choose other kernels."""

@@ -38,7 +38,6 @@ from bdray.folder import (
     write_condition,
     write_failure,
 )
-from bdray.grammar import show_gpu
 from bdray.journal import Journal
 from bdray.record import (
     Confusion,
@@ -52,6 +51,7 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
+from bdray.space.grammar import show_gpu
 from bdray.stages import StageStore
 from bdray.storage import Storage
 from bdray.training.device import environment, pick_device, prepare_memory, prepare_process

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdray.plan import make_plan
 from bdray.space import load_space
+from bdray.space.plan import make_plan
 
 SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 

@@ -18,18 +18,18 @@ import numpy as np
 from bdray.condition import Condition, flatten
 from bdray.data.base import DATASETS
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
-from bdray.grammar import MISSING, NAME_KEYS, Flat, Parameter, Rule, freeze, lookup, show_plain, spread
 from bdray.models.base import ARCHITECTURES
-from bdray.pairwise import covering_subset
 from bdray.poisoning.base import STRATEGIES
 from bdray.registry import Registry
 from bdray.regularizers.base import REGULARIZERS
 from bdray.seeds import derive_seed
+from bdray.space.grammar import MISSING, NAME_KEYS, Flat, Parameter, Rule, freeze, lookup, show_plain, spread
+from bdray.space.pairwise import covering_subset
+from bdray.space.source import Located, Where
 from bdray.triggers.base import TRIGGERS
-from bdray.yaml_source import Located, Where
 
 if TYPE_CHECKING:
-    from bdray.grammar import Search
+    from bdray.space.grammar import Search
 
 MAX_CONDITIONS = 200_000
 """More than anybody runs; stops a grid that would fill the memory."""

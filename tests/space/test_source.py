@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdray.errors import SpaceError
-from bdray.yaml_source import MAX_BYTES, Where, dump_yaml, load_yaml, parse_yaml
+from bdray.space.source import MAX_BYTES, Where, dump_yaml, load_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from bdray.condition import Condition, Section
 from bdray.errors import SpaceError, nearest
-from bdray.expansion import Expansion, Flats, Grammar, expand, no_match, pairwise_subset
-from bdray.grammar import (
+from bdray.space.expansion import Expansion, Flats, Grammar, expand, no_match
+from bdray.space.grammar import (
     Parameter,
     ResourceRules,
     Resources,
@@ -37,9 +37,7 @@ from bdray.grammar import (
     parse_zip,
     show_plain,
 )
-from bdray.yaml_source import Located, Where, dump_yaml, load_yaml, parse_yaml, show
-
-__all__ = ["Resources", "SearchSpace", "load_space", "pairwise_subset", "parse_seed_list"]
+from bdray.space.source import Located, Where, dump_yaml, load_yaml, parse_yaml, show
 
 KEYS = (
     "name",

@@ -1,7 +1,7 @@
 """The words of a search space: paths, parameters, distributions, partial matches, and the small sections.
 
 Everything here turns `Located` YAML into typed, checked pieces. Nothing here knows how they are crossed
-(`bdray.expansion`) or what a condition is made of beyond the names of its sections.
+(`bdray.space.expansion`) or what a condition is made of beyond the names of its sections.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from bdray.condition import Condition, Section
 from bdray.errors import SpaceError, nearest
 from bdray.registry import explain
-from bdray.yaml_source import Located, Where, show
+from bdray.space.source import Located, Where, show
 
 Flat = dict[str, Any]
 """Values by dotted condition path."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bdray.grammar import Resources, round_gpu
-from bdray.plan import Plan, make_plan, render_plan
 from bdray.space import load_space
+from bdray.space.grammar import Resources, round_gpu
+from bdray.space.plan import Plan, make_plan, render_plan
 
 SPACE = """\
 name: example
@@ -94,7 +94,7 @@ def test_rendering_fits_and_says_it_all(plan: Plan, width: int) -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'ray', 'mlflow', 'sklearn'}"
-    code = "import sys, bdray.space, bdray.plan; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
+    code = "import sys, bdray.space, bdray.space.plan; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
     code += f"print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,10 @@
+"""Search spaces: what their YAML may say, and which conditions it comes to. Plans without torch and without Ray.
+
+source (text with line numbers) -> grammar (checked pieces) -> expansion (conditions) -> load (the search space)
+"""
+
+from bdray.space.expansion import pairwise_subset
+from bdray.space.grammar import Resources
+from bdray.space.load import SearchSpace, load_space, parse_seed_list
+
+__all__ = ["Resources", "SearchSpace", "load_space", "pairwise_subset", "parse_seed_list"]
