@@ -18,16 +18,16 @@ from bdray.attacks import dump_probes, floors_of, probes_of
 from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
-from bdray.folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
-from bdray.lock import FileLock
+from bdray.gpu import show_gpu
 from bdray.packing import Need, Packing
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
 from bdray.space import SearchSpace
-from bdray.space.grammar import show_gpu
-from bdray.stage_cache import Eviction, StageCache
-from bdray.storage import Storage
+from bdray.store.lock import FileLock
+from bdray.store.stage_cache import Eviction, StageCache
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
 from bdray.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
 

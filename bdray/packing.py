@@ -4,7 +4,7 @@ A trial's need is what the allocator had reserved at its peak over a few real st
 images, model, optimizer, activations and one evaluation batch included), a margin, and the CUDA context, which lies
 outside the allocator. It is rounded up to 1/n of the card, and the trial's allocator is capped at that share less the
 context. Memory is all that is measured; how many trials a card computes well side by side is not, so no share is below
-1 / `MOST_ON_ONE_GPU`; see `bdray.gpu_memory`.
+1 / `MOST_ON_ONE_GPU`; see `bdray.gpu`.
 
 This module needs no torch to plan; `measure_peak` is what runs on the GPU.
 """
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.condition import Condition, digest
-from bdray.gpu_memory import share_of
-from bdray.storage import Storage
+from bdray.gpu import share_of
+from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
     import torch

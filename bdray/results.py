@@ -16,7 +16,7 @@ from bdray.record import Rates, TrialRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bdray.storage import Storage
+    from bdray.store.storage import Storage
 
 WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""

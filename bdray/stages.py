@@ -3,7 +3,7 @@
     stages/<fingerprint>/checkpoint.pt       while it runs: all that is needed to go on exactly
     stages/<fingerprint>/model.safetensors   when it is finished: the model ...
     stages/<fingerprint>/stage.json          ... and its history; written last, so its presence means finished;
-                                             touched when it is read, so that `bdray.stage_cache` knows the oldest
+                                             touched when it is read, so that `bdray.store.stage_cache` knows the oldest
 
 A stage that another sweep in the same storage has finished is linked (or copied) into this one.
 """
@@ -23,10 +23,10 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from bdray.errors import StorageNotFoundError
-from bdray.folder import sweeps_in
 from bdray.record import Confusion, EpochRecord, StageRecord
-from bdray.stage_cache import CHECKPOINT, MANIFEST, MODEL
-from bdray.storage import Storage
+from bdray.store.stage_cache import CHECKPOINT, MANIFEST, MODEL
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import sweeps_in
 from bdray.training.loop import StageState
 
 

@@ -25,20 +25,7 @@ from bdray.condition import Condition
 from bdray.contact_sheet import contact_sheet
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
 from bdray.experiment import Experiment
-from bdray.folder import (
-    CONFUSION,
-    ERROR,
-    PLAN,
-    PREVIEW,
-    RECORD,
-    blank_record,
-    condition_folder,
-    now_ms,
-    warning_for,
-    write_condition,
-    write_failure,
-)
-from bdray.journal import Journal
+from bdray.gpu import show_gpu
 from bdray.record import (
     Confusion,
     EpochRecord,
@@ -51,9 +38,22 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
-from bdray.space.grammar import show_gpu
 from bdray.stages import StageStore
-from bdray.storage import Storage
+from bdray.store.journal import Journal
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import (
+    CONFUSION,
+    ERROR,
+    PLAN,
+    PREVIEW,
+    RECORD,
+    blank_record,
+    condition_folder,
+    now_ms,
+    warning_for,
+    write_condition,
+    write_failure,
+)
 from bdray.training.device import environment, pick_device, prepare_memory, prepare_process
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage

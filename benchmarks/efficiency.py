@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.overhead import SLOTS, Counting
 from benchmarks.work import CPU_SECONDS

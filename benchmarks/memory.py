@@ -16,7 +16,7 @@ import benchmarks.synthetic
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.cluster.job import PROCESS_NAME
 from bdray.condition import Condition
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.overhead import Counting
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition, digest
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
 
 SLOTS = 2

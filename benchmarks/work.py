@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 CPU_SECONDS = "cpu_seconds"
 """Folder of one file a trial: the CPU time it got."""

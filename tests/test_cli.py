@@ -13,9 +13,9 @@ import pytest
 from bdray import __version__
 from bdray.cli import main
 from bdray.data.base import DATASETS, DataSet, ImageData
-from bdray.folder import read_records
 from bdray.space import load_space
-from bdray.storage import Storage
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_records
 from bdray.trial import TrialOptions, run_trial
 
 SPACE = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from bdray.condition import Condition
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdray.condition import Condition
-from bdray.gpu_memory import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
+from bdray.gpu import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
 from bdray.packing import PACKING, Need, Packing, measure_peak, packing_key, run_few_steps
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 GIB = 2**30
 

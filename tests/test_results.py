@@ -22,7 +22,7 @@ from bdray.record import (
     persistence_of,
 )
 from bdray.results import result_row, result_table, summary_table, varying_paths, write_tables
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 
 def condition(**sections: Any) -> Condition:

@@ -293,7 +293,7 @@ def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable
 
 
 def test_two_sweeps_of_one_folder_do_not_run_at_once(undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]) -> None:
-    from bdray.lock import FileLock
+    from bdray.store.lock import FileLock
 
     lock = FileLock(undisturbed.folder / "runs" / "tiny" / ".lock")
     assert lock.acquire()

@@ -18,10 +18,10 @@ from PIL import Image
 from bdray.attacks import Probe, attack_key, floors_of, probes_of
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
-from bdray.folder import BASELINE_NOTE, POISONED_WARNING, read_record
 from bdray.poisoning import PoisonPlan
 from bdray.record import EpochRecord, StageName, TrialRecord
-from bdray.storage import Storage
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 PROCESS_NAME = "Condition"
 """What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""

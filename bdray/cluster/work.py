@@ -8,7 +8,7 @@ from typing import Any
 
 from bdray.attacks import parse_probes
 from bdray.condition import Condition
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, attempt_trial
 
 

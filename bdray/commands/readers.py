@@ -13,9 +13,9 @@ from rich.console import Console
 
 from bdray.attacks import floors_of
 from bdray.errors import UserError, nearest
-from bdray.folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
 from bdray.results import result_table, summary_table
-from bdray.storage import Storage
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
 
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription

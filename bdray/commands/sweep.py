@@ -11,12 +11,12 @@ from rich.console import Console
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import report_of
 from bdray.driver import SweepOutcome, SweepSettings, run_sweep
-from bdray.folder import REPORT
 from bdray.progress import UnbrokenStream
 from bdray.rehearsal import rehearse
 from bdray.results import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
+from bdray.store.sweep_folder import REPORT
 
 
 def dry_run(space: SearchSpace) -> int:

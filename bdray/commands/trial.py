@@ -13,7 +13,7 @@ from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.space import load_space
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial

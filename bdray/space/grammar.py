@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from bdray.condition import Condition, Section
 from bdray.errors import SpaceError, nearest
+from bdray.gpu import round_gpu, show_gpu
 from bdray.registry import explain
 from bdray.space.source import Located, Where, show
 
@@ -509,19 +510,3 @@ def _parse_stage_cache(node: Located | None) -> float | None:
 def _parse_needs(node: Located, owner: str) -> Needs:
     entries = {key: value for key, value in node.content.items() if key in Needs.model_fields}
     return parse_section(Located(entries, node.where, node.key), Needs, owner)
-
-
-def round_gpu(gpu: float) -> float:
-    """The smallest of 0, ..., 1/3, 1/2, 1, 2, 3, ... that is at least `gpu`: what packs without gaps."""
-    if gpu <= 0.0:
-        return 0.0
-    if gpu > 0.5:
-        return float(math.ceil(gpu * (1 - 1e-9)))
-    return 1.0 / math.floor(1.0 / max(gpu, 1e-6) * (1 + 1e-9))
-
-
-def show_gpu(gpu: float | str) -> str:
-    """`1/3` rather than 0.333."""
-    if isinstance(gpu, str) or gpu >= 1.0 or gpu == 0.0:
-        return gpu if isinstance(gpu, str) else f"{gpu:g}"
-    return f"1/{round(1 / gpu)}"

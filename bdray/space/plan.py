@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import Condition
-from bdray.space.grammar import MISSING, NAME_KEYS, Resources, freeze, lookup, show_gpu, show_plain
+from bdray.gpu import show_gpu
+from bdray.space.grammar import MISSING, NAME_KEYS, Resources, freeze, lookup, show_plain
 from bdray.space.load import SearchSpace
 
 _SHOWN_ROWS = 8

@@ -8,8 +8,8 @@ Importing this package does not import MLflow.
 from __future__ import annotations
 
 from bdray.errors import TrackingError
-from bdray.lock import FileLock
-from bdray.storage import Storage
+from bdray.store.lock import FileLock
+from bdray.store.storage import Storage
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import check_tracking, default_tracking_uri

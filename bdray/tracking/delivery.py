@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import StorageError, TrackingError
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.tracking.files import ARTIFACTS, Journal, Point, Record, SweepFiles, SweepInfo
 from bdray.tracking.report import DeliveryReport
 from bdray.tracking.server import (
@@ -61,7 +61,7 @@ class _ConditionRun:
 
 
 class Delivery:
-    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`bdray.lock`)."""
+    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`bdray.store.lock`)."""
 
     def __init__(
         self, files: SweepFiles, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run

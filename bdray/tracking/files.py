@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 ARTIFACTS = ("record.json", "condition.json", "poison_plan.npz", "preview.png", "confusion.json", "error.txt")
 

@@ -21,8 +21,8 @@ from dataclasses import asdict
 from typing import TextIO
 
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
-from bdray.lock import FileLock
-from bdray.storage import Storage
+from bdray.store.lock import FileLock
+from bdray.store.storage import Storage
 from bdray.tracking.delivery import LOCK, Delivery
 from bdray.tracking.files import SweepFiles
 from bdray.tracking.report import DeliveryReport, ReadyInfo

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import bdray
 from bdray.errors import TrackingError
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.tracking.files import SweepFiles
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import absolute_tracking_uri

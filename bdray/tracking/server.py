@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from bdray.errors import TrackingError, UserError
-from bdray.lock import FileLock
-from bdray.storage import Storage
+from bdray.store.lock import FileLock
+from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

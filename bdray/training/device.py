@@ -15,7 +15,7 @@ import torch
 from bdray import __version__
 from bdray.condition import Precision
 from bdray.errors import UserError
-from bdray.gpu_memory import allocator_fraction
+from bdray.gpu import allocator_fraction
 
 
 @dataclass(frozen=True)

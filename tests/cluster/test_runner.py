@@ -17,8 +17,8 @@ import ray
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
-from bdray.folder import read_record
-from bdray.storage import Storage
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_record
 
 PLUGIN = '''
 import os, time

@@ -9,7 +9,6 @@ import pytest
 
 from bdray.attacks import attack_key
 from bdray.condition import Condition
-from bdray.folder import warning_for
 from bdray.record import (
     EpochRecord,
     ErrorRecord,
@@ -20,6 +19,7 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
+from bdray.store.sweep_folder import warning_for
 
 IMAGES = 1000
 

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from bdray.cli import main
-from bdray.folder import RECORD, condition_folder
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.page import percent, points
-from bdray.storage import Storage
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import RECORD, condition_folder
 
 MakeRecord = Callable[..., TrialRecord]
 

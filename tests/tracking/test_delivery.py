@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bdray.errors import TrackingError, UserError
-from bdray.lock import FileLock
-from bdray.storage import Storage
+from bdray.store.lock import FileLock
+from bdray.store.storage import Storage
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import LOCK, Delivery
 from bdray.tracking.server import absolute_tracking_uri

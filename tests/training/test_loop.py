@@ -15,7 +15,7 @@ from torch.nn import functional
 from bdray.errors import TrialInterrupted
 from bdray.record import EpochRecord
 from bdray.stages import StageStore
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 from bdray.training.augmentation import augment
 from bdray.training.loop import BatchSource, Stage, StageState, run_stage
 

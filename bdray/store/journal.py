@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 
 from bdray.record import EpochRecord, StageName, Visibility
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 JOURNAL = "journal.jsonl"
 

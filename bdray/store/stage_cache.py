@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bdray.errors import StorageError, StorageNotFoundError
-from bdray.storage import Storage
+from bdray.store.storage import Storage
 
 CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 

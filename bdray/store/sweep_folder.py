@@ -14,7 +14,7 @@ from bdray.errors import BdrayError
 from bdray.record import ErrorRecord, TrialRecord
 
 if TYPE_CHECKING:
-    from bdray.storage import Storage
+    from bdray.store.storage import Storage
 
 SPACE, SWEEP, REPORT = "space.yaml", "sweep.json", "report.html"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"

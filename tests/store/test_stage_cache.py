@@ -10,8 +10,8 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.stage_cache import CHECKPOINT, MANIFEST, MODEL, Eviction, StageCache
-from bdray.storage import Storage
+from bdray.store.stage_cache import CHECKPOINT, MANIFEST, MODEL, Eviction, StageCache
+from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
 
 

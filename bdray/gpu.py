@@ -1,8 +1,8 @@
-"""How trials divide the memory of a GPU: arithmetic only. Margin, context and the limit are our choice."""
+"""Shares of a GPU: arithmetic only. Margin, context and the limit are our choice."""
 
 from __future__ import annotations
 
-from bdray.space.grammar import round_gpu
+import math
 
 MARGIN = 0.1
 """Of a measured peak, on top: later steps fragment memory and choose other kernels."""
@@ -27,3 +27,19 @@ def allocator_fraction(share: float, total_bytes: int) -> float:
         return 1.0
     # A share smaller than two contexts (the user's own number) still leaves the allocator half of it.
     return max(share - CONTEXT_BYTES / total_bytes, share / 2)
+
+
+def round_gpu(gpu: float) -> float:
+    """The smallest of 0, ..., 1/3, 1/2, 1, 2, 3, ... that is at least `gpu`: what packs without gaps."""
+    if gpu <= 0.0:
+        return 0.0
+    if gpu > 0.5:
+        return float(math.ceil(gpu * (1 - 1e-9)))
+    return 1.0 / math.floor(1.0 / max(gpu, 1e-6) * (1 + 1e-9))
+
+
+def show_gpu(gpu: float | str) -> str:
+    """`1/3` rather than 0.333."""
+    if isinstance(gpu, str) or gpu >= 1.0 or gpu == 0.0:
+        return gpu if isinstance(gpu, str) else f"{gpu:g}"
+    return f"1/{round(1 / gpu)}"

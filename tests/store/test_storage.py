@@ -14,7 +14,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from bdray.errors import StorageError, StorageNotFoundError, UserError
-from bdray.storage import Storage, _open_remote, _Remote
+from bdray.store.storage import Storage, _open_remote, _Remote
 
 
 @pytest.fixture(params=["local", "pyarrow"])
@@ -22,7 +22,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """The same folder by the short way, and by the way of remote file systems (pyarrow's own local one)."""
     if request.param == "local":
         return Storage.open(tmp_path)
-    monkeypatch.setattr("bdray.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2]))
+    monkeypatch.setattr(
+        "bdray.store.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2])
+    )
     return Storage(f"hdfs://{tmp_path}")
 
 
