@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bdray import stopping
-from bdray.attacks import dump_probes, floors_of, probes_of
 from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.gpu import show_gpu
-from bdray.packing import Need, Packing
 from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results import result_table, write_tables
@@ -30,6 +28,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
 from bdray.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
+from bdray.trial.attacks import dump_probes, floors_of, probes_of
+from bdray.trial.needs import Need, Packing
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun

@@ -18,7 +18,7 @@ def make_tasks(
 
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
-        shares: condition id -> what `gpu: auto` comes to (`bdray.packing`); 1 where it is not said.
+        shares: condition id -> what `gpu: auto` comes to (`bdray.trial.needs`); 1 where it is not said.
     """
     shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 import benchmarks.synthetic  # noqa: F401 - registers the data set
 from bdray.condition import Condition
-from bdray.experiment import Experiment
 from bdray.training.device import Compute, prepare_process
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.optimization import make_optimizer
+from bdray.trial.setup import Experiment
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress, timed
 
 TARGET = Target("at least", 0.95)

@@ -21,7 +21,7 @@ def compute(job: dict[str, Any], task: dict[str, Any]) -> str:
 
     A process first imports what a real trial needs, and that counts as overhead.
     """
-    import bdray.trial  # noqa: F401
+    import bdray.trial.run  # noqa: F401
 
     until, before = time.perf_counter() + task["condition"]["seconds"], time.thread_time()
     while time.perf_counter() < until:

@@ -10,7 +10,7 @@ import ray
 
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
-from bdray.packing import Need
+from bdray.trial.needs import Need
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: Mapping[str, Any]) -> list[Need | None]:
@@ -41,8 +41,8 @@ def _resource(gpu_type: str) -> str:
 def _measure(job: Mapping[str, Any], contents: Sequence[str]) -> list[dict[str, int] | None]:
     """In the worker."""
     set_up_worker(job)
-    from bdray.packing import measure_peak
     from bdray.training.device import pick_device
+    from bdray.trial.needs import measure_peak
 
     peaks: list[dict[str, int] | None] = []
     for content in contents:

@@ -38,7 +38,7 @@ from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
-from bdray.packing import Need  # noqa: E402
+from bdray.trial.needs import Need  # noqa: E402
 
 INFRASTRUCTURE_RETRIES = 2
 """How often a trial is started again when its process is lost. What a condition does wrong is never retried."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bdray.attacks import parse_probes
 from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, attempt_trial
+from bdray.trial.attacks import parse_probes
 
 
 def run_task(job: dict[str, Any], task: dict[str, Any]) -> str:

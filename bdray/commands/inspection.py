@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bdray.attacks import probes_of
 from bdray.commands.readers import require_folder_of
 from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
@@ -20,6 +19,7 @@ from bdray.poisoning.base import STRATEGIES
 from bdray.registry import Registry
 from bdray.regularizers.base import REGULARIZERS
 from bdray.space import SearchSpace
+from bdray.trial.attacks import probes_of
 from bdray.triggers.base import TRIGGERS
 
 KINDS: dict[str, Registry[Any]] = {

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from bdray.attacks import Control, controls_of
 from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.statistics import bootstrap_interval, wilson_interval
 from bdray.results import axes_of
+from bdray.trial.attacks import Control, controls_of
 
 RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bdray.attacks import attack_key
 from bdray.condition import Condition
 from bdray.record import (
     EpochRecord,
@@ -20,6 +19,7 @@ from bdray.record import (
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
+from bdray.trial.attacks import attack_key
 
 IMAGES = 1000
 

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from bdray.errors import TrialInterrupted
 from bdray.record import EpochRecord
-from bdray.stages import StageStore
 from bdray.store.storage import Storage
 from bdray.training.augmentation import augment
 from bdray.training.loop import BatchSource, Stage, StageState, run_stage
+from bdray.trial.stages import StageStore
 
 MakeStage = Callable[..., Stage]
 NewModel = Callable[..., nn.Module]

@@ -20,11 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bdray.attacks import Probe
 from bdray.condition import Condition
-from bdray.contact_sheet import contact_sheet
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
-from bdray.experiment import Experiment
 from bdray.gpu import show_gpu
 from bdray.record import (
     Confusion,
@@ -38,7 +35,6 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
-from bdray.stages import StageStore
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -59,6 +55,10 @@ from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
+from bdray.trial.attacks import Probe
+from bdray.trial.contact_sheet import contact_sheet
+from bdray.trial.setup import Experiment
+from bdray.trial.stages import StageStore
 
 
 @dataclass(frozen=True)

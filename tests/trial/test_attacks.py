@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from bdray.attacks import Probe, attack_key, dump_probes, floors_of, parse_probes, probes_of
 from bdray.condition import Condition
 from bdray.record import FloorRecord, Rates, TrialRecord
+from bdray.trial.attacks import Probe, attack_key, dump_probes, floors_of, parse_probes, probes_of
 
 
 def condition(**sections: Any) -> Condition:

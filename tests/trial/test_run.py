@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bdray.attacks import Probe, attack_key, floors_of, probes_of
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.poisoning import PoisonPlan
@@ -24,8 +23,9 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
+from bdray.trial.attacks import Probe, attack_key, floors_of, probes_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 100, "test_limit": 50},
     "model": {"name": "resnet8"},
@@ -209,8 +209,8 @@ def test_every_file_of_the_contract_is_there(sweep: Storage, storage: Storage, o
 def test_the_kept_model_is_the_measured_one(sweep: Storage, options: TrialOptions) -> None:
     from safetensors.torch import load
 
-    from bdray.experiment import Experiment
     from bdray.training.device import pick_device
+    from bdray.trial.setup import Experiment
 
     one = condition(finetune={"epochs": 0})
     record = run_trial(one, sweep=sweep, options=options)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.attacks import Probe, attack_key
 from bdray.condition import Condition, Finetune, Train
 from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
@@ -24,6 +23,7 @@ from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.training.source import DataPlace, FromHost, choose_place
+from bdray.trial.attacks import Probe, attack_key
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 

@@ -146,9 +146,9 @@ def measure_peak(condition: Condition, device: torch.device) -> Need | None:
 
 def run_few_steps(condition: Condition, device: torch.device) -> None:
     """The real loop on the real data: `MEASURED_STEPS` of each stage, and a batch of the test set after them."""
-    from bdray.experiment import Experiment
     from bdray.training.device import prepare_process
     from bdray.training.loop import run_stage
+    from bdray.trial.setup import Experiment
 
     prepare_process(device, 1)
     experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
-from bdray.packing import PACKING, Need, Packing, measure_peak, packing_key, run_few_steps
 from bdray.store.storage import Storage
+from bdray.trial.needs import PACKING, Need, Packing, measure_peak, packing_key, run_few_steps
 
 GIB = 2**30
 
