@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bdray import __version__, stopping
+from bdray import __version__
 from bdray.errors import BdrayError, UserError
+from bdray.sweeping import stopping
 
 if TYPE_CHECKING:
     from bdray.space import SearchSpace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-import benchmarks.synthetic  # noqa: F401 - registers the data set
 from bdray.condition import Condition
 from bdray.training.device import Compute, prepare_process
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.optimization import make_optimizer
 from bdray.trial.setup import Experiment
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress, timed
+from benchmarks.pictures import SYNTHETIC
 
 TARGET = Target("at least", 0.95)
 
@@ -74,6 +75,7 @@ def prepare(
     **train: Any,
 ) -> Experiment:
     """An experiment on random images of CIFAR-10's shape, whose epochs have `batches` full batches."""
+    importlib.import_module(SYNTHETIC)
     epoch = batch_size * batches
     recipe = {"batch_size": batch_size, "epochs": 1_000_000, "evaluate": {"every": 1_000_000}, **train}
     condition = Condition.parse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 import threading
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
-import benchmarks.synthetic
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.cluster.job import PROCESS_NAME
 from bdray.condition import Condition
 from bdray.store.storage import Storage
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.overhead import Counting
+from benchmarks.pictures import SYNTHETIC
 
 SAMPLE_SECONDS = 0.2
 TARGET = Target("under", 1.3)
@@ -81,6 +82,7 @@ _COLUMNS = {"in all": "total", "data set": "data", "own": "own"}
 
 def condition(seed: int, images: int) -> Condition:
     """One epoch over every image: what trials that run longer need, too."""
+    importlib.import_module(SYNTHETIC)
     return Condition.parse(
         {
             "data": {"name": "synthetic", "train_images": images, "test_images": images // 5, "clean_pool": 0.0},
@@ -102,7 +104,7 @@ def peak(grid: list[Condition], folder: Path) -> Memory:
         sweep,
         sweep,
         tasks,
-        plugins=(benchmarks.synthetic.__name__,),
+        plugins=(SYNTHETIC,),
         trial_options={"cache": folder / "cache"},
         sys_path=(str(Path(__file__).parent.parent),),
     )

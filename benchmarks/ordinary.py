@@ -26,7 +26,7 @@ from bdray.training.device import prepare_process
 from benchmarks.apart import Maker, apart
 from benchmarks.loop import loop, prepare
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress, timed
-from benchmarks.synthetic import CLASSES, random_pictures
+from benchmarks.pictures import CLASSES, random_pictures
 
 TARGET = Target("at least", 2.5)
 BATCH = 128

@@ -1,17 +1,15 @@
-"""A data set of random pixels in CIFAR-10's shape, so that no benchmark needs a download."""
+"""A data set of random pixels in CIFAR-10's shape, a plugin: no benchmark needs a download."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.sources import Contents, Pictures, Source
-
-CLASSES = 10
+from bdray.data.sources import Contents, Source
+from benchmarks.pictures import CLASSES, random_pictures
 
 
 @DATASETS.register("synthetic")
@@ -29,9 +27,3 @@ class Synthetic(DataSet):
     def _read(self) -> Contents:
         names = tuple(map(str, range(CLASSES)))
         return Contents(names, random_pictures(self.train_images, 0), random_pictures(self.test_images, 1))
-
-
-def random_pictures(count: int, seed: int) -> Pictures:
-    """`count` random images with labels that go round the classes."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-    return Pictures(pixels, np.arange(count, dtype=np.int64) % CLASSES)

@@ -66,7 +66,7 @@ def _listing(title: str, registry: Registry[Any]) -> Table:
 
 def preview(space: SearchSpace, output: str) -> int:
     """Draw every trigger of the space on pictures of its first data set."""
-    from bdray.preview import draw_preview
+    from bdray.report.preview import draw_preview
 
     require_folder_of(output)
     console = Console(highlight=False)

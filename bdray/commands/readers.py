@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bdray.errors import UserError, nearest
-from bdray.results import result_table, summary_table
+from bdray.results.controls import floors_of
+from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
-from bdray.trial.attacks import floors_of
 
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription

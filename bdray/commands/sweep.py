@@ -10,13 +10,13 @@ from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import report_of
-from bdray.driver import SweepOutcome, SweepSettings, run_sweep
-from bdray.progress import UnbrokenStream
-from bdray.rehearsal import rehearse
-from bdray.results import summary_table
+from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
 from bdray.store.sweep_folder import REPORT
+from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
+from bdray.sweeping.progress import UnbrokenStream
+from bdray.sweeping.rehearsal import rehearse
 
 
 def dry_run(space: SearchSpace) -> int:

@@ -1,4 +1,4 @@
-"""Architectures: one family a file; the networks themselves live in `bdray.networks`."""
+"""Architectures: one family a file; the networks themselves live in `bdray.models.networks`."""
 
 from bdray.models.base import ARCHITECTURES, Architecture, build_model
 

@@ -54,7 +54,7 @@ class Architecture(Component):
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         """A freshly initialised network, float32, on the CPU, whose `taps` name its head and mixing points
-        (`bdray.networks.taps`). What a new architecture writes."""
+        (`bdray.models.networks.taps`). What a new architecture writes."""
         raise NotImplementedError
 
     def build(self, num_classes: int, image_size: int) -> nn.Module:
@@ -69,7 +69,7 @@ class Architecture(Component):
         self.check(image_size)
         network = self.make(num_classes, image_size)
         if self.weights != "none":
-            from bdray.networks.weights import fetch, read_state, start_from
+            from bdray.models.networks.weights import fetch, read_state, start_from
 
             source = self.weights_file or f"timm's {self.published}"
             state = read_state(Path(source)) if self.weights_file else fetch(str(self.published)).state_dict()

@@ -27,7 +27,7 @@ class CifarResNet(Architecture):
     uses for these networks), `projection` is a 1 x 1 convolution (option B)."""
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
-        from bdray.networks.cifar_resnet import CifarResNet as Network
+        from bdray.models.networks.cifar_resnet import CifarResNet as Network
 
         return Network(self.BLOCKS, num_classes, projection=self.shortcut == "projection")
 

@@ -27,7 +27,7 @@ class NASNetLarge(NASNet):
         return "nasnetalarge"
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
-        from bdray.networks.nasnet import LARGE, NASNetA
+        from bdray.models.networks.nasnet import LARGE, NASNetA
 
         return NASNetA(LARGE, num_classes, cifar_stem=self.has_cifar_stem(image_size))
 
@@ -38,6 +38,6 @@ class NASNetMobile(NASNet):
     the names of the `pretrainedmodels` package load with `weights: file`."""
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
-        from bdray.networks.nasnet import MOBILE, NASNetA
+        from bdray.models.networks.nasnet import MOBILE, NASNetA
 
         return NASNetA(MOBILE, num_classes, cifar_stem=self.has_cifar_stem(image_size))

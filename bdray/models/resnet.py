@@ -21,7 +21,7 @@ class ImageNetResNet(Architecture):
         return self.name
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
-        from bdray.networks.resnet import make_resnet
+        from bdray.models.networks.resnet import make_resnet
 
         return make_resnet(self.name, num_classes, cifar_stem=self.has_cifar_stem(image_size))
 

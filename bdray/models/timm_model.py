@@ -26,14 +26,14 @@ class TimmModel(Architecture):
         return self.variant
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
-        from bdray.networks.timm_model import make_timm
+        from bdray.models.networks.timm_model import make_timm
 
         return make_timm(self.variant, num_classes, image_size, pretrained=False)
 
     def build(self, num_classes: int, image_size: int) -> nn.Module:
         if self.weights != "imagenet":
             return super().build(num_classes, image_size)
-        from bdray.networks.timm_model import make_timm
+        from bdray.models.networks.timm_model import make_timm
 
         self.check(image_size)
         # Not through the state dict: timm itself fits position embeddings to another image size.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bdray.networks.taps import Outputs
+    from bdray.models.networks.taps import Outputs
 
 
 def _build_parts(parts: Any) -> tuple[Regularizer, ...]:

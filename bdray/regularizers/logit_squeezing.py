@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bdray.networks.taps import Outputs
+    from bdray.models.networks.taps import Outputs
 
 
 def logit_squeezing_penalty(logits: torch.Tensor, *, squared: bool = False) -> torch.Tensor:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bdray.networks.taps import Outputs
+    from bdray.models.networks.taps import Outputs
 
 ALWAYS_THERE = ("input", "features", "logits")
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.statistics import bootstrap_interval, wilson_interval
-from bdray.results import axes_of
-from bdray.trial.attacks import Control, controls_of
+from bdray.results.controls import Control, controls_of
+from bdray.results.tables import axes_of
 
 RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
 

@@ -24,7 +24,7 @@ class StageCache:
     Args:
         sweep: the sweep's folder.
         limit_bytes: what all stages may take together.
-        waiting: condition id -> fingerprints of the poison stages it needs (`bdray.tasks.stages_of`), of every
+        waiting: condition id -> fingerprints of the poison stages it needs (`bdray.sweeping.tasks.stages_of`), of every
             condition that is still to run.
     """
 

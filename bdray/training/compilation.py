@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 RECOMPILE_LIMIT = 128
 """Versions of one piece of code that Dynamo keeps. Its default of 8 is too few: all stages made of `nn.Sequential`, of

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from bdray.condition import Layers, Optimization
 from bdray.data.base import Augmentation
-from bdray.networks.taps import Taps, forward_outputs
+from bdray.models.networks.taps import Taps, forward_outputs
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bdray.condition import Optimization
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 

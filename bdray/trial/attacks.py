@@ -1,15 +1,14 @@
-"""Attacks as test sets see them, and the floor of their success rates: what an unpoisoned model does under them."""
+"""Attacks as test sets see them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from bdray.condition import Condition, digest
 from bdray.poisoning.base import STRATEGIES, Poison
-from bdray.record import FloorRecord, TrialRecord
 from bdray.triggers.base import TRIGGERS, Trigger
 
 _TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate"})
@@ -58,38 +57,3 @@ def parse_probes(text: str) -> tuple[Probe, ...]:
     return tuple(
         Probe(TRIGGERS.build(entry["trigger"]), STRATEGIES.build(entry["poison"])) for entry in json.loads(text)
     )
-
-
-@dataclass(frozen=True)
-class Control:
-    """What a poisoned condition is compared with.
-
-    Attributes:
-        baseline: its unpoisoned twin.
-        floor: what that one does under the condition's attack; None when it was not tested with it.
-    """
-
-    baseline: TrialRecord
-    floor: FloorRecord | None
-
-
-def controls_of(records: Sequence[TrialRecord]) -> dict[str, Control]:
-    """For every poisoned record whose baseline twin is among `records`: the twin, by condition id."""
-    baselines = {record.condition_id: record for record in records if record.role == "baseline"}
-    controls: dict[str, Control] = {}
-    for record in records:
-        condition = Condition.parse(record.condition)
-        twin = baselines.get(condition.baseline().condition_id)
-        if record.role == "baseline" or twin is None:
-            continue
-        key = attack_key(condition.trigger, condition.poison)
-        floor = next((floor for floor in twin.floors if floor.probe == key), None)
-        controls[record.condition_id] = Control(twin, floor)
-    return controls
-
-
-def floors_of(records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
-    """For every poisoned record whose baseline twin was tested with its attack: the twin's final attack success rate,
-    by condition id."""
-    floors = {name: control.floor for name, control in controls_of(records).items()}
-    return {name: (floor.finetuned or floor.poisoned).attack_success_rate for name, floor in floors.items() if floor}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bdray.models import ARCHITECTURES, Architecture
-from bdray.networks.taps import Taps, carries_everything, forward_outputs
+from bdray.models.networks.taps import Taps, carries_everything, forward_outputs
 
 NAMES = [name for name, _ in ARCHITECTURES]
 SMALL = [name for name in NAMES if name not in ("nasnet", "resnet50")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bdray.errors import ComponentError
-from bdray.networks.taps import Outputs
+from bdray.models.networks.taps import Outputs
 from bdray.regularizers import (
     REGULARIZERS,
     Regularizer,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from bdray.networks.taps import Outputs
+from bdray.models.networks.taps import Outputs
 from bdray.regularizers import REGULARIZERS, contrastive_loss, supervised_contrastive_loss
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bdray.networks.taps import Outputs
+from bdray.models.networks.taps import Outputs
 from bdray.regularizers import REGULARIZERS, logit_squeezing_penalty
 
 

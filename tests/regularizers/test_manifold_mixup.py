@@ -6,7 +6,7 @@ from scipy import stats
 
 from bdray.errors import ComponentError
 from bdray.models import build_model
-from bdray.networks.taps import forward_outputs
+from bdray.models.networks.taps import forward_outputs
 from bdray.regularizers import REGULARIZERS, Mixing, Regularizer, mix
 
 POINTS = ("stage1", "stage2", "stage3")

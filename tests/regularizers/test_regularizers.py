@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bdray.models import ARCHITECTURES
-from bdray.networks.taps import forward_outputs
+from bdray.models.networks.taps import forward_outputs
 from bdray.regularizers import REGULARIZERS, Regularizer, mix, mixed_cross_entropy
 
 MODELS = ["resnet8", "resnet20", "resnet18", "nasnet_mobile"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bdray.errors import ComponentError
-from bdray.networks.taps import Outputs
+from bdray.models.networks.taps import Outputs
 from bdray.regularizers import REGULARIZERS, soft_nearest_neighbor_loss
 from bdray.regularizers.numerics import COLUMNS_AT_ONCE
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from bdray.condition import Condition
 from bdray.models.base import build_model
-from bdray.networks.taps import Outputs, forward_outputs
+from bdray.models.networks.taps import Outputs, forward_outputs
 from bdray.store.storage import Storage
 from bdray.training.compilation import CompiledParts, parts_between_taps
 from bdray.trial import TrialOptions, run_trial

@@ -6,7 +6,8 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.record import FloorRecord, Rates, TrialRecord
-from bdray.trial.attacks import Probe, attack_key, dump_probes, floors_of, parse_probes, probes_of
+from bdray.results.controls import floors_of
+from bdray.trial.attacks import Probe, attack_key, dump_probes, parse_probes, probes_of
 
 
 def condition(**sections: Any) -> Condition:

@@ -19,11 +19,12 @@ from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.poisoning import PoisonPlan
 from bdray.record import EpochRecord, StageName, TrialRecord
+from bdray.results.controls import floors_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.attacks import Probe, attack_key, floors_of, probes_of
+from bdray.trial.attacks import Probe, attack_key, probes_of
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

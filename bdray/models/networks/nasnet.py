@@ -15,7 +15,7 @@ from timm.layers.pool2d_same import avg_pool2d_same
 from timm.models.nasnet import CellStem0, CellStem1, FirstCell, NormalCell, ReductionCell0
 from torch import nn
 
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 STAGES = 3
 FIRST_CELLS = (0, 6, 12)

@@ -7,7 +7,7 @@ import os
 import pytest
 from rich.console import Console
 
-from bdray.progress import UnbrokenStream
+from bdray.sweeping.progress import UnbrokenStream
 
 
 def test_a_reader_that_goes_away_ends_nothing() -> None:

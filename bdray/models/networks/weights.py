@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 from bdray.errors import WeightsError
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 State = Mapping[str, torch.Tensor]
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bdray.condition import Condition, flatten
-from bdray.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.record import TrialRecord
-from bdray.results import axes_of, axis_columns, axis_name, shown
+from bdray.results.tables import axes_of, axis_columns, axis_name, shown
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
+from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
 
 BATCHES = 2
 """Batches an epoch."""

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from bdray.networks.cifar_resnet import CifarResNet
+from bdray.models.networks.cifar_resnet import CifarResNet
 
 
 def count(network: nn.Module) -> int:

@@ -3,7 +3,7 @@ import torch
 
 from bdray.errors import ComponentError
 from bdray.models import build_model
-from bdray.networks.taps import Taps, forward_outputs
+from bdray.models.networks.taps import Taps, forward_outputs
 
 
 def taps_of(model: torch.nn.Module) -> Taps:

@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from bdray.networks.resnet import make_resnet
-from bdray.networks.taps import forward_outputs
+from bdray.models.networks.resnet import make_resnet
+from bdray.models.networks.taps import forward_outputs
 
 
 @pytest.mark.parametrize(("name", "published"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])

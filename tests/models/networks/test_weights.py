@@ -95,7 +95,7 @@ OFFLINE = """
 import time
 from bdray.errors import WeightsError
 from bdray.models import build_model
-import bdray.networks.weights
+import bdray.models.networks.weights
 
 for name in ("resnet18", "timm/vit_tiny_patch16_224"):
     start = time.perf_counter()

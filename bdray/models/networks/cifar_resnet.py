@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, relu_
 
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 WIDTHS = (16, 32, 64)
 

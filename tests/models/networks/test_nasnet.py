@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from bdray.networks.nasnet import LARGE, MOBILE, NASNetA
+from bdray.models.networks.nasnet import LARGE, MOBILE, NASNetA
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -104,7 +104,7 @@ def test_the_two_ways_of_padding_an_average_differ_only_where_there_is_padding()
 
 @pytest.mark.parametrize(("size", "side"), [(32, 8), (64, 16)])
 def test_the_cifar_stem_halves_the_sides_once_less(size: int, side: int) -> None:
-    from bdray.networks.taps import forward_outputs
+    from bdray.models.networks.taps import forward_outputs
 
     network = NASNetA(MOBILE, 10, cifar_stem=True).eval()
     with torch.no_grad():

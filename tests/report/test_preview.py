@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from bdray.errors import TriggerError
-from bdray.preview import draw_preview
+from bdray.report.preview import draw_preview
 from bdray.triggers import build_trigger
 
 GREY = torch.full((4, 3, 32, 32), 120, dtype=torch.uint8)

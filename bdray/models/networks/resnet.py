@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 from torch import nn
 
-from bdray.networks.taps import Taps
+from bdray.models.networks.taps import Taps
 
 
 def make_resnet(name: str, num_classes: int, *, cifar_stem: bool) -> nn.Module:

@@ -21,7 +21,7 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
-from bdray.results import result_row, result_table, summary_table, varying_paths, write_tables
+from bdray.results.tables import result_row, result_table, summary_table, varying_paths, write_tables
 from bdray.store.storage import Storage
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from bdray.errors import ComponentError, nearest
-from bdray.networks.taps import Taps, carries_everything
-from bdray.networks.weights import fetch
+from bdray.models.networks.taps import Taps, carries_everything
+from bdray.models.networks.weights import fetch
 
 
 def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool) -> nn.Module:

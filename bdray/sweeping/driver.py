@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bdray import stopping
 from bdray.cluster.job import ClusterSettings
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.gpu import show_gpu
-from bdray.progress import SweepProgress
 from bdray.record import ErrorRecord, TrialRecord
-from bdray.results import result_table, write_tables
+from bdray.results.controls import floors_of
+from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
 from bdray.store.lock import FileLock
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
-from bdray.tasks import make_tasks, stages_of
+from bdray.sweeping import stopping
+from bdray.sweeping.progress import SweepProgress
+from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
-from bdray.trial.attacks import dump_probes, floors_of, probes_of
+from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
 if TYPE_CHECKING:

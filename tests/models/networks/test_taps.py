@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bdray.models import build_model
-from bdray.networks.taps import Taps, carries_everything, forward_outputs
+from bdray.models.networks.taps import Taps, carries_everything, forward_outputs
 
 
 class Branched(nn.Module):
