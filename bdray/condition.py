@@ -21,6 +21,15 @@ from bdray.triggers.base import TRIGGERS, Trigger
 SCHEMA = 1
 """Part of every id and fingerprint; raised when the meaning of a field changes."""
 
+COMPONENTS: dict[str, Registry[Any]] = {
+    "data": DATASETS,
+    "model": ARCHITECTURES,
+    "trigger": TRIGGERS,
+    "poison": STRATEGIES,
+    "regularizer": REGULARIZERS,
+}
+"""The kinds of component, by the section of a condition that holds one."""
+
 Precision = Literal["auto", "bfloat16", "float32"]
 
 

@@ -71,13 +71,14 @@ class Registry(Generic[C]):
 
     Args:
         kind: singular word for messages ("trigger").
+        plural: what `bdray list` calls them ("triggers").
         base: the class all components of this kind extend.
         package: the package whose modules register the built-in components; all are imported on first use,
             so adding a component is adding a file.
     """
 
-    def __init__(self, kind: str, base: type[C], package: str) -> None:
-        self.kind, self._base, self._package = kind, base, package
+    def __init__(self, kind: str, plural: str, base: type[C], package: str) -> None:
+        self.kind, self.plural, self.base, self._package = kind, plural, base, package
         self._classes: dict[str, type[C]] = {}
         self._prefixes: dict[str, type[C]] = {}
         self._loaded = False
@@ -117,7 +118,7 @@ class Registry(Generic[C]):
         prefix, slash, variant = name.partition("/")
         if variant and prefix + slash in self._prefixes:
             return self._prefixes[prefix + slash]
-        raise ComponentError(self._name_key, f"there is no {self.kind} '{name}'; {nearest(name, self.names())}")
+        raise ComponentError(self.name_key, f"there is no {self.kind} '{name}'; {nearest(name, self.names())}")
 
     def build(self, content: Mapping[str, Any] | str | C) -> C:
         """A component from `{name: ..., option: ...}` (or just its name).
@@ -128,11 +129,11 @@ class Registry(Generic[C]):
         if isinstance(content, Component):
             return content
         self._load()
-        options = {self._name_key: content} if isinstance(content, str) else dict(content)
-        name = options.pop(self._name_key, None)
+        options = {self.name_key: content} if isinstance(content, str) else dict(content)
+        name = options.pop(self.name_key, None)
         if not isinstance(name, str):
             problem = f"no {self.kind} is named" if name is None else f"{name!r} is not a name"
-            raise ComponentError(self._name_key, f"{problem}; {nearest('', self.names())}")
+            raise ComponentError(self.name_key, f"{problem}; {nearest('', self.names())}")
         cls = self.get(name)
         if cls.registered_name.endswith("/"):
             options["variant"] = name.removeprefix(cls.registered_name)
@@ -142,8 +143,9 @@ class Registry(Generic[C]):
             raise ComponentError(*explain(error, cls, f"{self.kind} '{name}'")) from None
 
     @property
-    def _name_key(self) -> str:
-        return self._base.NAME_KEY
+    def name_key(self) -> str:
+        """The key that holds a component's name."""
+        return self.base.NAME_KEY
 
     def _load(self) -> None:
         if self._loaded:

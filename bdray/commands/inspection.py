@@ -12,23 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of
+from bdray.condition import COMPONENTS
 from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
-from bdray.models.base import ARCHITECTURES
-from bdray.poisoning.base import STRATEGIES
 from bdray.registry import Registry
-from bdray.regularizers.base import REGULARIZERS
 from bdray.space import SearchSpace
 from bdray.trial.attacks import probes_of
-from bdray.triggers.base import TRIGGERS
 
-KINDS: dict[str, Registry[Any]] = {
-    "triggers": TRIGGERS,
-    "strategies": STRATEGIES,
-    "models": ARCHITECTURES,
-    "regularizers": REGULARIZERS,
-    "datasets": DATASETS,
-}
+KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in COMPONENTS.values()}
 PREVIEW_IMAGES = 64
 PACKAGES = ("bdray", "ray", "torch", "torchvision", "timm", "mlflow", "optuna")
 

@@ -112,7 +112,7 @@ class DataSet(Component):
         return self.source(folder / "downloads" / self.name), selection, folder / "arrays"
 
 
-DATASETS: Registry[DataSet] = Registry("data set", DataSet, "bdray.data")
+DATASETS: Registry[DataSet] = Registry("data set", "datasets", DataSet, "bdray.data")
 
 
 def build_dataset(name: str, **options: Any) -> DataSet:

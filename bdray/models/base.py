@@ -107,7 +107,7 @@ class Architecture(Component):
         return content
 
 
-ARCHITECTURES: Registry[Architecture] = Registry("model", Architecture, "bdray.models")
+ARCHITECTURES: Registry[Architecture] = Registry("model", "models", Architecture, "bdray.models")
 
 
 def build_model(name: str, num_classes: int, image_size: int, **options: Any) -> nn.Module:

@@ -158,7 +158,7 @@ class Poison(Component):
         """Raises `ComponentError` when a class named here does not exist among `num_classes`."""
 
 
-STRATEGIES: Registry[Poison] = Registry("poisoning strategy", Poison, "bdray.poisoning")
+STRATEGIES: Registry[Poison] = Registry("poisoning strategy", "strategies", Poison, "bdray.poisoning")
 
 
 def check_class(option: str, label: int, num_classes: int) -> None:

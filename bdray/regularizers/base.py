@@ -77,4 +77,4 @@ class Regularizer(Component):
         are known). Needs no torch."""
 
 
-REGULARIZERS: Registry[Regularizer] = Registry("regularizer", Regularizer, "bdray.regularizers")
+REGULARIZERS: Registry[Regularizer] = Registry("regularizer", "regularizers", Regularizer, "bdray.regularizers")

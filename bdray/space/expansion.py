@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from bdray.condition import Condition, flatten
-from bdray.data.base import DATASETS
+from bdray.condition import COMPONENTS, Condition, flatten
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
-from bdray.models.base import ARCHITECTURES
-from bdray.poisoning.base import STRATEGIES
-from bdray.registry import Registry
-from bdray.regularizers.base import REGULARIZERS
 from bdray.seeds import derive_seed
 from bdray.space.grammar import MISSING, NAME_KEYS, Flat, Parameter, Rule, freeze, lookup, show_plain, spread
 from bdray.space.pairwise import covering_subset
 from bdray.space.source import Located, Where
-from bdray.triggers.base import TRIGGERS
 
 if TYPE_CHECKING:
     from bdray.space.grammar import Search
@@ -36,14 +30,6 @@ MAX_CONDITIONS = 200_000
 
 _PATIENCE = 1_000
 """How often in a row a random draw may bring nothing new before the space counts as drawn empty."""
-
-REGISTRIES: dict[str, Registry[Any]] = {
-    "data": DATASETS,
-    "model": ARCHITECTURES,
-    "trigger": TRIGGERS,
-    "poison": STRATEGIES,
-    "regularizer": REGULARIZERS,
-}
 
 _SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
 
@@ -147,8 +133,7 @@ class Builder:
         return condition
 
     def _check(self, condition: Condition) -> None:
-        parts = (condition.data, condition.model, condition.trigger, condition.poison, condition.regularizer)
-        key = tuple(map(id, parts))
+        key = tuple(id(getattr(condition, name)) for name in COMPONENTS)
         if key not in self._checked:
             condition.check()
             self._checked.add(key)
@@ -535,8 +520,8 @@ class _Expander:
         twins: dict[str, Condition] = {}
         known: dict[tuple[Any, ...], Condition] = {}
         for condition in conditions:
-            kept = (condition.data, condition.model, condition.regularizer, condition.train, condition.finetune)
-            key = (*map(id, kept), condition.seed)
+            kept = (id(getattr(condition, name)) for name in _SECTIONS if name not in ("trigger", "poison"))
+            key = (*kept, condition.seed)
             twin = known.get(key) or known.setdefault(key, condition.baseline())
             twins.setdefault(twin.condition_id, twin)
             if condition.is_baseline:
@@ -655,7 +640,7 @@ def no_match(rule: Rule, conditions: Iterable[Condition], owner: str, problem: s
 def options_of(section: str, name: str) -> frozenset[str]:
     """The options of the component `name`; none where there is no such component."""
     try:
-        return frozenset(REGISTRIES[section].get(name).model_fields)
+        return frozenset(COMPONENTS[section].get(name).model_fields)
     except ComponentError:
         return frozenset()
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from bdray.condition import Condition, Section
+from bdray.condition import COMPONENTS, Condition, Section
 from bdray.errors import SpaceError, nearest
 from bdray.gpu import round_gpu, show_gpu
 from bdray.registry import explain
@@ -22,7 +22,7 @@ from bdray.space.source import Located, Where, show
 Flat = dict[str, Any]
 """Values by dotted condition path."""
 
-NAME_KEYS = {"data": "name", "model": "name", "trigger": "name", "poison": "strategy", "regularizer": "name"}
+NAME_KEYS = {section: registry.name_key for section, registry in COMPONENTS.items()}
 """Sections that are components, and the key that names them: `model: resnet8` means `model.name: resnet8`."""
 
 LEAF_KEYS = ("value", "values", "when", "min", "max", "distribution", "q")

@@ -59,7 +59,7 @@ class Trigger(Component):
         return stamped
 
 
-TRIGGERS: Registry[Trigger] = Registry("trigger", Trigger, "bdray.triggers")
+TRIGGERS: Registry[Trigger] = Registry("trigger", "triggers", Trigger, "bdray.triggers")
 
 
 def build_trigger(name: str, **options: Any) -> Trigger:
