@@ -44,6 +44,9 @@ _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED",
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages open an experiment without it on a view for language models instead of its runs."""
+
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
 
 
@@ -164,8 +167,6 @@ class Delivery:
         status = record.status if record else "running"
         self._log(run, self._new_params(condition_id, run), journal.points)
         tags = {"bdray.status": status} if status != run.status else {}
-        if journal.non_finite:
-            tags["bdray.non_finite"] = _shorten("; ".join(journal.non_finite), _MAX_TAG_CHARACTERS)
         if record is None:
             if status != run.status:
                 self._client.update_run(run.run_id, status="RUNNING")
@@ -241,7 +242,6 @@ class Delivery:
 
     def _create(self, condition_id: str, record: Record | None, journal: Journal) -> _ConditionRun:
         condition = self.files.condition(condition_id)
-        name = f"{condition.label}-{condition_id[:8]}" if condition.label else condition_id
         tags = {
             "bdray.sweep": self.info.name,
             "bdray.condition_id": condition_id,
@@ -254,7 +254,7 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.started_ms if record else None
         started = started or min((point.time_ms for point in journal.points), default=None)
-        run = self._client.create_run(self.experiment_id, started, tags, name)
+        run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
         return _ConditionRun(str(run.info.run_id), "running", "")
 
     def _index(self) -> dict[str, _ConditionRun]:
@@ -315,7 +315,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     if found is None:
         try:
             location = None if artifacts is None else f"{artifacts}/{name}"
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except Exception:
             # Another sweep may have made it meanwhile.
             found = client.get_experiment_by_name(name)
@@ -327,6 +327,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             f"the MLflow experiment '{name}' was deleted: restore it (mlflow experiments restore -x {number})"
             " or set tracking.experiment to another name"
         )
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 
 
