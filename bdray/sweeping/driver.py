@@ -28,7 +28,7 @@ from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, 
 from bdray.sweeping import stopping
 from bdray.sweeping.progress import SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
+from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
@@ -44,7 +44,7 @@ class SweepSettings:
 
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
-        tracking_uri: MLflow's; None: SQLite in the storage.
+        tracking_uri: MLflow's; None: the space's, or else SQLite in the storage.
         retry_failed: run failed and diverged conditions again.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
@@ -99,7 +99,7 @@ def run_conditions(
     """
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
-    tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
+    tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
     with _locked(sweep):
         _freeze(sweep, space, tracking_uri)
         adopted = _adopt(sweep, storage, conditions)
@@ -168,12 +168,14 @@ def _locked(sweep: Storage) -> Iterator[None]:
 
 def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
     """What the folder says of the sweep: the space as it is run, and where it is tracked."""
-    sweep.write_atomic(SPACE, space.to_yaml())
+    mark = tracking_mark(sweep, tracking_uri)
+    tracking = space.tracking.model_copy(update={"uri": mark})
+    sweep.write_atomic(SPACE, replace(space, tracking=tracking).to_yaml())
     created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
     content = {
         "name": sweep.name,
         "experiment": space.tracking.experiment or f"bdray-{sweep.name}",
-        "tracking_uri": tracking_uri,
+        "tracking_uri": mark,
         "description": space.description,
         "created_ms": created,
     }

@@ -24,11 +24,11 @@ from bdray.tracking.report import DeliveryReport
 from bdray.tracking.server import (
     GoneError,
     UnreachableError,
-    absolute_tracking_uri,
     artifact_location,
     explain,
     open_client,
     probe,
+    tracking_uri_for,
 )
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ class Delivery:
         """
         files = SweepFiles(sweep)
         info = files.info()
-        uri = absolute_tracking_uri(tracking_uri or info.tracking_uri)
-        if not uri:
-            raise TrackingError(f"{sweep.uri_of('sweep.json')} names no tracking_uri; give --tracking-uri")
+        uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
         artifacts = artifact_location(uri, sweep.parent)
         client = open_client(uri, artifacts)
         try:

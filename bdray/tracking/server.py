@@ -67,6 +67,23 @@ def default_tracking_uri(storage_root: str | Storage) -> str:
     return f"sqlite:///{path}"
 
 
+def tracking_uri_for(sweep: Storage, *given: str | None) -> str:
+    """Where a sweep is delivered to: the first of `given` that is a URI, made absolute, else the storage's default.
+
+    Raises:
+        UserError: a scheme MLflow does not have; or none is given and the storage is remote.
+    """
+    uri = next(filter(None, given), None)
+    return absolute_tracking_uri(uri) if uri else default_tracking_uri(sweep.parent)
+
+
+def tracking_mark(sweep: Storage, uri: str) -> str | None:
+    """The tracking URI as the sweep's folder keeps it: None for the default, which moves along with the storage."""
+    if sweep.is_local and uri == default_tracking_uri(sweep.parent):
+        return None
+    return public(uri)
+
+
 def absolute_tracking_uri(uri: str) -> str:
     """The URI with a relative path made absolute, so that every process opens the same database.
 
