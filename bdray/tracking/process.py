@@ -42,6 +42,7 @@ class Mirror:
     def __init__(self, sweep: Storage, tracking_uri: str) -> None:
         self._sweep, self._uri = sweep, tracking_uri
         self._unsent: dict[str, None] = {}
+        self._told: dict[str, None] = {}
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of('mirror.log')}"
         self._start()
 
@@ -67,10 +68,12 @@ class Mirror:
 
     def notify(self, condition_id: str) -> None:
         """Tells the mirror that a condition's files have changed. Never waits, never raises."""
-        self._unsent[condition_id] = None
+        self._unsent[condition_id] = self._told[condition_id] = None
         if self._process.poll() is not None and time.monotonic() - self._started > _RESTART_S:
             with suppress(OSError):
                 self._start()
+                # A new process knows nothing of the conditions that run.
+                self._unsent = dict(self._told)
         self._flush()
 
     def close(self, timeout_s: float = 60.0) -> DeliveryReport:
