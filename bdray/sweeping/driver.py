@@ -28,7 +28,7 @@ from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, 
 from bdray.sweeping import stopping
 from bdray.sweeping.progress import SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
+from bdray.tracking import DeliveryReport, Mirror, public, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
@@ -133,7 +133,9 @@ def _prepare_data(conditions: Sequence[Condition]) -> None:
 def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
     records = read_records(sweep, [condition.condition_id for condition in conditions])
-    return digest({"tracking": tracking_uri, "records": {r.condition_id: [r.status, r.finished_ms] for r in records}})
+    return digest(
+        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
+    )
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:

@@ -12,7 +12,14 @@ from bdray.store.lock import FileLock
 from bdray.store.storage import Storage
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.report import DeliveryReport, ReadyInfo
-from bdray.tracking.server import check_tracking, default_tracking_uri, public, tracking_mark, tracking_uri_for
+from bdray.tracking.server import (
+    check_tracking,
+    default_tracking_uri,
+    hide_password,
+    public,
+    tracking_mark,
+    tracking_uri_for,
+)
 
 __all__ = [
     "DeliveryReport",
@@ -21,6 +28,7 @@ __all__ = [
     "TrackingError",
     "check_tracking",
     "default_tracking_uri",
+    "hide_password",
     "public",
     "start_mirror",
     "sync_sweep",

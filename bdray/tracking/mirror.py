@@ -1,6 +1,6 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
-    driver --- stdin: one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
+    driver --- stdin: the tracking URI; one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
            <-- stdout: {"event": "ready", ...}, {"event": "report", ...} ------'
 
 Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
@@ -243,10 +243,9 @@ def main() -> None:
     os.nice(5)
     parser = argparse.ArgumentParser(prog="bdray.tracking.mirror")
     parser.add_argument("sweep")
-    parser.add_argument("tracking_uri")
     arguments = parser.parse_args()
     sweep = Storage.open(arguments.sweep)
-    loop = _MirrorLoop(sweep, arguments.tracking_uri, answers := _private_stdout())
+    loop = _MirrorLoop(sweep, sys.stdin.readline().rstrip("\n"), answers := _private_stdout())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.listen()
     try:

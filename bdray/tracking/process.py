@@ -18,7 +18,7 @@ from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.tracking.files import SweepFiles
 from bdray.tracking.report import DeliveryReport, ReadyInfo
-from bdray.tracking.server import absolute_tracking_uri
+from bdray.tracking.server import absolute_tracking_uri, public
 
 _ATOMIC_WRITE = 4096
 """A pipe takes up to this many bytes as a whole or not at all (POSIX: PIPE_BUF is at least 512, Linux has 4096)."""
@@ -64,7 +64,7 @@ class Mirror:
             case "died":
                 raise TrackingError(self._death)
         later = f"it will be delivered later: bdray sync {self._sweep.name}"
-        return ReadyInfo(False, f"MLflow at {self._uri} has not answered within {timeout_s:.0f} s; {later}")
+        return ReadyInfo(False, f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
 
     def notify(self, condition_id: str) -> None:
         """Tells the mirror that a condition's files have changed. Never waits, never raises."""
@@ -100,7 +100,7 @@ class Mirror:
             log.parent.mkdir(parents=True, exist_ok=True)
         with open(log or os.devnull, "ab") as stderr:  # noqa: PTH123 - a path or the null device
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bdray.tracking.mirror", self._sweep.uri, self._uri],
+                [sys.executable, "-P", "-m", "bdray.tracking.mirror", self._sweep.uri],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -111,6 +111,8 @@ class Mirror:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdin
         self._started = time.monotonic()
+        # Not an argument: arguments can be read by every user of the machine.
+        self._pipe.write(f"{self._uri}\n".encode())
         os.set_blocking(self._pipe.fileno(), False)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
