@@ -23,22 +23,73 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Valid
 
 from bdray.errors import BdrayError, ComponentError, nearest
 
+VERSION_KEY = "@version"
+"""What an identity says of a class whose meaning has changed; no field can have this name."""
 
-class Component(BaseModel):
-    """A frozen, strictly validated set of named parameters with one method that does the work.
+
+class Identified(BaseModel):
+    """Frozen, strictly validated content whose identity survives growth: ids and fingerprints are made of it.
+
+    A field at its default is no part of the identity, so that a new option leaves the ids of all that came before it
+    alone. What the same fields mean may therefore only change (a default included) together with `VERSION`.
 
     Class attributes:
-        NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
-        SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
-        NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of `identity()`.
-        registered_name: set by the registry.
+        VERSION: raised when the meaning changes; part of the identity from 2 on.
+        NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of the identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
+    VERSION: ClassVar[int] = 1
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON content that says *what* this is."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return self._identity_content()
+
+    def _identity_content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {} if self.VERSION == 1 else {VERSION_KEY: self.VERSION}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            said = _identity_of(value)
+            at_default = not field.is_required() and value == field.get_default(call_default_factory=True)
+            if name not in self.NOT_SCIENTIFIC and not (at_default and not _is_versioned(said)):
+                content[name] = said
+        return content
+
+
+def _identity_of(value: Any) -> Any:
+    if isinstance(value, Identified):
+        return value.identity()
+    if isinstance(value, (list, tuple)):
+        return [_identity_of(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _identity_of(item) for key, item in value.items()}
+    return value
+
+
+def _is_versioned(said: Any) -> bool:
+    """Whether something in here has changed its meaning: then it counts, even where all is at its default."""
+    if isinstance(said, Mapping):
+        return VERSION_KEY in said or any(map(_is_versioned, said.values()))
+    return isinstance(said, list) and any(map(_is_versioned, said))
+
+
+class Component(Identified):
+    """A set of named parameters with one method that does the work.
+
+    Class attributes:
+        NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
+        SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
+        registered_name: set by the registry.
+    """
+
     NAME_KEY: ClassVar[str] = "name"
     SOURCE: ClassVar[str] = "our choice"
-    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()
     registered_name: ClassVar[str] = ""
 
     @property
@@ -54,13 +105,11 @@ class Component(BaseModel):
             del fields["variant"]
         return {self.NAME_KEY: self.name, **fields}
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.NOT_SCIENTIFIC}
-
-    def identity(self) -> dict[str, Any]:
-        """The JSON content that says *what* this is: what condition ids and fingerprints are made of."""
-        return self._identity
+    def _identity_content(self) -> dict[str, Any]:
+        content = super()._identity_content()
+        if self.registered_name.endswith("/"):
+            del content["variant"]
+        return {self.NAME_KEY: self.name, **content}
 
 
 C = TypeVar("C", bound=Component)

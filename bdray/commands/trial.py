@@ -110,6 +110,6 @@ def _rates(rates: Rates) -> str:
 
 def _tell(record: TrialRecord, console: Console) -> None:
     console.print(f"status   {record.status}{' (collapsed)' if record.collapsed else ''}")
-    for name, rates in (("poisoned", record.poisoned), ("tuned", record.finetuned)):
+    for name, rates in (("poisoned", record.poisoned), ("tuned", record.repaired)):
         if rates:
             console.print(f"{name:<8} {_rates(rates)}")

@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from bdray.condition import COMPONENTS, Condition, Section
+from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, nearest
 from bdray.gpu import round_gpu, show_gpu
+from bdray.registry import Identified as Section
 from bdray.registry import explain
 from bdray.space.source import Located, Where, show
 

@@ -14,8 +14,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bdray.condition import Condition, Section
+from bdray.condition import Condition
 from bdray.errors import SpaceError, nearest
+from bdray.registry import Identified
 from bdray.space.expansion import Expansion, Flats, Grammar, expand, no_match
 from bdray.space.grammar import (
     Parameter,
@@ -56,7 +57,7 @@ KEYS = (
     "plugins",
 )
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=Identified)
 
 PLUGIN_GROUP = "bdray.plugins"
 """Entry points of this group are loaded before any space is read."""

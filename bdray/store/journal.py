@@ -7,9 +7,9 @@ delivering the journal again changes nothing either.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from bdray.record import EpochRecord, StageName, Visibility
+from bdray.record import RATES, EpochRecord, StageName, Visibility
 from bdray.store.storage import Storage
 
 JOURNAL = "journal.jsonl"
@@ -24,11 +24,11 @@ class Journal:
         self._lines = [line for line in text.splitlines() if line]
         self._known = {(name, entry["step"]) for entry in map(json.loads, self._lines) for name in entry["metrics"]}
 
-    def add(self, stage: StageName, epochs: tuple[EpochRecord, ...]) -> None:
+    def add(self, stage: StageName, result: str, epochs: Iterable[EpochRecord]) -> None:
         """Add what these epochs measured and the journal does not hold yet."""
         before = len(self._lines)
-        for epoch in epochs:
-            self._append(epoch.epoch, epoch.finished_ms, dict(epoch_metrics(stage, epoch)))
+        for epoch, metrics in stage_metrics(stage, result, epochs):
+            self._append(epoch.epoch, epoch.finished_ms, metrics)
         self._write(before)
 
     def add_visibility(self, visibility: Visibility, time_ms: int) -> None:
@@ -49,25 +49,23 @@ class Journal:
             self._folder.write_atomic(JOURNAL, "".join(f"{line}\n" for line in self._lines))
 
 
-def epoch_metrics(stage: StageName, epoch: EpochRecord) -> Iterator[tuple[str, float]]:
-    """The tracked metrics of one epoch, by their tracked names; those without a value are left out."""
-    trained = "train" if stage == "poison" else "finetune"
-    cost = "cost" if stage == "poison" else "finetune_cost"
-    measured = "poisoned" if stage == "poison" else "finetuned"
-    values: dict[str, float | None] = {}
-    if epoch.images:
-        values |= {
-            f"{trained}/loss": epoch.loss,
-            f"{trained}/penalty": epoch.penalty,
-            f"{trained}/accuracy": epoch.accuracy,
-            f"{cost}/images_per_second": epoch.images_per_second,
-            f"{cost}/stage_seconds": epoch.stage_seconds,
-            f"{cost}/peak_memory_bytes": float(epoch.peak_memory_bytes),
-        }
-    if epoch.rates:
-        values |= {
-            f"{measured}/clean_accuracy": epoch.rates.clean_accuracy,
-            f"{measured}/attack_success_rate": epoch.rates.attack_success_rate,
-            f"{measured}/robust_accuracy": epoch.rates.robust_accuracy,
-        }
-    return ((name, value) for name, value in values.items() if value is not None)
+def stage_metrics(
+    stage: StageName, result: str, epochs: Iterable[EpochRecord]
+) -> Iterator[tuple[EpochRecord, dict[str, float]]]:
+    """The tracked metrics of a stage's epochs, by their tracked names; those without a value are left out.
+
+    What is measured of a model has the prefix of what the model is by then (`poisoned/clean_accuracy`); what is
+    measured of a training that of its stage (`train/loss`, for a repair `finetune/loss`).
+    """
+    trained, cost = ("train", "cost") if stage == "poison" else (stage, f"{stage}_cost")
+    for epoch in epochs:
+        values: dict[str, float | None] = {}
+        if epoch.images:
+            values |= {f"{trained}/{name}": getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
+            values |= {
+                f"{cost}/{name}": float(getattr(epoch, name))
+                for name in ("images_per_second", "stage_seconds", "peak_memory_bytes")
+            }
+        if epoch.rates:
+            values |= {f"{result}/{name}": getattr(epoch.rates, name) for name in RATES}
+        yield epoch, {name: value for name, value in values.items() if value is not None}

@@ -27,10 +27,10 @@ def make_tasks(
 
 
 def stages_of(condition: Condition) -> tuple[str, ...]:
-    """Fingerprints of the poison stages a condition needs, in the order it needs them."""
+    """Fingerprints of the kept stages a condition needs, in the order it needs them."""
     needs_surrogate = condition.poison.needs_surrogate and not condition.is_baseline
     surrogate = (condition.baseline().poison_fingerprint,) if needs_surrogate else ()
-    return (*surrogate, condition.poison_fingerprint)
+    return (*surrogate, *condition.shared_fingerprints)
 
 
 def _task(condition: Condition, space: SearchSpace, auto: float) -> Task:

@@ -13,9 +13,9 @@ from importlib import metadata
 import torch
 
 from bdray import __version__
-from bdray.condition import Precision
 from bdray.errors import UserError
 from bdray.gpu import allocator_fraction
+from bdray.recipes import Precision
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bdray.models.networks.taps import Outputs, forward_outputs
 from bdray.record import Confusion, Rates, finite
 from bdray.training.device import Compute
 from bdray.training.source import image_batches
@@ -64,6 +65,36 @@ class TestSet:
             self.attack_images[attack.to(self.attack_images.device)],
             self.attack_labels[attack],
             self.wanted_labels[attack],
+        )
+
+
+@dataclass(frozen=True)
+class CleanSet:
+    """Clean pictures as a repair sees them, on the device of the model.
+
+    Attributes:
+        images: uint8, `N x 3 x S x S`.
+        labels: true labels, int64, `N`.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    normalize: Normalization
+    compute: Compute
+
+    def outputs(self, model: nn.Module, batch_size: int = 500) -> Outputs:
+        """Logits and penultimate features of all images, float32, in evaluation mode and without gradients."""
+        was_training = model.training
+        model.eval()
+        seen: list[Outputs] = []
+        with torch.no_grad():
+            for images in self.images.split(batch_size):
+                pixels = self.normalize(images.float().div_(255)).contiguous(memory_format=torch.channels_last)
+                with self.compute.autocast():
+                    seen.append(forward_outputs(model, pixels))
+        model.train(was_training)
+        return Outputs(
+            torch.cat([each.logits.float() for each in seen]), torch.cat([each.features.float() for each in seen])
         )
 
 

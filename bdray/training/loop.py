@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bdray.condition import Layers, Optimization
 from bdray.data.base import Augmentation
 from bdray.models.networks.taps import Taps, forward_outputs
+from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bdray.condition import Optimization
 from bdray.models.networks.taps import Taps
+from bdray.recipes import Optimization
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 

@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition, Finetune, Train
+from bdray.condition import Condition
 from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.plan import make_poison_plan
 from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set
+from bdray.recipes import Finetune, Train
 from bdray.record import DataRecord, StageName, Visibility, finite
 from bdray.regularizers.base import REGULARIZERS, Regularizer
+from bdray.repairs.base import Tuning
 from bdray.seeds import derive_seed, stream
 from bdray.training.device import Compute, make_compute
-from bdray.training.evaluation import Normalization, TestSet
+from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
@@ -88,7 +90,7 @@ class Experiment:
         labels = data.train_labels.numpy()
         split = split_clean(
             labels,
-            fraction=condition.finetune.fraction if condition.finetune.epochs else 0.0,
+            fraction=condition.clean_fraction,
             held_out_fraction=condition.held_out_fraction,
             split=condition.finetune.split,
             generator=stream(condition.seed, "clean_split"),
@@ -121,12 +123,20 @@ class Experiment:
         recipe = self.condition.train
         return self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
 
-    def finetune_stage(self) -> Stage:
-        """The stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
-        recipe = self.condition.finetune
+    def tuning_stage(self, tuning: Tuning) -> Stage:
+        """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
         clean = self._training_set(NOTHING, self.split.clean_indices)
-        compute = make_compute(recipe.precision, self.compute.device)
-        return self._stage("finetune", recipe, clean, REGULARIZERS.build("none"), compute)
+        compute = make_compute(tuning.recipe.precision, self.compute.device)
+        return self._stage(tuning.name, tuning.recipe, clean, REGULARIZERS.build("none"), compute)
+
+    def clean_set(self) -> CleanSet:
+        """The pictures that a repair may use, on the device."""
+        chosen = torch.from_numpy(self.split.clean_indices)
+        images, labels = (
+            tensor.index_select(0, chosen.to(tensor.device)).to(self.compute.device)
+            for tensor in (self.images, self.labels)
+        )
+        return CleanSet(images, labels, self._normalize, self.compute)
 
     def _stage(
         self,
@@ -178,7 +188,7 @@ class Experiment:
             fingerprint=self.data.fingerprint,
             class_names=self.data.class_names,
             train_images=len(self.poisoned_set),
-            clean_images=len(self.split.clean_indices),
+            clean_images=len(self.split.clean_indices) if self.condition.repair_stages else 0,
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),

@@ -107,7 +107,7 @@ def test_page_is_well_formed_and_self_contained(html: str) -> None:
 def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], html: str) -> None:
     page = Page(html)
     for record in records:
-        rates = [rates for rates in (record.poisoned, record.finetuned) if rates]
+        rates = [rates for rates in (record.poisoned, record.repaired) if rates]
         expected = [(r.clean_accuracy, r.attack_success_rate, r.robust_accuracy) for r in rates]
         assert f"c-{record.condition_id}" in page.ids
         assert page.values.get(f"c-{record.condition_id}", []) == [value for three in expected for value in three]

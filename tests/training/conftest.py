@@ -13,10 +13,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from bdray.condition import Train
 from bdray.models import build_model
 from bdray.poisoning import STRATEGIES, make_poison_plan
 from bdray.poisoning.stamping import apply_plan, attack_set
+from bdray.recipes import Train
 from bdray.regularizers import REGULARIZERS
 from bdray.training.device import Compute
 from bdray.training.evaluation import Normalization, TestSet

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from bdray.condition import Optimization
+from bdray.recipes import Optimization
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
 
 PEAK = 0.37
