@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
+from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.gpu import show_gpu
@@ -259,10 +260,11 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            completed = cluster.run(job, _Watch(progress, eviction))
+            watch = _Watch(progress, eviction)
+            completed = cluster.run(job, watch)
         if eviction.error is not None:
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {eviction.error}", soft_wrap=True)
-        _record_lost(run, progress.lost_causes)
+        _record_lost(run, progress.lost_causes, watch.lost_details)
     return completed
 
 
@@ -295,6 +297,7 @@ class _Watch:
 
     progress: SweepProgress
     eviction: Eviction
+    lost_details: dict[str, str] = field(default_factory=dict)
 
     def started(self, condition_id: str) -> None:
         self.progress.started(condition_id)
@@ -303,20 +306,27 @@ class _Watch:
         self.progress.ended(condition_id, status)
         self.eviction.ended(condition_id)
 
-    def lost(self, condition_id: str, cause: str) -> None:
+    def restarts(self, condition_id: str, cause: str) -> None:
+        self.progress.restarts(condition_id, cause)
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
         self.progress.lost(condition_id, cause)
+        self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
 
 
-def _record_lost(run: _Run, causes: Mapping[str, str]) -> None:
+def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str]) -> None:
     """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
     for condition in run.left:
         cause = causes.get(condition.condition_id)
         if cause is None:
             continue
-        error = ErrorRecord(kind="ProcessLost", message=cause)
+        message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
+        error = ErrorRecord(kind="ProcessLost", message=message)
         try:
-            write_failure(run.sweep, condition, error, started_ms=now_ms(), detail=cause)
+            write_failure(
+                run.sweep, condition, error, started_ms=now_ms(), detail=details[condition.condition_id] or cause
+            )
         except StorageError as full:
             run.console.print(f"[red]{condition.condition_id}[/red]: {cause}; and no record of it: {full}")
 

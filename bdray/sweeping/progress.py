@@ -48,7 +48,8 @@ class SweepProgress:
 
     def __init__(self, console: Console, total: int, before: int, on_change: Callable[[str], None]) -> None:
         self._console, self._total, self._on_change = console, total, on_change
-        self.finished, self.running, self.failed = before, 0, 0
+        self.finished, self.failed = before, 0
+        self._running: set[str] = set()
         self.lost_causes: dict[str, str] = {}
         self._before, self._started, self._said = before, time.monotonic(), time.monotonic()
         self._bar = Progress(
@@ -75,18 +76,32 @@ class SweepProgress:
     ) -> None:
         self._bar.stop()
 
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
     def started(self, condition_id: str) -> None:
-        self.running += 1
+        self._running.add(condition_id)
+        self._changed(condition_id)
+
+    def restarts(self, condition_id: str, cause: str) -> None:
+        self._running.discard(condition_id)
+        self._console.print(
+            f"{condition_id} lost its process ({cause}); it goes on from its last checkpoint",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         self._changed(condition_id)
 
     def ended(self, condition_id: str, status: str) -> None:
-        self.running -= 1
+        self._running.discard(condition_id)
         self.finished += status == "finished"
         self.failed += status != "finished"
         self._changed(condition_id)
 
     def lost(self, condition_id: str, cause: str) -> None:
-        self.running -= 1
+        self._running.discard(condition_id)
         self.failed += 1
         self.lost_causes[condition_id] = cause
         self._changed(condition_id)
