@@ -5,6 +5,6 @@ source (text with line numbers) -> grammar (checked pieces) -> expansion (condit
 
 from bdray.space.expansion import pairwise_subset
 from bdray.space.grammar import Resources
-from bdray.space.load import SearchSpace, load_space, parse_seed_list
+from bdray.space.load import SearchSpace, load_plugins_of, load_space, parse_seed_list
 
-__all__ = ["Resources", "SearchSpace", "load_space", "pairwise_subset", "parse_seed_list"]
+__all__ = ["Resources", "SearchSpace", "load_plugins_of", "load_space", "pairwise_subset", "parse_seed_list"]

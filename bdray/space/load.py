@@ -6,16 +6,15 @@ is `SpaceError`, which names the file, the line, the key path, what is wrong and
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError, nearest
+from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
 from bdray.space.expansion import Expansion, Flats, Grammar, expand, no_match
 from bdray.space.grammar import (
@@ -55,12 +54,10 @@ KEYS = (
     "resources",
     "tracking",
     "plugins",
+    "plugin_path",
 )
 
 S = TypeVar("S", bound=Identified)
-
-PLUGIN_GROUP = "bdray.plugins"
-"""Entry points of this group are loaded before any space is read."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,8 @@ class SearchSpace:
         include: cells that are added, each over `fixed`.
         only: partial matches that every condition must meet (`--only`).
         baselines: whether unpoisoned twins are added.
+        plugins: modules that register users' own components.
+        plugin_path: folders where these may lie; the file's own is always among them.
         expansion: the conditions, and counts of how they came about.
     """
 
@@ -94,6 +93,7 @@ class SearchSpace:
     resources: ResourceRules
     tracking: Tracking
     plugins: tuple[str, ...]
+    plugin_path: tuple[str, ...]
     expansion: Expansion = field(repr=False, compare=False)
     _flats: Flats = field(default_factory=Flats, repr=False, compare=False)
 
@@ -126,6 +126,7 @@ class SearchSpace:
             "resources": self.resources.plain(),
             "tracking": self.tracking.model_dump(),
             "plugins": list(self.plugins),
+            "plugin_path": list(self.plugin_path),
         }
         return content
 
@@ -161,7 +162,7 @@ def load_space(
         here = Where("--seeds")
         content["seeds"] = Located([Located(number, here, here) for number in numbers], here, here)
         forced.seeds = True
-    plugins = _load_plugins(content.get("plugins"))
+    plugins, plugin_path = _load_plugins(content, path)
     grammar = _grammar(root, content, forced, tuple(_only(text) for text in only))
     expansion = expand(grammar)
     space = SearchSpace(
@@ -179,6 +180,7 @@ def load_space(
         resources=parse_resources(content.get("resources")),
         tracking=_optional_section(content.get("tracking"), Tracking, "tracking"),
         plugins=plugins,
+        plugin_path=plugin_path,
         expansion=expansion,
     )
     return _with_used_resources(space, grammar.loosened)
@@ -305,29 +307,38 @@ def _only(text: str) -> Rule:
     return Rule(_flat_value(path, value), value.where)
 
 
-def _load_plugins(node: Located | None) -> tuple[str, ...]:
-    """Imports the modules that register users' own components."""
-    for entry in entry_points(group=PLUGIN_GROUP):
-        try:
-            entry.load()
-        except (Exception, SystemExit) as error:
-            problem = f"the plugin '{entry.name}' ({entry.value}) cannot be loaded: {_reason(error)}"
-            raise SpaceError(problem, file=f"entry point {PLUGIN_GROUP}") from error
-    names = []
-    for item in node.sequence("plugins") if node is not None and node.content is not None else []:
-        name = item.content
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+def load_plugins_of(path: str | Path) -> None:
+    """Load the plugins that the search space in the YAML file `path` names; nothing else of it is read.
+
+    Raises:
+        SpaceError: they cannot be imported, or the file cannot be read.
+    """
+    root = load_yaml(path)
+    _load_plugins(root.content if isinstance(root.content, dict) else {}, path)
+
+
+def _load_plugins(content: Mapping[str, Located], path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Imports the modules that register users' own components. Returns their names and where they may lie."""
+    items = content["plugins"].sequence("plugins") if _given(content, "plugins") else []
+    for item in items:
+        if not isinstance(item.content, str) or not all(part.isidentifier() for part in item.content.split(".")):
             raise item.error(f"must be a module's name, got {show(item.plain())}", "plugins")
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:
-            raise item.error(f"the plugin '{name}' cannot be imported: {_reason(error)}", "plugins") from error
-        names.append(name)
-    return tuple(names)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    listed = content["plugin_path"].sequence("plugin_path") if _given(content, "plugin_path") else []
+    for folder in listed:
+        if not isinstance(folder.content, str):
+            raise folder.error(f"must be a folder, got {show(folder.plain())}", "plugin_path")
+    # Absolute, so that the frozen space finds from another folder what lay beside this one.
+    here = Path(path).absolute().parent
+    folders = tuple(dict.fromkeys(str(here / folder) for folder in [*(item.content for item in listed), ""]))
+    names = tuple(item.content for item in items)
+    try:
+        load_plugins(names, folders)
+    except PluginError as error:
+        for item in items:
+            if item.content == error.plugin:
+                raise item.error(str(error), "plugins") from error
+        raise
+    return names, folders if names else ()
 
 
 def _name(node: Located | None, path: str | Path) -> str:
