@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from bdray.errors import SpaceError
+from bdray.values import quote
 
 MAX_BYTES = 4 * 2**20
 MAX_NODES = 100_000
@@ -65,6 +66,10 @@ class Located:
             return [item.plain() for item in self.content]
         return self.content
 
+    def without(self, key: str) -> Located:
+        """The same mapping without `key`."""
+        return Located({name: value for name, value in self.content.items() if name != key}, self.where, self.key)
+
     def error(self, problem: str, path: str = "", *, at_key: bool = False) -> SpaceError:
         """A `SpaceError` that points here."""
         where = self.key if at_key else self.where
@@ -73,13 +78,13 @@ class Located:
     def mapping(self, path: str) -> dict[str, Located]:
         """The content, which must be a mapping."""
         if not isinstance(self.content, dict):
-            raise self.error(f"must be a mapping, got {show(self.plain())}", path)
+            raise self.error(f"must be a mapping, got {quote(self.plain())}", path)
         return self.content
 
     def sequence(self, path: str) -> list[Located]:
         """The content, which must be a list."""
         if not isinstance(self.content, list):
-            raise self.error(f"must be a list, got {show(self.plain())}", path)
+            raise self.error(f"must be a list, got {quote(self.plain())}", path)
         return self.content
 
 
@@ -162,12 +167,6 @@ def dump_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def show(value: Any, limit: int = 60) -> str:
-    """A value as one short piece of a message."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
 class _Constructor:
     """Turns PyYAML's nodes into `Located` values."""
 
@@ -198,14 +197,14 @@ class _Constructor:
             return [self.build(item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and kind in {"str", *_PATTERNS}:
             return self._scalar(kind, node.value, where)
-        raise self._error(where, f"the tag '{show(node.tag)}' means nothing here")
+        raise self._error(where, f"the tag '{quote(node.tag)}' means nothing here")
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Located]:
         content: dict[str, Located] = {}
         for key_node, value_node in node.value:
             key = self.build(key_node)
             if not isinstance(key.content, str):
-                raise self._error(key.where, f"keys must be strings, got {show(key.plain())}")
+                raise self._error(key.where, f"keys must be strings, got {quote(key.plain())}")
             if key.content in content:
                 first = content[key.content].key
                 also = f" (first on line {first.line})" if first.line else ""
@@ -219,11 +218,11 @@ class _Constructor:
                 raise self._error(where, "half a surrogate pair is not text")
             return text
         if not _PATTERNS[kind].match(text):
-            raise self._error(where, f"{show(text)} is not of the type {kind}")
+            raise self._error(where, f"{quote(text)} is not of the type {kind}")
         try:
             value = _CONVERT[kind](text)
         except ValueError:
-            raise self._error(where, f"{show(text)} is too large") from None
+            raise self._error(where, f"{quote(text)} is too large") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self._error(where, f"{text} is not a finite number")
         return value
