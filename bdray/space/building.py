@@ -43,8 +43,7 @@ class Builder:
     """Conditions from flat assignments; equal sections are validated once and shared."""
 
     def __init__(self) -> None:
-        # In a tuple, because a trigger may be None.
-        self._sections: dict[tuple[str, tuple[Any, ...]], tuple[Any]] = {}
+        self._sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._checked: set[tuple[int, ...]] = set()
 
     def __call__(self, assignment: Flat) -> Condition:
@@ -57,18 +56,17 @@ class Builder:
         for path, value in assignment.items():
             head = path.partition(".")[0]
             given[head] = (*given.get(head, ()), path, repr(value))
-        sections = {name: self._sections.get((name, given[name])) for name in SECTIONS}
-        if None in sections.values():
-            condition = Condition.parse(nest(assignment))
-            for name in SECTIONS:
-                self._sections.setdefault((name, given[name]), (getattr(condition, name),))
-            return condition
-        fields = {name: section[0] for name, section in sections.items() if section}
+        keys = {name: (name, given[name]) for name in SECTIONS}
+        if not self._sections.keys() >= set(keys.values()):
+            parsed = Condition.parse(nest(assignment))
+            for name, key in keys.items():
+                self._sections.setdefault(key, getattr(parsed, name))
+        fields = {name: self._sections[key] for name, key in keys.items()}
         condition = Condition.model_construct(**fields, seed=assignment["seed"])
-        key = tuple(id(fields[name]) for name in COMPONENTS)
-        if key not in self._checked:
+        checked = tuple(id(fields[name]) for name in COMPONENTS)
+        if checked not in self._checked:
             condition.check()
-            self._checked.add(key)
+            self._checked.add(checked)
         return condition
 
 

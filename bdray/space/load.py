@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
-from bdray.space.building import Flats, no_match
+from bdray.space.axes import Rule
+from bdray.space.building import Flats, located, no_match
 from bdray.space.expansion import Expansion, expand
+from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
 from bdray.space.resources import Resources
@@ -67,7 +69,14 @@ def load_space(
     """
     listed = parse_seed_list(seeds) if isinstance(seeds, str) else seeds
     expansion = expand(read_grammar(path, overrides, only, listed))
-    return _with_used_resources(SearchSpace(**vars(expansion.grammar), expansion=expansion))
+    space = SearchSpace(**vars(expansion.grammar), expansion=expansion)
+    found = infeasible(expansion.conditions)
+    if found:
+        condition, error = found
+        flat = space.flat(condition)
+        cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
+        raise located(error, dict(flat), space, cells[-1] if cells else {})
+    return _with_used_resources(space)
 
 
 def load_plugins_of(path: str | Path) -> None:
