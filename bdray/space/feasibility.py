@@ -1,8 +1,8 @@
-"""What is wrong with a poison plan before any picture is read: too few images that the strategy may poison."""
+"""What can only fail, known before any picture is read: too large a trigger, too few images to poison."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,22 @@ Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 """At least and at most how many images of each class there are, and how many in all."""
 
 
-def infeasible(conditions: Iterable[Condition]) -> tuple[Condition, ConditionError] | None:
-    """A condition that cannot poison as many images as it should on any draw of its training set, and why.
+def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
+    """A condition that can only fail, and why: its trigger is larger than its images, or it cannot poison as many
+    images as it should on any draw of its training set.
 
-    Only data sets that know their class sizes without decoding (`DataSet.train_sizes`) are looked at.
+    The latter for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
+    for condition in {(id(c.trigger), c.data.image_size): c for c in conditions}.values():
+        try:
+            if condition.trigger:
+                condition.trigger.check(condition.data.image_size)
+        except ComponentError as error:
+            return condition, ConditionError(f"trigger.{error.path}", error.problem)
+    return _unfillable(conditions)
+
+
+def _unfillable(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
     # Of conditions that differ in nothing but the rate, the highest asks for most.
     hardest: dict[tuple[Any, ...], Condition] = {}
     keys: dict[int, Any] = {}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from bdray.errors import nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
 from bdray.space.axes import (
@@ -36,6 +37,10 @@ MAX_SEEDS = 10_000
 """More than anybody runs; a longer list is a mistake."""
 
 
+TRACKING_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file")
+"""Of the URIs that `bdray.tracking` takes."""
+
+
 class Search(Identified):
     """How conditions are chosen from the grammar."""
 
@@ -54,6 +59,14 @@ class Tracking(Identified):
     """MLflow experiment; the sweep's name where it is None."""
     uri: str | None = Field(default=None, min_length=1)
     """MLflow tracking URI; a database beside the sweep where it is None."""
+
+    @field_validator("uri")
+    @classmethod
+    def _has_a_scheme_of_mlflow(cls, uri: str | None) -> str | None:
+        scheme, colon, _ = (uri or "").partition("://")
+        if colon and scheme.partition("+")[0] not in TRACKING_SCHEMES:
+            raise ValueError(f"MLflow has no '{scheme}://'; {nearest(scheme, TRACKING_SCHEMES)}")
+        return uri
 
 
 @dataclass(frozen=True)

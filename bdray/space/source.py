@@ -19,7 +19,7 @@ from bdray.errors import SpaceError
 from bdray.values import quote
 
 MAX_BYTES = 4 * 2**20
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 MAX_DEPTH = 100
 
 _TAG = "tag:yaml.org,2002:"
@@ -88,10 +88,22 @@ class Located:
         return self.content
 
 
+class _TooManyError(yaml.MarkedYAMLError):
+    """There are more values than anybody writes."""
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner and parser with the scalars of YAML 1.2."""
+    """PyYAML's scanner and parser with the scalars of YAML 1.2, which stops at too many values: it is slow."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the name and kind that PyYAML expects
+    count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.count += 1
+        if self.count > MAX_NODES:
+            mark = self.peek_event().start_mark
+            raise _TooManyError(problem=f"holds more than {MAX_NODES:,} values", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -145,7 +157,7 @@ def parse_yaml(text: str, file: str, *, lines: bool = True) -> Located:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        problem = f"is not valid YAML: {said or 'cannot be parsed'}"
+        problem = said if isinstance(error, _TooManyError) else f"is not valid YAML: {said or 'cannot be parsed'}"
         raise SpaceError(problem, file=file, line=mark.line + 1 if mark and lines else None) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if lines else None
