@@ -29,7 +29,7 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
             if condition.trigger:
                 condition.trigger.check(condition.data.image_size)
         except ComponentError as error:
-            return condition, ConditionError(f"trigger.{error.path}", error.problem)
+            return condition, error.below("trigger")
     return _unfillable(conditions)
 
 
@@ -65,7 +65,7 @@ def _error(condition: Condition, known: Bounds) -> ConditionError | None:
         rng = np.random.default_rng(0)
         make_poison_plan(labels, strategy=condition.poison, num_classes=len(bounds[0]), generator=rng)
     except ComponentError as error:
-        return ConditionError(f"poison.{error.path}" if error.path else "poison", error.problem)
+        return error.below("poison")
     except PoisonError as error:
         # It begins with the option that asks for too much.
         return ConditionError(f"poison.{str(error).partition(' ')[0]}", str(error))

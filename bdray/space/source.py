@@ -23,17 +23,13 @@ MAX_NODES = 50_000
 MAX_DEPTH = 100
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS: tuple[tuple[str, str, str], ...] = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-)
-_PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern, _ in _SCALARS}
+_SCALARS = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "null": r"~|null|Null|NULL|",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+_PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern in _SCALARS.items()}
 
 
 @dataclass(frozen=True)
@@ -113,10 +109,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _kind, _, _firsts in _SCALARS:
-    _first_letters = [*_firsts, *([""] if _kind == "null" else [])]
+for _kind, _pattern in _PATTERNS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_TAG + _kind, _PATTERNS[_kind], _first_letters)
+        _class.add_implicit_resolver(_TAG + _kind, _pattern, None)
 
 
 def load_yaml(path: str | Path) -> Located:
