@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bdray.errors import BdrayError, ComponentError, nearest
+from bdray.errors import ComponentError, UserError, nearest
 
 VERSION_KEY = "@version"
 """What an identity says of a class whose meaning has changed; no field can have this name."""
@@ -134,12 +134,20 @@ class Registry(Generic[C]):
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Class decorator. A name that ends in `/` registers a family: `timm/` takes any `timm/<variant>`,
-        and the class gets the part behind the slash as its field `variant`."""
+        and the class gets the part behind the slash as its field `variant`.
+
+        Raises:
+            UserError: another class has the name. The same class of the same module, imported once more, may take it.
+        """
 
         def add(cls: type[C]) -> type[C]:
+            if not cls.__module__.startswith(f"{self._package}."):
+                # So that a name of ours is taken before a user's class asks for it, and hers is the one to complain.
+                self._load()
             known = self._prefixes if name.endswith("/") else self._classes
-            if name in known and known[name].__qualname__ != cls.__qualname__:
-                raise BdrayError(f"the {self.kind} '{name}' is registered twice")
+            if name in known and _full_name(known[name]) != _full_name(cls):
+                both = f"by {_full_name(known[name])} and by {_full_name(cls)}"
+                raise UserError(f"the {self.kind} '{name}' is registered twice: {both}; give one of them another name")
             cls.registered_name = name
             known[name] = cls
             return cls
@@ -208,6 +216,10 @@ class Registry(Generic[C]):
         except BaseException:
             self._loaded = False
             raise
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[str, str]:

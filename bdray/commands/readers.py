@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bdray.errors import UserError, nearest
+from bdray.record import TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
@@ -43,13 +45,8 @@ def require_folder_of(file: str) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """How many conditions are done, and which did not finish."""
-    from bdray.space import load_space
-
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    space_path = sweep.local_path(SPACE)
-    if space_path is None:
-        raise UserError(f"{sweep.uri}: status reads local sweeps only; use results")
-    planned = [condition.condition_id for condition in load_space(space_path).conditions()]
+    planned = sweep.read_json(SWEEP).get("conditions") or sweep.list("conditions")
     records = read_records(sweep, planned)
     counts = Counter(record.status for record in records)
     begun = sum(
@@ -76,9 +73,7 @@ def results(options: argparse.Namespace) -> int:
     if not (options.csv or options.parquet):
         Console().print(summary_table(records, limit=1000))
         return 0
-    # Reading the frozen space imports the plugins that the floors need.
-    _planned(sweep)
-    table = result_table(records, floors_of(records))
+    table = result_table(records, _floors(sweep, records))
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
@@ -86,6 +81,16 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
+    """What baselines do under each attack; none where a plugin is missing, which is said on stderr."""
+    try:
+        _load_plugins(sweep)
+        return floors_of(records)
+    except UserError as error:
+        Console(stderr=True, highlight=False).print(f"asr_floor is left empty: {error}", markup=False, soft_wrap=True)
+        return {}
 
 
 def report(options: argparse.Namespace) -> int:
@@ -113,7 +118,7 @@ def report_of(sweep: Storage) -> Report:
     """
     from bdray.report import make_report
 
-    # First: reading the frozen space imports the plugins that the records need.
+    _load_plugins(sweep)
     description = _described(sweep)
     records = read_records(sweep)
     if not records:
@@ -130,23 +135,23 @@ def _described(sweep: Storage) -> SweepDescription:
         name=sweep.name,
         asked=content.get("description", ""),
         created_ms=content.get("created_ms"),
-        planned=_planned(sweep),
+        planned=len(content["conditions"]) if "conditions" in content else None,
         space_yaml=sweep.read_text(SPACE),
     )
 
 
-def _planned(sweep: Storage) -> int | None:
-    """How many conditions the frozen space has. Reading it also imports the plugins that the records need."""
-    from bdray.space import load_space
+def _load_plugins(sweep: Storage) -> None:
+    """Load the plugins that the sweep was run with.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    from bdray.space import load_plugins_of
 
     with TemporaryDirectory() as folder:
         space = Path(folder) / SPACE
         space.write_bytes(sweep.read_bytes(SPACE))
-        try:
-            return len(load_space(space).conditions())
-        except UserError:
-            # A sweep that was moved here may name pictures or plugins that stayed behind: its records do without.
-            return None
+        load_plugins_of(space)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,9 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from bdray.condition import Condition
 from bdray.errors import UserError
+from bdray.plugins import load_plugins
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
-from bdray.space import load_space
+from bdray.space import load_plugins_of, load_space
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
@@ -41,15 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def _choose(options: argparse.Namespace) -> Condition:
     path = Path(options.space)
     if path.suffix == ".json":
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such file")
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: is no JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: a condition is a mapping of its sections")
-        return Condition.parse(content.get("content", content))
+        return _read_condition(path)
     conditions = load_space(path, options.set, options.only, options.seeds).conditions()
     wanted = options.id or ""
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
@@ -57,6 +51,23 @@ def _choose(options: argparse.Namespace) -> Condition:
         problem = "no condition's id starts" if not found else f"{len(found)} conditions' ids start"
         raise UserError(f"{path}: {problem} with '{wanted}'; `bdray sweep {path} --dry-run` shows them")
     return found[0]
+
+
+def _read_condition(path: Path) -> Condition:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a condition is a mapping of its sections")
+    # `<sweep>/conditions/<id>/condition.json`: the sweep's space names the plugins.
+    load_plugins(folders=[path.absolute().parent])
+    for sweep in path.absolute().parents[2:3]:
+        if (sweep / SPACE).is_file():
+            load_plugins_of(sweep / SPACE)
+    return Condition.parse(content.get("content", content))
 
 
 class TerminalReporter(Reporter):

@@ -14,7 +14,7 @@ import numpy as np
 
 from bdray.data.decoding import SUFFIXES
 from bdray.data.sources import Contents, Pictures, Source
-from bdray.data.splits import split_test
+from bdray.data.splits import count_of_test, split_test
 from bdray.errors import DataError, nearest
 from bdray.seeds import stream
 
@@ -77,7 +77,13 @@ class ClassFolders:
         """
         names = names or {folder: folder for folder in self.class_names}
         key = {"folder": str(self.root.resolve()), "state": self.state, "classes": list(names.items())}
-        return Source(f"the folder {self.root}", key, lambda: self._read(names))
+        return Source(f"the folder {self.root}", key, lambda: self._read(names), self._train_sizes(list(names)))
+
+    def _train_sizes(self, folders: list[str]) -> tuple[int, ...]:
+        if "." not in self.splits:
+            return tuple(len(self.splits["train"][folder]) for folder in folders)
+        counts = [len(self.splits["."][folder]) for folder in folders]
+        return tuple(count - count_of_test(count, TEST_FRACTION) for count in counts)
 
     def _read(self, names: Mapping[str, str]) -> Contents:
         pictures = {split: self._pictures(split, list(names)) for split in self.splits}

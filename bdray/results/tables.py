@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.record import RATES, Rates, TrialRecord
+from bdray.values import show_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +161,7 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     is_baseline = members[0].role == "baseline"
     axis_cells = [
-        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else shown(flat.get(path)) for path in axes
+        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else show_cell(flat.get(path)) for path in axes
     ]
     marks = ["baseline", *marks] if is_baseline else marks
     return [
@@ -177,9 +178,3 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{fmean(known):.1%}" if known else "-"
-
-
-def shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)

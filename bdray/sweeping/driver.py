@@ -102,7 +102,7 @@ def run_conditions(
     sweep = storage.child(settings.name or space.name)
     tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
     with _locked(sweep):
-        _freeze(sweep, space, tracking_uri)
+        _freeze(sweep, space, conditions, tracking_uri)
         adopted = _adopt(sweep, storage, conditions)
         left = _left(sweep, conditions, retry_failed=settings.retry_failed)
         _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted))
@@ -167,8 +167,8 @@ def _locked(sweep: Storage) -> Iterator[None]:
         lock.release()
 
 
-def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
-    """What the folder says of the sweep: the space as it is run, and where it is tracked."""
+def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str) -> None:
+    """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
     sweep.write_atomic(SPACE, space.to_yaml())
     created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
     content = {
@@ -177,6 +177,8 @@ def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
         "tracking_uri": tracking_uri,
         "description": space.description,
         "created_ms": created,
+        # For whoever counts without the plugins that reading the space would take.
+        "conditions": [condition.condition_id for condition in conditions],
     }
     sweep.write_atomic(SWEEP, json.dumps(content, indent=1))
 

@@ -29,6 +29,9 @@ class Trigger(Component):
         device. `generator` is a CPU generator, for what is drawn anew for every image."""
         raise NotImplementedError
 
+    def check(self, image_size: int) -> None:
+        """Raises `ComponentError` for what cannot be laid over images of this size, as far as that is known unseen."""
+
     def stamp(self, images: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Stamped copies of `images`.
 

@@ -191,7 +191,7 @@ def test_command_writes_the_page_and_the_figures(
 ) -> None:
     sweep = Storage.open(tmp_path).child("demo")
     sweep.write_atomic("space.yaml", SPACE)
-    sweep.write_atomic("sweep.json", '{"name": "demo", "description": "Which trigger takes?", "created_ms": 1}')
+    sweep.write_atomic("sweep.json", '{"description": "Which trigger takes?", "conditions": ["a", "b"]}')
     record = make_record()
     condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
     assert main(["report", "demo", "--storage", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
