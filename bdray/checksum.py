@@ -97,6 +97,9 @@ def damaged_name(name: str) -> str:
     return f"{name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
+_untold: list[str] = []
+
+
 @lru_cache(maxsize=10_000)
 def say_damaged(file: str, problem: str, consequence: str) -> None:
     """One line about a damaged file through `logging` (stderr, unless a program sets it up), once a process.
@@ -106,4 +109,13 @@ def say_damaged(file: str, problem: str, consequence: str) -> None:
         problem: what is wrong (`str(DamagedError)`).
         consequence: what is done about it ("the stage is computed again").
     """
-    logging.getLogger("bdray").warning("damaged file %s: %s; %s", file, problem, consequence)
+    line = f"damaged file {file}: {problem}; {consequence}"
+    _untold.append(line)
+    logging.getLogger("bdray").warning(line)
+
+
+def take_said() -> list[str]:
+    """What `say_damaged` has said since the last call, for the process whose stderr the user sees."""
+    lines = _untold.copy()
+    _untold.clear()
+    return lines

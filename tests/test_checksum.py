@@ -15,6 +15,7 @@ from bdray.checksum import (
     say_damaged,
     seal_bytes,
     seal_json,
+    take_said,
     unseal_bytes,
     unseal_json,
 )
@@ -72,7 +73,10 @@ def test_arrays_are_taken_as_they_lie() -> None:
 
 
 def test_a_damaged_file_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    take_said()
     with caplog.at_level(logging.WARNING, "bdray"):
         for _ in range(3):
             say_damaged("a/b", "it is empty", "it is computed again")
+    assert take_said() == [record.getMessage() for record in caplog.records]
+    assert take_said() == []
     assert [record.getMessage() for record in caplog.records] == ["damaged file a/b: it is empty; it is computed again"]

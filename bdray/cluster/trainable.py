@@ -13,6 +13,8 @@ from typing import Any
 
 from ray import tune
 
+from bdray.checksum import take_said
+
 
 def set_up_worker(job: Mapping[str, Any]) -> None:
     """Make names and relative paths mean in this process what they mean in the driver."""
@@ -37,7 +39,7 @@ class ConditionTrainable(tune.Trainable):
         module, _, function = self._job["work"].partition(":")
         work = getattr(importlib.import_module(module), function)
         status = work(self._job, json.loads(self._job["tasks"][self._condition_id]))
-        return {"done": True, "status": status}
+        return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Always reused: Tune 2.60 counts a refusal as a failed try of the next trial.
