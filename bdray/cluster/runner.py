@@ -42,8 +42,9 @@ from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
+from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
-from bdray.store.sweep_folder import JOURNAL, SweepFolder  # noqa: E402
+from bdray.store.sweep_folder import SweepFolder  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 
 START_TRIES = 3
