@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
@@ -293,14 +294,8 @@ def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable
 
 
 def test_two_sweeps_of_one_folder_do_not_run_at_once(undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]) -> None:
-    from bdray.store.lock import FileLock
-
-    lock = FileLock(undisturbed.folder / "runs" / "tiny" / ".lock")
-    assert lock.acquire()
-    try:
+    with FileLock(undisturbed.folder / "runs" / "tiny" / ".lock"):
         status, output = undisturbed.run()
-    finally:
-        lock.release()
     assert status == 2
     assert "is being run by another process" in output
     assert "Traceback" not in output

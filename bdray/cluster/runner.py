@@ -42,7 +42,9 @@ from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
+from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
+from bdray.store.sweep_folder import SweepFolder  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 
 START_TRIES = 3
@@ -101,7 +103,7 @@ class ClusterRun:
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         search = ConditionSearch(
             job.tasks,
-            stage_finished=lambda stage: job.sweep.child("stages", stage).exists("stage.json"),
+            stage_finished=SweepFolder(job.sweep).has_stage,
             max_concurrent=self.settings.max_concurrent,
             start_again=losses.start_again,
         )
@@ -173,6 +175,8 @@ class _Teller(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended += 1
+        for line in trial.last_result["said"]:
+            logging.getLogger("bdray").warning(line)
         self._observer.ended(trial.config["condition_id"], trial.last_result["status"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -193,8 +197,7 @@ def _said_of(trial: Any) -> str:
 
 def _journal_bytes(sweep: Storage, condition_id: str) -> int:
     """How much a condition has reported so far: nothing is reported twice, so this grows with progress alone."""
-    folder = sweep.child("conditions", condition_id)
-    return len(folder.read_bytes("journal.jsonl")) if folder.exists("journal.jsonl") else 0
+    return len(SweepFolder(sweep).condition(condition_id).read(JOURNAL) or b"")
 
 
 def _shipped(job: ClusterJob) -> dict[str, Any]:

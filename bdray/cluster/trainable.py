@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import tune
 
+from bdray.checksum import take_said
 from bdray.plugins import load_plugins
 
 
@@ -36,7 +37,7 @@ class ConditionTrainable(tune.Trainable):
         module, _, function = self._job["work"].partition(":")
         work = getattr(importlib.import_module(module), function)
         status = work(self._job, json.loads(self._job["tasks"][self._condition_id]))
-        return {"done": True, "status": status}
+        return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Always reused: Tune 2.60 counts a refusal as a failed try of the next trial.

@@ -17,7 +17,7 @@ from bdray.record import TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
+from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
 
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription
@@ -31,7 +31,7 @@ def find_sweep(name: str, storage_uri: str) -> Storage:
     """
     storage = Storage.open(storage_uri)
     for sweep in (storage.child(name), Storage.open(name)):
-        if sweep.exists(SWEEP):
+        if SweepFolder(sweep).is_sweep:
             return sweep
     known = [sweep.name for sweep in sweeps_in(storage)]
     raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
@@ -46,13 +46,12 @@ def require_folder_of(file: str) -> None:
 def status(options: argparse.Namespace) -> int:
     """How many conditions are done, and which did not finish."""
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    planned = sweep.read_json(SWEEP).get("conditions") or sweep.list("conditions")
+    folder = SweepFolder(sweep)
+    planned = folder.info().conditions or folder.condition_ids()
     records = read_records(sweep, planned)
     counts = Counter(record.status for record in records)
-    begun = sum(
-        sweep.child("conditions", name).exists("journal.jsonl") and not sweep.child("conditions", name).exists(RECORD)
-        for name in sweep.list("conditions")
-    )
+    done = {record.condition_id for record in records}
+    begun = sum(name not in done and folder.condition(name).has_begun for name in folder.condition_ids())
     console.print(f"[bold]{sweep.name}[/bold]: {len(planned)} conditions")
     for name in ("finished", "diverged", "failed"):
         console.print(f"  {name:<10} {counts[name]:>6}")
@@ -130,12 +129,12 @@ def _described(sweep: Storage) -> SweepDescription:
     """What the sweep's folder says of it."""
     from bdray.report import SweepDescription
 
-    content = sweep.read_json(SWEEP)
+    info = SweepFolder(sweep).info()
     return SweepDescription(
         name=sweep.name,
-        asked=content.get("description", ""),
-        created_ms=content.get("created_ms"),
-        planned=len(content["conditions"]) if "conditions" in content else None,
+        asked=info.description,
+        created_ms=info.created_ms,
+        planned=len(info.conditions) or None,
         space_yaml=sweep.read_text(SPACE),
     )
 

@@ -107,7 +107,8 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         DataError: its folder cannot be written.
     """
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    # Not a "soft" lock where there is no flock: that would outlive its killed holder.
+    lock = FileLock(target.with_name(f".{target.name}.lock"), fallback_to_soft=False)
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

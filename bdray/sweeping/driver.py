@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +20,19 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
-from bdray.store.lock import FileLock
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
+from bdray.store.sweep_folder import (
+    DELIVERED,
+    DRIVER_LOCK,
+    SPACE,
+    SweepFolder,
+    SweepInfo,
+    now_ms,
+    read_records,
+    sweeps_in,
+    write_failure,
+)
 from bdray.sweeping import stopping
 from bdray.sweeping.progress import SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
@@ -35,8 +42,6 @@ from bdray.trial.needs import Need, Packing
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
-
-LOCK, DELIVERED = ".lock", ".delivered"
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def run_conditions(
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
-    with _locked(sweep):
+    busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+    # One driver a sweep: two would compute everything twice.
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
         _freeze(sweep, space, conditions, tracking_uri)
         adopted = _adopt(sweep, storage, conditions)
         left = _left(sweep, conditions, retry_failed=settings.retry_failed)
@@ -155,73 +162,53 @@ class _Run:
     console: Console
 
 
-@contextmanager
-def _locked(sweep: Storage) -> Iterator[None]:
-    """One driver a sweep: two would compute everything twice."""
-    lock = FileLock(sweep.local_path(LOCK))
-    if not lock.acquire():
-        raise UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
+    folder = SweepFolder(sweep)
+    known = folder.info() if folder.is_sweep else None
     sweep.write_atomic(SPACE, space.to_yaml())
-    created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
-    content = {
-        "name": sweep.name,
-        "experiment": space.tracking.experiment or f"bdray-{sweep.name}",
-        "tracking_uri": tracking_uri,
-        "description": space.description,
-        "created_ms": created,
-        # For whoever counts without the plugins that reading the space would take.
-        "conditions": [condition.condition_id for condition in conditions],
-    }
-    sweep.write_atomic(SWEEP, json.dumps(content, indent=1))
+    folder.write_info(
+        SweepInfo(
+            name=sweep.name,
+            experiment=space.tracking.experiment or f"bdray-{sweep.name}",
+            tracking_uri=tracking_uri,
+            description=space.description,
+            # Without it, MLflow's run of this sweep is found by its name.
+            created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
+            conditions=tuple(condition.condition_id for condition in conditions),
+        )
+    )
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
     """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
-    here = set(sweep.list("conditions"))
+    here = set(SweepFolder(sweep).condition_ids())
     wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
     adopted: list[str] = []
     for other in sweeps_in(storage):
         if other.uri == sweep.uri:
             continue
-        for condition_id in sorted(wanted.keys() & set(other.list("conditions"))):
-            record = read_record(other, condition_id)
-            same_place = record is not None and record.condition["data"] == wanted[condition_id].content()["data"]
-            if record is not None and record.status == "finished" and same_place:
-                _copy_condition(other, sweep, condition_id)
+        there = SweepFolder(other)
+        for condition_id in sorted(wanted.keys() & set(there.condition_ids())):
+            kept = there.condition(condition_id).mended(wanted[condition_id])
+            same_place = kept is not None and kept.record.condition["data"] == wanted[condition_id].content()["data"]
+            if kept is not None and kept.record.status == "finished" and same_place:
+                SweepFolder(sweep).condition(condition_id).take_over(there.condition(condition_id))
                 del wanted[condition_id]
                 adopted.append(condition_id)
     return adopted
 
 
-def _copy_condition(source: Storage, sweep: Storage, condition_id: str) -> None:
-    """The record last: its presence means that the rest is there."""
-    origin, target = (folder.child("conditions", condition_id) for folder in (source, sweep))
-    for name in sorted(origin.list(), key=lambda name: name == RECORD):
-        target.copy_in(origin, name, name)
-
-
 def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
-    """Conditions that have no record yet (or, when asked for, an unsuccessful one)."""
-    known = set(sweep.list("conditions"))
+    """Conditions that have no intact record yet (or, when asked for, an unsuccessful one)."""
+    folder = SweepFolder(sweep)
+    known = set(folder.condition_ids())
 
     def is_left(condition: Condition) -> bool:
         if condition.condition_id not in known:
             return True
-        folder = sweep.child("conditions", condition.condition_id)
-        if not folder.exists(RECORD):
-            return True
-        if not retry_failed:
-            return False
-        record = read_record(sweep, condition.condition_id)
-        return record is None or record.status != "finished"
+        kept = folder.condition(condition.condition_id).mended(condition)
+        return kept is None or (retry_failed and kept.record.status != "finished")
 
     return [condition for condition in conditions if is_left(condition)]
 

@@ -43,12 +43,10 @@ from bdray.store.sweep_folder import (
     ERROR,
     PLAN,
     PREVIEW,
-    RECORD,
+    ConditionFolder,
     blank_record,
-    condition_folder,
     now_ms,
     warning_for,
-    write_condition,
     write_failure,
 )
 from bdray.training.device import environment, pick_device, prepare_memory, prepare_process
@@ -176,7 +174,7 @@ class _Trial:
         options: TrialOptions,
     ) -> None:
         self.condition, self.reporter, self.options = condition, reporter, options
-        self.folder = condition_folder(sweep, condition.condition_id) if sweep else None
+        self.folder = ConditionFolder(sweep, condition.condition_id) if sweep else None
         self.store = StageStore(sweep, storage) if sweep else None
         self.journal = Journal(self.folder) if self.folder else None
         self.trainer = condition.condition_id
@@ -372,10 +370,10 @@ class _Trial:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
-        write_condition(self.folder, self.condition)
-        self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
-        if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
-            self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
+        self.folder.write_condition(self.condition)
+        self.folder.write(PLAN, experiment.plan.to_bytes())
+        if self.condition.trigger is not None and not self.folder.storage.exists(PREVIEW):
+            self.folder.write(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
         if self.journal and visibility:
             self.journal.add_visibility(visibility, now_ms())
 
@@ -384,10 +382,9 @@ class _Trial:
         if self.folder is None or self.store is None:
             return
         matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
-        self.folder.write_atomic(CONFUSION, json.dumps(matrices))
-        if self.folder.exists(ERROR):
-            self.folder.delete(ERROR)
-        self.folder.write_atomic(RECORD, record.model_dump_json(indent=1))
+        self.folder.write(CONFUSION, json.dumps(matrices))
+        self.folder.storage.delete(ERROR)
+        self.folder.write_record(record)
         self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
 
 

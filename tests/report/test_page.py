@@ -14,7 +14,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.page import percent, points
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, condition_folder
+from bdray.store.sweep_folder import ConditionFolder
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -193,7 +193,7 @@ def test_command_writes_the_page_and_the_figures(
     sweep.write_atomic("space.yaml", SPACE)
     sweep.write_atomic("sweep.json", '{"description": "Which trigger takes?", "conditions": ["a", "b"]}')
     record = make_record()
-    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", "demo", "--storage", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
     page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
     assert "Which trigger takes?" in page.text
@@ -213,7 +213,7 @@ def test_a_sweep_that_was_moved_is_reported_without_what_stayed_behind(tmp_path:
     sweep.write_atomic("space.yaml", SPACE.replace("[patch, blend]", "[image]") + "  trigger.path: {value: gone.png}\n")
     sweep.write_atomic("sweep.json", '{"name": "demo"}')
     record = make_record()
-    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", str(tmp_path / "demo")]) == 0
     page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
     assert "1 recorded (1 poisoned, 0 baseline)" in page.words
