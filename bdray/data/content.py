@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from bdray.checksum import DamagedError, seal_json, unseal_json
 from bdray.data.cache import cache_folder
 from bdray.data.folders import ClassFolders, ImageFile, list_class_folders
 from bdray.errors import DataError
@@ -33,6 +34,8 @@ _listed: dict[Path, tuple[float, str]] = {}
 """Root -> (until when it may be reused, content digest), for folders that take longer than that to list."""
 _known: dict[Path, Digests] = {}
 """Resolved root -> the digests this process has computed or read."""
+_settled: dict[tuple[Path, str], str] = {}
+"""Resolved root and `ClassFolders.state` -> content digest, of listings in which no file had just changed."""
 
 
 def recent_content(root: Path, data_set: str) -> str:
@@ -61,6 +64,8 @@ def content_of(listing: ClassFolders) -> str:
         DataError: a file cannot be read.
     """
     root = listing.root.resolve()
+    if (content := _settled.get((root, listing.state))) is not None:
+        return content
     if root not in _known:
         _known[root] = _read_kept(_kept_in(root))
     paths = {_known_by(path, file): path for path, file in _files(listing)}
@@ -72,10 +77,13 @@ def content_of(listing: ClassFolders) -> str:
     current = {key: fresh.get(key) or _known[root][key] for key in paths}
     hasty = {_known_by(path, file) for path, file in _files(listing) if file.changed > now - SETTLED_NS}
     _known[root] = {key: value for key, value in current.items() if key not in hasty}
-    if time.monotonic() - start > WORTH_KEEPING_SECONDS:
+    if _known[root] and time.monotonic() - start > WORTH_KEEPING_SECONDS:
         _keep(_kept_in(root), _known[root])
     lines = [f"{paths[key]!r} {value}" for key, value in current.items()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    content = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if not hasty:
+        _settled[root, listing.state] = content
+    return content
 
 
 def last_changed(listing: ClassFolders) -> str:
@@ -107,25 +115,18 @@ def _kept_in(root: Path) -> Path:
 
 def _read_kept(path: Path) -> Digests:
     """What is kept in `path`; nothing where it is missing or not what was written."""
-    with suppress(OSError, ValueError):
-        head, _, body = path.read_bytes().partition(b"\n")
-        if head == _checksum(body):
-            return dict(json.loads(body))
+    with suppress(OSError, DamagedError):
+        return unseal_json(path.read_bytes(), path.name)
     return {}
 
 
 def _keep(path: Path, digests: Digests) -> None:
     """A disk that is full or read-only only means that the files are read again next time."""
-    body = json.dumps(digests).encode()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(_checksum(body) + b"\n" + body)
+            partial.write_text(seal_json(json.dumps(digests), path.name))
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16).hexdigest().encode()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bdray.checksum import unseal_json
 from bdray.data import content
 from bdray.data.cache import cache_folder
 from bdray.data.content import content_of
@@ -31,6 +31,12 @@ def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "WORTH_KEEPING_SECONDS", 0)
     monkeypatch.setattr(content, "SETTLED_NS", 0)
     monkeypatch.setattr(content, "_known", {})
+    monkeypatch.setattr(content, "_settled", {})
+
+
+def as_another_process() -> None:
+    content._known.clear()
+    content._settled.clear()
 
 
 def test_it_is_the_same_for_a_copy_and_another_for_other_names(tmp_path: Path, make_folders: Make) -> None:
@@ -53,11 +59,11 @@ def test_another_process_reads_no_file_twice(tmp_path: Path, make_folders: Make)
     root = make_folders(tmp_path / "pictures", {"a": 3, "b": 3})
     first = digest_of(root)
     (file,) = kept()
-    digests = json.loads(file.read_bytes().partition(b"\n")[2])
+    digests = unseal_json(file.read_bytes(), file.name)
     assert len(digests) == 6
     # What another process would find: told something else, it says something else, so it did not look at the files.
     content._keep(file, {**digests, next(iter(digests)): "another"})
-    content._known.clear()
+    as_another_process()
     assert digest_of(root) != first
 
 
@@ -70,11 +76,11 @@ def test_damaged_digests_are_computed_again(tmp_path: Path, make_folders: Make) 
         damaged = bytearray(whole)
         damaged[position] ^= 1
         file.write_bytes(damaged)
-        content._known.clear()
+        as_another_process()
         assert digest_of(root) == first, position
     for shorter in (b"", whole[:-1]):
         file.write_bytes(shorter)
-        content._known.clear()
+        as_another_process()
         assert digest_of(root) == first
 
 
@@ -85,6 +91,7 @@ def test_a_file_that_was_just_written_is_not_trusted(
     root = make_folders(tmp_path / "pictures", {"a": 3, "b": 3})
     digest_of(root)
     assert list(content._known.values()) == [{}]
+    assert content._settled == {}
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(
@@ -93,6 +100,6 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     (tmp_path / "file").write_text("")
     root = make_folders(tmp_path / "pictures", {"a": 3, "b": 3})
     first = digest_of(root)
-    content._known.clear()
+    as_another_process()
     monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "file"))
     assert digest_of(root) == first
