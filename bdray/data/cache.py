@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 
 from bdray.checksum import DamagedError, checksum, damaged_name, say_damaged, seal_json, unseal_json
 from bdray.data.base import ImageData
 from bdray.data.decoding import Decoder
-from bdray.data.progress import progress
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.data.splits import stratified_order
 from bdray.errors import DataError
+from bdray.progress import Bar
 from bdray.seeds import stream
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Part of every entry's name; raised when decoding, splitting or the layout of an entry changes."""
+
+QUIET_SECONDS = 3.0
+"""Decoding that takes less is not reported."""
 
 META = "meta.json"
 ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
@@ -281,8 +285,8 @@ def _limited(pictures: Pictures, limit: int | None, name: str, split: str) -> Pi
 def _write(contents: Contents, selection: Selection, folder: Path, place: str) -> None:
     decoder, digest = Decoder(selection.image_size), hashlib.sha256()
     levels = np.zeros((3, 256), dtype=np.int64)
-    total = len(contents.train.labels) + len(contents.test.labels)
-    with progress(f"decoding {selection.name}", total) as advance:
+    what, done, total = f"decoding {selection.name}", 0, len(contents.train.labels) + len(contents.test.labels)
+    with Bar(Console(stderr=True), quiet_seconds=QUIET_SECONDS) as bar:
         for split, pictures in (("train", contents.train), ("test", contents.test)):
             shape = (len(pictures.labels), 3, selection.image_size, selection.image_size)
             digest.update(f"{split}{shape}".encode())
@@ -292,7 +296,8 @@ def _write(contents: Contents, selection: Selection, folder: Path, place: str) -
                     digest.update(batch.data)
                     if split == "train":
                         levels += [np.bincount(batch[:, channel].ravel(), minlength=256) for channel in range(3)]
-                    advance(len(batch))
+                    done += len(batch)
+                    bar.show(what, done, total, line=f"{what}: {done:,} of {total:,}")
             labels = np.ascontiguousarray(pictures.labels, dtype="<i8")
             digest.update(labels.data)
             with _npy(folder / f"{split}_labels.npy", np.int64, labels.shape) as write:
