@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.plugins import load_plugins
+from bdray.progress import Bar
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.space import load_plugins_of, load_space
 from bdray.store.storage import Storage
@@ -75,33 +75,20 @@ class TerminalReporter(Reporter):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[StageName, int] = {}
+        self._bar = Bar(console)
 
     def __enter__(self) -> TerminalReporter:
-        self._bar.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.stop()
+        self._bar.__exit__(None, None, None)
 
     def data(self, place: DataPlace, bytes_of_images: int) -> None:
         where = "in the device's memory" if place == "device" else "on the host; batches are fetched ahead"
         self._console.print(f"pictures {where} ({bytes_of_images / 2**20:.0f} MiB)")
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage)
-        done = (epoch - 1) * batches + batch
-        self._bar.update(self._tasks[stage], total=epochs * batches, completed=done)  # type: ignore[arg-type]
+        self._bar.show(stage, (epoch - 1) * batches + batch, epochs * batches)
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
         loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
