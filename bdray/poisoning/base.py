@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import zipfile
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bdray.errors import ComponentError, PoisonError
+from bdray.errors import ComponentError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
@@ -59,46 +56,10 @@ class PoisonPlan:
         )
 
     def to_bytes(self) -> bytes:
-        """A compressed `.npz`, with the same bytes for the same plan."""
+        """A compressed `.npz` with one array an attribute, and the same bytes for the same plan; `numpy.load` reads it."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
         return buffer.getvalue()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> PoisonPlan:
-        """The plan that `to_bytes` wrote.
-
-        Raises:
-            PoisonError: these bytes are no poison plan.
-        """
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                read = {field.name: arrays[field.name] for field in fields(cls)}
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise PoisonError(f"this is no poison plan: {error}") from None
-        return cls(**{**read, "append": bool(read["append"])})
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `poison_plan.npz` to `path`, atomically: a reader sees the whole plan or none."""
-        target = Path(path)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            unfinished.write_bytes(self.to_bytes())
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PoisonPlan:
-        """The plan that `save` wrote.
-
-        Raises:
-            PoisonError: the file is no poison plan; names it.
-        """
-        try:
-            return cls.from_bytes(Path(path).read_bytes())
-        except PoisonError as error:
-            raise PoisonError(f"{path}: {error}") from None
 
 
 class Poison(Component):

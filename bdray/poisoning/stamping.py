@@ -3,7 +3,6 @@ are few and lie in an overlay beside it."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,17 +54,6 @@ class PoisonedSet:
         stamped = self.overlay.index_select(0, rows.clamp(min=0))
         return torch.where((rows >= 0).view(-1, 1, 1, 1), stamped, images), labels
 
-    def to(self, device: torch.device | str) -> PoisonedSet:
-        """The same set with every tensor on `device`."""
-        return dataclasses.replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            overlay=self.overlay.to(device),
-            overlay_row=self.overlay_row.to(device),
-            source_index=self.source_index.to(device),
-        )
-
 
 @dataclass(frozen=True)
 class AttackSet:
@@ -75,18 +63,16 @@ class AttackSet:
         images: uint8, `A x 3 x H x W`, stamped.
         true_labels: int64, `A`.
         wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
-        indices: int64, `A`: positions in the test set.
         unchanged: how many images the trigger left as they were.
     """
 
     images: torch.Tensor
     true_labels: torch.Tensor
     wanted_labels: torch.Tensor
-    indices: torch.Tensor
     unchanged: int = 0
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.true_labels)
 
 
 def apply_plan(
@@ -173,7 +159,7 @@ def attack_set(
     originals = images.index_select(0, indices)
     stamped, untouched = _stamp(trigger, originals, generator) if trigger else (originals, len(originals))
     wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
-    return AttackSet(stamped, labels.to(images.device)[indices], wanted, indices, untouched)
+    return AttackSet(stamped, labels.to(images.device)[indices], wanted, untouched)
 
 
 def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:

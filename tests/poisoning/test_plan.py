@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
@@ -194,36 +194,16 @@ def plan() -> PoisonPlan:
     return make_poison_plan(labels, strategy="all_to_one", num_classes=10, generator=generator(), **options)
 
 
-def test_is_read_as_it_was_saved(plan: PoisonPlan, tmp_path: Path) -> None:
-    path = tmp_path / "poison_plan.npz"
-    plan.save(path)
-    read = PoisonPlan.load(path)
-    for name in ("indices", "old_labels", "new_labels", "cover_indices"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(plan, name))
-        assert getattr(read, name).dtype == np.int64
-    assert read.append is True
-    assert [file.name for file in tmp_path.iterdir()] == ["poison_plan.npz"]
+def test_numpy_reads_what_was_kept(plan: PoisonPlan) -> None:
+    with np.load(io.BytesIO(plan.to_bytes()), allow_pickle=False) as read:
+        for name in ("indices", "old_labels", "new_labels", "cover_indices"):
+            np.testing.assert_array_equal(read[name], getattr(plan, name))
+            assert read[name].dtype == np.int64
+        assert bool(read["append"]) is True
 
 
 def test_the_same_plan_has_the_same_bytes(plan: PoisonPlan) -> None:
-    assert PoisonPlan.from_bytes(plan.to_bytes()).to_bytes() == plan.to_bytes()
-
-
-def test_saving_replaces_and_a_failed_save_leaves_the_old_plan(plan: PoisonPlan, tmp_path: Path) -> None:
-    path = tmp_path / "poison_plan.npz"
-    path.write_bytes(b"old")
-    plan.save(path)
-    assert path.read_bytes() == plan.to_bytes()
-    with pytest.raises(FileNotFoundError):
-        plan.save(tmp_path / "gone" / "poison_plan.npz")
-
-
-def test_a_damaged_file_is_named(plan: PoisonPlan, tmp_path: Path) -> None:
-    path = tmp_path / "poison_plan.npz"
-    for content in (b"", b"nonsense", plan.to_bytes()[:100]):
-        path.write_bytes(content)
-        with pytest.raises(PoisonError, match=r"poison_plan\.npz: this is no poison plan"):
-            PoisonPlan.load(path)
+    assert plan.to_bytes() == plan.relocated(np.arange(200)).to_bytes()
 
 
 def test_relocated_names_the_same_images_in_a_larger_set() -> None:
