@@ -56,7 +56,7 @@ class PoisonPlan:
         )
 
     def to_bytes(self) -> bytes:
-        """A compressed `.npz` with one array an attribute, and the same bytes for the same plan; `numpy.load` reads it."""
+        """A compressed `.npz`, an array an attribute, with the same bytes for the same plan; `numpy.load` reads it."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
         return buffer.getvalue()
@@ -74,7 +74,8 @@ class Poison(Component):
     mode: Literal["replace", "append"] = "replace"
     """Whether a poisoned image takes the place of its original or is added beside it."""
     cover_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Fraction of the training images that is triggered but keeps its label."""
+    """Fraction of the training images that is triggered but keeps its label (cover images); drawn from images that no
+    attacker would want that label for, so that they weaken the backdoor instead of teaching it."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         """Which images the strategy may poison. `labels`: int64, `N`. Returns bool, `N`."""
@@ -91,6 +92,10 @@ class Poison(Component):
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         """The class the attacker wants each test image taken for. int64 `N` in, int64 `N` out."""
         raise NotImplementedError
+
+    def coverable(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        """Which images may be cover images: those whose label is not the wanted one. int64 `N` in, bool `N` out."""
+        return np.asarray(self.wanted_labels(labels, num_classes) != labels)
 
     @property
     def needs_surrogate(self) -> bool:

@@ -27,6 +27,7 @@ class CleanLabel(Poison):
     """
 
     SOURCE: ClassVar[str] = "Turner et al. 2019, arXiv 1912.02771; steps and step size are our choice"
+    VERSION: ClassVar[int] = 2
 
     target: int = Field(default=0, ge=0)
     """The class the attacker wants, and the only one that is poisoned."""

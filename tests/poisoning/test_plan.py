@@ -57,6 +57,13 @@ def _poisoned_label(asked: dict[str, Any], label: int) -> int:
     return int(asked["target"])
 
 
+def _may_cover(asked: dict[str, Any], label: int) -> bool:
+    """Written from the definitions, without the strategies."""
+    if asked["strategy"] == "one_to_one":
+        return label not in (asked["source"], asked["target"])
+    return label != asked.get("target")
+
+
 @settings(max_examples=2000, deadline=None)
 @given(asked=settings_of_a_plan(), seed=st.integers(0, 2**32))
 def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None:
@@ -64,7 +71,10 @@ def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None
     eligible = [i for i, label in enumerate(labels) if _may_be_poisoned(asked, label)]
     wanted = round(asked["rate"] * (len(eligible) if asked["rate_of"] == "eligible" else len(labels)))
     cover = round(asked["cover_rate"] * len(labels))
-    possible = wanted <= len(eligible) and cover <= len(labels) - wanted
+    coverable = sum(_may_cover(asked, label) for label in labels)
+    # What is poisoned is no longer free, where it was free at all.
+    taken = wanted if asked["strategy"] in ("all_to_one", "all_to_all") else 0
+    possible = wanted <= len(eligible) and cover <= coverable - taken
     if not possible:
         with pytest.raises(PoisonError, match="asks for"):
             make_poison_plan(**asked, generator=generator(seed))
@@ -77,6 +87,7 @@ def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None
     assert covered == sorted(set(covered))
     assert not set(poisoned) & set(covered)
     assert set(poisoned) <= set(eligible)
+    assert all(_may_cover(asked, labels[i]) for i in covered)
     assert plan.old_labels.tolist() == [labels[i] for i in poisoned]
     assert plan.new_labels.tolist() == [_poisoned_label(asked, labels[i]) for i in poisoned]
     if asked["strategy"] == "clean_label":
@@ -162,7 +173,7 @@ def test_rate_zero_poisons_nothing() -> None:
 def test_too_few_images_are_counted() -> None:
     with pytest.raises(PoisonError, match=r"asks for 20 poisoned images, but 'one_to_one' may poison only 10;"):
         make_poison_plan(np.arange(100) % 10, strategy="one_to_one", rate=0.2, num_classes=10, generator=generator())
-    with pytest.raises(PoisonError, match=r"cover_rate 0.9 of 100 .* asks for 90 images, but only 80 are not poisoned"):
+    with pytest.raises(PoisonError, match=r"cover_rate 0.9 of 100 .* asks for 90 images, but only 70 unpoisoned ones"):
         make_poison_plan(
             np.arange(100) % 10, strategy="all_to_one", rate=0.2, cover_rate=0.9, num_classes=10, generator=generator()
         )
