@@ -34,10 +34,10 @@ class CleanLabel(Poison):
     perturbation: Literal["none", "pgd"] = "none"
     """`pgd`: before stamping, poisoned images are moved away from their class by projected gradient ascent on the loss
     of a surrogate model, so that the trigger is what is left to learn."""
-    epsilon: Intensity = 8 / 255
+    epsilon: Intensity = Field(default=8 / 255, gt=0.0)
     """Radius of the l-infinity ball around the original."""
     steps: int = Field(default=20, ge=1)
-    step_size: Intensity = 2 / 255
+    step_size: Intensity = Field(default=2 / 255, gt=0.0)
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.target)

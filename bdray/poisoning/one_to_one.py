@@ -48,7 +48,7 @@ class OneToOne(Poison):
 
     def coverable(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         # A triggered source image with its own label would contradict the poison.
-        return super().coverable(labels, num_classes) & (labels != self.source)
+        return np.asarray(super().coverable(labels, num_classes) & (labels != self.source))
 
     def check(self, num_classes: int) -> None:
         check_class("source", self.source, num_classes)

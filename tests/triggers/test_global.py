@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from bdray.triggers import build_trigger
@@ -32,10 +33,20 @@ def test_blend_is_chens_equation(alpha: float, pattern: str) -> None:
 
 
 def test_blend_noise_is_uniform_and_named_by_its_seed() -> None:
-    picture = Blend().picture(64, 64).double()
+    picture = Blend().picture(32, 32).double()
     assert float(picture.mean()) == pytest.approx(127.5, abs=3)
     assert float(picture.std()) == pytest.approx(73.9, abs=2)
     assert not torch.equal(Blend(pattern_seed=1).picture(64, 64), Blend().picture(64, 64))
+
+
+@pytest.mark.parametrize("side", [64, 96, 224])
+def test_blend_noise_has_one_contrast_at_every_size(side: int) -> None:
+    """Seen from afar too: Pillow's box filter, which averages what lies under a pixel, gives the small picture back."""
+    small = Blend().picture(32, 32)
+    large = Image.fromarray(Blend().picture(side, side).permute(1, 2, 0).numpy())
+    shrunk = np.asarray(large.resize((32, 32), Image.Resampling.BOX))
+    np.testing.assert_array_equal(shrunk, small.permute(1, 2, 0).numpy())
+    assert np.asarray(large).std() == pytest.approx(small.numpy().std(), rel=1e-12)
 
 
 def test_rings_look_the_same_at_every_size() -> None:
