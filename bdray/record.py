@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bdray.poisoning.kept import TriggerKept
+
 SCHEMA = 2
 
 Status = Literal["finished", "failed", "diverged"]
@@ -131,6 +133,8 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    trigger_kept: TriggerKept | None = None
+    """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
 
 
 class FloorRecord(_Frozen):

@@ -73,6 +73,10 @@ class Poison(Component):
     """What `n` is: the poison stage's training images, or those the strategy may poison."""
     mode: Literal["replace", "append"] = "replace"
     """Whether a poisoned image takes the place of its original or is added beside it."""
+    stamp: Literal["before_augmentation", "after_augmentation"] = "before_augmentation"
+    """When training images are stamped. `before_augmentation`: as files, by an attacker who can alter files and nothing
+    else; crop and flip then move small triggers, cut them, or cut them off (every record says how often).
+    `after_augmentation`: in the loader, after crop and flip, as many papers do: whole, at its place, in every epoch."""
     cover_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Fraction of the training images that is triggered but keeps its label (cover images); drawn from images that no
     attacker would want that label for, so that they weaken the backdoor instead of teaching it."""

@@ -15,7 +15,7 @@ from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.plan import make_poison_plan
-from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set
+from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Train
 from bdray.record import DataRecord, StageName, Visibility, finite
 from bdray.regularizers.base import REGULARIZERS, Regularizer
@@ -26,6 +26,7 @@ from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
+from bdray.trial.kept import trigger_kept
 from bdray.triggers.base import Trigger
 from bdray.triggers.visibility import visibility
 
@@ -161,6 +162,7 @@ class Experiment:
             normalize=self._normalize,
             compute=compute,
             max_batches=self.max_batches,
+            late=items.late,
         )
 
     def probe_test(self, probe: Probe) -> TestSet:
@@ -192,7 +194,12 @@ class Experiment:
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),
+            trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
         )
+
+    @property
+    def _unstamped(self) -> torch.Tensor:
+        return unstamped(self.images, self.plan, self.perturbed)
 
     def visibility(self) -> Visibility | None:
         """How visible the trigger is on test images; None without a trigger."""
@@ -227,6 +234,7 @@ class Experiment:
             generator=stream(self.condition.seed, "trigger", "train"),
             members=torch.from_numpy(members),
             perturbed=self.perturbed if plan is self.plan else None,
+            late=self.condition.poison.stamp == "after_augmentation",
         )
 
     def perturb(self, surrogate: nn.Module) -> Experiment:

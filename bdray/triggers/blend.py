@@ -46,4 +46,4 @@ class Blend(Trigger):
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         picture = self.picture(images.shape[-2], images.shape[-1])
-        return mix(images, picture.to(images.device), self.alpha)
+        return mix(images, picture.to(images.device, non_blocking=True), self.alpha)

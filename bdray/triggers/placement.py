@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -117,14 +118,15 @@ def composite(
 
     device = images.device
     number = torch.arange(len(images), device=device).view(-1, 1, 1)
-    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device)
-    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device)
+    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device, non_blocking=True)
+    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device, non_blocking=True)
     # The window is N x h x w x 3: indices on both sides of a slice move to the front.
     window = images[number, :, rows, columns]
     if isinstance(opacity, torch.Tensor):
-        opacity = opacity.to(device).unsqueeze(-1)
+        opacity = opacity.to(device, non_blocking=True).unsqueeze(-1)
+    patch = patch.to(device, non_blocking=True)
     stamped = images.clone()
-    stamped[number, :, rows, columns] = mix(window, patch.to(device).permute(1, 2, 0), opacity)
+    stamped[number, :, rows, columns] = mix(window, patch.permute(1, 2, 0), opacity)
     return stamped
 
 
@@ -143,7 +145,7 @@ class PlacedTrigger(Trigger):
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         height, width = images.shape[-2:]
-        picture, coverage = self.picture(height, width)
+        picture, coverage = _picture(self, height, width)
         tops, lefts = places(
             self.position,
             len(images),
@@ -153,3 +155,9 @@ class PlacedTrigger(Trigger):
             generator=generator,
         )
         return composite(images, picture, coverage * self.opacity, tops, lefts)
+
+
+@lru_cache(maxsize=16)
+def _picture(trigger: PlacedTrigger, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Made once, not for every batch: a text is drawn, a file is read and hashed."""
+    return trigger.picture(height, width)

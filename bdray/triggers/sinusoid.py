@@ -35,5 +35,5 @@ class Sinusoid(Trigger):
         import torch
 
         # Rounded once, in double precision on the CPU, so that every device adds the same whole levels.
-        levels = self.signal(images.shape[-1]).round().to(torch.int16).to(images.device)
+        levels = self.signal(images.shape[-1]).round().to(torch.int16).to(images.device, non_blocking=True)
         return (images.to(torch.int16) + levels).clamp_(0, 255).to(images.dtype)

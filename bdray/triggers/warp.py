@@ -51,7 +51,7 @@ class Warp(Trigger):
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         from torch.nn import functional
 
-        grid = self.sampling_grid(images.shape[-2], images.shape[-1]).to(images.device)
+        grid = self.sampling_grid(images.shape[-2], images.shape[-1]).to(images.device, non_blocking=True)
         grids = grid.expand(len(images), -1, -1, -1)
         warped = functional.grid_sample(images.float(), grids, mode="bilinear", align_corners=True)
         return warped.round_().clamp_(0, 255).to(images.dtype)
