@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bdray.poisoning.kept import TriggerKept
+from bdray.triggers.visibility import Visibility
 
 SCHEMA = 2
 
@@ -109,16 +110,6 @@ class Persistence(_Frozen):
     """Mean attack success rate over the repair (trapezoid over evaluated epochs / epochs)."""
     left_at_end: float | None
     """Attack success rate after the last epoch."""
-
-
-class Visibility(_Frozen):
-    """How visible the trigger is, over triggered test images."""
-
-    l_inf: float
-    psnr_db: float | None
-    ssim: float
-    unchanged_images: int
-    """Triggered images that the trigger happens to leave as they were."""
 
 
 class DataRecord(_Frozen):

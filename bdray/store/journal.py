@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from bdray.record import RATES, EpochRecord, StageName, Visibility
+from bdray.record import RATES, EpochRecord, StageName
 from bdray.store.storage import Storage
+from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
 

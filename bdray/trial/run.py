@@ -32,7 +32,6 @@ from bdray.record import (
     Rates,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
 from bdray.repairs.base import Surgery, Tuning
@@ -190,10 +189,12 @@ class _Trial:
         prepare_memory(device, self.options.gpu_share)
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
-        visibility = experiment.visibility()
-        self._write_inputs(experiment, visibility)
+        self._write_inputs(experiment)
         if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
             experiment = experiment.perturb(self._surrogate(device))
+        visibility = experiment.visibility()
+        if self.journal and visibility:
+            self.journal.add_visibility(visibility, now_ms())
         model = experiment.build_model()
         ends = [self._poison_stage(experiment, model)]
         before = self._floors(experiment, model)
@@ -368,7 +369,7 @@ class _Trial:
         if self.journal:
             self.journal.add(planned.name, planned.result, epochs)
 
-    def _write_inputs(self, experiment: Experiment, visibility: Visibility | None) -> None:
+    def _write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
@@ -376,8 +377,6 @@ class _Trial:
         self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
         if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
             self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
-        if self.journal and visibility:
-            self.journal.add_visibility(visibility, now_ms())
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""
