@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 REFERENCE_SIDE = 32
 """The side of the images that sizes are given for."""
 
-Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center", "random"]
-"""`random` draws a place for every image; the margin is kept free in all but `center`."""
+Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "four_corners", "center", "random"]
+"""`four_corners` is all corners at once, mirrored in the left ones, so that a flipped image carries the same trigger;
+`random` draws a place for every image; the margin is kept free in all but `center`."""
+
+_CORNERS: tuple[Position, ...] = ("bottom_right", "bottom_left", "top_right", "top_left")
+
+FOUR_PIXELS = ((0, 0, 1), (0, 1, 0), (1, 0, 1))
+"""BadNets' pattern of bright pixels in the bottom right corner."""
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -144,17 +150,25 @@ class PlacedTrigger(Trigger):
         raise NotImplementedError
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        import torch
+
         height, width = images.shape[-2:]
         picture, coverage = _picture(self, height, width)
-        tops, lefts = places(
-            self.position,
-            len(images),
-            outer=(height, width),
-            inner=(picture.shape[-2], picture.shape[-1]),
-            margin=scaled(self.margin, height, width),
-            generator=generator,
-        )
-        return composite(images, picture, coverage * self.opacity, tops, lefts)
+        for position in _CORNERS if self.position == "four_corners" else (self.position,):
+            mirrored = self.position == "four_corners" and position.endswith("left")
+            tops, lefts = places(
+                position,
+                len(images),
+                outer=(height, width),
+                inner=(picture.shape[-2], picture.shape[-1]),
+                margin=scaled(self.margin, height, width),
+                generator=generator,
+            )
+            covered = coverage * self.opacity
+            if mirrored and isinstance(covered, torch.Tensor):
+                covered = covered.flip(-1)
+            images = composite(images, picture.flip(-1) if mirrored else picture, covered, tops, lefts)
+        return images
 
 
 @lru_cache(maxsize=16)

@@ -238,3 +238,24 @@ def test_nothing_is_stamped_late_where_nothing_is_stamped(images: torch.Tensor, 
     plan = plan_of(labels, rate=0.0)
     for trigger in (None, build_trigger("patch")):
         assert apply_plan(images, labels, plan, trigger, generator=generator(), late=True).late is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_cover_images_are_stamped_with_the_trigger_for_covers(
+    images: torch.Tensor, labels: torch.Tensor, late: bool
+) -> None:
+    plan = plan_of(labels, cover_rate=0.3)
+    noisy, plain = build_trigger("warp", covers="noise", strength=2.0), build_trigger("warp", strength=2.0)
+    made = [apply_plan(images, labels, plan, trigger, generator=generator(), late=late) for trigger in (noisy, plain)]
+    batches = [one.gather(torch.arange(120))[0] for one in made]
+    if late:
+        stamps = [one.late for one in made]
+        batches = [
+            stamp.stamp(batch, next(stamp.rows([torch.arange(120)], torch.device("cpu"))), generator())
+            for stamp, batch in zip(stamps, batches, strict=True)
+            if stamp
+        ]
+    different = (batches[0] != batches[1]).flatten(1).any(1).nonzero().flatten().tolist()
+    assert different == plan.cover_indices.tolist()
+    expected = noisy.cover_trigger.stamp(images[plan.cover_indices], generator=generator())
+    assert torch.equal(batches[0][plan.cover_indices], expected)

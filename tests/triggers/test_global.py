@@ -114,6 +114,28 @@ def test_warp_is_wanets_formula(height: int, width: int, k: int, s: float) -> No
             assert np.abs(warped[channel] - exact).max() <= 0.5 + 5e-3
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 33)])
+def test_covers_of_a_noisy_warp_are_wanets(height: int, width: int) -> None:
+    """WaNet's code: the attack's own grid and uniform noise / size, clipped, sampled by `grid_sample`; in float64."""
+    trigger = Warp(covers="noise", pattern_seed=3)
+    images = noise(5, height, width)
+    stamped = trigger.cover_trigger.stamp(images, generator=torch.Generator().manual_seed(6))
+    drawn = torch.rand(5, height, width, 2, generator=torch.Generator().manual_seed(6)).double()
+    grid = trigger.sampling_grid(height, width).double()
+    for image, one, rand in zip(images, stamped, drawn, strict=True):
+        moved = grid.clone()
+        moved[..., 0] += (2 * rand[..., 0] - 1) / width
+        moved[..., 1] += (2 * rand[..., 1] - 1) / height
+        sampled = torch.nn.functional.grid_sample(
+            image.double()[None], moved.clamp(-1, 1)[None], mode="bilinear", align_corners=True
+        )[0]
+        assert float((one - sampled).abs().max()) <= 0.5 + 5e-3
+    assert not torch.equal(stamped, trigger.stamp(images))
+    # Poisoned and test images are warped as without noise.
+    assert torch.equal(trigger.stamp(images), Warp(pattern_seed=3).stamp(images))
+    assert Warp().cover_trigger == Warp()
+
+
 def test_warp_moves_by_about_half_its_strength_in_pixels() -> None:
     grid = Warp(grid_size=4, strength=0.5).sampling_grid(64, 64)
     identity = Warp(grid_size=4, strength=1e-9).sampling_grid(64, 64)
