@@ -50,7 +50,7 @@ def ids(one: Condition) -> tuple[str, str, str, str]:
 
 
 def test_ids_are_what_they_were() -> None:
-    """A changed id orphans every result anyone has: these change only together with `condition.SCHEMA` or a `VERSION`."""
+    """A changed id orphans every result anyone has: these change only with `condition.SCHEMA` or a `VERSION`."""
     assert ids(Condition.parse(FULL)) == IDS
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from bdray.errors import ComponentError
-from bdray.registry import Component, Registry
+from bdray.intensity import Intensity
+from bdray.registry import Component, Identified, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,19 @@ class PoisonPlan:
         return buffer.getvalue()
 
 
+class Surrogate(Identified):
+    """The model that an attacker trains on clean data to perturb images with: the victim's architecture and recipe."""
+
+    training: Literal["natural", "adversarial"] = "natural"
+    """`adversarial`: in every step on images moved by projected gradient ascent (Madry et al. 2018, 1706.06083)."""
+    seed: Literal["own", "other"] = "own"
+    """`own`: the victim's first weights, order and crops; `other`: a network the victim never was."""
+    epsilon: Intensity = Field(default=8 / 255, gt=0.0)
+    """Adversarial training: radius of the l-infinity ball."""
+    steps: int = Field(default=7, ge=1)
+    """Adversarial training: ascents a batch, each of 2.5 * epsilon / steps; training takes 1 + steps times as long."""
+
+
 class Poison(Component):
     """A poisoning strategy and how much of it: which images are triggered, and how they are labelled."""
 
@@ -102,9 +116,9 @@ class Poison(Component):
         return np.asarray(self.wanted_labels(labels, num_classes) != labels)
 
     @property
-    def needs_surrogate(self) -> bool:
-        """Whether poisoned images are changed with the help of a model trained on clean data (`perturb`)."""
-        return False
+    def surrogate_recipe(self) -> Surrogate | None:
+        """How the model is trained with whose help poisoned images are changed (`perturb`); None: they are not."""
+        return None
 
     def perturb(
         self,
@@ -120,7 +134,7 @@ class Poison(Component):
         Args:
             model: the surrogate, in evaluation mode on `device`; maps float images in [0, 1] to logits.
             labels: int64, `M`: the images' true labels.
-            generator: on `device`.
+            generator: on the CPU.
         """
         raise NotImplementedError
 

@@ -29,6 +29,7 @@ from torch.nn import functional
 from bdray.data.base import Augmentation
 from bdray.models.networks.taps import Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
+from bdray.poisoning.pgd import Adversary
 from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
@@ -71,6 +72,7 @@ class Stage:
         source: its training images.
         max_batches: stop each epoch after so many batches (rehearsals).
         late: which of the training images are stamped after augmentation, if any are.
+        adversary: moves the images of every step against the model (adversarial training).
     """
 
     name: StageName
@@ -88,6 +90,7 @@ class Stage:
     compute: Compute
     max_batches: int | None = None
     late: LateStamps | None = None
+    adversary: Adversary | None = None
 
     @property
     def whole_epoch(self) -> int:
@@ -209,6 +212,7 @@ class StepGenerators:
     noise: torch.Generator
     mixup: torch.Generator
     trigger: torch.Generator
+    adversary: torch.Generator
     dropout_seed: int
 
     @classmethod
@@ -220,6 +224,7 @@ class StepGenerators:
             noise=stage.stream("noise", epoch, device),
             mixup=stage.stream("mixup", epoch),
             trigger=stage.stream("trigger", epoch),
+            adversary=stage.stream("poison", epoch),
             dropout_seed=stage.stream("dropout", epoch).initial_seed(),
         )
 
@@ -244,7 +249,13 @@ def train_step(
     if stage.late is not None:
         pixels = stage.late.stamp(pixels, late_rows, generators.trigger)
     pixels = pixels.float().div_(255)
-    pixels = stage.normalize(regularizer.transform_inputs(pixels, generators.noise))
+    pixels = regularizer.transform_inputs(pixels, generators.noise)
+    if stage.adversary is not None:
+        # In evaluation mode, so that running statistics see no image that is not trained on.
+        model.eval()
+        pixels = stage.adversary(lambda moved: model(stage.normalize(moved)), pixels, labels, generators.adversary)
+        model.train()
+    pixels = stage.normalize(pixels)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     taps: Taps = model.taps  # type: ignore[assignment]
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)

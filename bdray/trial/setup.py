@@ -14,6 +14,7 @@ from bdray.condition import Condition
 from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
+from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.plan import make_poison_plan
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Train
@@ -54,6 +55,7 @@ class Experiment:
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
         unchanged_tests: how many triggered test images are as they were.
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
+        adversary: moves the images of the poison stage (adversarial training of a surrogate).
     """
 
     condition: Condition
@@ -68,6 +70,7 @@ class Experiment:
     unchanged_tests: int
     max_batches: int | None = None
     perturbed: torch.Tensor | None = None
+    adversary: Adversary | None = None
 
     @classmethod
     def prepare(
@@ -126,7 +129,8 @@ class Experiment:
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
         recipe = self.condition.train
-        return self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
+        stage = self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
+        return replace(stage, adversary=self.adversary)
 
     def tuning_stage(self, tuning: Tuning) -> Stage:
         """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""

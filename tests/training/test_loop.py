@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bdray.errors import TrialInterrupted
 from bdray.poisoning import PoisonedSet
+from bdray.poisoning.pgd import Adversary
 from bdray.record import EpochRecord
 from bdray.regularizers.base import Regularizer
 from bdray.store.storage import Storage
@@ -66,8 +67,9 @@ class Watched:
         ({"regularizer": {"name": "soft_nearest_neighbors", "learned": True}}, False),
         ({}, True),
         ({"late": {"position": "random"}}, False),
+        ({"adversary": Adversary(8 / 255, 2)}, False),
     ],
-    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "learned_temperature", "dropout", "late_stamps"],
+    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "temperature", "dropout", "late_stamps", "adversary"],
 )
 def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
     options: dict[str, Any], dropout: bool, make_stage: MakeStage, new_model: NewModel, tmp_path: Path
