@@ -69,7 +69,7 @@ class Watched:
         ({"late": {"position": "random"}}, False),
         ({"adversary": Adversary(8 / 255, 2)}, False),
     ],
-    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "temperature", "dropout", "late_stamps", "adversary"],
+    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "temperature", "dropout", "late", "adversary"],
 )
 def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
     options: dict[str, Any], dropout: bool, make_stage: MakeStage, new_model: NewModel, tmp_path: Path

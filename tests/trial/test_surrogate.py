@@ -90,7 +90,7 @@ def fgsm_accuracy(one: Experiment, model: nn.Module, epsilon: float) -> float:
 
 
 def test_adversarial_training_withstands_another_attack(cache: Path) -> None:
-    one = Experiment.prepare(condition(train={"epochs": 12, "batch_size": 32}).baseline(), CPU, cache)
+    one = Experiment.prepare(condition(train={"epochs": 8, "batch_size": 32}).baseline(), CPU, cache)
     accuracy = {}
     for name, adversary in (("natural", None), ("adversarial", Adversary(32 / 255, 3))):
         model = one.build_model()
