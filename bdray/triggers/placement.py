@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -153,7 +152,7 @@ class PlacedTrigger(Trigger):
         import torch
 
         height, width = images.shape[-2:]
-        picture, coverage = _picture(self, height, width)
+        picture, coverage = self.picture(height, width)
         for position in _CORNERS if self.position == "four_corners" else (self.position,):
             mirrored = self.position == "four_corners" and position.endswith("left")
             tops, lefts = places(
@@ -169,9 +168,3 @@ class PlacedTrigger(Trigger):
                 covered = covered.flip(-1)
             images = composite(images, picture.flip(-1) if mirrored else picture, covered, tops, lefts)
         return images
-
-
-@lru_cache(maxsize=16)
-def _picture(trigger: PlacedTrigger, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """Made once, not for every batch: a text is drawn, a file is read and hashed."""
-    return trigger.picture(height, width)
