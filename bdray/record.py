@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bdray.poisoning.kept import TriggerKept
+from bdray.triggers.visibility import Visibility
+
 SCHEMA = 2
 
 Status = Literal["finished", "failed", "diverged"]
@@ -109,16 +112,6 @@ class Persistence(_Frozen):
     """Attack success rate after the last epoch."""
 
 
-class Visibility(_Frozen):
-    """How visible the trigger is, over triggered test images."""
-
-    l_inf: float
-    psnr_db: float | None
-    ssim: float
-    unchanged_images: int
-    """Triggered images that the trigger happens to leave as they were."""
-
-
 class DataRecord(_Frozen):
     """What was trained and tested on."""
 
@@ -131,6 +124,8 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    trigger_kept: TriggerKept | None = None
+    """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
 
 
 class FloorRecord(_Frozen):

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bdray.checksum import DamagedError, checksum, seal_json, unseal_json
-from bdray.record import RATES, EpochRecord, StageName, Visibility
+from bdray.record import RATES, EpochRecord, StageName
 from bdray.store.sealed import SealedFolder
+from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
 

@@ -2,7 +2,7 @@
 
 load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> stages of the repair -> evaluate
 
->>> from bdray.condition import Condition, PlannedStage
+>>> from bdray.condition import Condition
 >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
 ...                              "trigger": {"name": "patch"}, "train": {"epochs": 3}})
 >>> run_trial(condition).poisoned.attack_success_rate  # doctest: +SKIP
@@ -32,7 +32,6 @@ from bdray.record import (
     Rates,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
 from bdray.repairs.base import Surgery, Tuning
@@ -58,6 +57,7 @@ from bdray.trial.attacks import Probe
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
 from bdray.trial.stages import KeptStage, StageStore
+from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,16 @@ class _Trial:
         prepare_memory(device, self.options.gpu_share)
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
+        self._write_inputs(experiment)
+        surroundings = {**environment(device), "data_on": experiment.place}
+        if (surrogate := surrogate_of(self.condition)) is not None:
+            helper, surroundings["surrogate"] = self._surrogate(surrogate, device)
+            experiment = experiment.perturb(helper)
         visibility = experiment.visibility()
-        self._write_inputs(experiment, visibility)
-        if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
-            experiment = experiment.perturb(self._surrogate(device))
+        if self.journal and visibility:
+            self.journal.add_visibility(visibility, now_ms())
         model = experiment.build_model()
-        ends = [self._poison_stage(experiment, model)]
+        ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
         before = self._floors(experiment, model)
         ends += self._repair(experiment, model, ends[0])
         after = self._floors(experiment, model) if len(ends) > 1 else {}
@@ -207,7 +211,7 @@ class _Trial:
                 "stages": stages,
                 "persistence": persistence_of(stages[1:]),
                 "floors": tuple(_floor(probe, before, after) for probe in self.options.probes),
-                "environment": {**environment(device), "data_on": experiment.place},
+                "environment": surroundings,
             }
         )
         self._write_results(record, {end.record.result: end.confusion for end in ends})
@@ -217,18 +221,18 @@ class _Trial:
         options = self.options
         return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on)
 
-    def _surrogate(self, device: torch.device) -> nn.Module:
-        """The baseline's model: same data, architecture and seed, nothing poisoned. Kept like any stage."""
-        clean = self._prepare(self.condition.baseline(), device)
+    def _surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
+        """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
+        clean = replace(self._prepare(planned.condition, device), adversary=planned.adversary)
         model = clean.build_model()
         twin = _Trial(clean.condition, None, None, Reporter(), self.options)
         twin.store, twin.trainer = self.store, self.trainer
-        twin._poison_stage(clean, model)
-        return model
+        end = twin._poison_stage(clean, model, planned.stage)
+        rates = end.record.epochs[-1].rates
+        return model, planned.describe(rates.clean_accuracy if rates else float("nan"))
 
-    def _poison_stage(self, experiment: Experiment, model: nn.Module) -> _End:
+    def _poison_stage(self, experiment: Experiment, model: nn.Module, planned: PlannedStage) -> _End:
         """Train `model` on poisoned data, or load it where that was done before."""
-        planned = self.condition.stages[0]
 
         def compute() -> _End:
             stage = experiment.poison_stage()
@@ -366,7 +370,7 @@ class _Trial:
         if self.journal:
             self.journal.add(planned.name, planned.result, epochs)
 
-    def _write_inputs(self, experiment: Experiment, visibility: Visibility | None) -> None:
+    def _write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
@@ -374,8 +378,6 @@ class _Trial:
         self.folder.write(PLAN, experiment.plan.to_bytes())
         if self.condition.trigger is not None and not self.folder.storage.exists(PREVIEW):
             self.folder.write(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
-        if self.journal and visibility:
-            self.journal.add_visibility(visibility, now_ms())
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""

@@ -18,11 +18,11 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
 from bdray.results.tables import result_row, result_table, summary_table, varying_paths, write_tables
 from bdray.store.storage import Storage
+from bdray.triggers.visibility import Visibility
 
 
 def condition(**sections: Any) -> Condition:
