@@ -36,22 +36,15 @@ COMPONENTS: dict[str, Registry[Any]] = {
 """The kinds of component, by the section of a condition that holds one."""
 
 
-class _NestedComponentError(Exception):
-    """Carries a component's error through pydantic, which would swallow its path."""
-
-    def __init__(self, section: str, error: ComponentError) -> None:
-        self.section, self.error = section, error
-        super().__init__(str(error))
-
-
 def _section(name: str, registry: Registry[Any]) -> BeforeValidator:
     def build(content: Any) -> Any:
         if not isinstance(content, (Mapping, str, Component)):
-            raise _NestedComponentError(name, ComponentError("", f"must be a mapping, got {content!r}"))
+            raise ConditionError(name, f"must be a mapping, got {content!r}")
         try:
             return registry.build(content)
         except ComponentError as error:
-            raise _NestedComponentError(name, error) from None
+            # Pydantic passes on whatever is no ValueError.
+            raise error.below(name) from None
 
     return BeforeValidator(build)
 
@@ -114,8 +107,6 @@ class Condition(Identified):
                 raise ConditionError(f"{required}.name", f"is missing: every condition needs a {required}")
         try:
             condition = cls.model_validate(content)
-        except _NestedComponentError as nested:
-            raise _below(nested.section, nested.error) from None
         except ValidationError as error:
             raise ConditionError(*_explain_section(error)) from None
         condition.check()
@@ -139,7 +130,7 @@ class Condition(Identified):
             try:
                 check()
             except ComponentError as error:
-                raise _below(section, error) from None
+                raise error.below(section) from None
 
     @property
     def is_baseline(self) -> bool:
@@ -238,10 +229,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
-
-
-def _below(section: str, error: ComponentError) -> ConditionError:
-    return ConditionError(f"{section}.{error.path}" if error.path else section, error.problem)
 
 
 def _explain_section(error: ValidationError) -> tuple[str, str]:

@@ -68,3 +68,11 @@ def test_components_survive_json() -> None:
         registry: Any = TRIGGERS if issubclass(cls, Trigger) else REGULARIZERS
         built = registry.build(name)
         assert registry.build(built.model_dump(mode="json")) == built
+
+
+def test_a_component_says_where_it_stands_in_a_condition() -> None:
+    errors = [ComponentError("size", "is too small").below("trigger"), ComponentError("", "is none").below("model")]
+    assert [(str(error), error.path) for error in errors] == [
+        ("trigger.size: is too small", "trigger.size"),
+        ("model: is none", "model"),
+    ]
