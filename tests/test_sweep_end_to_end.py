@@ -339,3 +339,31 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert "loaded: []" in done.stdout
     assert "5" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_files_are_said_put_aside_and_computed_again(new_sweeper: Callable[..., Sweeper]) -> None:
+    sweeper = new_sweeper("tiny.yaml", SPACE)
+    status, output = sweeper.run()
+    assert status == 0, output
+    before, sweep = sweeper.table(), sweeper.folder / "runs" / "tiny"
+    first, second, *_ = sorted((sweep / "conditions").iterdir())
+    (sweep / "sweep.json").write_bytes(b"{")
+    (first / "record.json").write_bytes((first / "record.json").read_bytes().replace(b"0.", b"1.", 1))
+    (second / "confusion.json").unlink()
+    for model in sweep.glob("stages/*/model.safetensors"):
+        model.write_bytes(model.read_bytes()[:-1])
+
+    status, output = sweeper.run()
+
+    assert status == 0, output
+    assert "Traceback" not in output
+    assert f"{len(before) - 2} already done, 2 to run" in output
+    for file in (sweep / "sweep.json", first / "record.json", second / "confusion.json"):
+        assert output.count(f"damaged file {file}: ") == 1
+    # Found by the workers, said all the same.
+    assert "model.safetensors: its checksum does not match; put aside as model.safetensors.damaged-" in output
+    pd.testing.assert_frame_equal(sweeper.table(), before)
+    runs = [run.data.tags.get("bdray.condition_id", "sweep") for run in sweeper.runs()]
+    assert len(runs) == len(set(runs)) == len(before) + 1
+    status, output = sweeper.run()
+    assert (status, "damaged" in output) == (0, False)
