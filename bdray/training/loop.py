@@ -105,8 +105,8 @@ class Stage:
         own = self.regularizer.make_state()
         if own is not None:
             own.to(self.compute.device)
-            parameters = [*parameters, *own.parameters()]
-        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device))
+        undecayed = own.parameters() if own is not None else ()
+        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device, undecayed))
 
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
