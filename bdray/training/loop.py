@@ -37,7 +37,7 @@ from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
-from bdray.training.source import BatchSource, batches
+from bdray.training.source import BatchSource, batches, to_device
 
 
 @dataclass
@@ -229,7 +229,7 @@ def train_step(
     taps: Taps = model.taps  # type: ignore[assignment]
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     if mixing is not None:
-        mixing = Mixing(mixing.point, mixing.permutation.to(pixels.device), mixing.lam)
+        mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
     with stage.compute.autocast():
         outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
     logits = outputs.logits.float()
