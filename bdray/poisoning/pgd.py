@@ -34,7 +34,7 @@ def pgd_linf(
         epsilon: radius of the ball, as a fraction of the range.
         step_size: as a fraction of the range.
         steps: how many; 0 leaves the random start.
-        generator: draws the start; on the CPU.
+        generator: draws the start; on the CPU wherever the images lie, so that every device starts at the same point.
 
     Returns:
         float, `N x 3 x H x W`, in [0, 1], nowhere farther than `epsilon` from `images`.

@@ -181,12 +181,14 @@ def evaluate(
     with torch.inference_mode():
         clean = _predict(model, test.images, normalize, compute, batch_size)
         attack = _predict(model, test.attack_images, normalize, compute, batch_size)
-        counts = [
+        confusions = (
             _confusion(test.labels, clean, num_classes),
             _confusion(test.attack_labels, attack, num_classes),
-            torch.stack([(attack == test.wanted_labels).sum(), (attack == test.attack_labels).sum()]),
-        ]
-        confusion, attack_confusion, (succeeded, robust) = (c.tolist() for c in counts)
+        )
+        hits = torch.stack([(attack == test.wanted_labels).sum(), (attack == test.attack_labels).sum()])
+        *cells, succeeded, robust = torch.cat([*confusions, hits]).tolist()
+        rows = [cells[start : start + num_classes] for start in range(0, len(cells), num_classes)]
+        confusion, attack_confusion = rows[:num_classes], rows[num_classes:]
     model.train(was_training)
     return Evaluation(confusion, len(test.attack_labels), succeeded, robust, attack_confusion)
 
@@ -206,8 +208,9 @@ def _predict(
 
 
 def _confusion(labels: torch.Tensor, predicted: torch.Tensor, num_classes: int) -> torch.Tensor:
-    cells = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes)
+    """Counts, int64, `K * K`, row by row of the true classes. `bincount` would wait for a GPU to know its size."""
+    cells = torch.zeros(num_classes**2, dtype=torch.int64, device=labels.device)
+    return cells.index_add_(0, labels * num_classes + predicted, torch.ones_like(labels))
 
 
 def _evenly(n: int, limit: int, device: torch.device) -> torch.Tensor:

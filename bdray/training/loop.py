@@ -40,7 +40,7 @@ from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
-from bdray.training.source import BatchSource, batches
+from bdray.training.source import BatchSource, batches, to_device
 
 
 @dataclass
@@ -117,8 +117,8 @@ class Stage:
         own = self.regularizer.make_state()
         if own is not None:
             own.to(self.compute.device)
-            parameters = [*parameters, *own.parameters()]
-        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device))
+        undecayed = own.parameters() if own is not None else ()
+        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device, undecayed))
 
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
@@ -260,7 +260,7 @@ def train_step(
     taps: Taps = model.taps  # type: ignore[assignment]
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     if mixing is not None:
-        mixing = Mixing(mixing.point, mixing.permutation.to(pixels.device), mixing.lam)
+        mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
     with stage.compute.autocast():
         outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
     logits = outputs.logits.float()

@@ -267,7 +267,7 @@ class Experiment:
             lambda images: surrogate(self._normalize(images)),
             self.images[chosen],
             self.labels[chosen],
-            generator=stream(self.condition.seed, "poison", "perturbation", device=device),
+            generator=stream(self.condition.seed, "poison", "perturbation"),
             device=device,
         )
         return replace(self, perturbed=perturbed)

@@ -188,6 +188,23 @@ def test_the_reported_loss_holds_the_penalty(make_stage: MakeStage, new_model: N
     assert squeezed.loss - squeezed.penalty == pytest.approx(plain.loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_only_its_gradient_moves_a_learned_temperature(
+    optimizer: str, make_stage: MakeStage, new_model: NewModel
+) -> None:
+    def after(weight: float, decay: float) -> torch.Tensor:
+        regularizer = {"name": "soft_nearest_neighbors", "learned": True, "weight": weight}
+        stage = make_stage(regularizer=regularizer, recipe={"optimizer": optimizer, "weight_decay": decay}, lr=0.01)
+        return weights(run_stage(stage, stage.start(new_model())))["regularizer.features"]
+
+    start = torch.tensor(100.0).log()
+    assert torch.equal(after(weight=0.0, decay=1.0), start)
+    moved = after(weight=5.0, decay=0.0)
+    assert not torch.equal(moved, start)
+    # Decay still reaches the temperature through the features, but no longer pulls it to 1, whose logarithm is zero.
+    assert float(after(weight=5.0, decay=1.0)) == pytest.approx(float(moved), abs=0.02)
+
+
 @pytest.mark.parametrize("batch_size", [2, 3, 16, 64])
 @pytest.mark.parametrize("count", [2, 3, 5, 17, 33])
 def test_batches_are_even_and_hold_every_image_once(

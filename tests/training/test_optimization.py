@@ -78,6 +78,22 @@ def test_optimizers_step_as_torchs_plain_ones(
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_spares_what_it_must_not_pull(optimizer: str) -> None:
+    network, temperature = (nn.Parameter(torch.full((3,), 100.0).log()) for _ in range(2))
+    start = temperature.detach().clone()
+    recipe = Optimization(optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
+    stepper = make_optimizer([network], recipe, 0.1, torch.device("cpu"), undecayed=[temperature])
+    for _ in range(100):
+        network.grad, temperature.grad = torch.zeros(3), torch.zeros(3)
+        stepper.step()
+    assert torch.equal(temperature, start)
+    assert float(network.abs().max()) < 0.5 * float(start[0])
+    temperature.grad = torch.ones(3)
+    stepper.step()
+    assert (temperature < start).all()
+
+
 def test_layers_name_what_is_trained(new_model: Callable[..., nn.Module]) -> None:
     model = new_model()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
