@@ -54,6 +54,9 @@ def test_a_condition_that_is_started_again_runs_once(sweep: SweepProgress) -> No
 
 def test_a_lost_condition_that_is_started_again_is_not_failed(sweep: SweepProgress) -> None:
     sweep.started("one")
+    sweep.restarts("one", "killed")
+    assert counts(sweep) == (2, 0, 0)
+    sweep.started("one")
     sweep.lost("one", "killed")
     assert (counts(sweep), sweep.lost_causes) == ((2, 0, 1), {"one": "killed"})
     sweep.started("one")
