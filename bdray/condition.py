@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning.base import STRATEGIES, Poison
-from bdray.registry import Component, Registry, explain
+from bdray.recipes import Finetune, Train
+from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
+from bdray.repairs.base import REPAIRS, Repair, RepairStage
 from bdray.triggers.base import TRIGGERS, Trigger
 
-SCHEMA = 1
-"""Part of every id and fingerprint; raised when the meaning of a field changes."""
+SCHEMA = 2
+"""Part of every id and fingerprint; raised when ids are made in another way, which orphans every result. What only
+changes its own meaning raises its own `VERSION` instead."""
 
 COMPONENTS: dict[str, Registry[Any]] = {
     "data": DATASETS,
@@ -27,87 +31,20 @@ COMPONENTS: dict[str, Registry[Any]] = {
     "trigger": TRIGGERS,
     "poison": STRATEGIES,
     "regularizer": REGULARIZERS,
+    "repair": REPAIRS,
 }
 """The kinds of component, by the section of a condition that holds one."""
-
-Precision = Literal["auto", "bfloat16", "float32"]
-
-
-class Section(BaseModel):
-    """A frozen part of a condition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
-
-
-class Evaluation(Section):
-    """When and on how much a stage is evaluated. The last epoch always uses the whole test set."""
-
-    every: int = Field(default=1, ge=1)
-    """Evaluate after every so many epochs."""
-    test_limit: int | None = Field(default=None, ge=1)
-    """Between first and last epoch, use only this many test images."""
-
-
-Layers = Literal["all", "head", "batch_norm"]
-"""Which parameters are trained."""
-
-
-class Optimization(Section):
-    """How one stage trains: what both stages have in common."""
-
-    batch_size: int = Field(default=128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` is with Nesterov momentum."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=5e-4, ge=0.0)
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
-    """Random crop after reflecting 1/8 of the side, and horizontal flip; `auto` is the data set's own choice."""
-    precision: Precision = "auto"
-    """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
-    compile: bool = False
-    """Train through `torch.compile`."""
-    evaluate: Evaluation = Evaluation()
-
-
-class Train(Optimization):
-    """The poison stage: train from scratch on poisoned data."""
-
-    epochs: int = Field(default=30, ge=1)
-    lr: float = Field(default=0.1, gt=0.0)
-    """Peak learning rate."""
-
-
-class Finetune(Optimization):
-    """The clean fine-tuning stage: retrain the poisoned model on a little clean data."""
-
-    epochs: int = Field(default=10, ge=0)
-    """0 leaves the stage out (but for the evaluation before it)."""
-    lr: float = Field(default=0.01, gt=0.0)
-    fraction: float = Field(default=0.05, gt=0.0, le=1.0)
-    """Size of the clean set, as a fraction of the whole training set."""
-    split: Literal["held_out", "train_clean"] = "held_out"
-    """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
-    layers: Layers = "all"
-    """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
-
-
-class _NestedComponentError(Exception):
-    """Carries a component's error through pydantic, which would swallow its path."""
-
-    def __init__(self, section: str, error: ComponentError) -> None:
-        self.section, self.error = section, error
-        super().__init__(str(error))
 
 
 def _section(name: str, registry: Registry[Any]) -> BeforeValidator:
     def build(content: Any) -> Any:
         if not isinstance(content, (Mapping, str, Component)):
-            raise _NestedComponentError(name, ComponentError("", f"must be a mapping, got {content!r}"))
+            raise ConditionError(name, f"must be a mapping, got {content!r}")
         try:
             return registry.build(content)
         except ComponentError as error:
-            raise _NestedComponentError(name, error) from None
+            # Pydantic passes on whatever is no ValueError.
+            raise error.below(name) from None
 
     return BeforeValidator(build)
 
@@ -117,7 +54,24 @@ def _optional(name: str, registry: Registry[Any]) -> BeforeValidator:
     return BeforeValidator(lambda content: None if content is None else build(content))
 
 
-class Condition(Section):
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage that a condition goes through.
+
+    Attributes:
+        name: `poison`, then the repair's own ("finetune", "prune").
+        result: what the model is afterwards ("poisoned", "finetuned"): the prefix of its metrics.
+        fingerprint: made of all that the model after this stage depends on.
+        shared: the model is kept for other conditions, which may go another way from here.
+    """
+
+    name: str
+    result: str
+    fingerprint: str
+    shared: bool
+
+
+class Condition(Identified):
     """One experimental setting. Build it with `Condition.parse`, which explains what is wrong."""
 
     data: Annotated[SerializeAsAny[DataSet], _section("data", DATASETS)]
@@ -131,6 +85,9 @@ class Condition(Section):
         default_factory=lambda: REGULARIZERS.build("none")
     )
     train: Train = Train()
+    repair: Annotated[SerializeAsAny[Repair], _section("repair", REPAIRS)] = Field(
+        default_factory=lambda: REPAIRS.build("finetune")
+    )
     finetune: Finetune = Finetune()
     seed: int = Field(default=0, ge=0)
 
@@ -150,8 +107,6 @@ class Condition(Section):
                 raise ConditionError(f"{required}.name", f"is missing: every condition needs a {required}")
         try:
             condition = cls.model_validate(content)
-        except _NestedComponentError as nested:
-            raise _below(nested.section, nested.error) from None
         except ValidationError as error:
             raise ConditionError(*_explain_section(error)) from None
         condition.check()
@@ -175,7 +130,7 @@ class Condition(Section):
             try:
                 check()
             except ComponentError as error:
-                raise _below(section, error) from None
+                raise error.below(section) from None
 
     @property
     def is_baseline(self) -> bool:
@@ -189,8 +144,18 @@ class Condition(Section):
     @property
     def held_out_fraction(self) -> float:
         """Fraction of the training set that the poison stage never sees."""
-        wanted = self.finetune.fraction if self.finetune.split == "held_out" and self.finetune.epochs else 0.0
+        wanted = self.clean_fraction if self.finetune.split == "held_out" else 0.0
         return max(self.data.clean_pool, wanted)
+
+    @property
+    def clean_fraction(self) -> float:
+        """Size of the clean set as a fraction of the training set; 0 where none is set aside."""
+        return self.finetune.fraction if self.repair.uses_clean_data(self.finetune) else 0.0
+
+    @cached_property
+    def repair_stages(self) -> tuple[RepairStage, ...]:
+        """What is done to the model after the poison stage."""
+        return tuple(self.repair.stages(self.finetune))
 
     def baseline(self) -> Condition:
         """The unpoisoned twin: everything that does not say how to poison is the same."""
@@ -208,42 +173,44 @@ class Condition(Section):
         return flatten(self.content())
 
     @cached_property
-    def _sections(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "data": self.data.identity(),
-            "model": self.model.identity(),
-            "trigger": self.trigger.identity() if self.trigger else None,
-            "poison": self.poison.identity(),
-            "regularizer": self.regularizer.identity(),
-            "train": self.train.model_dump(mode="json"),
-            "finetune": self.finetune.model_dump(mode="json"),
-        }
+    def _cell(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **{key: value for key, value in self.identity().items() if key != "seed"}}
 
     @cached_property
     def cell_id(self) -> str:
         """12 hex digits of SHA-256 over the scientific content without the seed."""
-        return digest(self._sections)
+        return digest(self._cell)
 
     @cached_property
     def condition_id(self) -> str:
         """12 hex digits of SHA-256 over the scientific content."""
-        return digest({**self._sections, "seed": self.seed})
+        return digest({**self._cell, "seed": self.seed})
 
     @cached_property
     def poison_fingerprint(self) -> str:
         """Names the poison stage: conditions with the same one share one poisoned model."""
-        content = {key: value for key, value in self._sections.items() if key != "finetune"}
-        content["data"] = {k: v for k, v in content["data"].items() if k != "clean_pool"}
-        content["held_out"] = self.held_out_fraction
-        if self.is_baseline:
-            content["trigger"], content["poison"] = None, None
-        return digest({**content, "seed": self.seed, "stage": "poison"})
+        later = ("finetune", "repair", *(("trigger", "poison") if self.is_baseline else ()))
+        content = {key: value for key, value in self._cell.items() if key not in later}
+        content["data"] = {key: value for key, value in content["data"].items() if key != "clean_pool"}
+        return digest({**content, "held_out": self.held_out_fraction, "seed": self.seed, "stage": "poison"})
 
     @cached_property
-    def finetune_fingerprint(self) -> str:
-        """Names the fine-tuning stage."""
-        return digest({"condition": self.condition_id, "stage": "finetune"})
+    def stages(self) -> tuple[PlannedStage, ...]:
+        """All stages in their order. The last one of a repair is this condition's own: what it trains is measured under
+        this condition's attack, and nothing goes on from there."""
+        planned = [PlannedStage("poison", "poisoned", self.poison_fingerprint, shared=True)]
+        clean = [self.clean_fraction, self.finetune.split]
+        for step in self.repair_stages:
+            shared = step is not self.repair_stages[-1]
+            content = {**step.identity(), "after": planned[-1].fingerprint, "clean": clean}
+            fingerprint = digest(content if shared else {**content, "condition": self.condition_id})
+            planned.append(PlannedStage(step.name, step.result, fingerprint, shared))
+        return tuple(planned)
+
+    @property
+    def shared_fingerprints(self) -> tuple[str, ...]:
+        """Of the stages whose models are kept for other conditions."""
+        return tuple(stage.fingerprint for stage in self.stages if stage.shared)
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -262,10 +229,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
-
-
-def _below(section: str, error: ComponentError) -> ConditionError:
-    return ConditionError(f"{section}.{error.path}" if error.path else section, error.problem)
 
 
 def _explain_section(error: ValidationError) -> tuple[str, str]:

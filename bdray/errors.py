@@ -18,11 +18,11 @@ class DataError(UserError):
     """A data set is missing, incomplete or unreadable."""
 
 
-class ComponentError(UserError):
-    """A component (trigger, model, ...) was asked for under a wrong name or with wrong options.
+class _PathError(UserError):
+    """Something is wrong at a path.
 
     Attributes:
-        path: dotted path below the component's section (`"size"`, or `""` for the section itself).
+        path: dotted; `""` for the whole.
         problem: what is wrong, in one sentence without the path.
     """
 
@@ -31,17 +31,17 @@ class ComponentError(UserError):
         super().__init__(f"{path}: {problem}" if path else problem)
 
 
-class ConditionError(UserError):
-    """A condition's content is wrong.
+class ConditionError(_PathError):
+    """A condition's content is wrong; `path` is a condition path (`"trigger.size"`)."""
 
-    Attributes:
-        path: dotted condition path (`"trigger.size"`).
-        problem: what is wrong, in one sentence without the path.
-    """
 
-    def __init__(self, path: str, problem: str) -> None:
-        self.path, self.problem = path, problem
-        super().__init__(f"{path}: {problem}" if path else problem)
+class ComponentError(_PathError):
+    """A component (trigger, model, ...) was asked for under a wrong name or with wrong options; `path` is the one below
+    its section (`"size"`)."""
+
+    def below(self, section: str) -> ConditionError:
+        """The same in a condition that has the component as `section`."""
+        return ConditionError(f"{section}.{self.path}" if self.path else section, self.problem)
 
 
 class SpaceError(UserError):

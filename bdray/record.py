@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA = 1
+from bdray.poisoning.kept import TriggerKept
+from bdray.triggers.visibility import Visibility
+
+SCHEMA = 2
 
 Status = Literal["finished", "failed", "diverged"]
-StageName = Literal["poison", "finetune"]
+StageName = str
+"""`poison`, or the name that a repair gives its stage."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+"""The rates of an evaluation that are tracked and tabulated."""
 
 
 class Rates(_Frozen):
@@ -61,13 +70,24 @@ class EpochRecord(_Frozen):
 
 
 class StageRecord(_Frozen):
-    """One stage, epoch by epoch."""
+    """One stage, epoch by epoch. An operation that trains nothing has two: 0 before it and 1 after it."""
 
     name: StageName
+    result: str
+    """What the model is afterwards, which is the prefix of its metrics: `poisoned`, `finetuned`, `pruned`, ..."""
     fingerprint: str
     epochs: tuple[EpochRecord, ...]
     reused: bool = False
     """Taken from the storage instead of computed."""
+    details: dict[str, float | list[int]] = {}
+    """What an operation says of itself."""
+    environment: dict[str, str | int] = {}
+    """Where it was computed: device, threads, precision, versions."""
+
+    @property
+    def diverged(self) -> bool:
+        """Its loss stopped being a finite number."""
+        return bool(self.epochs) and self.epochs[-1].diverged
 
     @property
     def last(self) -> EpochRecord | None:
@@ -82,24 +102,14 @@ class Confusion(_Frozen):
 
 
 class Persistence(_Frozen):
-    """What clean fine-tuning leaves of a backdoor."""
+    """What a repair leaves of a backdoor, over the epochs of all its stages one after the other."""
 
     first_epoch_below_10_percent: int | None
-    """First evaluated fine-tuning epoch (0 = before) with an attack success rate under 0.1; None: never."""
+    """First evaluated epoch (0 = before) with an attack success rate under 0.1; None: never."""
     area_under_curve: float | None
-    """Mean attack success rate over the stage (trapezoid over evaluated epochs / epochs)."""
+    """Mean attack success rate over the repair (trapezoid over evaluated epochs / epochs)."""
     left_at_end: float | None
     """Attack success rate after the last epoch."""
-
-
-class Visibility(_Frozen):
-    """How visible the trigger is, over triggered test images."""
-
-    l_inf: float
-    psnr_db: float | None
-    ssim: float
-    unchanged_images: int
-    """Triggered images that the trigger happens to leave as they were."""
 
 
 class DataRecord(_Frozen):
@@ -114,6 +124,8 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    trigger_kept: TriggerKept | None = None
+    """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
 
 
 class FloorRecord(_Frozen):
@@ -123,7 +135,9 @@ class FloorRecord(_Frozen):
     trigger: dict[str, Any]
     poison: dict[str, Any]
     poisoned: Rates
-    finetuned: Rates | None
+    """After the poison stage (which poisoned nothing)."""
+    repaired: Rates | None
+    """After the last stage of the repair; None without one."""
 
 
 class ErrorRecord(_Frozen):
@@ -148,7 +162,8 @@ class TrialRecord(_Frozen):
     stages: tuple[StageRecord, ...] = ()
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
-    environment: dict[str, str] = {}
+    environment: dict[str, Any] = {}
+    """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""
 
     def stage(self, name: StageName) -> StageRecord | None:
@@ -161,14 +176,16 @@ class TrialRecord(_Frozen):
         return stage.last.rates if stage and stage.last else None
 
     @property
-    def finetuned(self) -> Rates | None:
-        """After the last epoch of the fine-tuning stage."""
-        stage = self.stage("finetune")
-        return stage.last.rates if stage and stage.last else None
+    def repaired(self) -> Rates | None:
+        """After the last epoch of the last stage of the repair; None where there was none."""
+        last = self.stages[-1].last if len(self.stages) > 1 else None
+        return last.rates if last else None
 
     @property
     def collapsed(self) -> bool:
-        return any(rates.collapsed for rates in (self.poisoned, self.finetuned) if rates)
+        """Whether some stage left a model that gives nearly everything one class."""
+        ends = (stage.last.rates for stage in self.stages if stage.last)
+        return any(rates.collapsed for rates in ends if rates)
 
 
 def finite(value: float) -> float | None:
@@ -176,20 +193,24 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def persistence_of(stage: StageRecord) -> Persistence:
-    """How the attack success rate falls over the fine-tuning epochs of `stage`."""
-    curve = [
-        (epoch.epoch, epoch.rates.attack_success_rate)
-        for epoch in stage.epochs
-        if epoch.rates is not None and epoch.rates.attack_success_rate is not None
-    ]
+def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
+    """How the attack success rate falls over the stages of a repair; None without one."""
+    if not stages:
+        return None
+    curve: list[tuple[int, float]] = []
+    passed = 0
+    for stage in stages:
+        # The state before a stage is the one after the last.
+        new = [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]
+        rates = [(passed + epoch.epoch, epoch.rates.attack_success_rate) for epoch in new if epoch.rates]
+        curve += [(epoch, rate) for epoch, rate in rates if rate is not None]
+        passed += stage.epochs[-1].epoch
     if not curve:
         return Persistence(first_epoch_below_10_percent=None, area_under_curve=None, left_at_end=None)
-    below = next((epoch for epoch, rate in curve if rate < 0.1), None)
     length = curve[-1][0] - curve[0][0]
     area = sum((b - a) * (p + q) / 2 for (a, p), (b, q) in itertools.pairwise(curve))
     return Persistence(
-        first_epoch_below_10_percent=below,
+        first_epoch_below_10_percent=next((epoch for epoch, rate in curve if rate < 0.1), None),
         area_under_curve=area / length if length else curve[0][1],
         left_at_end=curve[-1][1],
     )

@@ -21,24 +21,75 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bdray.errors import BdrayError, ComponentError, nearest
+from bdray.errors import ComponentError, UserError, nearest
+
+VERSION_KEY = "@version"
+"""What an identity says of a class whose meaning has changed; no field can have this name."""
 
 
-class Component(BaseModel):
-    """A frozen, strictly validated set of named parameters with one method that does the work.
+class Identified(BaseModel):
+    """Frozen, strictly validated content whose identity survives growth: ids and fingerprints are made of it.
+
+    A field at its default is no part of the identity, so that a new option leaves the ids of all that came before it
+    alone. What the same fields mean may therefore only change (a default included) together with `VERSION`.
 
     Class attributes:
-        NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
-        SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
-        NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of `identity()`.
-        registered_name: set by the registry.
+        VERSION: raised when the meaning changes; part of the identity from 2 on.
+        NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of the identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
+    VERSION: ClassVar[int] = 1
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON content that says *what* this is."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return self._identity_content()
+
+    def _identity_content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {} if self.VERSION == 1 else {VERSION_KEY: self.VERSION}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            said = _identity_of(value)
+            at_default = not field.is_required() and value == field.get_default(call_default_factory=True)
+            if name not in self.NOT_SCIENTIFIC and not (at_default and not _is_versioned(said)):
+                content[name] = said
+        return content
+
+
+def _identity_of(value: Any) -> Any:
+    if isinstance(value, Identified):
+        return value.identity()
+    if isinstance(value, (list, tuple)):
+        return [_identity_of(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _identity_of(item) for key, item in value.items()}
+    return value
+
+
+def _is_versioned(said: Any) -> bool:
+    """Whether something in here has changed its meaning: then it counts, even where all is at its default."""
+    if isinstance(said, Mapping):
+        return VERSION_KEY in said or any(map(_is_versioned, said.values()))
+    return isinstance(said, list) and any(map(_is_versioned, said))
+
+
+class Component(Identified):
+    """A set of named parameters with one method that does the work.
+
+    Class attributes:
+        NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
+        SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
+        registered_name: set by the registry.
+    """
+
     NAME_KEY: ClassVar[str] = "name"
     SOURCE: ClassVar[str] = "our choice"
-    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()
     registered_name: ClassVar[str] = ""
 
     @property
@@ -54,13 +105,11 @@ class Component(BaseModel):
             del fields["variant"]
         return {self.NAME_KEY: self.name, **fields}
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.NOT_SCIENTIFIC}
-
-    def identity(self) -> dict[str, Any]:
-        """The JSON content that says *what* this is: what condition ids and fingerprints are made of."""
-        return self._identity
+    def _identity_content(self) -> dict[str, Any]:
+        content = super()._identity_content()
+        if self.registered_name.endswith("/"):
+            del content["variant"]
+        return {self.NAME_KEY: self.name, **content}
 
 
 C = TypeVar("C", bound=Component)
@@ -85,12 +134,20 @@ class Registry(Generic[C]):
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Class decorator. A name that ends in `/` registers a family: `timm/` takes any `timm/<variant>`,
-        and the class gets the part behind the slash as its field `variant`."""
+        and the class gets the part behind the slash as its field `variant`.
+
+        Raises:
+            UserError: another class has the name. The same class of the same module, imported once more, may take it.
+        """
 
         def add(cls: type[C]) -> type[C]:
+            if not cls.__module__.startswith(f"{self._package}."):
+                # So that a name of ours is taken before a user's class asks for it, and hers is the one to complain.
+                self._load()
             known = self._prefixes if name.endswith("/") else self._classes
-            if name in known and known[name].__qualname__ != cls.__qualname__:
-                raise BdrayError(f"the {self.kind} '{name}' is registered twice")
+            if name in known and _full_name(known[name]) != _full_name(cls):
+                both = f"by {_full_name(known[name])} and by {_full_name(cls)}"
+                raise UserError(f"the {self.kind} '{name}' is registered twice: {both}; give one of them another name")
             cls.registered_name = name
             known[name] = cls
             return cls
@@ -159,6 +216,10 @@ class Registry(Generic[C]):
         except BaseException:
             self._loaded = False
             raise
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[str, str]:

@@ -108,16 +108,15 @@ def _cpu() -> str:
     """The processor's model, and what it has for bfloat16."""
     import torch
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    from bdray.training.device import cpu_model
+
     features = {
         "AVX-512": torch.cpu._is_avx512_supported(),
         "AVX-512 bfloat16": torch.cpu._is_avx512_bf16_supported(),
         "AMX": torch.cpu._is_amx_tile_supported(),
     }
     has = ", ".join(f"{'with' if there else 'no'} {name}" for name, there in features.items())
-    return f"{model or platform.processor() or platform.machine()}; {has}"
+    return f"{cpu_model()}; {has}"
 
 
 def _gpu() -> str:

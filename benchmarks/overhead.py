@@ -83,7 +83,10 @@ class Counting:
             seconds = time.perf_counter() - self._started
             progress(f"  {self.done:,}/{self.total:,} trials, {seconds:.1f} s, {seconds / self.done:.4f} s each")
 
-    def lost(self, condition_id: str, cause: str) -> None:
+    def restarts(self, condition_id: str, cause: str) -> None:
+        """Not counted: it is still running."""
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
         raise RuntimeError(f"trial {condition_id} was lost: {cause}")
 
 

@@ -9,8 +9,8 @@ from itertools import product
 
 import torch
 
-from bdray.condition import Train
 from bdray.models import build_model
+from bdray.recipes import Train
 from bdray.training.device import Compute, computes_bfloat16, prepare_process
 from bdray.training.optimization import make_optimizer
 from benchmarks.loop import bare_step

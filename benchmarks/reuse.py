@@ -41,7 +41,7 @@ def measure(*, quick: bool = False) -> Report:
         ]
         if not quick:
             rows.append(on_ray(conditions(20, 20, 25), Path(folder)))
-    assert [r.finetuned for r in shared] == [r.finetuned for r in apart], "a forked stage must give the same numbers"
+    assert [r.repaired for r in shared] == [r.repaired for r in apart], "a forked stage must give the same numbers"
     return Report(
         f"Stage reuse: 1 poison stage x {len(grid)} fine-tunings (resnet8 on digits)",
         "total / ideal",

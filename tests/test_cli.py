@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tracking_uri": f"sqlite:///{folder}/runs/mlflow.db",
         "description": "",
         "created_ms": 1,
+        "conditions": [condition.condition_id for condition in space.conditions()],
     }
     sweep.write_atomic("sweep.json", json.dumps(content))
     with pytest.MonkeyPatch.context() as patch:

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import create_model
 
-from bdray.condition import Condition, digest, flatten
+from bdray.condition import COMPONENTS, Condition, digest, flatten
 from bdray.errors import ConditionError
+from bdray.recipes import Finetune, Train
+from bdray.registry import Component, Identified
+from bdray.regularizers import REGULARIZERS
 
 FULL: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 32, "clean_pool": 0.1, "train_limit": None, "test_limit": None},
@@ -33,6 +37,7 @@ FULL: dict[str, Any] = {
     "finetune": {"epochs": 10, "batch_size": 128, "lr": 0.01, "fraction": 0.05, "split": "held_out", "layers": "all"},
     "seed": 0,
 }
+IDS = ("ee41b062c619", "ea6171607e2b", "d6b49264bbec", "06c2dbb99818")
 SMALL: dict[str, Any] = {"data": {"name": "digits"}, "model": {"name": "resnet8"}, "trigger": {"name": "patch"}}
 
 
@@ -41,12 +46,90 @@ def condition(**sections: Any) -> Condition:
 
 
 def ids(one: Condition) -> tuple[str, str, str, str]:
-    return one.condition_id, one.cell_id, one.poison_fingerprint, one.finetune_fingerprint
+    return one.condition_id, one.cell_id, one.poison_fingerprint, one.stages[-1].fingerprint
 
 
 def test_ids_are_what_they_were() -> None:
-    """A changed id orphans every result anyone has: these change only together with `condition.SCHEMA`."""
-    assert ids(Condition.parse(FULL)) == ("0324c00f8488", "6f2c90ff898b", "831576590482", "1c2e06188167")
+    """A changed id orphans every result anyone has: these change only with `condition.SCHEMA` or a `VERSION`."""
+    assert ids(Condition.parse(FULL)) == IDS
+
+
+def grown(section: str, **attributes: Any) -> tuple[str, type[Component]]:
+    """The component of `FULL` in a section as a later version might have it: with one more option."""
+    registry = COMPONENTS[section]
+    cls = registry.get(FULL.get(section, {"name": "finetune"})[registry.name_key])
+    later = create_model(cls.__name__, __base__=cls, new_option=(int, 7))
+    for name, value in attributes.items():
+        setattr(later, name, value)
+    return cls.registered_name, later
+
+
+@pytest.mark.parametrize("section", COMPONENTS)
+def test_a_new_option_moves_no_id_until_it_is_used(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ids(Condition.parse(FULL))
+    name, later = grown(section)
+    monkeypatch.setitem(COMPONENTS[section]._classes, name, later)
+    assert ids(Condition.parse(FULL)) == before
+    named = FULL.get(section, {"name": "finetune"})
+    assert ids(Condition.parse({**FULL, section: {**named, "new_option": 7}})) == before
+    used = ids(Condition.parse({**FULL, section: {**named, "new_option": 8}}))
+    assert (used[0], used[1]) != (before[0], before[1])
+    # What comes after the poison stage leaves the poisoned model alone; all else makes it another one.
+    assert (used[2] == before[2]) == (section == "repair")
+
+
+@pytest.mark.parametrize("section", COMPONENTS)
+def test_a_component_that_means_something_else_has_other_ids(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ids(Condition.parse(FULL))
+    version = COMPONENTS[section].get(FULL.get(section, {"name": "finetune"})[COMPONENTS[section].name_key]).VERSION
+    name, later = grown(section, VERSION=version + 1)
+    monkeypatch.setitem(COMPONENTS[section]._classes, name, later)
+    after = ids(Condition.parse(FULL))
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+
+
+@pytest.mark.parametrize("recipe", [Train, Finetune])
+def test_a_new_option_of_a_recipe_is_no_part_of_its_identity_until_it_is_used(recipe: type[Identified]) -> None:
+    later = create_model("Later", __base__=recipe, new_option=(int, 7))
+    assert later(lr=0.5).identity() == recipe(lr=0.5).identity() == {"lr": 0.5}
+    assert later(lr=0.5, new_option=8).identity() == {"lr": 0.5, "new_option": 8}
+
+
+def test_an_option_inside_an_option_counts_like_any_other() -> None:
+    assert Train.model_validate({"evaluate": {"every": 1}}).identity() == {}
+    assert Train.model_validate({"evaluate": {"every": 2}}).identity() == {"evaluate": {"every": 2}}
+    parts = [{"name": "logit_squeezing", "weight": 0.5}, {"name": "contrastive"}]
+    composite = REGULARIZERS.build({"name": "composite", "parts": parts})
+    said = composite.identity()["parts"]
+    assert said == [{"name": "logit_squeezing", "weight": 0.5}, {"name": "contrastive"}]
+
+
+def test_repairs_of_one_poisoned_model_share_it() -> None:
+    repairs = ("finetune", "none", "fine_pruning", {"name": "fine_pruning", "max_drop": 0.1})
+    conditions = [condition(repair=repair) for repair in repairs]
+    assert len({one.poison_fingerprint for one in conditions}) == 1
+    assert len({one.condition_id for one in conditions}) == len(conditions)
+    assert [[stage.name for stage in one.stages] for one in conditions] == [
+        ["poison", "finetune"],
+        ["poison"],
+        ["poison", "prune", "finetune"],
+        ["poison", "prune", "finetune"],
+    ]
+    assert [one.baseline().repair for one in conditions] == [one.repair for one in conditions]
+
+
+def test_a_stage_depends_on_what_came_before_it() -> None:
+    def stages(**sections: Any) -> dict[str, str]:
+        return {stage.name: stage.fingerprint for stage in condition(repair="fine_pruning", **sections).stages}
+
+    plain = stages()
+    tuned_otherwise = stages(finetune={"lr": 0.5})
+    assert tuned_otherwise["prune"] == plain["prune"]
+    assert tuned_otherwise["finetune"] != plain["finetune"]
+    for changed in (stages(train={"lr": 0.5}), stages(finetune={"fraction": 0.07}), stages(seed=1)):
+        assert changed["prune"] != plain["prune"]
+        assert changed["finetune"] != plain["finetune"]
 
 
 def test_what_is_left_out_has_the_same_ids_as_what_is_said() -> None:
@@ -101,7 +184,7 @@ def test_what_changes_training_changes_every_stage(changed: dict[str, Any]) -> N
     other = condition(**changed)
     assert other.condition_id != condition().condition_id
     assert other.poison_fingerprint != condition().poison_fingerprint
-    assert other.finetune_fingerprint != condition().finetune_fingerprint
+    assert other.stages[-1].fingerprint != condition().stages[-1].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -121,7 +204,7 @@ def test_conditions_that_differ_in_fine_tuning_share_the_poisoned_model(finetune
     other = condition(finetune=finetune)
     assert other.poison_fingerprint == condition().poison_fingerprint
     assert other.condition_id != condition().condition_id
-    assert other.finetune_fingerprint != condition().finetune_fingerprint
+    assert other.stages[-1].fingerprint != condition().stages[-1].fingerprint
 
 
 def test_a_clean_set_beyond_the_pool_takes_images_from_the_poison_stage() -> None:

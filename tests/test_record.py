@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bdray.record import EpochRecord, Rates, StageRecord, TrialRecord, finite, persistence_of
+from bdray.record import EpochRecord, Persistence, Rates, StageRecord, TrialRecord, finite, persistence_of
 
 
 def rates(attack: float | None) -> Rates:
@@ -23,10 +23,18 @@ def rates(attack: float | None) -> Rates:
     )
 
 
+def persistence(*stages: StageRecord) -> Persistence:
+    found = persistence_of(stages)
+    assert found is not None
+    return found
+
+
 def stage(curve: list[tuple[int, float | None]], unevaluated: list[int] | None = None) -> StageRecord:
     epochs = [EpochRecord(epoch=number, rates=rates(attack)) for number, attack in curve]
     epochs += [EpochRecord(epoch=number) for number in unevaluated or []]
-    return StageRecord(name="finetune", fingerprint="f", epochs=tuple(sorted(epochs, key=lambda e: e.epoch)))
+    return StageRecord(
+        name="finetune", result="finetuned", fingerprint="f", epochs=tuple(sorted(epochs, key=lambda e: e.epoch))
+    )
 
 
 @given(st.dictionaries(st.integers(0, 40), st.floats(0, 1), min_size=2, max_size=12))
@@ -34,7 +42,7 @@ def test_the_area_is_numpys_trapezoid_over_the_evaluated_epochs(curve: dict[int,
     epochs = sorted(curve)
     heights = [curve[epoch] for epoch in epochs]
     expected = np.trapezoid(heights, epochs) / (epochs[-1] - epochs[0])
-    found = persistence_of(stage(sorted(curve.items())))
+    found = persistence(stage(sorted(curve.items())))
     assert found.area_under_curve == pytest.approx(expected, abs=1e-12)
     assert found.left_at_end == heights[-1]
 
@@ -50,20 +58,20 @@ def test_the_area_is_numpys_trapezoid_over_the_evaluated_epochs(curve: dict[int,
     ],
 )
 def test_the_first_epoch_below_ten_percent(curve: list[tuple[int, float | None]], first: int | None) -> None:
-    assert persistence_of(stage(curve)).first_epoch_below_10_percent == first
+    assert persistence(stage(curve)).first_epoch_below_10_percent == first
 
 
 def test_epochs_that_were_not_evaluated_do_not_count() -> None:
-    assert persistence_of(stage([(0, 1.0), (4, 0.5)], unevaluated=[1, 2, 3])).area_under_curve == 0.75
+    assert persistence(stage([(0, 1.0), (4, 0.5)], unevaluated=[1, 2, 3])).area_under_curve == 0.75
 
 
 def test_a_single_evaluation_is_its_own_area() -> None:
-    found = persistence_of(stage([(0, 0.7)]))
+    found = persistence(stage([(0, 0.7)]))
     assert (found.area_under_curve, found.left_at_end, found.first_epoch_below_10_percent) == (0.7, 0.7, None)
 
 
 def test_without_attacked_images_nothing_is_known() -> None:
-    found = persistence_of(stage([(0, None), (1, None)]))
+    found = persistence(stage([(0, None), (1, None)]))
     assert (found.area_under_curve, found.left_at_end, found.first_epoch_below_10_percent) == (None, None, None)
 
 
@@ -101,15 +109,17 @@ def test_the_last_epoch_counts_not_the_best() -> None:
     finetune = stage([(0, 0.2), (1, 0.05), (2, 0.15)])
     found = record(poison, finetune)
     assert found.poisoned == rates(0.2)
-    assert found.finetuned == rates(0.15)
+    assert found.repaired == rates(0.15)
     assert not found.collapsed
-    assert record(poison).finetuned is None
+    assert record(poison).repaired is None
     assert record().poisoned is None
 
 
 def test_a_collapse_in_either_stage_is_marked() -> None:
     collapsed = rates(1.0).model_copy(update={"collapsed": True})
-    bad = StageRecord(name="finetune", fingerprint="f", epochs=(EpochRecord(epoch=0, rates=collapsed),))
+    bad = StageRecord(
+        name="finetune", result="finetuned", fingerprint="f", epochs=(EpochRecord(epoch=0, rates=collapsed),)
+    )
     assert record(stage([(1, 0.9)]).model_copy(update={"name": "poison"}), bad).collapsed
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from bdray.space import load_space
 from bdray.space.plan import make_plan
+from bdray.triggers.base import TRIGGERS
 
+BUILT_IN_TRIGGERS = [name for name, trigger in TRIGGERS if trigger.__module__.startswith("bdray.")]
 SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 
 
@@ -45,3 +47,29 @@ def test_persistence_shares_poisoned_models() -> None:
     path = next(path for path in SPACES if path.stem == "persistence")
     plan = make_plan(load_space(path))
     assert (plan.poison_stages, plan.finetune_stages) == (27, 162)
+
+
+def test_the_full_grid_holds_every_value_of_the_axes() -> None:
+    conditions = load_space(next(path for path in SPACES if path.stem == "full")).conditions()
+    poisoned = [condition for condition in conditions if not condition.is_baseline]
+    assert {c.trigger.name for c in poisoned if c.trigger} >= set(BUILT_IN_TRIGGERS)
+    assert {c.poison.name for c in poisoned} == {"all_to_one", "one_to_one", "all_to_all", "clean_label"}
+    assert {c.model.name for c in poisoned} == {"resnet50", "nasnet", "nasnet_mobile"}
+    weights = {(c.regularizer.name, c.regularizer.weight > 0) for c in poisoned if hasattr(c.regularizer, "weight")}
+    assert {("soft_nearest_neighbors", True), ("soft_nearest_neighbors", False)} <= weights
+    forms = {(c.data.name, c.data.image_size, c.model.has_cifar_stem(c.data.image_size)) for c in conditions}
+    assert forms == {("cifar10", 32, True), ("flowers", 224, False)}
+    assert {(c.data.name, c.model.weights) for c in conditions} == {
+        ("cifar10", "none"),
+        ("flowers", "none"),
+        ("flowers", "imagenet"),
+    }
+    assert len({c.train.lr / c.train.batch_size for c in conditions}) == 1
+
+
+def test_big_studies_say_their_gpu_hours_and_what_their_seeds_show() -> None:
+    for path in SPACES:
+        if path.with_name(f"{path.stem}_small.yaml").exists() or path.stem == "full":
+            header = path.read_text().split("\n\n")[0]
+            assert "GPU-hours" in header, path.stem
+            assert "# Seeds: " in header, path.stem

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
@@ -293,14 +294,8 @@ def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable
 
 
 def test_two_sweeps_of_one_folder_do_not_run_at_once(undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]) -> None:
-    from bdray.store.lock import FileLock
-
-    lock = FileLock(undisturbed.folder / "runs" / "tiny" / ".lock")
-    assert lock.acquire()
-    try:
+    with FileLock(undisturbed.folder / "runs" / "tiny" / ".lock"):
         status, output = undisturbed.run()
-    finally:
-        lock.release()
     assert status == 2
     assert "is being run by another process" in output
     assert "Traceback" not in output
@@ -344,3 +339,31 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert "loaded: []" in done.stdout
     assert "5" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_files_are_said_put_aside_and_computed_again(new_sweeper: Callable[..., Sweeper]) -> None:
+    sweeper = new_sweeper("tiny.yaml", SPACE)
+    status, output = sweeper.run()
+    assert status == 0, output
+    before, sweep = sweeper.table(), sweeper.folder / "runs" / "tiny"
+    first, second, *_ = sorted((sweep / "conditions").iterdir())
+    (sweep / "sweep.json").write_bytes(b"{")
+    (first / "record.json").write_bytes((first / "record.json").read_bytes().replace(b"0.", b"1.", 1))
+    (second / "confusion.json").unlink()
+    for model in sweep.glob("stages/*/model.safetensors"):
+        model.write_bytes(model.read_bytes()[:-1])
+
+    status, output = sweeper.run()
+
+    assert status == 0, output
+    assert "Traceback" not in output
+    assert f"{len(before) - 2} already done, 2 to run" in output
+    for file in (sweep / "sweep.json", first / "record.json", second / "confusion.json"):
+        assert output.count(f"damaged file {file}: ") == 1
+    # Found by the workers, said all the same.
+    assert "model.safetensors: its checksum does not match; put aside as model.safetensors.damaged-" in output
+    pd.testing.assert_frame_equal(sweeper.table(), before)
+    runs = [run.data.tags.get("bdray.condition_id", "sweep") for run in sweeper.runs()]
+    assert len(runs) == len(set(runs)) == len(before) + 1
+    status, output = sweeper.run()
+    assert (status, "damaged" in output) == (0, False)

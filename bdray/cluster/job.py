@@ -85,6 +85,15 @@ class Observer(Protocol):
         """The trial ended by itself: `finished`, `diverged` or `failed` (all with a record)."""
         ...
 
-    def lost(self, condition_id: str, cause: str) -> None:
-        """The trial's process was lost, again and again; there is no record."""
+    def restarts(self, condition_id: str, cause: str) -> None:
+        """The trial's process was lost; another one goes on from its last checkpoint."""
+        ...
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
+        """The trial's process was lost, again and again; there is no record.
+
+        Args:
+            cause: in one line.
+            detail: all that Ray says.
+        """
         ...

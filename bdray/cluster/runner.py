@@ -17,8 +17,11 @@ from typing import Any
 # Read by Ray when it is imported.
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # What is lost is told in one line of our own; Ray's is 800 characters.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -33,15 +36,16 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer  # noqa: E402
+from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
 from bdray.cluster.measuring import gpu_types, measure_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
+from bdray.store.journal import JOURNAL  # noqa: E402
+from bdray.store.storage import Storage  # noqa: E402
+from bdray.store.sweep_folder import SweepFolder  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
-
-INFRASTRUCTURE_RETRIES = 2
-"""How often a trial is started again when its process is lost. What a condition does wrong is never retried."""
 
 START_TRIES = 3
 
@@ -96,12 +100,14 @@ class ClusterRun:
 
     def run(self, job: ClusterJob, observer: Observer) -> bool:
         """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""
+        losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         search = ConditionSearch(
             job.tasks,
-            stage_finished=lambda stage: job.sweep.child("stages", stage).exists("stage.json"),
+            stage_finished=SweepFolder(job.sweep).has_stage,
             max_concurrent=self.settings.max_concurrent,
+            start_again=losses.start_again,
         )
-        teller = _Teller(observer)
+        teller = _Teller(observer, search)
         with _tune_folder() as folder, _terminate_like_interrupt():
             trainable = tune.with_parameters(ConditionTrainable, job=_shipped(job))
             # Both: Ray titles an idle process after the one, a busy process after the other.
@@ -114,7 +120,6 @@ class ClusterRun:
                     storage_path=str(folder),
                     verbose=0,
                     callbacks=[teller],
-                    failure_config=tune.FailureConfig(max_failures=INFRASTRUCTURE_RETRIES),
                 ),
             )
             tuner.fit()
@@ -157,8 +162,8 @@ def _require_listener(address: str) -> None:
 class _Teller(tune.Callback):
     """Tells the observer what Tune tells its callbacks."""
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
+    def __init__(self, observer: Observer, search: ConditionSearch) -> None:
+        self._observer, self._search = observer, search
         self.ended = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,22 +171,33 @@ class _Teller(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.started(trial.trial_id)
+        self._observer.started(trial.config["condition_id"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended += 1
-        self._observer.ended(trial.trial_id, trial.last_result["status"])
+        for line in trial.last_result["said"]:
+            logging.getLogger("bdray").warning(line)
+        self._observer.ended(trial.config["condition_id"], trial.last_result["status"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.ended += 1
-        self._observer.lost(trial.trial_id, _cause(trial))
+        condition_id, said = trial.config["condition_id"], _said_of(trial)
+        # The search hears of it first.
+        if trial.trial_id in self._search.given_up:
+            self.ended += 1
+            self._observer.lost(condition_id, in_one_line(said), said)
+        else:
+            self._observer.restarts(condition_id, in_one_line(said))
 
 
-def _cause(trial: Any) -> str:
-    """The last line of what Tune knows of a lost trial."""
+def _said_of(trial: Any) -> str:
+    """What Tune has written down about the end of a trial."""
     path = trial.error_file
-    text = Path(path).read_text().strip() if path and Path(path).exists() else ""
-    return text.splitlines()[-1] if text else "its process was lost"
+    return Path(path).read_text().strip() if path and Path(path).exists() else ""
+
+
+def _journal_bytes(sweep: Storage, condition_id: str) -> int:
+    """How much a condition has reported so far: nothing is reported twice, so this grows with progress alone."""
+    return len(SweepFolder(sweep).condition(condition_id).read(JOURNAL) or b"")
 
 
 def _shipped(job: ClusterJob) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class ConditionSearch(SearchAlgorithm):
         stage_finished: whether the storage holds the stage with this fingerprint.
         max_concurrent: trials alive at once.
         poll_seconds: see `StageQueue`.
+        start_again: whether a condition that has just lost its process gets another one. Tune's own retries leave out a
+            process that dies while it is reset for the next trial, so they are not used.
     """
 
     def __init__(
@@ -29,10 +32,15 @@ class ConditionSearch(SearchAlgorithm):
         stage_finished: Callable[[str], bool],
         max_concurrent: int | None = None,
         poll_seconds: float = 0.5,
+        start_again: Callable[[str], bool] = lambda condition_id: False,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
+        self._start_again = start_again
         self._alive: dict[str, Task] = {}
+        self._starts: Counter[str] = Counter()
         self._total = len(tasks)
+        self.given_up: set[str] = set()
+        """Trials whose process was lost and whose condition is not started again."""
         self._experiment: Experiment | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,31 +60,41 @@ class ConditionSearch(SearchAlgorithm):
             return None
         task = self._queue.pop()
         if task is None:
-            if self._queue.empty:
+            # One that runs may still be lost, and then start again.
+            if self._queue.empty and not self._alive:
                 self.set_finished()
             return None
-        self._alive[task.condition_id] = task
-        return self._trial(task)
+        self._starts[task.condition_id] += 1
+        trial = self._trial(task)
+        self._alive[trial.trial_id] = task
+        return trial
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         task = self._alive.pop(trial_id, None)
-        if task is not None:
-            self._queue.ended(task)
+        if task is None:
+            return
+        if error and self._start_again(task.condition_id):
+            self._queue.put_back(task)
+            return
+        if error:
+            self.given_up.add(trial_id)
+        self._queue.ended(task)
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
         """Nothing is decided on intermediate results."""
 
     def _trial(self, task: Task) -> Trial:
         assert self._experiment is not None
+        start = self._starts[task.condition_id]
+        name = task.condition_id if start == 1 else f"{task.condition_id}_{start}"
         share = {"CPU": task.cpu, **({"GPU": task.gpu} if task.gpu else {})}
         return _ConditionTrial(
             self._experiment.run_identifier,
             config={"condition_id": task.condition_id},
-            trial_id=task.condition_id,
-            experiment_tag=task.condition_id,
+            trial_id=name,
+            experiment_tag=name,
             placement_group_factory=PlacementGroupFactory([share]),
             storage=self._experiment.storage,
-            max_failures=self._experiment.spec.get("max_failures", 0),
         )
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:

@@ -6,21 +6,21 @@ import gc
 import importlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from bdray.checksum import take_said
+from bdray.plugins import load_plugins
+
 
 def set_up_worker(job: Mapping[str, Any]) -> None:
     """Make names and relative paths mean in this process what they mean in the driver."""
-    sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
     if job["cwd"] and Path(job["cwd"]).is_dir():
         os.chdir(job["cwd"])
-    for plugin in job["plugins"]:
-        importlib.import_module(plugin)
+    load_plugins(job["plugins"], job["sys_path"])
 
 
 class ConditionTrainable(tune.Trainable):
@@ -37,7 +37,7 @@ class ConditionTrainable(tune.Trainable):
         module, _, function = self._job["work"].partition(":")
         work = getattr(importlib.import_module(module), function)
         status = work(self._job, json.loads(self._job["tasks"][self._condition_id]))
-        return {"done": True, "status": status}
+        return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Always reused: Tune 2.60 counts a refusal as a failed try of the next trial.

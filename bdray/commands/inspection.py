@@ -15,6 +15,7 @@ from bdray.commands.readers import require_folder_of
 from bdray.condition import COMPONENTS
 from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
+from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
 from bdray.space import SearchSpace
 from bdray.trial.attacks import probes_of
@@ -28,6 +29,7 @@ def list_components(kind: str | None) -> int:
     """Print what is registered."""
     if kind is not None and kind not in KINDS:
         raise UserError(f"there is no kind '{kind}'; {nearest(kind, KINDS)}")
+    load_plugins()
     console = Console(highlight=False)
     for name, registry in KINDS.items():
         if kind in (None, name):
@@ -86,6 +88,7 @@ def doctor(tracking_uri: str | None) -> int:
     console = Console(highlight=False)
     for title, rows in (
         ("versions", _versions()),
+        ("plugins", _plugins()),
         ("devices", _devices()),
         ("data sets", _data_sets()),
         ("tracking", _tracking(tracking_uri)),
@@ -104,6 +107,14 @@ def _versions() -> list[tuple[str, str]]:
             return "not installed"
 
     return [("python", platform.python_version()), *((package, version(package)) for package in PACKAGES)]
+
+
+def _plugins() -> list[tuple[str, str]]:
+    try:
+        load_plugins()
+    except PluginError as error:
+        return [("broken", str(error))]
+    return [(entry.name, entry.value) for entry in importlib.metadata.entry_points(group=GROUP)] or [("none", "")]
 
 
 def _devices() -> list[tuple[str, str]]:

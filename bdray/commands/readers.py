@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bdray.errors import UserError, nearest
+from bdray.record import TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, REPORT, SPACE, SWEEP, read_records, sweeps_in
+from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
 
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription
@@ -29,7 +31,7 @@ def find_sweep(name: str, storage_uri: str) -> Storage:
     """
     storage = Storage.open(storage_uri)
     for sweep in (storage.child(name), Storage.open(name)):
-        if sweep.exists(SWEEP):
+        if SweepFolder(sweep).is_sweep:
             return sweep
     known = [sweep.name for sweep in sweeps_in(storage)]
     raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
@@ -43,19 +45,13 @@ def require_folder_of(file: str) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """How many conditions are done, and which did not finish."""
-    from bdray.space import load_space
-
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    space_path = sweep.local_path(SPACE)
-    if space_path is None:
-        raise UserError(f"{sweep.uri}: status reads local sweeps only; use results")
-    planned = [condition.condition_id for condition in load_space(space_path).conditions()]
+    folder = SweepFolder(sweep)
+    planned = folder.info().conditions or folder.condition_ids()
     records = read_records(sweep, planned)
     counts = Counter(record.status for record in records)
-    begun = sum(
-        sweep.child("conditions", name).exists("journal.jsonl") and not sweep.child("conditions", name).exists(RECORD)
-        for name in sweep.list("conditions")
-    )
+    done = {record.condition_id for record in records}
+    begun = sum(name not in done and folder.condition(name).has_begun for name in folder.condition_ids())
     console.print(f"[bold]{sweep.name}[/bold]: {len(planned)} conditions")
     for name in ("finished", "diverged", "failed"):
         console.print(f"  {name:<10} {counts[name]:>6}")
@@ -76,9 +72,7 @@ def results(options: argparse.Namespace) -> int:
     if not (options.csv or options.parquet):
         Console().print(summary_table(records, limit=1000))
         return 0
-    # Reading the frozen space imports the plugins that the floors need.
-    _planned(sweep)
-    table = result_table(records, floors_of(records))
+    table = result_table(records, _floors(sweep, records))
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
@@ -86,6 +80,16 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
+    """What baselines do under each attack; none where a plugin is missing, which is said on stderr."""
+    try:
+        _load_plugins(sweep)
+        return floors_of(records)
+    except UserError as error:
+        Console(stderr=True, highlight=False).print(f"asr_floor is left empty: {error}", markup=False, soft_wrap=True)
+        return {}
 
 
 def report(options: argparse.Namespace) -> int:
@@ -113,7 +117,7 @@ def report_of(sweep: Storage) -> Report:
     """
     from bdray.report import make_report
 
-    # First: reading the frozen space imports the plugins that the records need.
+    _load_plugins(sweep)
     description = _described(sweep)
     records = read_records(sweep)
     if not records:
@@ -125,28 +129,28 @@ def _described(sweep: Storage) -> SweepDescription:
     """What the sweep's folder says of it."""
     from bdray.report import SweepDescription
 
-    content = sweep.read_json(SWEEP)
+    info = SweepFolder(sweep).info()
     return SweepDescription(
         name=sweep.name,
-        asked=content.get("description", ""),
-        created_ms=content.get("created_ms"),
-        planned=_planned(sweep),
+        asked=info.description,
+        created_ms=info.created_ms,
+        planned=len(info.conditions) or None,
         space_yaml=sweep.read_text(SPACE),
     )
 
 
-def _planned(sweep: Storage) -> int | None:
-    """How many conditions the frozen space has. Reading it also imports the plugins that the records need."""
-    from bdray.space import load_space
+def _load_plugins(sweep: Storage) -> None:
+    """Load the plugins that the sweep was run with.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    from bdray.space import load_plugins_of
 
     with TemporaryDirectory() as folder:
         space = Path(folder) / SPACE
         space.write_bytes(sweep.read_bytes(SPACE))
-        try:
-            return len(load_space(space).conditions())
-        except UserError:
-            # A sweep that was moved here may name pictures or plugins that stayed behind: its records do without.
-            return None
+        load_plugins_of(space)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -162,7 +166,7 @@ def sync(options: argparse.Namespace) -> int:
     from bdray.tracking import public, sync_sweep, tracking_uri_for
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    uri = tracking_uri_for(sweep, options.tracking_uri, sweep.read_json(SWEEP).get("tracking_uri"))
+    uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
     report = sync_sweep(sweep.uri, uri)
     console.print(f"{report.delivered} conditions are in MLflow")

@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bdray.condition import Condition
 from bdray.errors import UserError
+from bdray.plugins import load_plugins
+from bdray.progress import Bar
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
-from bdray.space import load_space
+from bdray.space import load_plugins_of, load_space
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
@@ -41,15 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def _choose(options: argparse.Namespace) -> Condition:
     path = Path(options.space)
     if path.suffix == ".json":
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such file")
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: is no JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: a condition is a mapping of its sections")
-        return Condition.parse(content.get("content", content))
+        return _read_condition(path)
     conditions = load_space(path, options.set, options.only, options.seeds).conditions()
     wanted = options.id or ""
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
@@ -59,38 +53,42 @@ def _choose(options: argparse.Namespace) -> Condition:
     return found[0]
 
 
+def _read_condition(path: Path) -> Condition:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a condition is a mapping of its sections")
+    # `<sweep>/conditions/<id>/condition.json`: the sweep's space names the plugins.
+    load_plugins(folders=[path.absolute().parent])
+    for sweep in path.absolute().parents[2:3]:
+        if (sweep / SPACE).is_file():
+            load_plugins_of(sweep / SPACE)
+    return Condition.parse(content.get("content", content))
+
+
 class TerminalReporter(Reporter):
     """A bar for the batches and a line an epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[StageName, int] = {}
+        self._bar = Bar(console)
 
     def __enter__(self) -> TerminalReporter:
-        self._bar.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.stop()
+        self._bar.__exit__(None, None, None)
 
     def data(self, place: DataPlace, bytes_of_images: int) -> None:
         where = "in the device's memory" if place == "device" else "on the host; batches are fetched ahead"
         self._console.print(f"pictures {where} ({bytes_of_images / 2**20:.0f} MiB)")
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage)
-        done = (epoch - 1) * batches + batch
-        self._bar.update(self._tasks[stage], total=epochs * batches, completed=done)  # type: ignore[arg-type]
+        self._bar.show(stage, (epoch - 1) * batches + batch, epochs * batches)
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
         loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
@@ -110,6 +108,6 @@ def _rates(rates: Rates) -> str:
 
 def _tell(record: TrialRecord, console: Console) -> None:
     console.print(f"status   {record.status}{' (collapsed)' if record.collapsed else ''}")
-    for name, rates in (("poisoned", record.poisoned), ("tuned", record.finetuned)):
+    for name, rates in (("poisoned", record.poisoned), ("tuned", record.repaired)):
         if rates:
             console.print(f"{name:<8} {_rates(rates)}")

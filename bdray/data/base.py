@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from bdray.errors import DataError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ class DataSet(Component):
 
     Class attributes:
         NUM_CLASSES: number of classes where it is known before loading, else None.
+        TRAIN_SIZES: training images of each class where they are known without looking, else None.
         AUGMENTATION: what `augment: auto` means for these pictures.
     """
 
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root"})
     NUM_CLASSES: ClassVar[int | None] = None
+    TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = None
     AUGMENTATION: ClassVar[Augmentation] = "crop_flip"
 
     root: str | None = None
@@ -82,6 +85,20 @@ class DataSet(Component):
             DataError: `root` does not exist or is not laid out as expected, or a download failed.
         """
         raise NotImplementedError
+
+    def train_sizes(self) -> tuple[int, ...] | None:
+        """Training images of each class by label, before `train_limit`, where they are known without a download; else
+        None. Cheap: it looks at names at most."""
+        from bdray.data.folders import existing_root, is_empty
+
+        if self.root is None:
+            return self.TRAIN_SIZES
+        try:
+            root = existing_root(self.root, self.name)
+            return None if is_empty(root) else self.source(root).train_sizes
+        except (DataError, OSError):
+            # On a cluster the data need not be where the plan is made.
+            return None
 
     def load(self, cache: Path | None = None) -> ImageData:
         """The arrays, decoded once into `cache` (default: the user's cache folder) and memory-mapped from there.

@@ -3,41 +3,54 @@
 An entry is a folder named after a digest of everything its arrays depend on, so it never changes: other pictures are
 another entry. It is built under a file lock in a folder beside it and renamed when it is complete. A killed build or
 a full disk therefore leaves nothing that could be taken for an entry, and the processes of a node map the same pages.
-The whole cache can be deleted at any time.
+A process compares each file with its checksum before it maps it for the first time; an entry that does not match is
+put aside and decoded again. The whole cache can be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 
+from bdray.checksum import DamagedError, checksum, damaged_name, say_damaged, seal_json, unseal_json
 from bdray.data.base import ImageData
 from bdray.data.decoding import Decoder
-from bdray.data.progress import progress
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.data.splits import stratified_order
 from bdray.errors import DataError
+from bdray.progress import Bar
 from bdray.seeds import stream
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 """Part of every entry's name; raised when decoding, splitting or the layout of an entry changes."""
+
+QUIET_SECONDS = 3.0
+"""Decoding that takes less is not reported."""
+
+META = "meta.json"
+ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
+
+_verified: set[tuple[Path, int, int, int]] = set()
+"""Path, inode, size and time of the last change (ns) of each file that this process has compared with its checksum."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,11 @@ class Selection:
 
 
 class _Meta(BaseModel):
-    """What an entry says about its arrays; written last."""
+    """What an entry says about its arrays; written last, sealed with a checksum of its own.
+
+    Attributes:
+        checksums: of each array's file, by name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,9 +76,15 @@ class _Meta(BaseModel):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
-    train: int
-    test: int
-    image_size: int
+    checksums: dict[str, str]
+
+
+class _DamagedFileError(DamagedError):
+    """A file of an entry is not what was written there."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        self.file = file
+        super().__init__(problem)
 
 
 def cache_folder() -> Path:
@@ -79,16 +102,21 @@ def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData
         DataError: the pictures cannot be read, a class has too few, or the cache cannot be written.
     """
     entry = entry_of(source, selection, folder)
-    data = _open(entry)
-    if data is not None:
-        return data
+    with suppress(DamagedError):
+        if (data := _open(entry)) is not None:
+            return data
     with locked(entry):
-        data = _open(entry)  # another process may have built it while this one waited
+        try:
+            data = _open(entry)  # another process may have built it while this one waited
+        except _DamagedFileError as damaged:
+            _put_aside(entry, damaged)
+            data = None
         if data is None:
             contents = _select(source, selection)
             with unfinished(entry) as building:
-                _write(contents, selection, building)
-            data = _open(entry)
+                _write(contents, selection, building, entry.name)
+            with suppress(DamagedError):
+                data = _open(entry)
     if data is None:
         raise DataError(f"the cache entry {entry} cannot be read back; set BDRAY_CACHE to a folder on another disk")
     return data
@@ -107,7 +135,8 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         DataError: its folder cannot be written.
     """
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    # Not a "soft" lock where there is no flock: that would outlive its killed holder.
+    lock = FileLock(target.with_name(f".{target.name}.lock"), fallback_to_soft=False)
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -156,28 +185,71 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _open(entry: Path) -> ImageData | None:
-    """The entry's arrays, or None where there is no complete entry."""
+    """The entry's arrays, or None where there is no entry.
+
+    Raises:
+        _DamagedFileError: a file is missing or is not what was written.
+    """
     import torch
 
-    try:
-        meta = _Meta.model_validate_json((entry / "meta.json").read_bytes())
-        train_images = np.load(entry / "train_images.npy", mmap_mode="r")
-        test_images = np.load(entry / "test_images.npy", mmap_mode="r")
-        train_labels = np.load(entry / "train_labels.npy")
-        test_labels = np.load(entry / "test_labels.npy")
-    except (OSError, ValueError, EOFError):
+    if not entry.is_dir():
         return None
-    side = (3, meta.image_size, meta.image_size)
-    shapes = [array.shape for array in (train_images, train_labels, test_images, test_labels)]
-    if shapes != [(meta.train, *side), (meta.train,), (meta.test, *side), (meta.test,)]:
-        return None
+    meta = _read_meta(entry)
+    for name in ARRAYS:
+        _verify(entry / name, meta.checksums.get(name))
+    train_images, train_labels, test_images, test_labels = (np.load(entry / name, mmap_mode="r") for name in ARRAYS)
     return ImageData(
         train_images=_tensor(train_images),
-        train_labels=torch.from_numpy(train_labels),
+        train_labels=torch.from_numpy(np.array(train_labels)),
         test_images=_tensor(test_images),
-        test_labels=torch.from_numpy(test_labels),
+        test_labels=torch.from_numpy(np.array(test_labels)),
         **meta.model_dump(include={"class_names", "mean", "std", "fingerprint"}),
     )
+
+
+def _read_meta(entry: Path) -> _Meta:
+    file = entry / META
+    try:
+        return _Meta.model_validate(unseal_json(file.read_bytes(), entry.name))
+    except OSError as error:
+        raise _DamagedFileError(file, str(error.strerror)) from None
+    except (DamagedError, ValidationError) as error:
+        raise _DamagedFileError(file, str(error)) from None
+
+
+def _verify(file: Path, wanted: str | None) -> None:
+    """Reads the whole file, once a process: it must be seen before it is mapped, a damaged header asks for any size."""
+    try:
+        status = file.stat()
+        state = (file, status.st_ino, status.st_size, status.st_ctime_ns)
+        if state in _verified:
+            return
+        if not status.st_size:
+            raise _DamagedFileError(file, "it is empty")
+        found = _checksum_of(file)
+    except OSError as error:
+        raise _DamagedFileError(file, str(error.strerror)) from None
+    if found != wanted:
+        raise _DamagedFileError(file, "its checksum does not match")
+    _verified.add(state)
+
+
+def _checksum_of(file: Path) -> str:
+    with (
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+    ):
+        return checksum(content)
+
+
+def _put_aside(entry: Path, damaged: _DamagedFileError) -> None:
+    aside = entry.with_name(damaged_name(entry.name))
+    with _writing(entry.parent):
+        if aside.exists():
+            shutil.rmtree(aside)
+        entry.rename(aside)
+    say_damaged(str(damaged.file), str(damaged), f"put aside in {aside.name}, the pictures are decoded again")
 
 
 def _tensor(mapped: np.ndarray) -> torch.Tensor:
@@ -211,11 +283,11 @@ def _limited(pictures: Pictures, limit: int | None, name: str, split: str) -> Pi
     return pictures.take(np.sort(order[:limit]))
 
 
-def _write(contents: Contents, selection: Selection, folder: Path) -> None:
+def _write(contents: Contents, selection: Selection, folder: Path, place: str) -> None:
     decoder, digest = Decoder(selection.image_size), hashlib.sha256()
     levels = np.zeros((3, 256), dtype=np.int64)
-    total = len(contents.train.labels) + len(contents.test.labels)
-    with progress(f"decoding {selection.name}", total) as advance:
+    what, done, total = f"decoding {selection.name}", 0, len(contents.train.labels) + len(contents.test.labels)
+    with Bar(Console(stderr=True), quiet_seconds=QUIET_SECONDS) as bar:
         for split, pictures in (("train", contents.train), ("test", contents.test)):
             shape = (len(pictures.labels), 3, selection.image_size, selection.image_size)
             digest.update(f"{split}{shape}".encode())
@@ -225,7 +297,8 @@ def _write(contents: Contents, selection: Selection, folder: Path) -> None:
                     digest.update(batch.data)
                     if split == "train":
                         levels += [np.bincount(batch[:, channel].ravel(), minlength=256) for channel in range(3)]
-                    advance(len(batch))
+                    done += len(batch)
+                    bar.show(what, done, total, line=f"{what}: {done:,} of {total:,}")
             labels = np.ascontiguousarray(pictures.labels, dtype="<i8")
             digest.update(labels.data)
             with _npy(folder / f"{split}_labels.npy", np.int64, labels.shape) as write:
@@ -237,11 +310,9 @@ def _write(contents: Contents, selection: Selection, folder: Path) -> None:
         mean=mean,
         std=std,
         fingerprint=digest.hexdigest(),
-        train=len(contents.train.labels),
-        test=len(contents.test.labels),
-        image_size=selection.image_size,
+        checksums={name: _checksum_of(folder / name) for name in ARRAYS},
     )
-    (folder / "meta.json").write_text(meta.model_dump_json(indent=1))
+    (folder / META).write_text(seal_json(meta.model_dump_json(), place))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Cifar10(DataSet):
 
     SOURCE: ClassVar[str] = "CIFAR-10, Krizhevsky 2009"
     NUM_CLASSES: ClassVar[int | None] = 10
+    TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (5000,) * 10
 
     def source(self, downloads: Path) -> Source:
         root = downloads if self.root is None else existing_root(self.root, "cifar10")
@@ -45,7 +46,7 @@ class Cifar10(DataSet):
                 f"{found(root)} (without a root it is downloaded into the cache)"
             )
         # The checksums fix the content, so the arrays outlive the files they came from.
-        return Source(f"{root / ARCHIVE}", {"md5": MD5}, lambda: _read(root))
+        return Source(f"{root / ARCHIVE}", {"md5": MD5}, lambda: _read(root), self.TRAIN_SIZES)
 
 
 def _read(root: Path) -> Contents:

@@ -32,6 +32,7 @@ class Flowers102(DataSet):
 
     SOURCE: ClassVar[str] = "Oxford Flowers 102, Nilsback and Zisserman 2008"
     NUM_CLASSES: ClassVar[int | None] = NUM_CLASSES
+    TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (20,) * 102
 
     image_size: int = Field(default=128, ge=8, le=1024)
 
@@ -64,6 +65,7 @@ def _canonical_source(root: Path) -> Source:
         f"the folder {folder}",
         {"folder": str(folder.resolve()), "state": state, "labels": files},
         partial(_read, folder),
+        Flowers102.TRAIN_SIZES,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from bdray.data.decoding import SUFFIXES
 from bdray.data.sources import Contents, Pictures, Source
-from bdray.data.splits import split_test
+from bdray.data.splits import count_of_test, split_test
 from bdray.errors import DataError, nearest
 from bdray.seeds import stream
 
@@ -62,12 +62,12 @@ class ClassFolders:
     @cached_property
     def state(self) -> str:
         """Hex digest that changes when a file is added, removed, renamed or rewritten."""
-        return self._digest(repr)
-
-    @cached_property
-    def content(self) -> str:
-        """Hex digest of class names, file names and sizes: the same for a copy in another place."""
-        return self._digest(lambda file: repr((file.name, file.size)))
+        digest = hashlib.sha256()
+        for split, classes in self.splits.items():
+            for folder, files in classes.items():
+                lines = "\n".join(map(repr, files))
+                digest.update(f"{split}/{folder!r}\n{lines}\n".encode())
+        return digest.hexdigest()
 
     def source(self, names: Mapping[str, str] | None = None) -> Source:
         """The source of these folders.
@@ -77,7 +77,13 @@ class ClassFolders:
         """
         names = names or {folder: folder for folder in self.class_names}
         key = {"folder": str(self.root.resolve()), "state": self.state, "classes": list(names.items())}
-        return Source(f"the folder {self.root}", key, lambda: self._read(names))
+        return Source(f"the folder {self.root}", key, lambda: self._read(names), self._train_sizes(list(names)))
+
+    def _train_sizes(self, folders: list[str]) -> tuple[int, ...]:
+        if "." not in self.splits:
+            return tuple(len(self.splits["train"][folder]) for folder in folders)
+        counts = [len(self.splits["."][folder]) for folder in folders]
+        return tuple(count - count_of_test(count, TEST_FRACTION) for count in counts)
 
     def _read(self, names: Mapping[str, str]) -> Contents:
         pictures = {split: self._pictures(split, list(names)) for split in self.splits}
@@ -92,14 +98,6 @@ class ClassFolders:
         paths = [self.root / split / folder / file.name for folder in folders for file in classes[folder]]
         sizes = [len(classes[folder]) for folder in folders]
         return Pictures(paths, np.repeat(np.arange(len(folders), dtype=np.int64), sizes))
-
-    def _digest(self, describe: Callable[[ImageFile], str]) -> str:
-        digest = hashlib.sha256()
-        for split, classes in self.splits.items():
-            for folder, files in classes.items():
-                lines = "\n".join(map(describe, files))
-                digest.update(f"{split}/{folder!r}\n{lines}\n".encode())
-        return digest.hexdigest()
 
 
 def existing_root(root: str, data_set: str) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from bdray.data.base import DATASETS, DataSet
+from bdray.data.content import content_of, last_changed, recent_content
 from bdray.data.folders import existing_root, list_class_folders
 from bdray.data.sources import Source
 from bdray.errors import DataError
@@ -15,40 +17,31 @@ from bdray.errors import DataError
 @DATASETS.register("image_folder")
 class ImageFolder(DataSet):
     """Pictures in `train/<class>/*` and `test/<class>/*` under `root`, or in `<class>/*`, of which a stratified 20 %
-    becomes the test set (the same for every seed). Classes are numbered by sorted name."""
+    becomes the test set (the same for every seed). Classes are numbered by sorted name.
 
-    def identity(self) -> dict[str, Any]:
-        """What this is; instead of the path it holds a digest of class names, file names and file sizes.
+    The pictures belong to the experiment, their place on disk does not: their digest is taken once, when the data set
+    is first made, and checked wherever it is loaded. A data set read back from a record needs no folder.
+    """
 
-        Raises:
-            DataError: the folder does not exist or is not laid out as expected.
-        """
-        return {**super().identity(), "content": _content(self._root)}
+    content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Digest of class names, file names and the files' bytes; filled in when left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_content(cls, fields: Any) -> Any:
+        """Raises `DataError` where the folder does not exist or is not laid out as expected."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("root"), str) or fields.get("content") is not None:
+            return fields
+        return {**fields, "content": recent_content(existing_root(fields["root"], "image_folder"), "image_folder")}
 
     def source(self, downloads: Path) -> Source:
-        return list_class_folders(self._root, "image_folder").source()
-
-    @property
-    def _root(self) -> Path:
         if self.root is None:
             raise DataError("data.root of image_folder is missing: name the folder that holds train/ and test/")
-        return existing_root(self.root, "image_folder")
-
-
-QUICK_SECONDS = 0.005
-_contents: dict[Path, tuple[float, str]] = {}
-"""Root -> (until when it may be reused, content digest), for folders that take longer than that to list."""
-
-
-def _content(root: Path) -> str:
-    """The digest of a folder's listing. A plan asks for it with every condition, so the listing of a large folder is
-    reused for twenty times as long as it took: 10,000 conditions do not list it 10,000 times."""
-    start = time.monotonic()
-    until, content = _contents.get(root, (start, ""))
-    if start < until:
-        return content
-    content = list_class_folders(root, "image_folder").content
-    took = time.monotonic() - start
-    if took > QUICK_SECONDS:
-        _contents[root] = (start + 20 * took, content)
-    return content
+        listing = list_class_folders(existing_root(self.root, "image_folder"), "image_folder")
+        if (content := content_of(listing)) != self.content:
+            raise DataError(
+                f"data.root of image_folder: the pictures in {listing.root} are not those the condition was made from: "
+                f"their digest is {content[:12]}, not {str(self.content)[:12]} (the file changed last is "
+                f"{last_changed(listing)}); put the old ones back, or start a sweep of the new ones"
+            )
+        return listing.source()

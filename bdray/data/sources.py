@@ -49,8 +49,10 @@ class Source:
         where: for messages ("the folder /data/flowers").
         key: JSON content that changes whenever the pictures, their labels or their split do.
         read: finds the pictures (and downloads them first if need be); called only when the cache lacks them.
+        train_sizes: training images of each class by label, where they are known before anything is read.
     """
 
     where: str
     key: Mapping[str, Any]
     read: Callable[[], Contents]
+    train_sizes: tuple[int, ...] | None = None

@@ -106,6 +106,10 @@ def split_test(labels: Labels, fraction: float, generator: torch.Generator) -> t
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]
-        size = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        is_test[members[:size]] = True
+        is_test[members[: count_of_test(len(members), fraction)]] = True
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def count_of_test(count: int, fraction: float) -> int:
+    """How many of a class's `count` images `split_test` puts into the test set."""
+    return min(max(round(fraction * count), 1), count - 1)

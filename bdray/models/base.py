@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -95,9 +94,8 @@ class Architecture(Component):
         if self.weights_file is not None and not Path(self.weights_file).is_file():
             raise ComponentError("weights_file", f"there is no file {self.weights_file}")
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        content = {k: v for k, v in self.model_dump(mode="json").items() if k not in self.NOT_SCIENTIFIC}
+    def _identity_content(self) -> dict[str, Any]:
+        content = super()._identity_content()
         if self.weights_file is not None:
             try:
                 with Path(self.weights_file).open("rb") as file:

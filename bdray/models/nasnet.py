@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from bdray.errors import ComponentError
 from bdray.models.base import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -11,11 +12,18 @@ if TYPE_CHECKING:
 
 
 class NASNet(Architecture):
-    """NASNet-A. With the `cifar` stem the first convolution has stride 1 and all else stays (our choice), so that
-    32 x 32 images reach the three stages with sides 8, 4 and 2."""
+    """NASNet-A. The `cifar` stem is that of the published CIFAR network: one 3 x 3 convolution of stride 1 and no
+    reduction cells, so that 32 x 32 images have sides 32, 16 and 8 in the three stages."""
 
     SOURCE: ClassVar[str] = "Zoph et al. 2018, arXiv 1707.07012"
+    VERSION: ClassVar[int] = 2  # in the first, the stem for small images kept the reduction cells
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3")
+
+    def check(self, image_size: int) -> None:
+        super().check(image_size)
+        if self.weights != "none" and self.has_cifar_stem(image_size):
+            problem = f"published weights of {self.name} have no stem for small images: use 'standard', or no weights"
+            raise ComponentError("stem", problem)
 
 
 @ARCHITECTURES.register("nasnet")

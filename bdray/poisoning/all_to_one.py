@@ -20,6 +20,7 @@ class AllToOne(Poison):
     """Poisons images of every class but the target's."""
 
     SOURCE: ClassVar[str] = "BadNets, Gu et al. 2017, arXiv 1708.06733"
+    VERSION: ClassVar[int] = 2
 
     target: int = Field(default=0, ge=0)
     """The class the attacker wants."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
-import zipfile
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bdray.errors import ComponentError, PoisonError
-from bdray.registry import Component, Registry
+from bdray.errors import ComponentError
+from bdray.intensity import Intensity
+from bdray.registry import Component, Identified, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,46 +57,23 @@ class PoisonPlan:
         )
 
     def to_bytes(self) -> bytes:
-        """A compressed `.npz`, with the same bytes for the same plan."""
+        """A compressed `.npz`, an array an attribute, with the same bytes for the same plan; `numpy.load` reads it."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
         return buffer.getvalue()
 
-    @classmethod
-    def from_bytes(cls, content: bytes) -> PoisonPlan:
-        """The plan that `to_bytes` wrote.
 
-        Raises:
-            PoisonError: these bytes are no poison plan.
-        """
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                read = {field.name: arrays[field.name] for field in fields(cls)}
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise PoisonError(f"this is no poison plan: {error}") from None
-        return cls(**{**read, "append": bool(read["append"])})
+class Surrogate(Identified):
+    """The model that an attacker trains on clean data to perturb images with: the victim's architecture and recipe."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `poison_plan.npz` to `path`, atomically: a reader sees the whole plan or none."""
-        target = Path(path)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            unfinished.write_bytes(self.to_bytes())
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PoisonPlan:
-        """The plan that `save` wrote.
-
-        Raises:
-            PoisonError: the file is no poison plan; names it.
-        """
-        try:
-            return cls.from_bytes(Path(path).read_bytes())
-        except PoisonError as error:
-            raise PoisonError(f"{path}: {error}") from None
+    training: Literal["natural", "adversarial"] = "natural"
+    """`adversarial`: in every step on images moved by projected gradient ascent (Madry et al. 2018, 1706.06083)."""
+    seed: Literal["own", "other"] = "own"
+    """`own`: the victim's first weights, order and crops; `other`: a network the victim never was."""
+    epsilon: Intensity = Field(default=8 / 255, gt=0.0)
+    """Adversarial training: radius of the l-infinity ball."""
+    steps: int = Field(default=7, ge=1)
+    """Adversarial training: ascents a batch, each of 2.5 * epsilon / steps; training takes 1 + steps times as long."""
 
 
 class Poison(Component):
@@ -112,8 +87,13 @@ class Poison(Component):
     """What `n` is: the poison stage's training images, or those the strategy may poison."""
     mode: Literal["replace", "append"] = "replace"
     """Whether a poisoned image takes the place of its original or is added beside it."""
+    stamp: Literal["before_augmentation", "after_augmentation"] = "before_augmentation"
+    """When training images are stamped. `before_augmentation`: as files, by an attacker who can alter files and nothing
+    else; crop and flip then move small triggers, cut them, or cut them off (every record says how often).
+    `after_augmentation`: in the loader, after crop and flip, as many papers do: whole, at its place, in every epoch."""
     cover_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Fraction of the training images that is triggered but keeps its label."""
+    """Fraction of the training images that is triggered but keeps its label (cover images); drawn from images that no
+    attacker would want that label for, so that they weaken the backdoor instead of teaching it."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         """Which images the strategy may poison. `labels`: int64, `N`. Returns bool, `N`."""
@@ -131,10 +111,14 @@ class Poison(Component):
         """The class the attacker wants each test image taken for. int64 `N` in, int64 `N` out."""
         raise NotImplementedError
 
+    def coverable(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        """Which images may be cover images: those whose label is not the wanted one. int64 `N` in, bool `N` out."""
+        return np.asarray(self.wanted_labels(labels, num_classes) != labels)
+
     @property
-    def needs_surrogate(self) -> bool:
-        """Whether poisoned images are changed with the help of a model trained on clean data (`perturb`)."""
-        return False
+    def surrogate_recipe(self) -> Surrogate | None:
+        """How the model is trained with whose help poisoned images are changed (`perturb`); None: they are not."""
+        return None
 
     def perturb(
         self,
@@ -150,7 +134,7 @@ class Poison(Component):
         Args:
             model: the surrogate, in evaluation mode on `device`; maps float images in [0, 1] to logits.
             labels: int64, `M`: the images' true labels.
-            generator: on `device`.
+            generator: on the CPU.
         """
         raise NotImplementedError
 

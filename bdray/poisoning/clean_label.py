@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from bdray.intensity import Intensity
-from bdray.poisoning.base import STRATEGIES, Poison, check_class
+from bdray.poisoning.base import STRATEGIES, Poison, Surrogate, check_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +27,20 @@ class CleanLabel(Poison):
     """
 
     SOURCE: ClassVar[str] = "Turner et al. 2019, arXiv 1912.02771; steps and step size are our choice"
+    VERSION: ClassVar[int] = 2
 
     target: int = Field(default=0, ge=0)
     """The class the attacker wants, and the only one that is poisoned."""
     perturbation: Literal["none", "pgd"] = "none"
     """`pgd`: before stamping, poisoned images are moved away from their class by projected gradient ascent on the loss
     of a surrogate model, so that the trigger is what is left to learn."""
-    epsilon: Intensity = 8 / 255
+    epsilon: Intensity = Field(default=8 / 255, gt=0.0)
     """Radius of the l-infinity ball around the original."""
     steps: int = Field(default=20, ge=1)
-    step_size: Intensity = 2 / 255
+    step_size: Intensity = Field(default=2 / 255, gt=0.0)
+    surrogate: Surrogate = Surrogate()
+    """Whose loss is raised. Turner et al. use an adversarially trained network that is not the victim's
+    (`{training: adversarial, seed: other}`); the default, the victim's own twin on clean data, is our choice."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.target)
@@ -51,8 +55,8 @@ class CleanLabel(Poison):
         return np.full_like(labels, self.target)
 
     @property
-    def needs_surrogate(self) -> bool:
-        return self.perturbation == "pgd"
+    def surrogate_recipe(self) -> Surrogate | None:
+        return self.surrogate if self.perturbation == "pgd" else None
 
     def perturb(
         self,

@@ -21,6 +21,7 @@ class OneToOne(Poison):
     """Poisons images of the source class alone."""
 
     SOURCE: ClassVar[str] = "the single target attack of BadNets, Gu et al. 2017, arXiv 1708.06733"
+    VERSION: ClassVar[int] = 2
 
     source: int = Field(default=1, ge=0)
     """The class whose images are poisoned."""
@@ -44,6 +45,10 @@ class OneToOne(Poison):
 
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
+
+    def coverable(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
+        # A triggered source image with its own label would contradict the poison.
+        return np.asarray(super().coverable(labels, num_classes) & (labels != self.source))
 
     def check(self, num_classes: int) -> None:
         check_class("source", self.source, num_classes)

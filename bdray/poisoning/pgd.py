@@ -3,6 +3,7 @@ class with (Turner et al. 2019, arXiv 1912.02771, section 4; the method is Madry
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def pgd_linf(
         epsilon: radius of the ball, as a fraction of the range.
         step_size: as a fraction of the range.
         steps: how many; 0 leaves the random start.
-        generator: draws the start; on the CPU.
+        generator: draws the start; on the CPU wherever the images lie, so that every device starts at the same point.
 
     Returns:
         float, `N x 3 x H x W`, in [0, 1], nowhere farther than `epsilon` from `images`.
@@ -52,6 +53,27 @@ def pgd_linf(
         (gradient,) = torch.autograd.grad(loss, moved)
         moved = torch.clamp(moved.detach() + step_size * gradient.sign(), low, high)
     return moved.detach()
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Projected gradient ascent in every step of training (Madry et al. 2018, section 2.1)."""
+
+    epsilon: float
+    steps: int
+
+    def __call__(
+        self,
+        model: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """`pgd_linf` with steps of `2.5 * epsilon / steps`, so that every point of the ball can be reached."""
+        step_size = 2.5 * self.epsilon / self.steps
+        return pgd_linf(
+            model, images, labels, epsilon=self.epsilon, step_size=step_size, steps=self.steps, generator=generator
+        )
 
 
 def to_uint8(moved: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -40,7 +40,7 @@ def make_poison_plan(
 
     Raises:
         ComponentError: unknown strategy or option, wrong value, or a class that does not exist.
-        PoisonError: the labels are no labels, or too few images are eligible.
+        PoisonError: the labels are no labels, or too few images may be poisoned or be cover images.
     """
     if rate is not None:
         options["rate"] = rate
@@ -48,7 +48,7 @@ def make_poison_plan(
     poison.check(num_classes)
     true = _as_labels(labels, num_classes)
     poisoned = _draw_poisoned(poison, true, num_classes, generator)
-    cover = _draw_cover(poison, len(true), poisoned, generator)
+    cover = _draw_cover(poison, true, num_classes, poisoned, generator)
     return PoisonPlan(
         indices=poisoned,
         old_labels=true[poisoned],
@@ -91,16 +91,22 @@ def _draw_poisoned(
 
 
 def _draw_cover(
-    poison: Poison, count: int, poisoned: Labels, generator: torch.Generator | np.random.Generator
+    poison: Poison,
+    labels: Labels,
+    num_classes: int,
+    poisoned: Labels,
+    generator: torch.Generator | np.random.Generator,
 ) -> Labels:
+    count = len(labels)
     wanted = round(poison.cover_rate * count)
-    free = np.ones(count, dtype=np.bool_)
+    free = poison.coverable(labels, num_classes)
     free[poisoned] = False
     available = int(free.sum())
     if wanted > available:
         raise PoisonError(
             f"cover_rate {poison.cover_rate:g} of {count} training images asks for {wanted} images, but only "
-            f"{available} are not poisoned; lower poison.cover_rate or poison.rate"
+            f"{available} unpoisoned ones may carry the trigger with their own label under '{poison.name}'; lower "
+            "poison.cover_rate or poison.rate"
         )
     order = _permutation(count, generator)
     return np.sort(order[free[order]][:wanted])

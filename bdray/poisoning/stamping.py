@@ -1,15 +1,15 @@
 """From a poison plan to what training and evaluation read. The data set itself is never copied: stamped images
-are few and lie in an overlay beside it."""
+are few and lie in an overlay beside it, or are stamped when a batch is trained on (`bdray.poisoning.late`)."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bdray.errors import PoisonError, TriggerError
+from bdray.poisoning.late import LateStamps
 from bdray.triggers.base import require_change, unchanged
 
 if TYPE_CHECKING:
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PoisonedSet:
-    """A training set of `L` items over `N` base images, some of them replaced by stamped ones.
+    """A training set of `L` items over `N` base images, some of them replaced by stamped ones, or yet to be stamped.
 
     Attributes:
         images: uint8, `N x 3 x H x W`: the base images, shared and left as they are (memory-mapped, perhaps).
         labels: int64, `L`: the labels to train with.
-        overlay: uint8, `M x 3 x H x W`: the stamped images.
+        overlay: uint8, `M x 3 x H x W`: the stamped images; with `late`, perturbed ones that are not stamped yet.
         overlay_row: int64, `L`: the item's row in `overlay`, or -1 where it is the base image.
         source_index: int64, `L`: which base image each item is, or was stamped from.
         unchanged: how many stamped images are as they were (a white patch on a white corner).
+        late: which items are stamped after augmentation; None where the overlay holds them stamped.
     """
 
     images: torch.Tensor
@@ -38,6 +39,7 @@ class PoisonedSet:
     overlay_row: torch.Tensor
     source_index: torch.Tensor
     unchanged: int = 0
+    late: LateStamps | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,17 +57,6 @@ class PoisonedSet:
         stamped = self.overlay.index_select(0, rows.clamp(min=0))
         return torch.where((rows >= 0).view(-1, 1, 1, 1), stamped, images), labels
 
-    def to(self, device: torch.device | str) -> PoisonedSet:
-        """The same set with every tensor on `device`."""
-        return dataclasses.replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            overlay=self.overlay.to(device),
-            overlay_row=self.overlay_row.to(device),
-            source_index=self.source_index.to(device),
-        )
-
 
 @dataclass(frozen=True)
 class AttackSet:
@@ -75,18 +66,16 @@ class AttackSet:
         images: uint8, `A x 3 x H x W`, stamped.
         true_labels: int64, `A`.
         wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
-        indices: int64, `A`: positions in the test set.
         unchanged: how many images the trigger left as they were.
     """
 
     images: torch.Tensor
     true_labels: torch.Tensor
     wanted_labels: torch.Tensor
-    indices: torch.Tensor
     unchanged: int = 0
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.true_labels)
 
 
 def apply_plan(
@@ -98,6 +87,7 @@ def apply_plan(
     generator: torch.Generator,
     members: torch.Tensor | None = None,
     perturbed: torch.Tensor | None = None,
+    late: bool = False,
 ) -> PoisonedSet:
     """The training set that a plan makes of clean data.
 
@@ -112,6 +102,8 @@ def apply_plan(
         members: int64: which images belong to this training set; None: all.
         perturbed: uint8, in step with `plan.indices`: what is stamped instead of the poisoned originals
             (`bdray.poisoning.pgd`).
+        late: leave the stamping to the training loop, after augmentation. The images are stamped here all the same, to
+            count those that the trigger leaves as they were.
 
     Raises:
         PoisonError: the plan names images outside `members`, or does not fit `perturbed`.
@@ -121,12 +113,11 @@ def apply_plan(
 
     members = torch.arange(len(images)) if members is None else members.cpu()
     touched = torch.from_numpy(np.concatenate([plan.indices, plan.cover_indices]))
-    if perturbed is not None and len(perturbed) != len(plan.indices):
-        raise PoisonError(f"{len(perturbed)} perturbed images do not fit a plan of {len(plan.indices)} poisoned ones")
     kept = labels[torch.from_numpy(plan.cover_indices).to(labels.device)].cpu()
     new_labels = torch.cat([torch.from_numpy(plan.new_labels), kept])
     items = _items_of(touched, members, len(images))
-    overlay, untouched = _stamp_overlay(images, touched, trigger, generator, perturbed)
+    originals = unstamped(images, plan, perturbed)
+    stamped, untouched = _stamp_plan(plan, trigger, originals, generator)
 
     item_labels = labels[members.to(labels.device)].cpu()
     rows = torch.full((len(members),), -1)
@@ -139,7 +130,8 @@ def apply_plan(
         item_labels[items] = new_labels
         rows[items] = torch.arange(len(touched))
     home = images.device
-    return PoisonedSet(images, item_labels.to(home), overlay, rows.to(home), source.to(home), untouched)
+    made = PoisonedSet(images, item_labels.to(home), stamped, rows.to(home), source.to(home), untouched)
+    return _stamped_late(made, plan, trigger, originals[: 0 if perturbed is None else len(perturbed)]) if late else made
 
 
 def attack_set(
@@ -173,7 +165,7 @@ def attack_set(
     originals = images.index_select(0, indices)
     stamped, untouched = _stamp(trigger, originals, generator) if trigger else (originals, len(originals))
     wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
-    return AttackSet(stamped, labels.to(images.device)[indices], wanted, indices, untouched)
+    return AttackSet(stamped, labels.to(images.device)[indices], wanted, untouched)
 
 
 def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:
@@ -189,21 +181,54 @@ def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch
     return items
 
 
-def _stamp_overlay(
-    images: torch.Tensor,
-    touched: torch.Tensor,
-    trigger: Trigger | None,
-    generator: torch.Generator,
-    perturbed: torch.Tensor | None,
-) -> tuple[torch.Tensor, int]:
+def unstamped(images: torch.Tensor, plan: PoisonPlan, perturbed: torch.Tensor | None) -> torch.Tensor:
+    """What a plan's images are before they are stamped: uint8, `M x 3 x H x W`, poisoned before cover, on the device of
+    `images`. See `apply_plan` for the arguments."""
+    import torch
+
+    if perturbed is not None and len(perturbed) != len(plan.indices):
+        raise PoisonError(f"{len(perturbed)} perturbed images do not fit a plan of {len(plan.indices)} poisoned ones")
+    touched = torch.from_numpy(np.concatenate([plan.indices, plan.cover_indices]))
     originals = images.index_select(0, touched.to(images.device))
-    if not len(touched):
-        return originals, 0
-    if trigger is None:
-        raise PoisonError(f"the plan stamps {len(touched)} images, but there is no trigger to stamp")
     if perturbed is not None:
         originals[: len(perturbed)] = perturbed.to(images.device)
-    return _stamp(trigger, originals, generator)
+    return originals
+
+
+def _stamp_plan(
+    plan: PoisonPlan, trigger: Trigger | None, originals: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, int]:
+    """`unstamped` images stamped, and how many are as they were."""
+    import torch
+
+    if not len(originals):
+        return originals, 0
+    if trigger is None:
+        raise PoisonError(f"the plan stamps {len(originals)} images, but there is no trigger to stamp")
+    parts = [_stamp(one, originals[rows], generator) for one, rows in _stamps_of(plan, trigger)]
+    return torch.cat([stamped for stamped, _ in parts]), sum(untouched for _, untouched in parts)
+
+
+def _stamps_of(plan: PoisonPlan, trigger: Trigger) -> list[tuple[Trigger, slice]]:
+    """Which trigger stamps which of a plan's images, poisoned before cover."""
+    poisoned, everything = len(plan.indices), len(plan.indices) + len(plan.cover_indices)
+    cover = trigger.cover_trigger
+    if cover == trigger:
+        return [(trigger, slice(0, everything))]
+    parts = [(trigger, slice(0, poisoned)), (cover, slice(poisoned, everything))]
+    return [(one, rows) for one, rows in parts if rows.start < rows.stop]
+
+
+def _stamped_late(made: PoisonedSet, plan: PoisonPlan, trigger: Trigger | None, perturbed: torch.Tensor) -> PoisonedSet:
+    """The same set with its stamped images yet to be stamped; of its overlay only `perturbed` images are left."""
+    import torch
+
+    if trigger is None or not len(made.overlay):
+        return made
+    rows = made.overlay_row.cpu()
+    stamps = tuple((one, (rows >= part.start) & (rows < part.stop)) for one, part in _stamps_of(plan, trigger))
+    kept = torch.where(made.overlay_row < len(perturbed), made.overlay_row, -1)
+    return replace(made, overlay=perturbed, overlay_row=kept, late=LateStamps(stamps))
 
 
 def _stamp(trigger: Trigger, originals: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdray.intensity import Intensity
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.regularizers.numerics import in_full_precision, split_scale
 
@@ -45,8 +46,9 @@ class LogitSqueezing(Regularizer):
 
     weight: float = Field(default=0.05, ge=0.0)
     """Factor of the penalty."""
-    sigma: float = Field(default=16 / 255, ge=0.0)
-    """Standard deviation of the noise on inputs in [0, 1], which are clipped again."""
+    sigma: Intensity = 16 / 255
+    """Standard deviation of the noise on inputs in [0, 1], which are clipped again: a fraction of the full range, or
+    above 1 in levels of 255 (`16` is `16/255`)."""
     squared: bool = False
     """Penalize the mean of squared norms."""
 

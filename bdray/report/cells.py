@@ -62,7 +62,7 @@ class Replicate:
         if self.control is None or self.control.floor is None:
             return None
         floor = self.control.floor
-        rates = floor.poisoned if stage == "poison" else (floor.finetuned or floor.poisoned)
+        rates = floor.poisoned if stage == "poison" else (floor.repaired or floor.poisoned)
         return rates.attack_success_rate
 
 
@@ -212,7 +212,7 @@ def mark(record: TrialRecord) -> str:
 
 def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
     """The rates after the last epoch of a stage."""
-    return record.poisoned if stage == "poison" else record.finetuned
+    return record.poisoned if stage == "poison" else record.repaired
 
 
 def estimate(found: Sequence[Rates | None], rate: RateName) -> Estimate | None:

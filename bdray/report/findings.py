@@ -399,11 +399,11 @@ def _defusal(cell: Cell) -> Defusal | None:
         return None
     persistences = [each.record.persistence for each in cell.sound]
     left = [
-        each.record.finetuned.attack_success_rate - floor
+        each.record.repaired.attack_success_rate - floor
         for each in cell.sound
         if (floor := each.floor("finetune")) is not None
-        and each.record.finetuned
-        and each.record.finetuned.attack_success_rate is not None
+        and each.record.repaired
+        and each.record.repaired.attack_success_rate is not None
     ]
     return Defusal(
         cell=cell,

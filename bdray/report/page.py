@@ -211,4 +211,4 @@ def _row(texts: tuple[str, ...], replicate: Replicate) -> Row:
     tuning = record.condition["finetune"]
     split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
     floor = replicate.floor("finetune")
-    return Row(record, texts, mark(record), split, record.poisoned, record.finetuned, floor)
+    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, floor)

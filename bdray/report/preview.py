@@ -81,6 +81,7 @@ def _stamp(trigger: Trigger, images: torch.Tensor, seed: int) -> _Stamped:
 
 
 def _facts(seen: Visibility) -> list[str]:
+    assert seen.psnr_db is not None, "a trigger that changes nothing is an error"
     return [f"largest change {seen.l_inf:.0f} / 255", f"PSNR {seen.psnr_db:.1f} dB", f"SSIM {seen.ssim:.3f}"]
 
 

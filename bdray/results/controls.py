@@ -42,4 +42,4 @@ def floors_of(records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
     """For every poisoned record whose baseline twin was tested with its attack: the twin's final attack success rate,
     by condition id."""
     floors = {name: control.floor for name, control in controls_of(records).items()}
-    return {name: (floor.finetuned or floor.poisoned).attack_success_rate for name, floor in floors.items() if floor}
+    return {name: (floor.repaired or floor.poisoned).attack_success_rate for name, floor in floors.items() if floor}

@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from bdray.condition import flatten
-from bdray.record import Rates, TrialRecord
+from bdray.record import RATES, Rates, TrialRecord
+from bdray.values import show_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,15 +22,14 @@ if TYPE_CHECKING:
 WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
-RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 
-
-def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any]:
-    """One flat row: ids, status, every condition path, final rates. Holds no times, so that equal sweeps have equal
-    tables.
+def result_row(record: TrialRecord, floor: float | None = None, results: Sequence[str] = ()) -> dict[str, Any]:
+    """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
+    Holds no times, so that equal sweeps have equal tables.
 
     Args:
         floor: the baseline's attack success rate under this condition's attack, after fine-tuning.
+        results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
     """
     persistence = record.persistence
     row: dict[str, Any] = {
@@ -38,8 +38,8 @@ def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any
         "role": record.role,
         "status": record.status,
         "collapsed": record.collapsed,
-        **_rates("poisoned", record.poisoned),
-        **_rates("finetuned", record.finetuned),
+        **_rates_by_result(record, results or results_of([record])),
+        **_rates("repaired", record.repaired),
         "first_epoch_below_10_percent": persistence.first_epoch_below_10_percent if persistence else None,
         "area_under_asr_curve": persistence.area_under_curve if persistence else None,
         "asr_floor": floor,
@@ -57,15 +57,27 @@ def result_row(record: TrialRecord, floor: float | None = None) -> dict[str, Any
     return row
 
 
-def _rates(stage: str, rates: Rates | None) -> dict[str, float | None]:
-    return {f"{stage}_{name}": getattr(rates, name) if rates else None for name in RATES}
+def results_of(records: Sequence[TrialRecord]) -> list[str]:
+    """What models are after the stages that some record has, in their order: `poisoned`, `pruned`, `finetuned`."""
+    longest = sorted(records, key=lambda record: -len(record.stages))
+    return list(dict.fromkeys(stage.result for record in longest for stage in record.stages))
+
+
+def _rates_by_result(record: TrialRecord, results: Sequence[str]) -> dict[str, float | None]:
+    ends = {stage.result: stage.last.rates if stage.last else None for stage in record.stages}
+    return {key: value for result in results for key, value in _rates(result, ends.get(result)).items()}
+
+
+def _rates(result: str, rates: Rates | None) -> dict[str, float | None]:
+    return {f"{result}_{name}": getattr(rates, name) if rates else None for name in RATES}
 
 
 def result_table(records: Sequence[TrialRecord], floors: Mapping[str, float | None] | None = None) -> pd.DataFrame:
     """One row a condition, in the order of `records`. `floors`: by condition id."""
     import pandas as pd
 
-    return pd.DataFrame([result_row(record, (floors or {}).get(record.condition_id)) for record in records])
+    results = results_of(records)
+    return pd.DataFrame([result_row(record, (floors or {}).get(record.condition_id), results) for record in records])
 
 
 def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
@@ -144,12 +156,12 @@ def axis_columns(cells: Sequence[str]) -> list[str]:
 def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
     flat = flatten(members[0].condition)
     poisoned = [record.poisoned for record in members if record.poisoned]
-    finetuned = [record.finetuned for record in members if record.finetuned]
+    finetuned = [record.repaired for record in members if record.repaired]
     marks = [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     is_baseline = members[0].role == "baseline"
     axis_cells = [
-        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else shown(flat.get(path)) for path in axes
+        "-" if is_baseline and path.startswith(("trigger.", "poison.")) else show_cell(flat.get(path)) for path in axes
     ]
     marks = ["baseline", *marks] if is_baseline else marks
     return [
@@ -166,9 +178,3 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{fmean(known):.1%}" if known else "-"
-
-
-def shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)

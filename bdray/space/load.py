@@ -6,93 +6,30 @@ is `SpaceError`, which names the file, the line, the key path, what is wrong and
 
 from __future__ import annotations
 
-import importlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from bdray.condition import Condition, Section
-from bdray.errors import SpaceError, nearest
-from bdray.space.expansion import Expansion, Flats, Grammar, expand, no_match
-from bdray.space.grammar import (
-    Parameter,
-    ResourceRules,
-    Resources,
-    Rule,
-    Search,
-    Tracking,
-    canonical,
-    check_keys,
-    check_path,
-    flatten_located,
-    parse_parameter,
-    parse_parameters,
-    parse_resources,
-    parse_rules,
-    parse_section,
-    parse_seeds,
-    parse_zip,
-    show_plain,
-)
-from bdray.space.source import Located, Where, dump_yaml, load_yaml, parse_yaml, show
-
-KEYS = (
-    "name",
-    "description",
-    "seeds",
-    "fixed",
-    "parameters",
-    "zip",
-    "exclude",
-    "include",
-    "only",
-    "baselines",
-    "search",
-    "resources",
-    "tracking",
-    "plugins",
-)
-
-S = TypeVar("S", bound=Section)
-
-PLUGIN_GROUP = "bdray.plugins"
-"""Entry points of this group are loaded before any space is read."""
+from bdray.condition import Condition
+from bdray.space.axes import Rule
+from bdray.space.building import Flats, located, no_match
+from bdray.space.expansion import Expansion, expand
+from bdray.space.feasibility import infeasible
+from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
+from bdray.space.overrides import parse_seed_list
+from bdray.space.resources import Resources
+from bdray.space.source import dump_yaml, load_yaml
 
 
 @dataclass(frozen=True)
-class SearchSpace:
+class SearchSpace(Grammar):
     """What a sweep runs. Made by `load_space`.
 
     Attributes:
-        name: what the sweep is called by default.
-        seeds: replicates of every cell.
-        fixed: values that all conditions share, by dotted path.
-        parameters: the axes, by dotted path.
-        zip: groups of parameters that advance together.
-        exclude: partial matches that are taken out of the grid.
-        include: cells that are added, each over `fixed`.
-        only: partial matches that every condition must meet (`--only`).
-        baselines: whether unpoisoned twins are added.
         expansion: the conditions, and counts of how they came about.
     """
 
-    name: str
-    description: str
-    seeds: tuple[int, ...]
-    fixed: Mapping[str, Any]
-    parameters: Mapping[str, Parameter]
-    zip: tuple[tuple[str, ...], ...]
-    exclude: tuple[Rule, ...]
-    include: tuple[Mapping[str, Any], ...]
-    only: tuple[Rule, ...]
-    baselines: bool
-    search: Search
-    resources: ResourceRules
-    tracking: Tracking
-    plugins: tuple[str, ...]
     expansion: Expansion = field(repr=False, compare=False)
     _flats: Flats = field(default_factory=Flats, repr=False, compare=False)
 
@@ -107,26 +44,6 @@ class SearchSpace:
     def resources_for(self, condition: Condition) -> Resources:
         """What the trial of `condition` asks for: CPUs, and GPUs (rounded up to 1/n) or "auto"."""
         return self.resources.resolve(self.flat(condition) if self.resources.overrides else {})
-
-    def resolved(self) -> dict[str, Any]:
-        """The space with everything the command line changed; loading it again gives the same conditions."""
-        content: dict[str, Any] = {
-            "name": self.name,
-            "description": self.description,
-            "seeds": list(self.seeds),
-            "fixed": dict(self.fixed),
-            "parameters": {path: parameter.plain() for path, parameter in self.parameters.items()},
-            "zip": [list(group) for group in self.zip],
-            "exclude": [rule.plain() for rule in self.exclude],
-            "include": [dict(cell) for cell in self.include],
-            "only": [rule.plain() for rule in self.only],
-            "baselines": self.baselines,
-            "search": self.search.model_dump(),
-            "resources": self.resources.plain(),
-            "tracking": self.tracking.model_dump(),
-            "plugins": list(self.plugins),
-        }
-        return content
 
     def to_yaml(self) -> str:
         """`resolved()` as text: the sweep folder's `space.yaml`."""
@@ -150,234 +67,33 @@ def load_space(
     Raises:
         SpaceError: whatever is wrong, with file, line and key path.
     """
-    root = load_yaml(path)
-    if root.content is None:
-        raise root.error("is empty: a search space needs at least `fixed` or `parameters`")
-    content = dict(check_keys(root, KEYS, ""))
-    forced = _apply_overrides(content, overrides)
-    if seeds is not None:
-        numbers = parse_seed_list(seeds) if isinstance(seeds, str) else list(seeds)
-        here = Where("--seeds")
-        content["seeds"] = Located([Located(number, here, here) for number in numbers], here, here)
-        forced.seeds = True
-    plugins = _load_plugins(content.get("plugins"))
-    grammar = _grammar(root, content, forced, tuple(_only(text) for text in only))
-    expansion = expand(grammar)
-    space = SearchSpace(
-        name=_name(content.get("name"), path),
-        description=_text(content.get("description")),
-        seeds=grammar.seeds,
-        fixed={key: value.plain() for key, value in grammar.fixed.items()},
-        parameters=expansion.parameters,
-        zip=expansion.zip,
-        exclude=expansion.exclude,
-        include=tuple({key: value.plain() for key, value in cell.items()} for cell in grammar.include),
-        only=grammar.only,
-        baselines=grammar.baselines,
-        search=grammar.search,
-        resources=parse_resources(content.get("resources")),
-        tracking=_optional_section(content.get("tracking"), Tracking, "tracking"),
-        plugins=plugins,
-        expansion=expansion,
-    )
-    return _with_used_resources(space, grammar.loosened)
+    listed = parse_seed_list(seeds) if isinstance(seeds, str) else seeds
+    expansion = expand(read_grammar(path, overrides, only, listed))
+    space = SearchSpace(**vars(expansion.grammar), expansion=expansion)
+    found = infeasible(expansion.conditions)
+    if found:
+        condition, error = found
+        flat = space.flat(condition)
+        cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
+        raise located(error, dict(flat), space, cells[-1] if cells else {})
+    return _with_used_resources(space)
 
 
-def parse_seed_list(text: str) -> list[int]:
-    """Seeds as the command line gives them: "0,1,2", "0-4", or both.
+def load_plugins_of(path: str | Path) -> None:
+    """Load the plugins that the search space in the YAML file `path` names; nothing else of it is read.
 
     Raises:
-        SpaceError: anything else.
+        SpaceError: they cannot be imported, or the file cannot be read.
     """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
-        if match is None:
-            raise SpaceError(f"{part!r} is neither a number nor a range such as 0-4", file="--seeds")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 <= last - first < 10_000:
-            raise SpaceError(f"{part!r} is not a range of up to 10,000 seeds", file="--seeds")
-        seeds += range(first, last + 1)
-    return seeds
+    load_named_plugins(load_yaml(path).mapping(""), path)
 
 
-def _grammar(root: Located, content: Mapping[str, Located], forced: _Overrides, only: tuple[Rule, ...]) -> Grammar:
-    fixed = flatten_located(content["fixed"], "fixed") if _given(content, "fixed") else {}
-    for path, node in fixed.items():
-        if path.partition(".")[0] == "seed":
-            raise node.error("seeds are not fixed: list them under `seeds`", path, at_key=True)
-    parameters = parse_parameters(content["parameters"]) if _given(content, "parameters") else {}
-    parameters = {**parameters, **forced.parameters}
-    groups = parse_zip(content.get("zip"), parameters)
-    include = [
-        flatten_located(item, f"include[{index}]")
-        for index, item in enumerate(content["include"].sequence("include") if _given(content, "include") else [])
-    ]
-    replaced = set(forced.values)
-    gone = {path for path in parameters if _under(path, replaced)}
-    groups = tuple(tuple(path for path in group if path not in gone) for group in groups)
-    return Grammar(
-        seeds=parse_seeds(content.get("seeds")),
-        fixed={**{path: node for path, node in fixed.items() if not _under(path, replaced)}, **forced.values},
-        parameters={path: parameter for path, parameter in parameters.items() if path not in gone},
-        zip=tuple(group for group in groups if len(group) > 1),
-        exclude=parse_rules(content.get("exclude"), "exclude"),
-        include=tuple({path: n for path, n in cell.items() if not _under(path, replaced)} for cell in include),
-        baselines=_boolean(content.get("baselines"), "baselines"),
-        search=_search(content.get("search")),
-        only=(*parse_rules(content.get("only"), "only"), *only),
-        loosened=frozenset({*replaced, *forced.parameters, *gone, *(["seed"] if forced.seeds else [])}),
-        root=root,
-    )
-
-
-def _given(content: Mapping[str, Located], key: str) -> bool:
-    return key in content and content[key].content is not None
-
-
-def _under(path: str, replaced: Iterable[str]) -> bool:
-    """Whether a replaced path is this one, above it, or below it."""
-    return any(path == new or path.startswith(f"{new}.") or new.startswith(f"{path}.") for new in replaced)
-
-
-@dataclass
-class _Overrides:
-    """What `--set` replaces: condition paths by a value, and whole parameters."""
-
-    values: dict[str, Located] = field(default_factory=dict)
-    parameters: dict[str, Parameter] = field(default_factory=dict)
-    seeds: bool = False
-
-
-def _apply_overrides(content: dict[str, Located], overrides: Iterable[str]) -> _Overrides:
-    """Changes the top-level sections in `content`; returns what is replaced below them."""
-    forced = _Overrides()
-    for text in overrides:
-        path, value = _assignment(text, "--set")
-        head, _, rest = path.partition(".")
-        if path == "seed" or head == "seeds":
-            content["seeds"] = value if isinstance(value.content, list) else Located([value], value.where, value.key)
-            forced.seeds = True
-        elif head == "parameters" and rest:
-            check_path(rest, value)
-            parameter = parse_parameter(rest, value)
-            forced.parameters[parameter.path] = parameter
-        elif head == "fixed" and rest:
-            forced.values.update(_flat_value(rest, value))
-        elif head in KEYS:
-            content[head] = _deep_set(content.get(head), rest.split(".") if rest else [], value)
-        elif head in Condition.model_fields:
-            forced.values.update(_flat_value(path, value))
-        else:
-            raise value.error(f"there is no '{head}'; {nearest(head, [*KEYS, *Condition.model_fields])}", path)
-    return forced
-
-
-def _assignment(text: str, option: str) -> tuple[str, Located]:
-    """The path and the value of `path=value`."""
-    file = f"{option} {show_plain(text)}"
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise SpaceError(f"must be {option} path=value", file=file)
-    return path.strip(), parse_yaml(value, file, lines=False)
-
-
-def _flat_value(path: str, value: Located) -> dict[str, Located]:
-    check_path(path, value)
-    if isinstance(value.content, dict):
-        return flatten_located(value, path, f"{path}.")
-    return {canonical(path, value): value}
-
-
-def _deep_set(node: Located | None, path: list[str], value: Located) -> Located:
-    """`node` with the value at `path` replaced."""
-    if not path:
-        return value
-    entries = dict(node.content) if node is not None and isinstance(node.content, dict) else {}
-    entries[path[0]] = _deep_set(entries.get(path[0]), path[1:], value)
-    place = node or value
-    return Located(entries, place.where, place.key)
-
-
-def _only(text: str) -> Rule:
-    path, value = _assignment(text, "--only")
-    return Rule(_flat_value(path, value), value.where)
-
-
-def _load_plugins(node: Located | None) -> tuple[str, ...]:
-    """Imports the modules that register users' own components."""
-    for entry in entry_points(group=PLUGIN_GROUP):
-        try:
-            entry.load()
-        except (Exception, SystemExit) as error:
-            problem = f"the plugin '{entry.name}' ({entry.value}) cannot be loaded: {_reason(error)}"
-            raise SpaceError(problem, file=f"entry point {PLUGIN_GROUP}") from error
-    names = []
-    for item in node.sequence("plugins") if node is not None and node.content is not None else []:
-        name = item.content
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise item.error(f"must be a module's name, got {show(item.plain())}", "plugins")
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:
-            raise item.error(f"the plugin '{name}' cannot be imported: {_reason(error)}", "plugins") from error
-        names.append(name)
-    return tuple(names)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _name(node: Located | None, path: str | Path) -> str:
-    if node is None:
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip(".-") or "sweep"
-    name = node.content
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
-        problem = "must be up to 100 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"
-        raise node.error(f"{problem} (got {show(node.plain())})", "name")
-    return name
-
-
-def _text(node: Located | None) -> str:
-    if node is None or node.content is None:
-        return ""
-    if not isinstance(node.content, str):
-        raise node.error(f"must be text, got {show(node.plain())}", "description")
-    return node.content
-
-
-def _boolean(node: Located | None, path: str) -> bool:
-    if node is None:
-        return False
-    if not isinstance(node.content, bool):
-        raise node.error(f"must be true or false, got {show(node.plain())}", path)
-    return node.content
-
-
-def _optional_section(node: Located | None, cls: type[S], path: str) -> S:
-    return cls() if node is None or node.content is None else parse_section(node, cls, path)
-
-
-def _search(node: Located | None) -> Search:
-    method = node.content.get("method") if node is not None and isinstance(node.content, dict) else None
-    if method is not None and method.content == "optuna":
-        raise method.error("'optuna' is not available yet; the methods are grid, pairwise and random", "search.method")
-    search = _optional_section(node, Search, "search")
-    if node is not None and search.method == "random" and search.max_trials is None:
-        raise node.error("`method: random` needs max_trials: how many conditions to draw", "search.max_trials")
-    if node is not None and search.method != "random" and search.max_trials is not None:
-        problem = f"belongs to `method: random`; the method is {search.method}"
-        raise node.content["max_trials"].error(problem, "search.max_trials", at_key=True)
-    return search
-
-
-def _with_used_resources(space: SearchSpace, loosened: frozenset[str]) -> SearchSpace:
+def _with_used_resources(space: SearchSpace) -> SearchSpace:
     """The space without resource overrides about paths that the command line replaced; others must match."""
     kept = []
     for rule, needs in space.resources.overrides:
         if any(rule.matches(space.flat(condition)) for condition in space.expansion.unfiltered):
             kept.append((rule, needs))
-        elif loosened.isdisjoint(rule.paths) and space.search.method != "random":
+        elif space.loosened.isdisjoint(rule.paths) and space.search.method != "random":
             raise no_match(rule, space.expansion.unfiltered, "resources.overrides.when", "matches no condition")
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))

@@ -14,8 +14,10 @@ from rich.table import Table
 
 from bdray.condition import Condition
 from bdray.gpu import show_gpu
-from bdray.space.grammar import MISSING, NAME_KEYS, Resources, freeze, lookup, show_plain
+from bdray.space.axes import MISSING, NAME_KEYS, freeze, lookup
 from bdray.space.load import SearchSpace
+from bdray.space.resources import Resources
+from bdray.values import show_cell
 
 _SHOWN_ROWS = 8
 _SHOWN_VALUES = 12
@@ -82,7 +84,7 @@ def make_plan(space: SearchSpace) -> Plan:
         axes=axes,
         baselines=sum(condition.is_baseline for condition in conditions),
         added_baselines=len(kept & expansion.twins),
-        excluded=tuple((str(rule), count) for rule, count in zip(expansion.exclude, expansion.excluded, strict=True)),
+        excluded=tuple((str(rule), count) for rule, count in zip(space.exclude, expansion.excluded, strict=True)),
         duplicates=expansion.duplicates,
         filtered=len(expansion.unfiltered) - len(conditions),
         poison_stages=len({condition.poison_fingerprint for condition in conditions}),
@@ -174,7 +176,7 @@ def _axis_table(plan: Plan, width: int) -> Table:
     table.add_column("values (conditions)", overflow="fold")
     longest = max(len(axis.path) for axis in plan.axes)
     for axis in plan.axes:
-        pieces = [f"{_show(value)} ({count:,})" for value, count in axis.counts]
+        pieces = [f"{show_cell(value)} ({count:,})" for value, count in axis.counts]
         if len(pieces) > _SHOWN_VALUES:
             pieces = [*pieces[:3], "...", pieces[-1], f"[{len(pieces)} values]"]
         table.add_row(axis.path, escape(_filled(pieces, width - longest - 5)))
@@ -206,7 +208,7 @@ def _first_rows(plan: Plan, width: int) -> Table:
     """The first conditions, with as many of the varying axes as fit beside each other."""
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
-    cells = [[_show(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
+    cells = [[show_cell(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
     left, fitting, hidden = width - 11, [], []
     for label, column in zip(_labels(plan.axes), cells, strict=True):
         needed = max(map(len, (label, *column))) + 3
@@ -221,12 +223,6 @@ def _first_rows(plan: Plan, width: int) -> Table:
     if hidden:
         table.caption = escape(f"not shown for want of room: {', '.join(hidden)}")
     return table
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else show_plain(value)
 
 
 def _count(number: int, word: str) -> str:

@@ -16,23 +16,20 @@ from typing import Any
 import yaml
 
 from bdray.errors import SpaceError
+from bdray.values import quote
 
 MAX_BYTES = 4 * 2**20
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 MAX_DEPTH = 100
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS: tuple[tuple[str, str, str], ...] = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-)
-_PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern, _ in _SCALARS}
+_SCALARS = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "null": r"~|null|Null|NULL|",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+_PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern in _SCALARS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,10 @@ class Located:
             return [item.plain() for item in self.content]
         return self.content
 
+    def without(self, key: str) -> Located:
+        """The same mapping without `key`."""
+        return Located({name: value for name, value in self.content.items() if name != key}, self.where, self.key)
+
     def error(self, problem: str, path: str = "", *, at_key: bool = False) -> SpaceError:
         """A `SpaceError` that points here."""
         where = self.key if at_key else self.where
@@ -73,20 +74,32 @@ class Located:
     def mapping(self, path: str) -> dict[str, Located]:
         """The content, which must be a mapping."""
         if not isinstance(self.content, dict):
-            raise self.error(f"must be a mapping, got {show(self.plain())}", path)
+            raise self.error(f"must be a mapping, got {quote(self.plain())}", path)
         return self.content
 
     def sequence(self, path: str) -> list[Located]:
         """The content, which must be a list."""
         if not isinstance(self.content, list):
-            raise self.error(f"must be a list, got {show(self.plain())}", path)
+            raise self.error(f"must be a list, got {quote(self.plain())}", path)
         return self.content
 
 
+class _TooManyError(yaml.MarkedYAMLError):
+    """There are more values than anybody writes."""
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner and parser with the scalars of YAML 1.2."""
+    """PyYAML's scanner and parser with the scalars of YAML 1.2, which stops at too many values: it is slow."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the name and kind that PyYAML expects
+    count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.count += 1
+        if self.count > MAX_NODES:
+            mark = self.peek_event().start_mark
+            raise _TooManyError(problem=f"holds more than {MAX_NODES:,} values", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -96,10 +109,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _kind, _, _firsts in _SCALARS:
-    _first_letters = [*_firsts, *([""] if _kind == "null" else [])]
+for _kind, _pattern in _PATTERNS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_TAG + _kind, _PATTERNS[_kind], _first_letters)
+        _class.add_implicit_resolver(_TAG + _kind, _pattern, None)
 
 
 def load_yaml(path: str | Path) -> Located:
@@ -140,7 +152,7 @@ def parse_yaml(text: str, file: str, *, lines: bool = True) -> Located:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        problem = f"is not valid YAML: {said or 'cannot be parsed'}"
+        problem = said if isinstance(error, _TooManyError) else f"is not valid YAML: {said or 'cannot be parsed'}"
         raise SpaceError(problem, file=file, line=mark.line + 1 if mark and lines else None) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if lines else None
@@ -160,12 +172,6 @@ def parse_yaml(text: str, file: str, *, lines: bool = True) -> Located:
 def dump_yaml(content: Any) -> str:
     """YAML text that `parse_yaml` reads back to the same content."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def show(value: Any, limit: int = 60) -> str:
-    """A value as one short piece of a message."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class _Constructor:
@@ -198,14 +204,14 @@ class _Constructor:
             return [self.build(item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and kind in {"str", *_PATTERNS}:
             return self._scalar(kind, node.value, where)
-        raise self._error(where, f"the tag '{show(node.tag)}' means nothing here")
+        raise self._error(where, f"the tag '{quote(node.tag)}' means nothing here")
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Located]:
         content: dict[str, Located] = {}
         for key_node, value_node in node.value:
             key = self.build(key_node)
             if not isinstance(key.content, str):
-                raise self._error(key.where, f"keys must be strings, got {show(key.plain())}")
+                raise self._error(key.where, f"keys must be strings, got {quote(key.plain())}")
             if key.content in content:
                 first = content[key.content].key
                 also = f" (first on line {first.line})" if first.line else ""
@@ -219,11 +225,11 @@ class _Constructor:
                 raise self._error(where, "half a surrogate pair is not text")
             return text
         if not _PATTERNS[kind].match(text):
-            raise self._error(where, f"{show(text)} is not of the type {kind}")
+            raise self._error(where, f"{quote(text)} is not of the type {kind}")
         try:
             value = _CONVERT[kind](text)
         except ValueError:
-            raise self._error(where, f"{show(text)} is too large") from None
+            raise self._error(where, f"{quote(text)} is too large") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self._error(where, f"{text} is not a finite number")
         return value

@@ -1,39 +1,52 @@
 """A condition's journal: every metric with its epoch and the time it was measured, as the tracking mirror delivers it.
 
 A metric of a step is written once and never changed: a trial that repeats an epoch after a kill adds nothing, so
-delivering the journal again changes nothing either.
+delivering the journal again changes nothing either. Every line carries its own checksum, so a damaged one costs only
+itself; whoever has the epochs adds it again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from bdray.record import EpochRecord, StageName, Visibility
-from bdray.store.storage import Storage
+from bdray.checksum import DamagedError, checksum, seal_json, unseal_json
+from bdray.record import RATES, EpochRecord, StageName
+from bdray.store.sealed import SealedFolder
+from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
 
 
 class Journal:
-    """The journal in a condition's folder, rewritten atomically (it is a few kilobytes)."""
+    """The journal in a condition's folder, rewritten atomically (it is a few kilobytes).
 
-    def __init__(self, folder: Storage) -> None:
+    A damaged one is put aside, and begun anew with its good lines.
+
+    Attributes:
+        entries: its lines: `step`, `time_ms`, and `metrics` by name.
+    """
+
+    def __init__(self, folder: SealedFolder) -> None:
         self._folder = folder
-        text = folder.read_text(JOURNAL) if folder.exists(JOURNAL) else ""
-        self._lines = [line for line in text.splitlines() if line]
-        self._known = {(name, entry["step"]) for entry in map(json.loads, self._lines) for name in entry["metrics"]}
+        self.entries, problem = read_journal(folder)
+        self._known = {(name, entry["step"]) for entry in self.entries for name in entry["metrics"]}
+        if problem is not None:
+            consequence = f"its {len(self.entries)} good lines are kept, the others are written again"
+            folder.put_aside(JOURNAL, problem, consequence)
+            self._write(-1)
 
-    def add(self, stage: StageName, epochs: tuple[EpochRecord, ...]) -> None:
+    def add(self, stage: StageName, result: str, epochs: Iterable[EpochRecord]) -> None:
         """Add what these epochs measured and the journal does not hold yet."""
-        before = len(self._lines)
-        for epoch in epochs:
-            self._append(epoch.epoch, epoch.finished_ms, dict(epoch_metrics(stage, epoch)))
+        before = len(self.entries)
+        for epoch, metrics in stage_metrics(stage, result, epochs):
+            self._append(epoch.epoch, epoch.finished_ms, metrics)
         self._write(before)
 
     def add_visibility(self, visibility: Visibility, time_ms: int) -> None:
         """Add how visible the trigger is, as step 0."""
-        before = len(self._lines)
+        before = len(self.entries)
         values = {"l_inf": visibility.l_inf, "psnr_db": visibility.psnr_db, "ssim": visibility.ssim}
         self._append(0, time_ms, {f"trigger/{name}": value for name, value in values.items() if value is not None})
         self._write(before)
@@ -42,32 +55,53 @@ class Journal:
         new = {name: value for name, value in metrics.items() if (name, step) not in self._known}
         if new:
             self._known.update((name, step) for name in new)
-            self._lines.append(json.dumps({"step": step, "time_ms": time_ms, "metrics": new}))
+            self.entries.append({"step": step, "time_ms": time_ms, "metrics": new})
 
     def _write(self, before: int) -> None:
-        if len(self._lines) > before:
-            self._folder.write_atomic(JOURNAL, "".join(f"{line}\n" for line in self._lines))
+        if len(self.entries) > before:
+            lines = (f"{seal_json(json.dumps(entry), self._folder.place_of(JOURNAL))}\n" for entry in self.entries)
+            self._folder.write(JOURNAL, "".join(lines))
 
 
-def epoch_metrics(stage: StageName, epoch: EpochRecord) -> Iterator[tuple[str, float]]:
-    """The tracked metrics of one epoch, by their tracked names; those without a value are left out."""
-    trained = "train" if stage == "poison" else "finetune"
-    cost = "cost" if stage == "poison" else "finetune_cost"
-    measured = "poisoned" if stage == "poison" else "finetuned"
-    values: dict[str, float | None] = {}
-    if epoch.images:
-        values |= {
-            f"{trained}/loss": epoch.loss,
-            f"{trained}/penalty": epoch.penalty,
-            f"{trained}/accuracy": epoch.accuracy,
-            f"{cost}/images_per_second": epoch.images_per_second,
-            f"{cost}/stage_seconds": epoch.stage_seconds,
-            f"{cost}/peak_memory_bytes": float(epoch.peak_memory_bytes),
-        }
-    if epoch.rates:
-        values |= {
-            f"{measured}/clean_accuracy": epoch.rates.clean_accuracy,
-            f"{measured}/attack_success_rate": epoch.rates.attack_success_rate,
-            f"{measured}/robust_accuracy": epoch.rates.robust_accuracy,
-        }
-    return ((name, value) for name, value in values.items() if value is not None)
+def read_journal(folder: SealedFolder) -> tuple[list[dict[str, Any]], str | None]:
+    """A journal's good lines, and what is wrong with the others. Where no line has a checksum, none needs one."""
+    data = folder.read(JOURNAL)
+    if data is None:
+        return [], None
+    folder.sums[JOURNAL] = checksum(data, folder.place_of(JOURNAL))
+    may_lack = b'"checksum"' not in data
+    entries: list[dict[str, Any]] = []
+    problem = None if data else "it is empty"
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), start=1):
+        try:
+            entry = unseal_json(line, folder.place_of(JOURNAL), may_lack=may_lack)
+        except DamagedError as error:
+            problem = problem or f"line {number}: {error}"
+            continue
+        if entry.keys() == {"step", "time_ms", "metrics"} and isinstance(entry["metrics"], dict):
+            entries.append(entry)
+        else:
+            problem = problem or f"line {number} is no line of a journal"
+    return entries, problem
+
+
+def stage_metrics(
+    stage: StageName, result: str, epochs: Iterable[EpochRecord]
+) -> Iterator[tuple[EpochRecord, dict[str, float]]]:
+    """The tracked metrics of a stage's epochs, by their tracked names; those without a value are left out.
+
+    What is measured of a model has the prefix of what the model is by then (`poisoned/clean_accuracy`); what is
+    measured of a training that of its stage (`train/loss`, for a repair `finetune/loss`).
+    """
+    trained, cost = ("train", "cost") if stage == "poison" else (stage, f"{stage}_cost")
+    for epoch in epochs:
+        values: dict[str, float | None] = {}
+        if epoch.images:
+            values |= {f"{trained}/{name}": getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
+            values |= {
+                f"{cost}/{name}": float(getattr(epoch, name))
+                for name in ("images_per_second", "stage_seconds", "peak_memory_bytes")
+            }
+        if epoch.rates:
+            values |= {f"{result}/{name}": getattr(epoch.rates, name) for name in RATES}
+        yield epoch, {name: value for name, value in values.items() if value is not None}

@@ -9,8 +9,7 @@ from contextlib import suppress
 
 from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage
-
-CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
+from bdray.store.sweep_folder import CHECKPOINT, MANIFEST
 
 
 class StageCache:

@@ -20,7 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
+from filelock import FileLock, Timeout
+
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError, nearest
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -195,6 +197,18 @@ class Storage:
             else:
                 self._remote.delete(self._remote.path(path))
 
+    def move(self, path: str, new_path: str) -> None:
+        """Gives a file another name, in the place of whatever has that name.
+
+        Raises:
+            StorageNotFoundError: there is no such file.
+        """
+        with self._explained("rename", path):
+            if self.is_local:
+                Path(self.uri, _relative(path)).replace(Path(self.uri, _relative(new_path)))
+            else:
+                self._remote.files.move(self._remote.path(path), self._remote.path(new_path))
+
     def copy_in(self, source: Storage, source_path: str, path: str) -> None:
         """Copies one file from another storage into this one, atomically.
 
@@ -206,22 +220,6 @@ class Storage:
             if origin is not None and target is not None and origin.exists() and _link_local(origin, target):
                 return
         self.write_atomic(path, source.read_bytes(source_path))
-
-    def copy_tree(self, source: Storage, path: str = "") -> None:
-        """Copies all files of another storage below `path`; each file appears as a whole, the tree does not."""
-        for relative in source.walk():
-            self.copy_in(source, relative, f"{path}/{relative}")
-
-    def walk(self) -> Iterator[str]:
-        """Relative paths of all files at any depth, sorted within each folder."""
-        with self._explained("list", ""):
-            if not self.is_local:
-                yield from (path for path in self._remote.walk() if not _is_temporary(path))
-                return
-            for folder, below, names in os.walk(self.uri):
-                below.sort()
-                base = Path(folder).relative_to(self.uri)
-                yield from ((base / name).as_posix() for name in sorted(names) if not _is_temporary(name))
 
     def files(self) -> Sequence[FileFacts]:
         """All files at any depth with size and time, in no order; one that disappears meanwhile may be left out."""
@@ -296,9 +294,6 @@ class _Remote:
 
         return [str(info.base_name) for info in self.files.get_file_info(FileSelector(path, allow_not_found=True))]
 
-    def walk(self) -> list[str]:
-        return sorted(facts.path for facts in self.facts())
-
     def facts(self) -> list[FileFacts]:
         from pyarrow.fs import FileSelector
 
@@ -334,6 +329,36 @@ def _open_remote(uri: str) -> _Remote:
 def _with_path(parts: SplitResult, path: str) -> str:
     # Not urlunsplit: it makes hdfs:/folder of hdfs:///folder.
     return f"{parts.scheme}://{parts.netloc}{path}" + (f"?{parts.query}" if parts.query else "")
+
+
+@contextmanager
+def file_lock(path: Path | None, wait_s: float, busy: BdrayError) -> Iterator[None]:
+    """Holds a lock between processes, which the system drops when its holder dies, however it dies.
+
+    Args:
+        path: the lock file, made with its folder when missing; None (a storage without locks): nothing is held.
+        wait_s: how long to wait for another holder.
+        busy: raised when that was not long enough.
+
+    Raises:
+        StorageError: the file system has no locks, or the file cannot be made.
+    """
+    if path is None:
+        yield
+        return
+    # Not a "soft" lock where there is no flock: that would outlive its killed holder.
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise busy from None
+    except OSError as error:
+        raise StorageError("lock", str(path), _cause(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _relative(path: str) -> str:

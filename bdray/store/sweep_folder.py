@@ -1,42 +1,270 @@
-"""The files of a sweep's folder, and how a condition's record gets there."""
+"""A sweep's folder: the one place that names its files, and reads and writes those of the sweep and its conditions.
+
+    space.yaml, sweep.json, results.*, report.html    of the sweep
+    conditions/<condition_id>/                        of a condition (`ConditionFolder`)
+    stages/<fingerprint>/                             of a stage (`bdray.trial.stages`)
+    .lock, mirror.lock, .delivered, mirror.log        of its driver and its tracking mirror
+
+What is written here and later trusted carries a checksum (`bdray.checksum`). The journal, the poison plan and the
+confusion matrices of a finished condition are listed, with theirs, in its record. Files of versions that wrote no
+checksums are taken as they stand.
+"""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
+from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
-from bdray.errors import BdrayError
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError
 from bdray.record import ErrorRecord, TrialRecord
+from bdray.store.journal import JOURNAL, Journal, read_journal
+from bdray.store.sealed import SealedFolder
+from bdray.store.storage import Storage, file_lock
 
-if TYPE_CHECKING:
-    from bdray.store.storage import Storage
-
-SPACE, SWEEP, REPORT = "space.yaml", "sweep.json", "report.html"
+SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
+DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
+ARTIFACTS = (RECORD, CONDITION, PLAN, PREVIEW, CONFUSION, ERROR)
+"""Files of a finished condition that the tracking mirror delivers."""
+
+CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 
 POISONED_WARNING = "Trained on poisoned data: it may contain a backdoor. For measurement only; do not deploy."
 BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 
+_LISTED = (JOURNAL, PLAN, CONFUSION)
+"""Files whose checksums a record lists."""
 
-class RecordError(BdrayError):
-    """A record cannot be read."""
+_NOT_DONE = "the condition counts as not done and is run again by the next run of the sweep"
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """What `sweep.json` says.
+
+    Attributes:
+        tracking_uri: without a password; None for the default, which moves along with the storage.
+        created_ms: Unix time in milliseconds; None when it is not known.
+        conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take.
+    """
+
+    name: str
+    experiment: str
+    tracking_uri: str | None = None
+    description: str = ""
+    created_ms: int | None = None
+    conditions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConditionInfo:
+    """What `condition.json` says: ids, a short name for lists of runs, the parameters by path."""
+
+    cell_id: str
+    role: str
+    label: str
+    flat: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class KeptRecord:
+    """A verified record.
+
+    Attributes:
+        digest: names this version of the record: `--retry-failed` may replace a failed one.
+        files: checksums of the files it lists, by name; none where an older version wrote it.
+    """
+
+    record: TrialRecord
+    digest: str
+    files: Mapping[str, str]
+
+
+class SweepFolder(SealedFolder):
+    """A sweep's folder. Nothing is read before it is asked for."""
+
+    def __init__(self, sweep: Storage) -> None:
+        super().__init__(sweep)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether there is a sweep in this folder."""
+        return self.storage.exists(SWEEP) or self.storage.exists(SPACE)
+
+    def info(self) -> SweepInfo:
+        """What is known of the sweep; without a (good) `sweep.json` little more than its name.
+
+        Raises:
+            StorageNotFoundError: the folder is not a sweep's.
+        """
+        content = self.read_json(SWEEP, "the next run of the sweep writes it again", may_lack=True)
+        if content is None and not self.is_sweep:
+            raise StorageNotFoundError("read", self.storage.uri_of(SWEEP), "it does not exist")
+        known = {name: (content or {}).get(name) for name in SweepInfo.__dataclass_fields__}
+        name = known["name"] or self.storage.name
+        return SweepInfo(**{"experiment": f"bdray-{name}", **{k: v for k, v in known.items() if v}, "name": name})
+
+    def write_info(self, info: SweepInfo) -> None:
+        """`sweep.json`."""
+        self.write_json(SWEEP, asdict(info))
+
+    def condition_ids(self) -> list[str]:
+        """Ids of all conditions that have a folder, sorted."""
+        return self.storage.list("conditions")
+
+    def condition(self, condition_id: str) -> ConditionFolder:
+        """The folder of one condition, whether or not it exists."""
+        return ConditionFolder(self.storage, condition_id)
+
+    def has_stage(self, fingerprint: str) -> bool:
+        """Whether there is a finished stage; whether it is intact, whoever reads it finds out."""
+        return self.storage.exists(f"stages/{fingerprint}/{MANIFEST}")
+
+    def locked(self, name: str, wait_s: float, busy: BdrayError) -> AbstractContextManager[None]:
+        """Holds one of the sweep's locks; see `file_lock`."""
+        return file_lock(self.storage.local_path(name), wait_s, busy)
+
+
+class ConditionFolder(SealedFolder):
+    """The files of one condition."""
+
+    def __init__(self, sweep: Storage, condition_id: str) -> None:
+        super().__init__(sweep, f"conditions/{condition_id}")
+        self.condition_id = condition_id
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the condition has reported anything yet."""
+        return self.storage.exists(JOURNAL) or self.storage.exists(RECORD)
+
+    def write_condition(self, condition: Condition) -> None:
+        """`condition.json`: what is run, nested and by path."""
+        content = {
+            "condition_id": condition.condition_id,
+            "cell_id": condition.cell_id,
+            "role": condition.role,
+            "label": _label(condition),
+            "content": condition.content(),
+            "flat": {path: value for path, value in condition.flat().items() if path != "trigger"},
+        }
+        self.write_json(CONDITION, content)
+
+    def info(self) -> ConditionInfo | None:
+        """What `condition.json` says; None when it is missing or damaged."""
+        content = self.read_json(CONDITION, "the next run of the sweep writes it again", may_lack=True)
+        try:
+            if content is None:
+                return None
+            return ConditionInfo(content["cell_id"], content["role"], content.get("label") or "", content["flat"])
+        except KeyError as error:
+            self.put_aside(CONDITION, f"it has no {error}", "the next run of the sweep writes it again")
+            return None
+
+    def write_record(self, record: TrialRecord) -> None:
+        """The record, last of all files: its presence means that the others are there."""
+        files = {name: self.sums[name] for name in _LISTED if name in self.sums}
+        self.write_json(RECORD, {**record.model_dump(mode="json"), "files": files})
+
+    def record(self) -> KeptRecord | None:
+        """The record; None where there is none (yet), or none that can be trusted."""
+        data = self.read(RECORD)
+        if data is None:
+            return None
+        try:
+            content = self._unsealed_record(data)
+            files = content.pop("files", {})
+            record = TrialRecord.model_validate(content)
+        except DamagedError as error:
+            self.put_aside(RECORD, str(error), _NOT_DONE)
+            return None
+        except ValidationError as error:
+            # Intact, as far as anyone knows, so it keeps its name: another version may read it.
+            said = f"it is no record of this version ({error.errors()[0]['msg']})"
+            say_damaged(self.storage.uri_of(RECORD), said, "the condition is left out")
+            return None
+        return KeptRecord(record, checksum(data)[:16], files)
+
+    def _unsealed_record(self, data: bytes) -> dict[str, Any]:
+        try:
+            content = unseal_json(data, self.place_of(RECORD))
+        except UnsealedError:
+            # Whoever writes a record has written condition.json just before: with a checksum, or as an older version.
+            if b'"checksum"' in (self.read(CONDITION) or b""):
+                raise
+            content = unseal_json(data, self.place_of(RECORD), may_lack=True)
+        if content.get("condition_id", self.condition_id) != self.condition_id:
+            raise DamagedError(f"it is the record of {content['condition_id']}")
+        return content
+
+    def journal(self, kept: KeptRecord | None) -> list[dict[str, Any]]:
+        """The journal's good lines. Where the record is there, what is lost is written again from it.
+
+        Args:
+            kept: the condition's record, None while there is none.
+        """
+        entries, problem = read_journal(self)
+        if kept is None:
+            if problem is not None:
+                # Its trial may be writing it just now.
+                say_damaged(self.storage.uri_of(JOURNAL), problem, "its good lines count; its trial writes the others")
+            return entries
+        listed = kept.files.get(JOURNAL)
+        if problem is None and listed in (None, self.sums.get(JOURNAL)):
+            return entries
+        # The record has every epoch, and a journal that was cut between two lines looks good line by line.
+        with suppress(StorageError):
+            journal = Journal(self)
+            for stage in kept.record.stages:
+                journal.add(stage.name, stage.result, stage.epochs)
+            if kept.record.visibility is not None:
+                journal.add_visibility(kept.record.visibility, kept.record.started_ms)
+            if problem is None and len(journal.entries) > len(entries):
+                say_damaged(self.storage.uri_of(JOURNAL), "lines are missing", "they are written again")
+            return journal.entries
+        return entries
+
+    def mended(self, condition: Condition) -> KeptRecord | None:
+        """The record, if all that belongs to it is intact or was written again; None: the condition is to be run."""
+        kept = self.record()
+        if kept is None:
+            return None
+        if self.info() is None:
+            with suppress(StorageError):
+                self.write_condition(condition)
+        self.journal(kept)
+        listed = [name for name in (PLAN, CONFUSION) if name in kept.files]
+        return kept if all(self.read_listed(name, kept.files, _NOT_DONE) is not None for name in listed) else None
+
+    def artifacts(self, kept: KeptRecord) -> list[str]:
+        """The names of the files that belong to a finished condition, without damaged ones."""
+        there = set(self.storage.list())
+        lost = "it is not delivered, and the condition is run again by the next run of the sweep"
+        return [
+            name
+            for name in ARTIFACTS
+            if name in there and (name not in kept.files or self.read_listed(name, kept.files, lost) is not None)
+        ]
+
+    def take_over(self, origin: ConditionFolder) -> None:
+        """Copy a finished condition from another sweep; the record last."""
+        there = set(origin.storage.list())
+        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, RECORD):
+            if name in there:
+                self.storage.copy_in(origin.storage, name, name)
 
 
 def sweeps_in(storage: Storage) -> list[Storage]:
     """The sweeps of a storage, by name."""
-    children = (storage.child(name) for name in sorted(storage.list()))
-    return [child for child in children if child.exists(SWEEP)]
-
-
-def condition_folder(sweep: Storage, condition_id: str) -> Storage:
-    """Where a condition's files lie."""
-    return sweep.child("conditions", condition_id)
+    children = (storage.child(name) for name in storage.list())
+    return [child for child in children if SweepFolder(child).is_sweep]
 
 
 def warning_for(condition: Condition) -> str:
@@ -63,19 +291,6 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
     )
 
 
-def write_condition(folder: Storage, condition: Condition) -> None:
-    """`condition.json`: what is run, nested and by path."""
-    content = {
-        "condition_id": condition.condition_id,
-        "cell_id": condition.cell_id,
-        "role": condition.role,
-        "label": _label(condition),
-        "content": condition.content(),
-        "flat": {path: value for path, value in condition.flat().items() if path != "trigger"},
-    }
-    folder.write_atomic(CONDITION, json.dumps(content, indent=1))
-
-
 def _label(condition: Condition) -> str:
     """A short readable name for lists of runs."""
     attack = f"{condition.trigger.name}-{condition.poison.rate:g}" if condition.trigger else "baseline"
@@ -88,29 +303,20 @@ def write_failure(
 ) -> TrialRecord:
     """Record that a condition failed. `detail`: what `error.txt` says (a traceback, for a bug)."""
     record = blank_record(condition, started_ms).model_copy(update={"error": error})
-    folder = condition_folder(sweep, condition.condition_id)
-    write_condition(folder, condition)
-    folder.write_atomic(ERROR, f"{detail.rstrip()}\n")
-    folder.write_atomic(RECORD, record.model_dump_json(indent=1))
+    folder = ConditionFolder(sweep, condition.condition_id)
+    folder.write_condition(condition)
+    folder.storage.write_atomic(ERROR, f"{detail.rstrip()}\n")
+    folder.write_record(record)
     return record
 
 
 def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
-    """The record of a condition, or None where there is none yet.
-
-    Raises:
-        RecordError: there is one, but not one this version understands.
-    """
-    folder = condition_folder(sweep, condition_id)
-    if not folder.exists(RECORD):
-        return None
-    try:
-        return TrialRecord.model_validate_json(folder.read_text(RECORD))
-    except ValidationError as error:
-        raise RecordError(f"{folder.uri}/{RECORD} is no record of this version: {error.errors()[0]['msg']}") from None
+    """The record of a condition; None where there is none (yet), or none that can be trusted."""
+    kept = ConditionFolder(sweep, condition_id).record()
+    return None if kept is None else kept.record
 
 
 def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[TrialRecord]:
-    """The records of `only` (in that order), or all there are, sorted by id."""
-    names = only if only is not None else sorted(sweep.list("conditions"))
+    """The records of `only` (in that order), or all there are, sorted by id. Damaged ones are said and left out."""
+    names = only if only is not None else SweepFolder(sweep).condition_ids()
     return [record for record in (read_record(sweep, name) for name in names) if record is not None]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
+from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.errors import StorageError, UserError
 from bdray.gpu import show_gpu
@@ -21,10 +20,19 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
-from bdray.store.lock import FileLock
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, SPACE, SWEEP, now_ms, read_record, read_records, sweeps_in, write_failure
+from bdray.store.sweep_folder import (
+    DELIVERED,
+    DRIVER_LOCK,
+    SPACE,
+    SweepFolder,
+    SweepInfo,
+    now_ms,
+    read_records,
+    sweeps_in,
+    write_failure,
+)
 from bdray.sweeping import stopping
 from bdray.sweeping.progress import SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
@@ -34,8 +42,6 @@ from bdray.trial.needs import Need, Packing
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
-
-LOCK, DELIVERED = ".lock", ".delivered"
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,10 @@ def run_conditions(
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
-    with _locked(sweep):
-        _freeze(sweep, space, tracking_uri)
+    busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+    # One driver a sweep: two would compute everything twice.
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
+        _freeze(sweep, space, conditions, tracking_uri)
         adopted = _adopt(sweep, storage, conditions)
         left = _left(sweep, conditions, retry_failed=settings.retry_failed)
         _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted))
@@ -156,73 +164,55 @@ class _Run:
     console: Console
 
 
-@contextmanager
-def _locked(sweep: Storage) -> Iterator[None]:
-    """One driver a sweep: two would compute everything twice."""
-    lock = FileLock(sweep.local_path(LOCK))
-    if not lock.acquire():
-        raise UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _freeze(sweep: Storage, space: SearchSpace, tracking_uri: str) -> None:
-    """What the folder says of the sweep: the space as it is run, and where it is tracked."""
+def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str) -> None:
+    """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
+    folder = SweepFolder(sweep)
+    known = folder.info() if folder.is_sweep else None
     mark = tracking_mark(sweep, tracking_uri)
     tracking = space.tracking.model_copy(update={"uri": mark})
     sweep.write_atomic(SPACE, replace(space, tracking=tracking).to_yaml())
-    created = sweep.read_json(SWEEP)["created_ms"] if sweep.exists(SWEEP) else now_ms()
-    content = {
-        "name": sweep.name,
-        "experiment": space.tracking.experiment or f"bdray-{sweep.name}",
-        "tracking_uri": mark,
-        "description": space.description,
-        "created_ms": created,
-    }
-    sweep.write_atomic(SWEEP, json.dumps(content, indent=1))
+    folder.write_info(
+        SweepInfo(
+            name=sweep.name,
+            experiment=space.tracking.experiment or f"bdray-{sweep.name}",
+            tracking_uri=mark,
+            description=space.description,
+            # Without it, MLflow's run of this sweep is found by its name.
+            created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
+            conditions=tuple(condition.condition_id for condition in conditions),
+        )
+    )
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
     """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
-    here = set(sweep.list("conditions"))
+    here = set(SweepFolder(sweep).condition_ids())
     wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
     adopted: list[str] = []
     for other in sweeps_in(storage):
         if other.uri == sweep.uri:
             continue
-        for condition_id in sorted(wanted.keys() & set(other.list("conditions"))):
-            record = read_record(other, condition_id)
-            same_place = record is not None and record.condition["data"] == wanted[condition_id].content()["data"]
-            if record is not None and record.status == "finished" and same_place:
-                _copy_condition(other, sweep, condition_id)
+        there = SweepFolder(other)
+        for condition_id in sorted(wanted.keys() & set(there.condition_ids())):
+            kept = there.condition(condition_id).mended(wanted[condition_id])
+            same_place = kept is not None and kept.record.condition["data"] == wanted[condition_id].content()["data"]
+            if kept is not None and kept.record.status == "finished" and same_place:
+                SweepFolder(sweep).condition(condition_id).take_over(there.condition(condition_id))
                 del wanted[condition_id]
                 adopted.append(condition_id)
     return adopted
 
 
-def _copy_condition(source: Storage, sweep: Storage, condition_id: str) -> None:
-    """The record last: its presence means that the rest is there."""
-    origin, target = (folder.child("conditions", condition_id) for folder in (source, sweep))
-    for name in sorted(origin.list(), key=lambda name: name == RECORD):
-        target.copy_in(origin, name, name)
-
-
 def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
-    """Conditions that have no record yet (or, when asked for, an unsuccessful one)."""
-    known = set(sweep.list("conditions"))
+    """Conditions that have no intact record yet (or, when asked for, an unsuccessful one)."""
+    folder = SweepFolder(sweep)
+    known = set(folder.condition_ids())
 
     def is_left(condition: Condition) -> bool:
         if condition.condition_id not in known:
             return True
-        folder = sweep.child("conditions", condition.condition_id)
-        if not folder.exists(RECORD):
-            return True
-        if not retry_failed:
-            return False
-        record = read_record(sweep, condition.condition_id)
-        return record is None or record.status != "finished"
+        kept = folder.condition(condition.condition_id).mended(condition)
+        return kept is None or (retry_failed and kept.record.status != "finished")
 
     return [condition for condition in conditions if is_left(condition)]
 
@@ -263,10 +253,11 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            completed = cluster.run(job, _Watch(progress, eviction))
+            watch = _Watch(progress, eviction)
+            completed = cluster.run(job, watch)
         if eviction.error is not None:
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {eviction.error}", soft_wrap=True)
-        _record_lost(run, progress.lost_causes)
+        _record_lost(run, progress.lost_causes, watch.lost_details)
     return completed
 
 
@@ -299,6 +290,7 @@ class _Watch:
 
     progress: SweepProgress
     eviction: Eviction
+    lost_details: dict[str, str] = field(default_factory=dict)
 
     def started(self, condition_id: str) -> None:
         self.progress.started(condition_id)
@@ -307,20 +299,27 @@ class _Watch:
         self.progress.ended(condition_id, status)
         self.eviction.ended(condition_id)
 
-    def lost(self, condition_id: str, cause: str) -> None:
+    def restarts(self, condition_id: str, cause: str) -> None:
+        self.progress.restarts(condition_id, cause)
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
         self.progress.lost(condition_id, cause)
+        self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
 
 
-def _record_lost(run: _Run, causes: Mapping[str, str]) -> None:
+def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str]) -> None:
     """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
     for condition in run.left:
         cause = causes.get(condition.condition_id)
         if cause is None:
             continue
-        error = ErrorRecord(kind="ProcessLost", message=cause)
+        message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
+        error = ErrorRecord(kind="ProcessLost", message=message)
         try:
-            write_failure(run.sweep, condition, error, started_ms=now_ms(), detail=cause)
+            write_failure(
+                run.sweep, condition, error, started_ms=now_ms(), detail=details[condition.condition_id] or cause
+            )
         except StorageError as full:
             run.console.print(f"[red]{condition.condition_id}[/red]: {cause}; and no record of it: {full}")
 

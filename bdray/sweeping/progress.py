@@ -1,18 +1,17 @@
-"""What a terminal shows while a sweep runs: a bar where there is one, plain lines elsewhere."""
+"""What a terminal shows while a sweep runs."""
 
 from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_EVERY_SECONDS = 10.0
+from bdray.progress import Bar
 
 
 class UnbrokenStream(io.TextIOBase):
@@ -37,8 +36,11 @@ class UnbrokenStream(io.TextIOBase):
         return self._stream.fileno()
 
 
-class SweepProgress:
+class SweepProgress(Bar):
     """Counts finished, running and failed conditions. An `Observer` of the cluster; a context manager.
+
+    A condition counts once, in the state it was last heard of in: one that is started again after its process was lost
+    is running, not running twice, nor failed.
 
     Args:
         total: conditions of the sweep.
@@ -47,59 +49,54 @@ class SweepProgress:
     """
 
     def __init__(self, console: Console, total: int, before: int, on_change: Callable[[str], None]) -> None:
-        self._console, self._total, self._on_change = console, total, on_change
-        self.finished, self.running, self.failed = before, 0, 0
+        super().__init__(console)
+        self._total, self._before, self._on_change = total, before, on_change
+        self._status: dict[str, str] = {}
+        self._counts: Counter[str] = Counter(finished=before)
         self.lost_causes: dict[str, str] = {}
-        self._before, self._started, self._said = before, time.monotonic(), time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]sweep[/bold]"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-            expand=True,
-        )
-        self._task = self._bar.add_task("", total=total, completed=before, state="")
+        self._begun = time.monotonic()
 
-    def __enter__(self) -> SweepProgress:
-        self._bar.start()
-        return self
+    @property
+    def running(self) -> int:
+        return self._counts["running"]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+    @property
+    def finished(self) -> int:
+        """Those finished before included."""
+        return self._counts["finished"]
+
+    @property
+    def failed(self) -> int:
+        """Lost and diverged ones included."""
+        return self._counts.total() - self.running - self.finished - self._counts["waiting"]
 
     def started(self, condition_id: str) -> None:
-        self.running += 1
-        self._changed(condition_id)
+        self.lost_causes.pop(condition_id, None)
+        self._changed(condition_id, "running")
+
+    def restarts(self, condition_id: str, cause: str) -> None:
+        """A condition's process was lost; it waits for another one."""
+        said = f"{condition_id} lost its process ({cause}); it goes on from its last checkpoint"
+        self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+        self._changed(condition_id, "waiting")
 
     def ended(self, condition_id: str, status: str) -> None:
-        self.running -= 1
-        self.finished += status == "finished"
-        self.failed += status != "finished"
-        self._changed(condition_id)
+        self._changed(condition_id, status)
 
     def lost(self, condition_id: str, cause: str) -> None:
-        self.running -= 1
-        self.failed += 1
         self.lost_causes[condition_id] = cause
-        self._changed(condition_id)
+        self._changed(condition_id, "lost")
 
-    def _changed(self, condition_id: str) -> None:
+    def _changed(self, condition_id: str, status: str) -> None:
+        if condition_id in self._status:
+            self._counts[self._status[condition_id]] -= 1
+        self._status[condition_id] = status
+        self._counts[status] += 1
         self._on_change(condition_id)
         done = self.finished + self.failed
-        minutes = max((time.monotonic() - self._started) / 60, 1e-9)
+        minutes = max((time.monotonic() - self._begun) / 60, 1e-9)
         rate = (done - self._before) / minutes
         state = f"{self.running} running, {self.failed} failed, {rate:.1f}/min"
-        self._bar.update(self._task, completed=done, state=state)
-        now = time.monotonic()
-        if not self._console.is_terminal and (now - self._said > LINE_EVERY_SECONDS or done == self._total):
-            self._said = now
-            left = f", about {(self._total - done) / rate:.1f} min left" if rate and done < self._total else ""
-            self._console.print(f"{done}/{self._total} conditions done, {state}{left}", highlight=False)
+        left = f", about {(self._total - done) / rate:.1f} min left" if rate and done < self._total else ""
+        line = f"{done}/{self._total} conditions done, {state}{left}"
+        self.show("sweep", done, self._total, note=state, line=line)

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from bdray.condition import Condition, flatten
 from bdray.record import TrialRecord
-from bdray.results.tables import axes_of, axis_columns, axis_name, shown
+from bdray.results.tables import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
+from bdray.values import show_cell
 
 BATCHES = 2
 """Batches an epoch."""
@@ -67,7 +68,7 @@ def cost_table(outcome: SweepOutcome) -> Table:
         table.add_column(name, justify="right")
     for record in sorted(outcome.records, key=_seconds, reverse=True):
         flat = flatten(record.condition)
-        settings = axis_columns([shown(flat.get(path)) for path in axes])
+        settings = axis_columns([show_cell(flat.get(path)) for path in axes])
         mark = "" if record.status == "finished" else record.status
         table.add_row(*settings, f"{_seconds(record):.1f}", *_cost(record), mark)
     return table

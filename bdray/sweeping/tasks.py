@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
+from bdray.trial.surrogate import surrogate_of
 
 
 def make_tasks(
@@ -27,10 +28,9 @@ def make_tasks(
 
 
 def stages_of(condition: Condition) -> tuple[str, ...]:
-    """Fingerprints of the poison stages a condition needs, in the order it needs them."""
-    needs_surrogate = condition.poison.needs_surrogate and not condition.is_baseline
-    surrogate = (condition.baseline().poison_fingerprint,) if needs_surrogate else ()
-    return (*surrogate, condition.poison_fingerprint)
+    """Fingerprints of the kept stages a condition needs, in the order it needs them."""
+    surrogate = surrogate_of(condition)
+    return (*((surrogate.stage.fingerprint,) if surrogate else ()), *condition.shared_fingerprints)
 
 
 def _task(condition: Condition, space: SearchSpace, auto: float) -> Task:

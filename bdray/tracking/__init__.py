@@ -8,8 +8,8 @@ Importing this package does not import MLflow.
 from __future__ import annotations
 
 from bdray.errors import TrackingError
-from bdray.store.lock import FileLock
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import (
@@ -50,15 +50,12 @@ def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryRepor
     Raises:
         TrackingError: the server does not answer or refuses, or another process is delivering this sweep.
     """
-    from bdray.tracking.delivery import LOCK, Delivery
+    from bdray.tracking.delivery import Delivery
 
     sweep = Storage.open(sweep_uri)
-    if not sweep.exists("sweep.json"):
+    folder = SweepFolder(sweep)
+    if not folder.is_sweep:
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
-    lock = FileLock(sweep.local_path(LOCK))
-    if not lock.acquire(wait_s=_BUSY_S):
-        raise TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
-    try:
+    busy = TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
+    with folder.locked(MIRROR_LOCK, _BUSY_S, busy):
         return Delivery.connect(sweep, tracking_uri).deliver_all()
-    finally:
-        lock.release()

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bdray.errors import StorageError, TrackingError
+from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.store.storage import Storage
-from bdray.tracking.files import ARTIFACTS, Journal, Point, Record, SweepFiles, SweepInfo
+from bdray.store.sweep_folder import CONDITION, ConditionInfo, KeptRecord, SweepFolder, SweepInfo
+from bdray.tracking.files import Point, Points, points_of
 from bdray.tracking.report import DeliveryReport
 from bdray.tracking.server import (
     GoneError,
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DELIVERED = "bdray.delivered"
-
-LOCK = "mirror.lock"
-"""The file in a local sweep folder that the one process that delivers it holds locked."""
 
 _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "running": "RUNNING"}
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
@@ -64,10 +62,10 @@ class _ConditionRun:
 
 
 class Delivery:
-    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`bdray.store.lock`)."""
+    """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`MIRROR_LOCK`)."""
 
     def __init__(
-        self, files: SweepFiles, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run
+        self, files: SweepFolder, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run
     ) -> None:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent.info.run_id)
@@ -83,8 +81,11 @@ class Delivery:
             UnreachableError: the server does not answer.
             TrackingError: it refuses, or the folder is not a sweep's.
         """
-        files = SweepFiles(sweep)
-        info = files.info()
+        files = SweepFolder(sweep)
+        try:
+            info = files.info()
+        except StorageNotFoundError:
+            raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json") from None
         uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
         artifacts = artifact_location(uri, sweep.parent)
         client = open_client(uri, artifacts)
@@ -111,8 +112,9 @@ class Delivery:
             StorageError: the condition's files cannot be used.
         """
         # The record first: a journal read after it is complete.
-        record = self.files.record(condition_id)
-        journal = self.files.journal(condition_id)
+        folder = self.files.condition(condition_id)
+        record = folder.record()
+        journal = points_of(folder.journal(record))
         try:
             run = self._find_or_create(condition_id, record, journal)
             if record is None or run.delivered != record.digest:
@@ -147,7 +149,7 @@ class Delivery:
                 if deadline is not None and time.monotonic() > deadline:
                     problems[condition_id] = "there was no time left"
                     continue
-                if not self.files.has_started(condition_id):
+                if not self.files.condition(condition_id).has_begun:
                     continue
                 try:
                     self.deliver(condition_id)
@@ -161,8 +163,8 @@ class Delivery:
         self._close_parent(ids)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
-    def _update(self, condition_id: str, run: _ConditionRun, record: Record | None, journal: Journal) -> None:
-        status = record.status if record else "running"
+    def _update(self, condition_id: str, run: _ConditionRun, record: KeptRecord | None, journal: Points) -> None:
+        status: str = record.record.status if record else "running"
         self._log(run, self._new_params(condition_id, run), journal.points)
         tags = {"bdray.status": status} if status != run.status else {}
         if record is None:
@@ -173,21 +175,22 @@ class Delivery:
             self._finish(condition_id, run, record, tags)
         run.status = status
 
-    def _finish(self, condition_id: str, run: _ConditionRun, record: Record, tags: dict[str, str]) -> None:
+    def _finish(self, condition_id: str, run: _ConditionRun, kept: KeptRecord, tags: dict[str, str]) -> None:
+        record = kept.record
         if record.error:
-            tags["bdray.error"] = _shorten(record.error, _MAX_TAG_CHARACTERS)
+            tags["bdray.error"] = _shorten(f"{record.error.kind}: {record.error.message}", _MAX_TAG_CHARACTERS)
         elif run.has_error:
             self._client.delete_tag(run.run_id, "bdray.error")
         run.has_error = bool(record.error)
         self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), record.finished_ms)
         try:
-            self._upload(condition_id, run)
+            self._upload(condition_id, run, kept)
         except Exception:
             # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
             self._set_tags(run, tags)
             raise
-        self._set_tags(run, {**tags, DELIVERED: record.digest})
-        run.delivered = record.digest
+        self._set_tags(run, {**tags, DELIVERED: kept.digest})
+        run.delivered = kept.digest
         run.sent.clear()
 
     def _log(self, run: _ConditionRun, params: dict[str, str], journal: Iterable[Point]) -> None:
@@ -208,10 +211,16 @@ class Delivery:
     def _new_params(self, condition_id: str, run: _ConditionRun) -> dict[str, str]:
         if run.is_described:
             return {}
-        flat = self.files.condition(condition_id).flat
+        flat = self._condition(condition_id).flat
         return {
             key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params
         }
+
+    def _condition(self, condition_id: str) -> ConditionInfo:
+        folder = self.files.condition(condition_id)
+        if (info := folder.info()) is None:
+            raise StorageNotFoundError("use", folder.storage.uri_of(CONDITION), "it is missing or damaged")
+        return info
 
     def _set_tags(self, run: _ConditionRun, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -219,17 +228,16 @@ class Delivery:
         if tags:
             self._client.log_batch(run.run_id, tags=[RunTag(*item) for item in tags.items()])
 
-    def _upload(self, condition_id: str, run: _ConditionRun) -> None:
-        folder = self.files.condition_folder(condition_id)
-        present = set(folder.list())
+    def _upload(self, condition_id: str, run: _ConditionRun, kept: KeptRecord) -> None:
+        folder = self.files.condition(condition_id)
+        present = folder.artifacts(kept)
         with TemporaryDirectory(prefix="bdray-") as temporary:
             staging = Storage.open(temporary)
-            for name in ARTIFACTS:
-                if name in present:
-                    staging.copy_in(folder, name, name)
+            for name in present:
+                staging.copy_in(folder.storage, name, name)
             self._client.log_artifacts(run.run_id, temporary)
 
-    def _find_or_create(self, condition_id: str, record: Record | None, journal: Journal) -> _ConditionRun:
+    def _find_or_create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
         runs = self._index()
         if condition_id in self._doubtful:
             runs.update(self._search(condition_id))
@@ -238,8 +246,8 @@ class Delivery:
             runs[condition_id] = self._create(condition_id, record, journal)
         return runs[condition_id]
 
-    def _create(self, condition_id: str, record: Record | None, journal: Journal) -> _ConditionRun:
-        condition = self.files.condition(condition_id)
+    def _create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
+        condition = self._condition(condition_id)
         tags = {
             "bdray.sweep": self.info.name,
             "bdray.condition_id": condition_id,
@@ -250,7 +258,7 @@ class Delivery:
         }
         if condition.role == "poisoned":
             tags["bdray.warning"] = "trained on poisoned data"
-        started = record.started_ms if record else None
+        started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal.points), default=None)
         run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
         return _ConditionRun(str(run.info.run_id), "running", "")

@@ -18,14 +18,15 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TextIO
 
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
-from bdray.store.lock import FileLock
+from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
-from bdray.tracking.delivery import LOCK, Delivery
-from bdray.tracking.files import SweepFiles
+from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.tracking.delivery import Delivery
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import GoneError, UnreachableError, probe, public
 
@@ -53,7 +54,7 @@ class _MirrorLoop:
         self._running: dict[str, object] = {}
         self._look_s = _LOOK_S if sweep.is_local else _LOOK_REMOTE_S
         self._next_look = 0.0
-        self._lock = FileLock(sweep.local_path(LOCK))
+        self._lock: ExitStack | None = None
         self._delivery: Delivery | None = None
         self._backoff, self._next_try = _BACKOFF_S[0], 0.0
         self._error: str | None = None
@@ -140,7 +141,7 @@ class _MirrorLoop:
             files = self._sweep.child("conditions", condition_id).files()
         except StorageError:
             return None
-        return next(((file.size, file.modified_s) for file in files if file.path == "journal.jsonl"), None)
+        return next(((file.size, file.modified_s) for file in files if file.path == JOURNAL), None)
 
     def _deliver_waiting(self) -> None:
         try:
@@ -170,8 +171,12 @@ class _MirrorLoop:
         self._backoff, self._error = _BACKOFF_S[0], None
 
     def _connect(self) -> Delivery:
-        if not self._lock.acquire(wait_s=_LOCK_S):
-            raise UnreachableError("another process is still delivering this sweep to MLflow")
+        if self._lock is None:
+            busy = UnreachableError("another process is still delivering this sweep to MLflow")
+            lock = ExitStack()
+            lock.enter_context(SweepFolder(self._sweep).locked(MIRROR_LOCK, _LOCK_S, busy))
+            # Until this process ends.
+            self._lock = lock
         if self._delivery is None:
             self._delivery = Delivery.connect(self._sweep, self._uri)
             _log(f"connected to {public(self._uri)}")
@@ -205,9 +210,9 @@ class _MirrorLoop:
                 time.sleep(self._backoff / 2)
 
     def _incomplete(self) -> DeliveryReport:
-        files = SweepFiles(self._sweep)
+        folder = SweepFolder(self._sweep)
         try:
-            ids = [i for i in files.condition_ids() if i not in self._delivered and files.has_started(i)]
+            ids = [i for i in folder.condition_ids() if i not in self._delivered and folder.condition(i).has_begun]
         except StorageError as error:
             return DeliveryReport(len(self._delivered), tuple(self._waiting), str(error))
         return DeliveryReport(len(self._delivered), tuple(ids), self._error or "there was no time left")

@@ -16,7 +16,7 @@ from typing import IO, Any
 import bdray
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
-from bdray.tracking.files import SweepFiles
+from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
 from bdray.tracking.report import DeliveryReport, ReadyInfo
 from bdray.tracking.server import absolute_tracking_uri, public
 
@@ -43,7 +43,7 @@ class Mirror:
         self._sweep, self._uri = sweep, tracking_uri
         self._unsent: dict[str, None] = {}
         self._told: dict[str, None] = {}
-        self._death = f"the process that delivers to MLflow died; see {sweep.uri_of('mirror.log')}"
+        self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
         self._start()
 
     def wait_ready(self, timeout_s: float = 30.0) -> ReadyInfo:
@@ -95,7 +95,7 @@ class Mirror:
     def _start(self) -> None:
         package = str(Path(bdray.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        log = self._sweep.local_path("mirror.log")
+        log = self._sweep.local_path(MIRROR_LOG)
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         with open(log or os.devnull, "ab") as stderr:  # noqa: PTH123 - a path or the null device
@@ -152,8 +152,8 @@ class Mirror:
 
     def _nothing_known(self, error: str) -> DeliveryReport:
         try:
-            files = SweepFiles(self._sweep)
-            pending = tuple(name for name in files.condition_ids() if files.has_started(name))
+            folder = SweepFolder(self._sweep)
+            pending = tuple(name for name in folder.condition_ids() if folder.condition(name).has_begun)
         except Exception:
             pending = ()
         return DeliveryReport(0, pending, error)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from bdray.errors import TrackingError, UserError
-from bdray.store.lock import FileLock
-from bdray.store.storage import Storage
+from bdray.errors import StorageError, TrackingError, UserError
+from bdray.store.storage import Storage, file_lock
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -162,17 +161,15 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
 
     # Processes that create one SQLite file at the same time break each other's migrations.
     database = tracking_uri.removeprefix("sqlite:///")
-    lock = FileLock(Path(f"{database}.lock") if database != tracking_uri else None)
+    busy = UnreachableError(f"{public(tracking_uri)} is being set up by another process")
     try:
-        lock.acquire(wait_s=60)
-        client = MlflowClient(_log_in(tracking_uri))
-        client.search_experiments(max_results=1)
-    except TrackingError:
+        with file_lock(Path(f"{database}.lock") if database != tracking_uri else None, 60, busy):
+            client = MlflowClient(_log_in(tracking_uri))
+            client.search_experiments(max_results=1)
+    except (TrackingError, StorageError):
         raise
     except Exception as error:
         raise explain(error, tracking_uri) from error
-    finally:
-        lock.release()
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(REQUEST_S)
     return client
 

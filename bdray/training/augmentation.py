@@ -20,18 +20,32 @@ def augment(images: torch.Tensor, mode: Augmentation, generator: torch.Generator
     """
     if mode == "none":
         return images
-    n, _, side, _ = images.shape
-    device = images.device
-    pad = max(1, side // 8)
-    shift = torch.randint(-pad, pad + 1, (2, n, 1), generator=generator, device=device)
+    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device)
+    return crop(images, rows, columns)
+
+
+def draw_crops(
+    count: int, side: int, mode: Augmentation, generator: torch.Generator, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which row and which column of an image each row and column of its copy is: two int64 `count x side`, on `device`,
+    where `generator` is too. See `augment`; `none` draws nothing."""
     place = torch.arange(side, device=device)
-    rows, cols = _reflect(place + shift[0], side), _reflect(place + shift[1], side)
+    if mode == "none":
+        return place.expand(count, side), place.expand(count, side)
+    pad = max(1, side // 8)
+    shift = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator, device=device)
+    rows, columns = _reflect(place + shift[0], side), _reflect(place + shift[1], side)
     if mode == "crop_flip":
-        flip = torch.rand((n, 1), generator=generator, device=device) < 0.5
-        cols = torch.where(flip, cols.flip(1), cols)
+        flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    return rows, columns
+
+
+def crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Copies of `images` with these rows and columns (`draw_crops`), in channels-last memory."""
     pixels = images.permute(0, 2, 3, 1)
-    which = torch.arange(n, device=device)[:, None, None]
-    return pixels[which, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return pixels[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _reflect(place: torch.Tensor, side: int) -> torch.Tensor:

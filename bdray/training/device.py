@@ -9,13 +9,14 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 from bdray import __version__
-from bdray.condition import Precision
 from bdray.errors import UserError
 from bdray.gpu import allocator_fraction
+from bdray.recipes import Precision
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,24 @@ def environment(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {package: metadata.version(package) for package in ("torch", "torchvision", "timm")}
     return {"bdray": __version__, "python": platform.python_version(), "device": f"{device.type}: {name}", **versions}
+
+
+def stage_environment(compute: Compute) -> dict[str, str | int]:
+    """What a stage's numbers depend on beside its condition: `device`, `cpu`, `threads`, `precision`, versions.
+
+    `precision` is the resolved one; `threads` are those PyTorch computes with in this process.
+    """
+    return {
+        **environment(compute.device),
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if compute.bfloat16 else "float32",
+    }
+
+
+def cpu_model() -> str:
+    """The processor's model, as Linux names it; elsewhere what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return model or platform.processor() or platform.machine()

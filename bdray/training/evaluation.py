@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bdray.models.networks.taps import Outputs, forward_outputs
 from bdray.record import Confusion, Rates, finite
 from bdray.training.device import Compute
 from bdray.training.source import image_batches
@@ -64,6 +65,36 @@ class TestSet:
             self.attack_images[attack.to(self.attack_images.device)],
             self.attack_labels[attack],
             self.wanted_labels[attack],
+        )
+
+
+@dataclass(frozen=True)
+class CleanSet:
+    """Clean pictures as a repair sees them, on the device of the model.
+
+    Attributes:
+        images: uint8, `N x 3 x S x S`.
+        labels: true labels, int64, `N`.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    normalize: Normalization
+    compute: Compute
+
+    def outputs(self, model: nn.Module, batch_size: int = 500) -> Outputs:
+        """Logits and penultimate features of all images, float32, in evaluation mode and without gradients."""
+        was_training = model.training
+        model.eval()
+        seen: list[Outputs] = []
+        with torch.no_grad():
+            for images in self.images.split(batch_size):
+                pixels = self.normalize(images.float().div_(255)).contiguous(memory_format=torch.channels_last)
+                with self.compute.autocast():
+                    seen.append(forward_outputs(model, pixels))
+        model.train(was_training)
+        return Outputs(
+            torch.cat([each.logits.float() for each in seen]), torch.cat([each.features.float() for each in seen])
         )
 
 
@@ -150,12 +181,14 @@ def evaluate(
     with torch.inference_mode():
         clean = _predict(model, test.images, normalize, compute, batch_size)
         attack = _predict(model, test.attack_images, normalize, compute, batch_size)
-        counts = [
+        confusions = (
             _confusion(test.labels, clean, num_classes),
             _confusion(test.attack_labels, attack, num_classes),
-            torch.stack([(attack == test.wanted_labels).sum(), (attack == test.attack_labels).sum()]),
-        ]
-        confusion, attack_confusion, (succeeded, robust) = (c.tolist() for c in counts)
+        )
+        hits = torch.stack([(attack == test.wanted_labels).sum(), (attack == test.attack_labels).sum()])
+        *cells, succeeded, robust = torch.cat([*confusions, hits]).tolist()
+        rows = [cells[start : start + num_classes] for start in range(0, len(cells), num_classes)]
+        confusion, attack_confusion = rows[:num_classes], rows[num_classes:]
     model.train(was_training)
     return Evaluation(confusion, len(test.attack_labels), succeeded, robust, attack_confusion)
 
@@ -175,8 +208,9 @@ def _predict(
 
 
 def _confusion(labels: torch.Tensor, predicted: torch.Tensor, num_classes: int) -> torch.Tensor:
-    cells = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes)
+    """Counts, int64, `K * K`, row by row of the true classes. `bincount` would wait for a GPU to know its size."""
+    cells = torch.zeros(num_classes**2, dtype=torch.int64, device=labels.device)
+    return cells.index_add_(0, labels * num_classes + predicted, torch.ones_like(labels))
 
 
 def _evenly(n: int, limit: int, device: torch.device) -> torch.Tensor:

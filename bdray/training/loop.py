@@ -2,8 +2,9 @@
 
     for epoch in epochs:
         for batch in a fresh permutation:
-            uint8 images, labels   <- the data source (already stamped)
+            uint8 images, labels   <- the data source (stamped already, unless ...)
             crop, flip             <- stream `augment`
+            stamp, where the poison says so: after augmentation (stream `trigger`)
             [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
             normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
             cross-entropy + regularizer.penalty -> backward -> optimizer step
@@ -17,7 +18,7 @@ computes the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -25,9 +26,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bdray.condition import Layers, Optimization
 from bdray.data.base import Augmentation
 from bdray.models.networks.taps import Taps, forward_outputs
+from bdray.poisoning.late import LateStamps
+from bdray.poisoning.pgd import Adversary
+from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy
@@ -37,7 +40,7 @@ from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
-from bdray.training.source import BatchSource, batches
+from bdray.training.source import BatchSource, batches, to_device
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Stage:
         layers: which parameters are trained.
         source: its training images.
         max_batches: stop each epoch after so many batches (rehearsals).
+        late: which of the training images are stamped after augmentation, if any are.
+        adversary: moves the images of every step against the model (adversarial training).
     """
 
     name: StageName
@@ -84,6 +89,8 @@ class Stage:
     normalize: Normalization
     compute: Compute
     max_batches: int | None = None
+    late: LateStamps | None = None
+    adversary: Adversary | None = None
 
     @property
     def whole_epoch(self) -> int:
@@ -99,14 +106,19 @@ class Stage:
     def stream(self, name: Stream, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
         return stream(self.seed, name, self.name, epoch, device=device)
 
+    def orders(self, generator: torch.Generator) -> list[torch.Tensor]:
+        """The positions of each batch of an epoch: int64, on the CPU. `generator`: the epoch's stream `order`."""
+        order = torch.randperm(len(self.source), generator=generator)
+        return list(order.tensor_split(self.whole_epoch)[: self.steps_per_epoch])
+
     def start(self, model: nn.Module) -> StageState:
         """A fresh state: chosen parameters unfrozen, optimizer without history."""
         parameters = select_layers(model, self.layers)
         own = self.regularizer.make_state()
         if own is not None:
             own.to(self.compute.device)
-            parameters = [*parameters, *own.parameters()]
-        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device))
+        undecayed = own.parameters() if own is not None else ()
+        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device, undecayed))
 
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
@@ -170,10 +182,12 @@ def _train_epoch(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
         torch.manual_seed(generators.dropout_seed)
-        coming = batches(stage.source, _orders(stage, generators.order), device)
-        for batch, (pixels, labels) in enumerate(coming):
+        orders = stage.orders(generators.order)
+        late = stage.late.rows(orders, device) if stage.late else [()] * steps
+        coming = batches(stage.source, orders, device)
+        for batch, ((pixels, labels), rows) in enumerate(zip(coming, late, strict=True)):
             _set_lr(state.optimizer, stage, (epoch - 1) * steps + batch)
-            totals += train_step(stage, state, pixels, labels, generators)
+            totals += train_step(stage, state, pixels, labels, generators, late_rows=rows)
             images += len(labels)
             on_batch(epoch, batch + 1, steps)
     loss, penalty, correct = totals.tolist()
@@ -197,6 +211,8 @@ class StepGenerators:
     augment: torch.Generator
     noise: torch.Generator
     mixup: torch.Generator
+    trigger: torch.Generator
+    adversary: torch.Generator
     dropout_seed: int
 
     @classmethod
@@ -207,6 +223,8 @@ class StepGenerators:
             augment=stage.stream("augment", epoch, device),
             noise=stage.stream("noise", epoch, device),
             mixup=stage.stream("mixup", epoch),
+            trigger=stage.stream("trigger", epoch),
+            adversary=stage.stream("poison", epoch),
             dropout_seed=stage.stream("dropout", epoch).initial_seed(),
         )
 
@@ -217,19 +235,32 @@ def train_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     generators: StepGenerators,
+    *,
+    late_rows: tuple[torch.Tensor, ...] = (),
 ) -> torch.Tensor:
     """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
+
+    `late_rows`: the rows to stamp after augmentation (`LateStamps.rows`).
 
     Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
     """
     model, regularizer = state.model, stage.regularizer
-    pixels = augment(images, stage.augmentation, generators.augment).float().div_(255)
-    pixels = stage.normalize(regularizer.transform_inputs(pixels, generators.noise))
+    pixels = augment(images, stage.augmentation, generators.augment)
+    if stage.late is not None:
+        pixels = stage.late.stamp(pixels, late_rows, generators.trigger)
+    pixels = pixels.float().div_(255)
+    pixels = regularizer.transform_inputs(pixels, generators.noise)
+    if stage.adversary is not None:
+        # In evaluation mode, so that running statistics see no image that is not trained on.
+        model.eval()
+        pixels = stage.adversary(lambda moved: model(stage.normalize(moved)), pixels, labels, generators.adversary)
+        model.train()
+    pixels = stage.normalize(pixels)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     taps: Taps = model.taps  # type: ignore[assignment]
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     if mixing is not None:
-        mixing = Mixing(mixing.point, mixing.permutation.to(pixels.device), mixing.lam)
+        mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
     with stage.compute.autocast():
         outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
     logits = outputs.logits.float()
@@ -252,12 +283,6 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
     if mixing is None:
         return {}
     return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
-
-
-def _orders(stage: Stage, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """The positions of each batch of an epoch."""
-    order = torch.randperm(len(stage.source), generator=generator)
-    return iter(order.tensor_split(stage.whole_epoch)[: stage.steps_per_epoch])
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, stage: Stage, step: int) -> None:

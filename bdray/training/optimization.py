@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from bdray.condition import Optimization
 from bdray.models.networks.taps import Taps
+from bdray.recipes import Optimization
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], recipe: Optimization, lr: float, device: torch.device
+    parameters: Iterable[nn.Parameter],
+    recipe: Optimization,
+    lr: float,
+    device: torch.device,
+    undecayed: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW, fused into one kernel per step."""
+    """SGD with Nesterov momentum or AdamW, fused into one kernel per step.
+
+    Args:
+        parameters: the network's, which `recipe.weight_decay` pulls towards zero.
+        undecayed: a regularizer's own: zero means nothing to a temperature, so only their gradient moves them.
+    """
     fused = device.type in ("cpu", "cuda")
+    groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+    if own := list(undecayed):
+        groups.append({"params": own, "weight_decay": 0.0})
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=fused)
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,

@@ -72,9 +72,14 @@ def batches(
         yield from fetch_ahead((partial(source.gather, order) for order in orders), device)
         return
     parts = list(orders)
-    # One copy an epoch: each copy from pageable memory waits for the device.
-    for order in torch.cat(parts).to(device).split([len(part) for part in parts]):
+    for order in to_device(torch.cat(parts), device).split([len(part) for part in parts]):
         yield source.gather(order)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor`, which lies on the CPU, on `device`. Never waits: a copy from pageable memory would, for all that the
+    device still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def image_batches(images: torch.Tensor, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -133,7 +138,7 @@ class _CudaRoad:
     def send(self, tensors: T) -> _Sent[T]:
         """In the fetching thread. The pinned allocator keeps its blocks until their copies are done."""
         with torch.cuda.stream(self._stream):
-            sent = tuple(tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors)
+            sent = tuple(to_device(tensor, self._device) for tensor in tensors)
             return _Sent(cast(T, sent), self._stream.record_event())
 
     def receive(self, sent: _Sent[T]) -> T:

@@ -11,7 +11,7 @@ from bdray.condition import Condition, digest
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.triggers.base import TRIGGERS, Trigger
 
-_TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate"})
+_TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
 
 
 @dataclass(frozen=True)

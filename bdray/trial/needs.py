@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.condition import Condition, digest
 from bdray.gpu import share_of
+from bdray.repairs.base import Tuning
 from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def run_few_steps(condition: Condition, device: torch.device) -> None:
     experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS)
     model = experiment.build_model()
     test = experiment.test.sample(EVALUATED)
-    for stage in (experiment.poison_stage(), experiment.finetune_stage()):
+    tunings = [step for step in condition.repair_stages if isinstance(step, Tuning)]
+    for stage in (experiment.poison_stage(), *map(experiment.tuning_stage, tunings)):
         short = replace(stage, epochs=min(stage.epochs, 1), test=test)
         run_stage(short, short.start(model))

@@ -1,6 +1,6 @@
 """One condition, run: poisoned training, evaluation, clean fine-tuning, a record. Knows neither Ray nor MLflow.
 
-load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> fine-tuning stage -> evaluate
+load data -> poison plan -> stamp -> poison stage -> evaluate -> clean split -> stages of the repair -> evaluate
 
 >>> from bdray.condition import Condition
 >>> condition = Condition.parse({"data": {"name": "digits"}, "model": {"name": "resnet8"},
@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bdray.condition import Condition
+from bdray.condition import Condition, PlannedStage
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
 from bdray.gpu import show_gpu
 from bdray.record import (
@@ -29,12 +30,11 @@ from bdray.record import (
     ErrorRecord,
     FloorRecord,
     Rates,
-    StageName,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
+from bdray.repairs.base import Surgery, Tuning
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -42,12 +42,10 @@ from bdray.store.sweep_folder import (
     ERROR,
     PLAN,
     PREVIEW,
-    RECORD,
+    ConditionFolder,
     blank_record,
-    condition_folder,
     now_ms,
     warning_for,
-    write_condition,
     write_failure,
 )
 from bdray.training.device import environment, pick_device, prepare_memory, prepare_process
@@ -58,7 +56,8 @@ from bdray.training.source import DataPlace
 from bdray.trial.attacks import Probe
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
-from bdray.trial.stages import StageStore
+from bdray.trial.stages import KeptStage, StageStore
+from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,20 @@ def _failure(error: Exception, options: TrialOptions) -> ErrorRecord:
     return ErrorRecord(kind="OutOfMemory", message=f"{problem}; raise resources.gpu or lower batch_size ({said})")
 
 
+@dataclass(frozen=True)
+class _End:
+    """How a stage ended."""
+
+    record: StageRecord
+    confusion: Confusion
+
+    @property
+    def as_epoch_0(self) -> EpochRecord:
+        """What the next stage starts from."""
+        last = self.record.epochs[-1]
+        return EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms)
+
+
 class _Trial:
     """One attempt at one condition."""
 
@@ -161,7 +174,7 @@ class _Trial:
         options: TrialOptions,
     ) -> None:
         self.condition, self.reporter, self.options = condition, reporter, options
-        self.folder = condition_folder(sweep, condition.condition_id) if sweep else None
+        self.folder = ConditionFolder(sweep, condition.condition_id) if sweep else None
         self.store = StageStore(sweep, storage) if sweep else None
         self.journal = Journal(self.folder) if self.folder else None
         self.trainer = condition.condition_id
@@ -175,113 +188,153 @@ class _Trial:
         prepare_memory(device, self.options.gpu_share)
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
+        self._write_inputs(experiment)
+        surroundings = {**environment(device), "data_on": experiment.place}
+        if (surrogate := surrogate_of(self.condition)) is not None:
+            helper, surroundings["surrogate"] = self._surrogate(surrogate, device)
+            experiment = experiment.perturb(helper)
         visibility = experiment.visibility()
-        self._write_inputs(experiment, visibility)
-        if self.condition.poison.needs_surrogate and not self.condition.is_baseline:
-            experiment = experiment.perturb(self._surrogate(device))
+        if self.journal and visibility:
+            self.journal.add_visibility(visibility, now_ms())
         model = experiment.build_model()
-        poison, confusion = self._poison_stage(experiment, model)
-        floors = self._floors(experiment, model)
-        results, confusions = [poison], {"poisoned": confusion}
-        after: dict[str, Rates] = {}
-        if not _diverged(poison):
-            finetune, confusions["finetuned"] = self._finetune_stage(experiment, model, poison, confusion)
-            results.append(finetune)
-            after = self._floors(experiment, model)
+        ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
+        before = self._floors(experiment, model)
+        ends += self._repair(experiment, model, ends[0])
+        after = self._floors(experiment, model) if len(ends) > 1 else {}
+        stages = tuple(end.record for end in ends)
         record = blank_record(self.condition, started).model_copy(
             update={
-                "status": "diverged" if any(map(_diverged, results)) else "finished",
+                "status": "diverged" if any(stage.diverged for stage in stages) else "finished",
                 "finished_ms": now_ms(),
                 "data": experiment.describe(),
                 "visibility": visibility,
-                "stages": tuple(results),
-                "persistence": persistence_of(results[1]) if len(results) == 2 else None,
-                "floors": tuple(
-                    FloorRecord(
-                        probe=probe.key,
-                        trigger=probe.trigger.model_dump(mode="json"),
-                        poison=probe.poison.model_dump(mode="json"),
-                        poisoned=floors[probe.key],
-                        finetuned=after.get(probe.key),
-                    )
-                    for probe in self.options.probes
-                ),
-                "environment": {**environment(device), "data_on": experiment.place},
+                "stages": stages,
+                "persistence": persistence_of(stages[1:]),
+                "floors": tuple(_floor(probe, before, after) for probe in self.options.probes),
+                "environment": surroundings,
             }
         )
-        self._write_results(record, confusions)
+        self._write_results(record, {end.record.result: end.confusion for end in ends})
         return record
 
     def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
         options = self.options
         return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on)
 
-    def _surrogate(self, device: torch.device) -> nn.Module:
-        """The baseline's model: same data, architecture and seed, nothing poisoned. Kept like any stage."""
-        clean = self._prepare(self.condition.baseline(), device)
+    def _surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
+        """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
+        clean = replace(self._prepare(planned.condition, device), adversary=planned.adversary)
         model = clean.build_model()
         twin = _Trial(clean.condition, None, None, Reporter(), self.options)
         twin.store, twin.trainer = self.store, self.trainer
-        twin._poison_stage(clean, model)
-        return model
+        end = twin._poison_stage(clean, model, planned.stage)
+        rates = end.record.epochs[-1].rates
+        return model, planned.describe(rates.clean_accuracy if rates else float("nan"))
 
-    def _poison_stage(self, experiment: Experiment, model: nn.Module) -> tuple[StageRecord, Confusion]:
+    def _poison_stage(self, experiment: Experiment, model: nn.Module, planned: PlannedStage) -> _End:
         """Train `model` on poisoned data, or load it where that was done before."""
-        fingerprint = self.condition.poison_fingerprint
-        kept = self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
-        stage = experiment.poison_stage()
-        if kept is None:
-            record, confusion = self._run(experiment, stage, stage.start(model), fingerprint)
-            if self.store and self.options.keep_stages:
-                self.store.save_finished(
-                    record,
-                    confusion,
+
+        def compute() -> _End:
+            stage = experiment.poison_stage()
+            return self._run(experiment, stage, stage.start(model), planned)
+
+        return self._once(experiment, model, planned, compute)
+
+    def _repair(self, experiment: Experiment, model: nn.Module, poisoned: _End) -> list[_End]:
+        """Take `model` through the stages of the repair, as long as its losses are finite numbers."""
+        ends = [poisoned]
+        for planned, step in zip(self.condition.stages[1:], self.condition.repair_stages, strict=True):
+            if ends[-1].record.diverged:
+                break
+            if isinstance(step, Surgery):
+                step.prepare(model)
+            work = self._tune if isinstance(step, Tuning) else self._operate
+            compute = partial(work, experiment, model, planned, step, ends[-1])  # type: ignore[arg-type]
+            ends.append(self._once(experiment, model, planned, compute))
+        return ends[1:]
+
+    def _once(
+        self, experiment: Experiment, model: nn.Module, planned: PlannedStage, compute: Callable[[], _End]
+    ) -> _End:
+        """What `compute` makes of `model`; loaded where another condition has computed it."""
+        store = self.store if planned.shared else None
+        kept = store.finished(planned.fingerprint, experiment.data.fingerprint) if store else None
+        if kept is not None:
+            end = self._load(experiment, model, planned, kept)
+        else:
+            end = compute()
+            if store and self.options.keep_stages:
+                store.save_finished(
+                    end.record,
+                    end.confusion,
                     model,
                     data_fingerprint=experiment.data.fingerprint,
                     attack=experiment.attack,
                     warning=warning_for(self.condition),
                     condition_id=self.trainer,
                 )
-        else:
-            model.load_state_dict(kept.weights)
-            record, confusion = kept.manifest.record, kept.manifest.confusion
-            if kept.manifest.attack != experiment.attack:
-                record, confusion = _measured_again(record, stage.evaluate(model))
-            # What an interrupted attempt at this very condition has trained is its own.
-            own = kept.manifest.condition_id == self.trainer
-            record = record.model_copy(update={"reused": not own})
-            self._journal(record.name, record.epochs)
-        self.reporter.stage("poison", reused=kept is not None)
-        return record, confusion
+        self.reporter.stage(planned.name, reused=kept is not None)
+        return end
 
-    def _finetune_stage(
-        self, experiment: Experiment, model: nn.Module, poison: StageRecord, confusion: Confusion
-    ) -> tuple[StageRecord, Confusion]:
-        """Retrain `model` on clean data. Epoch 0 is the poisoned model as it came."""
-        stage = experiment.finetune_stage()
+    def _load(self, experiment: Experiment, model: nn.Module, planned: PlannedStage, kept: KeptStage) -> _End:
+        model.load_state_dict(kept.weights)
+        end = _End(kept.manifest.record, kept.manifest.confusion)
+        if kept.manifest.attack != experiment.attack:
+            end = _measured_again(end.record, experiment.poison_stage().evaluate(model))
+        # What an interrupted attempt at this very condition has trained is its own.
+        own = kept.manifest.condition_id == self.trainer
+        end = replace(end, record=end.record.model_copy(update={"reused": not own}))
+        self._journal(planned, end.record.epochs)
+        return end
+
+    def _tune(
+        self, experiment: Experiment, model: nn.Module, planned: PlannedStage, tuning: Tuning, before: _End
+    ) -> _End:
+        """Retrain `model` on clean data. Epoch 0 is the model as it came."""
+        stage = experiment.tuning_stage(tuning)
         state = stage.start(model)
-        last = poison.epochs[-1]
-        state.history.append(EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms))
-        record, after = self._run(experiment, stage, state, self.condition.finetune_fingerprint)
-        self.reporter.stage("finetune", reused=False)
-        return record, after if record.epochs[-1].epoch else confusion
+        state.history.append(before.as_epoch_0)
+        end = self._run(experiment, stage, state, planned)
+        return end if end.record.epochs[-1].epoch else replace(end, confusion=before.confusion)
 
-    def _run(
-        self, experiment: Experiment, stage: Stage, state: StageState, fingerprint: str
-    ) -> tuple[StageRecord, Confusion]:
+    def _operate(
+        self, experiment: Experiment, model: nn.Module, planned: PlannedStage, surgery: Surgery, before: _End
+    ) -> _End:
+        """Change `model` at once: epoch 0 is the model as it came, epoch 1 what it is now."""
+        started = time.perf_counter()
+        details = surgery.operate(model, experiment.clean_set())
+        evaluation = experiment.poison_stage().evaluate(model)
+        now = EpochRecord(
+            epoch=1,
+            rates=evaluation.rates(),
+            stage_seconds=time.perf_counter() - started,
+            finished_ms=now_ms(),
+        )
+        record = StageRecord(
+            name=planned.name,
+            result=planned.result,
+            fingerprint=planned.fingerprint,
+            epochs=(before.as_epoch_0, now),
+            details=dict(details),
+        )
+        self._journal(planned, record.epochs)
+        self.reporter.epoch(planned.name, 1, now)
+        return _End(record, evaluation.confusions())
+
+    def _run(self, experiment: Experiment, stage: Stage, state: StageState, planned: PlannedStage) -> _End:
         """Run a stage from its checkpoint, if there is one, to its end."""
         data = experiment.data.fingerprint
         if self.store:
-            self.store.load_checkpoint(fingerprint, state, data)
-        self._journal(stage.name, tuple(state.history))
+            self.store.load_checkpoint(planned.fingerprint, state, data)
+        self._journal(planned, state.history)
 
         def checkpoint() -> None:
             if self.store:
-                self.store.save_checkpoint(fingerprint, state, data)
+                self.store.save_checkpoint(planned.fingerprint, state, data)
                 self.checkpointed = time.monotonic()
 
         def after_epoch(state: StageState) -> None:
-            self._journal(stage.name, tuple(state.history))
+            self._journal(planned, state.history)
             is_due = time.monotonic() - self.checkpointed > self.options.checkpoint_seconds
             if is_due and state.epoch < stage.epochs:
                 checkpoint()
@@ -297,50 +350,57 @@ class _Trial:
             after_epoch=after_epoch,
             on_batch=lambda epoch, batch, batches: self.reporter.batch(stage.name, epoch, stage.epochs, batch, batches),
         )
-        record = StageRecord(name=stage.name, fingerprint=fingerprint, epochs=tuple(state.history))
+        record = StageRecord(
+            name=planned.name, result=planned.result, fingerprint=planned.fingerprint, epochs=tuple(state.history)
+        )
         evaluation = state.evaluation or stage.evaluate(state.model)
-        return record, evaluation.confusions()
+        return _End(record, evaluation.confusions())
 
     def _floors(self, experiment: Experiment, model: nn.Module) -> dict[str, Rates]:
         """The rates under every probe's trigger, by probe."""
-        stage = experiment.finetune_stage()
+        if not self.options.probes:
+            return {}
+        stage = experiment.poison_stage()
         return {
             probe.key: replace(stage, test=experiment.probe_test(probe)).evaluate(model).rates()
             for probe in self.options.probes
         }
 
-    def _journal(self, stage: StageName, epochs: tuple[EpochRecord, ...]) -> None:
+    def _journal(self, planned: PlannedStage, epochs: Sequence[EpochRecord]) -> None:
         if self.journal:
-            self.journal.add(stage, epochs)
+            self.journal.add(planned.name, planned.result, epochs)
 
-    def _write_inputs(self, experiment: Experiment, visibility: Visibility | None) -> None:
+    def _write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self.folder is None:
             return
-        write_condition(self.folder, self.condition)
-        self.folder.write_atomic(PLAN, experiment.plan.to_bytes())
-        if self.condition.trigger is not None and not self.folder.exists(PREVIEW):
-            self.folder.write_atomic(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
-        if self.journal and visibility:
-            self.journal.add_visibility(visibility, now_ms())
+        self.folder.write_condition(self.condition)
+        self.folder.write(PLAN, experiment.plan.to_bytes())
+        if self.condition.trigger is not None and not self.folder.storage.exists(PREVIEW):
+            self.folder.write(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""
         if self.folder is None or self.store is None:
             return
         matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
-        self.folder.write_atomic(CONFUSION, json.dumps(matrices))
-        if self.folder.exists(ERROR):
-            self.folder.delete(ERROR)
-        self.folder.write_atomic(RECORD, record.model_dump_json(indent=1))
-        self.store.drop_checkpoint(self.condition.finetune_fingerprint)
+        self.folder.write(CONFUSION, json.dumps(matrices))
+        self.folder.storage.delete(ERROR)
+        self.folder.write_record(record)
+        self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
 
 
-def _diverged(stage: StageRecord) -> bool:
-    return stage.epochs[-1].diverged
+def _floor(probe: Probe, before: Mapping[str, Rates], after: Mapping[str, Rates]) -> FloorRecord:
+    return FloorRecord(
+        probe=probe.key,
+        trigger=probe.trigger.model_dump(mode="json"),
+        poison=probe.poison.model_dump(mode="json"),
+        poisoned=before[probe.key],
+        repaired=after.get(probe.key),
+    )
 
 
-def _measured_again(record: StageRecord, evaluation: Evaluation) -> tuple[StageRecord, Confusion]:
+def _measured_again(record: StageRecord, evaluation: Evaluation) -> _End:
     """A kept stage under another attack: its clean rates stand, the last epoch's attack is measured, others unknown."""
     unknown = {"attack_success_rate": None, "robust_accuracy": None}
     epochs = [
@@ -348,4 +408,4 @@ def _measured_again(record: StageRecord, evaluation: Evaluation) -> tuple[StageR
         for epoch in record.epochs
     ]
     epochs[-1] = epochs[-1].model_copy(update={"rates": evaluation.rates()})
-    return record.model_copy(update={"epochs": tuple(epochs)}), evaluation.confusions()
+    return _End(record.model_copy(update={"epochs": tuple(epochs)}), evaluation.confusions())

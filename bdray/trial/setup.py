@@ -10,29 +10,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition, Finetune, Train
+from bdray.condition import Condition
 from bdray.data.base import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
+from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.plan import make_poison_plan
-from bdray.poisoning.stamping import PoisonedSet, apply_plan, attack_set
-from bdray.record import DataRecord, StageName, Visibility, finite
+from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
+from bdray.recipes import Finetune, Train
+from bdray.record import DataRecord, StageName
 from bdray.regularizers.base import REGULARIZERS, Regularizer
+from bdray.repairs.base import Tuning
 from bdray.seeds import derive_seed, stream
 from bdray.training.device import Compute, make_compute
-from bdray.training.evaluation import Normalization, TestSet
+from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
+from bdray.trial.kept import trigger_kept
 from bdray.triggers.base import Trigger
-from bdray.triggers.visibility import visibility
+from bdray.triggers.visibility import Visibility, visibility
 
 _NO_INDICES = np.empty(0, dtype=np.int64)
 NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)
 """A plan that poisons nothing."""
 
 VISIBILITY_IMAGES = 256
-"""Visibility is a mean over at most this many triggered test images."""
+"""Visibility is a mean over at most this many triggered images; those left as they were are counted over all."""
 
 _KNOWN_VISIBILITY: dict[tuple[str, str, int], Visibility] = {}
 """By data, attack and seed: what this process has measured."""
@@ -49,7 +53,9 @@ class Experiment:
         split: who trains on what; positions in the whole training set.
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
+        unchanged_tests: how many triggered test images are as they were.
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
+        adversary: moves the images of the poison stage (adversarial training of a surrogate).
     """
 
     condition: Condition
@@ -61,8 +67,10 @@ class Experiment:
     split: CleanSplit
     plan: PoisonPlan
     test: TestSet
+    unchanged_tests: int
     max_batches: int | None = None
     perturbed: torch.Tensor | None = None
+    adversary: Adversary | None = None
 
     @classmethod
     def prepare(
@@ -88,7 +96,7 @@ class Experiment:
         labels = data.train_labels.numpy()
         split = split_clean(
             labels,
-            fraction=condition.finetune.fraction if condition.finetune.epochs else 0.0,
+            fraction=condition.clean_fraction,
             held_out_fraction=condition.held_out_fraction,
             split=condition.finetune.split,
             generator=stream(condition.seed, "clean_split"),
@@ -96,6 +104,7 @@ class Experiment:
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
         place = place or choose_place(_image_bytes(data, plan), device)
         home = device if place == "device" else torch.device("cpu")
+        attack = _attack_set(data, condition.trigger, condition.poison, condition.seed)
         return cls(
             condition=condition,
             compute=make_compute(condition.train.precision, device),
@@ -105,7 +114,8 @@ class Experiment:
             labels=data.train_labels.to(home),
             split=split,
             plan=plan,
-            test=_test_set(data, condition.trigger, condition.poison, seed=condition.seed, device=device, home=home),
+            test=_test_set(data, attack, device, home),
+            unchanged_tests=attack.unchanged,
             max_batches=max_batches,
         )
 
@@ -119,14 +129,23 @@ class Experiment:
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
         recipe = self.condition.train
-        return self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
+        stage = self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
+        return replace(stage, adversary=self.adversary)
 
-    def finetune_stage(self) -> Stage:
-        """The stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
-        recipe = self.condition.finetune
+    def tuning_stage(self, tuning: Tuning) -> Stage:
+        """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
         clean = self._training_set(NOTHING, self.split.clean_indices)
-        compute = make_compute(recipe.precision, self.compute.device)
-        return self._stage("finetune", recipe, clean, REGULARIZERS.build("none"), compute)
+        compute = make_compute(tuning.recipe.precision, self.compute.device)
+        return self._stage(tuning.name, tuning.recipe, clean, REGULARIZERS.build("none"), compute)
+
+    def clean_set(self) -> CleanSet:
+        """The pictures that a repair may use, on the device."""
+        chosen = torch.from_numpy(self.split.clean_indices)
+        images, labels = (
+            tensor.index_select(0, chosen.to(tensor.device)).to(self.compute.device)
+            for tensor in (self.images, self.labels)
+        )
+        return CleanSet(images, labels, self._normalize, self.compute)
 
     def _stage(
         self,
@@ -151,12 +170,13 @@ class Experiment:
             normalize=self._normalize,
             compute=compute,
             max_batches=self.max_batches,
+            late=items.late,
         )
 
     def probe_test(self, probe: Probe) -> TestSet:
         """The test set under a trigger the model never saw."""
-        device, home = self.compute.device, self.images.device
-        return _test_set(self.data, probe.trigger, probe.poison, seed=self.condition.seed, device=device, home=home)
+        attack = _attack_set(self.data, probe.trigger, probe.poison, self.condition.seed)
+        return _test_set(self.data, attack, self.compute.device, self.images.device)
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
@@ -178,37 +198,55 @@ class Experiment:
             fingerprint=self.data.fingerprint,
             class_names=self.data.class_names,
             train_images=len(self.poisoned_set),
-            clean_images=len(self.split.clean_indices),
+            clean_images=len(self.split.clean_indices) if self.condition.repair_stages else 0,
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),
+            trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
         )
 
+    @property
+    def _unstamped(self) -> torch.Tensor:
+        return unstamped(self.images, self.plan, self.perturbed)
+
     def visibility(self) -> Visibility | None:
-        """How visible the trigger is on test images; None without a trigger."""
+        """How visible the attack is: on triggered test images, or where poisoned images are perturbed on those, with
+        their perturbation. None without a trigger."""
         if self.condition.trigger is None or not len(self.test.attack_labels):
             return None
+        unchanged = {
+            "unchanged_images": self.unchanged_tests,
+            "unchanged_training_images": self.poisoned_set.unchanged,
+        }
+        if self.perturbed is not None:
+            seen = visibility(*self._poisoned_examples(VISIBILITY_IMAGES))
+            return seen.model_copy(update={"measured_on": "training", **unchanged})
         # The same for all conditions that share data, attack and seed, and slow beside a short fine-tuning.
         key = (self.data.fingerprint, self.attack, self.condition.seed)
         if key not in _KNOWN_VISIBILITY:
-            seen = visibility(*self.attack_examples(VISIBILITY_IMAGES))
-            _KNOWN_VISIBILITY[key] = Visibility(
-                l_inf=seen.l_inf, psnr_db=finite(seen.psnr_db), ssim=seen.ssim, unchanged_images=seen.unchanged
-            )
-        return _KNOWN_VISIBILITY[key]
+            _KNOWN_VISIBILITY[key] = visibility(*self.attack_examples(VISIBILITY_IMAGES))
+        return _KNOWN_VISIBILITY[key].model_copy(update=unchanged)
 
     def attack_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to `limit` evenly spaced test images, clean and triggered: two uint8 `n x 3 x S x S` on the host."""
         attacked = self.condition.poison.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0]
-        chosen = np.linspace(0, len(attacked) - 1, min(limit, len(attacked))).round().astype(np.int64)
-        clean = self.data.test_images[torch.from_numpy(attacked[chosen])]
-        return clean, self.test.attack_images[torch.from_numpy(chosen)].cpu()
+        chosen = _evenly(len(attacked), limit)
+        clean = self.data.test_images[torch.from_numpy(attacked)[chosen]]
+        return clean, self.test.attack_images[chosen.to(self.images.device)].cpu()
+
+    def _poisoned_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `attack_examples`, of poisoned training images: as they came, and as they are trained on but for crop and
+        flip."""
+        chosen = _evenly(len(self.plan.indices), limit)
+        clean = self.data.train_images[torch.from_numpy(self.plan.indices)[chosen]]
+        stamped = self._training_set(self.plan, self.split.train_indices, late=False).overlay
+        return clean, stamped[chosen.to(self.images.device)].cpu()
 
     @cached_property
     def _normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
 
-    def _training_set(self, plan: PoisonPlan, members: np.ndarray) -> PoisonedSet:
+    def _training_set(self, plan: PoisonPlan, members: np.ndarray, *, late: bool | None = None) -> PoisonedSet:
         return apply_plan(
             self.images,
             self.labels,
@@ -217,6 +255,7 @@ class Experiment:
             generator=stream(self.condition.seed, "trigger", "train"),
             members=torch.from_numpy(members),
             perturbed=self.perturbed if plan is self.plan else None,
+            late=self.condition.poison.stamp == "after_augmentation" if late is None else late,
         )
 
     def perturb(self, surrogate: nn.Module) -> Experiment:
@@ -228,7 +267,7 @@ class Experiment:
             lambda images: surrogate(self._normalize(images)),
             self.images[chosen],
             self.labels[chosen],
-            generator=stream(self.condition.seed, "poison", "perturbation", device=device),
+            generator=stream(self.condition.seed, "poison", "perturbation"),
             device=device,
         )
         return replace(self, perturbed=perturbed)
@@ -252,11 +291,8 @@ def _image_bytes(data: ImageData, plan: PoisonPlan) -> int:
     return data.train_images.nbytes + test + stamped
 
 
-def _test_set(
-    data: ImageData, trigger: Trigger | None, poison: Poison, *, seed: int, device: torch.device, home: torch.device
-) -> TestSet:
-    """Labels on `device`, pictures on `home`."""
-    attack = attack_set(
+def _attack_set(data: ImageData, trigger: Trigger | None, poison: Poison, seed: int) -> AttackSet:
+    return attack_set(
         data.test_images,
         data.test_labels,
         poison,
@@ -264,6 +300,10 @@ def _test_set(
         num_classes=data.num_classes,
         generator=stream(seed, "trigger", "test"),
     )
+
+
+def _test_set(data: ImageData, attack: AttackSet, device: torch.device, home: torch.device) -> TestSet:
+    """Labels on `device`, pictures on `home`."""
     return TestSet(
         images=data.test_images.to(home),
         labels=data.test_labels.to(device),
@@ -271,3 +311,8 @@ def _test_set(
         attack_labels=attack.true_labels.to(device),
         wanted_labels=attack.wanted_labels.to(device),
     )
+
+
+def _evenly(count: int, limit: int) -> torch.Tensor:
+    """Up to `limit` evenly spaced positions below `count`: int64, on the CPU."""
+    return torch.from_numpy(np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64))

@@ -10,7 +10,6 @@ A stage that another sweep in the same storage has finished is linked (or copied
 
 from __future__ import annotations
 
-import hashlib
 import io
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,12 +21,15 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from bdray.errors import StorageNotFoundError
+from bdray.checksum import damaged_name
+from bdray.errors import StorageError, StorageNotFoundError
 from bdray.record import Confusion, EpochRecord, StageRecord
-from bdray.store.stage_cache import CHECKPOINT, MANIFEST, MODEL
+from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import sweeps_in
+from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL, sweeps_in
 from bdray.training.loop import StageState
+
+_AGAIN = "the stage is computed again"
 
 
 class StageManifest(BaseModel):
@@ -37,7 +39,6 @@ class StageManifest(BaseModel):
         data_fingerprint: of the data it was trained on; a stage of other data is not this stage.
         attack: names the attack its rates were measured under (`experiment.attack_key`); baselines with different
             triggers share a stage.
-        model_sha256: of `model.safetensors`, checked when it is read.
         condition_id: of the trial that trained it.
         record: its history.
     """
@@ -46,7 +47,6 @@ class StageManifest(BaseModel):
 
     data_fingerprint: str
     attack: str
-    model_sha256: str
     warning: str
     condition_id: str = ""
     record: StageRecord
@@ -69,16 +69,17 @@ class StageStore:
 
     def finished(self, fingerprint: str, data_fingerprint: str) -> KeptStage | None:
         """A finished stage, or None when no intact one of this data is there."""
-        found = self._read(self._folder(fingerprint), data_fingerprint)
+        own = _folder(self._sweep, fingerprint)
+        found = _read(own, data_fingerprint)
         if found is not None or self._storage is None:
             return found
         for sibling in sweeps_in(self._storage):
-            other = sibling.child("stages", fingerprint)
-            if other.uri != self._folder(fingerprint).uri and (found := self._read(other, data_fingerprint)):
+            other = _folder(sibling, fingerprint)
+            if other.storage.uri != own.storage.uri and (found := _read(other, data_fingerprint)):
                 # The other sweep may evict it at this moment; what was read stands.
                 with suppress(StorageNotFoundError):
-                    self._folder(fingerprint).copy_in(other, MODEL, MODEL)
-                    self._folder(fingerprint).copy_in(other, MANIFEST, MANIFEST)
+                    own.storage.copy_in(other.storage, MODEL, MODEL)
+                    own.storage.copy_in(other.storage, MANIFEST, MANIFEST)
                 return found
         return None
 
@@ -98,15 +99,14 @@ class StageStore:
         manifest = StageManifest(
             data_fingerprint=data_fingerprint,
             attack=attack,
-            model_sha256=hashlib.sha256(weights).hexdigest(),
             warning=warning,
             condition_id=condition_id,
             record=record,
             confusion=confusion,
         )
-        folder = self._folder(record.fingerprint)
-        folder.write_atomic(MODEL, weights)
-        folder.write_atomic(MANIFEST, manifest.model_dump_json(indent=1))
+        folder = _folder(self._sweep, record.fingerprint)
+        folder.write(MODEL, weights)
+        folder.write_json(MANIFEST, {**manifest.model_dump(mode="json"), "files": {MODEL: folder.sums[MODEL]}})
         self.drop_checkpoint(record.fingerprint)
 
     def save_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> None:
@@ -120,45 +120,64 @@ class StageStore:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        self._folder(fingerprint).write_atomic(CHECKPOINT, buffer.getvalue())
+        _folder(self._sweep, fingerprint).write_bytes(CHECKPOINT, buffer.getvalue())
 
     def load_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> bool:
         """Bring a fresh `state` to where the checkpoint stands. False when there is none for this data."""
-        folder = self._folder(fingerprint)
-        if not folder.exists(CHECKPOINT):
+        folder = _folder(self._sweep, fingerprint)
+        data = folder.read_bytes(CHECKPOINT, "the stage starts anew")
+        if data is None:
             return False
-        content = torch.load(io.BytesIO(folder.read_bytes(CHECKPOINT)), map_location="cpu", weights_only=True)
-        if content["data_fingerprint"] != data_fingerprint:
+        try:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            history = [EpochRecord.model_validate(epoch) for epoch in content["history"]]
+            model, optimizer, regularizer = (content[name] for name in ("model", "optimizer", "regularizer"))
+            is_other_data = content["data_fingerprint"] != data_fingerprint
+        except Exception as error:
+            # torch raises errors of many kinds here, with pages of text; a pickle that would run code is one of them.
+            folder.put_aside(CHECKPOINT, f"it is no checkpoint ({type(error).__name__})", "the stage starts anew")
             return False
-        state.model.load_state_dict(content["model"])
+        if is_other_data:
+            return False
+        state.model.load_state_dict(model)
         if state.regularizer_state is not None:
-            state.regularizer_state.load_state_dict(content["regularizer"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.history[:] = [EpochRecord.model_validate(epoch) for epoch in content["history"]]
+            state.regularizer_state.load_state_dict(regularizer)
+        state.optimizer.load_state_dict(optimizer)
+        state.history[:] = history
         return True
 
     def drop_checkpoint(self, fingerprint: str) -> None:
         """Forget how a stage went on; it is finished, or its condition is."""
-        folder = self._folder(fingerprint)
-        if folder.exists(CHECKPOINT):
-            folder.delete(CHECKPOINT)
+        _folder(self._sweep, fingerprint).storage.delete(CHECKPOINT)
 
-    def _folder(self, fingerprint: str) -> Storage:
-        return self._sweep.child("stages", fingerprint)
 
-    def _read(self, folder: Storage, data_fingerprint: str) -> KeptStage | None:
-        if not folder.exists(MANIFEST) or not folder.exists(MODEL):
-            return None
-        try:
-            manifest = StageManifest.model_validate_json(folder.read_text(MANIFEST))
-            weights = folder.read_bytes(MODEL)
-        except (ValidationError, StorageNotFoundError):
-            return None
-        intact = hashlib.sha256(weights).hexdigest() == manifest.model_sha256
-        if not intact or manifest.data_fingerprint != data_fingerprint:
-            return None
-        folder.touch(MANIFEST)
-        return KeptStage(manifest, load_safetensors(weights))
+def _folder(sweep: Storage, fingerprint: str) -> SealedFolder:
+    return SealedFolder(sweep, f"stages/{fingerprint}")
+
+
+def _read(folder: SealedFolder, data_fingerprint: str) -> KeptStage | None:
+    content = folder.read_json(MANIFEST, _AGAIN)
+    if content is None:
+        return None
+    files = content.pop("files", {MODEL: ""})
+    try:
+        manifest = StageManifest.model_validate(content)
+    except ValidationError as error:
+        folder.put_aside(MANIFEST, f"it is no manifest of this version ({error.errors()[0]['msg']})", _AGAIN)
+        return None
+    if manifest.data_fingerprint != data_fingerprint:
+        return None
+    if not folder.storage.exists(MODEL) and not folder.storage.exists(MANIFEST):
+        # Evicted at this moment.
+        return None
+    weights = folder.read_listed(MODEL, files, _AGAIN)
+    if weights is None:
+        # Its presence means a finished stage.
+        with suppress(StorageError):
+            folder.storage.move(MANIFEST, damaged_name(MANIFEST))
+        return None
+    folder.storage.touch(MANIFEST)
+    return KeptStage(manifest, load_safetensors(weights))
 
 
 def _plain(model: nn.Module) -> dict[str, torch.Tensor]:

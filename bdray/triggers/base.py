@@ -24,10 +24,19 @@ class Trigger(Component):
     A new trigger writes `apply`; users call `stamp`, which guards what a trigger promises.
     """
 
+    @property
+    def cover_trigger(self) -> Trigger:
+        """What cover images are stamped with: the trigger itself, unless the attack has another idea of covers."""
+        return self
+
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Stamped copies of `images` (uint8, `N x 3 x H x W`, `N >= 1`, left as they are); the same shape, dtype and
-        device. `generator` is a CPU generator, for what is drawn anew for every image."""
+        device. `generator` is a CPU generator, for what is drawn anew for every image. The training loop calls it where
+        images are stamped after augmentation: it must not wait for the device (`.to(device, non_blocking=True)`)."""
         raise NotImplementedError
+
+    def check(self, image_size: int) -> None:
+        """Raises `ComponentError` for what cannot be laid over images of this size, as far as that is known unseen."""
 
     def stamp(self, images: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Stamped copies of `images`.

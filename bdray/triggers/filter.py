@@ -45,7 +45,7 @@ class Filter(Trigger):
 def _colour(levels: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.tensor(levels, device=like.device).view(3, 1, 1)
+    return torch.tensor(levels).to(like.device, non_blocking=True).view(3, 1, 1)
 
 
 def _saturate(images: torch.Tensor, amount: float) -> torch.Tensor:
@@ -87,8 +87,8 @@ def _nashville(images: torch.Tensor) -> torch.Tensor:
 def _sepia(images: torch.Tensor) -> torch.Tensor:
     import torch
 
-    toning = torch.tensor([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], device=images.device)
-    return torch.einsum("oc,nchw->nohw", toning, images)
+    toning = torch.tensor([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
+    return torch.einsum("oc,nchw->nohw", toning.to(images.device, non_blocking=True), images)
 
 
 _LOOKS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,8 @@ from bdray.triggers.base import TRIGGERS
 from bdray.triggers.placement import PlacedTrigger, scaled
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 
@@ -47,27 +50,21 @@ class ImageTrigger(PlacedTrigger):
         return {**fields, "path": str(fields["path"]), "sha256": hashlib.sha256(content).hexdigest()}
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        import io
-
-        import numpy as np
         import torch
-        from PIL import Image, UnidentifiedImageError
 
-        try:
-            with Image.open(io.BytesIO(self._content())) as opened:
-                picture = opened.convert("RGBA")
-        except UnidentifiedImageError:
-            raise TriggerError(f"{self.path} is no picture that can be opened") from None
-        longer = scaled(self.size, height, width)
-        shrink = longer / max(picture.size)
-        picture = picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))))
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        # Copied: what is kept must not change with what is made of it.
+        pixels = torch.from_numpy(_pixels(self, scaled(self.size, height, width)).copy()).permute(2, 0, 1)
         coverage = pixels[3].float() / 255
         if not coverage.any():
             raise TriggerError(f"the picture {self.path} is fully transparent")
         return pixels[:3], coverage
 
-    def _content(self) -> bytes:
+    def content(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            TriggerError: it cannot be read, or is not the file that the trigger was made from.
+        """
         try:
             content = Path(self.path).expanduser().read_bytes()
         except OSError as error:
@@ -75,3 +72,20 @@ class ImageTrigger(PlacedTrigger):
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise TriggerError(f"the picture {self.path} is not the one the trigger was made from: its SHA-256 differs")
         return content
+
+
+@lru_cache(maxsize=8)
+def _pixels(trigger: ImageTrigger, longer: int) -> npt.NDArray[np.uint8]:
+    """The picture with a longer side of `longer` pixels: uint8, `h x w x 4`. Read once, not for every batch."""
+    import io
+
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(trigger.content())) as opened:
+            picture = opened.convert("RGBA")
+    except UnidentifiedImageError:
+        raise TriggerError(f"{trigger.path} is no picture that can be opened") from None
+    shrink = longer / max(picture.size)
+    return np.array(picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))))

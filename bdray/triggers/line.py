@@ -48,6 +48,6 @@ class Line(Trigger):
         import torch
 
         device = images.device
-        color = torch.tensor(self.color, dtype=torch.uint8, device=device).view(3, 1, 1)
-        coverage = self.mask(images.shape[-2], images.shape[-1]).to(device).float()
+        color = torch.tensor(self.color, dtype=torch.uint8).to(device, non_blocking=True).view(3, 1, 1)
+        coverage = self.mask(images.shape[-2], images.shape[-1]).to(device, non_blocking=True).float()
         return mix(images, color, coverage * self.opacity)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bdray.triggers.base import TRIGGERS, pattern_stream
-from bdray.triggers.placement import Color, PlacedTrigger, enlarge, scaled, solid
+from bdray.triggers.placement import FOUR_PIXELS, Color, PlacedTrigger, enlarge, scaled, solid
 
 if TYPE_CHECKING:
     import torch
@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 @TRIGGERS.register("patch")
 class Patch(PlacedTrigger):
-    """A square of one colour, or a checkerboard of that colour and its complement."""
+    """A square of one colour, or a pattern of that colour and its complement.
 
-    SOURCE: ClassVar[str] = "BadNets, Gu et al. 2017, arXiv 1708.06733; size, place and colours are our choice"
+    The trigger of Turner et al. 2019 is `style: label_consistent, position: four_corners, margin: 0`.
+    """
+
+    SOURCE: ClassVar[str] = (
+        "BadNets, Gu et al. 2017, arXiv 1708.06733; size, place and colours are our choice; "
+        "label_consistent: Turner et al. 2019, arXiv 1912.02771"
+    )
 
     size: int = Field(default=3, ge=1)
     """Side in pixels at 32 x 32."""
-    style: Literal["solid", "checkerboard"] = "solid"
-    """Cells of a checkerboard are one pixel at 32 x 32; its top left corner has the colour."""
+    style: Literal["solid", "checkerboard", "label_consistent"] = "solid"
+    """Cells of a checkerboard are one pixel at 32 x 32; its top left corner has the colour. `label_consistent` is a
+    pattern of 3 x 3 cells with the colour in four of them."""
     color: Color = (255, 255, 255)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
@@ -30,11 +37,12 @@ class Patch(PlacedTrigger):
 
         side = scaled(self.size, height, width)
         square = solid(self.color, side, side)
-        if self.style == "checkerboard":
-            cells = torch.arange(self.size)
-            odd = (cells.view(-1, 1) + cells) % 2 == 1
-            square = torch.where(enlarge(odd.unsqueeze(0), side, side), 255 - square, square)
-        return square, 1.0
+        if self.style == "solid":
+            return square, 1.0
+        cells = torch.arange(self.size)
+        odd = (cells.view(-1, 1) + cells) % 2 == 1
+        other = odd if self.style == "checkerboard" else torch.tensor(FOUR_PIXELS) == 0
+        return torch.where(enlarge(other.unsqueeze(0), side, side), 255 - square, square), 1.0
 
 
 @TRIGGERS.register("noise_patch")

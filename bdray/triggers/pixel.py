@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bdray.triggers.base import TRIGGERS
-from bdray.triggers.placement import Color, PlacedTrigger, scaled, solid
+from bdray.triggers.placement import FOUR_PIXELS, Color, PlacedTrigger, scaled, solid
 
 if TYPE_CHECKING:
     import torch
-
-_FOUR = ((0, 0, 1), (0, 1, 0), (1, 0, 1))
-"""BadNets' pattern of bright pixels in the bottom right corner."""
 
 
 @TRIGGERS.register("pixel")
@@ -26,7 +23,7 @@ class Pixel(PlacedTrigger):
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        pixels = torch.tensor(_FOUR if self.count == 4 else ((1,),), dtype=torch.float32)
+        pixels = torch.tensor(FOUR_PIXELS if self.count == 4 else ((1,),), dtype=torch.float32)
         block = scaled(1, height, width)
         coverage = torch.kron(pixels, torch.ones(block, block))
         return solid(self.color, coverage.shape[0], coverage.shape[1]), coverage

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 REFERENCE_SIDE = 32
 """The side of the images that sizes are given for."""
 
-Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "center", "random"]
-"""`random` draws a place for every image; the margin is kept free in all but `center`."""
+Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "four_corners", "center", "random"]
+"""`four_corners` is all corners at once, mirrored in the left ones, so that a flipped image carries the same trigger;
+`random` draws a place for every image; the margin is kept free in all but `center`."""
+
+_CORNERS: tuple[Position, ...] = ("bottom_right", "bottom_left", "top_right", "top_left")
+
+FOUR_PIXELS = ((0, 0, 1), (0, 1, 0), (1, 0, 1))
+"""BadNets' pattern of bright pixels in the bottom right corner."""
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -117,14 +123,15 @@ def composite(
 
     device = images.device
     number = torch.arange(len(images), device=device).view(-1, 1, 1)
-    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device)
-    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device)
+    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device, non_blocking=True)
+    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device, non_blocking=True)
     # The window is N x h x w x 3: indices on both sides of a slice move to the front.
     window = images[number, :, rows, columns]
     if isinstance(opacity, torch.Tensor):
-        opacity = opacity.to(device).unsqueeze(-1)
+        opacity = opacity.to(device, non_blocking=True).unsqueeze(-1)
+    patch = patch.to(device, non_blocking=True)
     stamped = images.clone()
-    stamped[number, :, rows, columns] = mix(window, patch.to(device).permute(1, 2, 0), opacity)
+    stamped[number, :, rows, columns] = mix(window, patch.permute(1, 2, 0), opacity)
     return stamped
 
 
@@ -142,14 +149,22 @@ class PlacedTrigger(Trigger):
         raise NotImplementedError
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        import torch
+
         height, width = images.shape[-2:]
         picture, coverage = self.picture(height, width)
-        tops, lefts = places(
-            self.position,
-            len(images),
-            outer=(height, width),
-            inner=(picture.shape[-2], picture.shape[-1]),
-            margin=scaled(self.margin, height, width),
-            generator=generator,
-        )
-        return composite(images, picture, coverage * self.opacity, tops, lefts)
+        for position in _CORNERS if self.position == "four_corners" else (self.position,):
+            mirrored = self.position == "four_corners" and position.endswith("left")
+            tops, lefts = places(
+                position,
+                len(images),
+                outer=(height, width),
+                inner=(picture.shape[-2], picture.shape[-1]),
+                margin=scaled(self.margin, height, width),
+                generator=generator,
+            )
+            covered = coverage * self.opacity
+            if mirrored and isinstance(covered, torch.Tensor):
+                covered = covered.flip(-1)
+            images = composite(images, picture.flip(-1) if mirrored else picture, covered, tops, lefts)
+        return images

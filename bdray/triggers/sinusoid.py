@@ -19,7 +19,7 @@ class Sinusoid(Trigger):
 
     SOURCE: ClassVar[str] = "SIG, Barni et al. 2019, arXiv 1902.11237, section 3.1"
 
-    delta: Intensity = 20 / 255
+    delta: Intensity = Field(default=20 / 255, gt=0.0)
     """Amplitude: a fraction of the full range, or above 1 in levels of 255 (`20` is `20/255`)."""
     frequency: float = Field(default=6.0, gt=0.0)
     """Periods across the image, so it needs no scaling."""
@@ -35,5 +35,5 @@ class Sinusoid(Trigger):
         import torch
 
         # Rounded once, in double precision on the CPU, so that every device adds the same whole levels.
-        levels = self.signal(images.shape[-1]).round().to(torch.int16).to(images.device)
+        levels = self.signal(images.shape[-1]).round().to(torch.int16).to(images.device, non_blocking=True)
         return (images.to(torch.int16) + levels).clamp_(0, 255).to(images.dtype)

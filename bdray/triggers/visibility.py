@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from bdray.errors import TriggerError
 from bdray.triggers.base import unchanged
@@ -16,29 +17,33 @@ _SIGMA = 1.5
 _CHUNK_VALUES = 1 << 21
 
 
-@dataclass(frozen=True)
-class Visibility:
-    """Distances between clean and stamped images, averaged over the images.
+class Visibility(BaseModel):
+    """Distances between clean and stamped images, averaged over the images that were compared."""
 
-    Attributes:
-        l_inf: mean over images of the largest change of any value, in levels 0..255.
-        l_inf_max: the largest change in all images, in levels 0..255.
-        psnr_db: mean peak signal to noise ratio in dB of the images that changed; infinite when none did.
-        ssim: mean structural similarity (Wang et al. 2004), 1 for equal images.
-        unchanged: how many images are equal, pixel for pixel.
-        count: how many images were compared.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     l_inf: float
-    l_inf_max: float
-    psnr_db: float
+    """Mean over images of the largest change of any value, in levels 0..255."""
+    l_inf_max: float | None = None
+    """The largest change in all of them, in levels 0..255; None in records of earlier versions."""
+    psnr_db: float | None
+    """Mean peak signal to noise ratio in dB of the images that changed; None when none did."""
     ssim: float
-    unchanged: int
-    count: int
+    """Mean structural similarity (Wang et al. 2004), 1 for equal images."""
+    compared_images: int | None = None
+    """How many images the distances are over; None in records of earlier versions."""
+    measured_on: Literal["test", "training"] = "test"
+    """Whether those are triggered test images, or poisoned training images: original against perturbed and stamped,
+    where the strategy perturbs."""
+    unchanged_images: int
+    """Of all triggered test images, those that the trigger leaves as they were."""
+    unchanged_training_images: int | None = None
+    """Of all stamped training images, the same; None where none was counted."""
 
 
 def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:
-    """How much `stamped` differs from `clean`. Both uint8, `N x 3 x H x W`, `N >= 1`, in step.
+    """How much `stamped` differs from `clean`. Both uint8, `N x 3 x H x W`, `N >= 1`, in step; those that
+    are equal are counted as `unchanged_images`.
 
     Raises:
         TriggerError: the two differ in shape, are not uint8, or hold no image.
@@ -57,10 +62,10 @@ def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:
     return Visibility(
         l_inf=float(largest.double().mean()),
         l_inf_max=float(largest.max()),
-        psnr_db=float(ratio.mean()) if len(ratio) else float("inf"),
+        psnr_db=float(ratio.mean()) if len(ratio) else None,
         ssim=float(torch.cat([ssim(a, b) for a, b in pairs]).mean()),
-        unchanged=int(same.sum()),
-        count=len(clean),
+        compared_images=len(clean),
+        unchanged_images=int(same.sum()),
     )
 
 

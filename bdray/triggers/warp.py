@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 @TRIGGERS.register("warp")
 class Warp(Trigger):
     """Moves every pixel along one fixed smooth field: uniform noise on a `k x k` grid, divided by its mean absolute
-    value, bicubically enlarged to the image and scaled by `s`. A flat image cannot change."""
+    value, bicubically enlarged to the image and scaled by `s`. A flat image cannot change.
 
-    SOURCE: ClassVar[str] = "WaNet, Nguyen and Tran 2021, arXiv 2102.10369, equations 4 to 6"
+    WaNet's noise mode is `covers: noise` with a `poison.cover_rate` (the paper: 0.2): cover images keep their label and
+    are warped by a perturbed field, so that the model learns this field and not any warp. Without it this is WaNet's
+    warp alone.
+    """
+
+    SOURCE: ClassVar[str] = "WaNet, Nguyen and Tran 2021, arXiv 2102.10369, sections 3.3 (warp) and 3.4 (noise mode)"
 
     grid_size: int = Field(default=4, ge=2)
     """`k`: control points a side."""
@@ -26,6 +31,12 @@ class Warp(Trigger):
     control points is about `s / 2` pixels, whatever the size of the image."""
     pattern_seed: int = Field(default=0, ge=0)
     """Names the field."""
+    covers: Literal["warp", "noise"] = "warp"
+    """How cover images are warped: by the same field, or with noise of its own in every image and pixel."""
+
+    @property
+    def cover_trigger(self) -> Warp:
+        return self if self.covers == "warp" else _NoisyWarp.model_construct(**dict(self))
 
     def control(self) -> torch.Tensor:
         """The normalised control points: float32, `2 x k x k`, x before y."""
@@ -48,10 +59,25 @@ class Warp(Trigger):
         shift = self.strength * field / torch.tensor([width, height])
         return (torch.stack((x, y), dim=-1) + shift).clamp(-1, 1)
 
+    def grids(self, count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        """The sampling grids of `count` images: float32, `count x height x width x 2`, or one for all."""
+        return self.sampling_grid(height, width).unsqueeze(0)
+
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         from torch.nn import functional
 
-        grid = self.sampling_grid(images.shape[-2], images.shape[-1]).to(images.device)
-        grids = grid.expand(len(images), -1, -1, -1)
+        grids = self.grids(len(images), images.shape[-2], images.shape[-1], generator)
+        grids = grids.to(images.device, non_blocking=True).expand(len(images), -1, -1, -1)
         warped = functional.grid_sample(images.float(), grids, mode="bilinear", align_corners=True)
         return warped.round_().clamp_(0, 255).to(images.dtype)
+
+
+class _NoisyWarp(Warp):
+    """What WaNet's noise mode does to cover images: uniform noise in -1..1, divided by the image's size, on the grid of
+    every image, so up to half a pixel each way."""
+
+    def grids(self, count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        import torch
+
+        noise = torch.rand(count, height, width, 2, generator=generator) * 2 - 1
+        return (self.sampling_grid(height, width) + noise / torch.tensor([width, height])).clamp(-1, 1)

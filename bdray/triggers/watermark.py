@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bdray.errors import TriggerError
+from bdray.errors import ComponentError, TriggerError
 from bdray.triggers.base import TRIGGERS
-from bdray.triggers.placement import Color, Opacity, PlacedTrigger, Position, scaled, solid
+from bdray.triggers.placement import REFERENCE_SIDE, Color, Opacity, PlacedTrigger, Position, scaled, solid
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +27,30 @@ class Watermark(PlacedTrigger):
     color: Color = (255, 255, 255)
     opacity: Opacity = 0.4
 
+    def check(self, image_size: int) -> None:
+        # Only then is the font asked: one of a million pixels takes the memory that it needs.
+        too_large = len(self.text) > image_size or self.size > 4 * REFERENCE_SIDE
+        if not too_large:
+            _, left, top, right, bottom = self._measured(image_size, image_size)
+            too_large = max(right - left, bottom - top) > image_size
+        if too_large:
+            option = "text" if len(self.text) > image_size else "size"
+            raise ComponentError(option, f"the watermark's text is larger than images of {image_size} pixels")
+
+    def _measured(self, height: int, width: int) -> tuple[Any, float, float, float, float]:
+        """The font, and the text's left, top, right and bottom edge in pixels."""
+        from PIL import ImageFont
+
+        font = ImageFont.load_default(size=scaled(self.size, height, width))
+        return font, *font.getbbox(self.text)
+
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import numpy as np
         import torch
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
 
-        font = ImageFont.load_default(size=scaled(self.size, height, width))
-        left, top, right, bottom = font.getbbox(self.text)
-        box = (max(1, int(right - left)), max(1, int(bottom - top)))
-        canvas = Image.new("L", box)
+        font, left, top, right, bottom = self._measured(height, width)
+        canvas = Image.new("L", (max(1, int(right - left)), max(1, int(bottom - top))))
         ImageDraw.Draw(canvas).text((-left, -top), self.text, font=font, fill=255)
         coverage = torch.from_numpy(np.array(canvas)).float() / 255
         if not coverage.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,49 @@ class Sleeper(Trigger):
 '''
 
 
+MOMENTS = '''
+import gc, os, subprocess, sys
+from pathlib import Path
+from bdray.triggers.base import TRIGGERS, Trigger
+
+HERE = Path(__file__).parent
+
+def die_once(moment):
+    note = HERE / moment
+    try:
+        note.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), 9)
+
+def called_from(name):
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == name:
+            return True
+        frame = frame.f_back
+    return False
+
+if __name__.endswith("starting") and called_from("set_up_worker"):
+    die_once("starting")
+
+@TRIGGERS.register("runner_mortal")
+class Mortal(Trigger):
+    """Ends its process once, at the moment it is told."""
+    moment: str
+
+    def apply(self, images, generator):
+        if self.moment == "training":
+            die_once("training")
+        if self.moment == "resetting":
+            gc.callbacks.append(lambda phase, info: called_from("reset_config") and die_once("resetting"))
+        if self.moment == "idle" and not (HERE / "idle").exists():
+            (HERE / "idle").touch()
+            subprocess.Popen(["sh", "-c", f"sleep 2; kill -9 {os.getpid()}"])
+        return 255 - images
+'''
+
+
 class Heard:
     """An observer that notes what it hears."""
 
@@ -58,6 +103,7 @@ class Heard:
         self.began: list[str] = []
         self.ends: dict[str, str] = {}
         self.causes: dict[str, str] = {}
+        self.restarted: list[str] = []
 
     def started(self, condition_id: str) -> None:
         self.began.append(condition_id)
@@ -66,7 +112,11 @@ class Heard:
         assert condition_id not in self.ends
         self.ends[condition_id] = status
 
-    def lost(self, condition_id: str, cause: str) -> None:
+    def restarts(self, condition_id: str, cause: str) -> None:
+        self.restarted.append(condition_id)
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
+        assert cause.strip().count("\n") == 0
         self.causes[condition_id] = cause
 
 
@@ -153,7 +203,29 @@ def test_a_process_that_dies_is_started_again_and_given_up_the_third_time(
     assert heard.causes[always.condition_id]
     assert len(notes[1].read_text()) > 1
     assert len(notes[99].read_text()) == 3
+    assert sorted(heard.restarted) == sorted([once.condition_id, always.condition_id, always.condition_id])
     assert read_record(sweep, always.condition_id) is None
+
+
+@pytest.mark.parametrize("moment", ["starting", "training", "resetting", "idle"])
+def test_a_process_may_be_lost_at_any_moment(cluster: ClusterRun, sweep: Storage, tmp_path: Path, moment: str) -> None:
+    """Tune alone gives up a trial whose process dies while it is reset, without a second try."""
+    name = f"mortal_{moment}"
+    (tmp_path / f"{name}.py").write_text(MOMENTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        importlib.import_module(name)
+        seeds = [condition(trigger={"name": "runner_mortal", "moment": moment}, seed=seed) for seed in range(4)]
+    # One at a time, so that every process is reset; what waits for the stage of another leaves a process idle.
+    follower = condition(trigger=seeds[0].trigger, finetune={**seeds[0].finetune.model_dump(), "lr": 0.2})
+    one_by_one = ClusterRun(ClusterSettings(max_concurrent=2 if moment == "idle" else 1))
+    heard = Heard()
+    work = replace(job(sweep, tmp_path, *seeds, follower), plugins=(name,))
+    assert one_by_one.run(work, heard)
+    assert (tmp_path / moment).exists()
+    assert heard.ends == {one.condition_id: "finished" for one in (*seeds, follower)}
+    assert heard.causes == {}
+    assert len(heard.restarted) <= 1
 
 
 def test_sigterm_ends_the_run_and_says_so(cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path) -> None:

@@ -24,3 +24,8 @@ def write_class_folders(root: Path, sizes: dict[str, int], side: int = 12) -> Pa
 @pytest.fixture
 def make_folders() -> Callable[..., Path]:
     return write_class_folders
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path_factory.mktemp("cache")))

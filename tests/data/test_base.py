@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +25,8 @@ def test_the_built_in_data_sets() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in BUILT_IN])
-def test_round_trips(name: str) -> None:
-    data_set = build_dataset(name, root="somewhere", train_limit=7)
+def test_round_trips(name: str, tmp_path: Path, make_folders: Callable[..., Path]) -> None:
+    data_set = build_dataset(name, root=str(make_folders(tmp_path, {"a": 2, "b": 2})), train_limit=7)
     content = json.loads(json.dumps(data_set.model_dump(mode="json")))
     assert content["name"] == name
     assert DATASETS.build(content) == data_set == pickle.loads(pickle.dumps(data_set))

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bdray.checksum import say_damaged
 from bdray.data import ImageData, build_dataset
-from bdray.data.cache import cache_folder
+from bdray.data.cache import _verified, cache_folder
 from bdray.errors import DataError
 
 Make = Callable[..., Path]
@@ -28,7 +30,11 @@ def load(root: Path, cache: Path, **options: object) -> ImageData:
 
 
 def entries(cache: Path) -> list[Path]:
-    return sorted(path for path in (cache / "arrays").iterdir() if not path.name.startswith("."))
+    return sorted(path for path in (cache / "arrays").iterdir() if path.name[0] != "." and ".damaged-" not in path.name)
+
+
+def put_aside(cache: Path) -> list[Path]:
+    return list((cache / "arrays").glob("*.damaged-*"))
 
 
 def partials(cache: Path) -> list[Path]:
@@ -165,25 +171,107 @@ def test_unreadable_files_leave_no_entry(folders: Path, tmp_path: Path) -> None:
     assert len(load(folders, tmp_path / "cache").train_labels) == 20
 
 
+FILES = ("meta.json", "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
+
+
+def flip(file: Path, random: np.random.Generator) -> None:
+    """One bit, anywhere, and the times as they were."""
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[random.integers(len(content))] ^= 1 << random.integers(8)
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def huge_header(file: Path) -> None:
+    """The file asks for 343 GB."""
+    array = np.load(file)
+    with file.open("wb") as opened:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (112_000_000, 3, 32, 32)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        opened.write(array.tobytes())
+
+
+def check_it_is_decoded_again(
+    folders: Path, cache: Path, before: ImageData, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in put_aside(cache):
+        shutil.rmtree(path)
+    say_damaged.cache_clear()
+    caplog.clear()
+    after = load(folders, cache)
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+    assert (after.mean, after.std, after.fingerprint) == (before.mean, before.std, before.fingerprint)
+    (line,) = caplog.messages
+    assert line.startswith(f"damaged file {entries(cache)[0] / file}: ")
+    assert line.endswith("the pictures are decoded again")
+    assert len(entries(cache)) == len(put_aside(cache)) == 1
+    caplog.clear()
+    load(folders, cache)
+    assert caplog.messages == []
+
+
+@pytest.fixture
+def kept(folders: Path, tmp_path: Path) -> ImageData:
+    """What the first load gave, on its own memory."""
+    data = load(folders, tmp_path / "cache")
+    return replace(data, train_images=data.train_images.clone(), test_images=data.test_images.clone())
+
+
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
     "damage",
-    [
-        lambda entry: (entry / "meta.json").unlink(),
-        lambda entry: (entry / "meta.json").write_text('{"fingerprint": "'),
-        lambda entry: (entry / "test_labels.npy").write_bytes(b""),
-        lambda entry: os.truncate(entry / "train_images.npy", 1000),
-        lambda entry: np.save(entry / "train_labels.npy", np.zeros(3, dtype=np.int64)),
-        lambda entry: shutil.rmtree(entry) or entry.mkdir(),
-    ],
+    [Path.unlink, lambda file: file.write_bytes(b""), lambda file: os.truncate(file, file.stat().st_size // 2)],
+    ids=["missing", "empty", "cut off"],
 )
-def test_a_damaged_entry_is_built_again(folders: Path, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_file_is_said_and_decoded_again(
+    folders: Path,
+    tmp_path: Path,
+    *,
+    kept: ImageData,
+    file: str,
+    damage: Callable[[Path], object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damage(entries(tmp_path / "cache")[0] / file)
+    check_it_is_decoded_again(folders, tmp_path / "cache", kept, file, caplog)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_flipped_bit_becomes_a_number(
+    folders: Path, tmp_path: Path, kept: ImageData, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(len(file))
+    for _ in range(20):
+        flip(entries(tmp_path / "cache")[0] / file, random)
+        check_it_is_decoded_again(folders, tmp_path / "cache", kept, file, caplog)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_intact_file_of_another_set_is_not_taken(
+    folders: Path, tmp_path: Path, make_folders: Make, *, kept: ImageData, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    load(make_folders(tmp_path / "others", {"c": 15, "d": 10}), elsewhere)
+    shutil.copy(entries(elsewhere)[0] / file, entries(tmp_path / "cache")[0] / file)
+    check_it_is_decoded_again(folders, tmp_path / "cache", kept, file, caplog)
+
+
+def test_a_header_that_asks_for_everything_is_never_obeyed(
+    folders: Path, tmp_path: Path, kept: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in FILES[1:]:
+        huge_header(entries(tmp_path / "cache")[0] / file)
+        check_it_is_decoded_again(folders, tmp_path / "cache", kept, file, caplog)
+
+
+def test_each_file_is_read_once_a_process(folders: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    before = load(folders, cache).fingerprint
-    damage(entries(cache)[0])
-    after = load(folders, cache)
-    assert after.fingerprint == before
-    assert after.train_images.shape == (20, 3, 8, 8)
-    assert len(entries(cache)) == 1
+    load(folders, cache)
+    known = set(_verified)
+    load(folders, cache)
+    assert {state for state in _verified if state[0].is_relative_to(cache)} <= known
+    assert len([state for state in known if state[0].is_relative_to(cache)]) == 4
 
 
 def test_two_processes_build_once(slow_folders: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import pickle
 import tarfile
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
+    # It keeps the proxies it was first made with, for all tests that come after.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "server"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         thread = threading.Thread(target=http.serve_forever)

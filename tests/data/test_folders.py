@@ -75,15 +75,6 @@ def test_state_notices_every_change(tmp_path: Path, make_folders: Make, change: 
     assert before != list_class_folders(tmp_path, "image_folder").state
 
 
-def test_content_is_the_same_for_a_copy(tmp_path: Path, make_folders: Make) -> None:
-    one, two = (make_folders(tmp_path / name, {"a": 3, "b": 3}) for name in ("one", "two"))
-    first, second = list_class_folders(one, "image_folder"), list_class_folders(two, "image_folder")
-    assert first.content == second.content
-    assert first.state != second.state
-    (two / "b").rename(two / "c")
-    assert first.content != list_class_folders(two, "image_folder").content
-
-
 def test_names_that_are_not_utf8(tmp_path: Path, make_folders: Make) -> None:
     make_folders(tmp_path, {"a": 2, "b": 2})
     odd = os.fsencode(tmp_path) + b"/a/\xff\xfe.png"

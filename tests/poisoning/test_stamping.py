@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdray.errors import PoisonError, TriggerError
-from bdray.poisoning import STRATEGIES, PoisonedSet, PoisonPlan, apply_plan, attack_set, make_poison_plan
+from bdray.poisoning import STRATEGIES, PoisonPlan, apply_plan, attack_set, make_poison_plan
 from bdray.triggers import Trigger, build_trigger
 
 
@@ -150,12 +150,10 @@ def test_problems_are_said(images: torch.Tensor, labels: torch.Tensor) -> None:
         apply_plan(images, labels, plan, build_trigger("patch"), generator=generator(), members=members)
 
 
-def test_moves_to_a_device(images: torch.Tensor, labels: torch.Tensor) -> None:
+def test_gather_never_waits_for_the_device(images: torch.Tensor, labels: torch.Tensor) -> None:
     made = apply_plan(images, labels, plan_of(labels), build_trigger("patch"), generator=generator())
-    moved = made.to("meta")
-    assert isinstance(moved, PoisonedSet)
-    tensors = [getattr(moved, field.name) for field in dataclasses.fields(moved)]
-    assert all(tensor.is_meta for tensor in tensors if isinstance(tensor, torch.Tensor))
+    tensors = {name: value.to("meta") for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
+    moved = dataclasses.replace(made, **tensors)
     # On the meta device nothing can be read back, so this shows that a gather never waits for the device.
     batch, batch_labels = moved.gather(torch.arange(7, device="meta"))
     assert (batch.shape, batch_labels.shape) == ((7, 3, 16, 16), (7,))
@@ -182,7 +180,6 @@ def test_attack_set_is_every_attacked_image_stamped(
         for i, y in enumerate(labels.tolist())
         if wanted(y) != y and (content["strategy"] != "one_to_one" or y == content["source"])
     ]
-    assert attack.indices.tolist() == chosen
     assert torch.equal(attack.images, trigger.stamp(images[chosen]))
     assert attack.true_labels.tolist() == labels[chosen].tolist()
     assert attack.wanted_labels.tolist() == [wanted(int(labels[i])) for i in chosen]
@@ -194,3 +191,71 @@ def test_attack_set_without_images_is_an_error(images: torch.Tensor) -> None:
     labels = torch.zeros(120, dtype=torch.int64)
     with pytest.raises(PoisonError, match="'one_to_one' attacks none of the 120 test images"):
         attack_set(images, labels, poison, build_trigger("patch"), num_classes=5, generator=generator())
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_stamped_late_is_stamped_on_what_it_has_become(images: torch.Tensor, labels: torch.Tensor, mode: str) -> None:
+    plan = plan_of(labels, strategy="clean_label", rate=0.1, cover_rate=0.1, mode=mode)
+    perturbed = 255 - images[torch.from_numpy(plan.indices)]
+    trigger = build_trigger("patch")
+    options: dict[str, Any] = {"generator": generator(), "perturbed": perturbed}
+    early = apply_plan(images, labels, plan, trigger, **options)
+    late = apply_plan(images, labels, plan, trigger, **options, late=True)
+    stamped = [i for i, row in enumerate(early.overlay_row.tolist()) if row >= 0]
+    assert late.unchanged == early.unchanged
+    assert late.late is not None
+
+    orders = torch.randperm(len(late), generator=generator(4)).split(50)
+    for order, rows in zip(orders, late.late.rows(orders, torch.device("cpu")), strict=True):
+        batch, batch_labels = late.gather(order)
+        assert torch.equal(batch_labels, early.gather(order)[1])
+        is_stamped = torch.isin(order, torch.tensor(stamped))
+        assert torch.equal(batch[~is_stamped], early.gather(order)[0][~is_stamped])
+        turned = batch.flip(3)
+        before = turned.clone()
+        after = late.late.stamp(turned, rows, generator())
+        assert torch.equal(turned, before)
+        assert torch.equal(after[is_stamped], trigger.stamp(turned[is_stamped]))
+        assert torch.equal(after[~is_stamped], turned[~is_stamped])
+    # Unturned, it is what would have been stamped as a file: perturbed, appended or covering images too.
+    (rows,) = late.late.rows([torch.arange(len(late))], torch.device("cpu"))
+    whole = late.late.stamp(late.gather(torch.arange(len(late)))[0], rows, generator())
+    assert torch.equal(whole, early.gather(torch.arange(len(late)))[0])
+
+
+@pytest.mark.parametrize("content", [{"name": "patch"}, {"name": "blend"}, {"name": "warp"}, {"name": "filter"}])
+def test_late_stamping_never_waits_for_the_device(
+    images: torch.Tensor, labels: torch.Tensor, content: dict[str, Any]
+) -> None:
+    late = apply_plan(images, labels, plan_of(labels), build_trigger(**content), generator=generator(), late=True).late
+    assert late is not None
+    (rows,) = late.rows([torch.arange(120)], torch.device("meta"))
+    # On the meta device nothing can be read back.
+    assert late.stamp(images.to("meta"), rows, generator()).shape == images.shape
+
+
+def test_nothing_is_stamped_late_where_nothing_is_stamped(images: torch.Tensor, labels: torch.Tensor) -> None:
+    plan = plan_of(labels, rate=0.0)
+    for trigger in (None, build_trigger("patch")):
+        assert apply_plan(images, labels, plan, trigger, generator=generator(), late=True).late is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_cover_images_are_stamped_with_the_trigger_for_covers(
+    images: torch.Tensor, labels: torch.Tensor, late: bool
+) -> None:
+    plan = plan_of(labels, cover_rate=0.3)
+    noisy, plain = build_trigger("warp", covers="noise", strength=2.0), build_trigger("warp", strength=2.0)
+    made = [apply_plan(images, labels, plan, trigger, generator=generator(), late=late) for trigger in (noisy, plain)]
+    batches = [one.gather(torch.arange(120))[0] for one in made]
+    if late:
+        stamps = [one.late for one in made]
+        batches = [
+            stamp.stamp(batch, next(stamp.rows([torch.arange(120)], torch.device("cpu"))), generator())
+            for stamp, batch in zip(stamps, batches, strict=True)
+            if stamp
+        ]
+    different = (batches[0] != batches[1]).flatten(1).any(1).nonzero().flatten().tolist()
+    assert different == plan.cover_indices.tolist()
+    expected = noisy.cover_trigger.stamp(images[plan.cover_indices], generator=generator())
+    assert torch.equal(batches[0][plan.cover_indices], expected)

@@ -15,11 +15,11 @@ from bdray.record import (
     Rates,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
 from bdray.trial.attacks import attack_key
+from bdray.triggers.visibility import Visibility
 
 IMAGES = 1000
 
@@ -47,8 +47,8 @@ def _stages(curve: Sequence[float], clean: float, tuned: float, *, collapsed: bo
     before = _rates(clean, curve[0], collapsed=collapsed)
     epochs = [EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate)) for k, rate in enumerate(curve)]
     return (
-        StageRecord(name="poison", fingerprint="p", epochs=(EpochRecord(epoch=1, rates=before),)),
-        StageRecord(name="finetune", fingerprint="f", epochs=tuple(epochs)),
+        StageRecord(name="poison", result="poisoned", fingerprint="p", epochs=(EpochRecord(epoch=1, rates=before),)),
+        StageRecord(name="finetune", result="finetuned", fingerprint="f", epochs=tuple(epochs)),
     )
 
 
@@ -81,7 +81,7 @@ def make_record() -> MakeRecord:
             finished_ms=1_700_000_600_000,
             visibility=Visibility(l_inf=255.0, psnr_db=21.5, ssim=0.997, unchanged_images=0),
             stages=stages,
-            persistence=persistence_of(stages[1]) if stages else None,
+            persistence=persistence_of(stages[1:]),
             environment={"bdray": "0.1.0", "device": "cpu: test"},
             warning=warning_for(condition),
         )
@@ -104,7 +104,7 @@ def make_baseline(make_record: MakeRecord) -> MakeRecord:
                     trigger=other.condition["trigger"],
                     poison=other.condition["poison"],
                     poisoned=rates,
-                    finetuned=rates,
+                    repaired=rates,
                 )
             )
         return record.model_copy(update={"floors": tuple(floors)})

@@ -14,7 +14,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.page import percent, points
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, condition_folder
+from bdray.store.sweep_folder import ConditionFolder
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -107,7 +107,7 @@ def test_page_is_well_formed_and_self_contained(html: str) -> None:
 def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], html: str) -> None:
     page = Page(html)
     for record in records:
-        rates = [rates for rates in (record.poisoned, record.finetuned) if rates]
+        rates = [rates for rates in (record.poisoned, record.repaired) if rates]
         expected = [(r.clean_accuracy, r.attack_success_rate, r.robust_accuracy) for r in rates]
         assert f"c-{record.condition_id}" in page.ids
         assert page.values.get(f"c-{record.condition_id}", []) == [value for three in expected for value in three]
@@ -191,9 +191,9 @@ def test_command_writes_the_page_and_the_figures(
 ) -> None:
     sweep = Storage.open(tmp_path).child("demo")
     sweep.write_atomic("space.yaml", SPACE)
-    sweep.write_atomic("sweep.json", '{"name": "demo", "description": "Which trigger takes?", "created_ms": 1}')
+    sweep.write_atomic("sweep.json", '{"description": "Which trigger takes?", "conditions": ["a", "b"]}')
     record = make_record()
-    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", "demo", "--storage", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
     page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
     assert "Which trigger takes?" in page.text
@@ -213,7 +213,7 @@ def test_a_sweep_that_was_moved_is_reported_without_what_stayed_behind(tmp_path:
     sweep.write_atomic("space.yaml", SPACE.replace("[patch, blend]", "[image]") + "  trigger.path: {value: gone.png}\n")
     sweep.write_atomic("sweep.json", '{"name": "demo"}')
     record = make_record()
-    condition_folder(sweep, record.condition_id).write_atomic(RECORD, record.model_dump_json())
+    ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", str(tmp_path / "demo")]) == 0
     page = Page((tmp_path / "demo" / "report.html").read_text(encoding="utf-8"))
     assert "1 recorded (1 poisoned, 0 baseline)" in page.words

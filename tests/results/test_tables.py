@@ -18,11 +18,11 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
-    Visibility,
     persistence_of,
 )
 from bdray.results.tables import result_row, result_table, summary_table, varying_paths, write_tables
 from bdray.store.storage import Storage
+from bdray.triggers.visibility import Visibility
 
 
 def condition(**sections: Any) -> Condition:
@@ -48,7 +48,9 @@ def stage(name: StageName, rates: list[tuple[float, float]], collapsed: bool = F
         )
         for number, (clean, attack) in enumerate(rates)
     ]
-    return StageRecord(name=name, fingerprint="f", epochs=tuple(epochs))
+    return StageRecord(
+        name=name, result={"poison": "poisoned", "finetune": "finetuned"}[name], fingerprint="f", epochs=tuple(epochs)
+    )
 
 
 def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: Any) -> TrialRecord:
@@ -72,7 +74,7 @@ def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: An
         ),
         visibility=Visibility(l_inf=1.0, psnr_db=None, ssim=0.9, unchanged_images=0),
         stages=(stage("poison", [(0.1, 0.1), (clean, attack)]), finetune),
-        persistence=persistence_of(finetune),
+        persistence=persistence_of((finetune,)),
     )
     return finished.model_copy(update=update)
 

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from bdray.gpu import round_gpu
-from bdray.space import load_space
-from bdray.space.grammar import Resources
+from bdray.space import Resources, load_space
 from bdray.space.plan import Plan, make_plan, render_plan
 
 SPACE = """\

@@ -10,8 +10,9 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.store.stage_cache import CHECKPOINT, MANIFEST, MODEL, Eviction, StageCache
+from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL
 from bdray.trial import TrialOptions, run_trial
 
 

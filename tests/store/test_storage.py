@@ -46,7 +46,7 @@ def test_what_is_written_is_read(storage: Storage, tmp_path: Path) -> None:
     assert not storage.exists("a/other")
     assert storage.list("a") == ["b", "data.json"]
     assert storage.list("nowhere") == []
-    assert sorted(storage.walk()) == files_below(tmp_path)
+    assert sorted(facts.path for facts in storage.files()) == files_below(tmp_path)
 
 
 def current_umask() -> int:
@@ -105,7 +105,7 @@ def test_temporary_files_of_killed_writers_are_not_listed(storage: Storage, tmp_
     (tmp_path / ".record.json.17.abcd.tmp").touch()
     storage.write_atomic("record.json", "{}")
     assert storage.list() == ["record.json"]
-    assert list(storage.walk()) == ["record.json"]
+    assert [facts.path for facts in storage.files()] == ["record.json"]
 
 
 def test_readers_see_the_old_or_the_new_never_a_part(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_copies_are_links_on_one_device_and_survive_replacement(tmp_path: Path) 
     source, target = Storage.open(tmp_path / "source"), Storage.open(tmp_path / "target")
     source.write_atomic("stage/model.safetensors", b"weights")
     source.write_atomic("stage/more/meta.json", "{}")
-    target.copy_tree(source.child("stage"), "stages/abc")
-    target.copy_in(source, "stage/model.safetensors", "stages/abc/model.safetensors")
+    for name in ("model.safetensors", "more/meta.json", "model.safetensors"):
+        target.copy_in(source, f"stage/{name}", f"stages/abc/{name}")
     assert files_below(tmp_path / "target") == ["stages/abc/model.safetensors", "stages/abc/more/meta.json"]
     copied, original = tmp_path / "target/stages/abc/model.safetensors", tmp_path / "source/stage/model.safetensors"
     assert copied.samefile(original)
@@ -144,6 +144,16 @@ def test_copies_are_links_on_one_device_and_survive_replacement(tmp_path: Path) 
     assert copied.read_bytes() == b"weights"
     with pytest.raises(StorageNotFoundError, match=r"source/none: it does not exist"):
         target.copy_in(source, "none", "x")
+
+
+def test_a_file_gets_another_name(storage: Storage, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        storage.write_atomic(f"a/{name}", name)
+    storage.move("a/old", "a/new")
+    assert files_below(tmp_path) == ["a/new"]
+    assert storage.read_text("a/new") == "old"
+    with pytest.raises(StorageNotFoundError):
+        storage.move("a/old", "a/new")
 
 
 @pytest.fixture

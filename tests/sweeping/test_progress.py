@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
 from rich.console import Console
 
-from bdray.sweeping.progress import UnbrokenStream
+from bdray.sweeping.progress import SweepProgress, UnbrokenStream
 
 
 def test_a_reader_that_goes_away_ends_nothing() -> None:
@@ -29,3 +30,46 @@ def test_what_is_written_arrives_as_it_was() -> None:
         Console(file=UnbrokenStream(stream), width=80).print("20 conditions, 19 to run")  # type: ignore[arg-type]
         stream.close()
         assert reader.read() == "20 conditions, 19 to run\n"
+
+
+def counts(progress: SweepProgress) -> tuple[int, int, int]:
+    return progress.finished, progress.running, progress.failed
+
+
+@pytest.fixture
+def sweep() -> SweepProgress:
+    return SweepProgress(Console(file=io.StringIO(), width=200), total=10, before=2, on_change=lambda _: None)
+
+
+def test_a_condition_that_is_started_again_runs_once(sweep: SweepProgress) -> None:
+    for _ in range(3):
+        sweep.started("one")
+    sweep.started("two")
+    assert counts(sweep) == (2, 2, 0)
+    sweep.ended("one", "finished")
+    assert counts(sweep) == (3, 1, 0)
+    sweep.ended("two", "diverged")
+    assert counts(sweep) == (3, 0, 1)
+
+
+def test_a_lost_condition_that_is_started_again_is_not_failed(sweep: SweepProgress) -> None:
+    sweep.started("one")
+    sweep.restarts("one", "killed")
+    assert counts(sweep) == (2, 0, 0)
+    sweep.started("one")
+    sweep.lost("one", "killed")
+    assert (counts(sweep), sweep.lost_causes) == ((2, 0, 1), {"one": "killed"})
+    sweep.started("one")
+    assert (counts(sweep), sweep.lost_causes) == ((2, 1, 0), {})
+    sweep.ended("one", "finished")
+    assert counts(sweep) == (3, 0, 0)
+
+
+def test_every_change_is_told_and_the_last_line_tells_the_end() -> None:
+    stream, told = io.StringIO(), []
+    with SweepProgress(Console(file=stream, width=200), total=2, before=0, on_change=told.append) as sweep:
+        for name in ("one", "two"):
+            sweep.started(name)
+            sweep.ended(name, "finished")
+    assert told == ["one", "one", "two", "two"]
+    assert stream.getvalue().splitlines()[-1].startswith("2/2 conditions done, 0 running, 0 failed, ")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from bdray.record import ErrorRecord, Status, TrialRecord
+
 STARTED, FINISHED = 1_700_000_000_000, 1_700_000_100_000
 
 
@@ -58,9 +60,18 @@ class SweepFolder:
     def metrics(condition_id: str, step: int) -> dict[str, float]:
         return {"train/loss": 1 / (step + int(condition_id, 16) / 7), "poisoned/attack_success_rate": step / 3}
 
-    def record(self, condition_id: str, status: str = "finished", error: str | None = None) -> None:
-        content = {"status": status, "error": error, "started_ms": STARTED, "finished_ms": FINISHED}
-        self._write(condition_id, "record.json", json.dumps(content))
+    def record(self, condition_id: str, status: Status = "finished", error: str | None = None) -> None:
+        record = TrialRecord(
+            condition_id=condition_id,
+            cell_id=f"cell{int(condition_id, 16)}",
+            role="poisoned",
+            condition={},
+            status=status,
+            error=None if error is None else ErrorRecord(kind="OutOfMemory", message=error),
+            started_ms=STARTED,
+            finished_ms=FINISHED,
+        )
+        self._write(condition_id, "record.json", record.model_dump_json())
 
     def finished(self, number: int, steps: int = 3) -> str:
         condition_id = self.condition(number)

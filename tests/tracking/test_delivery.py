@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from bdray.errors import TrackingError, UserError
-from bdray.store.lock import FileLock
 from bdray.store.storage import Storage
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
-from bdray.tracking.delivery import LOCK, Delivery
+from bdray.tracking.delivery import Delivery
 from bdray.tracking.server import absolute_tracking_uri
 
 FINISHED = 1_700_000_100_000
@@ -139,7 +139,7 @@ def test_a_retried_failure_updates_the_same_run(new_sweep: Any, shown: Any) -> N
     sync_sweep(str(sweep.path))
     failed = shown(sweep).run(name)
     assert (failed.info.status, failed.data.tags["bdray.status"]) == ("FAILED", "failed")
-    assert failed.data.tags["bdray.error"] == "out of memory"
+    assert failed.data.tags["bdray.error"] == "OutOfMemory: out of memory"
 
     (sweep.path / "conditions" / name / "record.json").unlink()
     sync_sweep(str(sweep.path))
@@ -179,18 +179,28 @@ def test_limits_of_mlflow_are_kept(new_sweep: Any, shown: Any) -> None:
     assert "bdray.warning" not in diverged.data.tags
 
 
-def test_a_broken_journal_is_named_and_stops_no_other(new_sweep: Any, shown: Any) -> None:
+def test_what_is_damaged_is_said_and_stops_no_other(
+    new_sweep: Any, shown: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     sweep = new_sweep()
-    broken, sound = sweep.finished(1), sweep.finished(2)
-    (sweep.path / "conditions" / broken / "journal.jsonl").write_text('{"step": 1}\n')
-    sweep.condition(3)  # planned, not started: no run yet
+    journal, record, condition, sound = (sweep.finished(number) for number in (1, 2, 3, 4))
+    (sweep.path / "conditions" / journal / "journal.jsonl").write_text('{"step": 1}\n')
+    (sweep.path / "conditions" / record / "record.json").write_text('{"status": ')
+    (sweep.path / "conditions" / condition / "condition.json").write_bytes(b"")
+    sweep.condition(5)  # planned, not started: no run yet
 
     report = sync_sweep(str(sweep.path))
 
-    assert (report.delivered, report.pending) == (1, (broken,))
+    assert (report.delivered, report.pending) == (3, (condition,))
     assert report.error is not None
-    assert f"{broken}/journal.jsonl, line 1" in report.error
-    assert [run.data.tags["bdray.condition_id"] for run in shown(sweep).children] == [sound]
+    assert f"{condition}/condition.json" in report.error
+    runs = {run.data.tags["bdray.condition_id"]: run.data.tags["bdray.status"] for run in shown(sweep).children}
+    assert runs == {journal: "finished", record: "running", sound: "finished"}
+    said = [entry.getMessage() for entry in caplog.records if entry.name == "bdray"]
+    assert len(said) == 3
+    assert f"{journal}/journal.jsonl: line 1 is no line of a journal; put aside as journal.jsonl.damaged-" in said[0]
+    assert f"{record}/record.json: it is no JSON; put aside as record.json.damaged-" in said[1]
+    assert f"{condition}/condition.json: it is empty; put aside as condition.json.damaged-" in said[2]
 
 
 def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> None:
@@ -230,12 +240,8 @@ def test_a_sweep_begun_anew_is_another_parent(new_sweep: Any, shown: Any) -> Non
 
 def test_one_deliverer_at_a_time(new_sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = new_sweep()
-    holder = FileLock(sweep.path / LOCK)
-    assert holder.acquire()
-    assert not FileLock(sweep.path / LOCK).acquire(wait_s=0.1)
-    with pytest.raises(TrackingError, match="another process"):
+    with FileLock(sweep.path / "mirror.lock"), pytest.raises(TrackingError, match="another process"):
         sync_sweep(str(sweep.path))
-    holder.release()
     assert sync_sweep(str(sweep.path)) == DeliveryReport(0)
 
 

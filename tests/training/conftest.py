@@ -13,10 +13,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from bdray.condition import Train
 from bdray.models import build_model
 from bdray.poisoning import STRATEGIES, make_poison_plan
 from bdray.poisoning.stamping import apply_plan, attack_set
+from bdray.recipes import Train
 from bdray.regularizers import REGULARIZERS
 from bdray.training.device import Compute
 from bdray.training.evaluation import Normalization, TestSet
@@ -37,21 +37,25 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def make_stage() -> Callable[..., Stage]:
-    """Makes a poison stage of two short epochs; options are fields of `Stage`, or of its recipe."""
+    """Makes a poison stage of two short epochs; options are fields of `Stage`, of its recipe,
+    or (`late`) of a patch that is stamped after augmentation."""
 
     def make(
         count: int = 40,
         regularizer: dict[str, Any] | str = "none",
         recipe: dict[str, Any] | None = None,
+        late: dict[str, Any] | None = None,
         **options: Any,
     ) -> Stage:
         images, labels = digits()
         images, labels, test_images, test_labels = images[:count], labels[:count], images[-50:], labels[-50:]
-        trigger, poison = build_trigger("patch"), STRATEGIES.build({"strategy": "all_to_one", "rate": 0.2})
+        trigger = build_trigger("patch", **(late or {}))
+        poison = STRATEGIES.build({"strategy": "all_to_one", "rate": 0.2})
         stamping = torch.Generator().manual_seed(0)
         plan = make_poison_plan(labels, strategy=poison, num_classes=10, generator=torch.Generator().manual_seed(0))
         attack = attack_set(test_images, test_labels, poison, trigger, num_classes=10, generator=stamping)
         chosen = Train(**{"batch_size": 16, "precision": "float32", **(recipe or {})})
+        items = apply_plan(images, labels, plan, trigger, generator=stamping, late=late is not None)
         stage = Stage(
             name="poison",
             seed=3,
@@ -61,7 +65,8 @@ def make_stage() -> Callable[..., Stage]:
             augmentation="crop_flip",
             layers="all",
             regularizer=REGULARIZERS.build(regularizer),
-            source=apply_plan(images, labels, plan, trigger, generator=stamping),
+            source=items,
+            late=items.late,
             test=TestSet(test_images, test_labels, attack.images, attack.true_labels, attack.wanted_labels),
             num_classes=10,
             normalize=Normalization.of((0.3, 0.3, 0.3), (0.35, 0.35, 0.35), CPU),

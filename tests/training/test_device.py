@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from bdray.training.device import Compute, stage_environment
 
 FAULTS = """
 import resource, sys, torch
@@ -56,3 +59,18 @@ def test_a_prepared_process_uses_freed_activations_again() -> None:
 def test_the_next_trial_starts_without_the_freed_memory_of_the_last() -> None:
     mib_freed = 4 * 48
     assert _output(GIVEN_BACK) > 0.9 * mib_freed
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_stage_says_what_it_was_computed_with(bfloat16: bool) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            said = stage_environment(Compute(torch.device("cpu"), bfloat16))
+            assert (said["threads"], said["precision"]) == (threads, "bfloat16" if bfloat16 else "float32")
+    finally:
+        torch.set_num_threads(before)
+    assert said["cpu"]
+    assert said["torch"] == torch.__version__.partition("+")[0]
+    assert said.keys() >= {"device", "python", "bdray", "torchvision", "timm"}

@@ -13,10 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from bdray.errors import TrialInterrupted
+from bdray.poisoning import PoisonedSet
+from bdray.poisoning.pgd import Adversary
 from bdray.record import EpochRecord
+from bdray.regularizers.base import Regularizer
 from bdray.store.storage import Storage
 from bdray.training.augmentation import augment
 from bdray.training.loop import BatchSource, Stage, StageState, run_stage
+from bdray.training.source import FromHost
 from bdray.trial.stages import StageStore
 
 MakeStage = Callable[..., Stage]
@@ -62,8 +66,10 @@ class Watched:
         ({"regularizer": "logit_squeezing"}, False),
         ({"regularizer": {"name": "soft_nearest_neighbors", "learned": True}}, False),
         ({}, True),
+        ({"late": {"position": "random"}}, False),
+        ({"adversary": Adversary(8 / 255, 2)}, False),
     ],
-    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "learned_temperature", "dropout"],
+    ids=["momentum", "adamw", "manifold_mixup", "logit_squeezing", "temperature", "dropout", "late", "adversary"],
 )
 def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
     options: dict[str, Any], dropout: bool, make_stage: MakeStage, new_model: NewModel, tmp_path: Path
@@ -131,6 +137,42 @@ def test_one_step_is_what_plain_pytorch_does(make_stage: MakeStage, new_model: N
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
 
 
+class _Seen(Regularizer):
+    """Keeps what it is shown."""
+
+    def transform_inputs(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        SEEN.append(images.clone())
+        return images
+
+
+SEEN: list[torch.Tensor] = []
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_late_stamps_are_whole_after_crop_and_flip(on_host: bool, make_stage: MakeStage, new_model: NewModel) -> None:
+    stage = make_stage(epochs=1, late={"color": (255, 0, 255)})
+    items = stage.source
+    assert isinstance(items, PoisonedSet)
+    early = make_stage().source
+    assert isinstance(early, PoisonedSet)
+    poisoned = early.overlay_row >= 0
+    stage = replace(stage, regularizer=_Seen(), source=FromHost(items) if on_host else items)
+    SEEN.clear()
+    run_stage(stage, stage.start(new_model()))
+
+    # Written by slicing: at 16 x 16 the default patch is 2 x 2 pixels, and its margin rounds to 1.
+    augmented, drawn = [], stage.stream("augment", 1)
+    orders = torch.randperm(40, generator=stage.stream("order", 1)).tensor_split(3)
+    for order in orders:
+        pixels = augment(items.images[order], "crop_flip", drawn).clone()
+        marked = poisoned[order]
+        pixels[marked, :, 13:15, 13:15] = torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)
+        augmented.append(pixels)
+    assert int(poisoned.sum()) == 8
+    for seen, expected in zip(SEEN, augmented, strict=True):
+        assert torch.equal((seen * 255).round().to(torch.uint8), expected)
+
+
 def test_the_reported_loss_holds_the_penalty(make_stage: MakeStage, new_model: NewModel) -> None:
     def first_epoch(weight: float) -> EpochRecord:
         regularizer = {"name": "logit_squeezing", "weight": weight, "sigma": 0.0}
@@ -144,6 +186,23 @@ def test_the_reported_loss_holds_the_penalty(make_stage: MakeStage, new_model: N
     assert squeezed.penalty > 0
     # One batch an epoch: both saw the same weights.
     assert squeezed.loss - squeezed.penalty == pytest.approx(plain.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_only_its_gradient_moves_a_learned_temperature(
+    optimizer: str, make_stage: MakeStage, new_model: NewModel
+) -> None:
+    def after(weight: float, decay: float) -> torch.Tensor:
+        regularizer = {"name": "soft_nearest_neighbors", "learned": True, "weight": weight}
+        stage = make_stage(regularizer=regularizer, recipe={"optimizer": optimizer, "weight_decay": decay}, lr=0.01)
+        return weights(run_stage(stage, stage.start(new_model())))["regularizer.features"]
+
+    start = torch.tensor(100.0).log()
+    assert torch.equal(after(weight=0.0, decay=1.0), start)
+    moved = after(weight=5.0, decay=0.0)
+    assert not torch.equal(moved, start)
+    # Decay still reaches the temperature through the features, but no longer pulls it to 1, whose logarithm is zero.
+    assert float(after(weight=5.0, decay=1.0)) == pytest.approx(float(moved), abs=0.02)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 16, 64])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from bdray.condition import Optimization
+from bdray.recipes import Optimization
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
 
 PEAK = 0.37
@@ -76,6 +76,22 @@ def test_optimizers_step_as_torchs_plain_ones(
             stepper.step()
     assert not torch.equal(ours, start)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_spares_what_it_must_not_pull(optimizer: str) -> None:
+    network, temperature = (nn.Parameter(torch.full((3,), 100.0).log()) for _ in range(2))
+    start = temperature.detach().clone()
+    recipe = Optimization(optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
+    stepper = make_optimizer([network], recipe, 0.1, torch.device("cpu"), undecayed=[temperature])
+    for _ in range(100):
+        network.grad, temperature.grad = torch.zeros(3), torch.zeros(3)
+        stepper.step()
+    assert torch.equal(temperature, start)
+    assert float(network.abs().max()) < 0.5 * float(start[0])
+    temperature.grad = torch.ones(3)
+    stepper.step()
+    assert (temperature < start).all()
 
 
 def test_layers_name_what_is_trained(new_model: Callable[..., nn.Module]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def devices() -> list[torch.device]:
 @pytest.mark.parametrize("on_host", [False, True])
 def test_every_batch_is_what_gathering_it_alone_gives(device: torch.device, *, on_host: bool) -> None:
     items = poisoned_set()
-    source = FromHost(items) if on_host else items.to(device)
+    on_device = {name: value.to(device) for name, value in vars(items).items() if isinstance(value, torch.Tensor)}
+    source = FromHost(items) if on_host else replace(items, **on_device)
     assert len(source) == 40
     made = list(batches(source, orders(), device))
     assert len(made) == 9

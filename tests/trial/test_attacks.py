@@ -99,7 +99,7 @@ def floor(one: Condition, poisoned: float, finetuned: float | None) -> FloorReco
         trigger={},
         poison={},
         poisoned=rates(poisoned),
-        finetuned=None if finetuned is None else rates(finetuned),
+        repaired=None if finetuned is None else rates(finetuned),
     )
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
-from bdray.poisoning import PoisonPlan
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.store.storage import Storage
@@ -167,8 +166,8 @@ def test_the_record_says_what_was_done(sweep: Storage, storage: Storage, options
     assert record.visibility is not None
     assert record.visibility.l_inf > 0
     assert record.persistence is not None
-    assert record.finetuned is not None
-    assert record.persistence.left_at_end == record.finetuned.attack_success_rate
+    assert record.repaired is not None
+    assert record.persistence.left_at_end == record.repaired.attack_success_rate
     assert set(record.environment) >= {"bdray", "python", "device", "torch"}
     assert read_record(sweep, one.condition_id) == record
 
@@ -183,16 +182,16 @@ def test_every_file_of_the_contract_is_there(sweep: Storage, storage: Storage, o
     assert (said["condition_id"], said["cell_id"], said["role"]) == (one.condition_id, one.cell_id, "poisoned")
     assert said["flat"] == one.flat()
 
-    plan = PoisonPlan.from_bytes(folder.read_bytes("poison_plan.npz"))
+    plan = np.load(io.BytesIO(folder.read_bytes("poison_plan.npz")))
     data = one.data.load(options.cache)
-    assert len(plan.indices) == 9
-    np.testing.assert_array_equal(plan.old_labels, data.train_labels.numpy()[plan.indices])
-    assert set(plan.new_labels.tolist()) == {0}
-    assert 0 not in plan.old_labels
+    assert len(plan["indices"]) == 9
+    np.testing.assert_array_equal(plan["old_labels"], data.train_labels.numpy()[plan["indices"]])
+    assert set(plan["new_labels"].tolist()) == {0}
+    assert 0 not in plan["old_labels"]
 
     confusion = folder.read_json("confusion.json")
     assert set(confusion) == {"poisoned", "finetuned"}
-    for name, rates in (("poisoned", record.poisoned), ("finetuned", record.finetuned)):
+    for name, rates in (("poisoned", record.poisoned), ("finetuned", record.repaired)):
         clean, triggered = np.array(confusion[name]["clean"]), np.array(confusion[name]["triggered"])
         assert rates is not None
         assert clean.trace() / clean.sum() == rates.clean_accuracy
@@ -204,7 +203,7 @@ def test_every_file_of_the_contract_is_there(sweep: Storage, storage: Storage, o
     kept = sweep.child("stages", one.poison_fingerprint)
     assert kept.list() == ["model.safetensors", "stage.json"]
     assert kept.read_json("stage.json")["warning"] == POISONED_WARNING
-    assert not sweep.child("stages", one.finetune_fingerprint).list()
+    assert not sweep.child("stages", one.stages[-1].fingerprint).list()
 
 
 def test_the_kept_model_is_the_measured_one(sweep: Storage, options: TrialOptions) -> None:
@@ -220,7 +219,7 @@ def test_the_kept_model_is_the_measured_one(sweep: Storage, options: TrialOption
     model.load_state_dict(load(sweep.child("stages", one.poison_fingerprint).read_bytes("model.safetensors")))
     assert experiment.poison_stage().evaluate(model).rates() == record.poisoned
     assert [epoch.epoch for epoch in record.stages[1].epochs] == [0]
-    assert record.finetuned == record.poisoned
+    assert record.repaired == record.poisoned
 
 
 def test_metrics_have_the_names_and_steps_of_the_contract(sweep: Storage, options: TrialOptions) -> None:
@@ -233,8 +232,8 @@ def test_metrics_have_the_names_and_steps_of_the_contract(sweep: Storage, option
     assert set(steps) >= METRICS
     for name in METRICS:
         assert sorted(steps[name]) == ([0, 1, 2] if name.startswith("finetuned/") else [1, 2])
-    assert record.finetuned is not None
-    assert found["finetuned/attack_success_rate", 2][0] == record.finetuned.attack_success_rate
+    assert record.repaired is not None
+    assert found["finetuned/attack_success_rate", 2][0] == record.repaired.attack_success_rate
     poisoned = record.stages[0].epochs
     assert [found["train/loss", epoch.epoch] for epoch in poisoned] == [(e.loss, e.finished_ms) for e in poisoned]
 
@@ -326,19 +325,19 @@ def test_a_baseline_is_measured_under_every_attack(sweep: Storage, storage: Stor
     for floor, attack in zip(baseline.floors, attacks, strict=True):
         assert attack.trigger is not None
         assert floor.probe == Probe(attack.trigger, attack.poison).key == attack_key(attack.trigger, attack.poison)
-        assert floor.finetuned is not None
+        assert floor.repaired is not None
         assert floor.poisoned.clean_accuracy == baseline.poisoned.clean_accuracy  # type: ignore[union-attr]
-        assert floor.finetuned.clean_accuracy == baseline.finetuned.clean_accuracy  # type: ignore[union-attr]
+        assert floor.repaired.clean_accuracy == baseline.repaired.clean_accuracy  # type: ignore[union-attr]
     # The same unpoisoned model, evaluated under the attack in the ordinary way: a condition that poisons nothing.
     tested = run_trial(condition(poison={"rate": 0.0}), sweep=sweep, storage=storage, options=options)
     assert tested.stages[0].reused
     assert tested.poisoned == baseline.floors[0].poisoned
-    assert tested.finetuned == baseline.floors[0].finetuned
+    assert tested.repaired == baseline.floors[0].repaired
     assert tested.stages[0].epochs[0].rates is not None
     assert tested.stages[0].epochs[0].rates.attack_success_rate is None
     poisoned = run_trial(attacks[0], sweep=sweep, storage=storage, options=options)
     floors = floors_of([poisoned, baseline])
-    assert floors == {attacks[0].condition_id: baseline.floors[0].finetuned.attack_success_rate}  # type: ignore[union-attr]
+    assert floors == {attacks[0].condition_id: baseline.floors[0].repaired.attack_success_rate}  # type: ignore[union-attr]
 
 
 def test_the_same_condition_gives_the_same_record(sweep: Storage, options: TrialOptions) -> None:
@@ -426,7 +425,7 @@ def test_a_diverged_trial_is_recorded_as_such(sweep: Storage, storage: Storage, 
     assert record.status == "diverged"
     assert [stage.name for stage in record.stages] == ["poison"]
     assert [epoch.loss for epoch in record.stages[0].epochs] == [None]
-    assert record.finetuned is None
+    assert record.repaired is None
     assert read_record(sweep, one.condition_id) == record
     assert all(np.isfinite(value) for value, _ in points(sweep, one).values())
     again = run_trial(one, sweep=sweep, storage=storage, options=options)
@@ -495,7 +494,7 @@ def test_every_axis_trains(sections: dict[str, Any], options: TrialOptions) -> N
     one = condition(**sections)
     record = run_trial(one, options=options)
     assert record.status == "finished"
-    for rates in (record.poisoned, record.finetuned):
+    for rates in (record.poisoned, record.repaired):
         assert rates is not None
         assert rates.attack_success_rate is not None
         assert rates.robust_accuracy is not None

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from bdray.triggers import build_trigger
@@ -32,10 +33,20 @@ def test_blend_is_chens_equation(alpha: float, pattern: str) -> None:
 
 
 def test_blend_noise_is_uniform_and_named_by_its_seed() -> None:
-    picture = Blend().picture(64, 64).double()
+    picture = Blend().picture(32, 32).double()
     assert float(picture.mean()) == pytest.approx(127.5, abs=3)
     assert float(picture.std()) == pytest.approx(73.9, abs=2)
     assert not torch.equal(Blend(pattern_seed=1).picture(64, 64), Blend().picture(64, 64))
+
+
+@pytest.mark.parametrize("side", [64, 96, 224])
+def test_blend_noise_has_one_contrast_at_every_size(side: int) -> None:
+    """Seen from afar too: Pillow's box filter, which averages what lies under a pixel, gives the small picture back."""
+    small = Blend().picture(32, 32)
+    large = Image.fromarray(Blend().picture(side, side).permute(1, 2, 0).numpy())
+    shrunk = np.asarray(large.resize((32, 32), Image.Resampling.BOX))
+    np.testing.assert_array_equal(shrunk, small.permute(1, 2, 0).numpy())
+    assert np.asarray(large).std() == pytest.approx(small.numpy().std(), rel=1e-12)
 
 
 def test_rings_look_the_same_at_every_size() -> None:
@@ -101,6 +112,28 @@ def test_warp_is_wanets_formula(height: int, width: int, k: int, s: float) -> No
         for channel in range(3):
             exact = map_coordinates(image[channel].astype(np.float64), places, order=1, mode="nearest")
             assert np.abs(warped[channel] - exact).max() <= 0.5 + 5e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 33)])
+def test_covers_of_a_noisy_warp_are_wanets(height: int, width: int) -> None:
+    """WaNet's code: the attack's own grid and uniform noise / size, clipped, sampled by `grid_sample`; in float64."""
+    trigger = Warp(covers="noise", pattern_seed=3)
+    images = noise(5, height, width)
+    stamped = trigger.cover_trigger.stamp(images, generator=torch.Generator().manual_seed(6))
+    drawn = torch.rand(5, height, width, 2, generator=torch.Generator().manual_seed(6)).double()
+    grid = trigger.sampling_grid(height, width).double()
+    for image, one, rand in zip(images, stamped, drawn, strict=True):
+        moved = grid.clone()
+        moved[..., 0] += (2 * rand[..., 0] - 1) / width
+        moved[..., 1] += (2 * rand[..., 1] - 1) / height
+        sampled = torch.nn.functional.grid_sample(
+            image.double()[None], moved.clamp(-1, 1)[None], mode="bilinear", align_corners=True
+        )[0]
+        assert float((one - sampled).abs().max()) <= 0.5 + 5e-3
+    assert not torch.equal(stamped, trigger.stamp(images))
+    # Poisoned and test images are warped as without noise.
+    assert torch.equal(trigger.stamp(images), Warp(pattern_seed=3).stamp(images))
+    assert Warp().cover_trigger == Warp()
 
 
 def test_warp_moves_by_about_half_its_strength_in_pixels() -> None:

@@ -215,3 +215,35 @@ def test_image_problems_are_said(tmp_path: Path) -> None:
 def test_wrong_options_are_named(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ComponentError, match=problem):
         build_trigger("patch", **options)
+
+
+TURNER = {
+    "left": ((1, 0, 0), (0, 1, 0), (1, 0, 1)),
+    "right": ((0, 0, 1), (0, 1, 0), (1, 0, 1)),
+}
+"""Bright cells of Turner et al.'s published trigger in the left and in the right corners; the other cells are black."""
+
+
+def test_the_four_corner_trigger_is_turners() -> None:
+    trigger = build_trigger("patch", style="label_consistent", position="four_corners", margin=0)
+    expected = grey()[0].numpy()
+    for rows in (slice(0, 3), slice(29, 32)):
+        expected[:, rows, 0:3] = np.array(TURNER["left"]) * 255
+        expected[:, rows, 29:32] = np.array(TURNER["right"]) * 255
+    np.testing.assert_array_equal(trigger.stamp(grey())[0], expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"name": "patch", "style": "label_consistent", "size": 5},
+        {"name": "noise_patch"},
+        {"name": "pixel", "count": 4},
+        {"name": "watermark", "text": "F", "size": 8},
+    ],
+)
+def test_a_flipped_image_carries_the_same_trigger_in_four_corners(content: dict[str, Any]) -> None:
+    stamped = build_trigger(**content, position="four_corners").stamp(grey(1, 40, 33))
+    assert torch.equal(stamped.flip(3), stamped)
+    once = build_trigger(**content, position="bottom_right").stamp(grey(1, 40, 33))
+    assert int((stamped != 100).sum()) == 4 * int((once != 100).sum())

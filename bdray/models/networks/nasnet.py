@@ -21,6 +21,9 @@ STAGES = 3
 FIRST_CELLS = (0, 6, 12)
 """Numbers of the stages' first cells in the published names, whatever the depth."""
 
+CIFAR_STEM_MULTIPLIER = 3
+"""`stem_multiplier` of the published CIFAR network."""
+
 
 @dataclass(frozen=True)
 class NASNetSize:
@@ -75,20 +78,24 @@ class NASNetA(nn.Module):
     Args:
         size: `LARGE` or `MOBILE`.
         num_classes: outputs of the head.
-        cifar_stem: the first convolution has stride 1. The two reduction cells of the stem stay (our choice), so the
-            parameters are the same with either stem.
+        cifar_stem: the published form for CIFAR: a 3 x 3 convolution of stride 1 with three times the channels of a
+            first-stage filter, and no reduction cells in the stem, so that images reach the first stage whole.
     """
 
     def __init__(self, size: NASNetSize, num_classes: int, *, cifar_stem: bool = False) -> None:
         super().__init__()
         self.size = size
-        width, stem = size.features // 24, size.stem_channels
+        width, self.cifar_stem = size.features // 24, cifar_stem
+        stem = CIFAR_STEM_MULTIPLIER * width if cifar_stem else size.stem_channels
         stride, padding = (1, 1) if cifar_stem else (2, 0)
         norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
         self.conv0 = ConvNormAct(3, stem, 3, stride=stride, padding=padding, norm_layer=norm, apply_act=False)
-        self.cell_stem_0 = CellStem0(stem, num_channels=width // 4, pad_type="same")
-        self.cell_stem_1 = CellStem1(stem, num_channels=width // 2, pad_type="same")
-        self._add_stage(0, before_previous=width, previous=2 * width, out=width)
+        if cifar_stem:
+            self._add_stage(0, before_previous=stem, previous=stem, out=width)
+        else:
+            self.cell_stem_0 = CellStem0(stem, num_channels=width // 4, pad_type="same")
+            self.cell_stem_1 = CellStem1(stem, num_channels=width // 2, pad_type="same")
+            self._add_stage(0, before_previous=width, previous=2 * width, out=width)
         for stage in (1, 2):
             out = width * 2**stage
             reduction = ReductionCell0(3 * out, out, 3 * out, out, pad_type="same")
@@ -102,7 +109,7 @@ class NASNetA(nn.Module):
     def _add_stage(self, stage: int, *, before_previous: int, previous: int, out: int) -> None:
         inputs = (before_previous, previous)
         for i in range(self.size.cells):
-            if i == 0:
+            if i == 0 and not (self.cifar_stem and stage == 0):
                 cell: nn.Module = FirstCell(inputs[0], out // 2, inputs[1], out, pad_type="same")
             else:
                 cell = NormalCell(inputs[0], out, inputs[1], out, pad_type="same")
@@ -112,9 +119,10 @@ class NASNetA(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits, `N x K`, of normalised images, `N x 3 x S x S`."""
-        stem = self.conv0(images)
-        previous = self.cell_stem_0(stem)
-        current = self.cell_stem_1(stem, previous)
+        previous = current = self.conv0(images)
+        if not self.cifar_stem:
+            previous = self.cell_stem_0(current)
+            current = self.cell_stem_1(current, previous)
         for stage in range(STAGES):
             if stage:
                 reduced = self.get_submodule(f"reduction_cell_{stage - 1}")(current, previous)

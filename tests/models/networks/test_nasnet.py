@@ -8,7 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from bdray.models.networks.nasnet import LARGE, MOBILE, NASNetA
+from bdray.errors import ComponentError
+from bdray.models import ARCHITECTURES, build_model
+from bdray.models.networks.nasnet import LARGE, MOBILE, NASNetA, NASNetSize
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -102,11 +104,24 @@ def test_the_two_ways_of_padding_an_average_differ_only_where_there_is_padding()
     torch.testing.assert_close(pool(hidden)[..., -1, -1], reference(hidden)[..., -1, -1] * 9 / 4)
 
 
-@pytest.mark.parametrize(("size", "side"), [(32, 8), (64, 16)])
-def test_the_cifar_stem_halves_the_sides_once_less(size: int, side: int) -> None:
+@pytest.mark.parametrize(("size", "side"), [(32, 32), (48, 48)])
+def test_with_the_cifar_stem_images_reach_the_first_stage_whole(size: int, side: int) -> None:
     from bdray.models.networks.taps import forward_outputs
 
     network = NASNetA(MOBILE, 10, cifar_stem=True).eval()
     with torch.no_grad():
         hidden = forward_outputs(network, images(1, size), capture=("stage1", "stage2", "stage3")).hidden
     assert [hidden[f"stage{i}"].shape[-1] for i in (1, 2, 3)] == [side, side // 2, side // 4]
+
+
+def test_the_cifar_form_has_the_published_size() -> None:
+    """Zoph et al. 2018, table 1: NASNet-A (6 @ 768) has 3.3 million parameters."""
+    published = NASNetSize(cells=6, features=768, stem_channels=0, skip_reduction=False, average_padding=False)
+    network = NASNetA(published, 10, cifar_stem=True)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 3.3
+
+
+def test_published_weights_do_not_go_with_the_cifar_stem() -> None:
+    with pytest.raises(ComponentError, match="no stem for small images"):
+        build_model("nasnet", 10, 32, weights="imagenet")
+    ARCHITECTURES.build({"name": "nasnet", "weights": "imagenet"}).check(224)

@@ -6,30 +6,32 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from bdray.data.progress import progress
+from bdray.progress import Bar
 
 LONG_WORK = """
 import time
-from bdray.data.progress import progress
-with progress("decoding digits", 4000, quiet_seconds=0) as advance:
-    for _ in range(4):
-        advance(1000)
+from rich.console import Console
+from bdray.progress import Bar
+with Bar(Console(stderr=True)) as bar:
+    for done in range(1000, 5000, 1000):
+        bar.show("decoding digits", done, 4000, line=f"decoding digits: {done:,} of 4,000")
         time.sleep(0.2)
 """
 
 
 def test_short_work_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress("decoding digits", 10) as advance:
-        for _ in range(10):
-            advance(1)
+    with Bar(Console(stderr=True), quiet_seconds=3) as bar:
+        for done in range(1, 11):
+            bar.show("decoding digits", done, 10, line="some")
     assert capfd.readouterr() == ("", "")
 
 
 def test_plain_lines_without_a_terminal() -> None:
     result = subprocess.run([sys.executable, "-c", LONG_WORK], capture_output=True, text=True, check=True)
     assert result.stdout == ""
-    assert result.stderr == "decoding digits: 1,000 of 4,000\n"
+    assert result.stderr == "decoding digits: 1,000 of 4,000\ndecoding digits: 4,000 of 4,000\n"
 
 
 def test_a_bar_on_a_terminal() -> None:

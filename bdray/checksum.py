@@ -1,0 +1,121 @@
+"""Checksums of what bdray writes and later trusts, and the words for a file that does not match: one mechanism for all.
+
+A JSON file carries its checksum as its last key and stays plain JSON; a binary file carries it behind its content, or
+in a JSON file beside it. A checksum covers the file's place too (`stages/<fingerprint>/checkpoint.pt`), so that an
+intact file in another one's place does not match either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from bdray.errors import BdrayError
+
+_SEAL = re.compile(rb', "checksum": "([0-9a-f]{32})"\}\Z')
+_TRAILER = b"bdray blake2b:"
+_DIGITS = 32
+
+
+class DamagedError(BdrayError):
+    """A file is not what bdray wrote; says why in a few words ("its checksum does not match")."""
+
+
+class UnsealedError(DamagedError):
+    """A file carries no checksum: it is damaged, or older than checksums."""
+
+    def __init__(self) -> None:
+        super().__init__("it has no checksum")
+
+
+def checksum(data: bytes | memoryview, place: str = "") -> str:
+    """BLAKE2b of `place` and `data` as 32 hex digits. `data` may be an array's memory, which is not copied."""
+    digest = hashlib.blake2b(f"{place}\0".encode(), digest_size=_DIGITS // 2)
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def seal_json(text: str, place: str) -> str:
+    """A JSON object with members, as text, with one more key at its end: `checksum`."""
+    body = text.rstrip().removesuffix("}").rstrip()
+    return f'{body}, "checksum": "{checksum(body.encode(), place)}"}}'
+
+
+def unseal_json(data: bytes, place: str, *, may_lack: bool = False) -> dict[str, Any]:
+    """What `seal_json` sealed, without its checksum.
+
+    Args:
+        may_lack: an object without a checksum (of an older version) is taken as it stands.
+
+    Raises:
+        UnsealedError: it carries no checksum.
+        DamagedError: it does not match its checksum, or is no JSON object.
+    """
+    found = _SEAL.search(data)
+    if found is not None and found[1].decode() != checksum(data[: found.start()], place):
+        raise DamagedError("its checksum does not match")
+    try:
+        content = json.loads(data)
+    except ValueError:
+        raise DamagedError("it is no JSON" if data.strip() else "it is empty") from None
+    if not isinstance(content, dict) or (found is None and "checksum" in content):
+        raise DamagedError("its checksum does not match" if isinstance(content, dict) else "it is no JSON object")
+    if found is None and not may_lack:
+        raise UnsealedError
+    content.pop("checksum", None)
+    return content
+
+
+def seal_bytes(data: bytes, place: str) -> bytes:
+    """Any content with its checksum behind it."""
+    return data + _TRAILER + checksum(data, place).encode()
+
+
+def unseal_bytes(data: bytes, place: str) -> memoryview:
+    """What `seal_bytes` sealed.
+
+    Raises:
+        UnsealedError: it carries no checksum (it was cut off, for example).
+        DamagedError: it does not match its checksum.
+    """
+    size = len(data) - _DIGITS - len(_TRAILER)
+    if size < 0 or data[size : size + len(_TRAILER)] != _TRAILER:
+        raise UnsealedError if data else DamagedError("it is empty")
+    content = memoryview(data)[:size]
+    if checksum(content, place).encode() != data[size + len(_TRAILER) :]:
+        raise DamagedError("its checksum does not match")
+    return content
+
+
+def damaged_name(name: str) -> str:
+    """What a damaged file is called from now on: `record.json.damaged-20260131T235959Z`."""
+    return f"{name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+_untold: list[str] = []
+
+
+@lru_cache(maxsize=10_000)
+def say_damaged(file: str, problem: str, consequence: str) -> None:
+    """One line about a damaged file through `logging` (stderr, unless a program sets it up), once a process.
+
+    Args:
+        file: its path or URI.
+        problem: what is wrong (`str(DamagedError)`).
+        consequence: what is done about it ("the stage is computed again").
+    """
+    line = f"damaged file {file}: {problem}; {consequence}"
+    _untold.append(line)
+    logging.getLogger("bdray").warning(line)
+
+
+def take_said() -> list[str]:
+    """What `say_damaged` has said since the last call, for the process whose stderr the user sees."""
+    lines = _untold.copy()
+    _untold.clear()
+    return lines

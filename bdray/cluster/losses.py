@@ -1,0 +1,39 @@
+"""Conditions whose process was lost: they go on, unless they lose it again and again without getting anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+LOSSES_WITHOUT_PROGRESS = 3
+"""A loss of a process is the infrastructure's fault, whatever the process was doing; a condition that loses this many
+in a row without one more epoch in between may be what kills them."""
+
+
+@dataclass
+class Losses:
+    """How often conditions have lost their processes.
+
+    Attributes:
+        progress: how far a condition has come, as a number that grows with every epoch it had not finished before.
+    """
+
+    progress: Callable[[str], int]
+    _count: dict[str, int] = field(default_factory=dict)
+    _reached: dict[str, int] = field(default_factory=dict)
+
+    def start_again(self, condition_id: str) -> bool:
+        """A condition has just lost its process: whether it is started again."""
+        reached = self.progress(condition_id)
+        is_stuck = reached <= self._reached.get(condition_id, -1)
+        self._reached[condition_id] = reached
+        self._count[condition_id] = self._count.get(condition_id, 0) + 1 if is_stuck else 1
+        return self._count[condition_id] < LOSSES_WITHOUT_PROGRESS
+
+
+def in_one_line(said: str) -> str:
+    """What Ray says of a lost process, in a few words: its exit code or signal where it knows one."""
+    detail = re.search(r"Worker exit detail: ([^.\n]*)", said)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return detail[1].strip() if detail else (lines[-1][:200] if lines else "nothing is known of its end")

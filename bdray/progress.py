@@ -1,0 +1,71 @@
+"""Says how far a long piece of work is: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+"""Time between two plain lines."""
+
+
+class Bar:
+    """One bar, for one piece of work after another. A context manager; on a terminal the bar goes away at the end.
+
+    Args:
+        quiet_seconds: work that takes less is not reported at all.
+    """
+
+    def __init__(self, console: Console, *, quiet_seconds: float = 0.0) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._next = time.monotonic() + quiet_seconds
+        self._said = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def show(self, what: str, done: int, total: int, *, note: str = "", line: str = "") -> None:
+        """Call it as often as anything changes.
+
+        Args:
+            note: what else a terminal shows beside the numbers.
+            line: what is said where there is no terminal; nothing if empty. The last one (`done` is `total`) is said
+                at once if any was said before it.
+        """
+        due = time.monotonic() >= self._next
+        if self._console.is_terminal:
+            if due:
+                self._draw(what, done, total, note)
+        elif line and (due or (self._said and done == total)):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._next, self._said = time.monotonic() + LINE_SECONDS, True
+
+    def _draw(self, what: str, done: int, total: int, note: str) -> None:
+        if not self._bar.tasks or self._bar.tasks[0].description != what:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(what, total=total, completed=done, note=note)
+        self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, note=note)

@@ -1,0 +1,64 @@
+"""How a stage trains: the recipes `train` and `finetune` of a condition."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bdray.registry import Identified
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+class EvaluationTimes(Identified):
+    """When and on how much a stage is evaluated. The last epoch always uses the whole test set."""
+
+    every: int = Field(default=1, ge=1)
+    """Evaluate after every so many epochs."""
+    test_limit: int | None = Field(default=None, ge=1)
+    """Between first and last epoch, use only this many test images."""
+
+
+Layers = Literal["all", "head", "batch_norm"]
+"""Which parameters are trained."""
+
+
+class Optimization(Identified):
+    """How one stage trains: what both stages have in common."""
+
+    batch_size: int = Field(default=128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` is with Nesterov momentum."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=5e-4, ge=0.0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
+    """Random crop after reflecting 1/8 of the side, and horizontal flip; `auto` is the data set's own choice."""
+    precision: Precision = "auto"
+    """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
+    compile: bool = False
+    """Train through `torch.compile`."""
+    evaluate: EvaluationTimes = EvaluationTimes()
+
+
+class Train(Optimization):
+    """The poison stage: train from scratch on poisoned data."""
+
+    epochs: int = Field(default=30, ge=1)
+    lr: float = Field(default=0.1, gt=0.0)
+    """Peak learning rate."""
+
+
+class Finetune(Optimization):
+    """The clean fine-tuning stage: retrain the poisoned model on a little clean data."""
+
+    epochs: int = Field(default=10, ge=0)
+    """0 leaves the stage out (but for the evaluation before it)."""
+    lr: float = Field(default=0.01, gt=0.0)
+    fraction: float = Field(default=0.05, gt=0.0, le=1.0)
+    """Size of the clean set, as a fraction of the whole training set."""
+    split: Literal["held_out", "train_clean"] = "held_out"
+    """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
+    layers: Layers = "all"
+    """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""

@@ -1,0 +1,103 @@
+"""Fine-pruning: take out what clean data does not use, then fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from pydantic import Field
+
+from bdray.recipes import Finetune
+from bdray.repairs.base import REPAIRS, CleanData, Details, Repair, RepairStage, Surgery, Tuning
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bdray.models.networks.taps import Taps
+
+
+@REPAIRS.register("fine_pruning")
+class FinePruning(Repair):
+    """Prune the channels of the last feature map that are dormant on clean data, most dormant first, until clean
+    accuracy on the clean set would fall by more than `max_drop`; then fine-tune as `finetune` says.
+
+    A channel's activity is its mean over the clean images and all positions of the map that enters global pooling. The
+    head sees each channel through one weight a class, so a channel is pruned by a mask on that column of the head
+    (`torch.nn.utils.prune`); it stays pruned while the model is fine-tuned.
+    """
+
+    SOURCE: ClassVar[str] = "Liu, Dolan-Gavitt & Garg 2018 (fine-pruning); the size of the drop is our choice"
+
+    max_drop: float = Field(default=0.04, ge=0.0, lt=1.0)
+    """How much clean accuracy on the clean set pruning may cost, as a fraction of its images."""
+
+    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
+        prune = Surgery("prune", "pruned", self.identity(), operate=self._prune, prepare=make_prunable)
+        return (prune, Tuning(finetune))
+
+    def uses_clean_data(self, finetune: Finetune) -> bool:
+        return True
+
+    def _prune(self, model: nn.Module, clean: CleanData) -> Details:
+        head = _head(model)
+        features = clean.outputs(model).features
+        weight, bias, mask = (
+            cast("torch.Tensor", getattr(head, name)) for name in ("weight_orig", "bias", "weight_mask")
+        )
+        order, correct = pruning_curve(features, clean.labels, weight.detach(), bias.detach())
+        counts: list[int] = correct.tolist()
+        enough = counts[0] - self.max_drop * len(clean.labels)
+        pruned = next((n for n, count in enumerate(counts) if count < enough), len(counts)) - 1
+        # Without any channel the model would say one class, whatever it sees.
+        gone = order[: min(pruned, len(order) - 1)]
+        mask.index_fill_(1, gone, 0.0)
+        return {
+            "channels": len(order),
+            "pruned_channels": len(gone),
+            "clean_set_accuracy_before": counts[0] / len(clean.labels),
+            "clean_set_accuracy_after": counts[len(gone)] / len(clean.labels),
+            "pruned": gone.tolist(),
+        }
+
+
+def pruning_curve(
+    features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In which order channels are pruned, and how many images are right after each.
+
+    Args:
+        features: penultimate features (globally pooled channels), float, `N x D`.
+        labels: int64, `N`.
+        weight, bias: of the linear head, `K x D` and `K`.
+
+    Returns:
+        The channels by ascending mean activation, int64, `D`; correctly classified images with the first 0, 1, ..., `D`
+        of them pruned, int64, `D + 1`. Both on the device of `features`.
+    """
+    import torch
+
+    # In float64: thousands of channels are taken away one after the other.
+    features, weight = features.double(), weight.double()
+    order = features.mean(0).argsort(stable=True)
+    logits = features @ weight.T + bias.double()
+    correct = [(logits.argmax(1) == labels).sum()]
+    for channel in range(len(order)):
+        which = order[channel : channel + 1]
+        logits -= features.index_select(1, which) * weight.index_select(1, which).T
+        correct.append((logits.argmax(1) == labels).sum())
+    return order, torch.stack(correct)
+
+
+def make_prunable(model: nn.Module) -> None:
+    """Give the head a mask over its weights that prunes nothing yet."""
+    from torch.nn.utils import prune
+
+    head = _head(model)
+    if not prune.is_pruned(head):
+        prune.identity(head, "weight")
+
+
+def _head(model: nn.Module) -> nn.Module:
+    taps: Taps = model.taps  # type: ignore[assignment]
+    return model.get_submodule(taps.head)

@@ -1,0 +1,29 @@
+"""Clean fine-tuning, and leaving the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from bdray.recipes import Finetune
+from bdray.repairs.base import REPAIRS, Repair, RepairStage, Tuning
+
+
+@REPAIRS.register("finetune")
+class FineTuning(Repair):
+    """Retrain on the clean set, as `finetune` says, without a regularizer."""
+
+    SOURCE: ClassVar[str] = "Truong et al. 2020 (the abstract's clean retraining); settings are our choice"
+
+    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
+        return (Tuning(finetune),)
+
+
+@REPAIRS.register("none")
+class NoRepair(Repair):
+    """Leave the poisoned model as it is."""
+
+    SOURCE: ClassVar[str] = "the control"
+
+    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
+        return ()

@@ -1,0 +1,196 @@
+"""Conditions from flat assignments, quickly; and the line of the file where a wrong one comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bdray.condition import COMPONENTS, Condition, flatten
+from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
+from bdray.space.axes import NAME_KEYS, Flat, Rule, crossed, freeze
+from bdray.space.grammar import Grammar
+from bdray.space.source import Located
+from bdray.values import show
+
+SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
+
+
+class Flats:
+    """Resolved flat content of conditions, made once for every section object (conditions share those)."""
+
+    def __init__(self) -> None:
+        self._cache: dict[int, tuple[Any, Flat]] = {}
+
+    def __call__(self, condition: Condition) -> Flat:
+        flat: Flat = {}
+        for name in SECTIONS:
+            flat.update(self.section(name, getattr(condition, name)))
+        flat["seed"] = condition.seed
+        return flat
+
+    def section(self, name: str, section: Any) -> Flat:
+        if section is None:
+            return {name: None}
+        cached = self._cache.get(id(section))
+        if cached is None:
+            # The section is kept beside its content, so that its id cannot be given to another object.
+            cached = section, flatten(section.model_dump(mode="json"), f"{name}.")
+            self._cache[id(section)] = cached
+        return cached[1]
+
+
+class Builder:
+    """Conditions from flat assignments; equal sections are validated once and shared."""
+
+    def __init__(self) -> None:
+        self._sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
+        self._checked: set[tuple[int, ...]] = set()
+
+    def __call__(self, assignment: Flat) -> Condition:
+        """The validated condition.
+
+        Raises:
+            ConditionError: with the dotted path and the nearest valid name.
+        """
+        given: dict[str, tuple[Any, ...]] = dict.fromkeys(SECTIONS, ())
+        for path, value in assignment.items():
+            head = path.partition(".")[0]
+            given[head] = (*given.get(head, ()), path, repr(value))
+        keys = {name: (name, given[name]) for name in SECTIONS}
+        if not self._sections.keys() >= set(keys.values()):
+            parsed = Condition.parse(nest(assignment))
+            for name, key in keys.items():
+                self._sections.setdefault(key, getattr(parsed, name))
+        fields = {name: self._sections[key] for name, key in keys.items()}
+        condition = Condition.model_construct(**fields, seed=assignment["seed"])
+        checked = tuple(id(fields[name]) for name in COMPONENTS)
+        if checked not in self._checked:
+            condition.check()
+            self._checked.add(checked)
+        return condition
+
+
+def nest(assignment: Flat) -> dict[str, Any]:
+    """Nested content from dotted paths.
+
+    Raises:
+        ConditionError: a path is both a value and a section.
+    """
+    content: dict[str, Any] = {}
+    for path, value in assignment.items():
+        *parents, last = path.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConditionError(path, f"cannot be set: '{parent}' is {show(place)}, not a section")
+        if last in place:
+            raise ConditionError(path, "is given both as a value and as a section")
+        place[last] = value
+    return content
+
+
+def merge(base: Flat, over: Flat) -> Flat:
+    """`base` with the values of `over`, which also take the place of what lies above and below them."""
+    return {**{path: value for path, value in base.items() if not any(crossed(path, new) for new in over)}, **over}
+
+
+def located(error: ConditionError, assignment: Flat, grammar: Grammar, cell: Mapping[str, Located]) -> SpaceError:
+    """What is wrong with an assignment, told at the place of the value, of what it lies in, or of what names its
+    section.
+
+    Args:
+        cell: what an included cell gives by itself.
+    """
+    given = {**grammar.fixed, **cell}
+    parts = error.path.split(".")
+    candidates = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    head = parts[0]
+    candidates += [f"{head}.{NAME_KEYS[head]}"] if head in NAME_KEYS else []
+    candidates += [path for path in given if path.startswith(f"{head}.")]
+    nodes = ((path, _node(path, assignment, grammar) or given.get(path)) for path in candidates)
+    found = ((path, node) for path, node in nodes if node is not None)
+    path, node = next(found, (error.path, grammar.root))
+    where = _descend(node, error.path.removeprefix(path)).where
+    problem = error.problem + _hint(error.path, assignment, grammar)
+    return SpaceError(problem, file=where.file, line=where.line, path=error.path)
+
+
+def _node(path: str, assignment: Flat, grammar: Grammar) -> Located | None:
+    """Where a parameter gave this path its value."""
+    for parameter in grammar.parameters.values():
+        for row, value in zip(parameter.rows, parameter.values, strict=True):
+            if path in row and path in assignment and freeze(row[path]) == freeze(assignment[path]):
+                return _descend(value, path.removeprefix(parameter.path))
+        if parameter.path == path and parameter.distribution is not None:
+            return Located(None, parameter.key, parameter.key)
+    return None
+
+
+def _descend(node: Located, path: str) -> Located:
+    for part in filter(None, path.split(".")):
+        content = node.content
+        if isinstance(content, dict) and part in content:
+            node = content[part]
+        elif isinstance(content, list) and part.isdigit() and int(part) < len(content):
+            node = content[int(part)]
+        else:
+            break
+    return node
+
+
+def _hint(path: str, assignment: Flat, grammar: Grammar) -> str:
+    """How an option that only some components have is written."""
+    head, _, option = path.partition(".")
+    given = path in grammar.parameters or path in grammar.fixed
+    if head not in NAME_KEYS or not given or option == NAME_KEYS[head]:
+        return ""
+    named = f"{head}.{NAME_KEYS[head]}"
+    names = dict.fromkeys(value for value in grammar.possible(named)[0] if isinstance(value, str))
+    taking = [name for name in names if option.split(".")[0] in _options_of(head, name)]
+    if not taking or assignment.get(named) in taking:
+        return ""
+    place = "; move it to `parameters`" if path in grammar.fixed else ""
+    values = show(taking if len(taking) > 1 else taking[0])
+    return f"{place}; to give it only where it exists, add `when: {{{named}: {values}}}`"
+
+
+def _options_of(section: str, name: str) -> frozenset[str]:
+    try:
+        return frozenset(COMPONENTS[section].get(name).model_fields)
+    except ComponentError:
+        return frozenset()
+
+
+def values_by_path(conditions: Iterable[Condition]) -> dict[str, dict[Any, Any]]:
+    """Every value that every path takes, by its frozen form."""
+    flats = Flats()
+    sections: dict[tuple[str, int], Any] = {}
+    values: dict[str, dict[Any, Any]] = {"seed": {}}
+    for condition in conditions:
+        values["seed"][condition.seed] = condition.seed
+        for name in SECTIONS:
+            section = getattr(condition, name)
+            sections[name, id(section)] = section
+    for (name, _), section in sections.items():
+        for path, value in flats.section(name, section).items():
+            values.setdefault(path, {}).setdefault(freeze(value), value)
+    return values
+
+
+def no_match(rule: Rule, conditions: Iterable[Condition], owner: str, problem: str) -> SpaceError:
+    """Why `rule` matches none of the conditions: an unknown path, a value that is never taken, or the combination."""
+    known = values_by_path(conditions)
+    for path, entry in rule.entries.items():
+        if path not in known:
+            return entry.error(f"no condition has '{path}'; {nearest(path, known)}", f"{owner}.{path}", at_key=True)
+        values = known[path].values()
+        if not any(rule.wants(path, value) for value in values):
+            return entry.error(f"{problem}: {never(path, entry, values)}", f"{owner}.{path}")
+    return rule.error(f"{problem}: {rule} never holds together", owner)
+
+
+def never(path: str, entry: Located, values: Iterable[Any]) -> str:
+    """What is wrong with an entry that asks for none of the `values` of its path."""
+    shown = show(entry.plain())
+    return f"'{path}' is never {shown}; {nearest(shown, map(show, values))}"

@@ -1,0 +1,108 @@
+"""What can only fail, known before any picture is read: too large a trigger, too few images to poison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bdray.condition import Condition
+from bdray.data.base import DataSet
+from bdray.errors import ComponentError, ConditionError, PoisonError
+from bdray.poisoning.base import Poison
+from bdray.poisoning.plan import make_poison_plan
+
+Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
+"""At least and at most how many images of each class there are, and how many in all."""
+
+
+def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
+    """A condition that can only fail, and why: its trigger is larger than its images, or it cannot poison as many
+    images as it should on any draw of its training set.
+
+    The latter for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
+    """
+    for condition in {(id(c.trigger), c.data.image_size): c for c in conditions}.values():
+        try:
+            if condition.trigger:
+                condition.trigger.check(condition.data.image_size)
+        except ComponentError as error:
+            return condition, error.below("trigger")
+    return _unfillable(conditions)
+
+
+def _unfillable(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
+    # Of conditions that differ in nothing but the rate, the highest asks for most.
+    hardest: dict[tuple[Any, ...], Condition] = {}
+    keys: dict[int, Any] = {}
+    for condition in conditions:
+        poison = condition.poison
+        if id(poison) not in keys:
+            options = [getattr(poison, option) for option in type(poison).model_fields if option != "rate"]
+            keys[id(poison)] = poison.name, repr(options)
+        key = id(condition.data), condition.held_out_fraction, keys[id(poison)]
+        if key not in hardest or poison.rate > hardest[key].poison.rate:
+            hardest[key] = condition
+    sizes: dict[int, Bounds | None] = {}
+    for condition in hardest.values():
+        data = condition.data
+        if id(data) not in sizes:
+            sizes[id(data)] = _bounds(data)
+        known = sizes[id(data)]
+        error = _error(condition, known) if known else None
+        if error:
+            return condition, error
+    return None
+
+
+def _error(condition: Condition, known: Bounds) -> ConditionError | None:
+    total = known[2]
+    bounds = _kept(known, total - round(condition.held_out_fraction * total))
+    try:
+        labels = _easiest(condition.poison, bounds)
+        rng = np.random.default_rng(0)
+        make_poison_plan(labels, strategy=condition.poison, num_classes=len(bounds[0]), generator=rng)
+    except ComponentError as error:
+        return error.below("poison")
+    except PoisonError as error:
+        # It begins with the option that asks for too much.
+        return ConditionError(f"poison.{str(error).partition(' ')[0]}", str(error))
+    return None
+
+
+def _bounds(data: DataSet) -> Bounds | None:
+    sizes = data.train_sizes()
+    if sizes is None:
+        return None
+    counts = np.asarray(sizes, dtype=np.int64)
+    total = int(counts.sum())
+    return _kept((counts, counts, total), min(data.train_limit or total, total))
+
+
+def _kept(bounds: Bounds, kept: int) -> Bounds:
+    """The bounds for the first `kept` images of a stratified order (`bdray.data.splits.stratified_order`), or the last.
+
+    A class of `m` among `N` images in `K` classes has there less than `1 + m K / N` more or fewer than its share: its
+    own draw is off by less than one, and so is every other class's, which moves the end of the prefix.
+    """
+    low, high, total = bounds
+    if kept == total:
+        return bounds
+    slack = 1 + high * len(high) / total
+    least = np.clip(np.floor(low * kept / total - slack), 0, low).astype(np.int64)
+    most = np.clip(np.ceil(high * kept / total + slack), 0, high).astype(np.int64)
+    return least, most, kept
+
+
+def _easiest(poison: Poison, bounds: Bounds) -> npt.NDArray[np.int64]:
+    """Labels within the bounds of which the strategy may poison most. int64, `N`."""
+    least, most, total = bounds
+    classes = np.arange(len(least), dtype=np.int64)
+    counts, left = least.copy(), total - int(least.sum())
+    for label in np.argsort(~poison.eligible(classes, len(classes)), kind="stable"):
+        more = min(left, int(most[label] - least[label]))
+        counts[label] += more
+        left -= more
+    return np.repeat(classes, counts)

@@ -1,0 +1,116 @@
+"""What the command line changes of a search space: `--set`, `--only`, `--seeds`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bdray.condition import Condition
+from bdray.errors import SpaceError, nearest
+from bdray.space.axes import Parameter, Rule, leaves, parse_parameters
+from bdray.space.source import Located, Where, parse_yaml
+
+MAX_RANGE = 10_000
+"""Seeds in one range of `--seeds`."""
+
+
+@dataclass
+class Overrides:
+    """What is replaced.
+
+    Attributes:
+        content: the sections of the space, with those that the command line changed.
+        values: condition paths that have one value, whatever the file says.
+        parameters: whole axes.
+        only: what every condition must match.
+        seeds: the path `seed`, where the file's seeds are replaced.
+    """
+
+    content: dict[str, Located]
+    values: dict[str, Located] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    only: tuple[Rule, ...] = ()
+    seeds: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(
+        cls,
+        content: Mapping[str, Located],
+        keys: Sequence[str],
+        overrides: Sequence[str],
+        only: Sequence[str],
+        seeds: Sequence[int] | None,
+    ) -> Overrides:
+        """The texts of the options; see `bdray.space.load.load_space`.
+
+        Args:
+            content: the sections as the file has them.
+            keys: the sections that there are.
+        """
+        forced = cls(dict(content))
+        for text in overrides:
+            forced.set(*_assignment(text, "--set"), keys)
+        rules = [_assignment(text, "--only") for text in only]
+        forced.only = tuple(Rule(_flat_value(path, value), value.where) for path, value in rules)
+        if seeds is not None:
+            here = Where("--seeds")
+            forced.set("seeds", Located([Located(number, here, here) for number in seeds], here, here), keys)
+        return forced
+
+    def set(self, path: str, value: Located, keys: Sequence[str]) -> None:
+        """Replace what stands at a condition path, or at a path of the space's own sections."""
+        head, _, rest = path.partition(".")
+        if path == "seed" or head == "seeds":
+            is_list = isinstance(value.content, list)
+            self.content["seeds"] = value if is_list else Located([value], value.where, value.key)
+            self.seeds = frozenset({"seed"})
+        elif head == "parameters" and rest:
+            self.parameters.update(parse_parameters(Located({rest: value}, value.where, value.key)))
+        elif (head == "fixed" and rest) or (head not in keys and head in Condition.model_fields):
+            self.values.update(_flat_value(rest if head == "fixed" else path, value))
+        elif head in keys:
+            self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
+        else:
+            raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+
+def parse_seed_list(text: str) -> list[int]:
+    """Seeds as the command line gives them: "0,1,2", "0-4", or both.
+
+    Raises:
+        SpaceError: anything else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
+        if match is None:
+            raise SpaceError(f"{part!r} is neither a number nor a range such as 0-4", file="--seeds")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 <= last - first < MAX_RANGE:
+            raise SpaceError(f"{part!r} is not a range of up to {MAX_RANGE:,} seeds", file="--seeds")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def _assignment(text: str, option: str) -> tuple[str, Located]:
+    """The path and the value of `path=value`."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SpaceError(f"must be {option} path=value", file=f"{option} {text}")
+    return path.strip(), parse_yaml(value, f"{option} {text}", lines=False)
+
+
+def _flat_value(path: str, value: Located) -> dict[str, Located]:
+    """`path` and `value` as `fixed` would hold them."""
+    return leaves(Located({path: value}, value.where, value.key), path)
+
+
+def _deep_set(node: Located | None, path: list[str], value: Located) -> Located:
+    """`node` with the value at `path` replaced."""
+    if not path:
+        return value
+    entries = dict(node.content) if node is not None and isinstance(node.content, dict) else {}
+    entries[path[0]] = _deep_set(entries.get(path[0]), path[1:], value)
+    place = node or value
+    return Located(entries, place.where, place.key)

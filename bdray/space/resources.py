@@ -1,0 +1,107 @@
+"""What trials ask Ray for: a default, and overrides for some conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+
+from bdray.gpu import round_gpu, show_gpu
+from bdray.registry import Identified
+from bdray.space.axes import Rule, check_keys, listed, parse_rule, parse_section
+from bdray.space.source import Located
+
+
+class Resources(NamedTuple):
+    """What one trial asks Ray for."""
+
+    cpu: float
+    gpu: float | Literal["auto"]
+
+
+class Needs(Identified):
+    """`cpu` and `gpu` of a trial, where they are given."""
+
+    cpu: float | None = Field(default=None, gt=0.0, le=1e6)
+    gpu: float | Literal["auto"] | None = None
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _auto_or_number(cls, gpu: Any) -> Any:
+        number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 <= gpu <= 1e6
+        if not (gpu is None or gpu == "auto" or number):
+            raise ValueError("must be 'auto' or a number from 0")
+        return gpu
+
+
+class Defaults(Needs):
+    """What every trial asks for that no override is about, and what the sweep may keep."""
+
+    cpu: float = Field(default=1.0, gt=0.0, le=1e6)
+    gpu: float | Literal["auto"] = "auto"
+    stage_cache_gb: float | None = 20.0
+    """Gigabytes (10^9 bytes) that finished poison stages may take in the sweep's folder (our choice); None: all."""
+
+    @field_validator("stage_cache_gb", mode="before")
+    @classmethod
+    def _limit(cls, limit: Any) -> Any:
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= 1e9
+        ):
+            raise ValueError("must be a number of gigabytes above 0, or null for no limit")
+        return limit
+
+
+@dataclass(frozen=True)
+class ResourceRules:
+    """A default, and overrides of which later ones win."""
+
+    default: Defaults = Defaults()  # noqa: RUF009 - frozen
+    overrides: tuple[tuple[Rule, Needs], ...] = ()
+
+    @property
+    def stage_cache_gb(self) -> float | None:
+        return self.default.stage_cache_gb
+
+    def resolve(self, flat: Mapping[str, Any]) -> Resources:
+        """What the condition with this flat content asks for, fractions of a GPU rounded up to 1/n."""
+        cpu, gpu = self.default.cpu, self.default.gpu
+        for rule, needs in self.overrides:
+            if rule.matches(flat):
+                cpu = needs.cpu if needs.cpu is not None else cpu
+                gpu = needs.gpu if needs.gpu is not None else gpu
+        return Resources(cpu, gpu if gpu == "auto" else round_gpu(gpu))
+
+    def notes(self) -> list[str]:
+        """One line for each fraction of a GPU that is rounded."""
+        asked = {needs.gpu for needs in (self.default, *(needs for _, needs in self.overrides))}
+        return [
+            f"gpu {gpu:g} is rounded up to {show_gpu(round_gpu(gpu))}: other fractions leave GPUs partly unused"
+            for gpu in sorted(gpu for gpu in asked if isinstance(gpu, float))
+            if not math.isclose(gpu, round_gpu(gpu), rel_tol=1e-6)
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        overrides = [{"when": rule.plain(), **needs.model_dump(exclude_none=True)} for rule, needs in self.overrides]
+        return {**self.default.model_dump(), "overrides": overrides}
+
+
+def parse_resources(node: Located | None) -> ResourceRules:
+    """`cpu`, `gpu`, `stage_cache_gb` and `overrides`."""
+    if node is None or node.content is None:
+        return ResourceRules()
+    content = check_keys(node, (*Defaults.model_fields, "overrides"), "resources")
+    overrides = []
+    for index, item in enumerate(listed(content, "overrides", "resources.")):
+        owner = f"resources.overrides[{index}]"
+        entry = check_keys(item, ("when", *Needs.model_fields), owner)
+        if "when" not in entry:
+            raise item.error("needs a `when`", owner)
+        needs = parse_section(item.without("when"), Needs, owner)
+        if needs == Needs():
+            raise item.error("gives neither cpu nor gpu", owner)
+        overrides.append((parse_rule(entry["when"], f"{owner}.when"), needs))
+    return ResourceRules(parse_section(node.without("overrides"), Defaults, "resources"), tuple(overrides))

@@ -1,0 +1,32 @@
+"""Plain values in one line, the way YAML writes them: what messages, tables and reports show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def show(value: Any) -> str:
+    """The value: `null`, `true`, `0.1`, `text`, `[a, b]`, `{a: 1}`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(show, value)) + "]"
+    return str(value)
+
+
+def show_cell(value: Any) -> str:
+    """The value in a table: four digits of a number, a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else show(value)
+
+
+def quote(value: Any, limit: int = 60) -> str:
+    """The value as a message quotes it: text in quotes, and no more than `limit` characters."""
+    text = repr(value) if isinstance(value, str) else show(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

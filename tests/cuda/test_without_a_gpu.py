@@ -1,0 +1,137 @@
+"""The CUDA path of a trial, run without a GPU: no tensors of two devices meet, and no step waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+from bdray.condition import Condition
+from bdray.regularizers import REGULARIZERS
+from bdray.training.loop import Stage, run_stage
+from bdray.training.source import DataPlace
+from bdray.trial.setup import Experiment
+
+CUDA = torch.device("cuda")
+FAMILIES = ("resnet8", "resnet20", "resnet18", "resnet50", "nasnet_mobile", "timm/mobilenetv3_small_050")
+POINTS = {"layers": ["input", "features"]}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "soft_nearest_neighbors": {"learned": True, **POINTS},
+    "composite": {"parts": [{"name": "logit_squeezing"}, {"name": "contrastive"}]},
+    "manifold_mixup": {"layers": ["input"]},
+}
+
+
+def condition(model: str = "resnet8", regularizer: str = "none", **changes: Any) -> Condition:
+    content: dict[str, Any] = {
+        "data": {"name": "digits", "image_size": 32},
+        "model": {"name": model},
+        "trigger": {"name": "patch"},
+        "poison": {"strategy": "all_to_one", "rate": 0.1},
+        "regularizer": {"name": regularizer, **SETTINGS.get(regularizer, {})},
+        "train": {"epochs": 1, "batch_size": 8},
+        "finetune": {"epochs": 1, "batch_size": 8},
+        "seed": 1,
+    }
+    return Condition.parse(content | changes)
+
+
+def prepared(gpu: Any, chosen: Condition, place: DataPlace | None = None) -> Experiment:
+    experiment = Experiment.prepare(chosen, CUDA, max_batches=2, place=place)
+    test = experiment.test.sample(20)
+    return replace(experiment, test=test)
+
+
+def train(gpu: Any, stage: Stage, model: torch.nn.Module) -> None:
+    """A short stage that waits for the device once an epoch and once an evaluation, at their ends."""
+    state = stage.start(model)
+    before = len(gpu.read_back)
+    with gpu.no_waiting():
+        run_stage(stage, state)
+    assert gpu.read_back[before:] == ["_train_epoch", "evaluate"]
+    assert all(parameter.device.type == "cuda" for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS.names())
+@pytest.mark.parametrize("model", FAMILIES)
+def test_every_family_trains_with_every_regularizer(gpu: Any, model: str, regularizer: str) -> None:
+    experiment = prepared(gpu, condition(model, regularizer))
+    assert experiment.place == "device"
+    train(gpu, experiment.poison_stage(), experiment.build_model())
+
+
+@pytest.mark.parametrize("layers", ["all", "head", "batch_norm"])
+def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
+    chosen = condition(finetune={"epochs": 1, "batch_size": 8, "layers": layers, "optimizer": "adamw"})
+    experiment = prepared(gpu, chosen)
+    train(gpu, experiment.finetune_stage(), experiment.build_model())
+
+
+def test_batches_are_fetched_from_the_host(gpu: Any) -> None:
+    experiment = prepared(gpu, condition(), place="host")
+    assert experiment.images.device.type == "cpu"
+    test = experiment.test
+    # Fetching in inference mode, as evaluation does, is beyond the fake tensors.
+    test = replace(test, images=test.images.to(CUDA), attack_images=test.attack_images.to(CUDA))
+    train(gpu, replace(experiment.poison_stage(), test=test), experiment.build_model())
+
+
+def test_clean_label_images_are_perturbed_on_the_gpu(gpu: Any) -> None:
+    poison = {"strategy": "clean_label", "rate": 0.02, "perturbation": "pgd", "steps": 2}
+    experiment = prepared(gpu, condition(poison=poison))
+    experiment = experiment.perturb(experiment.build_model())
+    assert experiment.perturbed is not None
+    assert experiment.perturbed.device.type == "cuda"
+    train(gpu, experiment.poison_stage(), experiment.build_model())
+
+
+def planted(gpu: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Trains a network with `forward` before its first layer."""
+    experiment = prepared(gpu, condition())
+    model = experiment.build_model()
+    model.register_forward_pre_hook(lambda _model, args: (forward(args[0]),))
+    train(gpu, experiment.poison_stage(), model)
+
+
+FOUND = r"waits for the device|nonzero|<lambda>|_train_epoch"
+
+
+def rescued(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels if float(pixels.sum()) else pixels + 1
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda pixels: pixels * pixels.mean().item(),
+        lambda pixels: pixels.masked_fill(pixels > 0, pixels[pixels > 0].shape[0]),
+        lambda pixels: pixels[torch.arange(len(pixels))],
+        lambda pixels: pixels + pixels.cpu().mean(),
+        lambda pixels: pixels + torch.ones(32).to(pixels.device),
+        lambda pixels: pixels * torch.tensor([1.0], device=pixels.device),
+        lambda pixels: pixels * torch.tensor(pixels.mean().tolist()),
+        rescued,
+    ],
+    ids=["item", "mask", "host_index", "to_host", "pageable", "list", "tolist", "bool"],
+)
+def test_a_planted_wait_is_found(gpu: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises((gpu.HiddenWait, DynamicOutputShapeException, AssertionError), match=FOUND):
+        planted(gpu, forward)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda pixels: pixels + torch.ones(32),
+        lambda pixels: pixels + torch.rand(32, device="cuda", generator=torch.Generator()),
+        lambda pixels: pixels + torch.rand(32, generator=torch.Generator("cuda")),
+    ],
+    ids=["tensors", "cpu_generator", "cuda_generator"],
+)
+def test_planted_mixed_devices_are_found(gpu: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(gpu.MixedDevices):
+        planted(gpu, forward)

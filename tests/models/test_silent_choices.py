@@ -1,0 +1,74 @@
+"""What `docs/silent-choices.md` says of the networks, the optimizer and the crop is what the code does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bdray.models import build_model
+from bdray.recipes import Train
+from bdray.training.augmentation import augment
+from bdray.training.optimization import lr_factor, make_optimizer
+
+
+def built(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_model(name, 10, 32)
+
+
+@pytest.mark.parametrize(("name", "eps"), [("resnet8", 1e-5), ("resnet18", 1e-5), ("nasnet_mobile", 1e-3)])
+def test_batch_norms(name: str, eps: float) -> None:
+    norms = [module for module in built(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(eps, 0.1)}
+    assert all(bool((norm.weight == 1).all()) and not norm.bias.any() for norm in norms)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_convolutions_of_residual_networks_are_normal_over_fan_out(name: str) -> None:
+    for module in built(name).modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.06)
+            assert module.weight.abs().max() > 3 * module.weight.std(), "a uniform draw ends at 1.7 deviations"
+
+
+def test_convolutions_of_nasnet_and_all_heads_are_uniform_over_fan_in() -> None:
+    network = built("nasnet_mobile")
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            assert module.weight.abs().max().item() <= bound * 1.00001
+            if module.weight.numel() > 4000:
+                assert module.weight.abs().max().item() >= 0.99 * bound
+    for name in ("resnet8", "resnet18"):
+        head = built(name).fc
+        assert isinstance(head, nn.Linear)
+        assert head.weight.detach().abs().max().item() <= 1 / math.sqrt(head.in_features)
+        assert head.bias.any()
+
+
+def test_every_parameter_is_decayed_and_momentum_is_nesterovs() -> None:
+    network = built("resnet8")
+    optimizer = make_optimizer(network.parameters(), Train(), 0.1, torch.device("cpu"))
+    assert {(group["weight_decay"], group["nesterov"]) for group in optimizer.param_groups} == {(5e-4, True)}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+
+
+def test_the_rate_moves_every_step_and_cosine_ends_above_zero() -> None:
+    assert len({lr_factor("cosine", step, 50) for step in range(50)}) == 50
+    assert lr_factor("cosine", 49, 50) == pytest.approx((1 - math.cos(math.pi / 50)) / 2)
+    assert lr_factor("one_cycle", 0, 100) == pytest.approx(1 / 25)
+    assert lr_factor("one_cycle", 99, 100) == pytest.approx(1 / 250_000)
+
+
+def test_the_crop_reflects() -> None:
+    """No zeros come in from outside, and every value was one of the picture's own row."""
+    rows = torch.arange(1, 33, dtype=torch.uint8).view(1, 1, 32, 1).expand(64, 3, 32, 32).contiguous()
+    cropped = augment(rows, "crop", torch.Generator().manual_seed(0))
+    assert cropped.min() >= 1
+    shifts = {int(picture[0, 16, 0]) - 17 for picture in cropped}
+    assert shifts == set(range(-4, 5))

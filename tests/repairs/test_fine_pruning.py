@@ -1,0 +1,144 @@
+"""Fine-pruning against an independent implementation, which takes the channels out of the network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from bdray.models import build_model
+from bdray.recipes import Finetune
+from bdray.repairs import REPAIRS, Surgery
+from bdray.repairs.fine_pruning import pruning_curve
+from bdray.training.device import Compute
+from bdray.training.evaluation import CleanSet, Normalization
+
+CPU = torch.device("cpu")
+
+
+def prune_stage(max_drop: float) -> Surgery:
+    stage = REPAIRS.build({"name": "fine_pruning", "max_drop": max_drop}).stages(Finetune())[0]
+    assert isinstance(stage, Surgery)
+    return stage
+
+
+def prepared(name: str, classes: int = 4, images: int = 60) -> tuple[nn.Module, CleanSet]:
+    torch.manual_seed(0)
+    model = build_model(name, classes, 32).eval()
+    pictures = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
+    normalize = Normalization.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), CPU)
+    # Labels that the network mostly gets right, so that there is accuracy to lose.
+    with torch.no_grad():
+        labels = model(normalize(pictures.float() / 255)).argmax(1)
+    labels[::7] = (labels[::7] + 1) % classes
+    return model, CleanSet(pictures, labels, normalize, Compute(CPU, bfloat16=False))
+
+
+def last_map(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule({"resnet8": "layer3", "resnet18": "layer4"}[name])
+
+
+def independent(model: nn.Module, name: str, clean: CleanSet, max_drop: float) -> list[int]:
+    """Liu et al. 2018 done the slow way: on the maps themselves, with a smaller head for every channel less."""
+    seen: list[torch.Tensor] = []
+    hook = last_map(model, name).register_forward_hook(lambda _m, _a, output: seen.append(output.double()))
+    with torch.no_grad():
+        model(clean.normalize(clean.images.float() / 255))
+    hook.remove()
+    maps = torch.cat(seen)
+    order = maps.mean(dim=(0, 2, 3)).argsort(stable=True).tolist()
+    head = model.get_submodule("fc")
+    assert isinstance(head, nn.Linear)
+
+    def accuracy(gone: list[int]) -> float:
+        kept = [channel for channel in range(maps.shape[1]) if channel not in gone]
+        smaller = nn.Linear(len(kept), head.out_features, dtype=torch.float64)
+        smaller.weight = nn.Parameter(head.weight[:, kept].double())
+        smaller.bias = nn.Parameter(head.bias.double())
+        return (smaller(maps[:, kept].mean(dim=(2, 3))).argmax(1) == clean.labels).double().mean().item()
+
+    least, gone = accuracy([]) - max_drop, []
+    for channel in order[:-1]:
+        if accuracy([*gone, channel]) < least - 1e-12:
+            break
+        gone.append(channel)
+    return gone
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18"])
+@pytest.mark.parametrize("max_drop", [0.0, 0.05, 0.3, 0.9])
+def test_prunes_the_same_channels_in_the_same_order(name: str, max_drop: float) -> None:
+    model, clean = prepared(name)
+    expected = independent(copy.deepcopy(model), name, clean, max_drop)
+    stage = prune_stage(max_drop)
+    stage.prepare(model)
+    details = stage.operate(model, clean)
+    assert details["pruned"] == expected
+    assert details["pruned_channels"] == len(expected)
+    assert details["channels"] == {"resnet8": 64, "resnet18": 512}[name]
+    before, after = details["clean_set_accuracy_before"], details["clean_set_accuracy_after"]
+    assert isinstance(before, float)
+    assert isinstance(after, float)
+    assert before - after <= max_drop + 1e-12
+    # What the record says is what the model does.
+    assert (clean.outputs(model).logits.argmax(1) == clean.labels).double().mean().item() == pytest.approx(after)
+
+
+def test_something_is_pruned_and_something_is_left() -> None:
+    model, clean = prepared("resnet8")
+    stage = prune_stage(0.9)
+    stage.prepare(model)
+    details = stage.operate(model, clean)
+    assert 0 < float(details["pruned_channels"]) < float(details["channels"])  # type: ignore[arg-type]
+
+
+def test_pruned_channels_stay_pruned_in_training() -> None:
+    model, clean = prepared("resnet8")
+    stage = prune_stage(0.3)
+    stage.prepare(model)
+    pruned = stage.operate(model, clean)["pruned"]
+    assert isinstance(pruned, list)
+    assert pruned
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=5e-4)
+    model.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8) % 4).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        pixels = clean.normalize(clean.images.float() / 255)
+        plain = model(pixels)
+        hook = last_map(model, "resnet8").register_forward_hook(
+            lambda _m, _a, output: output.index_fill(1, torch.tensor(pruned), 1e3)
+        )
+        assert torch.equal(model(pixels), plain)
+        hook.remove()
+
+
+def test_weights_of_a_pruned_model_go_into_a_fresh_one() -> None:
+    model, clean = prepared("resnet8")
+    stage = prune_stage(0.3)
+    stage.prepare(model)
+    stage.operate(model, clean)
+    fresh = build_model("resnet8", 4, 32)
+    stage.prepare(fresh)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(clean.outputs(fresh).logits, clean.outputs(model).logits)
+
+
+def test_the_curve_counts_what_a_head_without_these_columns_gets_right() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.rand(40, 9, generator=generator)
+    weight, bias = torch.randn(3, 9, generator=generator), torch.randn(3, generator=generator)
+    labels = torch.randint(0, 3, (40,), generator=generator)
+    order, correct = pruning_curve(features, labels, weight, bias)
+    assert sorted(order.tolist()) == list(range(9))
+    means = features.double().mean(0)[order]
+    assert bool((means.diff() >= 0).all())
+    for gone in range(10):
+        kept = order[gone:]
+        logits = features[:, kept].double() @ weight[:, kept].double().T + bias.double()
+        assert int(correct[gone]) == int((logits.argmax(1) == labels).sum())

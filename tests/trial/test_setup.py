@@ -1,0 +1,67 @@
+"""How visible an attack is, counted picture by picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bdray.condition import Condition
+from bdray.trial.setup import VISIBILITY_IMAGES, Experiment
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def experiment(cache: Path, trigger: dict[str, Any], **poison: Any) -> Experiment:
+    content = {
+        "data": {"name": "digits", "image_size": 16},
+        "model": {"name": "resnet8"},
+        "trigger": trigger,
+        "poison": {"rate": 0.3, **poison},
+    }
+    return Experiment.prepare(Condition.parse(content), torch.device("cpu"), cache)
+
+
+@pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])
+def test_unchanged_images_are_counted_over_all_test_and_training_images(cache: Path, stamp: str) -> None:
+    """A black patch on the corner of a digit is often no change at all."""
+    one = experiment(cache, {"name": "patch", "color": [0, 0, 0], "size": 8}, stamp=stamp, cover_rate=0.1)
+    seen = one.visibility()
+    black = lambda images: int((images.numpy()[:, :, 11:15, 11:15].max(axis=(1, 2, 3)) == 0).sum())  # noqa: E731
+    attacked = one.data.test_images[one.data.test_labels != 0]
+    stamped = one.data.train_images[np.concatenate([one.plan.indices, one.plan.cover_indices])]
+    assert seen is not None
+    assert len(attacked) > VISIBILITY_IMAGES
+    assert (seen.unchanged_images, seen.unchanged_training_images) == (black(attacked), black(stamped))
+    assert black(attacked) > 0
+    assert black(stamped) > 0
+    assert (seen.compared_images, seen.measured_on) == (VISIBILITY_IMAGES, "test")
+
+
+@pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])
+def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
+    one = experiment(cache, {"name": "pixel"}, strategy="clean_label", rate=0.05, cover_rate=0.02, stamp=stamp)
+    originals = one.images[torch.from_numpy(one.plan.indices)]
+    perturbed = originals + torch.where(originals < 128, 8, -8).to(torch.uint8)
+    seen = replace(one, perturbed=perturbed).visibility()
+    assert seen is not None
+    expected = perturbed.clone()
+    expected[:, :, 14, 14] = 255
+    difference = np.abs(expected.numpy().astype(int) - originals.numpy().astype(int))
+    assert seen.measured_on == "training"
+    assert seen.compared_images == len(originals)
+    assert (seen.l_inf, seen.l_inf_max) == (difference.max(axis=(1, 2, 3)).mean(), difference.max())
+    squared = (difference.astype(float) ** 2).mean(axis=(1, 2, 3))
+    assert seen.psnr_db == pytest.approx((10 * np.log10(255**2 / squared)).mean(), rel=1e-12)
+    plain = one.visibility()
+    assert plain is not None
+    assert plain.measured_on == "test"
+    assert plain.psnr_db is not None
+    assert seen.psnr_db < plain.psnr_db
