@@ -177,8 +177,10 @@ def _versions(records: Sequence[TrialRecord]) -> dict[str, str]:
     """By what is versioned; several versions where records disagree."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
+        # What each stage has to say of itself is in the records.
         for name, text in record.environment.items():
-            found.setdefault(name, {})[text] = None
+            if name != "stages":
+                found.setdefault(name, {})[str(text)] = None
     device = ", ".join(found.pop("device", {}))
     versions = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in found.items())
     return {"device": device, "versions": versions}
