@@ -13,6 +13,7 @@ from rich.console import Console
 from bdray import __version__
 from bdray.errors import BdrayError, UserError
 from bdray.sweeping import stopping
+from bdray.tracking import hide_password
 
 if TYPE_CHECKING:
     from bdray.space import SearchSpace
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
     parser = _parser("python -m bdray" if is_sweep else program)
     options = parser.parse_args(arguments)
     shown = arguments[1:] if is_sweep else arguments
-    options.command_line = shlex.join([*program.split(), *shown])
+    command_line = shlex.join([*program.split(), *shown])
+    options.command_line = hide_password(command_line, getattr(options, "tracking_uri", None) or "")
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         with stopping.listening():

@@ -218,7 +218,7 @@ def test_sync_delivers_to_mlflow(work: Path, tmp_path: Path, capsys: pytest.Capt
     uri = f"sqlite:///{tmp_path}/other.db"
     for _ in range(2):
         status, output, _ = run(capsys, "sync", "tiny", "--tracking-uri", uri)
-        assert (status, "3 conditions are in MLflow" in output) == (0, True)
+        assert (status, "3 conditions are in MLflow" in output, uri in output.replace("\n", "")) == (0, True, True)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("bdray-tiny")
     assert experiment is not None

@@ -163,10 +163,12 @@ def _write(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
-    from bdray.tracking import sync_sweep
+    from bdray.tracking import public, sync_sweep, tracking_uri_for
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    report = sync_sweep(sweep.uri, options.tracking_uri)
+    uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
+    console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
+    report = sync_sweep(sweep.uri, uri)
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {report.error}", soft_wrap=True)

@@ -17,6 +17,10 @@ from bdray.store.sweep_folder import REPORT
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
+from bdray.tracking import public
+
+NOT_DELIVERED = 3
+"""Exit status: everything is computed, and MLflow has not got everything."""
 
 
 def dry_run(space: SearchSpace) -> int:
@@ -65,7 +69,9 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
     if outcome.interrupted:
         console.print(f"\ninterrupted with {len(outcome.missing)} conditions to go; continue with: {command_line}")
         return 130
-    return 1 if outcome.unsuccessful or outcome.missing else 0
+    if outcome.unsuccessful or outcome.missing:
+        return 1
+    return NOT_DELIVERED if outcome.delivery is not None and outcome.delivery.error else 0
 
 
 def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: str) -> None:
@@ -84,9 +90,8 @@ def _tell_where(outcome: SweepOutcome, console: Console) -> None:
     sweep = outcome.sweep
     where = {"table": sweep.uri_of("results.csv")} if outcome.records else {}
     where |= {"report": sweep.uri_of(REPORT)} if outcome.records else {}
-    where |= {"MLflow": f"mlflow ui --backend-store-uri {outcome.tracking_uri}"}
-    if outcome.tracking_uri.startswith("http"):
-        where["MLflow"] = outcome.tracking_uri
+    shown = public(outcome.tracking_uri)
+    where |= {"MLflow": shown if shown.startswith("http") else f"mlflow ui --backend-store-uri {shown}"}
     console.print()
     for name, place in where.items():
         console.print(f"{name:<10} {place}", markup=False, highlight=False, soft_wrap=True)

@@ -51,13 +51,14 @@ class SweepInfo:
     """What `sweep.json` says.
 
     Attributes:
+        tracking_uri: without a password; None for the default, which moves along with the storage.
         created_ms: Unix time in milliseconds; None when it is not known.
         conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take.
     """
 
     name: str
     experiment: str
-    tracking_uri: str = ""
+    tracking_uri: str | None = None
     description: str = ""
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()

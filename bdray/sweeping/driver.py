@@ -36,7 +36,7 @@ from bdray.store.sweep_folder import (
 from bdray.sweeping import stopping
 from bdray.sweeping.progress import SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.tracking import DeliveryReport, Mirror, default_tracking_uri, start_mirror
+from bdray.tracking import DeliveryReport, Mirror, public, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
@@ -50,7 +50,7 @@ class SweepSettings:
 
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
-        tracking_uri: MLflow's; None: SQLite in the storage.
+        tracking_uri: MLflow's; None: the space's, or else SQLite in the storage.
         retry_failed: run failed and diverged conditions again.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
@@ -105,7 +105,7 @@ def run_conditions(
     """
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
-    tracking_uri = settings.tracking_uri or default_tracking_uri(storage)
+    tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
     busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
@@ -141,7 +141,9 @@ def _prepare_data(conditions: Sequence[Condition]) -> None:
 def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
     records = read_records(sweep, [condition.condition_id for condition in conditions])
-    return digest({"tracking": tracking_uri, "records": {r.condition_id: [r.status, r.finished_ms] for r in records}})
+    return digest(
+        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
+    )
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
@@ -166,12 +168,14 @@ def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition],
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
-    sweep.write_atomic(SPACE, space.to_yaml())
+    mark = tracking_mark(sweep, tracking_uri)
+    tracking = space.tracking.model_copy(update={"uri": mark})
+    sweep.write_atomic(SPACE, replace(space, tracking=tracking).to_yaml())
     folder.write_info(
         SweepInfo(
             name=sweep.name,
             experiment=space.tracking.experiment or f"bdray-{sweep.name}",
-            tracking_uri=tracking_uri,
+            tracking_uri=mark,
             description=space.description,
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,

@@ -12,7 +12,14 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.report import DeliveryReport, ReadyInfo
-from bdray.tracking.server import check_tracking, default_tracking_uri
+from bdray.tracking.server import (
+    check_tracking,
+    default_tracking_uri,
+    hide_password,
+    public,
+    tracking_mark,
+    tracking_uri_for,
+)
 
 __all__ = [
     "DeliveryReport",
@@ -21,8 +28,12 @@ __all__ = [
     "TrackingError",
     "check_tracking",
     "default_tracking_uri",
+    "hide_password",
+    "public",
     "start_mirror",
     "sync_sweep",
+    "tracking_mark",
+    "tracking_uri_for",
 ]
 
 _BUSY_S = 2.0
@@ -34,7 +45,7 @@ def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryRepor
 
     Args:
         sweep_uri: the sweep's folder.
-        tracking_uri: where to; None for the one the sweep was run with.
+        tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
 
     Raises:
         TrackingError: the server does not answer or refuses, or another process is delivering this sweep.

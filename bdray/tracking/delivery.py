@@ -25,11 +25,11 @@ from bdray.tracking.report import DeliveryReport
 from bdray.tracking.server import (
     GoneError,
     UnreachableError,
-    absolute_tracking_uri,
     artifact_location,
     explain,
     open_client,
     probe,
+    tracking_uri_for,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ DELIVERED = "bdray.delivered"
 _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "running": "RUNNING"}
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
+
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages open an experiment without it on a view for language models instead of its runs."""
 
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
 
@@ -83,9 +86,7 @@ class Delivery:
             info = files.info()
         except StorageNotFoundError:
             raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json") from None
-        uri = absolute_tracking_uri(tracking_uri or info.tracking_uri)
-        if not uri:
-            raise TrackingError(f"{sweep.uri_of('sweep.json')} names no tracking_uri; give --tracking-uri")
+        uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
         artifacts = artifact_location(uri, sweep.parent)
         client = open_client(uri, artifacts)
         try:
@@ -166,8 +167,6 @@ class Delivery:
         status: str = record.record.status if record else "running"
         self._log(run, self._new_params(condition_id, run), journal.points)
         tags = {"bdray.status": status} if status != run.status else {}
-        if journal.non_finite:
-            tags["bdray.non_finite"] = _shorten("; ".join(journal.non_finite), _MAX_TAG_CHARACTERS)
         if record is None:
             if status != run.status:
                 self._client.update_run(run.run_id, status="RUNNING")
@@ -249,7 +248,6 @@ class Delivery:
 
     def _create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
         condition = self._condition(condition_id)
-        name = f"{condition.label}-{condition_id[:8]}" if condition.label else condition_id
         tags = {
             "bdray.sweep": self.info.name,
             "bdray.condition_id": condition_id,
@@ -262,7 +260,7 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal.points), default=None)
-        run = self._client.create_run(self.experiment_id, started, tags, name)
+        run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
         return _ConditionRun(str(run.info.run_id), "running", "")
 
     def _index(self) -> dict[str, _ConditionRun]:
@@ -323,7 +321,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     if found is None:
         try:
             location = None if artifacts is None else f"{artifacts}/{name}"
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except Exception:
             # Another sweep may have made it meanwhile.
             found = client.get_experiment_by_name(name)
@@ -335,6 +333,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             f"the MLflow experiment '{name}' was deleted: restore it (mlflow experiments restore -x {number})"
             " or set tracking.experiment to another name"
         )
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 
 

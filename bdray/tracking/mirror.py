@@ -1,10 +1,11 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
-    driver --- stdin: one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
+    driver --- stdin: the tracking URI; one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
            <-- stdout: {"event": "ready", ...}, {"event": "report", ...} ------'
 
-However slow or dead the server is, the sweep never waits: ids only queue up here. The end of stdin, which also comes
-when the driver is killed, starts a last complete pass.
+Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
+that run. However slow or dead the server is, the sweep never waits: ids only queue up here. The end of stdin, which
+also comes when the driver is killed, starts a last complete pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
+from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.delivery import Delivery
@@ -33,6 +35,9 @@ _ORPHAN_S = 60.0
 """How long a mirror whose driver was killed goes on: the next sweep is waiting for its lock."""
 
 _LOCK_S = 3.0
+
+_LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
+"""How often the journals of running conditions are looked at: on a disk, and where each look is a request."""
 
 _LAST_TRY_S = 10.0
 """How long the last pass waits for a server that does not answer."""
@@ -46,6 +51,9 @@ class _MirrorLoop:
         self._inbox: queue.Queue[str | float] = queue.Queue()
         self._waiting: dict[str, None] = {}
         self._delivered: set[str] = set()
+        self._running: dict[str, object] = {}
+        self._look_s = _LOOK_S if sweep.is_local else _LOOK_REMOTE_S
+        self._next_look = 0.0
         self._lock: ExitStack | None = None
         self._delivery: Delivery | None = None
         self._backoff, self._next_try = _BACKOFF_S[0], 0.0
@@ -80,6 +88,8 @@ class _MirrorLoop:
             if seconds is not None:
                 self._finish(seconds)
                 return
+            if self._running and time.monotonic() >= self._next_look:
+                self._look()
             if time.monotonic() >= self._next_try:
                 self._deliver_waiting()
 
@@ -103,7 +113,9 @@ class _MirrorLoop:
     def _take(self) -> float | None:
         """Waits for work; the seconds of the last pass when there is to be no more."""
         idle = self._delivery is not None and not self._waiting
-        wait = None if idle else max(0.0, self._next_try - time.monotonic())
+        times = [] if idle else [self._next_try]
+        times += [self._next_look] if self._running else []
+        wait = max(0.0, min(times) - time.monotonic()) if times else None
         try:
             item = self._inbox.get(timeout=wait)
             while True:
@@ -113,6 +125,23 @@ class _MirrorLoop:
                 item = self._inbox.get_nowait()
         except queue.Empty:
             return None
+
+    def _look(self) -> None:
+        """Conditions whose journals have changed since the last look wait for delivery."""
+        for condition_id, seen in self._running.items():
+            mark = self._mark(condition_id)
+            if mark != seen:
+                self._running[condition_id] = mark
+                self._waiting[condition_id] = None
+        self._next_look = time.monotonic() + self._look_s
+
+    def _mark(self, condition_id: str) -> object:
+        """Size and time of a condition's journal; None while there is none."""
+        try:
+            files = self._sweep.child("conditions", condition_id).files()
+        except StorageError:
+            return None
+        return next(((file.size, file.modified_s) for file in files if file.path == JOURNAL), None)
 
     def _deliver_waiting(self) -> None:
         try:
@@ -125,13 +154,15 @@ class _MirrorLoop:
             self._postpone(error)
 
     def _deliver_one(self, delivery: Delivery, condition_id: str) -> None:
+        self._running.setdefault(condition_id, None)
         try:
             if delivery.deliver(condition_id):
                 self._delivered.add(condition_id)
+                self._running.pop(condition_id, None)
         except UnreachableError:
             raise
         except StorageNotFoundError:
-            # Its trial has only just begun and has written nothing: its first epoch asks again.
+            # Its trial has only just begun and has written nothing: its journal will be seen.
             pass
         except (TrackingError, StorageError) as error:
             # Its next epoch or the last pass tries again; the others must not wait for it.
@@ -217,10 +248,9 @@ def main() -> None:
     os.nice(5)
     parser = argparse.ArgumentParser(prog="bdray.tracking.mirror")
     parser.add_argument("sweep")
-    parser.add_argument("tracking_uri")
     arguments = parser.parse_args()
     sweep = Storage.open(arguments.sweep)
-    loop = _MirrorLoop(sweep, arguments.tracking_uri, answers := _private_stdout())
+    loop = _MirrorLoop(sweep, sys.stdin.readline().rstrip("\n"), answers := _private_stdout())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.listen()
     try:

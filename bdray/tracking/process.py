@@ -18,7 +18,7 @@ from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
 from bdray.tracking.report import DeliveryReport, ReadyInfo
-from bdray.tracking.server import absolute_tracking_uri
+from bdray.tracking.server import absolute_tracking_uri, public
 
 _ATOMIC_WRITE = 4096
 """A pipe takes up to this many bytes as a whole or not at all (POSIX: PIPE_BUF is at least 512, Linux has 4096)."""
@@ -42,6 +42,7 @@ class Mirror:
     def __init__(self, sweep: Storage, tracking_uri: str) -> None:
         self._sweep, self._uri = sweep, tracking_uri
         self._unsent: dict[str, None] = {}
+        self._told: dict[str, None] = {}
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
         self._start()
 
@@ -63,14 +64,16 @@ class Mirror:
             case "died":
                 raise TrackingError(self._death)
         later = f"it will be delivered later: bdray sync {self._sweep.name}"
-        return ReadyInfo(False, f"MLflow at {self._uri} has not answered within {timeout_s:.0f} s; {later}")
+        return ReadyInfo(False, f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
 
     def notify(self, condition_id: str) -> None:
         """Tells the mirror that a condition's files have changed. Never waits, never raises."""
-        self._unsent[condition_id] = None
+        self._unsent[condition_id] = self._told[condition_id] = None
         if self._process.poll() is not None and time.monotonic() - self._started > _RESTART_S:
             with suppress(OSError):
                 self._start()
+                # A new process knows nothing of the conditions that run.
+                self._unsent = dict(self._told)
         self._flush()
 
     def close(self, timeout_s: float = 60.0) -> DeliveryReport:
@@ -97,7 +100,7 @@ class Mirror:
             log.parent.mkdir(parents=True, exist_ok=True)
         with open(log or os.devnull, "ab") as stderr:  # noqa: PTH123 - a path or the null device
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bdray.tracking.mirror", self._sweep.uri, self._uri],
+                [sys.executable, "-P", "-m", "bdray.tracking.mirror", self._sweep.uri],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -108,6 +111,8 @@ class Mirror:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdin
         self._started = time.monotonic()
+        # Not an argument: arguments can be read by every user of the machine.
+        self._pipe.write(f"{self._uri}\n".encode())
         os.set_blocking(self._pipe.fileno(), False)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()

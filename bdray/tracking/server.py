@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from bdray.errors import StorageError, TrackingError, UserError
@@ -66,6 +66,23 @@ def default_tracking_uri(storage_root: str | Storage) -> str:
     return f"sqlite:///{path}"
 
 
+def tracking_uri_for(sweep: Storage, *given: str | None) -> str:
+    """Where a sweep is delivered to: the first of `given` that is a URI, made absolute, else the storage's default.
+
+    Raises:
+        UserError: a scheme MLflow does not have; or none is given and the storage is remote.
+    """
+    uri = next(filter(None, given), None)
+    return absolute_tracking_uri(uri) if uri else default_tracking_uri(sweep.parent)
+
+
+def tracking_mark(sweep: Storage, uri: str) -> str | None:
+    """The tracking URI as the sweep's folder keeps it: None for the default, which moves along with the storage."""
+    if sweep.is_local and uri == default_tracking_uri(sweep.parent):
+        return None
+    return without_password(uri)
+
+
 def absolute_tracking_uri(uri: str) -> str:
     """The URI with a relative path made absolute, so that every process opens the same database.
 
@@ -79,7 +96,9 @@ def absolute_tracking_uri(uri: str) -> str:
     if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
         return uri
     if scheme:
-        raise UserError(f"--tracking-uri '{uri}': MLflow has no '{scheme}://'; try http://, sqlite:///, postgresql://")
+        raise UserError(
+            f"--tracking-uri '{public(uri)}': MLflow has no '{scheme}://'; try http://, sqlite:///, postgresql://"
+        )
     return str(Path(uri).expanduser().absolute())
 
 
@@ -145,7 +164,7 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
     busy = UnreachableError(f"{public(tracking_uri)} is being set up by another process")
     try:
         with file_lock(Path(f"{database}.lock") if database != tracking_uri else None, 60, busy):
-            client = MlflowClient(tracking_uri)
+            client = MlflowClient(_log_in(tracking_uri))
             client.search_experiments(max_results=1)
     except (TrackingError, StorageError):
         raise
@@ -174,6 +193,7 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     from sqlalchemy.exc import SQLAlchemyError
 
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = hide_password(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"
     code = getattr(error, "error_code", None)
@@ -187,8 +207,48 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
 
 
 def public(uri: str) -> str:
-    """The URI without user name and password, fit for messages and logs."""
+    """The URI fit for messages and logs: a password in it is shown as `***`."""
+    return _with_password(uri, ":***")
+
+
+def without_password(uri: str) -> str:
+    """The URI as files keep it."""
+    return _with_password(uri, "")
+
+
+def _with_password(uri: str, shown: str) -> str:
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    if parts.password is None:
         return uri
+    credentials, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{credentials.partition(':')[0]}{shown}@{host}").geturl()
+
+
+def hide_password(text: str, uri: str) -> str:
+    """A text, a library's error for instance, without the password of the URI."""
+    password = urlsplit(uri).password
+    for secret in filter(None, {password, unquote(password or "")}):
+        text = text.replace(f":{secret}@", ":***@")
+    return text
+
+
+def _log_in(uri: str) -> str:
+    """The URI of a server without user and password, which are handed to MLflow by its own variables.
+
+    Raises:
+        TrackingError: the URI names a user, and there is no password.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.username is None:
+        return uri
+    if parts.password is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    elif "MLFLOW_TRACKING_PASSWORD" in os.environ:
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username))
+    else:
+        raise TrackingError(
+            f"{uri}: passwords are not stored; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+            " which MLflow reads itself, or give --tracking-uri with the password"
+        )
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

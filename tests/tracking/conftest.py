@@ -44,7 +44,7 @@ class SweepFolder:
             "role": role,
             "content": {},
             "flat": flat if flat is not None else {"trigger.name": "patch", "poison.rate": 0.1, "seed": number},
-            "label": f"patch-0.1-s{number}",
+            "label": f"patch-0.1-s{number}-{condition_id[:8]}",
         }
         self._write(condition_id, "condition.json", json.dumps(content))
         return condition_id

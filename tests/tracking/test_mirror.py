@@ -74,6 +74,8 @@ def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(
     mirror.notify(first)
     wait_until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
     assert shown(sweep).run(first).data.tags["bdray.status"] == "running"
+    sweep.journal(first, 3)
+    wait_until(lambda: shown(sweep).points(first) == sweep.points(first), 20)
 
     others = [sweep.finished(number) for number in range(2, 30)]
     for name in others:

@@ -1,0 +1,94 @@
+"""A real sweep, watched in a real MLflow database while it trains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 8
+SPACE = f"""\
+name: live
+seeds: [0]
+baselines: false
+plugins: [slow_trigger]
+fixed:
+  data: {{name: digits, image_size: 16, train_limit: 64, test_limit: 20}}
+  model: {{name: resnet8}}
+  trigger: {{name: slow}}
+  train: {{epochs: {EPOCHS}, batch_size: 32}}
+  finetune: {{epochs: 0}}
+tracking: {{uri: "sqlite:///elsewhere.db"}}
+"""
+PLUGIN = '''
+import time
+from bdray.triggers.base import TRIGGERS, Trigger
+
+@TRIGGERS.register("slow")
+class Slow(Trigger):
+    """Inverts, and makes each epoch take seconds."""
+
+    def apply(self, images, generator):
+        return 255 - images
+'''
+SLOW = """
+import torch
+_step = torch.optim.SGD.step
+def _slowly(self, *args, **kwargs):
+    time.sleep(1.5)
+    return _step(self, *args, **kwargs)
+torch.optim.SGD.step = _slowly
+"""
+
+
+def histories(uri: str) -> list[list[tuple[int, float]]]:
+    """(step, value) of the loss of each run of a condition."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("bdray-live")
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [
+        sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss"))
+        for run in runs
+        if "bdray.condition_id" in run.data.tags
+    ]
+
+
+def test_a_running_conditions_curve_grows_in_mlflow(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "elsewhere.db")
+    (tmp_path / "live.yaml").write_text(SPACE)
+    (tmp_path / "slow_trigger.py").write_text(PLUGIN + SLOW)
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "BDRAY_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "bdray.sweep", "live.yaml", "--no-dashboard", "--num-cpus", "1"]
+    database, lengths = tmp_path / "elsewhere.db", set()
+    with (tmp_path / "output.txt").open("w") as output:
+        sweep = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        try:
+            end = time.monotonic() + 240
+            while sweep.poll() is None and time.monotonic() < end:
+                is_training = not list(tmp_path.glob("runs/live/conditions/*/record.json"))
+                if is_training:
+                    lengths |= {len(history) for history in histories(f"sqlite:///{database}")}
+                time.sleep(0.5)
+        finally:
+            if sweep.poll() is None:
+                os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.wait()
+    assert sweep.returncode == 0, (tmp_path / "output.txt").read_text()
+    assert len({length for length in lengths if 0 < length < EPOCHS}) >= 2, lengths
+    (history,) = histories(f"sqlite:///{database}")
+    assert [step for step, _ in history] == list(range(1, EPOCHS + 1))
+    assert not (tmp_path / "runs" / "mlflow.db").exists(), "the space names another place"
