@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
-from bdray.report.statistics import bootstrap_interval, wilson_interval
+from bdray.report.statistics import Interval, rate_interval, t_interval, wilson_interval
 from bdray.results.controls import Control, controls_of
 from bdray.results.tables import axes_of
 
@@ -36,14 +36,14 @@ class Estimate:
     Attributes:
         values: one a replicate.
         low, high: 95 % interval; None where there is none to give.
-        method: `wilson`: over the test images of one trial; `bootstrap`: over replicates.
+        method: `wilson`: over the test images of one trial; `t`: Student's over replicates (rates: on the logit scale).
     """
 
     mean: float
     low: float | None
     high: float | None
     values: tuple[float, ...]
-    method: Literal["wilson", "bootstrap", "none"]
+    method: Literal["wilson", "t", "none"]
 
 
 @dataclass(frozen=True)
@@ -216,30 +216,33 @@ def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
 
 
 def estimate(found: Sequence[Rates | None], rate: RateName) -> Estimate | None:
-    """Mean and interval of a rate: Wilson over the images of a single trial, bootstrap over several trials."""
-    measured = [(getattr(rates, rate), rates) for rates in found if rates is not None]
-    known = [(float(value), rates) for value, rates in measured if value is not None]
+    """Mean and interval of a rate: Wilson's over the images of a single trial, Student's over several trials."""
+    measured = [(getattr(rates, rate), _images(rates, rate)) for rates in found if rates is not None]
+    known = [(float(value), images) for value, images in measured if value is not None and images]
     if not known:
         return None
     values = tuple(value for value, _ in known)
     if len(known) > 1:
-        interval = bootstrap_interval(values)
-        return _estimate(values, interval, "bootstrap")
-    images = known[0][1].clean_images if rate == "clean_accuracy" else known[0][1].attacked_images
-    return _estimate(values, wilson_interval(round(values[0] * images), images), "wilson") if images else None
+        return _estimate(values, rate_interval(values, [images for _, images in known]), "t")
+    images = known[0][1]
+    return _estimate(values, wilson_interval(round(values[0] * images), images), "wilson")
 
 
-def estimate_of_values(values: Sequence[float]) -> Estimate | None:
-    """Mean over replicates with a bootstrap interval, which a single value has none of."""
+def _images(rates: Rates, rate: RateName) -> int:
+    return rates.clean_images if rate == "clean_accuracy" else rates.attacked_images
+
+
+def estimate_of_differences(values: Sequence[float]) -> Estimate | None:
+    """Mean over replicates or seeds with Student's interval, which a single value has none of."""
     if not values:
         return None
-    interval = bootstrap_interval(values)
-    return _estimate(tuple(values), interval, "bootstrap" if interval else "none")
+    return _estimate(tuple(values), t_interval(values), "t")
 
 
-def _estimate(values: tuple[float, ...], interval: Any, method: Literal["wilson", "bootstrap", "none"]) -> Estimate:
-    low, high = (interval.low, interval.high) if interval else (None, None)
-    return Estimate(fmean(values), low, high, values, method)
+def _estimate(values: tuple[float, ...], interval: Interval | None, method: Literal["wilson", "t"]) -> Estimate:
+    if interval is None:
+        return Estimate(fmean(values), None, None, values, "none")
+    return Estimate(fmean(values), interval.low, interval.high, values, method)
 
 
 def axis_words(path: str) -> str:

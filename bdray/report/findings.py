@@ -20,7 +20,7 @@ from bdray.report.cells import (
     Estimate,
     Replicate,
     Study,
-    estimate_of_values,
+    estimate_of_differences,
     rates_after,
     shown,
 )
@@ -274,13 +274,13 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     tests = [equivalence(differences, margin) for _, differences in found]
     corrected = iter(holm([test.p_value for test in tests if test]))
     cells = [
-        CleanDifference(cell, _known(estimate_of_values(differences)), next(corrected) if test else None)
+        CleanDifference(cell, _known(estimate_of_differences(differences)), next(corrected) if test else None)
         for (cell, differences), test in zip(found, tests, strict=True)
     ]
     return CleanBehaviour(
         margin=margin,
         pairs=sum(len(differences) for _, differences in found),
-        overall=estimate_of_values(_seed_means(study)),
+        overall=estimate_of_differences(_seed_means(study)),
         cells=tuple(cells),
         auc=_auc(study),
     )
@@ -342,9 +342,9 @@ def regularization(study: Study) -> Regularization:
     effects = [
         RegularizerEffect(
             name=name,
-            before=_known(estimate_of_values(_differences(members, "poison"))),
-            after=estimate_of_values(_differences(members, "finetune")),
-            accuracy=_known(estimate_of_values(_differences(members, "poison", "clean_accuracy"))),
+            before=_known(estimate_of_differences(_differences(members, "poison"))),
+            after=estimate_of_differences(_differences(members, "finetune")),
+            accuracy=_known(estimate_of_differences(_differences(members, "poison", "clean_accuracy"))),
             lowered=tests[name].lower,
             raised=tests[name].higher,
             p_value=p_value,
@@ -410,7 +410,7 @@ def _defusal(cell: Cell) -> Defusal | None:
         before=before,
         after=after,
         first_epochs=tuple(p.first_epoch_below_10_percent if p else None for p in persistences),
-        above_floor=estimate_of_values(left),
+        above_floor=estimate_of_differences(left),
     )
 
 

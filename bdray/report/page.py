@@ -14,7 +14,6 @@ from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
 from bdray.report.findings import clean_behaviour, regularization, retraining, variation
-from bdray.report.statistics import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         retraining=retraining(study),
         rows=_table(study),
         unsuccessful=[record for record in study.records if mark(record)],
-        resamples=RESAMPLES,
         **pictures,
     )  # fmt: skip
     return Report(html, tuple(picture for group in pictures.values() for picture in group))

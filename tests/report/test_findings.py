@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report.cells import axes_of, estimate_of_values, study_of
+from bdray.report.cells import axes_of, estimate_of_differences, study_of
 from bdray.report.findings import clean_behaviour, regularization, retraining, variation
 
 MakeRecord = Callable[..., TrialRecord]
@@ -38,7 +39,7 @@ def test_numbers_that_no_two_cells_share_stay_axes(make_record: MakeRecord) -> N
     assert axes_of(records) == ["poison.rate", "train.lr"]
 
 
-def test_one_trial_has_a_wilson_interval_and_several_a_bootstrap(make_record: MakeRecord) -> None:
+def test_one_trial_has_a_wilson_interval_and_several_students(make_record: MakeRecord) -> None:
     records = [make_record((0.8, 0.1)), make_record((0.6, 0.1), trigger="blend")]
     records.append(make_record((0.4, 0.1), trigger="blend", seed=1))
     blend, patch = study_of(records).cells
@@ -46,8 +47,11 @@ def test_one_trial_has_a_wilson_interval_and_several_a_bootstrap(make_record: Ma
     assert one is not None
     assert (one.method, one.mean, one.values) == ("wilson", 0.8, (0.8,))
     assert two is not None
-    assert (two.method, two.mean, two.values) == ("bootstrap", pytest.approx(0.5), (0.6, 0.4))
-    assert (two.low, two.high) == (0.4, 0.6)
+    assert (two.method, two.mean, two.values) == ("t", pytest.approx(0.5), (0.6, 0.4))
+    # Logits +-0.405, 12.706: Student's t at 97.5 % and one degree of freedom.
+    reach = 12.706204736432095 * math.log(1.5)
+    assert two.low is not None
+    assert math.log(two.low / (1 - two.low)) == pytest.approx(-reach)
 
 
 def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
@@ -201,7 +205,7 @@ def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> Non
 
 
 def test_a_single_difference_has_no_interval() -> None:
-    found = estimate_of_values([0.3])
+    found = estimate_of_differences([0.3])
     assert found is not None
     assert (found.mean, found.low, found.high, found.method) == (0.3, None, None, "none")
-    assert estimate_of_values([]) is None
+    assert estimate_of_differences([]) is None
