@@ -48,22 +48,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One record with what it is compared with: its baseline twin, where that one ended well."""
+    """One record with what it is compared with. What went wrong in the repair does not touch what was before it."""
 
     record: TrialRecord
     control: Control | None
 
-    @property
-    def sound(self) -> bool:
-        return is_sound(self.record)
+    def sound(self, stage: StageName) -> bool:
+        return is_sound(self.record, stage)
 
-    def floor(self, stage: StageName) -> float | None:
-        """The baseline's attack success rate under this attack, after `stage`."""
-        if self.control is None or self.control.floor is None:
+    def rates(self, stage: StageName) -> Rates | None:
+        """What counts: None where the record went wrong by the end of `stage`, or did not get there."""
+        return rates_after(self.record, stage) if self.sound(stage) else None
+
+    def baseline(self, stage: StageName) -> TrialRecord | None:
+        """Its baseline twin, where that one is sound after `stage`."""
+        return self.control.baseline if self.control and is_sound(self.control.baseline, stage) else None
+
+    def floor(self, stage: StageName) -> Rates | None:
+        """What its baseline does under this attack after `stage`."""
+        if self.control is None or self.control.floor is None or self.baseline(stage) is None:
             return None
-        floor = self.control.floor
-        rates = floor.poisoned if stage == "poison" else (floor.repaired or floor.poisoned)
-        return rates.attack_success_rate
+        return self.control.floor.poisoned if stage == "poison" else self.control.floor.repaired
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,9 @@ class Cell:
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
 
-    @property
-    def sound(self) -> list[Replicate]:
-        """Replicates that count: finished, and not collapsed."""
-        return [replicate for replicate in self.replicates if replicate.sound]
+    def sound(self, stage: StageName) -> list[Replicate]:
+        """Replicates that count after `stage`: finished, and not collapsed."""
+        return [replicate for replicate in self.replicates if replicate.sound(stage)]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -111,18 +115,18 @@ class Cell:
 
     def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:
         """The mean of a rate over sound replicates after the last epoch of `stage`; None when there is none."""
-        return estimate([rates_after(replicate.record, stage) for replicate in self.sound], rate)
+        return estimate([replicate.rates(stage) for replicate in self.replicates], rate)
 
     def unsound_values(self, stage: StageName, rate: RateName) -> list[float]:
         """The rates of replicates that do not count, where they got that far."""
-        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound]
+        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound(stage)]
         values = [getattr(rates, rate) for rates in found if rates is not None]
         return [value for value in values if value is not None]
 
     def floor(self, stage: StageName) -> float | None:
-        """Mean floor over sound replicates that have one."""
-        floors = [replicate.floor(stage) for replicate in self.sound]
-        known = [floor for floor in floors if floor is not None]
+        """Mean floor after `stage` over sound replicates that have one."""
+        floors = [floor for replicate in self.sound(stage) if (floor := replicate.floor(stage))]
+        known = [floor.attack_success_rate for floor in floors if floor.attack_success_rate is not None]
         return fmean(known) if known else None
 
 
@@ -142,10 +146,9 @@ class Study:
     cells: tuple[Cell, ...]
     baselines: tuple[Cell, ...]
 
-    @property
-    def left_out(self) -> int:
-        """Poisoned conditions that no finding counts."""
-        return sum(not replicate.sound for cell in self.cells for replicate in cell.replicates)
+    def left_out(self, stage: StageName) -> int:
+        """Poisoned conditions that do not count after `stage`."""
+        return sum(not replicate.sound(stage) for cell in self.cells for replicate in cell.replicates)
 
     @property
     def seeds(self) -> int:
@@ -168,11 +171,7 @@ def study_of(records: Sequence[TrialRecord]) -> Study:
 
 
 def _cell(records: Sequence[TrialRecord], axes: Sequence[str], controls: Mapping[str, Control]) -> Cell:
-    replicates = []
-    for record in records:
-        control = controls.get(record.condition_id)
-        usable = control is not None and is_sound(control.baseline)
-        replicates.append(Replicate(record, control if usable else None))
+    replicates = [Replicate(record, controls.get(record.condition_id)) for record in records]
     flat = _described(records[0])
     return Cell(records[0].cell_id, {path: flat.get(path) for path in axes}, tuple(replicates))
 
@@ -198,9 +197,15 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, str(value))
 
 
-def is_sound(record: TrialRecord) -> bool:
-    """Whether a record's rates mean what they say: finished, and not collapsed."""
-    return record.status == "finished" and not record.collapsed
+def is_sound(record: TrialRecord, stage: StageName) -> bool:
+    """Whether a record's rates after `stage` mean what they say: it neither diverged nor collapsed by then.
+
+    A failed one never is: it is to be run again.
+    """
+    passed = record.stages[:1] if stage == "poison" else record.stages
+    went_on = record.status == "diverged" and any(later.diverged for later in record.stages[len(passed) :])
+    ends = [each.last.rates for each in passed if each.last]
+    return (record.status == "finished" or went_on) and not any(rates.collapsed for rates in ends if rates)
 
 
 def mark(record: TrialRecord) -> str:

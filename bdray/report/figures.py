@@ -261,7 +261,9 @@ def _in_points(found: Estimate) -> Estimate:
 
 
 def _baseline_accuracy(cell: Cell) -> Estimate | None:
-    return estimate([each.control.baseline.poisoned for each in cell.sound if each.control], "clean_accuracy")
+    return estimate(
+        [twin.poisoned for each in cell.sound("poison") if (twin := each.baseline("poison"))], "clean_accuracy"
+    )
 
 
 def persistence_pictures(study: Study) -> list[Picture]:
@@ -281,7 +283,7 @@ def persistence_pictures(study: Study) -> list[Picture]:
 
 def mean_curve(cell: Cell) -> list[tuple[int, float]]:
     """Mean attack success rate over sound replicates at every fine-tuning epoch that all of them evaluated."""
-    curves = [dict(_curve(replicate.record)) for replicate in cell.sound]
+    curves = [dict(_curve(replicate.record)) for replicate in cell.sound("finetune")]
     if not curves:
         return []
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))

@@ -1,7 +1,7 @@
 """The four findings of Truong et al. 2020 (arXiv 2004.11514, abstract), each answered from a sweep's own records.
 
 A finding that the records cannot answer says why instead. Failed, diverged and collapsed conditions count in none of
-them: what they have is no success rate of a backdoor.
+them, and those that went wrong only in the repair in nothing after it: what they have is no success rate of a backdoor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from bdray.report.cells import (
     Replicate,
     Study,
     estimate_of_differences,
-    rates_after,
     shown,
 )
 from bdray.report.statistics import (
@@ -287,21 +286,20 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
 
 
 def _clean_differences(cell: Cell) -> list[float]:
-    differences = [_clean_difference(replicate) for replicate in cell.sound]
+    differences = [_clean_difference(replicate) for replicate in cell.sound("poison")]
     return [difference for difference in differences if difference is not None]
 
 
 def _clean_difference(replicate: Replicate) -> float | None:
-    if replicate.control is None:
-        return None
-    mine, its = replicate.record.poisoned, replicate.control.baseline.poisoned
+    twin = replicate.baseline("poison")
+    mine, its = replicate.record.poisoned, twin.poisoned if twin else None
     return mine.clean_accuracy - its.clean_accuracy if mine and its else None
 
 
 def _seed_means(study: Study) -> list[float]:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for cell in study.cells:
-        for replicate in cell.sound:
+        for replicate in cell.sound("poison"):
             if (difference := _clean_difference(replicate)) is not None:
                 by_seed[replicate.record.condition["seed"]].append(difference)
     return [fmean(differences) for differences in by_seed.values()]
@@ -312,8 +310,8 @@ def _auc(study: Study) -> float | None:
     poisoned: dict[str, list[float]] = defaultdict(list)
     baselines: dict[str, dict[str, float]] = defaultdict(dict)
     for cell in study.cells:
-        for each in cell.sound:
-            twin = each.control.baseline if each.control else None
+        for each in cell.sound("poison"):
+            twin = each.baseline("poison")
             if twin and each.record.poisoned and twin.poisoned:
                 poisoned[twin.cell_id].append(each.record.poisoned.clean_accuracy)
                 baselines[twin.cell_id][twin.condition_id] = twin.poisoned.clean_accuracy
@@ -329,12 +327,12 @@ def regularization(study: Study) -> Regularization:
         return Regularization("This sweep has no regularizer axis: every model was trained without one.")
     if "none" not in names:
         return Regularization("Every model of this sweep has a regularizer, so there is none without to compare with.")
-    plain = {_without_regularizer(each.record): each.record for each in replicates if _is_plain(each)}
-    pairs: dict[str, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
+    plain = {_without_regularizer(each.record): each for each in replicates if _is_plain(each)}
+    pairs: dict[str, list[tuple[Replicate, Replicate]]] = defaultdict(list)
     for each in replicates:
         twin = plain.get(_without_regularizer(each.record))
-        if twin is not None and each.sound and each.record.condition["regularizer"]["name"] != "none":
-            pairs[_regularizer_label(each.record, replicates)].append((each.record, twin))
+        if twin is not None and each.sound("poison") and each.record.condition["regularizer"]["name"] != "none":
+            pairs[_regularizer_label(each.record, replicates)].append((each, twin))
     if not pairs:
         return Regularization("No regularized condition finished together with its twin without a regularizer.")
     tests = {name: sign_test(_differences(members, "poison")) for name, members in pairs.items()}
@@ -356,7 +354,7 @@ def regularization(study: Study) -> Regularization:
 
 
 def _is_plain(replicate: Replicate) -> bool:
-    return replicate.sound and replicate.record.condition["regularizer"]["name"] == "none"
+    return replicate.sound("poison") and replicate.record.condition["regularizer"]["name"] == "none"
 
 
 def _without_regularizer(record: TrialRecord) -> str:
@@ -375,9 +373,9 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 
 
 def _differences(
-    pairs: Sequence[tuple[TrialRecord, TrialRecord]], stage: StageName, rate: str = "attack_success_rate"
+    pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
 ) -> list[float]:
-    found = [(rates_after(mine, stage), rates_after(its, stage)) for mine, its in pairs]
+    found = [(mine.rates(stage), its.rates(stage)) for mine, its in pairs]
     values = [(getattr(mine, rate), getattr(its, rate)) for mine, its in found if mine and its]
     return [mine - its for mine, its in values if mine is not None and its is not None]
 
@@ -397,11 +395,12 @@ def _defusal(cell: Cell) -> Defusal | None:
     before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
     if before is None or after is None:
         return None
-    persistences = [each.record.persistence for each in cell.sound]
+    persistences = [each.record.persistence for each in cell.sound("finetune")]
     left = [
-        each.record.repaired.attack_success_rate - floor
-        for each in cell.sound
+        each.record.repaired.attack_success_rate - floor.attack_success_rate
+        for each in cell.sound("finetune")
         if (floor := each.floor("finetune")) is not None
+        and floor.attack_success_rate is not None
         and each.record.repaired
         and each.record.repaired.attack_success_rate is not None
     ]

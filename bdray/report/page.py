@@ -192,7 +192,8 @@ class Row:
     split: str
     before: Rates | None
     after: Rates | None
-    floor: float | None
+    floor_before: float | None
+    floor_after: float | None
 
     def interval(self, stage: str, rate: Any) -> Estimate | None:
         """Wilson interval over the test images."""
@@ -208,5 +209,6 @@ def _row(texts: tuple[str, ...], replicate: Replicate) -> Row:
     record = replicate.record
     tuning = record.condition["finetune"]
     split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
-    floor = replicate.floor("finetune")
-    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, floor)
+    floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
+    before, after = (floor.attack_success_rate if floor else None for floor in floors)
+    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, before, after)

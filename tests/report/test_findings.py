@@ -89,7 +89,7 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     assert (spread.cells, spread.highest) == (1, 0.5)
     assert [row.cell.label for row in clean_behaviour(study).cells] == ["patch"]
     assert [row.cell.label for row in retraining(study).cells] == ["patch"]
-    assert study.left_out == 3
+    assert study.left_out("poison") == 3
     assert {cell.label: cell.marks for cell in study.cells} == {
         "patch": "",
         "blend": "collapsed",
@@ -98,6 +98,38 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     }
     blend = next(cell for cell in study.cells if cell.label == "blend")
     assert blend.unsound_values("poison", "attack_success_rate") == [1.0]
+
+
+def test_what_goes_wrong_only_in_the_repair_counts_before_it(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    records = [
+        make_record((0.8, 0.2), clean=0.9),
+        make_record((0.6, 0.99), seed=1, clean=0.8, collapsed_in_repair=True),
+        diverged_in_repair(make_record((0.4, 0.99), seed=2, clean=0.7)),
+    ]
+    baselines = [make_baseline(records, 0.1, seed=seed, clean=0.9) for seed in (0, 1)]
+    # The twin of the third collapses only in its repair: still the control of what is before.
+    baselines.append(make_baseline(records, 0.4, seed=2, clean=0.9, collapsed_in_repair=True))
+    study = study_of([*records, *baselines])
+    (cell,) = study.cells
+    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
+    assert before is not None
+    assert after is not None
+    assert before.values == (0.8, 0.6, 0.4)
+    assert after.values == (0.2,)
+    assert (cell.floor("poison"), cell.floor("finetune")) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert (study.left_out("poison"), study.left_out("finetune")) == (0, 2)
+    assert cell.unsound_values("finetune", "attack_success_rate") == [0.99, 0.99]
+    assert sorted(clean_behaviour(study).cells[0].difference.values) == pytest.approx([-0.2, -0.1, 0.0])
+    assert cell.marks == "1 of 3 diverged, 1 of 3 collapsed"
+
+
+def diverged_in_repair(record: TrialRecord) -> TrialRecord:
+    poison, tuning = record.stages
+    last = tuning.epochs[-1].model_copy(update={"images": 10, "loss": None})
+    tuning = tuning.model_copy(update={"epochs": (*tuning.epochs[:-1], last)})
+    return record.model_copy(update={"status": "diverged", "stages": (poison, tuning)})
 
 
 def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
