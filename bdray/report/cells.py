@@ -36,14 +36,15 @@ class Estimate:
     Attributes:
         values: one a replicate.
         low, high: 95 % interval; None where there is none to give.
-        method: `wilson`: over the test images of one trial; `t`: Student's over replicates (rates: on the logit scale).
+        method: `wilson`, `newcombe`: over the test images of one trial; `t`: Student's over replicates, of rates on the
+            logit scale.
     """
 
     mean: float
     low: float | None
     high: float | None
     values: tuple[float, ...]
-    method: Literal["wilson", "t", "none"]
+    method: Literal["wilson", "newcombe", "t", "none"]
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,9 @@ def estimate(found: Sequence[Rates | None], rate: RateName) -> Estimate | None:
         return None
     values = tuple(value for value, _ in known)
     if len(known) > 1:
-        return _estimate(values, rate_interval(values, [images for _, images in known]), "t")
+        return make_estimate(values, rate_interval(values, [images for _, images in known]), "t")
     images = known[0][1]
-    return _estimate(values, wilson_interval(round(values[0] * images), images), "wilson")
+    return make_estimate(values, wilson_interval(round(values[0] * images), images), "wilson")
 
 
 def _images(rates: Rates, rate: RateName) -> int:
@@ -241,13 +242,29 @@ def estimate_of_differences(values: Sequence[float]) -> Estimate | None:
     """Mean over replicates or seeds with Student's interval, which a single value has none of."""
     if not values:
         return None
-    return _estimate(tuple(values), t_interval(values), "t")
+    return make_estimate(values, t_interval(values), "t")
 
 
-def _estimate(values: tuple[float, ...], interval: Interval | None, method: Literal["wilson", "t"]) -> Estimate:
+def make_estimate(
+    values: Sequence[float], interval: Interval | None, method: Literal["wilson", "newcombe", "t"]
+) -> Estimate:
+    """The mean of `values` with an interval, or with none."""
     if interval is None:
-        return Estimate(fmean(values), None, None, values, "none")
-    return Estimate(fmean(values), interval.low, interval.high, values, method)
+        return Estimate(fmean(values), None, None, tuple(values), "none")
+    return Estimate(fmean(values), interval.low, interval.high, tuple(values), method)
+
+
+def seed_means(by_cell: Sequence[Mapping[int, float]]) -> list[float]:
+    """For every seed the mean over the cells that have every seed; empty where none has.
+
+    Values of one seed share its split, its initial weights and its baseline, so seeds are what is independent.
+
+    Args:
+        by_cell: one value a seed.
+    """
+    seeds = sorted({seed for values in by_cell for seed in values})
+    whole = [values for values in by_cell if len(values) == len(seeds)]
+    return [fmean(values[seed] for values in whole) for seed in seeds] if whole else []
 
 
 def axis_words(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The four findings of Truong et al. 2020 (arXiv 2004.11514, abstract), each answered from a sweep's own records.
+"""The findings of Truong et al. 2020 (arXiv 2004.11514, abstract) from a sweep's own records; the fourth: `retraining`.
 
 A finding that the records cannot answer says why instead. Failed, diverged and collapsed conditions count in none of
 them, and those that went wrong only in the repair in nothing after it: what they have is no success rate of a backdoor.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bdray.condition import flatten
 from bdray.record import StageName, TrialRecord
 from bdray.report.cells import (
     Cell,
@@ -35,8 +34,6 @@ from bdray.report.statistics import (
 
 MARGIN = 0.01
 """Clean accuracies that differ by less than this count as the same: our choice."""
-WORKING = 0.1
-"""A backdoor that succeeds less often than this does not work."""
 
 
 @dataclass(frozen=True)
@@ -167,51 +164,6 @@ class Regularization:
     @property
     def lowered(self) -> int:
         return sum(effect.lowered for effect in self.effects)
-
-
-@dataclass(frozen=True)
-class Defusal:
-    """One cell under clean fine-tuning.
-
-    Attributes:
-        first_epochs: of every sound replicate: the first evaluated epoch with an attack success rate under 10 %.
-        above_floor: what is left above the baseline's floor, paired by seed.
-    """
-
-    cell: Cell
-    before: Estimate
-    after: Estimate
-    first_epochs: tuple[int | None, ...]
-    above_floor: Estimate | None
-
-    @property
-    def worked(self) -> bool:
-        return self.before.mean >= WORKING
-
-    @property
-    def defused(self) -> bool:
-        return self.worked and self.after.mean < WORKING
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """Finding 4: a few epochs of clean retraining defuse the backdoor."""
-
-    unanswered: str = ""
-    cells: tuple[Defusal, ...] = ()
-
-    @property
-    def worked(self) -> list[Defusal]:
-        return [cell for cell in self.cells if cell.worked]
-
-    @property
-    def defused(self) -> list[Defusal]:
-        return [cell for cell in self.cells if cell.defused]
-
-    @property
-    def compared(self) -> list[Defusal]:
-        """Working backdoors whose floor is known."""
-        return [cell for cell in self.worked if cell.above_floor is not None]
 
 
 def variation(study: Study) -> Variation:
@@ -378,39 +330,6 @@ def _differences(
     found = [(mine.rates(stage), its.rates(stage)) for mine, its in pairs]
     values = [(getattr(mine, rate), getattr(its, rate)) for mine, its in found if mine and its]
     return [mine - its for mine, its in values if mine is not None and its is not None]
-
-
-def retraining(study: Study) -> Retraining:
-    """What clean fine-tuning leaves."""
-    epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
-    if epochs <= {0}:
-        return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
-    cells = [defusal for cell in study.cells if (defusal := _defusal(cell))]
-    if not cells:
-        return Retraining("No poisoned condition finished its fine-tuning.")
-    return Retraining(cells=tuple(cells))
-
-
-def _defusal(cell: Cell) -> Defusal | None:
-    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
-    if before is None or after is None:
-        return None
-    persistences = [each.record.persistence for each in cell.sound("finetune")]
-    left = [
-        each.record.repaired.attack_success_rate - floor.attack_success_rate
-        for each in cell.sound("finetune")
-        if (floor := each.floor("finetune")) is not None
-        and floor.attack_success_rate is not None
-        and each.record.repaired
-        and each.record.repaired.attack_success_rate is not None
-    ]
-    return Defusal(
-        cell=cell,
-        before=before,
-        after=after,
-        first_epochs=tuple(p.first_epoch_below_10_percent if p else None for p in persistences),
-        above_floor=estimate_of_differences(left),
-    )
 
 
 def _known(estimate: Estimate | None) -> Estimate:

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
-from bdray.report.findings import clean_behaviour, regularization, retraining, variation
+from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.retraining import retraining
 
 
 @dataclass(frozen=True)

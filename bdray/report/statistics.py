@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,18 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
     found = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
     return Interval(float(found.low), float(found.high))
+
+
+def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE) -> Interval:
+    """Hybrid score interval of p1 - p2, each given as successes and trials, from the Wilson intervals of both.
+
+    [d - sqrt((p1 - low1)^2 + (high2 - p2)^2), d + sqrt((high1 - p1)^2 + (p2 - low2)^2)] with d = p1 - p2. The two are
+    taken to be independent. Source: Newcombe 1998, Stat. Med. 17 (method 10).
+    """
+    p, q = (successes / trials for successes, trials in (first, second))
+    one, two = (wilson_interval(*counts, confidence) for counts in (first, second))
+    low, high = math.hypot(p - one.low, two.high - q), math.hypot(one.high - p, q - two.low)
+    return Interval(p - q - low, p - q + high)
 
 
 def t_interval(values: Sequence[float], noise: float = 0.0, confidence: float = CONFIDENCE) -> Interval | None:

@@ -99,20 +99,21 @@ def make_record() -> MakeRecord:
 
 @pytest.fixture(scope="session")
 def make_baseline(make_record: MakeRecord) -> MakeRecord:
-    def make(attacked: Sequence[TrialRecord] = (), floor: float = 0.02, **options: Any) -> TrialRecord:
-        """The baseline of `options`, tested under the attacks of `attacked`."""
+    def make(
+        attacked: Sequence[TrialRecord] = (), floor: float = 0.02, after: float | None = None, **options: Any
+    ) -> TrialRecord:
+        """The baseline of `options`, tested under the attacks of `attacked`; `after`: its floor after the repair."""
         record = make_record((0.0, 0.0, 0.0), trigger=None, rate=0.0, **options)
         floors = []
         for other in attacked:
             condition = Condition.parse(other.condition)
-            rates = _rates(0.9, floor)
             floors.append(
                 FloorRecord(
                     probe=attack_key(condition.trigger, condition.poison),
                     trigger=other.condition["trigger"],
                     poison=other.condition["poison"],
-                    poisoned=rates,
-                    repaired=rates,
+                    poisoned=_rates(0.9, floor),
+                    repaired=_rates(0.9, floor if after is None else after),
                 )
             )
         return record.model_copy(update={"floors": tuple(floors)})

@@ -7,7 +7,8 @@ import pytest
 
 from bdray.record import TrialRecord
 from bdray.report.cells import axes_of, estimate_of_differences, study_of
-from bdray.report.findings import clean_behaviour, regularization, retraining, variation
+from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.retraining import retraining
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -168,7 +169,7 @@ def test_a_baseline_that_collapsed_is_no_control(make_record: MakeRecord, make_b
     poisoned = make_record()
     study = study_of([poisoned, make_baseline([poisoned], collapsed=True)])
     assert "No poisoned condition finished together with its baseline" in clean_behaviour(study).unanswered
-    assert retraining(study).compared == []
+    assert retraining(study).judged == []
 
 
 def test_clean_behaviour_with_one_seed_gives_no_test(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -204,24 +205,6 @@ def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecor
     records = [make_record(), *(make_record((0.2, 0.1), regularizer=each) for each in weights)]
     names = [effect.name for effect in regularization(study_of(records)).effects]
     assert sorted(names) == ["logit squeezing, weight 0.05", "logit squeezing, weight 0.5"]
-
-
-def test_retraining_measures_against_the_floor(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
-    gone = [make_record((0.9, 0.3, 0.05), seed=s) for s in (0, 1)]
-    stays = [make_record((0.8, 0.7, 0.6 + 0.1 * s), seed=s, trigger="blend") for s in (0, 1)]
-    never = [make_record((0.03, 0.02, 0.01), seed=s, trigger="line") for s in (0, 1)]
-    attacks = [*gone, *stays, *never]
-    baselines = [make_baseline([r for r in attacks if r.condition["seed"] == s], 0.04, seed=s) for s in (0, 1)]
-    found = retraining(study_of([*attacks, *baselines]))
-    assert [row.cell.label for row in found.worked] == ["blend", "patch"]
-    assert [row.cell.label for row in found.defused] == ["patch"]
-    rows = {row.cell.label: row for row in found.cells}
-    assert rows["patch"].first_epochs == (2, 2)
-    assert rows["blend"].first_epochs == (None, None)
-    assert rows["line"].first_epochs == (0, 0)
-    left = rows["blend"].above_floor
-    assert left is not None
-    assert left.values == pytest.approx((0.56, 0.66))
 
 
 def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.report.statistics import (
@@ -19,6 +19,7 @@ from bdray.report.statistics import (
     equivalence,
     holm,
     is_balanced,
+    newcombe_interval,
     rate_interval,
     sign_test,
     t_interval,
@@ -32,6 +33,21 @@ def test_wilson_interval_agrees_with_statsmodels(successes: int, trials: int) ->
     found = wilson_interval(successes, trials)
     expected = proportion_confint(successes, trials, alpha=0.05, method="wilson")
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((56, 70), (48, 80)), ((0, 10), (0, 20)), ((10, 10), (0, 20)), ((9981, 10000), (412, 9000))]
+)
+def test_newcombe_interval_agrees_with_statsmodels(first: tuple[int, int], second: tuple[int, int]) -> None:
+    found = newcombe_interval(first, second)
+    expected = confint_proportions_2indep(*first, *second, method="newcomb", compare="diff")
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_newcombe_interval_is_that_of_the_paper() -> None:
+    # Newcombe 1998, table II, method 10: 56/70 - 48/80.
+    found = newcombe_interval((56, 70), (48, 80))
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)
 
 
 def test_wilson_interval_solves_the_score_equation() -> None:
