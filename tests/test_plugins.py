@@ -128,10 +128,10 @@ def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, ca
     assert "finished        2" in bdray(tmp_path, cache, "status", "own")
     assert "installed_negative" in bdray(tmp_path, cache, "results", "own")
     told = bdray(tmp_path, cache, "results", "own", "--csv", "without.csv")
-    assert "asr_floor is left empty" in told
-    assert pd.read_csv(tmp_path / "without.csv")["asr_floor"].isna().all()
+    assert "the floors are left empty" in told
+    assert pd.read_csv(tmp_path / "without.csv")["asr_floor_after"].isna().all()
     bdray(tmp_path, cache, "results", "own", "--csv", "with.csv", path=site)
-    assert pd.read_csv(tmp_path / "with.csv")["asr_floor"].notna().sum() == 1
+    assert pd.read_csv(tmp_path / "with.csv")["asr_floor_after"].notna().sum() == 1
 
 
 def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache: Path) -> None:
@@ -147,13 +147,13 @@ def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache
     read = ["--storage", str(tmp_path / "runs")]
     assert "finished        2" in bdray(tmp_path, cache, "status", "own", *read)
     bdray(tmp_path, cache, "results", "own", *read, "--csv", "own.csv")
-    assert pd.read_csv(tmp_path / "own.csv")["asr_floor"].notna().sum() == 1
+    assert pd.read_csv(tmp_path / "own.csv")["asr_floor_after"].notna().sum() == 1
     bdray(tmp_path, cache, "report", "own", *read)
     # The plugin is gone: records are still read, and whoever needs it is told its name.
     (study / "beside.py").unlink()
     assert "finished        2" in bdray(tmp_path, cache, "status", "own", *read)
     told = bdray(tmp_path, cache, "results", "own", *read, "--csv", "own.csv")
-    assert "asr_floor is left empty" in told
+    assert "the floors are left empty" in told
     assert "the plugin 'beside' cannot be imported" in told
 
 
