@@ -1,8 +1,12 @@
-"""Shares of a GPU: arithmetic only. Margin, context and the limit are our choice."""
+"""Shares of a GPU: arithmetic only. Margin, context and the limit are our choice. And the way of tensors to one."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 MARGIN = 0.1
 """Of a measured peak, on top: later steps fragment memory and choose other kernels."""
@@ -43,3 +47,9 @@ def show_gpu(gpu: float | str) -> str:
     if isinstance(gpu, str) or gpu >= 1.0 or gpu == 0.0:
         return gpu if isinstance(gpu, str) else f"{gpu:g}"
     return f"1/{round(1 / gpu)}"
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor`, which lies on the CPU, on `device`. Never waits: a copy from pageable memory would, for all that the
+    device still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

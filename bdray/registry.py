@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -53,13 +53,23 @@ class Identified(BaseModel):
 
     def _identity_content(self) -> dict[str, Any]:
         content: dict[str, Any] = {} if self.VERSION == 1 else {VERSION_KEY: self.VERSION}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            said = _identity_of(value)
-            at_default = not field.is_required() and value == field.get_default(call_default_factory=True)
+        defaults = _defaults_of(type(self))
+        for name in type(self).model_fields:
+            said = _identity_of(getattr(self, name))
+            at_default = name in defaults and said == defaults[name]
             if name not in self.NOT_SCIENTIFIC and not (at_default and not _is_versioned(said)):
                 content[name] = said
         return content
+
+
+@cache
+def _defaults_of(cls: type[BaseModel]) -> dict[str, Any]:
+    """Identities of the fields' defaults; without those that must be given."""
+    return {
+        name: _identity_of(field.get_default(call_default_factory=True))
+        for name, field in cls.model_fields.items()
+        if not field.is_required()
+    }
 
 
 def _identity_of(value: Any) -> Any:

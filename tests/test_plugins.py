@@ -19,6 +19,7 @@ from bdray.space import load_space
 
 ROOT = Path(__file__).parents[1]
 TRIGGER = '''
+from bdray.repairs import REPAIRS, Repair, Surgery
 from bdray.triggers.base import TRIGGERS, Trigger
 
 @TRIGGERS.register("{name}")
@@ -27,6 +28,18 @@ class Mine(Trigger):
 
     def apply(self, images, generator):
         return 255 - images
+
+@REPAIRS.register("{name}_repair")
+class Forget(Repair):
+    """Empties the head."""
+
+    def stages(self, finetune):
+        return (Surgery("forget", "forgetful", self.identity(), operate=self.forget),)
+
+    def forget(self, model, clean):
+        head = model.get_submodule(model.taps.head)
+        head.weight.data.zero_()
+        return {{"weights": head.weight.numel()}}
 '''
 SPACE = """\
 name: own
@@ -36,6 +49,7 @@ fixed:
   data: {{name: digits, image_size: 16, train_limit: 64, test_limit: 40}}
   model: resnet8
   trigger: {trigger}
+  repair: {repair}
   train: {{epochs: 1, batch_size: 32}}
   finetune: {{epochs: 0}}
 baselines: true
@@ -52,6 +66,10 @@ def _path() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+def space(*, trigger: str, plugins: str = "", repair: str | None = None) -> str:
+    return SPACE.format(plugins=plugins, trigger=trigger, repair=repair or f"{trigger}_repair")
 
 
 def install(site: Path, module: str, trigger: str) -> None:
@@ -86,10 +104,10 @@ def only_poisoned(sweep: Path) -> Path:
     return found[0]
 
 
-def test_an_installed_trigger_runs_on_ray_and_alone(tmp_path: Path, cache: Path) -> None:
+def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, cache: Path) -> None:
     site = tmp_path / "site"
     install(site, "own_triggers", "installed_negative")
-    (tmp_path / "own.yaml").write_text(SPACE.format(plugins="", trigger="installed_negative"))
+    (tmp_path / "own.yaml").write_text(space(plugins="", trigger="installed_negative"))
     command = [sys.executable, "-m", "bdray.sweep", "own.yaml", "--no-dashboard", "--num-cpus", "2"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "BDRAY_CACHE": str(cache)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -98,6 +116,10 @@ def test_an_installed_trigger_runs_on_ray_and_alone(tmp_path: Path, cache: Path)
     condition = only_poisoned(sweep)
     record = json.loads(condition.with_name("record.json").read_text())
     assert (record["status"], record["condition"]["trigger"]["name"]) == ("finished", "installed_negative")
+    forget = record["stages"][1]
+    assert (forget["name"], forget["result"], forget["details"]) == ("forget", "forgetful", {"weights": 640.0})
+    # A head without weights says the class with the largest bias, whatever it sees.
+    assert forget["epochs"][-1]["rates"]["largest_share"] == 1
     alone = tmp_path / "condition.json"
     alone.write_text(condition.read_text())
     assert "status   finished" in bdray(tmp_path, cache, "trial", "condition.json", path=site)
@@ -106,10 +128,10 @@ def test_an_installed_trigger_runs_on_ray_and_alone(tmp_path: Path, cache: Path)
     assert "finished        2" in bdray(tmp_path, cache, "status", "own")
     assert "installed_negative" in bdray(tmp_path, cache, "results", "own")
     told = bdray(tmp_path, cache, "results", "own", "--csv", "without.csv")
-    assert "asr_floor is left empty" in told
-    assert pd.read_csv(tmp_path / "without.csv")["asr_floor"].isna().all()
+    assert "the floors are left empty" in told
+    assert pd.read_csv(tmp_path / "without.csv")["asr_floor_after"].isna().all()
     bdray(tmp_path, cache, "results", "own", "--csv", "with.csv", path=site)
-    assert pd.read_csv(tmp_path / "with.csv")["asr_floor"].notna().sum() == 1
+    assert pd.read_csv(tmp_path / "with.csv")["asr_floor_after"].notna().sum() == 1
 
 
 def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache: Path) -> None:
@@ -117,7 +139,7 @@ def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache
     study.mkdir()
     elsewhere.mkdir()
     (study / "beside.py").write_text(TRIGGER.format(name="beside_negative"))
-    (study / "own.yaml").write_text(SPACE.format(plugins="plugins: [beside]", trigger="beside_negative"))
+    (study / "own.yaml").write_text(space(plugins="plugins: [beside]", trigger="beside_negative"))
     bdray(elsewhere, cache, "sweep", "../study/own.yaml", "--no-dashboard", "--num-cpus", "2", "--storage", "../runs")
     condition = only_poisoned(tmp_path / "runs" / "own")
     assert "status   finished" in bdray(elsewhere, cache, "trial", str(condition))
@@ -125,23 +147,23 @@ def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache
     read = ["--storage", str(tmp_path / "runs")]
     assert "finished        2" in bdray(tmp_path, cache, "status", "own", *read)
     bdray(tmp_path, cache, "results", "own", *read, "--csv", "own.csv")
-    assert pd.read_csv(tmp_path / "own.csv")["asr_floor"].notna().sum() == 1
+    assert pd.read_csv(tmp_path / "own.csv")["asr_floor_after"].notna().sum() == 1
     bdray(tmp_path, cache, "report", "own", *read)
     # The plugin is gone: records are still read, and whoever needs it is told its name.
     (study / "beside.py").unlink()
     assert "finished        2" in bdray(tmp_path, cache, "status", "own", *read)
     told = bdray(tmp_path, cache, "results", "own", *read, "--csv", "own.csv")
-    assert "asr_floor is left empty" in told
+    assert "the floors are left empty" in told
     assert "the plugin 'beside' cannot be imported" in told
 
 
 def test_a_plugin_in_another_folder_is_named_by_plugin_path(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "far_away.py").write_text(TRIGGER.format(name="far_negative"))
-    text = SPACE.format(plugins="plugins: [far_away]\nplugin_path: [parts]", trigger="far_negative")
+    text = space(plugins="plugins: [far_away]\nplugin_path: [parts]", trigger="far_negative")
     (tmp_path / "own.yaml").write_text(text)
-    space = load_space(tmp_path / "own.yaml")
-    assert space.plugin_path == (str(tmp_path / "parts"), str(tmp_path))
+    loaded = load_space(tmp_path / "own.yaml")
+    assert loaded.plugin_path == (str(tmp_path / "parts"), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +180,7 @@ def test_what_is_wrong_with_a_plugin_is_said(tmp_path: Path, content: str, said:
         with pytest.raises(PluginError, match="the plugin 'wrong_plugin' cannot be imported") as caught:
             load_plugins(["wrong_plugin"], [tmp_path])
         assert said in str(caught.value)
-        (tmp_path / "own.yaml").write_text(SPACE.format(plugins="plugins: [wrong_plugin]", trigger="patch"))
+        (tmp_path / "own.yaml").write_text(space(plugins="plugins: [wrong_plugin]", trigger="patch", repair="none"))
         with pytest.raises(SpaceError) as located:
             load_space(tmp_path / "own.yaml")
         assert (located.value.line, located.value.path) == (3, "plugins")

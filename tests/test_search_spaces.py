@@ -46,7 +46,7 @@ def test_every_poisoned_condition_has_its_control(path: Path) -> None:
 def test_persistence_shares_poisoned_models() -> None:
     path = next(path for path in SPACES if path.stem == "persistence")
     plan = make_plan(load_space(path))
-    assert (plan.poison_stages, plan.finetune_stages) == (27, 162)
+    assert dict(plan.stages) == {"poison": 27, "finetune": 162}
 
 
 def test_the_full_grid_holds_every_value_of_the_axes() -> None:

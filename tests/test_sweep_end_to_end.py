@@ -166,7 +166,7 @@ def test_a_sweep_leaves_every_file_of_the_contract(undisturbed: Sweeper) -> None
     assert set(table["condition_id"]) == {folder.name for folder in folders}
     assert sorted(table["role"]) == ["baseline"] * 2 + ["poisoned"] * 3
     assert set(table["status"]) == {"finished"}
-    assert table["asr_floor"].notna().sum() == 3
+    assert table["asr_floor_after"].notna().sum() == 3
     pd.testing.assert_frame_equal(
         pd.read_parquet(undisturbed.files("results.parquet")[0])[["condition_id", "finetuned_clean_accuracy"]],
         table[["condition_id", "finetuned_clean_accuracy"]],

@@ -18,8 +18,9 @@ class Task:
 
     Attributes:
         condition_id: also the id of the Tune trial.
-        content: the condition as JSON text.
-        stages: fingerprints of the poison stages it computes unless the storage has them: a surrogate's, its own.
+        content: the condition as JSON text: a worker that unpickled a user's component could not have imported its
+            plugin yet.
+        stages: fingerprints of the kept stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
     """
 

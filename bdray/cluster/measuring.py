@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ray
 
+from bdray.cluster.job import ClusterJob
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
 from bdray.trial.needs import Need
 
 
-def measure_on(gpu_type: str, conditions: Sequence[Condition], job: Mapping[str, Any]) -> list[Need | None]:
+def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
     """Measure `conditions` one after the other on a whole GPU of this type; None where that was not possible.
 
     Args:
-        job: `plugins`, `sys_path` and `cwd`, as workers get them.
+        job: what workers set themselves up with; its tasks are not needed.
     """
     measuring = ray.remote(num_gpus=1, resources={_resource(gpu_type): 0.001}, max_retries=0)(_measure)
     try:
@@ -38,7 +38,7 @@ def _resource(gpu_type: str) -> str:
     return f"accelerator_type:{gpu_type}"
 
 
-def _measure(job: Mapping[str, Any], contents: Sequence[str]) -> list[dict[str, int] | None]:
+def _measure(job: ClusterJob, contents: Sequence[str]) -> list[dict[str, int] | None]:
     """In the worker."""
     set_up_worker(job)
     from bdray.training.device import pick_device

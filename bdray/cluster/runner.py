@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -11,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class ClusterRun:
 
     def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
         """What each condition needs of a GPU of this type; None where it could not be measured."""
-        return measure_on(gpu_type, conditions, _worker_setup(job))
+        return measure_on(gpu_type, conditions, replace(job, tasks=()))
 
     def run(self, job: ClusterJob, observer: Observer) -> bool:
         """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""
@@ -109,7 +109,7 @@ class ClusterRun:
         )
         teller = _Teller(observer, search)
         with _tune_folder() as folder, _terminate_like_interrupt():
-            trainable = tune.with_parameters(ConditionTrainable, job=_shipped(job))
+            trainable = tune.with_parameters(ConditionTrainable, job=job)
             # Both: Ray titles an idle process after the one, a busy process after the other.
             trainable.__name__ = trainable.__qualname__ = PROCESS_NAME
             tuner = tune.Tuner(
@@ -198,26 +198,6 @@ def _said_of(trial: Any) -> str:
 def _journal_bytes(sweep: Storage, condition_id: str) -> int:
     """How much a condition has reported so far: nothing is reported twice, so this grows with progress alone."""
     return len(SweepFolder(sweep).condition(condition_id).read(JOURNAL) or b"")
-
-
-def _shipped(job: ClusterJob) -> dict[str, Any]:
-    """The job as plain values, put into Ray's object store once."""
-    return {
-        **_worker_setup(job),
-        "sweep": job.sweep.uri,
-        "storage": job.storage.uri,
-        "probes": job.probes,
-        "work": job.work,
-        "trial_options": dict(job.trial_options),
-        "tasks": {
-            task.condition_id: json.dumps({"condition": json.loads(task.content), "cpu": task.cpu, "gpu": task.gpu})
-            for task in job.tasks
-        },
-    }
-
-
-def _worker_setup(job: ClusterJob) -> dict[str, Any]:
-    return {"plugins": job.plugins, "sys_path": job.sys_path, "cwd": job.cwd}
 
 
 @contextmanager

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from bdray.checksum import take_said
+from bdray.cluster.job import ClusterJob
 from bdray.plugins import load_plugins
 
 
-def set_up_worker(job: Mapping[str, Any]) -> None:
+def set_up_worker(job: ClusterJob) -> None:
     """Make names and relative paths mean in this process what they mean in the driver."""
-    if job["cwd"] and Path(job["cwd"]).is_dir():
-        os.chdir(job["cwd"])
-    load_plugins(job["plugins"], job["sys_path"])
+    if job.cwd and Path(job.cwd).is_dir():
+        os.chdir(job.cwd)
+    load_plugins(job.plugins, job.sys_path)
 
 
 class ConditionTrainable(tune.Trainable):
     """One condition a trial, a whole trial a step. Trials share a process one after the other."""
 
-    def setup(self, config: dict[str, Any], job: dict[str, Any] | None = None) -> None:
+    def setup(self, config: dict[str, Any], job: ClusterJob | None = None) -> None:
         assert job is not None
         self._job, self._frozen = job, False
+        self._tasks = {task.condition_id: task for task in job.tasks}
         self._condition_id: str = config["condition_id"]
         set_up_worker(job)
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
-        module, _, function = self._job["work"].partition(":")
+        module, _, function = self._job.work.partition(":")
         work = getattr(importlib.import_module(module), function)
-        status = work(self._job, json.loads(self._job["tasks"][self._condition_id]))
+        status = work(self._job, self._tasks[self._condition_id])
         return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bdray.errors import UserError, nearest
-from bdray.record import TrialRecord
+from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
@@ -85,13 +85,13 @@ def results(options: argparse.Namespace) -> int:
     return 0
 
 
-def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
+def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, FloorRecord]:
     """What baselines do under each attack; none where a plugin is missing, which is said on stderr."""
     try:
         _load_plugins(sweep)
         return floors_of(records)
     except UserError as error:
-        Console(stderr=True, highlight=False).print(f"asr_floor is left empty: {error}", markup=False, soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"the floors are left empty: {error}", markup=False, soft_wrap=True)
         return {}
 
 

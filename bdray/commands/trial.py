@@ -92,8 +92,9 @@ class TerminalReporter(Reporter):
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
         loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
+        trained = f" epoch {record.epoch}/{epochs}  loss {loss}" if record.images else ""
         measured = f"  {_rates(record.rates)}" if record.rates else ""
-        self._console.print(f"{stage:<8} epoch {record.epoch}/{epochs}  loss {loss}{measured}")
+        self._console.print(f"{stage:<8}{trained}{measured}")
 
     def stage(self, stage: StageName, reused: bool) -> None:
         if reused:
@@ -108,6 +109,6 @@ def _rates(rates: Rates) -> str:
 
 def _tell(record: TrialRecord, console: Console) -> None:
     console.print(f"status   {record.status}{' (collapsed)' if record.collapsed else ''}")
-    for name, rates in (("poisoned", record.poisoned), ("tuned", record.repaired)):
-        if rates:
-            console.print(f"{name:<8} {_rates(rates)}")
+    for stage in record.stages:
+        if stage.last and stage.last.rates:
+            console.print(f"{stage.result:<9} {_rates(stage.last.rates)}")

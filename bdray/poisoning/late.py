@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bdray.gpu import to_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,7 +37,7 @@ class LateStamps:
         of_triggers = []
         for _, marked in self.stamps:
             chosen = [marked[order].nonzero().flatten() for order in orders]
-            of_triggers.append(torch.cat(chosen).to(device).split([len(rows) for rows in chosen]))
+            of_triggers.append(to_device(torch.cat(chosen), device).split([len(rows) for rows in chosen]))
         return zip(*of_triggers, strict=True)
 
     def stamp(self, images: torch.Tensor, rows: tuple[torch.Tensor, ...], generator: torch.Generator) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
-from bdray.report.statistics import bootstrap_interval, wilson_interval
+from bdray.report.statistics import Interval, rate_interval, t_interval, wilson_interval
 from bdray.results.controls import Control, controls_of
 from bdray.results.tables import axes_of
 
@@ -36,34 +36,40 @@ class Estimate:
     Attributes:
         values: one a replicate.
         low, high: 95 % interval; None where there is none to give.
-        method: `wilson`: over the test images of one trial; `bootstrap`: over replicates.
+        method: `wilson`, `newcombe`: over the test images of one trial; `t`: Student's over replicates, of rates on the
+            logit scale.
     """
 
     mean: float
     low: float | None
     high: float | None
     values: tuple[float, ...]
-    method: Literal["wilson", "bootstrap", "none"]
+    method: Literal["wilson", "newcombe", "t", "none"]
 
 
 @dataclass(frozen=True)
 class Replicate:
-    """One record with what it is compared with: its baseline twin, where that one ended well."""
+    """One record with what it is compared with. What went wrong in the repair does not touch what was before it."""
 
     record: TrialRecord
     control: Control | None
 
-    @property
-    def sound(self) -> bool:
-        return is_sound(self.record)
+    def sound(self, stage: StageName) -> bool:
+        return is_sound(self.record, stage)
 
-    def floor(self, stage: StageName) -> float | None:
-        """The baseline's attack success rate under this attack, after `stage`."""
-        if self.control is None or self.control.floor is None:
+    def rates(self, stage: StageName) -> Rates | None:
+        """What counts: None where the record went wrong by the end of `stage`, or did not get there."""
+        return rates_after(self.record, stage) if self.sound(stage) else None
+
+    def baseline(self, stage: StageName) -> TrialRecord | None:
+        """Its baseline twin, where that one is sound after `stage`."""
+        return self.control.baseline if self.control and is_sound(self.control.baseline, stage) else None
+
+    def floor(self, stage: StageName) -> Rates | None:
+        """What its baseline does under this attack after `stage`."""
+        if self.control is None or self.control.floor is None or self.baseline(stage) is None:
             return None
-        floor = self.control.floor
-        rates = floor.poisoned if stage == "poison" else (floor.repaired or floor.poisoned)
-        return rates.attack_success_rate
+        return self.control.floor.poisoned if stage == "poison" else self.control.floor.repaired
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,9 @@ class Cell:
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
 
-    @property
-    def sound(self) -> list[Replicate]:
-        """Replicates that count: finished, and not collapsed."""
-        return [replicate for replicate in self.replicates if replicate.sound]
+    def sound(self, stage: StageName) -> list[Replicate]:
+        """Replicates that count after `stage`: finished, and not collapsed."""
+        return [replicate for replicate in self.replicates if replicate.sound(stage)]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -111,18 +116,18 @@ class Cell:
 
     def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:
         """The mean of a rate over sound replicates after the last epoch of `stage`; None when there is none."""
-        return estimate([rates_after(replicate.record, stage) for replicate in self.sound], rate)
+        return estimate([replicate.rates(stage) for replicate in self.replicates], rate)
 
     def unsound_values(self, stage: StageName, rate: RateName) -> list[float]:
         """The rates of replicates that do not count, where they got that far."""
-        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound]
+        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound(stage)]
         values = [getattr(rates, rate) for rates in found if rates is not None]
         return [value for value in values if value is not None]
 
     def floor(self, stage: StageName) -> float | None:
-        """Mean floor over sound replicates that have one."""
-        floors = [replicate.floor(stage) for replicate in self.sound]
-        known = [floor for floor in floors if floor is not None]
+        """Mean floor after `stage` over sound replicates that have one."""
+        floors = [floor for replicate in self.sound(stage) if (floor := replicate.floor(stage))]
+        known = [floor.attack_success_rate for floor in floors if floor.attack_success_rate is not None]
         return fmean(known) if known else None
 
 
@@ -142,10 +147,9 @@ class Study:
     cells: tuple[Cell, ...]
     baselines: tuple[Cell, ...]
 
-    @property
-    def left_out(self) -> int:
-        """Poisoned conditions that no finding counts."""
-        return sum(not replicate.sound for cell in self.cells for replicate in cell.replicates)
+    def left_out(self, stage: StageName) -> int:
+        """Poisoned conditions that do not count after `stage`."""
+        return sum(not replicate.sound(stage) for cell in self.cells for replicate in cell.replicates)
 
     @property
     def seeds(self) -> int:
@@ -168,11 +172,7 @@ def study_of(records: Sequence[TrialRecord]) -> Study:
 
 
 def _cell(records: Sequence[TrialRecord], axes: Sequence[str], controls: Mapping[str, Control]) -> Cell:
-    replicates = []
-    for record in records:
-        control = controls.get(record.condition_id)
-        usable = control is not None and is_sound(control.baseline)
-        replicates.append(Replicate(record, control if usable else None))
+    replicates = [Replicate(record, controls.get(record.condition_id)) for record in records]
     flat = _described(records[0])
     return Cell(records[0].cell_id, {path: flat.get(path) for path in axes}, tuple(replicates))
 
@@ -198,9 +198,15 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, str(value))
 
 
-def is_sound(record: TrialRecord) -> bool:
-    """Whether a record's rates mean what they say: finished, and not collapsed."""
-    return record.status == "finished" and not record.collapsed
+def is_sound(record: TrialRecord, stage: StageName) -> bool:
+    """Whether a record's rates after `stage` mean what they say: it neither diverged nor collapsed by then.
+
+    A failed one never is: it is to be run again.
+    """
+    passed = record.stages[:1] if stage == "poison" else record.stages
+    went_on = record.status == "diverged" and any(later.diverged for later in record.stages[len(passed) :])
+    ends = [each.last.rates for each in passed if each.last]
+    return (record.status == "finished" or went_on) and not any(rates.collapsed for rates in ends if rates)
 
 
 def mark(record: TrialRecord) -> str:
@@ -216,30 +222,49 @@ def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
 
 
 def estimate(found: Sequence[Rates | None], rate: RateName) -> Estimate | None:
-    """Mean and interval of a rate: Wilson over the images of a single trial, bootstrap over several trials."""
-    measured = [(getattr(rates, rate), rates) for rates in found if rates is not None]
-    known = [(float(value), rates) for value, rates in measured if value is not None]
+    """Mean and interval of a rate: Wilson's over the images of a single trial, Student's over several trials."""
+    measured = [(getattr(rates, rate), _images(rates, rate)) for rates in found if rates is not None]
+    known = [(float(value), images) for value, images in measured if value is not None and images]
     if not known:
         return None
     values = tuple(value for value, _ in known)
     if len(known) > 1:
-        interval = bootstrap_interval(values)
-        return _estimate(values, interval, "bootstrap")
-    images = known[0][1].clean_images if rate == "clean_accuracy" else known[0][1].attacked_images
-    return _estimate(values, wilson_interval(round(values[0] * images), images), "wilson") if images else None
+        return make_estimate(values, rate_interval(values, [images for _, images in known]), "t")
+    images = known[0][1]
+    return make_estimate(values, wilson_interval(round(values[0] * images), images), "wilson")
 
 
-def estimate_of_values(values: Sequence[float]) -> Estimate | None:
-    """Mean over replicates with a bootstrap interval, which a single value has none of."""
+def _images(rates: Rates, rate: RateName) -> int:
+    return rates.clean_images if rate == "clean_accuracy" else rates.attacked_images
+
+
+def estimate_of_differences(values: Sequence[float]) -> Estimate | None:
+    """Mean over replicates or seeds with Student's interval, which a single value has none of."""
     if not values:
         return None
-    interval = bootstrap_interval(values)
-    return _estimate(tuple(values), interval, "bootstrap" if interval else "none")
+    return make_estimate(values, t_interval(values), "t")
 
 
-def _estimate(values: tuple[float, ...], interval: Any, method: Literal["wilson", "bootstrap", "none"]) -> Estimate:
-    low, high = (interval.low, interval.high) if interval else (None, None)
-    return Estimate(fmean(values), low, high, values, method)
+def make_estimate(
+    values: Sequence[float], interval: Interval | None, method: Literal["wilson", "newcombe", "t"]
+) -> Estimate:
+    """The mean of `values` with an interval, or with none."""
+    if interval is None:
+        return Estimate(fmean(values), None, None, tuple(values), "none")
+    return Estimate(fmean(values), interval.low, interval.high, tuple(values), method)
+
+
+def seed_means(by_cell: Sequence[Mapping[int, float]]) -> list[float]:
+    """For every seed the mean over the cells that have every seed; empty where none has.
+
+    Values of one seed share its split, its initial weights and its baseline, so seeds are what is independent.
+
+    Args:
+        by_cell: one value a seed.
+    """
+    seeds = sorted({seed for values in by_cell for seed in values})
+    whole = [values for values in by_cell if len(values) == len(seeds)]
+    return [fmean(values[seed] for values in whole) for seed in seeds] if whole else []
 
 
 def axis_words(path: str) -> str:

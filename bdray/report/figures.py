@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bdray.record import TrialRecord
 from bdray.report.cells import Cell, Estimate, Study, axis_words, estimate
-from bdray.report.findings import WORKING, CleanBehaviour, CleanDifference
+from bdray.report.findings import CleanBehaviour, CleanDifference
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK = (
@@ -168,26 +168,25 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
     rows = _rows(cells, axes, [1.0])
     (panel,) = rows.panels
     for row, cell in enumerate(cells):
-        floor = cell.floor("finetune")
-        if floor is not None:
-            panel.barh(row, floor, height=0.8, color="#cfcfcf", zorder=1)
-            panel.plot([floor, floor], [row - 0.4, row + 0.4], color=GREY, lw=1.2, zorder=2)
+        for stage, top in (("poison", row - 0.4), ("finetune", row)):
+            floor = cell.floor(stage)
+            if floor is not None:
+                panel.barh(top, floor, height=0.4, align="edge", color="#cfcfcf", zorder=1)
+                panel.plot([floor, floor], [top, top + 0.4], color=GREY, lw=1.2, zorder=2)
         before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
         _dot(panel, before, row - 0.14, BLUE, "o")
         _dot(panel, after, row + 0.14, ORANGE, "D")
         _unsound(panel, cell.unsound_values("poison", "attack_success_rate"), row - 0.14, BLUE, "o")
         _unsound(panel, cell.unsound_values("finetune", "attack_success_rate"), row + 0.14, ORANGE, "D")
     panel.set_xlim(-0.015, 1.015)
-    panel.axvline(WORKING, color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
     panel.xaxis.set_major_formatter(_as_percent)
     panel.set_xlabel("attack success rate (% of triggered test images)")
     entries: list[Any] = [
         panel.plot([], [], "o", color=BLUE, ms=5, label="before fine-tuning")[0],
         panel.plot([], [], "D", color=ORANGE, ms=4.5, label="after fine-tuning")[0],
-        panel.plot([], [], color=GREY, lw=0.8, ls=(0, (4, 3)), label="10 %")[0],
     ]
-    if any(cell.floor("finetune") is not None for cell in cells):
-        entries.append(Patch(color="#cfcfcf", label="floor: baseline, same trigger"))
+    if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
+        entries.append(Patch(color="#cfcfcf", label="floor: baseline, same trigger and stage"))
     _legend(rows.figure, panel, entries)
     return rows.figure
 
@@ -261,7 +260,9 @@ def _in_points(found: Estimate) -> Estimate:
 
 
 def _baseline_accuracy(cell: Cell) -> Estimate | None:
-    return estimate([each.control.baseline.poisoned for each in cell.sound if each.control], "clean_accuracy")
+    return estimate(
+        [twin.poisoned for each in cell.sound("poison") if (twin := each.baseline("poison"))], "clean_accuracy"
+    )
 
 
 def persistence_pictures(study: Study) -> list[Picture]:
@@ -281,7 +282,7 @@ def persistence_pictures(study: Study) -> list[Picture]:
 
 def mean_curve(cell: Cell) -> list[tuple[int, float]]:
     """Mean attack success rate over sound replicates at every fine-tuning epoch that all of them evaluated."""
-    curves = [dict(_curve(replicate.record)) for replicate in cell.sound]
+    curves = [dict(_curve(replicate.record)) for replicate in cell.sound("finetune")]
     if not curves:
         return []
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
@@ -324,7 +325,6 @@ def _small_multiples(
         for cell, curve in members:
             color, style, marker = SERIES[tones.index(_text(cell, study, tone))] if tone else SERIES[0]
             axes.plot(*zip(*curve, strict=True), color=color, ls=style, marker=marker, ms=3.2, lw=1.3, clip_on=False)
-        axes.axhline(WORKING, color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
         floors = [floor for cell, _ in members if (floor := cell.floor("finetune")) is not None]
         if floors:
             axes.axhspan(0, fmean(floors), color="#cfcfcf", lw=0, zorder=0)

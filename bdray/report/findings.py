@@ -1,7 +1,7 @@
-"""The four findings of Truong et al. 2020 (arXiv 2004.11514, abstract), each answered from a sweep's own records.
+"""The findings of Truong et al. 2020 (arXiv 2004.11514, abstract) from a sweep's own records; the fourth: `retraining`.
 
 A finding that the records cannot answer says why instead. Failed, diverged and collapsed conditions count in none of
-them: what they have is no success rate of a backdoor.
+them, and those that went wrong only in the repair in nothing after it: what they have is no success rate of a backdoor.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bdray.condition import flatten
 from bdray.record import StageName, TrialRecord
 from bdray.report.cells import (
     Cell,
     Estimate,
     Replicate,
     Study,
-    estimate_of_values,
-    rates_after,
+    estimate_of_differences,
     shown,
 )
 from bdray.report.statistics import (
@@ -36,8 +34,6 @@ from bdray.report.statistics import (
 
 MARGIN = 0.01
 """Clean accuracies that differ by less than this count as the same: our choice."""
-WORKING = 0.1
-"""A backdoor that succeeds less often than this does not work."""
 
 
 @dataclass(frozen=True)
@@ -170,51 +166,6 @@ class Regularization:
         return sum(effect.lowered for effect in self.effects)
 
 
-@dataclass(frozen=True)
-class Defusal:
-    """One cell under clean fine-tuning.
-
-    Attributes:
-        first_epochs: of every sound replicate: the first evaluated epoch with an attack success rate under 10 %.
-        above_floor: what is left above the baseline's floor, paired by seed.
-    """
-
-    cell: Cell
-    before: Estimate
-    after: Estimate
-    first_epochs: tuple[int | None, ...]
-    above_floor: Estimate | None
-
-    @property
-    def worked(self) -> bool:
-        return self.before.mean >= WORKING
-
-    @property
-    def defused(self) -> bool:
-        return self.worked and self.after.mean < WORKING
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """Finding 4: a few epochs of clean retraining defuse the backdoor."""
-
-    unanswered: str = ""
-    cells: tuple[Defusal, ...] = ()
-
-    @property
-    def worked(self) -> list[Defusal]:
-        return [cell for cell in self.cells if cell.worked]
-
-    @property
-    def defused(self) -> list[Defusal]:
-        return [cell for cell in self.cells if cell.defused]
-
-    @property
-    def compared(self) -> list[Defusal]:
-        """Working backdoors whose floor is known."""
-        return [cell for cell in self.worked if cell.above_floor is not None]
-
-
 def variation(study: Study) -> Variation:
     """How far attack success rates lie apart, and along which axes."""
     before, after = _means(study, "poison"), _means(study, "finetune")
@@ -274,34 +225,33 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     tests = [equivalence(differences, margin) for _, differences in found]
     corrected = iter(holm([test.p_value for test in tests if test]))
     cells = [
-        CleanDifference(cell, _known(estimate_of_values(differences)), next(corrected) if test else None)
+        CleanDifference(cell, _known(estimate_of_differences(differences)), next(corrected) if test else None)
         for (cell, differences), test in zip(found, tests, strict=True)
     ]
     return CleanBehaviour(
         margin=margin,
         pairs=sum(len(differences) for _, differences in found),
-        overall=estimate_of_values(_seed_means(study)),
+        overall=estimate_of_differences(_seed_means(study)),
         cells=tuple(cells),
         auc=_auc(study),
     )
 
 
 def _clean_differences(cell: Cell) -> list[float]:
-    differences = [_clean_difference(replicate) for replicate in cell.sound]
+    differences = [_clean_difference(replicate) for replicate in cell.sound("poison")]
     return [difference for difference in differences if difference is not None]
 
 
 def _clean_difference(replicate: Replicate) -> float | None:
-    if replicate.control is None:
-        return None
-    mine, its = replicate.record.poisoned, replicate.control.baseline.poisoned
+    twin = replicate.baseline("poison")
+    mine, its = replicate.record.poisoned, twin.poisoned if twin else None
     return mine.clean_accuracy - its.clean_accuracy if mine and its else None
 
 
 def _seed_means(study: Study) -> list[float]:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for cell in study.cells:
-        for replicate in cell.sound:
+        for replicate in cell.sound("poison"):
             if (difference := _clean_difference(replicate)) is not None:
                 by_seed[replicate.record.condition["seed"]].append(difference)
     return [fmean(differences) for differences in by_seed.values()]
@@ -312,8 +262,8 @@ def _auc(study: Study) -> float | None:
     poisoned: dict[str, list[float]] = defaultdict(list)
     baselines: dict[str, dict[str, float]] = defaultdict(dict)
     for cell in study.cells:
-        for each in cell.sound:
-            twin = each.control.baseline if each.control else None
+        for each in cell.sound("poison"):
+            twin = each.baseline("poison")
             if twin and each.record.poisoned and twin.poisoned:
                 poisoned[twin.cell_id].append(each.record.poisoned.clean_accuracy)
                 baselines[twin.cell_id][twin.condition_id] = twin.poisoned.clean_accuracy
@@ -329,12 +279,12 @@ def regularization(study: Study) -> Regularization:
         return Regularization("This sweep has no regularizer axis: every model was trained without one.")
     if "none" not in names:
         return Regularization("Every model of this sweep has a regularizer, so there is none without to compare with.")
-    plain = {_without_regularizer(each.record): each.record for each in replicates if _is_plain(each)}
-    pairs: dict[str, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
+    plain = {_without_regularizer(each.record): each for each in replicates if _is_plain(each)}
+    pairs: dict[str, list[tuple[Replicate, Replicate]]] = defaultdict(list)
     for each in replicates:
         twin = plain.get(_without_regularizer(each.record))
-        if twin is not None and each.sound and each.record.condition["regularizer"]["name"] != "none":
-            pairs[_regularizer_label(each.record, replicates)].append((each.record, twin))
+        if twin is not None and each.sound("poison") and each.record.condition["regularizer"]["name"] != "none":
+            pairs[_regularizer_label(each.record, replicates)].append((each, twin))
     if not pairs:
         return Regularization("No regularized condition finished together with its twin without a regularizer.")
     tests = {name: sign_test(_differences(members, "poison")) for name, members in pairs.items()}
@@ -342,9 +292,9 @@ def regularization(study: Study) -> Regularization:
     effects = [
         RegularizerEffect(
             name=name,
-            before=_known(estimate_of_values(_differences(members, "poison"))),
-            after=estimate_of_values(_differences(members, "finetune")),
-            accuracy=_known(estimate_of_values(_differences(members, "poison", "clean_accuracy"))),
+            before=_known(estimate_of_differences(_differences(members, "poison"))),
+            after=estimate_of_differences(_differences(members, "finetune")),
+            accuracy=_known(estimate_of_differences(_differences(members, "poison", "clean_accuracy"))),
             lowered=tests[name].lower,
             raised=tests[name].higher,
             p_value=p_value,
@@ -356,7 +306,7 @@ def regularization(study: Study) -> Regularization:
 
 
 def _is_plain(replicate: Replicate) -> bool:
-    return replicate.sound and replicate.record.condition["regularizer"]["name"] == "none"
+    return replicate.sound("poison") and replicate.record.condition["regularizer"]["name"] == "none"
 
 
 def _without_regularizer(record: TrialRecord) -> str:
@@ -375,43 +325,11 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 
 
 def _differences(
-    pairs: Sequence[tuple[TrialRecord, TrialRecord]], stage: StageName, rate: str = "attack_success_rate"
+    pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
 ) -> list[float]:
-    found = [(rates_after(mine, stage), rates_after(its, stage)) for mine, its in pairs]
+    found = [(mine.rates(stage), its.rates(stage)) for mine, its in pairs]
     values = [(getattr(mine, rate), getattr(its, rate)) for mine, its in found if mine and its]
     return [mine - its for mine, its in values if mine is not None and its is not None]
-
-
-def retraining(study: Study) -> Retraining:
-    """What clean fine-tuning leaves."""
-    epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
-    if epochs <= {0}:
-        return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
-    cells = [defusal for cell in study.cells if (defusal := _defusal(cell))]
-    if not cells:
-        return Retraining("No poisoned condition finished its fine-tuning.")
-    return Retraining(cells=tuple(cells))
-
-
-def _defusal(cell: Cell) -> Defusal | None:
-    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
-    if before is None or after is None:
-        return None
-    persistences = [each.record.persistence for each in cell.sound]
-    left = [
-        each.record.repaired.attack_success_rate - floor
-        for each in cell.sound
-        if (floor := each.floor("finetune")) is not None
-        and each.record.repaired
-        and each.record.repaired.attack_success_rate is not None
-    ]
-    return Defusal(
-        cell=cell,
-        before=before,
-        after=after,
-        first_epochs=tuple(p.first_epoch_below_10_percent if p else None for p in persistences),
-        above_floor=estimate_of_values(left),
-    )
 
 
 def _known(estimate: Estimate | None) -> Estimate:

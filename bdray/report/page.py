@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
-from bdray.report.findings import clean_behaviour, regularization, retraining, variation
-from bdray.report.statistics import RESAMPLES
+from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.retraining import retraining
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         retraining=retraining(study),
         rows=_table(study),
         unsuccessful=[record for record in study.records if mark(record)],
-        resamples=RESAMPLES,
         **pictures,
     )  # fmt: skip
     return Report(html, tuple(picture for group in pictures.values() for picture in group))
@@ -177,8 +176,10 @@ def _versions(records: Sequence[TrialRecord]) -> dict[str, str]:
     """By what is versioned; several versions where records disagree."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
+        # What each stage has to say of itself is in the records.
         for name, text in record.environment.items():
-            found.setdefault(name, {})[text] = None
+            if name != "stages":
+                found.setdefault(name, {})[str(text)] = None
     device = ", ".join(found.pop("device", {}))
     versions = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in found.items())
     return {"device": device, "versions": versions}
@@ -194,7 +195,8 @@ class Row:
     split: str
     before: Rates | None
     after: Rates | None
-    floor: float | None
+    floor_before: float | None
+    floor_after: float | None
 
     def interval(self, stage: str, rate: Any) -> Estimate | None:
         """Wilson interval over the test images."""
@@ -210,5 +212,6 @@ def _row(texts: tuple[str, ...], replicate: Replicate) -> Row:
     record = replicate.record
     tuning = record.condition["finetune"]
     split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
-    floor = replicate.floor("finetune")
-    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, floor)
+    floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
+    before, after = (floor.attack_success_rate if floor else None for floor in floors)
+    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, before, after)

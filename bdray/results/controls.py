@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdray.condition import Condition
@@ -38,8 +38,7 @@ def controls_of(records: Sequence[TrialRecord]) -> dict[str, Control]:
     return controls
 
 
-def floors_of(records: Sequence[TrialRecord]) -> Mapping[str, float | None]:
-    """For every poisoned record whose baseline twin was tested with its attack: the twin's final attack success rate,
-    by condition id."""
-    floors = {name: control.floor for name, control in controls_of(records).items()}
-    return {name: (floor.repaired or floor.poisoned).attack_success_rate for name, floor in floors.items() if floor}
+def floors_of(records: Sequence[TrialRecord]) -> dict[str, FloorRecord]:
+    """For every poisoned record whose baseline twin was tested with its attack: what the twin does under it before and
+    after the repair, by condition id."""
+    return {name: control.floor for name, control in controls_of(records).items() if control.floor}

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from bdray.condition import flatten
-from bdray.record import RATES, Rates, TrialRecord
+from bdray.record import RATES, FloorRecord, Rates, TrialRecord
 from bdray.values import show_cell
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
 
-def result_row(record: TrialRecord, floor: float | None = None, results: Sequence[str] = ()) -> dict[str, Any]:
+def result_row(record: TrialRecord, floor: FloorRecord | None = None, results: Sequence[str] = ()) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
     Holds no times, so that equal sweeps have equal tables.
 
     Args:
-        floor: the baseline's attack success rate under this condition's attack, after fine-tuning.
+        floor: what the baseline does under this condition's attack.
         results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
     """
     persistence = record.persistence
@@ -42,7 +42,8 @@ def result_row(record: TrialRecord, floor: float | None = None, results: Sequenc
         **_rates("repaired", record.repaired),
         "first_epoch_below_10_percent": persistence.first_epoch_below_10_percent if persistence else None,
         "area_under_asr_curve": persistence.area_under_curve if persistence else None,
-        "asr_floor": floor,
+        "asr_floor_before": floor.poisoned.attack_success_rate if floor else None,
+        "asr_floor_after": floor.repaired.attack_success_rate if floor and floor.repaired else None,
         "poisoned_images": record.data.poisoned_images if record.data else None,
         "train_images": record.data.train_images if record.data else None,
         "clean_images": record.data.clean_images if record.data else None,
@@ -72,7 +73,7 @@ def _rates(result: str, rates: Rates | None) -> dict[str, float | None]:
     return {f"{result}_{name}": getattr(rates, name) if rates else None for name in RATES}
 
 
-def result_table(records: Sequence[TrialRecord], floors: Mapping[str, float | None] | None = None) -> pd.DataFrame:
+def result_table(records: Sequence[TrialRecord], floors: Mapping[str, FloorRecord] | None = None) -> pd.DataFrame:
     """One row a condition, in the order of `records`. `floors`: by condition id."""
     import pandas as pd
 

@@ -17,6 +17,7 @@ from bdray.gpu import show_gpu
 from bdray.space.axes import MISSING, NAME_KEYS, freeze, lookup
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
+from bdray.trial.surrogate import surrogate_of
 from bdray.values import show_cell
 
 _SHOWN_ROWS = 8
@@ -49,7 +50,7 @@ class Plan:
         excluded: each `exclude` rule as text, with how many assignments of the grid it matches.
         duplicates: assignments that meant a condition which was there already.
         filtered: conditions that `only` left out.
-        poison_stages, finetune_stages: models to train; conditions share them where nothing differs.
+        stages: each kind of stage with how many of it are computed; conditions share them where nothing differs.
         resources: what trials ask for, with how many of them do.
         notes: what the user should know.
         rows: the values of `axes` for the first conditions.
@@ -64,8 +65,7 @@ class Plan:
     excluded: tuple[tuple[str, int], ...]
     duplicates: int
     filtered: int
-    poison_stages: int
-    finetune_stages: int
+    stages: tuple[tuple[str, int], ...]
     resources: tuple[tuple[Resources, int], ...]
     notes: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -87,12 +87,23 @@ def make_plan(space: SearchSpace) -> Plan:
         excluded=tuple((str(rule), count) for rule, count in zip(space.exclude, expansion.excluded, strict=True)),
         duplicates=expansion.duplicates,
         filtered=len(expansion.unfiltered) - len(conditions),
-        poison_stages=len({condition.poison_fingerprint for condition in conditions}),
-        finetune_stages=sum(condition.finetune.epochs > 0 for condition in conditions),
+        stages=_stages(conditions),
         resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
         notes=(*_notes(space, conditions), *space.resources.notes()),
         rows=tuple(tuple(_value(space, condition, axis.path) for axis in axes) for condition in shown),
     )
+
+
+def _stages(conditions: Sequence[Condition]) -> tuple[tuple[str, int], ...]:
+    """Kinds of stages in the order they run, each with its distinct fingerprints; surrogates are poison stages of
+    baselines."""
+    found: dict[str, set[str]] = {}
+    for condition in conditions:
+        for stage in condition.stages:
+            found.setdefault(stage.name, set()).add(stage.fingerprint)
+        if (surrogate := surrogate_of(condition)) is not None:
+            found["poison"].add(surrogate.stage.fingerprint)
+    return tuple((name, len(fingerprints)) for name, fingerprints in found.items())
 
 
 def _axes(space: SearchSpace, conditions: Sequence[Condition]) -> tuple[Axis, ...]:
@@ -156,8 +167,8 @@ def _summary(plan: Plan) -> Table:
     poisoned = len(plan.conditions) - plan.baselines
     table.add_row("poisoned", f"{poisoned:,}")
     table.add_row("baselines", f"{plan.baselines:,}" + (f" ({plan.added_baselines:,} added)" if plan.baselines else ""))
-    table.add_row("poison stages to train", f"{plan.poison_stages:,}")
-    table.add_row("fine-tuning stages to train", f"{plan.finetune_stages:,}")
+    for name, count in plan.stages:
+        table.add_row(f"{name} stages", f"{count:,}")
     for rule, count in plan.excluded:
         table.add_row("excluded", f"{count:,} by {escape(rule)}")
     if plan.duplicates:

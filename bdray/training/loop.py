@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from bdray.data.base import Augmentation
+from bdray.gpu import to_device
 from bdray.models.networks.taps import Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
@@ -40,7 +41,7 @@ from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, select_layers
-from bdray.training.source import BatchSource, batches, to_device
+from bdray.training.source import BatchSource, batches
 
 
 @dataclass

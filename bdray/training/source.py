@@ -16,6 +16,8 @@ from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import torch
 
+from bdray.gpu import to_device
+
 DataPlace = Literal["device", "host"]
 
 T = TypeVar("T", bound=tuple[torch.Tensor, ...])
@@ -74,12 +76,6 @@ def batches(
     parts = list(orders)
     for order in to_device(torch.cat(parts), device).split([len(part) for part in parts]):
         yield source.gather(order)
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor`, which lies on the CPU, on `device`. Never waits: a copy from pageable memory would, for all that the
-    device still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def image_batches(images: torch.Tensor, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:

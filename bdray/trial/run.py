@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ from bdray.store.sweep_folder import (
     warning_for,
     write_failure,
 )
-from bdray.training.device import environment, pick_device, prepare_memory, prepare_process
+from bdray.training.device import Compute, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
@@ -189,7 +190,7 @@ class _Trial:
         experiment = self._prepare(self.condition, device)
         self.reporter.data(experiment.place, experiment.image_bytes)
         self._write_inputs(experiment)
-        surroundings = {**environment(device), "data_on": experiment.place}
+        surroundings: dict[str, Any] = {**stage_environment(experiment.compute), "data_on": experiment.place}
         if (surrogate := surrogate_of(self.condition)) is not None:
             helper, surroundings["surrogate"] = self._surrogate(surrogate, device)
             experiment = experiment.perturb(helper)
@@ -211,7 +212,7 @@ class _Trial:
                 "stages": stages,
                 "persistence": persistence_of(stages[1:]),
                 "floors": tuple(_floor(probe, before, after) for probe in self.options.probes),
-                "environment": surroundings,
+                "environment": {**surroundings, "stages": {stage.name: stage.environment for stage in stages}},
             }
         )
         self._write_results(record, {end.record.result: end.confusion for end in ends})
@@ -316,6 +317,7 @@ class _Trial:
             fingerprint=planned.fingerprint,
             epochs=(before.as_epoch_0, now),
             details=dict(details),
+            environment=_computed_on(experiment, experiment.compute),
         )
         self._journal(planned, record.epochs)
         self.reporter.epoch(planned.name, 1, now)
@@ -351,7 +353,11 @@ class _Trial:
             on_batch=lambda epoch, batch, batches: self.reporter.batch(stage.name, epoch, stage.epochs, batch, batches),
         )
         record = StageRecord(
-            name=planned.name, result=planned.result, fingerprint=planned.fingerprint, epochs=tuple(state.history)
+            name=planned.name,
+            result=planned.result,
+            fingerprint=planned.fingerprint,
+            epochs=tuple(state.history),
+            environment=_computed_on(experiment, stage.compute),
         )
         evaluation = state.evaluation or stage.evaluate(state.model)
         return _End(record, evaluation.confusions())
@@ -388,6 +394,11 @@ class _Trial:
         self.folder.storage.delete(ERROR)
         self.folder.write_record(record)
         self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
+
+
+def _computed_on(experiment: Experiment, compute: Compute) -> dict[str, str | int]:
+    """What a stage's numbers depend on beside its condition."""
+    return {**stage_environment(compute), "data_fingerprint": experiment.data.fingerprint}
 
 
 def _floor(probe: Probe, before: Mapping[str, Rates], after: Mapping[str, Rates]) -> FloorRecord:

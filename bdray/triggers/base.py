@@ -32,7 +32,7 @@ class Trigger(Component):
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Stamped copies of `images` (uint8, `N x 3 x H x W`, `N >= 1`, left as they are); the same shape, dtype and
         device. `generator` is a CPU generator, for what is drawn anew for every image. The training loop calls it where
-        images are stamped after augmentation: it must not wait for the device (`.to(device, non_blocking=True)`)."""
+        images are stamped after augmentation: it must not wait for the device (`bdray.gpu.to_device`)."""
         raise NotImplementedError
 
     def check(self, image_size: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from bdray.gpu import to_device
 from bdray.triggers.base import TRIGGERS, Trigger, pattern_stream
 from bdray.triggers.placement import REFERENCE_SIDE, enlarge, mix
 
@@ -46,4 +47,4 @@ class Blend(Trigger):
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         picture = self.picture(images.shape[-2], images.shape[-1])
-        return mix(images, picture.to(images.device, non_blocking=True), self.alpha)
+        return mix(images, to_device(picture, images.device), self.alpha)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from bdray.gpu import to_device
 from bdray.triggers.base import TRIGGERS, Trigger
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Filter(Trigger):
 def _colour(levels: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.tensor(levels).to(like.device, non_blocking=True).view(3, 1, 1)
+    return to_device(torch.tensor(levels), like.device).view(3, 1, 1)
 
 
 def _saturate(images: torch.Tensor, amount: float) -> torch.Tensor:
@@ -88,7 +89,7 @@ def _sepia(images: torch.Tensor) -> torch.Tensor:
     import torch
 
     toning = torch.tensor([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
-    return torch.einsum("oc,nchw->nohw", toning.to(images.device, non_blocking=True), images)
+    return torch.einsum("oc,nchw->nohw", to_device(toning, images.device), images)
 
 
 _LOOKS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

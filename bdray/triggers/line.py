@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from bdray.gpu import to_device
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.placement import Color, Opacity, mix, scaled
 
@@ -48,6 +49,6 @@ class Line(Trigger):
         import torch
 
         device = images.device
-        color = torch.tensor(self.color, dtype=torch.uint8).to(device, non_blocking=True).view(3, 1, 1)
-        coverage = self.mask(images.shape[-2], images.shape[-1]).to(device, non_blocking=True).float()
+        color = to_device(torch.tensor(self.color, dtype=torch.uint8), device).view(3, 1, 1)
+        coverage = to_device(self.mask(images.shape[-2], images.shape[-1]), device).float()
         return mix(images, color, coverage * self.opacity)

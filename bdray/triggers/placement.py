@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from bdray.errors import TriggerError
+from bdray.gpu import to_device
 from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
@@ -123,13 +124,13 @@ def composite(
 
     device = images.device
     number = torch.arange(len(images), device=device).view(-1, 1, 1)
-    rows = (tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1)).to(device, non_blocking=True)
-    columns = (lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1)).to(device, non_blocking=True)
+    rows = to_device(tops.view(-1, 1, 1) + torch.arange(patch.shape[1]).view(1, -1, 1), device)
+    columns = to_device(lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1), device)
     # The window is N x h x w x 3: indices on both sides of a slice move to the front.
     window = images[number, :, rows, columns]
     if isinstance(opacity, torch.Tensor):
-        opacity = opacity.to(device, non_blocking=True).unsqueeze(-1)
-    patch = patch.to(device, non_blocking=True)
+        opacity = to_device(opacity, device).unsqueeze(-1)
+    patch = to_device(patch, device)
     stamped = images.clone()
     stamped[number, :, rows, columns] = mix(window, patch.permute(1, 2, 0), opacity)
     return stamped

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdray.gpu import to_device
 from bdray.intensity import Intensity
 from bdray.triggers.base import TRIGGERS, Trigger
 
@@ -35,5 +36,5 @@ class Sinusoid(Trigger):
         import torch
 
         # Rounded once, in double precision on the CPU, so that every device adds the same whole levels.
-        levels = self.signal(images.shape[-1]).round().to(torch.int16).to(images.device, non_blocking=True)
+        levels = to_device(self.signal(images.shape[-1]).round().to(torch.int16), images.device)
         return (images.to(torch.int16) + levels).clamp_(0, 255).to(images.dtype)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from bdray.gpu import to_device
 from bdray.triggers.base import TRIGGERS, Trigger, pattern_stream
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Warp(Trigger):
         from torch.nn import functional
 
         grids = self.grids(len(images), images.shape[-2], images.shape[-1], generator)
-        grids = grids.to(images.device, non_blocking=True).expand(len(images), -1, -1, -1)
+        grids = to_device(grids, images.device).expand(len(images), -1, -1, -1)
         warped = functional.grid_sample(images.float(), grids, mode="bilinear", align_corners=True)
         return warped.round_().clamp_(0, 255).to(images.dtype)
 

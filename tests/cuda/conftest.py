@@ -105,6 +105,9 @@ class _Devices(TorchDispatchMode):
             self._gpu.waits(f"{func} with positions on the host")
         if func.overloadpacket.__name__.startswith("_fused_"):
             return None  # optimizers work in place, and torch has no fake version of these
+        if "grid_sampler" in func.overloadpacket.__name__:
+            pixels, places = tensors  # nor of this one
+            return pixels.new_empty((*pixels.shape[:2], *places.shape[1:3]))
         return func(*args, **kwargs)
 
     def _copy(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> Any:

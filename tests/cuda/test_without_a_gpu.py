@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition
@@ -15,9 +17,16 @@ from bdray.regularizers import REGULARIZERS
 from bdray.training.loop import Stage, run_stage
 from bdray.training.source import DataPlace
 from bdray.trial.setup import Experiment
+from bdray.triggers import TRIGGERS
 
 CUDA = torch.device("cuda")
-FAMILIES = ("resnet8", "resnet20", "resnet18", "resnet50", "nasnet_mobile", "timm/mobilenetv3_small_050")
+FAMILIES = ("resnet20", "resnet18", "resnet50", "timm/mobilenetv3_small_050")
+GRID = [
+    *[("resnet8", name) for name in REGULARIZERS.names()],
+    *[(family, name) for family in FAMILIES for name in ("none", "manifold_mixup")],
+    ("nasnet_mobile", "manifold_mixup"),
+]
+"""All regularizers on the smallest network; elsewhere what reaches into the network, and what does not."""
 POINTS = {"layers": ["input", "features"]}
 SETTINGS: dict[str, dict[str, Any]] = {
     "soft_nearest_neighbors": {"learned": True, **POINTS},
@@ -56,9 +65,8 @@ def train(gpu: Any, stage: Stage, model: torch.nn.Module) -> None:
     assert all(parameter.device.type == "cuda" for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("regularizer", REGULARIZERS.names())
-@pytest.mark.parametrize("model", FAMILIES)
-def test_every_family_trains_with_every_regularizer(gpu: Any, model: str, regularizer: str) -> None:
+@pytest.mark.parametrize(("model", "regularizer"), GRID)
+def test_families_train_with_regularizers(gpu: Any, model: str, regularizer: str) -> None:
     experiment = prepared(gpu, condition(model, regularizer))
     assert experiment.place == "device"
     train(gpu, experiment.poison_stage(), experiment.build_model())
@@ -68,7 +76,35 @@ def test_every_family_trains_with_every_regularizer(gpu: Any, model: str, regula
 def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
     chosen = condition(finetune={"epochs": 1, "batch_size": 8, "layers": layers, "optimizer": "adamw"})
     experiment = prepared(gpu, chosen)
-    train(gpu, experiment.finetune_stage(), experiment.build_model())
+    (tuning,) = chosen.repair_stages
+    train(gpu, experiment.tuning_stage(tuning), experiment.build_model())
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS.names())
+def test_stamping_after_augmentation_never_waits(gpu: Any, trigger: str, tmp_path: Path) -> None:
+    poison = {"strategy": "all_to_one", "rate": 0.5, "stamp": "after_augmentation"}
+    picture = tmp_path / "sticker.png"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
+    options = {"path": str(picture)} if trigger == "image" else {}
+    experiment = prepared(gpu, condition(poison=poison, trigger={"name": trigger, **options}))
+    stage = experiment.poison_stage()
+    assert stage.late is not None
+    train(gpu, stage, experiment.build_model())
+
+
+def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
+    chosen = condition(repair={"name": "fine_pruning"})
+    experiment = prepared(gpu, chosen)
+    model = experiment.build_model()
+    surgery, tuning = chosen.repair_stages
+    surgery.prepare(model)
+    clean = experiment.clean_set()
+    assert clean.images.device.type == "cuda"
+    with gpu.no_waiting():
+        details = surgery.operate(model, clean)
+    assert gpu.read_back == ["_prune"] * 2
+    assert details["channels"] == 64
+    train(gpu, experiment.tuning_stage(tuning), model)
 
 
 def test_batches_are_fetched_from_the_host(gpu: Any) -> None:

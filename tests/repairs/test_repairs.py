@@ -13,9 +13,9 @@ import torch
 from bdray.condition import Condition
 from bdray.models import build_model
 from bdray.recipes import Finetune
-from bdray.record import TrialRecord
 from bdray.repairs import REPAIRS, Repair, Surgery, Tuning
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 
@@ -75,7 +75,7 @@ def test_record_journal_and_files_speak_of_every_stage(repair: Repair, tmp_path:
         (planned.name, planned.result, planned.fingerprint) for planned in one.stages
     ]
     folder = tmp_path / "conditions" / one.condition_id
-    assert TrialRecord.model_validate_json((folder / "record.json").read_text()) == record
+    assert read_record(Storage.open(tmp_path), one.condition_id) == record
     metrics = {
         name for line in (folder / "journal.jsonl").read_text().splitlines() for name in json.loads(line)["metrics"]
     }

@@ -43,9 +43,14 @@ def _condition(seed: int, trigger: Any, rate: float, sections: Mapping[str, Any]
     return Condition.parse(content | ({"trigger": trigger} if trigger else {}))
 
 
-def _stages(curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool) -> tuple[StageRecord, ...]:
+def _stages(
+    curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool, fell: bool
+) -> tuple[StageRecord, ...]:
     before = _rates(clean, curve[0], collapsed=collapsed)
-    epochs = [EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate)) for k, rate in enumerate(curve)]
+    epochs = [
+        EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate, collapsed=fell and k > 0))
+        for k, rate in enumerate(curve)
+    ]
     return (
         StageRecord(name="poison", result="poisoned", fingerprint="p", epochs=(EpochRecord(epoch=1, rates=before),)),
         StageRecord(name="finetune", result="finetuned", fingerprint="f", epochs=tuple(epochs)),
@@ -64,12 +69,15 @@ def make_record() -> MakeRecord:
         tuned: float = 0.91,
         status: str = "finished",
         collapsed: bool = False,
+        collapsed_in_repair: bool = False,
         error: ErrorRecord | None = None,
         **sections: Any,
     ) -> TrialRecord:
         """`curve`: attack success rate before fine-tuning and after each of its epochs."""
         condition = _condition(seed, trigger, rate, sections)
-        stages = () if status == "failed" else _stages(curve, clean, tuned, collapsed=collapsed)
+        stages = (
+            () if status == "failed" else _stages(curve, clean, tuned, collapsed=collapsed, fell=collapsed_in_repair)
+        )
         return TrialRecord(
             condition_id=condition.condition_id,
             cell_id=condition.cell_id,
@@ -91,20 +99,21 @@ def make_record() -> MakeRecord:
 
 @pytest.fixture(scope="session")
 def make_baseline(make_record: MakeRecord) -> MakeRecord:
-    def make(attacked: Sequence[TrialRecord] = (), floor: float = 0.02, **options: Any) -> TrialRecord:
-        """The baseline of `options`, tested under the attacks of `attacked`."""
+    def make(
+        attacked: Sequence[TrialRecord] = (), floor: float = 0.02, after: float | None = None, **options: Any
+    ) -> TrialRecord:
+        """The baseline of `options`, tested under the attacks of `attacked`; `after`: its floor after the repair."""
         record = make_record((0.0, 0.0, 0.0), trigger=None, rate=0.0, **options)
         floors = []
         for other in attacked:
             condition = Condition.parse(other.condition)
-            rates = _rates(0.9, floor)
             floors.append(
                 FloorRecord(
                     probe=attack_key(condition.trigger, condition.poison),
                     trigger=other.condition["trigger"],
                     poison=other.condition["poison"],
-                    poisoned=rates,
-                    repaired=rates,
+                    poisoned=_rates(0.9, floor),
+                    repaired=_rates(0.9, floor if after is None else after),
                 )
             )
         return record.model_copy(update={"floors": tuple(floors)})

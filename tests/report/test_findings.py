@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report.cells import axes_of, estimate_of_values, study_of
-from bdray.report.findings import clean_behaviour, regularization, retraining, variation
+from bdray.report.cells import axes_of, estimate_of_differences, study_of
+from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.retraining import retraining
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -38,7 +40,7 @@ def test_numbers_that_no_two_cells_share_stay_axes(make_record: MakeRecord) -> N
     assert axes_of(records) == ["poison.rate", "train.lr"]
 
 
-def test_one_trial_has_a_wilson_interval_and_several_a_bootstrap(make_record: MakeRecord) -> None:
+def test_one_trial_has_a_wilson_interval_and_several_students(make_record: MakeRecord) -> None:
     records = [make_record((0.8, 0.1)), make_record((0.6, 0.1), trigger="blend")]
     records.append(make_record((0.4, 0.1), trigger="blend", seed=1))
     blend, patch = study_of(records).cells
@@ -46,8 +48,11 @@ def test_one_trial_has_a_wilson_interval_and_several_a_bootstrap(make_record: Ma
     assert one is not None
     assert (one.method, one.mean, one.values) == ("wilson", 0.8, (0.8,))
     assert two is not None
-    assert (two.method, two.mean, two.values) == ("bootstrap", pytest.approx(0.5), (0.6, 0.4))
-    assert (two.low, two.high) == (0.4, 0.6)
+    assert (two.method, two.mean, two.values) == ("t", pytest.approx(0.5), (0.6, 0.4))
+    # Logits +-0.405, 12.706: Student's t at 97.5 % and one degree of freedom.
+    reach = 12.706204736432095 * math.log(1.5)
+    assert two.low is not None
+    assert math.log(two.low / (1 - two.low)) == pytest.approx(-reach)
 
 
 def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
@@ -85,7 +90,7 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     assert (spread.cells, spread.highest) == (1, 0.5)
     assert [row.cell.label for row in clean_behaviour(study).cells] == ["patch"]
     assert [row.cell.label for row in retraining(study).cells] == ["patch"]
-    assert study.left_out == 3
+    assert study.left_out("poison") == 3
     assert {cell.label: cell.marks for cell in study.cells} == {
         "patch": "",
         "blend": "collapsed",
@@ -94,6 +99,38 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     }
     blend = next(cell for cell in study.cells if cell.label == "blend")
     assert blend.unsound_values("poison", "attack_success_rate") == [1.0]
+
+
+def test_what_goes_wrong_only_in_the_repair_counts_before_it(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    records = [
+        make_record((0.8, 0.2), clean=0.9),
+        make_record((0.6, 0.99), seed=1, clean=0.8, collapsed_in_repair=True),
+        diverged_in_repair(make_record((0.4, 0.99), seed=2, clean=0.7)),
+    ]
+    baselines = [make_baseline(records, 0.1, seed=seed, clean=0.9) for seed in (0, 1)]
+    # The twin of the third collapses only in its repair: still the control of what is before.
+    baselines.append(make_baseline(records, 0.4, seed=2, clean=0.9, collapsed_in_repair=True))
+    study = study_of([*records, *baselines])
+    (cell,) = study.cells
+    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
+    assert before is not None
+    assert after is not None
+    assert before.values == (0.8, 0.6, 0.4)
+    assert after.values == (0.2,)
+    assert (cell.floor("poison"), cell.floor("finetune")) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert (study.left_out("poison"), study.left_out("finetune")) == (0, 2)
+    assert cell.unsound_values("finetune", "attack_success_rate") == [0.99, 0.99]
+    assert sorted(clean_behaviour(study).cells[0].difference.values) == pytest.approx([-0.2, -0.1, 0.0])
+    assert cell.marks == "1 of 3 diverged, 1 of 3 collapsed"
+
+
+def diverged_in_repair(record: TrialRecord) -> TrialRecord:
+    poison, tuning = record.stages
+    last = tuning.epochs[-1].model_copy(update={"images": 10, "loss": None})
+    tuning = tuning.model_copy(update={"epochs": (*tuning.epochs[:-1], last)})
+    return record.model_copy(update={"status": "diverged", "stages": (poison, tuning)})
 
 
 def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
@@ -132,7 +169,7 @@ def test_a_baseline_that_collapsed_is_no_control(make_record: MakeRecord, make_b
     poisoned = make_record()
     study = study_of([poisoned, make_baseline([poisoned], collapsed=True)])
     assert "No poisoned condition finished together with its baseline" in clean_behaviour(study).unanswered
-    assert retraining(study).compared == []
+    assert retraining(study).judged == []
 
 
 def test_clean_behaviour_with_one_seed_gives_no_test(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -170,24 +207,6 @@ def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecor
     assert sorted(names) == ["logit squeezing, weight 0.05", "logit squeezing, weight 0.5"]
 
 
-def test_retraining_measures_against_the_floor(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
-    gone = [make_record((0.9, 0.3, 0.05), seed=s) for s in (0, 1)]
-    stays = [make_record((0.8, 0.7, 0.6 + 0.1 * s), seed=s, trigger="blend") for s in (0, 1)]
-    never = [make_record((0.03, 0.02, 0.01), seed=s, trigger="line") for s in (0, 1)]
-    attacks = [*gone, *stays, *never]
-    baselines = [make_baseline([r for r in attacks if r.condition["seed"] == s], 0.04, seed=s) for s in (0, 1)]
-    found = retraining(study_of([*attacks, *baselines]))
-    assert [row.cell.label for row in found.worked] == ["blend", "patch"]
-    assert [row.cell.label for row in found.defused] == ["patch"]
-    rows = {row.cell.label: row for row in found.cells}
-    assert rows["patch"].first_epochs == (2, 2)
-    assert rows["blend"].first_epochs == (None, None)
-    assert rows["line"].first_epochs == (0, 0)
-    left = rows["blend"].above_floor
-    assert left is not None
-    assert left.values == pytest.approx((0.56, 0.66))
-
-
 def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> None:
     study = study_of([make_record()])
     assert "single cell" in variation(study).unanswered
@@ -201,7 +220,7 @@ def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> Non
 
 
 def test_a_single_difference_has_no_interval() -> None:
-    found = estimate_of_values([0.3])
+    found = estimate_of_differences([0.3])
     assert found is not None
     assert (found.mean, found.low, found.high, found.method) == (0.3, None, None, "none")
-    assert estimate_of_values([]) is None
+    assert estimate_of_differences([]) is None

@@ -127,9 +127,10 @@ def test_answers_stand_on_the_page(html: str) -> None:
     words = Page(html).words
     assert "15 recorded of 20 planned (11 poisoned, 4 baseline); 1 failed, 1 diverged, 1 collapsed" in words
     assert "Attack success rates run from 73.4 % (blend · no regularizer) to 91.2 % (patch · no regularizer)" in words
-    assert "4 of 4 cells had a backdoor that worked (at least 10 %) before fine-tuning; 2 of those end below" in words
+    assert "4 of 4 cells with a floor had a backdoor that worked before fine-tuning" in words
+    assert "Of those 2 no longer work after it, 2 still do, 0 are undecided" in words
     assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
-    assert "most +63.5 points (blend" in words
+    assert "Clean accuracy after fine-tuning minus before: +1.2 [" in words
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
     assert "Poisoned models: measurement only." in words
     assert "This sweep cannot say" not in words

@@ -14,6 +14,7 @@ from bdray.record import (
     DataRecord,
     EpochRecord,
     ErrorRecord,
+    FloorRecord,
     Rates,
     StageName,
     StageRecord,
@@ -79,6 +80,11 @@ def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: An
     return finished.model_copy(update=update)
 
 
+def floor(before: float, after: float | None) -> FloorRecord:
+    ends = [stage("poison", [(0.9, rate)]).epochs[0].rates if rate is not None else None for rate in (before, after)]
+    return FloorRecord(probe="p", trigger={}, poison={}, poisoned=ends[0], repaired=ends[1])
+
+
 def failed(one: Condition) -> TrialRecord:
     nothing = {"data": None, "visibility": None, "stages": (), "persistence": None}
     return record(one, status="failed", error=ErrorRecord(kind="DataError", message="no, such data"), **nothing)
@@ -86,13 +92,13 @@ def failed(one: Condition) -> TrialRecord:
 
 def test_a_row_holds_ids_rates_and_every_condition_path() -> None:
     one = condition(poison={"rate": 0.2})
-    row = result_row(record(one), floor=0.04)
+    row = result_row(record(one), floor(0.04, 0.02))
     assert one.flat().items() <= row.items()
     assert (row["condition_id"], row["cell_id"], row["role"]) == (one.condition_id, one.cell_id, "poisoned")
     assert (row["status"], row["collapsed"], row["error"]) == ("finished", False, None)
     assert (row["poisoned_clean_accuracy"], row["poisoned_attack_success_rate"]) == (0.8, 0.6)
     assert (row["finetuned_clean_accuracy"], row["finetuned_attack_success_rate"]) == (0.75, 0.06)
-    assert (row["first_epoch_below_10_percent"], row["asr_floor"]) == (1, 0.04)
+    assert (row["first_epoch_below_10_percent"], row["asr_floor_before"], row["asr_floor_after"]) == (1, 0.04, 0.02)
     assert row["area_under_asr_curve"] == pytest.approx(0.33)
     assert (row["poisoned_images"], row["attacked_images"], row["psnr_db"]) == (9, 180, None)
 
@@ -105,11 +111,15 @@ def test_a_row_holds_no_times() -> None:
 
 
 def test_unsuccessful_conditions_stay_in_the_table_and_are_marked() -> None:
-    table = result_table([record(condition()), failed(condition(seed=1))], {condition().condition_id: 0.01})
+    table = result_table(
+        [record(condition()), failed(condition(seed=1))], {condition().condition_id: floor(0.01, None)}
+    )
     assert list(table["status"]) == ["finished", "failed"]
     assert table["error"][1] == "DataError: no, such data"
-    assert table["asr_floor"][0] == 0.01
-    assert math.isnan(table["asr_floor"][1])
+    assert table["asr_floor_before"][0] == 0.01
+    assert math.isnan(table["asr_floor_before"][1])
+    # Nothing was repaired there: no floor after, and certainly not the one before.
+    assert table["asr_floor_after"].isna().all()
     assert math.isnan(table["poisoned_clean_accuracy"][1])
 
 

@@ -50,7 +50,7 @@ def test_counts(plan: Plan) -> None:
     assert (plan.baselines, plan.added_baselines, plan.duplicates, plan.filtered) == (4, 4, 2, 0)
     assert plan.excluded == (("{trigger.name: test_veil, poison.rate: 0.1}", 4),)
     # Both fractions lie within the pool that no poison stage sees, so they share poisoned models.
-    assert (plan.poison_stages, plan.finetune_stages) == ((3 + 1) * 2, 16)
+    assert dict(plan.stages) == {"poison": (3 + 1) * 2, "finetune": 16}
 
 
 def test_axes_are_what_varies(plan: Plan) -> None:

@@ -111,10 +111,9 @@ def test_the_floor_is_what_the_twin_with_the_same_seed_does_under_the_same_attac
     other_twin = record(other_seed.baseline(), (floor(patch, 0.9, 0.8),))
     poisoned = [record(one) for one in (patch, blend, low, warp, other_seed, other_model)]
     assert floors_of([*poisoned, other_twin, twin]) == {
-        patch.condition_id: 0.2,
-        # Never fine-tuned: what it did before.
-        blend.condition_id: 0.07,
-        low.condition_id: 0.2,
-        other_seed.condition_id: 0.8,
+        patch.condition_id: floor(patch, 0.3, 0.2),
+        blend.condition_id: floor(blend, 0.07, None),
+        low.condition_id: floor(patch, 0.3, 0.2),
+        other_seed.condition_id: floor(patch, 0.9, 0.8),
     }
     assert floors_of(poisoned) == {}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from bdray.condition import Condition
+from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
+from bdray.results.controls import controls_of, floors_of
+from bdray.results.tables import result_table
+from bdray.trial.attacks import attack_key
+
+ATTACK = {"trigger": {"name": "patch"}, "poison": {"rate": 0.1}}
+
+
+def condition(seed: int = 0, regularizer: str = "none", **attack: object) -> Condition:
+    content = {"data": {"name": "digits"}, "model": {"name": "resnet8"}, "regularizer": {"name": regularizer}}
+    return Condition.parse({**content, "seed": seed, **(attack or ATTACK)})
+
+
+def rates(attack: float) -> Rates:
+    return Rates(
+        clean_accuracy=0.9,
+        attack_success_rate=attack,
+        robust_accuracy=0.0,
+        clean_images=100,
+        attacked_images=90,
+        largest_share=0.1,
+        collapsed=False,
+    )
+
+
+def record(one: Condition, attack: float = 0.5, floors: tuple[FloorRecord, ...] = ()) -> TrialRecord:
+    stages = [
+        StageRecord(name=name, result=name, fingerprint="f", epochs=(EpochRecord(epoch=1, rates=rates(attack)),))
+        for name in ("poison", "finetune")
+    ]
+    return TrialRecord(
+        condition_id=one.condition_id,
+        cell_id=one.cell_id,
+        role=one.role,
+        condition=one.content(),
+        status="finished",
+        started_ms=0,
+        finished_ms=1,
+        stages=tuple(stages),
+        floors=floors,
+    )
+
+
+def baseline(one: Condition, before: float, after: float | None) -> TrialRecord:
+    floor = FloorRecord(
+        probe=attack_key(one.trigger, one.poison),
+        trigger={},
+        poison={},
+        poisoned=rates(before),
+        repaired=None if after is None else rates(after),
+    )
+    return record(one.baseline(), 0.0, (floor,))
+
+
+def test_floors_are_those_of_the_twin_before_and_after_the_repair() -> None:
+    plain, mixed, seed = condition(), condition(regularizer="manifold_mixup"), condition(seed=1)
+    twins = [baseline(plain, 0.03, 0.20), baseline(mixed, 0.05, 0.06), baseline(seed, 0.07, None)]
+    attacks = [record(plain), record(mixed), record(seed)]
+    table = result_table([*attacks, *twins], floors_of([*attacks, *twins])).set_index("condition_id")
+    floors = table[["asr_floor_before", "asr_floor_after"]].astype(object)
+    floors = floors.where(floors.notna(), None).loc[[each.condition_id for each in attacks]]
+    # A regularized row has the floor of its regularized twin.
+    assert floors.to_numpy().tolist() == [[0.03, 0.20], [0.05, 0.06], [0.07, None]]
+
+
+def test_without_a_twin_or_a_test_under_the_attack_there_is_no_floor() -> None:
+    one = condition()
+    assert controls_of([record(one)]) == {}
+    untested = record(one.baseline())
+    assert controls_of([record(one), untested])[one.condition_id].floor is None
+    assert floors_of([record(one), untested]) == {}
