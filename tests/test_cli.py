@@ -230,8 +230,9 @@ def test_sync_delivers_to_mlflow(work: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_tracking_server_that_is_not_there_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, error = run(capsys, "sync", "tiny", "--tracking-uri", "http://127.0.0.1:9")
-    assert (status, "127.0.0.1:9 is not reachable" in error) == (1, True)
+    status, output, _ = run(capsys, "sync", "tiny", "--tracking-uri", "http://127.0.0.1:9")
+    assert (status, "3 are not: http://127.0.0.1:9 is not reachable" in output) == (3, True)
+    assert output.endswith("deliver the rest with: bdray sync tiny --tracking-uri http://127.0.0.1:9\n")
 
 
 def test_doctor_measures_and_does_not_judge(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

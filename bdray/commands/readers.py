@@ -22,6 +22,9 @@ from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, s
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription
 
+NOT_DELIVERED = 3
+"""Exit status: everything is computed, and MLflow has not got everything."""
+
 
 def find_sweep(name: str, storage_uri: str) -> Storage:
     """A sweep's folder, by name in the storage or by path.
@@ -163,14 +166,17 @@ def _write(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
+    from bdray.sweeping.progress import DeliveryProgress
     from bdray.tracking import public, sync_sweep, tracking_uri_for
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
     uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
-    report = sync_sweep(sweep.uri, uri)
+    with DeliveryProgress(console) as progress:
+        report = sync_sweep(sweep.uri, uri, progress.delivered)
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {report.error}", soft_wrap=True)
-        return 1
+        console.print(f"deliver the rest with: {options.command_line}", markup=False, soft_wrap=True)
+        return NOT_DELIVERED
     return 0

@@ -9,7 +9,7 @@ from typing import IO, cast
 from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
-from bdray.commands.readers import report_of
+from bdray.commands.readers import NOT_DELIVERED, report_of
 from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
@@ -18,9 +18,6 @@ from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.tracking import public
-
-NOT_DELIVERED = 3
-"""Exit status: everything is computed, and MLflow has not got everything."""
 
 
 def dry_run(space: SearchSpace) -> int:

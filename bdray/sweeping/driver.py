@@ -34,7 +34,7 @@ from bdray.store.sweep_folder import (
     write_failure,
 )
 from bdray.sweeping import stopping
-from bdray.sweeping.progress import SweepProgress
+from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, public, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
@@ -122,11 +122,17 @@ def run_conditions(
         try:
             completed = _run_left(run, mirror) if left else True
         finally:
-            console.print("delivering to MLflow ...", style="dim")
-            delivery = mirror.close()
+            delivery = _deliver_rest(mirror, console)
         if delivery.error is None:
             sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
         return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+
+
+def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
+    """What MLflow has not got yet, however long that takes."""
+    console.print("delivering to MLflow ...", style="dim")
+    with DeliveryProgress(console) as progress:
+        return mirror.close(progress=progress.delivered)
 
 
 def _prepare_data(conditions: Sequence[Condition]) -> None:

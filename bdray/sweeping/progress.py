@@ -100,3 +100,16 @@ class SweepProgress(Bar):
         left = f", about {(self._total - done) / rate:.1f} min left" if rate and done < self._total else ""
         line = f"{done}/{self._total} conditions done, {state}{left}"
         self.show("sweep", done, self._total, note=state, line=line)
+
+
+class DeliveryProgress(Bar):
+    """Counts the conditions that MLflow has; says nothing of what takes a moment only."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, quiet_seconds=2.0)
+        self._delivered: set[str] = set()
+
+    def delivered(self, condition_id: str, total: int) -> None:
+        self._delivered.add(condition_id)
+        done = len(self._delivered)
+        self.show("MLflow", done, total, line=f"{done}/{total} conditions are in MLflow")

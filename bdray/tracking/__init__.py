@@ -11,8 +11,9 @@ from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.process import Mirror, start_mirror
-from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
 from bdray.tracking.server import (
+    UnreachableError,
     check_tracking,
     default_tracking_uri,
     hide_password,
@@ -40,15 +41,21 @@ _BUSY_S = 2.0
 """How long to wait for a mirror that is just ending."""
 
 
-def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryReport:
+def sync_sweep(
+    sweep_uri: str, tracking_uri: str | None = None, progress: Progress = lambda _id, _total: None
+) -> DeliveryReport:
     """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
 
     Args:
         sweep_uri: the sweep's folder.
         tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
+        progress: told of each condition that MLflow has completely.
+
+    Returns:
+        What was delivered, and what is pending, also when the server does not answer (any more).
 
     Raises:
-        TrackingError: the server does not answer or refuses, or another process is delivering this sweep.
+        TrackingError: the server refuses, or another process is delivering this sweep.
     """
     from bdray.tracking.delivery import Delivery
 
@@ -58,4 +65,13 @@ def sync_sweep(sweep_uri: str, tracking_uri: str | None = None) -> DeliveryRepor
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
     busy = TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
     with folder.locked(MIRROR_LOCK, _BUSY_S, busy):
-        return Delivery.connect(sweep, tracking_uri).deliver_all()
+        delivered: dict[str, int] = {}
+
+        def note(condition_id: str, total: int) -> None:
+            delivered[condition_id] = total
+            progress(condition_id, total)
+
+        try:
+            return Delivery.connect(sweep, tracking_uri).deliver_all(note)
+        except UnreachableError as error:
+            return DeliveryReport(len(delivered), undelivered(folder, delivered), str(error))

@@ -11,8 +11,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONDITION, ConditionInfo, KeptRecord, SweepFolder, SweepInfo
 from bdray.tracking.files import Point, Points, points_of
-from bdray.tracking.report import DeliveryReport
+from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     GoneError,
     UnreachableError,
@@ -59,6 +58,15 @@ class _ConditionRun:
     is_described: bool = False
     has_error: bool = False
     sent: set[Point] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is logged of one condition at once."""
+
+    params: dict[str, str]
+    points: Iterable[Point]
+    tags: dict[str, str]
 
 
 class Delivery:
@@ -129,14 +137,8 @@ class Delivery:
             raise self._explain(error) from error
         return record is not None
 
-    def deliver_all(
-        self, *, deadline: float | None = None, done: Callable[[str], None] = lambda _: None
-    ) -> DeliveryReport:
+    def deliver_all(self, progress: Progress = lambda _id, _total: None) -> DeliveryReport:
         """One complete pass: every condition that has reported anything.
-
-        Args:
-            deadline: `time.monotonic()` after which no further condition is begun.
-            done: called with the id of each condition that MLflow has completely.
 
         Raises:
             UnreachableError: the server does not answer; what was delivered so far stays.
@@ -146,9 +148,6 @@ class Delivery:
         self._index()
         for condition_id in ids:
             if not self.is_delivered(condition_id):
-                if deadline is not None and time.monotonic() > deadline:
-                    problems[condition_id] = "there was no time left"
-                    continue
                 if not self.files.condition(condition_id).has_begun:
                     continue
                 try:
@@ -159,26 +158,26 @@ class Delivery:
                     problems[condition_id] = str(error)
                     continue
             delivered += 1
-            done(condition_id)
+            progress(condition_id, len(ids))
         self._close_parent(ids)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
     def _update(self, condition_id: str, run: _ConditionRun, record: KeptRecord | None, journal: Points) -> None:
         status: str = record.record.status if record else "running"
-        self._log(run, self._new_params(condition_id, run), journal.points)
+        params = self._new_params(condition_id, run)
         tags = {"bdray.status": status} if status != run.status else {}
-        if record is None:
+        if record is not None:
+            self._finish(condition_id, run, record, _Batch(params, journal.points, tags))
+        else:
             if status != run.status:
                 self._client.update_run(run.run_id, status="RUNNING")
-            self._set_tags(run, tags)
-        else:
-            self._finish(condition_id, run, record, tags)
+            self._log(run, _Batch(params, journal.points, tags))
         run.status = status
 
-    def _finish(self, condition_id: str, run: _ConditionRun, kept: KeptRecord, tags: dict[str, str]) -> None:
+    def _finish(self, condition_id: str, run: _ConditionRun, kept: KeptRecord, batch: _Batch) -> None:
         record = kept.record
         if record.error:
-            tags["bdray.error"] = _shorten(f"{record.error.kind}: {record.error.message}", _MAX_TAG_CHARACTERS)
+            batch.tags["bdray.error"] = _shorten(f"{record.error.kind}: {record.error.message}", _MAX_TAG_CHARACTERS)
         elif run.has_error:
             self._client.delete_tag(run.run_id, "bdray.error")
         run.has_error = bool(record.error)
@@ -187,24 +186,28 @@ class Delivery:
             self._upload(condition_id, run, kept)
         except Exception:
             # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
-            self._set_tags(run, tags)
+            self._log(run, batch)
             raise
-        self._set_tags(run, {**tags, DELIVERED: kept.digest})
+        batch.tags[DELIVERED] = kept.digest
+        self._log(run, batch)
         run.delivered = kept.digest
         run.sent.clear()
 
-    def _log(self, run: _ConditionRun, params: dict[str, str], journal: Iterable[Point]) -> None:
-        from mlflow.entities import Metric, Param
+    def _log(self, run: _ConditionRun, batch: _Batch) -> None:
+        """In as few requests as MLflow's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        points = [point for point in dict.fromkeys(journal) if point not in run.sent]
-
+        points = [point for point in dict.fromkeys(batch.points) if point not in run.sent]
         metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
-        entries = [Param(*item) for item in params.items()]
-        while metrics or entries:
-            chunk, entries = entries[:_MAX_PARAMS], entries[_MAX_PARAMS:]
-            room = _MAX_ENTITIES - len(chunk)
-            self._client.log_batch(run.run_id, metrics[:room], chunk)
-            metrics = metrics[room:]
+        params = [Param(*item) for item in batch.params.items()]
+        tags = [RunTag(*item) for item in batch.tags.items()]
+        while metrics or params or tags:
+            some, params = params[:_MAX_PARAMS], params[_MAX_PARAMS:]
+            room = _MAX_ENTITIES - len(some) - len(tags)
+            part, metrics = metrics[:room], metrics[room:]
+            # Tags last: one of them says that everything is there.
+            now, tags = ([], tags) if metrics or params else (tags, [])
+            self._client.log_batch(run.run_id, part, some, now)
         run.sent.update(points)
         run.is_described = True
 
@@ -221,12 +224,6 @@ class Delivery:
         if (info := folder.info()) is None:
             raise StorageNotFoundError("use", folder.storage.uri_of(CONDITION), "it is missing or damaged")
         return info
-
-    def _set_tags(self, run: _ConditionRun, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if tags:
-            self._client.log_batch(run.run_id, tags=[RunTag(*item) for item in tags.items()])
 
     def _upload(self, condition_id: str, run: _ConditionRun, kept: KeptRecord) -> None:
         folder = self.files.condition(condition_id)

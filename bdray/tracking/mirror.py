@@ -1,17 +1,19 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
     driver --- stdin: the tracking URI; one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
-           <-- stdout: {"event": "ready", ...}, {"event": "report", ...} ------'
+           <-- stdout: events "ready", "progress" (a condition is delivered by the last pass), "report" ------'
 
 Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
 that run. However slow or dead the server is, the sweep never waits: ids only queue up here. The end of stdin, which
-also comes when the driver is killed, starts a last complete pass.
+also comes when the driver is killed, starts a last complete pass. It goes on as long as it delivers conditions: SECONDS
+is how long it may take none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import signal
@@ -20,20 +22,17 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
 from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.delivery import Delivery
-from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.report import DeliveryReport, ReadyInfo, undelivered
 from bdray.tracking.server import GoneError, UnreachableError, probe, public
 
 _BACKOFF_S = (0.5, 5.0)
-_ORPHAN_S = 60.0
-"""How long a mirror whose driver was killed goes on: the next sweep is waiting for its lock."""
-
 _LOCK_S = 3.0
 
 _LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
@@ -43,12 +42,23 @@ _LAST_TRY_S = 10.0
 """How long the last pass waits for a server that does not answer."""
 
 
+class _Ending(NamedTuple):
+    """How long the last pass may take: without a condition delivered, and in all."""
+
+    stall_s: float
+    limit_s: float = math.inf
+
+
+_ORPHAN = _Ending(60.0, 60.0)
+"""Of a mirror whose driver was killed: the next sweep is waiting for its lock."""
+
+
 class _MirrorLoop:
     """Keeps the ids that wait for delivery, and delivers them whenever the server answers."""
 
     def __init__(self, sweep: Storage, tracking_uri: str, answers: TextIO) -> None:
         self._sweep, self._uri, self._answers = sweep, tracking_uri, answers
-        self._inbox: queue.Queue[str | float] = queue.Queue()
+        self._inbox: queue.Queue[str | _Ending] = queue.Queue()
         self._waiting: dict[str, None] = {}
         self._delivered: set[str] = set()
         self._running: dict[str, object] = {}
@@ -58,15 +68,16 @@ class _MirrorLoop:
         self._delivery: Delivery | None = None
         self._backoff, self._next_try = _BACKOFF_S[0], 0.0
         self._error: str | None = None
+        self._moved = 0.0
         self._answer_lock = threading.Lock()
 
     def listen(self) -> None:
-        """Starts to read stdin; its end becomes the number of seconds the last pass may take."""
+        """Starts to read stdin; its end becomes the time the last pass may take."""
         threading.Thread(target=self._read, daemon=True).start()
 
     def stop(self) -> None:
         """Starts the last pass now."""
-        self._inbox.put(_ORPHAN_S)
+        self._inbox.put(_ORPHAN)
 
     def start(self) -> None:
         """The first connection, and its answer to the driver.
@@ -84,9 +95,9 @@ class _MirrorLoop:
     def run(self) -> None:
         """Until stdin ends; then the last pass."""
         while True:
-            seconds = self._take()
-            if seconds is not None:
-                self._finish(seconds)
+            ending = self._take()
+            if ending is not None:
+                self._finish(ending)
                 return
             if self._running and time.monotonic() >= self._next_look:
                 self._look()
@@ -101,17 +112,17 @@ class _MirrorLoop:
         return ReadyInfo(True, message, self._delivery.experiment_id, self._delivery.parent_run_id)
 
     def _read(self) -> None:
-        seconds = _ORPHAN_S
+        ending = _ORPHAN
         for line in sys.stdin:
             word, _, rest = line.strip().partition(" ")
             if word == "close":
-                seconds = float(rest)
+                ending = _Ending(float(rest))
             elif word:
                 self._inbox.put(word)
-        self._inbox.put(seconds)
+        self._inbox.put(ending)
 
-    def _take(self) -> float | None:
-        """Waits for work; the seconds of the last pass when there is to be no more."""
+    def _take(self) -> _Ending | None:
+        """Waits for work; the time of the last pass when there is to be no more."""
         idle = self._delivery is not None and not self._waiting
         times = [] if idle else [self._next_try]
         times += [self._next_look] if self._running else []
@@ -119,7 +130,7 @@ class _MirrorLoop:
         try:
             item = self._inbox.get(timeout=wait)
             while True:
-                if isinstance(item, float):
+                if isinstance(item, _Ending):
                     return item
                 self._waiting[item] = None
                 item = self._inbox.get_nowait()
@@ -190,37 +201,43 @@ class _MirrorLoop:
         self._next_try = time.monotonic() + self._backoff
         self._backoff = min(2 * self._backoff, _BACKOFF_S[1])
 
-    def _finish(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        watchdog = threading.Timer(max(0.0, seconds - 0.5), self._out_of_time)
-        watchdog.daemon = True
-        watchdog.start()
-        self._answer("report", asdict(self._last_pass(deadline)))
-        watchdog.cancel()
+    def _finish(self, ending: _Ending) -> None:
+        self._moved = time.monotonic()
+        threading.Thread(target=self._watch, args=(ending,), daemon=True).start()
+        self._answer("report", asdict(self._last_pass()))
 
-    def _last_pass(self, deadline: float) -> DeliveryReport:
-        give_up = min(deadline, time.monotonic() + _LAST_TRY_S)
+    def _watch(self, ending: _Ending) -> None:
+        """Cuts the last pass when it stalls or its time is over."""
+        limit = self._moved + ending.limit_s
+        while (left := min(self._moved + ending.stall_s, limit) - 0.5 - time.monotonic()) > 0:
+            time.sleep(left)
+        # The main thread may hang in a request: every write is idempotent, so it can be cut anywhere.
+        self._answer("report", asdict(self._incomplete(f"MLflow has taken nothing for {ending.stall_s:.0f} s")))
+        os._exit(0)
+
+    def _progress(self, condition_id: str, total: int) -> None:
+        """MLflow has a condition completely: the last pass has all its time again."""
+        self._delivered.add(condition_id)
+        self._moved, self._backoff, self._error = time.monotonic(), _BACKOFF_S[0], None
+        self._answer("progress", {"condition_id": condition_id, "total": total})
+
+    def _last_pass(self) -> DeliveryReport:
         while True:
             try:
-                return self._connect().deliver_all(deadline=deadline - 1.0, done=self._delivered.add)
+                return self._connect().deliver_all(self._progress)
             except BdrayError as error:
                 self._postpone(error)
-                if not isinstance(error, UnreachableError) or time.monotonic() + self._backoff > give_up:
-                    return self._incomplete()
+                is_late = time.monotonic() + self._backoff > self._moved + _LAST_TRY_S
+                if not isinstance(error, UnreachableError) or is_late:
+                    return self._incomplete(str(error))
                 time.sleep(self._backoff / 2)
 
-    def _incomplete(self) -> DeliveryReport:
-        folder = SweepFolder(self._sweep)
+    def _incomplete(self, error: str) -> DeliveryReport:
         try:
-            ids = [i for i in folder.condition_ids() if i not in self._delivered and folder.condition(i).has_begun]
-        except StorageError as error:
-            return DeliveryReport(len(self._delivered), tuple(self._waiting), str(error))
-        return DeliveryReport(len(self._delivered), tuple(ids), self._error or "there was no time left")
-
-    def _out_of_time(self) -> None:
-        # The main thread may hang in a request: every write is idempotent, so it can be cut anywhere.
-        self._answer("report", asdict(self._incomplete()))
-        os._exit(0)
+            pending = undelivered(SweepFolder(self._sweep), self._delivered)
+        except StorageError as problem:
+            return DeliveryReport(len(self._delivered), tuple(self._waiting), str(problem))
+        return DeliveryReport(len(self._delivered), pending, self._error or error)
 
     def _answer(self, event: str, content: dict[str, object]) -> None:
         with self._answer_lock:

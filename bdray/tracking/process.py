@@ -17,7 +17,7 @@ import bdray
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
-from bdray.tracking.report import DeliveryReport, ReadyInfo
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
 from bdray.tracking.server import absolute_tracking_uri, public
 
 _ATOMIC_WRITE = 4096
@@ -43,6 +43,7 @@ class Mirror:
         self._sweep, self._uri = sweep, tracking_uri
         self._unsent: dict[str, None] = {}
         self._told: dict[str, None] = {}
+        self._delivered: set[str] = set()
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
         self._start()
 
@@ -76,20 +77,29 @@ class Mirror:
                 self._unsent = dict(self._told)
         self._flush()
 
-    def close(self, timeout_s: float = 60.0) -> DeliveryReport:
-        """Lets the mirror do a last complete pass, for at most `timeout_s` seconds. Never raises."""
-        deadline = time.monotonic() + timeout_s
+    def close(self, stall_s: float = 60.0, progress: Progress = lambda _id, _total: None) -> DeliveryReport:
+        """Lets the mirror do a last complete pass, as long as it goes on or until Ctrl-C. Never raises.
+
+        Args:
+            stall_s: how many seconds it may deliver no condition.
+            progress: told of each that it has delivered.
+        """
         if self._process.poll() is not None:
             with suppress(OSError):
                 self._start()
         self._flush()
         os.set_blocking(self._pipe.fileno(), True)
         with suppress(OSError):
-            self._pipe.write(f"close {max(0.0, timeout_s - 1):.1f}\n".encode())
+            self._pipe.write(f"close {max(0.0, stall_s - 1):.1f}\n".encode())
         with suppress(OSError):
             self._pipe.close()
-        report = self._await_report(deadline)
-        self._end(deadline)
+        try:
+            report = self._await_report(stall_s, progress)
+        except KeyboardInterrupt:
+            # Every write is idempotent: it can be cut anywhere.
+            self._process.kill()
+            report = self._incomplete("interrupted")
+        self._end()
         return report
 
     def _start(self) -> None:
@@ -139,28 +149,32 @@ class Mirror:
         except queue.Empty:
             return {}
 
-    def _await_report(self, deadline: float) -> DeliveryReport:
+    def _await_report(self, stall_s: float, progress: Progress) -> DeliveryReport:
+        deadline = time.monotonic() + stall_s
         while answer := self._receive(deadline - time.monotonic()):
             match answer.pop("event"):
+                case "progress":
+                    deadline = time.monotonic() + stall_s
+                    self._delivered.add(answer["condition_id"])
+                    progress(answer["condition_id"], answer["total"])
                 case "report":
                     return DeliveryReport(answer["delivered"], tuple(answer["pending"]), answer["error"])
                 case "refused":
-                    return self._nothing_known(answer["message"])
+                    return self._incomplete(answer["message"])
                 case "died":
-                    return self._nothing_known(self._death)
-        return self._nothing_known("MLflow did not take everything in time")
+                    return self._incomplete(self._death)
+        return self._incomplete(f"MLflow has taken nothing for {stall_s:.0f} s")
 
-    def _nothing_known(self, error: str) -> DeliveryReport:
+    def _incomplete(self, error: str) -> DeliveryReport:
         try:
-            folder = SweepFolder(self._sweep)
-            pending = tuple(name for name in folder.condition_ids() if folder.condition(name).has_begun)
+            pending = undelivered(SweepFolder(self._sweep), self._delivered)
         except Exception:
             pending = ()
-        return DeliveryReport(0, pending, error)
+        return DeliveryReport(len(self._delivered), pending, error)
 
-    def _end(self, deadline: float) -> None:
+    def _end(self) -> None:
         try:
-            self._process.wait(max(1.0, deadline - time.monotonic()))
+            self._process.wait(2.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+
+from bdray.store.sweep_folder import SweepFolder
+
+Progress = Callable[[str, int], None]
+"""Called with the id of each condition that MLflow has completely, and the number of all conditions begun or not."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,8 @@ class DeliveryReport:
     delivered: int
     pending: tuple[str, ...] = ()
     error: str | None = None
+
+
+def undelivered(folder: SweepFolder, delivered: Container[str]) -> tuple[str, ...]:
+    """Ids of the conditions that have reported anything, without those delivered."""
+    return tuple(name for name in folder.condition_ids() if name not in delivered and folder.condition(name).has_begun)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -59,6 +62,46 @@ def is_healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+class SlowLine(socketserver.ThreadingTCPServer):
+    """A proxy on loopback that holds each piece of a request back for 0.2 s, and falls silent after so many."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, port: int, silent_after: float = float("inf")) -> None:
+        super().__init__(("127.0.0.1", 0), _SlowConnection)
+        self.behind, self.silent_after, self.pieces = port, silent_after, 0
+
+
+class _SlowConnection(socketserver.BaseRequestHandler):
+    server: SlowLine
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.behind)) as behind:
+            threading.Thread(target=self._answers, args=(behind,), daemon=True).start()
+            while piece := self.request.recv(1 << 20):
+                self.server.pieces += 1
+                time.sleep(0.2)
+                if self.server.pieces <= self.server.silent_after:
+                    behind.sendall(piece)
+
+    def _answers(self, behind: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := behind.recv(1 << 20):
+                self.request.sendall(piece)
+
+
+@contextmanager
+def slow_line(folder: Path, port: int, silent_after: float = float("inf")) -> Iterator[SlowLine]:
+    """A real tracking server behind a slow line."""
+    with server(folder, port), SlowLine(port, silent_after) as line:
+        threading.Thread(target=line.serve_forever, daemon=True).start()
+        try:
+            yield line
+        finally:
+            line.shutdown()
 
 
 def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(new_sweep: Any, shown: Any) -> None:
@@ -147,6 +190,52 @@ def test_a_dead_server_costs_a_bounded_time_and_is_reported(new_sweep: Any, free
     assert (report.delivered, report.pending) == (0, tuple(names))
     assert report.error is not None
     assert "Connection refused" in report.error
+
+
+def test_a_slow_server_gets_everything_however_long_it_takes(
+    new_sweep: Any, shown: Any, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    sweep, port = new_sweep(), free_port()
+    names = [sweep.finished(number) for number in range(1, 13)]
+    told: list[tuple[str, int]] = []
+    with slow_line(tmp_path, port) as line:
+        mirror = start_mirror(str(sweep.path), f"http://127.0.0.1:{line.server_address[1]}")
+        assert mirror.wait_ready(60).reachable
+        before, begin = line.pieces, time.monotonic()
+        assert mirror.close(8, lambda *entry: told.append(entry)) == DeliveryReport(12)
+        assert time.monotonic() - begin > 8, "it was too fast to show anything"
+        print(f"{(line.pieces - before) / 12:.1f} pieces a condition, {time.monotonic() - begin:.1f} s")
+        assert told == [(name, 12) for name in names]
+        mlflow = shown(sweep, f"http://127.0.0.1:{port}")
+        assert all(mlflow.points(name) == sweep.points(name) for name in names)
+
+
+def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
+    new_sweep: Any, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    sweep, port = new_sweep(), free_port()
+    names = [sweep.finished(number) for number in range(1, 13)]
+    with slow_line(tmp_path, port, silent_after=60) as line:
+        uri = f"http://127.0.0.1:{line.server_address[1]}"
+        mirror = start_mirror(str(sweep.path), uri)
+        assert mirror.wait_ready(60).reachable
+        begin = time.monotonic()
+        silent = mirror.close(8)
+        assert time.monotonic() - begin < 40
+        assert 0 < silent.delivered < 12
+        assert silent.pending == tuple(names[silent.delivered :])
+        assert silent.error == "MLflow has taken nothing for 7 s"
+
+        line.silent_after = float("inf")
+        mirror = start_mirror(str(sweep.path), uri)
+        assert mirror.wait_ready(60).reachable
+        stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+        stop.start()
+        begin = time.monotonic()
+        stopped = mirror.close(60)
+        assert time.monotonic() - begin < 5
+        assert (stopped.error, stopped.pending[-1]) == ("interrupted", names[-1])
+        assert sync_sweep(str(sweep.path), f"http://127.0.0.1:{port}") == DeliveryReport(12)
 
 
 def test_when_the_driver_is_killed_the_mirror_delivers_and_ends(new_sweep: Any, shown: Any) -> None:
