@@ -50,16 +50,6 @@ class Share:
     by_chance: float
 
 
-@dataclass(frozen=True)
-class SignTest:
-    """Counts of the signs of differences. `p_value`: two-sided; 1 where all are ties."""
-
-    lower: int
-    higher: int
-    ties: int
-    p_value: float
-
-
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Score interval of a proportion: all p with |successes/trials - p| <= z sqrt(p (1 - p) / trials).
 
@@ -214,17 +204,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def sign_test(differences: Sequence[float]) -> SignTest:
-    """Exact test of whether differences are as often negative as positive: Binomial(n, 1/2) over those that are not 0.
+def mean_test(values: Sequence[float]) -> float | None:
+    """Two-sided p-value of Student's test of whether the mean of independent values is 0.
 
-    Source: Dixon and Mood 1946, J. Am. Stat. Assoc. 41.
+    None for fewer than two values, and for values without any spread. Source: Student 1908, Biometrika 6.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import ttest_1samp
 
-    lower = sum(difference < 0 for difference in differences)
-    higher = sum(difference > 0 for difference in differences)
-    p_value = float(binomtest(lower, lower + higher).pvalue) if lower + higher else 1.0
-    return SignTest(lower, higher, len(differences) - lower - higher, p_value)
+    if len(values) < 2 or float(np.std(values)) <= 1e-12:
+        return None
+    return float(ttest_1samp(values, 0.0).pvalue)
 
 
 def detector_auc(strata: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
@@ -14,14 +15,15 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
+from bdray.report.cells import seed_means
 from bdray.report.statistics import (
     detector_auc,
     equivalence,
     holm,
     is_balanced,
+    mean_test,
     newcombe_interval,
     rate_interval,
-    sign_test,
     t_interval,
     variance_shares,
     wilson_interval,
@@ -179,12 +181,35 @@ def test_holm_agrees_with_statsmodels() -> None:
     assert holm([]) == []
 
 
-def test_sign_test_by_hand() -> None:
-    found = sign_test([-1.0, -0.5, -0.1, -2.0, 0.3, 0.0])
-    assert (found.lower, found.higher, found.ties) == (4, 1, 1)
-    # Five signs: P(at most one of a kind) = (1 + 5) / 32, two-sided.
-    assert found.p_value == pytest.approx(2 * 6 / 32)
-    assert sign_test([0.0]).p_value == 1.0
+@pytest.mark.parametrize("values", [[0.01, -0.03], [0.2, 0.5, 0.6, 0.9], [-0.1, -0.2, -0.15, 0.01, -0.3]])
+def test_mean_test_agrees_with_statsmodels(values: list[float]) -> None:
+    assert mean_test(values) == pytest.approx(DescrStatsW(values).ttest_mean(0.0)[1], rel=1e-9)
+
+
+def test_mean_test_needs_a_spread() -> None:
+    assert mean_test([0.2]) is None
+    assert mean_test([0.2, 0.2, 0.2]) is None
+
+
+def test_the_test_over_seeds_holds_its_level_where_cells_share_their_seeds() -> None:
+    """No effect at all: 12 cells whose differences share the luck of their seed, five seeds."""
+    generator = np.random.default_rng(11)
+    runs, over_seeds, over_pairs = 2000, 0, 0
+    for _ in range(runs):
+        luck = generator.normal(0, 0.05, 5)
+        cells = luck + generator.normal(0, 0.05, (12, 5))
+        p_value = mean_test(seed_means([dict(enumerate(map(float, cell))) for cell in cells]))
+        over_seeds += p_value is not None and p_value < 0.05
+        over_pairs += binomtest(int((cells < 0).sum()), cells.size).pvalue < 0.05
+    assert 0.03 <= over_seeds / runs <= 0.07
+    # What a sign test over cells x seeds makes of it.
+    assert over_pairs / runs > 0.2
+
+
+def test_a_seed_is_averaged_over_cells_that_have_every_seed() -> None:
+    assert seed_means([{0: 0.1, 1: 0.5}, {1: 0.1, 0: 0.3}, {1: 0.9}]) == pytest.approx([0.2, 0.3])
+    assert seed_means([{0: 0.1}, {1: 0.2}]) == []
+    assert seed_means([]) == []
 
 
 def test_detector_auc_agrees_with_scikit_learn() -> None:
