@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
@@ -30,6 +30,7 @@ from bdray.report.statistics import (
     holm,
     is_balanced,
     mean_test,
+    parents_of,
     variance_shares,
 )
 
@@ -174,7 +175,8 @@ def variation(study: Study) -> Variation:
         return Variation("No poisoned condition finished, so there is no attack success rate to compare.")
     if len(before) == 1:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
-    first, last = _shares(before), _shares(after)
+    parents = parents_of([cell.key for cell, _ in before])
+    first, last = _shares(before, parents), _shares(after, parents)
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
         before=_spread(before),
@@ -197,8 +199,8 @@ def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
     return Spread(len(means), low, median(mean for _, mean in means), high, low_cell.label, high_cell.label)
 
 
-def _shares(means: Sequence[tuple[Cell, float]]) -> dict[str, Share]:
-    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means])
+def _shares(means: Sequence[tuple[Cell, float]], parents: Mapping[str, str]) -> dict[str, Share]:
+    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means], parents)
     return {share.axis: share for share in shares}
 
 

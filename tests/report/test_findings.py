@@ -80,6 +80,23 @@ def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
     ]
 
 
+def test_a_parameter_of_one_trigger_is_judged_within_it(make_record: MakeRecord) -> None:
+    records = [
+        make_record((attack + rate, 0.0), trigger=trigger, rate=rate)
+        for trigger, attack in (
+            ({"name": "patch", "size": 3}, 0.7),
+            ({"name": "patch", "size": 5}, 0.7),
+            ({"name": "blend"}, 0.2),
+        )
+        for rate in (0.01, 0.02, 0.1)
+    ]
+    shares = {share.axis: share.before for share in variation(study_of(records)).shares}
+    size = shares["trigger.size"]
+    assert size is not None
+    assert (size.parent, size.share) == ("trigger.name", pytest.approx(0, abs=1e-9))
+    assert "trigger size (within trigger)" in make_report(records, SweepDescription("demo")).html
+
+
 def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     sound = make_record((0.5, 0.2))
     others = [

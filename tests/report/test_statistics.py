@@ -23,6 +23,7 @@ from bdray.report.statistics import (
     is_balanced,
     mean_test,
     newcombe_interval,
+    parents_of,
     rate_interval,
     t_interval,
     variance_shares,
@@ -150,6 +151,68 @@ def test_variance_shares_agree_with_an_analysis_of_variance() -> None:
     total = table["sum_sq"].sum()
     for share in variance_shares(rows, values):
         assert share.share == pytest.approx(table.loc[f"C({share.axis})", "sum_sq"] / total)
+
+
+def nested_rows() -> list[dict[str, str | None]]:
+    sizes: dict[str, tuple[str | None, ...]] = {"patch": ("3", "5"), "text": ("8", "12", "16"), "blend": (None,)}
+    return [
+        {"trigger.name": name, "trigger.size": size, "poison.rate": rate}
+        for name, each in sizes.items()
+        for size in each
+        for rate in ("1", "2", "3")
+    ]
+
+
+def test_a_nested_axis_does_not_get_what_its_parent_does() -> None:
+    rows = nested_rows()
+    assert parents_of(rows) == {"trigger.size": "trigger.name"}
+    # Size does nothing, the trigger all but everything.
+    level = {"patch": 0.9, "text": 0.5, "blend": 0.1}
+    values = [level[str(row["trigger.name"])] + 0.01 * int(str(row["poison.rate"])) for row in rows]
+    shares = {share.axis: share for share in variance_shares(rows, values, parents_of(rows))}
+    assert shares["trigger.name"].share > 0.99
+    assert shares["trigger.size"].share == pytest.approx(0, abs=1e-12)
+    assert (shares["trigger.size"].levels, shares["trigger.size"].parent) == (5, "trigger.name")
+    taken_alone = {share.axis: share.share for share in variance_shares(rows, values)}
+    assert taken_alone["trigger.size"] > 0.99
+
+
+def test_a_nested_share_agrees_with_an_analysis_of_variance() -> None:
+    rows = nested_rows()
+    values = [float(v) for v in np.random.default_rng(3).uniform(size=len(rows))]
+    table = pd.DataFrame([{"p": row["trigger.name"], "s": row["trigger.size"]} for row in rows]).assign(value=values)
+    table = table[table["s"].notna()]
+    parent, both = (ols(formula, table).fit().ssr for formula in ("value ~ C(p)", "value ~ C(s)"))
+    share = next(each for each in variance_shares(rows, values, parents_of(rows)) if each.axis == "trigger.size")
+    # Sizes of one trigger are no other's, so a size says the trigger too.
+    assert share.share == pytest.approx((parent - both) / parent)
+    assert share.by_chance == pytest.approx((5 - 2) / (15 - 2))
+
+
+def test_a_nested_share_by_chance_is_the_mean_over_all_permutations_within_the_parent() -> None:
+    rows = [{"t.name": "a", "t.x": x} for x in "uuvvw"] + [{"t.name": "b", "t.x": None}] * 2
+    values = (0.1, 0.9, 0.4, 0.3, 0.8)
+    found = [
+        next(share for share in variance_shares(rows, [*order, 0.0, 0.9], {"t.x": "t.name"}) if share.axis == "t.x")
+        for order in itertools.permutations(values)
+    ]
+    assert fmean(share.share for share in found) == pytest.approx(found[0].by_chance)
+
+
+def test_parents() -> None:
+    crossed = [{"a.name": a, "a.x": x, "b.y": y} for a in "pq" for x in "12" for y in "34"]
+    assert parents_of(crossed) == {}
+    # Applies everywhere, with other values under each.
+    other = [{"a.name": a, "a.x": x, "b.y": y} for a, xs in (("p", "12"), ("q", "34")) for x in xs for y in "56"]
+    assert parents_of(other) == {"a.x": "a.name"}
+    # What a parameter of a strategy decides, its name does not.
+    chain = [
+        {"s.strategy": s, "s.kind": kind, "s.epsilon": e, "s.rate": rate}
+        for s, kind, e in (("a", None, None), ("c", "none", None), ("c", "pgd", "4"), ("c", "pgd", "8"))
+        for rate in "12"
+    ]
+    assert parents_of(chain) == {"s.kind": "s.strategy", "s.epsilon": "s.kind"}
+    assert parents_of([]) == {}
 
 
 def test_share_by_chance_is_the_mean_over_all_permutations() -> None:
