@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +271,38 @@ def test_trouble_with_the_storage_is_no_traceback(
     assert status == 1
     assert error.startswith("error: ")
     assert "file" in error
+
+
+def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "bdray",
+        "trial",
+        "tiny.yaml",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    command += ["--set", "train.epochs=40", "--set", "data.train_limit=1000"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert started.stdout is not None
+    assert started.stderr is not None
+    told = []
+    for line in started.stdout:
+        told.append(line)
+        if "epoch 2/40" in line:
+            started.send_signal(signal.SIGINT)
+    assert "interrupted; continue with: " in started.stderr.read()
+    started.stdout.close()
+    started.stderr.close()
+    assert started.wait(timeout=60) == 130
+    last = [line for line in told if "epoch" in line][-1].split()[2]
+    # It is told of the epochs it computes: the first one is the one after the last.
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    epochs = [line.split()[2] for line in again.stdout.splitlines() if line.startswith("poison   epoch")]
+    assert epochs[0] == f"{int(last.partition('/')[0]) + 1}/40"
+    assert epochs[-1] == "40/40"
+    assert "status   finished" in again.stdout

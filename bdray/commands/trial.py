@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
 from bdray.condition import Condition
-from bdray.errors import UserError
+from bdray.errors import TrialInterrupted, UserError
 from bdray.plugins import load_plugins
 from bdray.progress import Bar
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.space import load_plugins_of, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
+from bdray.sweeping import stopping
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
@@ -27,13 +29,14 @@ def run(options: argparse.Namespace) -> int:
     condition = _choose(options)
     sweep = Storage.open(options.output) if options.output else None
     console.print(f"condition {condition.condition_id} ({condition.role})")
-    with TerminalReporter(console) as reporter:
-        record = run_trial(
-            condition,
-            sweep=sweep,
-            reporter=reporter,
-            options=TrialOptions(device=options.device, threads=options.threads),
-        )
+    trial_options = TrialOptions(device=options.device, threads=options.threads)
+    # Only what is written down can go on from where it stopped.
+    with TerminalReporter(console) as reporter, stopping.patiently() if sweep else nullcontext():
+        try:
+            record = run_trial(condition, sweep=sweep, reporter=reporter, options=trial_options)
+        except TrialInterrupted:
+            # The command says how to continue.
+            raise KeyboardInterrupt from None
     _tell(record, console)
     if sweep is not None:
         console.print(f"written to {sweep.child('conditions', record.condition_id).uri}", soft_wrap=True)
@@ -95,6 +98,8 @@ class TerminalReporter(Reporter):
         trained = f" epoch {record.epoch}/{epochs}  loss {loss}" if record.images else ""
         measured = f"  {_rates(record.rates)}" if record.rates else ""
         self._console.print(f"{stage:<8}{trained}{measured}")
+        if stopping.asked():
+            raise TrialInterrupted("stopped after this epoch")
 
     def stage(self, stage: StageName, reused: bool) -> None:
         if reused:

@@ -103,8 +103,8 @@ class Cell:
 
     @property
     def key(self) -> dict[str, Hashable]:
-        """Axis values that can be compared and hashed."""
-        return {path: json.dumps(value, sort_keys=True) for path, value in self.values.items()}
+        """Axis values that can be compared and hashed; None: does not apply."""
+        return {k: None if value is None else json.dumps(value, sort_keys=True) for k, value in self.values.items()}
 
     @property
     def marks(self) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -20,6 +20,7 @@ from bdray.report.cells import (
     Replicate,
     Study,
     estimate_of_differences,
+    seed_means,
     shown,
 )
 from bdray.report.statistics import (
@@ -28,7 +29,8 @@ from bdray.report.statistics import (
     equivalence,
     holm,
     is_balanced,
-    sign_test,
+    mean_test,
+    parents_of,
     variance_shares,
 )
 
@@ -103,8 +105,7 @@ class CleanBehaviour:
 
     Attributes:
         pairs: of a poisoned condition and its baseline.
-        overall: mean difference over seeds, each the mean over its pairs: pairs of one seed share baselines, so they
-            are no independent evidence.
+        overall: mean difference over seeds, each the mean over cells that have every seed; None where none has.
         auc: of low clean accuracy as a detector.
     """
 
@@ -130,24 +131,25 @@ class CleanBehaviour:
 
 @dataclass(frozen=True)
 class RegularizerEffect:
-    """One regularizer against none, all else and the seed being equal; ASR differences are regularized - plain.
+    """One regularizer against none, all else and the seed being equal; differences are regularized - plain.
 
     Attributes:
+        pairs: of a regularized model and its twin.
         lowered, raised: pairs with a lower and with a higher attack success rate before fine-tuning.
-        p_value: of the sign test, Holm-corrected over regularizers.
+        before, after, accuracy: over seeds, each the mean over cells that have every seed (None where none has):
+            attack success rate before and after fine-tuning, clean accuracy before it.
+        p_value: of Student's test over those seeds before fine-tuning, Holm-corrected over regularizers; None where
+            they are too few.
     """
 
     name: str
-    before: Estimate
-    after: Estimate | None
-    accuracy: Estimate
+    pairs: int
     lowered: int
     raised: int
-    p_value: float
-
-    @property
-    def pairs(self) -> int:
-        return len(self.before.values)
+    before: Estimate | None
+    after: Estimate | None
+    accuracy: Estimate | None
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def variation(study: Study) -> Variation:
         return Variation("No poisoned condition finished, so there is no attack success rate to compare.")
     if len(before) == 1:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
-    first, last = _shares(before), _shares(after)
+    parents = parents_of([cell.key for cell, _ in before])
+    first, last = _shares(before, parents), _shares(after, parents)
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
         before=_spread(before),
@@ -196,8 +199,8 @@ def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
     return Spread(len(means), low, median(mean for _, mean in means), high, low_cell.label, high_cell.label)
 
 
-def _shares(means: Sequence[tuple[Cell, float]]) -> dict[str, Share]:
-    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means])
+def _shares(means: Sequence[tuple[Cell, float]], parents: Mapping[str, str]) -> dict[str, Share]:
+    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means], parents)
     return {share.axis: share for share in shares}
 
 
@@ -222,39 +225,33 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     found = [(cell, differences) for cell in study.cells if (differences := _clean_differences(cell))]
     if not found:
         return CleanBehaviour("No poisoned condition finished together with its baseline, so no pair can be compared.")
-    tests = [equivalence(differences, margin) for _, differences in found]
+    tests = [equivalence(list(differences.values()), margin) for _, differences in found]
     corrected = iter(holm([test.p_value for test in tests if test]))
     cells = [
-        CleanDifference(cell, _known(estimate_of_differences(differences)), next(corrected) if test else None)
+        CleanDifference(
+            cell, _known(estimate_of_differences(list(differences.values()))), next(corrected) if test else None
+        )
         for (cell, differences), test in zip(found, tests, strict=True)
     ]
     return CleanBehaviour(
         margin=margin,
         pairs=sum(len(differences) for _, differences in found),
-        overall=estimate_of_differences(_seed_means(study)),
+        overall=estimate_of_differences(seed_means([differences for _, differences in found])),
         cells=tuple(cells),
         auc=_auc(study),
     )
 
 
-def _clean_differences(cell: Cell) -> list[float]:
-    differences = [_clean_difference(replicate) for replicate in cell.sound("poison")]
-    return [difference for difference in differences if difference is not None]
+def _clean_differences(cell: Cell) -> dict[int, float]:
+    """By seed."""
+    found = [(each.record.condition["seed"], _clean_difference(each)) for each in cell.sound("poison")]
+    return {seed: difference for seed, difference in found if difference is not None}
 
 
 def _clean_difference(replicate: Replicate) -> float | None:
     twin = replicate.baseline("poison")
     mine, its = replicate.record.poisoned, twin.poisoned if twin else None
     return mine.clean_accuracy - its.clean_accuracy if mine and its else None
-
-
-def _seed_means(study: Study) -> list[float]:
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for cell in study.cells:
-        for replicate in cell.sound("poison"):
-            if (difference := _clean_difference(replicate)) is not None:
-                by_seed[replicate.record.condition["seed"]].append(difference)
-    return [fmean(differences) for differences in by_seed.values()]
 
 
 def _auc(study: Study) -> float | None:
@@ -287,22 +284,32 @@ def regularization(study: Study) -> Regularization:
             pairs[_regularizer_label(each.record, replicates)].append((each, twin))
     if not pairs:
         return Regularization("No regularized condition finished together with its twin without a regularizer.")
-    tests = {name: sign_test(_differences(members, "poison")) for name, members in pairs.items()}
-    corrected = holm([test.p_value for test in tests.values()])
-    effects = [
-        RegularizerEffect(
-            name=name,
-            before=_known(estimate_of_differences(_differences(members, "poison"))),
-            after=estimate_of_differences(_differences(members, "finetune")),
-            accuracy=_known(estimate_of_differences(_differences(members, "poison", "clean_accuracy"))),
-            lowered=tests[name].lower,
-            raised=tests[name].higher,
-            p_value=p_value,
+    effects = [effect for name, members in pairs.items() if (effect := _effect(name, members))]
+    corrected = iter(holm([effect.p_value for effect in effects if effect.p_value is not None]))
+    return Regularization(
+        effects=tuple(
+            effect if effect.p_value is None else replace(effect, p_value=next(corrected)) for effect in effects
         )
-        for (name, members), p_value in zip(pairs.items(), corrected, strict=True)
-        if _differences(members, "poison")
-    ]
-    return Regularization(effects=tuple(effects))
+    )
+
+
+def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> RegularizerEffect | None:
+    """Its p-value uncorrected; None where no pair has attack success rates."""
+    before = _differences(pairs, "poison")
+    every = [difference for cell in before for difference in cell.values()]
+    if not every:
+        return None
+    by_seed = seed_means(before)
+    return RegularizerEffect(
+        name=name,
+        pairs=len(every),
+        lowered=sum(difference < 0 for difference in every),
+        raised=sum(difference > 0 for difference in every),
+        before=estimate_of_differences(by_seed),
+        after=estimate_of_differences(seed_means(_differences(pairs, "finetune"))),
+        accuracy=estimate_of_differences(seed_means(_differences(pairs, "poison", "clean_accuracy"))),
+        p_value=mean_test(by_seed),
+    )
 
 
 def _is_plain(replicate: Replicate) -> bool:
@@ -326,10 +333,14 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 
 def _differences(
     pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
-) -> list[float]:
-    found = [(mine.rates(stage), its.rates(stage)) for mine, its in pairs]
-    values = [(getattr(mine, rate), getattr(its, rate)) for mine, its in found if mine and its]
-    return [mine - its for mine, its in values if mine is not None and its is not None]
+) -> list[dict[int, float]]:
+    """For every cell, by seed."""
+    cells: dict[str, dict[int, float]] = defaultdict(dict)
+    for mine, its in pairs:
+        rates = [getattr(found, rate) for found in (mine.rates(stage), its.rates(stage)) if found]
+        if len(rates) == 2 and None not in rates:
+            cells[mine.record.cell_id][mine.record.condition["seed"]] = rates[0] - rates[1]
+    return list(cells.values())
 
 
 def _known(estimate: Estimate | None) -> Estimate:

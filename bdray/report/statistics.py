@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -42,22 +42,14 @@ class Share:
         levels: distinct values of the axis.
         share: eta squared, in [0, 1].
         by_chance: what an axis with so many levels is expected to reach when it does nothing.
+        parent: the axis it was judged within; empty for an axis of its own.
     """
 
     axis: str
     levels: int
     share: float
     by_chance: float
-
-
-@dataclass(frozen=True)
-class SignTest:
-    """Counts of the signs of differences. `p_value`: two-sided; 1 where all are ties."""
-
-    lower: int
-    higher: int
-    ties: int
-    p_value: float
+    parent: str = ""
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
@@ -159,35 +151,92 @@ def equivalence(differences: Sequence[float], margin: float) -> Equivalence | No
     return Equivalence(mean, float(max(above, below)))
 
 
-def variance_shares(rows: Sequence[Mapping[str, Hashable]], values: Sequence[float]) -> list[Share]:
+def variance_shares(
+    rows: Sequence[Mapping[str, Hashable]], values: Sequence[float], parents: Mapping[str, str] | None = None
+) -> list[Share]:
     """Main-effect eta squared of every axis: between-group sum of squares / total sum of squares.
+
+    An axis that exists only under some values of another one, its parent, is judged within it, over the values it
+    applies to: (SS(parent x axis) - SS(parent)) / (SS(total) - SS(parent)). Else it would get what its parent does.
 
     Descriptive. On a balanced grid (`is_balanced`) main effects are orthogonal, so the shares add up to at most 1 and
     the rest is interactions; elsewhere they overlap. An axis with k levels over n values is expected to reach
-    (k - 1) / (n - 1) when the values are dealt out at random. Axes with one level, or with a level for every value,
-    say nothing and are left out. Source: Fisher 1925, Statistical Methods for Research Workers, ch. VII.
+    (k - 1) / (n - 1) when the values are dealt out at random, a nested one (k - p) / (n - p) with k combinations and p
+    levels of the parent. Axes with one level, or with a level for every value, say nothing and are left out. Source:
+    Fisher 1925, Statistical Methods for Research Workers, ch. VII.
 
     Args:
-        rows: by axis, its value; the same axes in each.
+        rows: by axis, its value (None: does not apply); the same axes in each.
         values: one a row.
+        parents: by nested axis, its parent; empty where no axis is.
 
     Returns:
         Largest share first; empty where the values do not vary.
     """
-    data = np.asarray(values, dtype=np.float64)
-    n = len(data)
-    total = float(((data - data.mean()) ** 2).sum()) if n else 0.0
-    if total <= 1e-24 * max(1, n):
-        return []
-    shares = []
-    for axis in rows[0]:
-        groups: dict[Hashable, list[float]] = defaultdict(list)
-        for row, value in zip(rows, values, strict=True):
-            groups[row[axis]].append(value)
-        if 1 < len(groups) < n:
-            between = sum(len(group) * (fmean(group) - data.mean()) ** 2 for group in groups.values())
-            shares.append(Share(axis, len(groups), float(between / total), (len(groups) - 1) / (n - 1)))
-    return sorted(shares, key=lambda share: -share.share)
+    parents = parents or {}
+    shares = [_share(axis, parents.get(axis), rows, values) for axis in (rows[0] if rows else ())]
+    return sorted((share for share in shares if share), key=lambda share: -share.share)
+
+
+def _share(
+    axis: str, parent: str | None, rows: Sequence[Mapping[str, Hashable]], values: Sequence[float]
+) -> Share | None:
+    members = [index for index, row in enumerate(rows) if parent is None or row[axis] is not None]
+    data = [values[index] for index in members]
+    above = [rows[index][parent] if parent else None for index in members]
+    joint = [(group, rows[index][axis]) for group, index in zip(above, members, strict=True)]
+    n, groups, known = len(members), len(set(joint)), len(set(above))
+    left = _between(range(n), data) - _between(above, data)
+    if not known < groups < n or left <= 1e-24 * n:
+        return None
+    share = (_between(joint, data) - _between(above, data)) / left
+    levels = len({level for _, level in joint})
+    return Share(axis, levels, share, (groups - known) / (n - known), parent or "")
+
+
+def _between(groups: Iterable[Hashable], values: Sequence[float]) -> float:
+    """Sum of squares between the means of groups."""
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for group, value in zip(groups, values, strict=True):
+        members[group].append(value)
+    grand = fmean(values)
+    return sum(len(group) * (fmean(group) - grand) ** 2 for group in members.values())
+
+
+def parents_of(rows: Sequence[Mapping[str, Hashable]]) -> dict[str, str]:
+    """By nested axis, its parent: the axis whose value decides whether it applies, or which values it takes.
+
+    Parents are sought among axes of the same section (`trigger.` of `trigger.size`), its name first, then among the
+    others. One that applies to some rows only, and no axis decides to which, has the parent "".
+    """
+    found = {}
+    for axis in rows[0] if rows else ():
+        section = axis.partition(".")[0] + "."
+        others = sorted((o for o in rows[0] if o != axis), key=lambda o: (not o.startswith(section), not _is_word(o)))
+        partial = any(row[axis] is None for row in rows)
+        parent = next(
+            (other for other in others if _nests(other, axis, rows, partial=partial)), "" if partial else None
+        )
+        if parent is not None:
+            found[axis] = parent
+    return found
+
+
+def _is_word(axis: str) -> bool:
+    return axis.endswith((".name", ".strategy"))
+
+
+def _nests(parent: str, axis: str, rows: Sequence[Mapping[str, Hashable]], *, partial: bool) -> bool:
+    """Whether `axis` applies under whole levels of `parent`; where it applies everywhere: takes other values there."""
+    levels: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for row in rows:
+        levels[row[parent]].add(row[axis])
+    if len(levels) in (1, len(rows)):
+        return False
+    if partial:
+        return all(len(values) == 1 or None not in values for values in levels.values())
+    same_section = parent.partition(".")[0] == axis.partition(".")[0]
+    return same_section and _is_word(parent) and len({frozenset(values) for values in levels.values()}) > 1
 
 
 def is_balanced(rows: Sequence[Mapping[str, Hashable]]) -> bool:
@@ -214,17 +263,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def sign_test(differences: Sequence[float]) -> SignTest:
-    """Exact test of whether differences are as often negative as positive: Binomial(n, 1/2) over those that are not 0.
+def mean_test(values: Sequence[float]) -> float | None:
+    """Two-sided p-value of Student's test of whether the mean of independent values is 0.
 
-    Source: Dixon and Mood 1946, J. Am. Stat. Assoc. 41.
+    None for fewer than two values, and for values without any spread. Source: Student 1908, Biometrika 6.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import ttest_1samp
 
-    lower = sum(difference < 0 for difference in differences)
-    higher = sum(difference > 0 for difference in differences)
-    p_value = float(binomtest(lower, lower + higher).pvalue) if lower + higher else 1.0
-    return SignTest(lower, higher, len(differences) - lower - higher, p_value)
+    if len(values) < 2 or float(np.std(values)) <= 1e-12:
+        return None
+    return float(ttest_1samp(values, 0.0).pvalue)
 
 
 def detector_auc(strata: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:

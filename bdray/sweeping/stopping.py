@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_asked = threading.Event()
+_asked, _patient = threading.Event(), threading.Event()
 
 
 @contextmanager
@@ -30,6 +30,21 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Within this block the first request is only remembered (see `asked`): the second one raises."""
+    _patient.set()
+    try:
+        yield
+    finally:
+        _patient.clear()
+
+
+def asked() -> bool:
+    """Whether a stop was asked for."""
+    return _asked.is_set()
+
+
 def check() -> None:
     """Raises `KeyboardInterrupt` when a stop was asked for and has not ended the command yet."""
     if _asked.is_set():
@@ -37,5 +52,7 @@ def check() -> None:
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
+    may_wait = _patient.is_set() and not _asked.is_set()
     _asked.set()
-    raise KeyboardInterrupt
+    if not may_wait:
+        raise KeyboardInterrupt

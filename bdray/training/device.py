@@ -37,17 +37,18 @@ class Compute:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is the first GPU this process may use, else the CPU.
+    """The device called `name`; `auto` is the first GPU this process may use, else the CPU. A GPU has its index: some
+    functions of `torch.cuda` take no device without one.
 
     Raises:
         UserError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     known = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if name not in (*known, *(["cuda"] if torch.cuda.is_available() else [])):
         raise UserError(f"there is no device '{name}' here; known: {', '.join(known)}")
-    return torch.device(name)
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -13,18 +13,20 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.cuda._utils import _get_device_index
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bdray.training import source
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda:0")
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype_layout, torch.ops.aten.copy_.default}
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.equal.default}
@@ -226,6 +228,12 @@ class _AtOnce:
     def shutdown(self, **options: object) -> None: ...
 
 
+def _strict(*arguments: Any) -> float:
+    """For functions of torch.cuda that take no device without an index, unlike all others."""
+    _get_device_index(arguments[-1])
+    return 1.0
+
+
 REAL_GENERATOR, REAL_FORK = torch.Generator, torch.random.fork_rng
 
 STAND_INS: dict[str, Any] = {
@@ -238,7 +246,13 @@ STAND_INS: dict[str, Any] = {
     "max_memory_allocated": lambda _device: 0,
     "mem_get_info": lambda _device: (2**30, 2**30),
     "memory_reserved": lambda _device: 0,
-    "get_per_process_memory_fraction": lambda _device: 1.0,
+    "get_per_process_memory_fraction": _strict,
+    "set_per_process_memory_fraction": _strict,
+    "get_device_properties": lambda _device: SimpleNamespace(total_memory=2**30),
+    "get_device_name": lambda _device: "pretended",
+    "empty_cache": lambda: None,
+    "reset_peak_memory_stats": lambda _device: None,
+    "max_memory_reserved": lambda _device: 2**20,
     "Stream": _Stream,
     "stream": lambda _stream: nullcontext(),
     "current_stream": _Stream,

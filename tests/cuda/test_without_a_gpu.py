@@ -14,12 +14,16 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition
 from bdray.regularizers import REGULARIZERS
+from bdray.store.storage import Storage
+from bdray.training.device import pick_device
 from bdray.training.loop import Stage, run_stage
 from bdray.training.source import DataPlace
+from bdray.trial import TrialOptions, run_trial
+from bdray.trial.needs import Need, measure_peak
 from bdray.trial.setup import Experiment
 from bdray.triggers import TRIGGERS
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda:0")
 FAMILIES = ("resnet20", "resnet18", "resnet50", "timm/mobilenetv3_small_050")
 GRID = [
     *[("resnet8", name) for name in REGULARIZERS.names()],
@@ -63,6 +67,18 @@ def train(gpu: Any, stage: Stage, model: torch.nn.Module) -> None:
         run_stage(stage, state)
     assert gpu.read_back[before:] == ["_train_epoch", "evaluate"]
     assert all(parameter.device.type == "cuda" for parameter in model.parameters())
+
+
+def test_a_trial_runs_from_its_data_to_its_record(gpu: Any, tmp_path: Path) -> None:
+    options = TrialOptions(max_batches=2, gpu_share=0.5)
+    record = run_trial(condition(repair={"name": "fine_pruning"}), sweep=Storage.open(tmp_path), options=options)
+    assert record.status == "finished"
+    assert [len(stage.epochs) for stage in record.stages] == [1, 2, 2]
+
+
+def test_what_a_trial_needs_is_measured(gpu: Any) -> None:
+    need = measure_peak(condition(), pick_device())
+    assert need == Need(peak_bytes=2**20, total_bytes=2**30)
 
 
 @pytest.mark.parametrize(("model", "regularizer"), GRID)

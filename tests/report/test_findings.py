@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable
 
 import pytest
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.record import TrialRecord
+from bdray.report import SweepDescription, make_report
 from bdray.report.cells import axes_of, estimate_of_differences, study_of
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.retraining import retraining
@@ -75,6 +78,23 @@ def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
         ("blend", pytest.approx(0.2)),
         ("patch", pytest.approx(0.9)),
     ]
+
+
+def test_a_parameter_of_one_trigger_is_judged_within_it(make_record: MakeRecord) -> None:
+    records = [
+        make_record((attack + rate, 0.0), trigger=trigger, rate=rate)
+        for trigger, attack in (
+            ({"name": "patch", "size": 3}, 0.7),
+            ({"name": "patch", "size": 5}, 0.7),
+            ({"name": "blend"}, 0.2),
+        )
+        for rate in (0.01, 0.02, 0.1)
+    ]
+    shares = {share.axis: share.before for share in variation(study_of(records)).shares}
+    size = shares["trigger.size"]
+    assert size is not None
+    assert (size.parent, size.share) == ("trigger.name", pytest.approx(0, abs=1e-9))
+    assert "trigger size (within trigger)" in make_report(records, SweepDescription("demo")).html
 
 
 def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -149,17 +169,18 @@ def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
     assert found.auc == pytest.approx(4.5 / 9)
 
 
-def test_pairs_that_share_a_baseline_are_averaged_first(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
-    drops = {0: (0.01, 0.03), 1: (0.05,)}
+def test_cells_that_share_a_baseline_are_averaged_first(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    drops = {0: (0.01, 0.03, 0.2), 1: (0.05, 0.06)}
     poisoned = [
         make_record(seed=seed, trigger=trigger, clean=0.9 - drop)
         for seed, each in drops.items()
-        for trigger, drop in zip(("patch", "blend"), each, strict=False)
+        for trigger, drop in zip(("patch", "blend", "line"), each, strict=False)
     ]
     baselines = [make_baseline(poisoned, seed=seed, clean=0.9) for seed in drops]
     found = clean_behaviour(study_of([*poisoned, *baselines]))
     assert found.overall is not None
-    assert sorted(found.overall.values) == pytest.approx([-0.05, -0.02])
+    # The third cell has but one seed, which would look unlike the other.
+    assert found.overall.values == pytest.approx((-0.02, -0.055))
     one_seed = clean_behaviour(study_of([*poisoned[:2], baselines[0]])).overall
     assert one_seed is not None
     assert (one_seed.mean, one_seed.low) == (pytest.approx(-0.02), None)
@@ -192,12 +213,33 @@ def test_regularizers_are_paired_by_everything_else(make_record: MakeRecord) -> 
     (effect,) = found.effects
     assert effect.name == "manifold mixup"
     assert (effect.pairs, effect.lowered, effect.raised) == (3, 2, 1)
-    assert effect.before.mean == pytest.approx(-0.35 / 3)
+    # Over seeds, by the patch alone: the blend lacks one.
+    assert effect.before is not None
+    assert effect.before.values == pytest.approx((-0.3, 0.05))
     assert effect.after is not None
     assert effect.after.mean == pytest.approx(-0.1)
+    assert effect.accuracy is not None
     assert effect.accuracy.mean == pytest.approx(-0.02)
-    assert effect.p_value == 1.0
+    assert effect.p_value == pytest.approx(DescrStatsW([-0.3, 0.05]).ttest_mean(0.0)[1])
     assert (found.pairs, found.lowered) == (3, 2)
+
+
+def test_p_values_are_corrected_over_regularizers_and_one_seed_is_not_tested(make_record: MakeRecord) -> None:
+    shifts = {"manifold_mixup": (-0.30, -0.28, -0.33), "logit_squeezing": (-0.1, 0.05, 0.02)}
+    records = [make_record((0.9, 0.4), seed=s) for s in range(3)]
+    records += [
+        make_record((0.9 + shift, 0.4), seed=s, regularizer=name)
+        for name, each in shifts.items()
+        for s, shift in enumerate(each)
+    ]
+    found = {effect.name: effect.p_value for effect in regularization(study_of(records)).effects}
+    raw = [DescrStatsW(list(each)).ttest_mean(0.0)[1] for each in shifts.values()]
+    expected = dict(zip(("manifold mixup", "logit squeezing"), multipletests(raw, method="holm")[1], strict=True))
+    assert found == pytest.approx(expected)
+    one_seed = [record for record in records if record.condition["seed"] == 0]
+    effects = regularization(study_of(one_seed)).effects
+    assert [(effect.p_value, effect.pairs) for effect in effects] == [(None, 1), (None, 1)]
+    assert "not tested" in make_report(one_seed, SweepDescription("demo")).html
 
 
 def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecord) -> None:

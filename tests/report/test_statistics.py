@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
@@ -14,14 +15,16 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
+from bdray.report.cells import seed_means
 from bdray.report.statistics import (
     detector_auc,
     equivalence,
     holm,
     is_balanced,
+    mean_test,
     newcombe_interval,
+    parents_of,
     rate_interval,
-    sign_test,
     t_interval,
     variance_shares,
     wilson_interval,
@@ -150,6 +153,68 @@ def test_variance_shares_agree_with_an_analysis_of_variance() -> None:
         assert share.share == pytest.approx(table.loc[f"C({share.axis})", "sum_sq"] / total)
 
 
+def nested_rows() -> list[dict[str, str | None]]:
+    sizes: dict[str, tuple[str | None, ...]] = {"patch": ("3", "5"), "text": ("8", "12", "16"), "blend": (None,)}
+    return [
+        {"trigger.name": name, "trigger.size": size, "poison.rate": rate}
+        for name, each in sizes.items()
+        for size in each
+        for rate in ("1", "2", "3")
+    ]
+
+
+def test_a_nested_axis_does_not_get_what_its_parent_does() -> None:
+    rows = nested_rows()
+    assert parents_of(rows) == {"trigger.size": "trigger.name"}
+    # Size does nothing, the trigger all but everything.
+    level = {"patch": 0.9, "text": 0.5, "blend": 0.1}
+    values = [level[str(row["trigger.name"])] + 0.01 * int(str(row["poison.rate"])) for row in rows]
+    shares = {share.axis: share for share in variance_shares(rows, values, parents_of(rows))}
+    assert shares["trigger.name"].share > 0.99
+    assert shares["trigger.size"].share == pytest.approx(0, abs=1e-12)
+    assert (shares["trigger.size"].levels, shares["trigger.size"].parent) == (5, "trigger.name")
+    taken_alone = {share.axis: share.share for share in variance_shares(rows, values)}
+    assert taken_alone["trigger.size"] > 0.99
+
+
+def test_a_nested_share_agrees_with_an_analysis_of_variance() -> None:
+    rows = nested_rows()
+    values = [float(v) for v in np.random.default_rng(3).uniform(size=len(rows))]
+    table = pd.DataFrame([{"p": row["trigger.name"], "s": row["trigger.size"]} for row in rows]).assign(value=values)
+    table = table[table["s"].notna()]
+    parent, both = (ols(formula, table).fit().ssr for formula in ("value ~ C(p)", "value ~ C(s)"))
+    share = next(each for each in variance_shares(rows, values, parents_of(rows)) if each.axis == "trigger.size")
+    # Sizes of one trigger are no other's, so a size says the trigger too.
+    assert share.share == pytest.approx((parent - both) / parent)
+    assert share.by_chance == pytest.approx((5 - 2) / (15 - 2))
+
+
+def test_a_nested_share_by_chance_is_the_mean_over_all_permutations_within_the_parent() -> None:
+    rows = [{"t.name": "a", "t.x": x} for x in "uuvvw"] + [{"t.name": "b", "t.x": None}] * 2
+    values = (0.1, 0.9, 0.4, 0.3, 0.8)
+    found = [
+        next(share for share in variance_shares(rows, [*order, 0.0, 0.9], {"t.x": "t.name"}) if share.axis == "t.x")
+        for order in itertools.permutations(values)
+    ]
+    assert fmean(share.share for share in found) == pytest.approx(found[0].by_chance)
+
+
+def test_parents() -> None:
+    crossed = [{"a.name": a, "a.x": x, "b.y": y} for a in "pq" for x in "12" for y in "34"]
+    assert parents_of(crossed) == {}
+    # Applies everywhere, with other values under each.
+    other = [{"a.name": a, "a.x": x, "b.y": y} for a, xs in (("p", "12"), ("q", "34")) for x in xs for y in "56"]
+    assert parents_of(other) == {"a.x": "a.name"}
+    # What a parameter of a strategy decides, its name does not.
+    chain = [
+        {"s.strategy": s, "s.kind": kind, "s.epsilon": e, "s.rate": rate}
+        for s, kind, e in (("a", None, None), ("c", "none", None), ("c", "pgd", "4"), ("c", "pgd", "8"))
+        for rate in "12"
+    ]
+    assert parents_of(chain) == {"s.kind": "s.strategy", "s.epsilon": "s.kind"}
+    assert parents_of([]) == {}
+
+
 def test_share_by_chance_is_the_mean_over_all_permutations() -> None:
     rows = [{"a": letter} for letter in "xxyyz"]
     values = [0.1, 0.9, 0.4, 0.3, 0.8]
@@ -179,12 +244,35 @@ def test_holm_agrees_with_statsmodels() -> None:
     assert holm([]) == []
 
 
-def test_sign_test_by_hand() -> None:
-    found = sign_test([-1.0, -0.5, -0.1, -2.0, 0.3, 0.0])
-    assert (found.lower, found.higher, found.ties) == (4, 1, 1)
-    # Five signs: P(at most one of a kind) = (1 + 5) / 32, two-sided.
-    assert found.p_value == pytest.approx(2 * 6 / 32)
-    assert sign_test([0.0]).p_value == 1.0
+@pytest.mark.parametrize("values", [[0.01, -0.03], [0.2, 0.5, 0.6, 0.9], [-0.1, -0.2, -0.15, 0.01, -0.3]])
+def test_mean_test_agrees_with_statsmodels(values: list[float]) -> None:
+    assert mean_test(values) == pytest.approx(DescrStatsW(values).ttest_mean(0.0)[1], rel=1e-9)
+
+
+def test_mean_test_needs_a_spread() -> None:
+    assert mean_test([0.2]) is None
+    assert mean_test([0.2, 0.2, 0.2]) is None
+
+
+def test_the_test_over_seeds_holds_its_level_where_cells_share_their_seeds() -> None:
+    """No effect at all: 12 cells whose differences share the luck of their seed, five seeds."""
+    generator = np.random.default_rng(11)
+    runs, over_seeds, over_pairs = 2000, 0, 0
+    for _ in range(runs):
+        luck = generator.normal(0, 0.05, 5)
+        cells = luck + generator.normal(0, 0.05, (12, 5))
+        p_value = mean_test(seed_means([dict(enumerate(map(float, cell))) for cell in cells]))
+        over_seeds += p_value is not None and p_value < 0.05
+        over_pairs += binomtest(int((cells < 0).sum()), cells.size).pvalue < 0.05
+    assert 0.03 <= over_seeds / runs <= 0.07
+    # What a sign test over cells x seeds makes of it.
+    assert over_pairs / runs > 0.2
+
+
+def test_a_seed_is_averaged_over_cells_that_have_every_seed() -> None:
+    assert seed_means([{0: 0.1, 1: 0.5}, {1: 0.1, 0: 0.3}, {1: 0.9}]) == pytest.approx([0.2, 0.3])
+    assert seed_means([{0: 0.1}, {1: 0.2}]) == []
+    assert seed_means([]) == []
 
 
 def test_detector_auc_agrees_with_scikit_learn() -> None:

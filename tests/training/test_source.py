@@ -37,7 +37,7 @@ def orders(n: int = 40, steps: int = 9) -> tuple[torch.Tensor, ...]:
 
 
 def devices() -> list[torch.device]:
-    return [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    return [CPU, *([torch.device("cuda:0")] if torch.cuda.is_available() else [])]
 
 
 @pytest.mark.parametrize("device", devices(), ids=str)
@@ -100,7 +100,7 @@ def test_a_cpu_reads_mapped_pages_where_they_are() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_takes_what_fits() -> None:
-    device = torch.device("cuda")
+    device = torch.device("cuda:0")
     free, _ = torch.cuda.mem_get_info(device)
     assert choose_place(free // 10, device) == "device"
     assert choose_place(free, device) == "host"

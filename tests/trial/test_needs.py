@@ -133,7 +133,7 @@ def test_the_measured_steps_run_and_a_cpu_gives_no_figure() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_a_figure_that_grows_with_the_batch() -> None:
-    device = torch.device("cuda")
+    device = torch.device("cuda:0")
     small, large = (
         measure_peak(condition(data={"name": "digits"}, train={**CONTENT["train"], "batch_size": size}), device)
         for size in (8, 512)

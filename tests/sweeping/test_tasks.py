@@ -1,0 +1,57 @@
+"""The order of tasks, what they wait for, and their share of the cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bdray.space import SearchSpace, load_space
+from bdray.sweeping.tasks import make_tasks, stages_of
+
+SPACE = """\
+name: tasks
+seeds: [0]
+fixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}
+parameters:
+  poison.rate: {values: [0.05, 0.1]}
+  finetune.lr: {values: [0.01, 0.1, 0.2], when: {poison.rate: 0.1}}
+resources: {cpu: 2, overrides: [{when: {poison.rate: 0.05}, gpu: 0.5}]}
+"""
+
+
+def load(folder: Path, text: str = SPACE) -> SearchSpace:
+    (folder / "space.yaml").write_text(text)
+    return load_space(folder / "space.yaml")
+
+
+def test_what_many_wait_for_comes_first(tmp_path: Path) -> None:
+    space = load(tmp_path)
+    tasks = make_tasks(space.conditions(), space, gpus=0.0)
+    rates = [json.loads(task.content)["poison"]["rate"] for task in tasks]
+    assert rates == [0.1, 0.1, 0.1, 0.05]
+    assert len({task.stages for task in tasks}) == 2
+
+
+def test_shares_are_the_spaces_or_what_auto_comes_to(tmp_path: Path) -> None:
+    space = load(tmp_path)
+    conditions = space.conditions()
+    measured = {condition.condition_id: 0.25 for condition in conditions}
+    with_gpu = {t.condition_id: t.gpu for t in make_tasks(conditions, space, gpus=1.0, shares=measured)}
+    assert sorted(with_gpu.values()) == [0.25, 0.25, 0.25, 0.5]
+    assert {task.cpu for task in make_tasks(conditions, space, gpus=1.0)} == {2.0}
+    # Without a GPU, auto is none; what the user asks for stays what it is.
+    assert sorted(task.gpu for task in make_tasks(conditions, space, gpus=0.0)) == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_a_surrogate_is_needed_before_the_own_stage(tmp_path: Path) -> None:
+    space = load(
+        tmp_path,
+        SPACE.replace("parameters:", "parameters:\n  poison.strategy: {values: [clean_label]}")
+        .replace(
+            "poison.rate: {values: [0.05, 0.1]}",
+            "poison.perturbation: {values: [pgd]}\n  poison.rate: {values: [0.05]}",
+        )
+        .replace("  finetune.lr: {values: [0.01, 0.1, 0.2], when: {poison.rate: 0.1}}\n", ""),
+    )
+    (condition,) = space.conditions()
+    assert stages_of(condition) == (condition.baseline().poison_fingerprint, condition.poison_fingerprint)

@@ -1,0 +1,36 @@
+"""Plain values in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdray.values import quote, show, show_cell
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(),
+        lambda below: st.lists(below) | st.dictionaries(st.sampled_from(["a", "b"]), below),
+    )
+)
+def test_yaml_reads_back_what_is_shown(value: Any) -> None:
+    assert yaml.safe_load(show(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "-"), (0.123456, "0.1235"), (1e-6, "1e-06"), (3, "3"), (True, "true"), ("x", "x")]
+)
+def test_tables_show_four_digits_and_a_dash_for_nothing(value: Any, shown: str) -> None:
+    assert show_cell(value) == shown
+
+
+def test_messages_quote_text_and_cut_what_is_long() -> None:
+    assert quote("no") == "'no'"
+    assert quote(None) == "null"
+    assert quote("x" * 100) == "'" + "x" * 56 + "..."
+    assert len(quote(list(range(100)))) == 60
