@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -9,13 +10,15 @@ from typing import Literal
 from bdray.condition import flatten
 from bdray.record import Rates, StageName
 from bdray.report.cells import Cell, Estimate, Study, estimate_of_differences, make_estimate, seed_means
-from bdray.report.statistics import newcombe_interval, t_interval
+from bdray.report.statistics import Interval, newcombe_interval, t_interval
 
 ABOVE_FLOOR = 0.05
 """A backdoor works when it succeeds more often than a model without it, by more than this: our choice.
 Less is of little use to an attacker, and over a few hundred test images counting alone moves a rate by as much."""
 
 Verdict = Literal["works", "does not", "undecided"]
+Counts = tuple[int, int]
+"""Successes, attacked images."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,18 @@ def above_floor(cell: Cell, stage: StageName) -> Estimate | None:
     if not known:
         return None
     differences = [mine[0] / mine[1] - floor[0] / floor[1] for mine, floor in known]
-    if len(known) == 1:
-        return make_estimate(differences, newcombe_interval(*known[0]), "newcombe")
-    noise = fmean(_variance(*mine) + _variance(*floor) for mine, floor in known) ** 0.5
-    return make_estimate(differences, t_interval(differences, noise), "t")
+    return make_estimate(differences, *difference_interval(known))
 
 
-def _counts(rates: Rates | None) -> tuple[int, int] | None:
-    """Successes and attacked images."""
+def difference_interval(pairs: Sequence[tuple[Counts, Counts]]) -> tuple[Interval | None, Literal["newcombe", "t"]]:
+    """Of the difference of two counted rates, with its method: Newcombe's of one pair, Student's over several."""
+    if len(pairs) == 1:
+        return newcombe_interval(*pairs[0]), "newcombe"
+    noise = fmean(_variance(*mine) + _variance(*its) for mine, its in pairs) ** 0.5
+    return t_interval([mine[0] / mine[1] - its[0] / its[1] for mine, its in pairs], noise), "t"
+
+
+def _counts(rates: Rates | None) -> Counts | None:
     if rates is None or rates.attack_success_rate is None or not rates.attacked_images:
         return None
     return round(rates.attack_success_rate * rates.attacked_images), rates.attacked_images
