@@ -45,7 +45,8 @@ def coverage(runs: int = RUNS) -> list[list[str]]:
 
 def _rates(center: float, spread: float, seeds: int, runs: int) -> Floats:
     generator = np.random.default_rng(seeds)
-    return generator.binomial(IMAGES, expit(generator.normal(center, spread, (runs, seeds)))) / IMAGES
+    rates: Floats = generator.binomial(IMAGES, expit(generator.normal(center, spread, (runs, seeds)))) / IMAGES
+    return rates
 
 
 def _held(method: Callable[[list[float]], Interval | None], rates: Floats, truths: Sequence[float]) -> list[float]:

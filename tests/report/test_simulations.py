@@ -1,4 +1,4 @@
-"""The tables of `docs/statistics.md` are those of `benchmarks.statistics`; their figures are not computed again here."""
+"""The tables of `docs/statistics.md` are those of `benchmarks.statistics`; their figures are not computed again."""
 
 from __future__ import annotations
 
