@@ -186,7 +186,7 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
         panel.plot([], [], "D", color=ORANGE, ms=4.5, label="after fine-tuning")[0],
     ]
     if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
-        entries.append(Patch(color="#cfcfcf", label="floor: baseline, same trigger and stage"))
+        entries.append(Patch(color="#cfcfcf", label="floor (baseline)"))
     _legend(rows.figure, panel, entries)
     return rows.figure
 

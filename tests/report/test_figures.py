@@ -33,7 +33,7 @@ def test_attack_success_shows_every_cell_floor_and_mishap(make_record: MakeRecor
     (picture,) = attack_success_pictures(study_of([*records, make_baseline(records, 0.03)]))
     words = texts(picture.render("svg"))
     assert {"patch", "blend", "line", "collapsed", "failed", "trigger"} <= set(words)
-    assert "floor: baseline, same trigger and stage" in words
+    assert "floor (baseline)" in words
     (panel,) = picture.figure.axes
     means = {
         round(float(line.get_xdata()[0]), 6)
