@@ -75,17 +75,11 @@ def prepare(
     **train: Any,
 ) -> Experiment:
     """An experiment on random images of CIFAR-10's shape, whose epochs have `batches` full batches."""
-    importlib.import_module(SYNTHETIC)
     epoch = batch_size * batches
     recipe = {"batch_size": batch_size, "epochs": 1_000_000, "evaluate": {"every": 1_000_000}, **train}
     condition = Condition.parse(
         {
-            "data": {
-                "name": "synthetic",
-                "train_images": epoch * -(-2_000 // epoch),
-                "test_images": 200,
-                "clean_pool": 0.0,
-            },
+            "data": {**synthetic(epoch * -(-2_000 // epoch)), "clean_pool": 0.0},
             "model": {"name": model},
             "trigger": {"name": "patch"},
             "poison": {"rate": 0.1},
@@ -94,6 +88,12 @@ def prepare(
         }
     )
     return Experiment.prepare(condition, device, cache, max_batches=batches)
+
+
+def synthetic(train_images: int) -> dict[str, Any]:
+    """The content of a data set of random images; it is registered by this call."""
+    importlib.import_module(SYNTHETIC)
+    return {"name": "synthetic", "train_images": train_images, "test_images": 200}
 
 
 def loop(experiment: Experiment) -> Callable[[], float]:

@@ -61,12 +61,14 @@ class Report:
         title: the question, in words.
         ratio_name: what the ratio is a ratio of.
         notes: what a reader must know to understand the figures.
+        failures: parts of it that did not come to their end.
     """
 
     title: str
     ratio_name: str
     rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=tuple)
+    failures: int = 0
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """The table as text: header and rows."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from benchmarks import __main__ as benchmarks
 from benchmarks import gpu, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
@@ -35,15 +40,106 @@ def test_loop_and_bare_train_batches_of_the_same_size(tmp_path: Path) -> None:
     assert stage.steps_per_epoch == 3
 
 
-def test_processes_at_once_train_together(tmp_path: Path) -> None:
-    size = loop.Size("resnet8", 8, 1, 1)
-    loop.prepare("resnet8", 8, 1, torch.device("cpu"), tmp_path)
-    assert gpu.together(size, torch.device("cpu"), tmp_path, count=2, seconds=0.2) > 0
+TINY = gpu.Scale(torch.device("cpu"), (loop.Size("resnet8", 8, 1, 1),), (1, 2), 0.2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_claimed() -> None:
-    assert gpu.measure(quick=True) is None
+def test_without_a_gpu_one_sentence_says_so_and_the_results_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    before = benchmarks.RESULTS.read_bytes()
+    assert _main("gpu", "--write") == 1
+    assert capsys.readouterr().out == "there is no GPU on this machine: nothing was measured\n"
+    assert benchmarks.RESULTS.read_bytes() == before
+
+
+def _main(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["benchmarks", *arguments])
+        return benchmarks.main()
+
+
+def test_the_gpus_section_is_written_and_no_other_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    old = "# Results\n\n- machine: another\n\n<!-- loop -->\n## Loop\n\n<!-- cold_start -->\n## Start\n"
+    results.write_text(old)
+    part = Report("Part", "holds", [Row("a", {}, 1.0, gpu.HOLDS)])
+    monkeypatch.setattr(benchmarks, "RESULTS", results)
+    monkeypatch.setattr(gpu, "missing", lambda: None)
+    report = gpu.Answers("One GPU", "", part.rows, ["Measured on: X."], 1, [part])
+    monkeypatch.setattr(gpu, "measure", lambda *, quick: report)
+    assert _main("gpu", "--write") == 1  # a part failed
+    written = results.read_text()
+    start, end = written.index("<!-- gpu -->"), written.index("<!-- cold_start -->")
+    assert written[:start] + written[end:] == old
+    assert "## One GPU\n\nMeasured on: X.\n\n### Part\n" in written[start:end]
+
+
+def test_the_gpus_parts_end_within_35_minutes() -> None:
+    assert sum(part.limit for part in gpu.PARTS.values()) <= 34 * 60
+
+
+@pytest.mark.parametrize("name", ["steps", "precisions", "compilation"])
+def test_parts_for_a_gpu_compare_on_a_cpu(name: str, tmp_path: Path) -> None:
+    (row,) = gpu.PARTS[name].rows(TINY, tmp_path)
+    assert row.ratio is not None
+    assert row.ratio > 0
+
+
+def test_trials_repeat_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_in_a_process", lambda work, *arguments: work(*arguments))
+    rows = list(gpu.repeats(TINY, tmp_path))
+    assert len(rows) == 2 * len(gpu.VARIANTS)
+    assert all(row.met for row in rows)
+
+
+def test_an_outcome_knows_seeds_apart_and_crosses_processes(tmp_path: Path) -> None:
+    zero, one = (gpu.short(TINY.sizes[0], seed=seed) for seed in (0, 1))
+    here = gpu.outcome(zero, TINY, tmp_path, "device")
+    assert any(name.endswith("model.safetensors") for name in here)
+    assert gpu.outcome(one, TINY, tmp_path, "device") != here
+    assert gpu._in_a_process(gpu.outcome, zero, TINY, tmp_path, "device") == here
+
+
+def test_a_trial_that_no_cap_stops_does_not_hold(tmp_path: Path) -> None:
+    without_cap, whole = gpu.cap(TINY, tmp_path)
+    assert without_cap.met is False
+    assert whole.met is True
+
+
+def _stays(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+    time.sleep(60)
+    yield Row("never", {})
+
+
+def _raises(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+    yield Row("first", {})
+    raise ValueError("one line\nand another")
+
+
+def _dies(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+    yield Row("first", {})
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "failure"),
+    [
+        (_stays, 0.5, "stopped after its limit of 0.5 s"),
+        (_raises, 60, "ValueError: one line"),
+        (_dies, 60, "its process ended with status 3"),
+        (gpu.needs, 60, "RuntimeError: cpu has no allocator to ask"),
+    ],
+)
+def test_a_part_that_fails_keeps_its_rows_and_says_why(rows: Any, limit: float, failure: str) -> None:
+    report = gpu.answer(gpu.Part("Part", rows, limit, "holds", "A note."), TINY)
+    assert [row.name for row in report.rows] == (["first"] if rows in (_raises, _dies) else [])
+    assert report.failures == 1
+    assert f"**Not finished: {failure}.**" in report.markdown()
+
+
+def test_a_part_in_a_process_of_its_own_measures() -> None:
+    rows, failure = gpu.run_apart(gpu.PARTS["sharing"], TINY)
+    assert failure == ""
+    assert [row.name for row in rows] == ["1 x resnet8, batch 8", "2 x resnet8, batch 8"]
 
 
 def test_interleaved_alternates_the_order_after_one_unmeasured_run() -> None:
