@@ -144,6 +144,8 @@ def test_what_goes_wrong_only_in_the_repair_counts_before_it(
     assert cell.unsound_values("finetune", "attack_success_rate") == [0.99, 0.99]
     assert sorted(clean_behaviour(study).cells[0].difference.values) == pytest.approx([-0.2, -0.1, 0.0])
     assert cell.marks == "1 of 3 diverged, 1 of 3 collapsed"
+    html = make_report([*records, *baselines], SweepDescription("demo")).html
+    assert "poisoned conditions diverged or collapsed only in the repair" in html
 
 
 def diverged_in_repair(record: TrialRecord) -> TrialRecord:
