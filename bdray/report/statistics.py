@@ -108,9 +108,9 @@ def t_interval(values: Sequence[float], noise: float = 0.0, confidence: float = 
 def rate_interval(rates: Sequence[float], images: Sequence[int], confidence: float = CONFIDENCE) -> Interval | None:
     """Student's interval of the mean of log(p / (1 - p)), transformed back: of the typical (median) rate over seeds.
 
-    On that scale no interval leaves [0, 1], and the spread of few seeds is closer to normal: it covers 92 to 95 % where
-    an interval of the rates themselves covers 86 to 100 %. Rates of 0 and 1 are taken to be half an image away from
-    there. Counting alone has the spread 1 / sqrt(n p (1 - p)). None for fewer than two rates.
+    On that scale no interval leaves [0, 1], and the spread of few seeds is closer to normal; `docs/statistics.md` has
+    what it covers. Rates of 0 and 1 are taken to be half an image away from there. Counting alone has the spread
+    1 / sqrt(n p (1 - p)). None for fewer than two rates.
 
     Args:
         rates: one a seed, in [0, 1].
