@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -43,3 +44,10 @@ def _registries_of_a_module() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _registries_of_a_test() -> Iterator[None]:
     yield from _nothing_left_behind()
+
+
+@pytest.fixture(autouse=True)
+def _own_opener(monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib keeps the first opener it makes, with the proxies of that moment: a test that sets a dead one would leave it
+    to all that follow."""
+    monkeypatch.setattr(urllib.request, "_opener", None)
