@@ -48,6 +48,6 @@ def _registries_of_a_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_opener(monkeypatch: pytest.MonkeyPatch) -> None:
-    """urllib keeps the first opener it makes, with the proxies of that moment: a test that sets a dead one would leave it
-    to all that follow."""
+    """urllib keeps the first opener it makes, with the proxies of that moment: a test that sets a dead one would leave
+    it to all that follow."""
     monkeypatch.setattr(urllib.request, "_opener", None)
