@@ -234,7 +234,10 @@ class _Expander:
         def new(assignments: Iterable[Flat]) -> Iterator[Condition]:
             for assignment in assignments:
                 key = freeze(assignment)
-                if key in tried or tried.add(key) or self._excluded(assignment):  # type: ignore[func-returns-value]
+                if key in tried:
+                    continue
+                tried.add(key)
+                if self._excluded(assignment):
                     continue
                 for condition in self._built([assignment]):
                     if condition.condition_id not in seen and len(seen) < wanted:

@@ -247,10 +247,11 @@ class _Trial:
         for planned, step in zip(self.condition.stages[1:], self.condition.repair_stages, strict=True):
             if ends[-1].record.diverged:
                 break
-            if isinstance(step, Surgery):
+            if isinstance(step, Tuning):
+                compute = partial(self._tune, experiment, model, planned, step, ends[-1])
+            else:
                 step.prepare(model)
-            work = self._tune if isinstance(step, Tuning) else self._operate
-            compute = partial(work, experiment, model, planned, step, ends[-1])  # type: ignore[arg-type]
+                compute = partial(self._operate, experiment, model, planned, step, ends[-1])
             ends.append(self._once(experiment, model, planned, compute))
         return ends[1:]
 
