@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SPACE ?= search_spaces/quickstart.yaml
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: sweep test lint bench gpu clean
+.PHONY: sweep test lint bench gpu docs clean
 
 sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
@@ -29,6 +29,9 @@ bench: $(VENV)/installed
 
 gpu: $(VENV)/installed
 	@$(BIN)/python -m benchmarks gpu --write
+
+docs: $(VENV)/installed
+	@$(BIN)/python -m bdray.commands.reference docs
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

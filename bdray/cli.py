@@ -94,7 +94,15 @@ def _add_trial(commands: Any) -> None:
 
 def _add_inspection(commands: Any) -> None:
     listing = _command(commands, "list", "what is registered, with parameters, defaults and sources", _list)
-    listing.add_argument("kind", nargs="?", help="triggers, strategies, models, regularizers, datasets")
+    listing.add_argument(
+        "kind", nargs="?", help="triggers, strategies, models, regularizers, datasets, repairs, or train, ..."
+    )
+    explaining = _command(
+        commands, "explain", "what a path of a search space may be: trigger.size, train, search", _explain
+    )
+    explaining.add_argument("path", metavar="PATH", help="a key, a section, a component (trigger.patch) or an option")
+    for reader in (listing, explaining):
+        reader.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="load it too (repeatable)")
     preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
     _space_options(preview)
     preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
@@ -178,7 +186,13 @@ def _trial(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.list_components(options.kind)
+    return inspection.list_components(options.kind, options.plugins)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from bdray.commands import reference
+
+    return reference.explain(options.path, options.plugins)
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -28,11 +28,15 @@ class Optimization(Identified):
     """How one stage trains: what both stages have in common."""
 
     batch_size: int = Field(default=128, ge=2)
+    """Images a step at most: an epoch is cut into near-equal batches."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """`sgd` is with Nesterov momentum."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Of `sgd`."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
+    """Of all weights of the model, norms and biases included; decoupled with `adamw`."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """Of the learning rate, moved after every step."""
     augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
     """Random crop after reflecting 1/8 of the side, and horizontal flip; `auto` is the data set's own choice."""
     precision: Precision = "auto"
@@ -46,6 +50,7 @@ class Train(Optimization):
     """The poison stage: train from scratch on poisoned data."""
 
     epochs: int = Field(default=30, ge=1)
+    """Passes over the training set."""
     lr: float = Field(default=0.1, gt=0.0)
     """Peak learning rate."""
 
@@ -56,6 +61,7 @@ class Finetune(Optimization):
     epochs: int = Field(default=10, ge=0)
     """0 leaves the stage out (but for the evaluation before it)."""
     lr: float = Field(default=0.01, gt=0.0)
+    """Peak learning rate."""
     fraction: float = Field(default=0.05, gt=0.0, le=1.0)
     """Size of the clean set, as a fraction of the whole training set."""
     split: Literal["held_out", "train_clean"] = "held_out"

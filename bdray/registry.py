@@ -38,7 +38,9 @@ class Identified(BaseModel):
         NOT_SCIENTIFIC: fields that say where something lies, not what it is; left out of the identity.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
+    )
 
     VERSION: ClassVar[int] = 1
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset()

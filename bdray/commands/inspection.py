@@ -6,12 +6,15 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of
+from bdray.commands.reference import SECTIONS, classes, option_table, options_of
 from bdray.condition import COMPONENTS
 from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
@@ -25,35 +28,30 @@ PREVIEW_IMAGES = 64
 PACKAGES = ("bdray", "ray", "torch", "torchvision", "timm", "mlflow", "optuna")
 
 
-def list_components(kind: str | None) -> int:
-    """Print what is registered."""
-    if kind is not None and kind not in KINDS:
-        raise UserError(f"there is no kind '{kind}'; {nearest(kind, KINDS)}")
-    load_plugins()
+def list_components(kind: str | None, plugins: Sequence[str] = ()) -> int:
+    """Print what is registered, or the options of a section that is no component (`train`)."""
+    if kind is not None and kind not in (*KINDS, *SECTIONS):
+        raise UserError(f"there is no kind '{kind}'; {nearest(kind, (*KINDS, *SECTIONS), limit=20)}")
+    load_plugins(plugins)
     console = Console(highlight=False)
-    for name, registry in KINDS.items():
-        if kind in (None, name):
-            console.print(_listing(name, registry))
+    if kind in SECTIONS:
+        console.print(option_table(kind, options_of(SECTIONS[kind])))
+        return 0
+    for section, registry in COMPONENTS.items():
+        if kind in (None, registry.plural):
+            console.print(_listing(section, registry.plural))
             console.print()
     return 0
 
 
-def _listing(title: str, registry: Registry[Any]) -> Table:
+def _listing(section: str, title: str) -> Table:
     table = Table(title=f"[bold]{title}[/bold]", title_justify="left", show_edge=False, header_style="dim")
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("options (default)", ratio=3)
     table.add_column("source", ratio=2)
-    for name, cls in registry:
-        options = ", ".join(
-            f"{field} (required)"
-            if info.is_required()
-            else f"{field} ({info.get_default(call_default_factory=True)!r})"
-            for field, info in cls.model_fields.items()
-        )
-        table.add_row(name, options, cls.SOURCE)
-    for name in registry.names():
-        if name.endswith("<name>"):
-            table.add_row(name, "", registry.get(name.replace("<name>", "any")).SOURCE)
+    for name, cls in classes(section):
+        options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")
+        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE))
     return table
 
 

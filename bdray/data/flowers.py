@@ -26,6 +26,7 @@ class Flowers(DataSet):
     NUM_CLASSES: ClassVar[int | None] = 5
 
     image_size: int = Field(default=128, ge=8, le=1024)
+    """Side in pixels that images are scaled to."""
 
     def source(self, downloads: Path) -> Source:
         if self.root is None:

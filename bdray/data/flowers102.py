@@ -35,6 +35,7 @@ class Flowers102(DataSet):
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (20,) * 102
 
     image_size: int = Field(default=128, ge=8, le=1024)
+    """Side in pixels that images are scaled to."""
 
     def source(self, downloads: Path) -> Source:
         root = downloads if self.root is None else existing_root(self.root, "flowers102")

@@ -37,7 +37,9 @@ class CleanLabel(Poison):
     epsilon: Intensity = Field(default=8 / 255, gt=0.0)
     """Radius of the l-infinity ball around the original."""
     steps: int = Field(default=20, ge=1)
+    """Of gradient ascent."""
     step_size: Intensity = Field(default=2 / 255, gt=0.0)
+    """How far a step moves each pixel, of the range 0 to 1."""
     surrogate: Surrogate = Surrogate()
     """Whose loss is raised. Turner et al. use an adversarially trained network that is not the victim's
     (`{training: adversarial, seed: other}`); the default, the victim's own twin on clean data, is our choice."""

@@ -26,7 +26,9 @@ class Needs(Identified):
     """`cpu` and `gpu` of a trial, where they are given."""
 
     cpu: float | None = Field(default=None, gt=0.0, le=1e6)
+    """CPU cores, which are its threads."""
     gpu: float | Literal["auto"] | None = None
+    """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -41,7 +43,9 @@ class Defaults(Needs):
     """What every trial asks for that no override is about, and what the sweep may keep."""
 
     cpu: float = Field(default=1.0, gt=0.0, le=1e6)
+    """CPU cores, which are its threads."""
     gpu: float | Literal["auto"] = "auto"
+    """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
     stage_cache_gb: float | None = 20.0
     """Gigabytes (10^9 bytes) that finished poison stages may take in the sweep's folder (our choice); None: all."""
 

@@ -18,6 +18,7 @@ class Pixel(PlacedTrigger):
     SOURCE: ClassVar[str] = "single pixel and pattern backdoors of BadNets, Gu et al. 2017, arXiv 1708.06733"
 
     count: Literal[1, 4] = 1
+    """How many pixels are set."""
     color: Color = (255, 255, 255)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

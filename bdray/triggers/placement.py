@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 REFERENCE_SIDE = 32
 """The side of the images that sizes are given for."""
 
-Position = Literal["bottom_right", "bottom_left", "top_right", "top_left", "four_corners", "center", "random"]
-"""`four_corners` is all corners at once, mirrored in the left ones, so that a flipped image carries the same trigger;
-`random` draws a place for every image; the margin is kept free in all but `center`."""
+Position = Annotated[
+    Literal["bottom_right", "bottom_left", "top_right", "top_left", "four_corners", "center", "random"],
+    Field(
+        description="`four_corners` is all corners at once, mirrored in the left ones, so that a flipped image carries "
+        "the same trigger; `random` draws a place for every image; the margin is kept free in all but `center`."
+    ),
+]
 
 _CORNERS: tuple[Position, ...] = ("bottom_right", "bottom_left", "top_right", "top_left")
 
@@ -31,11 +35,10 @@ Color = Annotated[
     tuple[_Channel, _Channel, _Channel],
     # JSON and YAML know no tuples, and strict validation takes no lists for them.
     BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+    Field(description="Red, green and blue."),
 ]
-"""Red, green and blue, 0..255."""
 
-Opacity = Annotated[float, Field(gt=0.0, le=1.0)]
-"""1 hides the image below."""
+Opacity = Annotated[float, Field(gt=0.0, le=1.0, description="1 hides the image below.")]
 
 
 def scaled(pixels: int, height: int, width: int) -> int:

@@ -21,6 +21,7 @@ class Watermark(PlacedTrigger):
     SOURCE: ClassVar[str] = "our choice, after the watermarks of TrojanNN, Liu et al. 2018 (NDSS)"
 
     text: str = Field(default="bdray", min_length=1)
+    """What is written."""
     size: int = Field(default=10, ge=4)
     """Size of the font in pixels at 32 x 32."""
     position: Position = "center"

@@ -1,0 +1,275 @@
+"""What can be written in a search space, told by the models that check it: `bdray explain` and two pages of `docs/`.
+
+`make docs` (`python -m bdray.commands.reference docs`) writes the pages; a test holds them to the models.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bdray.condition import COMPONENTS
+from bdray.errors import UserError, nearest
+from bdray.plugins import load_plugins
+from bdray.recipes import Finetune, Train
+from bdray.registry import Component
+from bdray.space.grammar import KEYS, Search, Tracking
+from bdray.space.resources import Defaults, Needs
+from bdray.values import show
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "train": Train,
+    "finetune": Finetune,
+    "search": Search,
+    "resources": Defaults,
+    "resources.overrides[]": Needs,
+    "tracking": Tracking,
+}
+"""What is written in a search space and is no component. `train` and `finetune` are part of a condition."""
+
+KEY_TEXTS = {
+    "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",
+    "description": "One or two sentences, shown by the plan, the report and MLflow.",
+    "seeds": "Replicates of every cell: a list of whole numbers from 0; `[0]` where it is not given.",
+    "fixed": "Values that all conditions share, by condition path, nested or dotted.",
+    "parameters": "The axes, by condition path: `{value: ...}`, `{values: [...]}`, or `{min, max, distribution, q}` "
+    "with `search.method: random`; `when: {path: value}` says where an axis is present.",
+    "zip": "Groups of axes that advance together: a list of lists of paths.",
+    "exclude": "Partial matches (`{path: value}` or `{path: [value, ...]}`) that are taken out of the grid.",
+    "include": "Cells that are added, each over `fixed`; no rule takes them out.",
+    "only": "Partial matches that every condition must meet.",
+    "baselines": "`true` adds the unpoisoned twin of every condition: the control, and the floors. `false` where it is "
+    "not given.",
+    "search": "How conditions are chosen from all this.",
+    "resources": "What trials ask Ray for, and what the sweep may keep.",
+    "tracking": "Where measurements are mirrored to.",
+    "plugins": "Modules that register components of your own.",
+    "plugin_path": "Folders where these may lie; the space's own is always among them.",
+}
+"""What each key of a search space is for."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One value that can be set.
+
+    Attributes:
+        name: its path below its owner ("size", "evaluate.every").
+        kind: its type and what is allowed.
+        default: as YAML writes it; "required" where there is none.
+        text: what it means, with units.
+    """
+
+    name: str
+    kind: str
+    default: str
+    text: str
+
+
+def options_of(cls: type[BaseModel]) -> list[Option]:
+    """The options of a model, nested ones by dotted path, in the order of its fields."""
+    schema = cls.model_json_schema()
+    return list(_options(cls, schema, schema.get("$defs", {})))
+
+
+def _options(cls: type[BaseModel], schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[Option]:
+    for name, field in cls.model_fields.items():
+        below = schema["properties"][name]
+        text = " ".join((field.description or "").split())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            nested = definitions[field.annotation.__name__]
+            for option in _options(field.annotation, nested, definitions):
+                yield Option(f"{name}.{option.name}", option.kind, option.default, option.text)
+            continue
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        yield Option(name, kind_of(below), default, text)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else show(value) if value != "" else '""'
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """The type that a JSON schema describes, in words: `integer from 1`, `number above 0, at most 1`, `a | b`."""
+    if "anyOf" in schema:
+        return " or ".join(map(kind_of, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return " | ".join(map(show, schema.get("enum", [schema.get("const")])))
+    kind = schema.get("type", "any value")
+    if kind == "array":
+        items = schema.get("prefixItems") or [schema.get("items", {})]
+        count = f"{schema['minItems']} x " if schema.get("minItems") else ""
+        return f"list of {count}{kind_of(items[0])}"
+    names = {"string": "text", "boolean": "true | false", "object": "mapping"}
+    return f"{names.get(kind, kind)}{_bounds(schema)}"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f" {low:g} to {high:g}"
+    words = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
+    said = [f"{word} {schema[key]:g}" for key, word in words if key in schema]
+    return f" {', '.join(said)}" if said else ""
+
+
+def classes(section: str) -> list[tuple[str, type[Component]]]:
+    """The components of a kind by name, families (`timm/<name>`) included."""
+    registry = COMPONENTS[section]
+    families = [name for name in registry.names() if name.endswith("<name>")]
+    return [*registry, *((name, registry.get(name.replace("<name>", "any"))) for name in families)]
+
+
+def explain(path: str, plugins: Sequence[str] = ()) -> int:
+    """Print what `path` may be: a key, a section, a component (`trigger.patch`) or an option (`trigger.size`).
+
+    Raises:
+        UserError: there is nothing of this name; names the nearest.
+    """
+    load_plugins(plugins)
+    console = Console(highlight=False)
+    head, _, rest = path.partition(".")
+    if path in KEY_TEXTS:
+        console.print(f"[bold]{path}[/bold]  {escape(KEY_TEXTS[path])}")
+    if path in SECTIONS:
+        console.print(option_table("", options_of(SECTIONS[path])))
+    elif head in SECTIONS:
+        _explain_option(console, head, rest, {head: SECTIONS[head]})
+    elif head in COMPONENTS:
+        _explain_component(console, head, rest)
+    elif path not in KEY_TEXTS:
+        known = [*COMPONENTS, *SECTIONS, *KEY_TEXTS]
+        raise UserError(f"there is no '{path}' in a search space; {nearest(path, known, limit=30)}")
+    return 0
+
+
+def _explain_component(console: Console, section: str, rest: str) -> None:
+    known = dict(classes(section))
+    key = COMPONENTS[section].name_key
+    if rest in ("", key):
+        table = _table(f"{section}.{key}", ("name", "what it is", "source"))
+        for name, cls in known.items():
+            table.add_row(name, escape(summary(cls)), escape(cls.SOURCE))
+        console.print(table)
+    elif rest in known:
+        cls = known[rest]
+        console.print(f"[bold]{section} '{escape(rest)}'[/bold]\n{escape(inspect.getdoc(cls) or '')}\n")
+        console.print(f"source: {escape(cls.SOURCE)}\n", soft_wrap=True)
+        console.print(option_table("", options_of(cls)))
+    else:
+        _explain_option(console, section, rest, known)
+
+
+def _explain_option(console: Console, section: str, name: str, owners: Mapping[str, type[BaseModel]]) -> None:
+    found: dict[Option, list[str]] = {}
+    for owner, cls in owners.items():
+        for option in options_of(cls):
+            if option.name == name or option.name.startswith(f"{name}."):
+                found.setdefault(option, []).append(owner)
+    if not found:
+        names = dict.fromkeys([*owners, *(option.name for cls in owners.values() for option in options_of(cls))])
+        raise UserError(f"there is no '{section}.{name}'; {nearest(name, names, limit=30)}")
+    for option, owned in found.items():
+        console.print(f"[bold]{section}.{option.name}[/bold]" + (f" of {', '.join(owned)}" if len(owners) > 1 else ""))
+        console.print(f"  {escape(option.kind)}; default: {escape(option.default)}", soft_wrap=True)
+        if option.text:
+            console.print(f"  {escape(option.text)}", soft_wrap=True)
+
+
+def option_table(title: str, options: Sequence[Option]) -> Table:
+    """Options for a terminal."""
+    table = _table(title, ("option", "allowed", "default", "meaning"))
+    for option in options:
+        table.add_row(option.name, escape(option.kind), escape(option.default), escape(option.text))
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(
+        title=f"[bold]{title}[/bold]" if title else None,
+        title_justify="left",
+        show_edge=False,
+        header_style="dim",
+    )
+    for index, column in enumerate(columns):
+        table.add_column(
+            column, style="bold" if index == 0 else "", no_wrap=index == 0, ratio=1 if index == 3 else None
+        )
+    return table
+
+
+def summary(cls: type) -> str:
+    """The first sentence of a class's docstring."""
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+# The pages of docs/.
+
+_GENERATED = "<!-- Written by `make docs` from the models that check a search space; a test compares. -->\n"
+
+
+def components_page() -> str:
+    """`docs/components.md`: every registered component with its options."""
+    parts = [
+        _GENERATED,
+        "# Components",
+        "Every value of every named axis. `bdray list KIND` and `bdray explain trigger.patch` print the same in a "
+        "terminal, with your own plugins. An option at its default is no part of a condition's id.",
+    ]
+    for section, registry in COMPONENTS.items():
+        parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
+        for name, cls in classes(section):
+            parts += [f"### `{name}`", _cell(inspect.getdoc(cls) or ""), f"Source: {_cell(cls.SOURCE)}."]
+            if options := options_of(cls):
+                parts.append(_markdown(f"{section}.", options))
+    return "\n\n".join(parts) + "\n"
+
+
+def search_space_page() -> str:
+    """`docs/search-space.md`: every key of a search space."""
+    parts = [
+        _GENERATED,
+        "# The search space",
+        "A YAML file of these keys. Values of conditions are named by dotted paths (`trigger.size`), nested or dotted "
+        "alike; `docs/components.md` lists the options of `data`, `model`, `trigger`, `poison`, `regularizer` and "
+        "`repair`. A mistake is answered with file, line, key path, what is wrong, and the nearest valid name.",
+        "\n".join(["| key | what it is for |", "|---|---|", *(f"| `{key}` | {KEY_TEXTS[key]} |" for key in KEYS)]),
+    ]
+    for section, cls in SECTIONS.items():
+        parts += [f"## `{section}`", _cell(inspect.getdoc(cls) or ""), _markdown(f"{section}.", options_of(cls))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(prefix: str, options: Sequence[Option]) -> str:
+    rows = ["| path | allowed | default | meaning |", "|---|---|---|---|"]
+    for option in options:
+        cells = (f"`{prefix}{option.name}`", _cell(option.kind), f"`{option.default}`", _cell(option.text))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+PAGES = {"components.md": components_page, "search-space.md": search_space_page}
+"""Generated pages by file name."""
+
+
+def write_pages(folder: str | Path) -> None:
+    """Write the generated pages into `folder`."""
+    for name, page in PAGES.items():
+        (Path(folder) / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_pages(sys.argv[1])
