@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from bdray.errors import nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
+from bdray.shipped import find
 from bdray.space.axes import (
     MISSING,
     Parameter,
@@ -148,6 +149,7 @@ def read_grammar(
     Raises:
         SpaceError: whatever is wrong with a piece by itself.
     """
+    path = find(path)
     root = load_yaml(path)
     if root.content is None:
         raise root.error("is empty: a search space needs at least `fixed` or `parameters`")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from bdray.errors import ComponentError, TriggerError
+from bdray.shipped import find
 from bdray.triggers.base import TRIGGERS
 from bdray.triggers.placement import PlacedTrigger, scaled
 
@@ -42,7 +43,7 @@ class ImageTrigger(PlacedTrigger):
     def _take_hash(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or not isinstance(fields.get("path"), (str, Path)) or "sha256" in fields:
             return fields
-        path = Path(fields["path"]).expanduser()
+        path = find(fields["path"])
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -66,7 +67,7 @@ class ImageTrigger(PlacedTrigger):
             TriggerError: it cannot be read, or is not the file that the trigger was made from.
         """
         try:
-            content = Path(self.path).expanduser().read_bytes()
+            content = find(self.path).read_bytes()
         except OSError as error:
             raise TriggerError(f"cannot read the picture {self.path}: {error.strerror}") from None
         if hashlib.sha256(content).hexdigest() != self.sha256:

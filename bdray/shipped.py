@@ -1,0 +1,39 @@
+"""Files that come with bdray: the search spaces and what they use, in a checkout or in an installed wheel."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+FOLDER = "search_spaces"
+
+
+def find(path: str | Path) -> Path:
+    """The file at `path`; where there is none, the file of this name that comes with bdray.
+
+    A search space may be named without its ending (`quickstart`). What is found nowhere is returned as it was given.
+    """
+    given = Path(path).expanduser()
+    if _is_file(given) or given.is_absolute() or str(given.parent) not in (".", FOLDER):
+        return given
+    known = shipped()
+    return known.get(given.name) or known.get(f"{given.name}.yaml") or given
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # A name that no file can have: whoever opens it says so.
+        return False
+
+
+@cache
+def shipped() -> dict[str, Path]:
+    """The files that come with bdray, by name."""
+    beside = Path(__file__).parents[1] / FOLDER
+    if beside.is_dir():
+        return {path.name: path for path in sorted(beside.iterdir())}
+    files = metadata.files("bdray") or []
+    return {file.name: Path(str(file.locate())).resolve() for file in files if file.parent.name == FOLDER}
