@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from bdray.poisoning.kept import TriggerKept
 from bdray.triggers.visibility import Visibility
@@ -104,12 +104,18 @@ class Confusion(_Frozen):
 class Persistence(_Frozen):
     """What a repair leaves of a backdoor, over the epochs of all its stages one after the other."""
 
-    first_epoch_below_10_percent: int | None
-    """First evaluated epoch (0 = before) with an attack success rate under 0.1; None: never."""
     area_under_curve: float | None
     """Mean attack success rate over the repair (trapezoid over evaluated epochs / epochs)."""
     left_at_end: float | None
     """Attack success rate after the last epoch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_was_dropped(cls, content: Any) -> Any:
+        """Earlier records name the first epoch below 10 %, whatever the floor: no verdict rests on that any more."""
+        if isinstance(content, Mapping):
+            return {name: value for name, value in content.items() if name != "first_epoch_below_10_percent"}
+        return content
 
 
 class DataRecord(_Frozen):
@@ -206,11 +212,10 @@ def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
         curve += [(epoch, rate) for epoch, rate in rates if rate is not None]
         passed += stage.epochs[-1].epoch
     if not curve:
-        return Persistence(first_epoch_below_10_percent=None, area_under_curve=None, left_at_end=None)
+        return Persistence(area_under_curve=None, left_at_end=None)
     length = curve[-1][0] - curve[0][0]
     area = sum((b - a) * (p + q) / 2 for (a, p), (b, q) in itertools.pairwise(curve))
     return Persistence(
-        first_epoch_below_10_percent=next((epoch for epoch, rate in curve if rate < 0.1), None),
         area_under_curve=area / length if length else curve[0][1],
         left_at_end=curve[-1][1],
     )

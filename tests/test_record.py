@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -47,18 +48,9 @@ def test_the_area_is_numpys_trapezoid_over_the_evaluated_epochs(curve: dict[int,
     assert found.left_at_end == heights[-1]
 
 
-@pytest.mark.parametrize(
-    ("curve", "first"),
-    [
-        ([(0, 0.9), (1, 0.4), (2, 0.09), (3, 0.3)], 2),
-        ([(0, 0.05), (1, 0.9)], 0),
-        ([(0, 0.9), (1, 0.1)], None),
-        ([(0, 0.9), (5, 0.0999)], 5),
-        ([(0, 0.9), (1, None), (2, 0.01)], 2),
-    ],
-)
-def test_the_first_epoch_below_ten_percent(curve: list[tuple[int, float | None]], first: int | None) -> None:
-    assert persistence(stage(curve)).first_epoch_below_10_percent == first
+def test_records_that_carry_the_first_epoch_below_ten_percent_still_load() -> None:
+    content = {"first_epoch_below_10_percent": 2, "area_under_curve": 0.25, "left_at_end": 0.125}
+    assert Persistence.model_validate_json(json.dumps(content)) == Persistence(area_under_curve=0.25, left_at_end=0.125)
 
 
 def test_epochs_that_were_not_evaluated_do_not_count() -> None:
@@ -67,12 +59,12 @@ def test_epochs_that_were_not_evaluated_do_not_count() -> None:
 
 def test_a_single_evaluation_is_its_own_area() -> None:
     found = persistence(stage([(0, 0.7)]))
-    assert (found.area_under_curve, found.left_at_end, found.first_epoch_below_10_percent) == (0.7, 0.7, None)
+    assert (found.area_under_curve, found.left_at_end) == (0.7, 0.7)
 
 
 def test_without_attacked_images_nothing_is_known() -> None:
     found = persistence(stage([(0, None), (1, None)]))
-    assert (found.area_under_curve, found.left_at_end, found.first_epoch_below_10_percent) == (None, None, None)
+    assert (found.area_under_curve, found.left_at_end) == (None, None)
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.5, 0.5), (math.nan, None), (math.inf, None), (-math.inf, None)])

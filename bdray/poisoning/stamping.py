@@ -11,6 +11,7 @@ import numpy as np
 from bdray.errors import PoisonError, TriggerError
 from bdray.poisoning.late import LateStamps
 from bdray.triggers.base import require_change, unchanged
+from bdray.triggers.visibility import largest_change
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +68,14 @@ class AttackSet:
         true_labels: int64, `A`.
         wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
         unchanged: how many images the trigger left as they were.
+        largest_change: of any value in any image, in levels 0..255.
     """
 
     images: torch.Tensor
     true_labels: torch.Tensor
     wanted_labels: torch.Tensor
     unchanged: int = 0
+    largest_change: int = 0
 
     def __len__(self) -> int:
         return len(self.true_labels)
@@ -165,7 +168,8 @@ def attack_set(
     originals = images.index_select(0, indices)
     stamped, untouched = _stamp(trigger, originals, generator) if trigger else (originals, len(originals))
     wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
-    return AttackSet(stamped, labels.to(images.device)[indices], wanted, untouched)
+    largest = int(largest_change(originals, stamped).max()) if trigger else 0
+    return AttackSet(stamped, labels.to(images.device)[indices], wanted, untouched, largest)
 
 
 def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:

@@ -24,7 +24,9 @@ from bdray.report.cells import (
     shown,
 )
 from bdray.report.statistics import (
+    Interval,
     Share,
+    auc_interval,
     detector_auc,
     equivalence,
     holm,
@@ -100,13 +102,28 @@ class CleanDifference:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """Low clean accuracy as a detector of poisoned models.
+
+    Attributes:
+        auc: area under the ROC curve over all pairs of a setting.
+        interval: of it; models of one seed count as one.
+        seeds: of the poisoned models and of the baselines.
+    """
+
+    auc: float
+    interval: Interval
+    seeds: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class CleanBehaviour:
     """Finding 2: poisoned models behave normally on clean data.
 
     Attributes:
         pairs: of a poisoned condition and its baseline.
         overall: mean difference over seeds, each the mean over cells that have every seed; None where none has.
-        auc: of low clean accuracy as a detector.
+        detector: of low clean accuracy as one; None unless a setting has two baselines.
     """
 
     unanswered: str = ""
@@ -114,7 +131,7 @@ class CleanBehaviour:
     pairs: int = 0
     overall: Estimate | None = None
     cells: tuple[CleanDifference, ...] = ()
-    auc: float | None = None
+    detector: Detector | None = None
 
     @property
     def tested(self) -> int:
@@ -238,7 +255,7 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
         pairs=sum(len(differences) for _, differences in found),
         overall=estimate_of_differences(seed_means([differences for _, differences in found])),
         cells=tuple(cells),
-        auc=_auc(study),
+        detector=_detector(study),
     )
 
 
@@ -254,18 +271,26 @@ def _clean_difference(replicate: Replicate) -> float | None:
     return mine.clean_accuracy - its.clean_accuracy if mine and its else None
 
 
-def _auc(study: Study) -> float | None:
+def _detector(study: Study) -> Detector | None:
     """Pairs of the same setting but for the attack, whatever their seeds; None unless a setting has two baselines."""
-    poisoned: dict[str, list[float]] = defaultdict(list)
-    baselines: dict[str, dict[str, float]] = defaultdict(dict)
+    poisoned: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    baselines: dict[str, dict[int, float]] = defaultdict(dict)
     for cell in study.cells:
         for each in cell.sound("poison"):
             twin = each.baseline("poison")
             if twin and each.record.poisoned and twin.poisoned:
-                poisoned[twin.cell_id].append(each.record.poisoned.clean_accuracy)
-                baselines[twin.cell_id][twin.condition_id] = twin.poisoned.clean_accuracy
-    strata = [(poisoned[key], list(known.values())) for key, known in baselines.items() if len(known) > 1]
-    return detector_auc(strata)
+                seed = each.record.condition["seed"]
+                poisoned[twin.cell_id].append((seed, each.record.poisoned.clean_accuracy))
+                baselines[twin.cell_id][seed] = twin.poisoned.clean_accuracy
+    rated = [key for key, known in baselines.items() if len(known) > 1]
+    auc = detector_auc([([rate for _, rate in poisoned[key]], list(baselines[key].values())) for key in rated])
+    if auc is None:
+        return None
+    seeds = (
+        len({seed for key in rated for seed, _ in poisoned[key]}),
+        len({seed for key in rated for seed in baselines[key]}),
+    )
+    return Detector(auc, auc_interval(auc, *seeds), seeds)
 
 
 def regularization(study: Study) -> Regularization:

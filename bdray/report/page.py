@@ -15,6 +15,7 @@ from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate,
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.retraining import retraining
+from bdray.triggers.visibility import VISIBILITY_IMAGES
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         regularization=regularization(study),
         retraining=retraining(study),
         rows=_table(study),
+        visibility_images=VISIBILITY_IMAGES,
         unsuccessful=[record for record in study.records if mark(record)],
         **pictures,
     )  # fmt: skip

@@ -19,8 +19,8 @@ Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 
 
 def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
-    """A condition that can only fail, and why: its trigger is larger than its images, or it cannot poison as many
-    images as it should on any draw of its training set.
+    """A condition that can only fail, and why: its trigger is larger than its images, or on no draw of its training set
+    can it poison as many images as it should, or find as many cover images.
 
     The latter for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
@@ -60,12 +60,23 @@ def _unfillable(conditions: Sequence[Condition]) -> tuple[Condition, ConditionEr
 def _error(condition: Condition, known: Bounds) -> ConditionError | None:
     total = known[2]
     bounds = _kept(known, total - round(condition.held_out_fraction * total))
+    poison, classes = condition.poison, np.arange(len(bounds[0]), dtype=np.int64)
     try:
-        labels = _easiest(condition.poison, bounds)
-        rng = np.random.default_rng(0)
-        make_poison_plan(labels, strategy=condition.poison, num_classes=len(bounds[0]), generator=rng)
+        eligible, coverable = (may(classes, len(classes)) for may in (poison.eligible, poison.coverable))
+        error = _refusal(poison, bounds, eligible)
+        if error and error.path == "poison.cover_rate" and not np.array_equal(eligible, coverable):
+            # Where most may be poisoned, fewest may be cover images: these have their own easiest labels.
+            error = _refusal(poison.model_copy(update={"rate": 0.0}), bounds, coverable)
     except ComponentError as error:
         return error.below("poison")
+    return error
+
+
+def _refusal(poison: Poison, bounds: Bounds, wanted: npt.NDArray[np.bool_]) -> ConditionError | None:
+    """Why `poison` fails even on the labels that hold most of the `wanted` classes (bool, `K`)."""
+    labels, rng = _easiest(wanted, bounds), np.random.default_rng(0)
+    try:
+        make_poison_plan(labels, strategy=poison, num_classes=len(wanted), generator=rng)
     except PoisonError as error:
         # It begins with the option that asks for too much.
         return ConditionError(f"poison.{str(error).partition(' ')[0]}", str(error))
@@ -96,12 +107,12 @@ def _kept(bounds: Bounds, kept: int) -> Bounds:
     return least, most, kept
 
 
-def _easiest(poison: Poison, bounds: Bounds) -> npt.NDArray[np.int64]:
-    """Labels within the bounds of which the strategy may poison most. int64, `N`."""
+def _easiest(wanted: npt.NDArray[np.bool_], bounds: Bounds) -> npt.NDArray[np.int64]:
+    """Labels within the bounds, most of them of `wanted` classes (bool, `K`). int64, `N`."""
     least, most, total = bounds
     classes = np.arange(len(least), dtype=np.int64)
     counts, left = least.copy(), total - int(least.sum())
-    for label in np.argsort(~poison.eligible(classes, len(classes)), kind="stable"):
+    for label in np.argsort(~wanted, kind="stable"):
         more = min(left, int(most[label] - least[label]))
         counts[label] += more
         left -= more

@@ -47,7 +47,7 @@ class Journal:
     def add_visibility(self, visibility: Visibility, time_ms: int) -> None:
         """Add how visible the trigger is, as step 0."""
         before = len(self.entries)
-        values = {"l_inf": visibility.l_inf, "psnr_db": visibility.psnr_db, "ssim": visibility.ssim}
+        values = {name: getattr(visibility, name) for name in ("l_inf", "l_inf_mean", "psnr_db", "ssim")}
         self._append(0, time_ms, {f"trigger/{name}": value for name, value in values.items() if value is not None})
         self._write(before)
 

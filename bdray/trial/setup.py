@@ -29,14 +29,11 @@ from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
 from bdray.trial.kept import trigger_kept
 from bdray.triggers.base import Trigger
-from bdray.triggers.visibility import Visibility, visibility
+from bdray.triggers.visibility import VISIBILITY_IMAGES, Visibility, largest_change, visibility
 
 _NO_INDICES = np.empty(0, dtype=np.int64)
 NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)
 """A plan that poisons nothing."""
-
-VISIBILITY_IMAGES = 256
-"""Visibility is a mean over at most this many triggered images; those left as they were are counted over all."""
 
 _KNOWN_VISIBILITY: dict[tuple[str, str, int], Visibility] = {}
 """By data, attack and seed: what this process has measured."""
@@ -54,6 +51,7 @@ class Experiment:
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
         unchanged_tests: how many triggered test images are as they were.
+        largest_change: of any value in any triggered test image, in levels 0..255.
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
         adversary: moves the images of the poison stage (adversarial training of a surrogate).
     """
@@ -68,6 +66,7 @@ class Experiment:
     plan: PoisonPlan
     test: TestSet
     unchanged_tests: int
+    largest_change: int
     max_batches: int | None = None
     perturbed: torch.Tensor | None = None
     adversary: Adversary | None = None
@@ -116,6 +115,7 @@ class Experiment:
             plan=plan,
             test=_test_set(data, attack, device, home),
             unchanged_tests=attack.unchanged,
+            largest_change=attack.largest_change,
             max_batches=max_batches,
         )
 
@@ -219,13 +219,16 @@ class Experiment:
             "unchanged_training_images": self.poisoned_set.unchanged,
         }
         if self.perturbed is not None:
-            seen = visibility(*self._poisoned_examples(VISIBILITY_IMAGES))
-            return seen.model_copy(update={"measured_on": "training", **unchanged})
+            clean, stamped = self._poisoned_images()
+            chosen = _evenly(len(clean), VISIBILITY_IMAGES)
+            largest = {"l_inf": float(largest_change(clean, stamped).max())}
+            seen = visibility(clean[chosen], stamped[chosen])
+            return seen.model_copy(update={"measured_on": "training", **largest, **unchanged})
         # The same for all conditions that share data, attack and seed, and slow beside a short fine-tuning.
         key = (self.data.fingerprint, self.attack, self.condition.seed)
         if key not in _KNOWN_VISIBILITY:
             _KNOWN_VISIBILITY[key] = visibility(*self.attack_examples(VISIBILITY_IMAGES))
-        return _KNOWN_VISIBILITY[key].model_copy(update=unchanged)
+        return _KNOWN_VISIBILITY[key].model_copy(update={"l_inf": float(self.largest_change), **unchanged})
 
     def attack_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to `limit` evenly spaced test images, clean and triggered: two uint8 `n x 3 x S x S` on the host."""
@@ -234,13 +237,12 @@ class Experiment:
         clean = self.data.test_images[torch.from_numpy(attacked)[chosen]]
         return clean, self.test.attack_images[chosen.to(self.images.device)].cpu()
 
-    def _poisoned_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `attack_examples`, of poisoned training images: as they came, and as they are trained on but for crop and
-        flip."""
-        chosen = _evenly(len(self.plan.indices), limit)
-        clean = self.data.train_images[torch.from_numpy(self.plan.indices)[chosen]]
+    def _poisoned_images(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All poisoned training images as they came, and as they are trained on but for crop and flip: two uint8
+        `n x 3 x S x S` on the host."""
+        clean = self.data.train_images[torch.from_numpy(self.plan.indices)]
         stamped = self._training_set(self.plan, self.split.train_indices, late=False).overlay
-        return clean, stamped[chosen.to(self.images.device)].cpu()
+        return clean, stamped[: len(clean)].cpu()
 
     @cached_property
     def _normalize(self) -> Normalization:

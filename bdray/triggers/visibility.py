@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from bdray.errors import TriggerError
 from bdray.triggers.base import unchanged
@@ -12,26 +13,29 @@ from bdray.triggers.base import unchanged
 if TYPE_CHECKING:
     import torch
 
+VISIBILITY_IMAGES = 256
+"""PSNR, SSIM and the mean change are over at most this many images of a set, the largest change is over all."""
+
 _WINDOW = 11
 _SIGMA = 1.5
 _CHUNK_VALUES = 1 << 21
 
 
 class Visibility(BaseModel):
-    """Distances between clean and stamped images, averaged over the images that were compared."""
+    """Distances between clean and stamped images, over the images that were compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    l_inf: float
-    """Mean over images of the largest change of any value, in levels 0..255."""
-    l_inf_max: float | None = None
-    """The largest change in all of them, in levels 0..255; None in records of earlier versions."""
+    l_inf: float | None
+    """The largest change of any value in any image there is, in levels 0..255; None in records of early versions."""
+    l_inf_mean: float
+    """Mean over images of the largest change in each, in levels 0..255."""
     psnr_db: float | None
     """Mean peak signal to noise ratio in dB of the images that changed; None when none did."""
     ssim: float
     """Mean structural similarity (Wang et al. 2004), 1 for equal images."""
     compared_images: int | None = None
-    """How many images the distances are over; None in records of earlier versions."""
+    """How many images the means are over; None in records of earlier versions."""
     measured_on: Literal["test", "training"] = "test"
     """Whether those are triggered test images, or poisoned training images: original against perturbed and stamped,
     where the strategy perturbs."""
@@ -39,6 +43,16 @@ class Visibility(BaseModel):
     """Of all triggered test images, those that the trigger leaves as they were."""
     unchanged_training_images: int | None = None
     """Of all stamped training images, the same; None where none was counted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_before(cls, content: Any) -> Any:
+        """Earlier records call the mean `l_inf`, and the maximum, where they have it, `l_inf_max`."""
+        if not isinstance(content, Mapping) or "l_inf" not in content or "l_inf_mean" in content:
+            return content
+        renamed = {**content, "l_inf": content.get("l_inf_max"), "l_inf_mean": content["l_inf"]}
+        renamed.pop("l_inf_max", None)
+        return renamed
 
 
 def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:
@@ -54,19 +68,32 @@ def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:
         raise TriggerError(
             f"visibility compares uint8 images of one shape, got {tuple(clean.shape)} and {tuple(stamped.shape)}"
         )
-    step = max(1, _CHUNK_VALUES // clean[0].numel())
-    pairs = list(zip(clean.split(step), stamped.split(step), strict=True))
+    pairs = _chunks(clean, stamped)
     same = torch.cat([unchanged(a, b) for a, b in pairs])
-    largest = torch.cat([(a.int() - b.int()).abs().flatten(1).amax(dim=1) for a, b in pairs])
+    largest = largest_change(clean, stamped)
     ratio = torch.cat([psnr(a, b) for a, b in pairs])[~same]
     return Visibility(
-        l_inf=float(largest.double().mean()),
-        l_inf_max=float(largest.max()),
+        l_inf=float(largest.max()),
+        l_inf_mean=float(largest.double().mean()),
         psnr_db=float(ratio.mean()) if len(ratio) else None,
         ssim=float(torch.cat([ssim(a, b) for a, b in pairs]).mean()),
         compared_images=len(clean),
         unchanged_images=int(same.sum()),
     )
+
+
+def largest_change(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The largest change of any value in each image, in levels 0..255. uint8 `N x C x H x W` both; int32, `N`."""
+    import torch
+
+    changes = [(a.int() - b.int()).abs().flatten(1).amax(dim=1) for a, b in _chunks(first, second)]
+    return torch.cat(changes)
+
+
+def _chunks(first: torch.Tensor, second: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Both in step, in pieces that do not fill the memory."""
+    step = max(1, _CHUNK_VALUES // first[0].numel())
+    return list(zip(first.split(step), second.split(step), strict=True))
 
 
 def psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,7 @@ def make_record() -> MakeRecord:
             error=error,
             started_ms=1_700_000_000_000,
             finished_ms=1_700_000_600_000,
-            visibility=Visibility(l_inf=255.0, psnr_db=21.5, ssim=0.997, unchanged_images=0),
+            visibility=Visibility(l_inf=255.0, l_inf_mean=200.5, psnr_db=21.5, ssim=0.997, unchanged_images=0),
             stages=stages,
             persistence=persistence_of(stages[1:]),
             environment={"bdray": "0.1.0", "device": "cpu: test"},

@@ -12,6 +12,7 @@ from bdray.report import SweepDescription, make_report
 from bdray.report.cells import axes_of, estimate_of_differences, study_of
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.retraining import retraining
+from bdray.report.statistics import auc_interval
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -168,7 +169,20 @@ def test_clean_accuracy_is_compared_with_the_baseline_of_the_same_seed(
     assert clean_behaviour(study_of([*poisoned, *baselines]), margin=1e-4).cells[0].equivalent is False
     assert found.pairs == 3
     # Pairs of any seeds: poisoned .799 .9 .851 against .8 .9 .85: lower in 4 of 9, and one tie.
-    assert found.auc == pytest.approx(4.5 / 9)
+    assert found.detector is not None
+    assert found.detector.auc == pytest.approx(4.5 / 9)
+    assert found.detector.seeds == (3, 3)
+    assert found.detector.interval == auc_interval(0.5, 3, 3)
+
+
+def test_models_of_one_seed_count_once_in_the_interval_of_the_detector(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    poisoned = [make_record(seed=s, trigger=t, clean=0.7) for s in (0, 1) for t in ("patch", "blend", "line")]
+    baselines = [make_baseline(poisoned, seed=s, clean=0.9) for s in (0, 1)]
+    found = clean_behaviour(study_of([*poisoned, *baselines])).detector
+    assert found is not None
+    assert (found.auc, found.seeds, found.interval) == (1.0, (2, 2), auc_interval(1.0, 2, 2))
 
 
 def test_cells_that_share_a_baseline_are_averaged_first(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -200,7 +214,7 @@ def test_clean_behaviour_with_one_seed_gives_no_test(make_record: MakeRecord, ma
     found = clean_behaviour(study_of([poisoned, make_baseline([poisoned], clean=0.90)]))
     (row,) = found.cells
     assert (row.difference.mean, row.difference.low, row.p_value) == (pytest.approx(-0.01), None, None)
-    assert (found.tested, found.auc) == (0, None)
+    assert (found.tested, found.detector) == (0, None)
 
 
 def test_regularizers_are_paired_by_everything_else(make_record: MakeRecord) -> None:

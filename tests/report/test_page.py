@@ -13,6 +13,7 @@ from bdray.cli import main
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.page import percent, points
+from bdray.report.statistics import auc_interval
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
 
@@ -134,6 +135,15 @@ def test_answers_stand_on_the_page(html: str) -> None:
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
     assert "Poisoned models: measurement only." in words
     assert "This sweep cannot say" not in words
+
+
+def test_the_detector_has_an_interval(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    poisoned = [make_record(seed=s, clean=0.7) for s in (0, 1, 2)]
+    baselines = [make_baseline(poisoned, seed=s, clean=0.9) for s in (0, 1, 2)]
+    html = make_report([*poisoned, *baselines], SweepDescription("detector")).html
+    found = auc_interval(1.0, 3, 3)
+    assert f'<strong>1.00</strong>\n<span class="ci">[{found.low:.2f} to 1.00, 3 seeds]' in html
+    assert "was not rated" in make_report([poisoned[0], baselines[0]], SweepDescription("detector")).html
 
 
 def test_page_says_what_it_cannot_answer(make_record: MakeRecord) -> None:

@@ -17,6 +17,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.report.cells import seed_means
 from bdray.report.statistics import (
+    auc_interval,
     detector_auc,
     equivalence,
     holm,
@@ -284,3 +285,27 @@ def test_detector_auc_agrees_with_scikit_learn() -> None:
 def test_detector_auc_compares_within_strata_only() -> None:
     assert detector_auc([([0.5], [0.4]), ([0.9], [0.8])]) == 0.0
     assert detector_auc([([], [0.4])]) is None
+
+
+def hanley_mcneil(area: float, m: int, n: int) -> float:
+    """Variance, by their formula 2."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    return (area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)) / (m * n)
+
+
+@pytest.mark.parametrize(("auc", "size"), [(0.5, 3), (0.8, 5), (0.02, 10), (0.97, 2), (1.0, 3), (0.0, 4)])
+def test_the_interval_of_an_auc_is_all_areas_that_are_near_enough(auc: float, size: int) -> None:
+    areas = np.linspace(1e-6, 1 - 1e-6, 1_000_001)
+    # Of equal groups Newcombe's variance is Hanley's and McNeil's.
+    near = areas[np.abs(areas - auc) <= 1.959964 * np.sqrt(hanley_mcneil(areas, size, size))]
+    found = auc_interval(auc, size, size)
+    ends = near.min() if auc else 0.0, near.max() if auc < 1 else 1.0
+    assert (found.low, found.high) == pytest.approx(ends, abs=2e-6)
+
+
+def test_the_interval_of_an_auc_mirrors_and_narrows() -> None:
+    one, other = auc_interval(0.9, 4, 9), auc_interval(0.1, 9, 4)
+    assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low))
+    assert auc_interval(0.9, 8, 9).low > one.low
+    with pytest.raises(ValueError, match="no interval"):
+        auc_interval(0.5, 0, 3)

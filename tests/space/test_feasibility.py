@@ -124,6 +124,43 @@ def test_what_is_refused_fails_and_what_fails_by_more_than_a_draw_is_refused(str
             assert refused == fails
 
 
+@pytest.mark.parametrize("strategy", ["all_to_one", "one_to_one", "all_to_all", "clean_label"])
+@pytest.mark.parametrize("limit", [None, 100])
+def test_too_few_cover_images_are_refused_and_no_draw_that_has_enough_is(strategy: str, limit: int | None) -> None:
+    data = build_dataset("digits", train_limit=limit)
+    labels = data.load().train_labels.numpy()
+    for cover in (0.1, 0.5, 0.7, 0.75, 0.77, 0.78, 0.79, 0.8, 0.82, 0.84, 0.86, 0.88, 0.89, 0.9, 0.91, 0.95, 1.0):
+        poison = {"strategy": strategy, "rate": 0.03, "cover_rate": cover}
+        condition = Condition.parse({**CONDITION, "data": data.model_dump(), "poison": poison})
+        fails = [_fails(condition, labels, seed) for seed in range(20)]
+        refused = infeasible([condition])
+        assert refused is None or all(fails), f"{cover} is refused, but seed {fails.index(False)} has enough"
+        if refused is not None:
+            assert refused[1].path == "poison.cover_rate"
+        if limit is None and abs(sum(fails) - 10) == 10 and cover not in (0.77, 0.78, 0.79, 0.8, 0.89, 0.9, 0.91):
+            assert (refused is not None) == all(fails)
+
+
+def _fails(condition: Condition, labels: np.ndarray, seed: int) -> bool:
+    split = split_clean(
+        labels,
+        fraction=condition.finetune.fraction,
+        held_out_fraction=condition.held_out_fraction,
+        split="held_out",
+        generator=torch.Generator().manual_seed(seed),
+    )
+    try:
+        make_poison_plan(
+            labels[split.train_indices],
+            strategy=condition.poison,
+            num_classes=10,
+            generator=np.random.default_rng(seed),
+        )
+    except PoisonError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", ["digits", "cifar10", "flowers102"])
 def test_published_sizes_are_those_that_load(name: str, request: pytest.FixtureRequest) -> None:
     sizes = build_dataset(name).train_sizes()
