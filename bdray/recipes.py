@@ -29,12 +29,14 @@ class Optimization(Identified):
 
     batch_size: int = Field(default=128, ge=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` is with Nesterov momentum."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    nesterov: bool = True
+    """Of `sgd`: Nesterov's form of momentum, which looks ahead. He et al. 2016, torchvision and BackdoorBench: off."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
-    """Random crop after reflecting 1/8 of the side, and horizontal flip; `auto` is the data set's own choice."""
+    augment: Literal["auto", "none", "crop", "crop_flip", "zero_crop_flip"] = "auto"
+    """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
+    BackdoorBench do), and horizontal flip; `auto` is the data set's own choice."""
     precision: Precision = "auto"
     """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
     compile: bool = False
