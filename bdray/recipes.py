@@ -30,15 +30,18 @@ class Optimization(Identified):
     batch_size: int = Field(default=128, ge=2)
     """Images a step at most: an epoch is cut into near-equal batches."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` is with Nesterov momentum."""
+    """`sgd` with momentum, or `adamw` (Loshchilov and Hutter 2019)."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Of `sgd`."""
+    nesterov: bool = True
+    """Of `sgd`: Nesterov's form of momentum, which looks ahead. He et al. 2016, torchvision and BackdoorBench: off."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
     """Of all weights of the model, norms and biases included; decoupled with `adamw`."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Of the learning rate, moved after every step."""
-    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
-    """Random crop after reflecting 1/8 of the side, and horizontal flip; `auto` is the data set's own choice."""
+    augment: Literal["auto", "none", "crop", "crop_flip", "zero_crop_flip"] = "auto"
+    """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
+    BackdoorBench do), and horizontal flip; `auto` is the data set's own choice."""
     precision: Precision = "auto"
     """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
     compile: bool = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bdray.data.cache import Selection
     from bdray.data.sources import Source
 
-Augmentation = Literal["none", "crop", "crop_flip"]
+Augmentation = Literal["none", "crop", "crop_flip", "zero_crop_flip"]
 
 
 @dataclass(frozen=True)

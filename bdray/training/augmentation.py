@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad as with_border
 
 from bdray.data.base import Augmentation
 
 
 def augment(images: torch.Tensor, mode: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Randomly cropped (after reflecting 1/8 of the side) and flipped copies of `images`.
+    """Randomly cropped (after reflecting 1/8 of the side, or adding so much black) and flipped copies of `images`.
 
     Args:
         images: `N x 3 x S x S`, any dtype; left as they are.
-        mode: `crop_flip`, `crop`, or `none` (returns `images` themselves).
+        mode: `crop_flip`, `crop`, `zero_crop_flip` (black outside), or `none` (returns `images` themselves).
         generator: on the device of `images`.
 
     Returns:
@@ -21,29 +22,31 @@ def augment(images: torch.Tensor, mode: Augmentation, generator: torch.Generator
     if mode == "none":
         return images
     rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device)
-    return crop(images, rows, columns)
+    return crop(images, rows, columns, mode)
 
 
 def draw_crops(
     count: int, side: int, mode: Augmentation, generator: torch.Generator, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which row and which column of an image each row and column of its copy is: two int64 `count x side`, on `device`,
-    where `generator` is too. See `augment`; `none` draws nothing."""
+    where `generator` is too; `side` stands for what is black. See `augment`; `none` draws nothing."""
     place = torch.arange(side, device=device)
     if mode == "none":
         return place.expand(count, side), place.expand(count, side)
-    pad = max(1, side // 8)
+    pad, outside = max(1, side // 8), _black if mode == "zero_crop_flip" else _reflect
     shift = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator, device=device)
-    rows, columns = _reflect(place + shift[0], side), _reflect(place + shift[1], side)
-    if mode == "crop_flip":
+    rows, columns = outside(place + shift[0], side), outside(place + shift[1], side)
+    if mode != "crop":
         flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
         columns = torch.where(flip, columns.flip(1), columns)
     return rows, columns
 
 
-def crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Copies of `images` with these rows and columns (`draw_crops`), in channels-last memory."""
+def crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, mode: Augmentation) -> torch.Tensor:
+    """Copies of `images` with these rows and columns (`draw_crops` of the same mode), in channels-last memory."""
     pixels = images.permute(0, 2, 3, 1)
+    if mode == "zero_crop_flip":
+        pixels = with_border(pixels, (0, 0, 0, 1, 0, 1))
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return pixels[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -52,3 +55,8 @@ def _reflect(place: torch.Tensor, side: int) -> torch.Tensor:
     """Positions outside `[0, side)` mirrored back inside, the border itself not repeated."""
     place = place.abs()
     return torch.where(place >= side, 2 * (side - 1) - place, place)
+
+
+def _black(place: torch.Tensor, side: int) -> torch.Tensor:
+    """Positions outside `[0, side)` as `side`: the row and the column of zeros that `crop` adds."""
+    return torch.where((place < 0) | (place >= side), side, place)

@@ -22,7 +22,7 @@ def make_optimizer(
     device: torch.device,
     undecayed: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW, fused into one kernel per step.
+    """SGD with momentum or AdamW, fused into one kernel per step.
 
     Args:
         parameters: the network's, which `recipe.weight_decay` pulls towards zero.
@@ -38,7 +38,7 @@ def make_optimizer(
         groups,
         lr=lr,
         momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
         fused=fused,
     )

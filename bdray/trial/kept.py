@@ -37,7 +37,8 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         stamped = (mask_of[order] >= 0).nonzero().flatten()
         masks = mask_of[order[stamped]]
         here = stamped.to(changed.device)
-        after[masks] = crop(changed[masks.to(changed.device)], rows[here], columns[here]).sum((1, 2, 3)).cpu()
+        left = crop(changed[masks.to(changed.device)], rows[here], columns[here], stage.augmentation)
+        after[masks] = left.sum((1, 2, 3)).cpu()
         seen[masks] = True
     # An epoch that is cut short (a rehearsal) has not shown them all.
     return TriggerKept.of(before[seen], after[seen])

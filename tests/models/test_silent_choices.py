@@ -20,7 +20,9 @@ def built(name: str) -> nn.Module:
         return build_model(name, 10, 32)
 
 
-@pytest.mark.parametrize(("name", "eps"), [("resnet8", 1e-5), ("resnet18", 1e-5), ("nasnet_mobile", 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "eps"), [("resnet8", 1e-5), ("resnet18", 1e-5), ("preact_resnet18", 1e-5), ("nasnet_mobile", 1e-3)]
+)
 def test_batch_norms(name: str, eps: float) -> None:
     norms = [module for module in built(name).modules() if isinstance(module, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(eps, 0.1)}
@@ -44,8 +46,8 @@ def test_convolutions_of_nasnet_and_all_heads_are_uniform_over_fan_in() -> None:
             assert module.weight.abs().max().item() <= bound * 1.00001
             if module.weight.numel() > 4000:
                 assert module.weight.abs().max().item() >= 0.99 * bound
-    for name in ("resnet8", "resnet18"):
-        head = built(name).fc
+    for name in ("resnet8", "resnet18", "preact_resnet18"):
+        head = built(name).get_submodule("head.fc" if name == "preact_resnet18" else "fc")
         assert isinstance(head, nn.Linear)
         assert head.weight.detach().abs().max().item() <= 1 / math.sqrt(head.in_features)
         assert head.bias.any()
@@ -56,6 +58,8 @@ def test_every_parameter_is_decayed_and_momentum_is_nesterovs() -> None:
     optimizer = make_optimizer(network.parameters(), Train(), 0.1, torch.device("cpu"))
     assert {(group["weight_decay"], group["nesterov"]) for group in optimizer.param_groups} == {(5e-4, True)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    plain = make_optimizer(network.parameters(), Train(nesterov=False), 0.1, torch.device("cpu"))
+    assert not any(group["nesterov"] for group in plain.param_groups)
 
 
 def test_the_rate_moves_every_step_and_cosine_ends_above_zero() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bdray.data.base import Augmentation
 from bdray.training.augmentation import augment
 
 
@@ -17,12 +18,14 @@ def generator(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def image_by_image(batch: np.ndarray, shifts: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """The same with numpy's own reflection, one picture at a time."""
+def image_by_image(
+    batch: np.ndarray, shifts: np.ndarray, flips: np.ndarray, border: Literal["reflect", "constant"]
+) -> np.ndarray:
+    """The same with numpy's own padding, one picture at a time."""
     side, pad = batch.shape[-1], int(np.abs(shifts).max())
     out = np.empty_like(batch)
     for i, image in enumerate(batch):
-        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
+        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode=border)
         top, left = pad + shifts[0, i], pad + shifts[1, i]
         crop = padded[:, top : top + side, left : left + side]
         out[i] = crop[:, :, ::-1] if flips[i] else crop
@@ -30,13 +33,14 @@ def image_by_image(batch: np.ndarray, shifts: np.ndarray, flips: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("side", [8, 9, 31, 32])
-@pytest.mark.parametrize("mode", ["crop", "crop_flip"])
-def test_equals_a_crop_of_the_reflected_image(side: int, mode: Literal["crop", "crop_flip"]) -> None:
+@pytest.mark.parametrize("mode", ["crop", "crop_flip", "zero_crop_flip"])
+def test_equals_a_crop_of_the_padded_image(side: int, mode: Augmentation) -> None:
     batch, drawn = images(side), generator()
     pad = side // 8
     shifts = torch.randint(-pad, pad + 1, (2, len(batch), 1), generator=drawn)[:, :, 0].numpy()
     flips = (torch.rand((len(batch), 1), generator=drawn) < 0.5)[:, 0].numpy()
-    expected = image_by_image(batch.numpy(), shifts, flips if mode == "crop_flip" else np.zeros_like(flips))
+    border: Literal["reflect", "constant"] = "constant" if mode == "zero_crop_flip" else "reflect"
+    expected = image_by_image(batch.numpy(), shifts, np.zeros_like(flips) if mode == "crop" else flips, border)
     got = augment(batch, mode, generator())
     assert set(shifts.ravel()) >= {-pad, 0, pad}
     assert flips.any()
