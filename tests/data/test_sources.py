@@ -1,0 +1,17 @@
+"""What a data set hands to the cache."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bdray.data.sources import Pictures
+
+
+def test_pictures_are_taken_in_the_order_asked_for() -> None:
+    labels = np.array([5, 6, 7])
+    files = Pictures([Path("a"), Path("b"), Path("c")], labels).take(np.array([2, 0]))
+    assert files.images == [Path("c"), Path("a")]
+    assert files.labels.tolist() == [7, 5]
+    pixels = Pictures(np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), labels).take(np.array([1, 1]))
+    assert isinstance(pixels.images, np.ndarray)
+    assert pixels.images.ravel().tolist() == [1, 1]

@@ -1,0 +1,67 @@
+"""Axes and partial matches by themselves."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdray.errors import SpaceError
+from bdray.space.axes import MISSING, Distribution, freeze, lookup, parse_parameters, parse_rule, spread
+from bdray.space.source import parse_yaml
+
+UNIT = st.floats(0, 1, exclude_max=True)
+
+
+@given(UNIT, st.sampled_from(["uniform", "log_uniform", "int_uniform"]))
+def test_draws_stay_between_their_ends(unit: float, kind: str) -> None:
+    drawn = Distribution(kind, 1, 64).draw(unit)  # type: ignore[arg-type]
+    assert 1 <= drawn <= 64
+    assert isinstance(drawn, int) == (kind == "int_uniform")
+
+
+def test_quantiles_are_those_of_the_distribution() -> None:
+    assert Distribution("uniform", 2, 4).draw(0.5) == 3
+    assert Distribution("log_uniform", 0.01, 1).draw(0.5) == pytest.approx(0.1)
+    assert [Distribution("int_uniform", 0, 3).draw(quarter / 4) for quarter in range(4)] == [0, 1, 2, 3]
+    assert Distribution("uniform", 0, 1, q=0.1).draw(0.31) == 0.3
+
+
+def test_a_rule_is_true_false_or_open() -> None:
+    rule = parse_rule(parse_yaml("{trigger.name: [patch, null], poison.rate: 0.1}", "x"), "exclude[0]")
+    assert rule.matches({"trigger.name": "patch", "poison.rate": 0.1}) is True
+    assert rule.matches({"trigger": None, "poison.rate": 0.1}) is True
+    assert rule.matches({"trigger.name": "blend"}) is False
+    assert rule.matches({"trigger.name": "patch"}) is None
+
+
+def test_numbers_are_equal_as_numbers_and_truth_is_not_one() -> None:
+    assert freeze(1) == freeze(1.0)
+    assert freeze(True) != freeze(1)
+    assert freeze([1, {"a": [2]}]) == freeze((1.0, {"a": (2,)}))
+    assert lookup({"trigger": None}, "trigger.size") is None
+    assert lookup({"trigger.name": "x"}, "trigger.size") is MISSING
+
+
+def test_a_section_as_a_value_sets_every_path_of_it() -> None:
+    assert spread("trigger", {"name": "patch", "size": 3}) == {"trigger.name": "patch", "trigger.size": 3}
+    assert spread("model", "resnet8") == {"model.name": "resnet8"}
+    (axis,) = parse_parameters(parse_yaml("trigger: {values: [{name: patch, size: 3}, {name: line}]}", "x")).values()
+    assert axis.paths == {"trigger.name", "trigger.size"}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        ("{min: 1}", "max is missing"),
+        ("{min: 2, max: 1}", "must be greater than min"),
+        ("{min: 0, max: 1, distribution: log_uniform}", "greater than 0 for log_uniform"),
+        ("{min: 0.5, max: 1, distribution: int_uniform}", "whole numbers"),
+        ("{values: []}", "the grid would be"),
+        ("{value: 1, values: [2]}", "together"),
+        ("0.1", "must be a mapping such as {value: 0.1}"),
+    ],
+)
+def test_what_is_no_axis(leaf: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said.replace("{", r"\{")):
+        parse_parameters(parse_yaml(f"poison.rate: {leaf}", "space.yaml"))

@@ -1,0 +1,60 @@
+"""What the command line changes of a search space, piece by piece (`test_load.py` has whole spaces)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from bdray.errors import SpaceError
+from bdray.space.grammar import KEYS
+from bdray.space.overrides import Overrides, parse_seed_list
+from bdray.space.source import parse_yaml
+
+
+def parsed(*overrides: str, only: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Overrides:
+    content = parse_yaml("seeds: [0]\nsearch: {method: random, max_trials: 5}", "space.yaml").mapping("")
+    return Overrides.parse(content, KEYS, overrides, only, seeds)
+
+
+def test_a_condition_path_gets_one_value() -> None:
+    forced = parsed("train.epochs=2", "model=resnet8")
+    assert {path: node.plain() for path, node in forced.values.items()} == {"train.epochs": 2, "model.name": "resnet8"}
+
+
+def test_a_section_keeps_what_is_not_replaced() -> None:
+    assert parsed("search.max_trials=9").content["search"].plain() == {"method": "random", "max_trials": 9}
+    assert parsed("resources.cpu=2").content["resources"].plain() == {"cpu": 2}
+
+
+def test_seeds_in_three_ways() -> None:
+    for forced in (parsed("seed=3"), parsed("seeds=[3]"), parsed(seeds=[3])):
+        assert forced.content["seeds"].plain() == [3]
+        assert forced.seeds == {"seed"}
+
+
+def test_an_axis_and_a_filter() -> None:
+    forced = parsed("parameters.poison.rate={values: [0.1, 0.2]}", only=["trigger=patch"])
+    assert [value.plain() for value in forced.parameters["poison.rate"].values] == [0.1, 0.2]
+    assert [rule.plain() for rule in forced.only] == [{"trigger.name": "patch"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("train.epochs", "must be --set path=value"), ("trian.epochs=1", "did you mean 'train'"), ("=1", "path=value")],
+)
+def test_what_is_wrong_names_the_option(text: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said) as error:
+        parsed(text)
+    assert "--set" in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("5, 7-8", [5, 7, 8])])
+def test_lists_of_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seed_list(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "0-999999"])
+def test_what_is_no_list_of_seeds(text: str) -> None:
+    with pytest.raises(SpaceError, match="--seeds"):
+        parse_seed_list(text)

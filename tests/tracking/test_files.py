@@ -1,0 +1,14 @@
+"""What a journal says, as MLflow takes it."""
+
+from bdray.tracking.files import Point, points_of
+
+
+def test_finite_values_are_points_and_the_others_are_said() -> None:
+    entries = [
+        {"step": 1, "time_ms": 10, "metrics": {"train/loss": 0.5, "train/accuracy": 1}},
+        {"step": 2, "time_ms": 20, "metrics": {"train/loss": None, "train/penalty": float("inf")}},
+    ]
+    points = points_of(entries)
+    assert points.points == (Point("train/loss", 0.5, 10, 1), Point("train/accuracy", 1.0, 10, 1))
+    assert points.non_finite == ("train/loss nan at step 2", "train/penalty inf at step 2")
+    assert points_of([]).points == ()
