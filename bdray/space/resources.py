@@ -32,9 +32,8 @@ class Needs(Identified):
     @field_validator("cpu", mode="before")
     @classmethod
     def _auto_or_some(cls, cpu: Any) -> Any:
-        if not (cpu is None or cpu == "auto") and (isinstance(cpu, bool) or not isinstance(cpu, (int, float))):
-            raise ValueError("must be 'auto' or a number greater than 0")
-        if isinstance(cpu, (int, float)) and not 0 < cpu <= 1e6:
+        number = isinstance(cpu, (int, float)) and not isinstance(cpu, bool) and 0 < cpu <= 1e6
+        if not (cpu is None or cpu == "auto" or number):
             raise ValueError("must be 'auto' or a number greater than 0")
         return cpu
 
