@@ -88,7 +88,7 @@ def _add_trial(commands: Any) -> None:
     _space_options(trial, "search space, or a condition.json")
     trial.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
     trial.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    trial.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default: 1)")
+    trial.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
     trial.add_argument("--output", metavar="DIR", help="also write the condition's files below this folder")
 
 

@@ -118,7 +118,7 @@ def _cpu() -> str:
     """The processor's model, and what it has for bfloat16."""
     import torch
 
-    from bdray.training.device import cpu_model
+    from bdray.machine import cpu_model
 
     features = {
         "AVX-512": torch.cpu._is_avx512_supported(),

@@ -9,10 +9,12 @@ from itertools import product
 
 import torch
 
+from bdray.machine import cpu_model
 from bdray.models import build_model
 from bdray.recipes import Train
-from bdray.training.device import Compute, computes_bfloat16, prepare_process
+from bdray.training.device import Compute, prepare_process
 from bdray.training.optimization import make_optimizer
+from bdray.trial.pace import Pace, faster
 from benchmarks.loop import bare_step
 from benchmarks.measure import Report, Row, interleaved, progress, timed
 
@@ -39,12 +41,14 @@ def measure(*, quick: bool = False) -> Report:
         progress(f"{size.model}, {threads} thread(s)")
         prepare_process(torch.device("cpu"), threads)
         rows.append(one_model(size, threads, rounds=2 if quick else 5))
-    chosen = "bfloat16" if computes_bfloat16(torch.device("cpu")) else "float32"
     return Report(
         "Number format and memory layout: images/s of the bare training step",
         "chosen / best",
         rows,
-        [f"Chosen: what `precision: auto` comes to on this CPU ({chosen}), in channels_last. Medians over rounds."],
+        [
+            "Chosen: what `precision: auto` makes of the first round's figures in channels_last; the others judge it."
+            " Medians over rounds."
+        ],
     )
 
 
@@ -54,10 +58,11 @@ def one_model(size: Size, threads: int, rounds: int) -> Row:
         f"{'bfloat16' if bfloat16 else 'float32'} {layout}": stepper(size, bfloat16, LAYOUTS[layout])
         for bfloat16, layout in product([False, True], LAYOUTS)
     }
-    figures = interleaved(candidates, rounds)
-    chosen = f"{'bfloat16' if computes_bfloat16(torch.device('cpu')) else 'float32'} channels_last"
-    ratios = [figures[chosen][i] / max(values[i] for values in figures.values()) for i in range(rounds)]
-    medians = {name: statistics.median(values) for name, values in figures.items()}
+    figures = interleaved(candidates, 1 + rounds)
+    pace = Pace(**{format: figures[f"{format} channels_last"][0] for format in ("float32", "bfloat16")})
+    chosen = f"{faster({cpu_model(): [(1.0, pace)]}).precision} channels_last"
+    ratios = [figures[chosen][i] / max(values[i] for values in figures.values()) for i in range(1, 1 + rounds)]
+    medians = {name: statistics.median(values[1:]) for name, values in figures.items()}
     name = f"{size.model}, batch {size.batch_size}, {threads} thread{'s' * (threads > 1)}"
     ratio = medians[chosen] / max(medians.values())
     return Row(name, medians, ratio, spread=(min(ratios), max(ratios)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,7 @@ fixed:
   finetune: {epochs: 0}
 parameters:
   trigger.name: {values: [mine, patch]}
+resources: {cpu: auto}
 """
 PLUGIN = '''
 from bdray.triggers.base import TRIGGERS, Trigger
@@ -276,18 +278,35 @@ def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable
     (error,) = sweeper.files("conditions/*/error.txt")
     assert error.parent.name == broken
     assert "out of ink" in error.read_text()
+    # Decided once, and written down: two conditions on two cores.
+    (space,) = sweeper.files("space.yaml")
+    decided = space.read_text()
+    assert "    cpu: 1\n" in decided
+    assert "cpu        1: 2 cores, at most 2 trials at once" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("precision"))
+    assert line.partition(": ")[2] in decided
     # Without being asked, what failed stays failed.
     status, output = sweeper.run()
     assert (status, "0 to run" in output) == (1, True)
     kept = stamps([path for path in sweeper.files("conditions/*/record.json") if path.parent.name != broken])
 
     plugin.write_text(PLUGIN + WORKS)
+    # As another machine had decided: what is written there holds here too.
+    elsewhere = decided.replace("    cpu: 1\n", "    cpu: 2\n").replace(
+        "precision: float32\n", "precision: bfloat16\n", 1
+    )
+    space.write_text(elsewhere)
     status, output = sweeper.run("--retry-failed")
     assert status == 0, output
     assert "1 already done, 1 to run" in output
     assert kept.items() <= stamps(sweeper.files("conditions/*/record.json")).items()
     assert set(sweeper.table()["status"]) == {"finished"}
     assert not sweeper.files("conditions/*/error.txt")
+    assert space.read_text() == elsewhere
+    records = [json.loads(path.read_text()) for path in sweeper.files("conditions/*/record.json")]
+    computed = {r["condition_id"]: (r["environment"]["threads"], r["environment"]["precision"]) for r in records}
+    assert computed.pop(broken) == (2, "bfloat16")
+    assert set(computed.values()) == {(1, "float32")}
     runs = [run for run in sweeper.runs() if "bdray.condition_id" in run.data.tags]
     assert {run.data.tags["bdray.status"] for run in runs} == {"finished"}
     assert len(runs) == 2

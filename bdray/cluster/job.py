@@ -22,6 +22,7 @@ class Task:
             plugin yet.
         stages: fingerprints of the kept stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
+        threads: of the CPU; None: as many as its share has CPUs.
     """
 
     condition_id: str
@@ -29,6 +30,7 @@ class Task:
     stages: tuple[str, ...]
     cpu: float = 1.0
     gpu: float = 0.0
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,24 @@
-"""What trials need of a GPU, measured in a process of its own: it ends with the measurement and holds no memory."""
+"""What trials need of a GPU and how fast they train, measured in a process of its own: it ends with the measurement and
+holds no memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bdray.cluster.job import ClusterJob
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
+from bdray.machine import Machine
 from bdray.trial.needs import Need
+from bdray.trial.pace import Pace
+
+_Measure = Callable[[Condition, ClusterJob], Need | Pace | None]
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
@@ -19,13 +27,65 @@ def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) 
     Args:
         job: what workers set themselves up with; its tasks are not needed.
     """
-    measuring = ray.remote(num_gpus=1, resources={_resource(gpu_type): 0.001}, max_retries=0)(_measure)
-    try:
-        peaks = ray.get(measuring.remote(job, [json.dumps(condition.content()) for condition in conditions]))
-    except ray.exceptions.RayError:
-        # The process was lost. Whole GPUs are slow and safe; what is wrong shows in the trials.
-        return [None] * len(conditions)
+    # Whole GPUs, where nothing is known, are slow and safe.
+    peaks = _in_a_worker(_on_gpu(gpu_type), job, _need, conditions)
     return [Need.model_validate(peak) if peak else None for peak in peaks]
+
+
+def paces_on(machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob) -> list[Pace | None]:
+    """Measure how fast `conditions` train on a machine of this kind; None where that was not possible."""
+    where = _on_gpu(machine.name) if machine.gpu else _on_node(_cpu_nodes()[machine])
+    # Ray leaves the GPUs visible to a process that was given none of them.
+    measure = partial(_pace, device="auto" if machine.gpu else "cpu", threads=threads)
+    found = _in_a_worker(where, job, measure, conditions)
+    return [Pace.model_validate(pace) if pace else None for pace in found]
+
+
+def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
+    """The kinds of machine in the cluster: those of its GPUs, and those of the processors of its nodes.
+
+    Logical GPUs have no type: what is computed on them is computed on processors.
+    """
+    types = gpu_types() if gpus else []
+    processors = list(_cpu_nodes()) if cpus or not types else []
+    return [*processors, *(Machine(name, "unknown", gpu=True) for name in types)]
+
+
+def node_cpus() -> list[float]:
+    """Logical CPUs of each node that has some."""
+    return [node["Resources"]["CPU"] for node in _nodes()]
+
+
+def _cpu_nodes() -> dict[Machine, str]:
+    """A node for each kind of processor."""
+    nodes = [node["NodeID"] for node in _nodes()]
+    if nodes == [ray.get_runtime_context().get_node_id()]:
+        return {Machine.here(): nodes[0]}
+    asked = [ray.remote(**_on_node(node))(Machine.here).remote() for node in nodes]
+    return dict(zip(ray.get(asked), nodes, strict=True))
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _on_node(node: str) -> dict[str, Any]:
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _on_gpu(gpu_type: str) -> dict[str, Any]:
+    return {"num_gpus": 1, "resources": {_resource(gpu_type): 0.001}}
+
+
+def _in_a_worker(
+    where: dict[str, Any], job: ClusterJob, measure: _Measure, conditions: Sequence[Condition]
+) -> list[dict[str, Any] | None]:
+    """`_measure` in a process elsewhere; None for all where it is lost: what is wrong shows in the trials."""
+    measuring = ray.remote(max_retries=0, **where)(_measure)
+    try:
+        return list(ray.get(measuring.remote(job, measure, [json.dumps(c.content()) for c in conditions])))
+    except ray.exceptions.RayError:
+        return [None] * len(conditions)
 
 
 def gpu_types() -> list[str]:
@@ -38,18 +98,32 @@ def _resource(gpu_type: str) -> str:
     return f"accelerator_type:{gpu_type}"
 
 
-def _measure(job: ClusterJob, contents: Sequence[str]) -> list[dict[str, int] | None]:
+def _measure(job: ClusterJob, measure: _Measure, contents: Sequence[str]) -> list[dict[str, Any] | None]:
     """In the worker."""
     set_up_worker(job)
+    found: list[dict[str, Any] | None] = []
+    for content in contents:
+        try:
+            measured = measure(Condition.parse(json.loads(content)), job)
+        except Exception:
+            # Whatever is wrong with a condition, its own trial will record it.
+            measured = None
+        found.append(measured.model_dump() if measured else None)
+    return found
+
+
+def _need(condition: Condition, job: ClusterJob) -> Need | None:
     from bdray.training.device import pick_device
     from bdray.trial.needs import measure_peak
 
-    peaks: list[dict[str, int] | None] = []
-    for content in contents:
-        try:
-            need = measure_peak(Condition.parse(json.loads(content)), pick_device())
-        except Exception:
-            # Whatever is wrong with a condition, its own trial will record it.
-            need = None
-        peaks.append(need.model_dump() if need else None)
-    return peaks
+    return measure_peak(condition, pick_device(), job.trial_options.get("precision") or "float32")
+
+
+def _pace(condition: Condition, job: ClusterJob, *, device: str, threads: int) -> Pace:
+    from bdray.training.device import pick_device, prepare_process
+    from bdray.trial.pace import measure_pace
+    from bdray.trial.setup import Experiment
+
+    chosen = pick_device(device)
+    prepare_process(chosen, threads)
+    return measure_pace(Experiment.prepare(condition, chosen, job.trial_options.get("cache")))

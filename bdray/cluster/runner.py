@@ -37,15 +37,17 @@ from ray import tune  # noqa: E402
 
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
-from bdray.cluster.measuring import gpu_types, measure_on  # noqa: E402
+from bdray.cluster.measuring import gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
+from bdray.machine import Machine  # noqa: E402
 from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.store.sweep_folder import SweepFolder  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
+from bdray.trial.pace import Pace  # noqa: E402
 
 START_TRIES = 3
 
@@ -97,6 +99,20 @@ class ClusterRun:
     def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
         """What each condition needs of a GPU of this type; None where it could not be measured."""
         return measure_on(gpu_type, conditions, replace(job, tasks=()))
+
+    def node_cpus(self) -> list[float]:
+        """Logical CPUs of each node that has some."""
+        return node_cpus()
+
+    def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
+        """The kinds of machine in the cluster that trials may land on: with a GPU, and without."""
+        return machines(gpus=gpus, cpus=cpus)
+
+    def paces(
+        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+    ) -> list[Pace | None]:
+        """How fast each condition trains on such a machine; None where it could not be measured."""
+        return paces_on(machine, conditions, threads, replace(job, tasks=()))
 
     def run(self, job: ClusterJob, observer: Observer) -> bool:
         """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""

@@ -24,5 +24,9 @@ def run_task(job: ClusterJob, task: Task) -> str:
 def options_for(task: Task, shared: Mapping[str, Any]) -> TrialOptions:
     """How a task is run within its share: threads, device and memory; `shared` wins."""
     # Ray leaves the GPUs visible to a process that was given none of them.
-    own = {"threads": max(1, int(task.cpu)), "device": "auto" if task.gpu else "cpu", "gpu_share": task.gpu}
+    own = {
+        "threads": task.threads or max(1, int(task.cpu)),
+        "device": "auto" if task.gpu else "cpu",
+        "gpu_share": task.gpu,
+    }
     return TrialOptions(**{**own, **shared})

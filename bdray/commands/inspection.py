@@ -119,11 +119,11 @@ def _devices() -> list[tuple[str, str]]:
     import psutil
     import torch
 
-    from bdray.training.device import computes_bfloat16
+    from bdray.machine import Machine
 
     memory = psutil.virtual_memory()
     free = shutil.disk_usage(".").free
-    bfloat16 = "native bfloat16" if computes_bfloat16(torch.device("cpu")) else "no native bfloat16: float32 is used"
+    bfloat16 = Machine.here().bfloat16 or "no bfloat16 arithmetic: float32 is used"
     rows = [
         ("cpu", f"{os.cpu_count()} cores, {bfloat16}"),
         ("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),

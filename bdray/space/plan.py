@@ -177,7 +177,8 @@ def _summary(plan: Plan) -> Table:
         table.add_row("left out by --only", f"{plan.filtered:,}")
     for resources, count in plan.resources:
         gpu = "gpu auto" if resources.gpu == "auto" else f"{show_gpu(resources.gpu)} gpu"
-        table.add_row("resources", f"{resources.cpu:g} cpu, {gpu}: {_count(count, 'trial')}")
+        cpu = resources.cpu if resources.cpu == "auto" else f"{resources.cpu:g}"
+        table.add_row("resources", f"{cpu} cpu, {gpu}: {_count(count, 'trial')}")
     return table
 
 

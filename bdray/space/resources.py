@@ -10,25 +10,34 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from bdray.gpu import round_gpu, show_gpu
+from bdray.recipes import Resolved
 from bdray.registry import Identified
 from bdray.space.axes import Rule, check_keys, listed, parse_rule, parse_section
-from bdray.space.source import Located
+from bdray.space.source import Located, parse_yaml
 
 
 class Resources(NamedTuple):
     """What one trial asks Ray for."""
 
-    cpu: float
+    cpu: float | Literal["auto"]
     gpu: float | Literal["auto"]
 
 
 class Needs(Identified):
     """`cpu` and `gpu` of a trial, where they are given."""
 
-    cpu: float | None = Field(default=None, gt=0.0, le=1e6)
-    """CPU cores, which are its threads."""
+    cpu: float | Literal["auto"] | None = None
+    """CPU cores, which are its threads; `auto`: the cores of a machine, shared among what can run side by side."""
     gpu: float | Literal["auto"] | None = None
     """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
+
+    @field_validator("cpu", mode="before")
+    @classmethod
+    def _auto_or_some(cls, cpu: Any) -> Any:
+        number = isinstance(cpu, (int, float)) and not isinstance(cpu, bool) and 0 < cpu <= 1e6
+        if not (cpu is None or cpu == "auto" or number):
+            raise ValueError("must be 'auto' or a number greater than 0")
+        return cpu
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -42,8 +51,8 @@ class Needs(Identified):
 class Defaults(Needs):
     """What every trial asks for that no override is about, and what the sweep may keep."""
 
-    cpu: float = Field(default=1.0, gt=0.0, le=1e6)
-    """CPU cores, which are its threads."""
+    cpu: float | Literal["auto"] = 1.0
+    """CPU cores, which are its threads; `auto`: the cores of a machine, shared among what can run side by side."""
     gpu: float | Literal["auto"] = "auto"
     """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
     stage_cache_gb: float | None = 20.0
@@ -59,24 +68,45 @@ class Defaults(Needs):
         return limit
 
 
+class Decided(Identified):
+    """What a sweep decided once, by measurement: no part of any condition. Written by bdray; what is deleted is decided
+    anew."""
+
+    precision: Resolved | None = None
+    """What `precision: auto` comes to."""
+    cpu: int | None = Field(default=None, ge=1)
+    """What `cpu: auto` comes to: CPUs a trial, and so its threads."""
+    because: dict[str, str] = Field(default_factory=dict)
+    """Why, by key."""
+
+    def updated(self, newer: Decided) -> Decided:
+        """These decisions, and those of `newer` in their place."""
+        given = {name: value for name, value in newer if value is not None}
+        return Decided(**{**dict(self), **given, "because": {**self.because, **newer.because}})
+
+
 @dataclass(frozen=True)
 class ResourceRules:
-    """A default, and overrides of which later ones win."""
+    """A default, and overrides of which later ones win; and what was decided of what they left open."""
 
     default: Defaults = Defaults()  # noqa: RUF009 - frozen
     overrides: tuple[tuple[Rule, Needs], ...] = ()
+    decided: Decided = Decided()  # noqa: RUF009 - frozen
 
     @property
     def stage_cache_gb(self) -> float | None:
         return self.default.stage_cache_gb
 
     def resolve(self, flat: Mapping[str, Any]) -> Resources:
-        """What the condition with this flat content asks for, fractions of a GPU rounded up to 1/n."""
+        """What the condition with this flat content asks for, as far as it is decided; fractions of a GPU rounded up to
+        1/n."""
         cpu, gpu = self.default.cpu, self.default.gpu
         for rule, needs in self.overrides:
             if rule.matches(flat):
                 cpu = needs.cpu if needs.cpu is not None else cpu
                 gpu = needs.gpu if needs.gpu is not None else gpu
+        if cpu == "auto" and self.decided.cpu is not None:
+            cpu = float(self.decided.cpu)
         return Resources(cpu, gpu if gpu == "auto" else round_gpu(gpu))
 
     def notes(self) -> list[str]:
@@ -90,14 +120,15 @@ class ResourceRules:
 
     def plain(self) -> dict[str, Any]:
         overrides = [{"when": rule.plain(), **needs.model_dump(exclude_none=True)} for rule, needs in self.overrides]
-        return {**self.default.model_dump(), "overrides": overrides}
+        decided = self.decided.model_dump(exclude_none=True, exclude_defaults=True)
+        return {**self.default.model_dump(), "overrides": overrides, **({"decided": decided} if decided else {})}
 
 
 def parse_resources(node: Located | None) -> ResourceRules:
-    """`cpu`, `gpu`, `stage_cache_gb` and `overrides`."""
+    """`cpu`, `gpu`, `stage_cache_gb`, `overrides` and `decided`."""
     if node is None or node.content is None:
         return ResourceRules()
-    content = check_keys(node, (*Defaults.model_fields, "overrides"), "resources")
+    content = check_keys(node, (*Defaults.model_fields, "overrides", "decided"), "resources")
     overrides = []
     for index, item in enumerate(listed(content, "overrides", "resources.")):
         owner = f"resources.overrides[{index}]"
@@ -108,4 +139,16 @@ def parse_resources(node: Located | None) -> ResourceRules:
         if needs == Needs():
             raise item.error("gives neither cpu nor gpu", owner)
         overrides.append((parse_rule(entry["when"], f"{owner}.when"), needs))
-    return ResourceRules(parse_section(node.without("overrides"), Defaults, "resources"), tuple(overrides))
+    default = parse_section(node.without("overrides").without("decided"), Defaults, "resources")
+    decided = parse_section(content.get("decided"), Decided, "resources.decided")
+    return ResourceRules(default, tuple(overrides), decided)
+
+
+def decided_in(text: str) -> Decided:
+    """What the `space.yaml` of a sweep says was decided.
+
+    Raises:
+        SpaceError: it is no such file.
+    """
+    node = parse_yaml(text, "space.yaml").mapping("").get("resources")
+    return parse_resources(node).decided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from bdray.store.sweep_folder import (
     write_failure,
 )
 from bdray.sweeping import stopping
+from bdray.sweeping.deciding import as_decided, decide_cpu, decide_format, with_decided
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.tracking import DeliveryReport, Mirror, public, start_mirror, tracking_mark, tracking_uri_for
@@ -109,6 +111,7 @@ def run_conditions(
     busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
+        space = as_decided(space, sweep)
         _freeze(sweep, space, conditions, tracking_uri)
         adopted = _adopt(sweep, storage, conditions)
         left = _left(sweep, conditions, retry_failed=settings.retry_failed)
@@ -117,7 +120,7 @@ def run_conditions(
             return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             _prepare_data(left)
-        run = _Run(space, conditions, left, storage, sweep, settings, console)
+        run = _Run(space, conditions, left, storage, sweep, tracking_uri, settings, console)
         mirror = start_mirror(sweep.uri, tracking_uri)
         try:
             completed = _run_left(run, mirror) if left else True
@@ -166,6 +169,7 @@ class _Run:
     left: Sequence[Condition]
     storage: Storage
     sweep: Storage
+    tracking_uri: str
     settings: SweepSettings
     console: Console
 
@@ -175,8 +179,7 @@ def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition],
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
     mark = tracking_mark(sweep, tracking_uri)
-    tracking = space.tracking.model_copy(update={"uri": mark})
-    sweep.write_atomic(SPACE, replace(space, tracking=tracking).to_yaml())
+    _write_space(sweep, space, mark)
     folder.write_info(
         SweepInfo(
             name=sweep.name,
@@ -188,6 +191,11 @@ def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition],
             conditions=tuple(condition.condition_id for condition in conditions),
         )
     )
+
+
+def _write_space(sweep: Storage, space: SearchSpace, mark: str | None) -> None:
+    """The space as it is run. `mark`: what is said of where it is tracked."""
+    sweep.write_atomic(SPACE, replace(space, tracking=space.tracking.model_copy(update={"uri": mark})).to_yaml())
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
@@ -250,9 +258,11 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             cwd=str(Path.cwd()),
             trial_options=run.settings.trial_options,
         )
+        run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
         shares = _gpu_shares(run, cluster, job) if gpus else {}
-        job = replace(job, tasks=make_tasks(run.left, run.space, gpus=gpus, shares=shares))
+        largest = max(cluster.node_cpus(), default=math.inf)
+        job = replace(job, tasks=make_tasks(run.left, run.space, gpus=gpus, shares=shares, largest=largest))
         total = len(run.conditions)
         with (
             SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
@@ -267,6 +277,20 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
     return completed
 
 
+def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:
+    """Decide what is not decided yet and changes speed and bits alone, write it into `space.yaml`, and say it."""
+    space, before = run.space, run.space.resources.decided
+    space = with_decided(space, decide_cpu(space, run.conditions, cluster, run.settings.cluster.max_concurrent))
+    space = with_decided(space, decide_format(space, run.conditions, cluster, run.storage, job))
+    decided = space.resources.decided
+    if decided != before:
+        _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
+    for name, why in decided.because.items():
+        run.console.print(f"{name:<10} {getattr(decided, name)}: {why}", highlight=False, soft_wrap=True)
+    options = {**({"precision": decided.precision} if decided.precision else {}), **job.trial_options}
+    return replace(run, space=space), replace(job, trial_options=options)
+
+
 def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
     auto = [condition for condition in run.left if run.space.resources_for(condition).gpu == "auto"]
@@ -277,7 +301,8 @@ def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, fl
         )
         return cluster.measure(gpu_type, conditions, job)
 
-    shares = Packing(run.storage).shares(auto, cluster.gpu_types(), measure)
+    packing = Packing(run.storage, run.space.resources.decided.precision or "float32")
+    shares = packing.shares(auto, cluster.gpu_types(), measure)
     for share, count in sorted(Counter(shares.values()).items()):
         run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
     return shares

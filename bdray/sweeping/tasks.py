@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,18 +14,28 @@ from bdray.trial.surrogate import surrogate_of
 
 
 def make_tasks(
-    conditions: Sequence[Condition], space: SearchSpace, *, gpus: float, shares: Mapping[str, float] | None = None
+    conditions: Sequence[Condition],
+    space: SearchSpace,
+    *,
+    gpus: float,
+    shares: Mapping[str, float] | None = None,
+    largest: float = math.inf,
 ) -> list[Task]:
     """Tasks in the order they should start: stages that many conditions wait for come first.
 
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
+        largest: CPUs of the largest node: no more are asked for than it has, where the number is bdray's own choice,
+            made on another machine perhaps. The threads remain, and so do the bits.
         shares: condition id -> what `gpu: auto` comes to (`bdray.trial.needs`); 1 where it is not said.
     """
     shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
     ordered = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
-    return [_task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0) for condition in ordered]
+    return [
+        _task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0, largest)
+        for condition in ordered
+    ]
 
 
 def stages_of(condition: Condition) -> tuple[str, ...]:
@@ -33,13 +44,15 @@ def stages_of(condition: Condition) -> tuple[str, ...]:
     return (*((surrogate.stage.fingerprint,) if surrogate else ()), *condition.shared_fingerprints)
 
 
-def _task(condition: Condition, space: SearchSpace, auto: float) -> Task:
+def _task(condition: Condition, space: SearchSpace, auto: float, largest: float) -> Task:
     share = space.resources_for(condition)
+    cpu = 1.0 if share.cpu == "auto" else share.cpu
     gpu = auto if share.gpu == "auto" else float(share.gpu)
     return Task(
         condition_id=condition.condition_id,
         content=json.dumps(condition.content()),
         stages=stages_of(condition),
-        cpu=share.cpu,
+        cpu=min(cpu, largest) if cpu == space.resources.decided.cpu else cpu,
         gpu=gpu,
+        threads=max(1, int(cpu)),
     )

@@ -9,14 +9,14 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from bdray import __version__
 from bdray.errors import UserError
 from bdray.gpu import allocator_fraction
-from bdray.recipes import Precision
+from bdray.machine import Machine, cpu_model
+from bdray.recipes import Precision, Resolved
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether `device` has bfloat16 arithmetic of its own; elsewhere autocast is slower than float32."""
+def machine_of(device: torch.device) -> Machine:
+    """The kind of machine that computes on `device`."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Measured (`python -m benchmarks precision`): with AVX-512 alone bfloat16 is slower than float32.
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+        major, minor = torch.cuda.get_device_capability(device)
+        return Machine(torch.cuda.get_device_name(device), f"sm_{major}{minor}" if major >= 8 else "", gpu=True)
+    return Machine.here()
 
 
-def make_compute(precision: Precision, device: torch.device) -> Compute:
-    """Resolve a condition's `precision` on this device."""
-    native = computes_bfloat16(device)
-    return Compute(device, native if precision == "auto" else precision == "bfloat16")
+def make_compute(precision: Precision, device: torch.device, auto: Resolved = "float32") -> Compute:
+    """A condition's `precision` on this device. `auto`: what `auto` was decided to be (`bdray.trial.pace`)."""
+    return Compute(device, (auto if precision == "auto" else precision) == "bfloat16")
 
 
-def prepare_process(device: torch.device, threads: int | None) -> None:
+def prepare_process(device: torch.device, threads: int) -> None:
     """Make this process compute the same bits every time.
 
-    The number of CPU threads splits sums differently, so it is fixed here: to the trial's CPU share (1 if not said).
+    The number of CPU threads splits sums differently, so it is fixed here: to the trial's CPU share.
     """
-    torch.set_num_threads(threads or 1)
+    torch.set_num_threads(threads)
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
@@ -141,11 +140,3 @@ def stage_environment(compute: Compute) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "precision": "bfloat16" if compute.bfloat16 else "float32",
     }
-
-
-def cpu_model() -> str:
-    """The processor's model, as Linux names it; elsewhere what Python knows."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return model or platform.processor() or platform.machine()

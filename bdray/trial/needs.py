@@ -11,18 +11,19 @@ This module needs no torch to plan; `measure_peak` is what runs on the GPU.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from bdray.condition import Condition, digest
 from bdray.gpu import share_of
+from bdray.recipes import Resolved
 from bdray.repairs.base import Tuning
 from bdray.store.storage import Storage
+from bdray.trial.measured import Measured
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +53,11 @@ class Need(BaseModel):
         return share_of(self.peak_bytes, self.total_bytes)
 
 
-def packing_key(condition: Condition, gpu_type: str) -> str:
-    """Names all that the need depends on: conditions with the same key share one measurement."""
+def packing_key(condition: Condition, gpu_type: str, auto: Resolved = "float32") -> str:
+    """Names all that the need depends on: conditions with the same key share one measurement.
+
+    `auto`: what `precision: auto` was decided to be.
+    """
     content = condition.content()
     train, finetune = (
         {name: content[stage][name] for name in ("batch_size", "optimizer", "precision", "compile")}
@@ -67,6 +71,7 @@ def packing_key(condition: Condition, gpu_type: str) -> str:
             "train": train,
             "finetune": finetune | {"layers": content["finetune"]["layers"]},
             "gpu": gpu_type,
+            "auto": auto,
             "torch": metadata.version("torch"),
         }
     )
@@ -81,6 +86,7 @@ class Packing:
     """Measured needs, kept in `<storage>/packing.json`."""
 
     storage: Storage
+    auto: Resolved = "float32"
 
     def shares(self, conditions: Sequence[Condition], gpu_types: Sequence[str], measure: Measure) -> dict[str, float]:
         """Condition id -> its share of a GPU, of whichever of the `gpu_types` it may land on.
@@ -88,10 +94,11 @@ class Packing:
         What was never measured is measured now and kept. Without a GPU type (logical GPUs of a machine that has
         none), and where nothing could be measured, the share is 1.
         """
-        known = self._read()
+        kept = Measured(self.storage, PACKING, Need)
+        known = kept.read()
         shares = {condition.condition_id: 0.0 for condition in conditions}
         for gpu_type in gpu_types:
-            keys = {condition.condition_id: packing_key(condition, gpu_type) for condition in conditions}
+            keys = {condition.condition_id: packing_key(condition, gpu_type, self.auto) for condition in conditions}
             unknown = {
                 keys[condition.condition_id]: condition
                 for condition in sorted(conditions, key=_poisoned)
@@ -101,22 +108,10 @@ class Packing:
             measured = {key: need for key, need in zip(unknown, needs, strict=True) if need is not None}
             if measured:
                 known |= measured
-                self._write(known)
+                kept.add(measured)
             for condition_id, key in keys.items():
                 shares[condition_id] = max(shares[condition_id], known[key].share if key in known else 1.0)
         return {condition_id: share or 1.0 for condition_id, share in shares.items()}
-
-    def _read(self) -> dict[str, Need]:
-        if not self.storage.exists(PACKING):
-            return {}
-        try:
-            return {key: Need.model_validate(need) for key, need in json.loads(self.storage.read_text(PACKING)).items()}
-        except (ValueError, ValidationError, AttributeError):
-            return {}  # of another version: measured again
-
-    def _write(self, known: Mapping[str, Need]) -> None:
-        content = {key: need.model_dump() for key, need in known.items()}
-        self.storage.write_atomic(PACKING, json.dumps(content, indent=1))
 
 
 def _poisoned(condition: Condition) -> float:
@@ -124,7 +119,7 @@ def _poisoned(condition: Condition) -> float:
     return condition.poison.rate + condition.poison.cover_rate
 
 
-def measure_peak(condition: Condition, device: torch.device) -> Need | None:
+def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "float32") -> Need | None:
     """Train a few steps of both stages, evaluate a batch, and say what the allocator had reserved at the peak.
 
     A trial that does not fit on the card needs all of it: its own run will say so. On a CPU there is no allocator to
@@ -139,20 +134,20 @@ def measure_peak(condition: Condition, device: torch.device) -> Need | None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        run_few_steps(condition, device)
+        run_few_steps(condition, device, auto)
     except torch.cuda.OutOfMemoryError:
         return Need(peak_bytes=total, total_bytes=total)
     return Need(peak_bytes=torch.cuda.max_memory_reserved(device), total_bytes=total)
 
 
-def run_few_steps(condition: Condition, device: torch.device) -> None:
+def run_few_steps(condition: Condition, device: torch.device, auto: Resolved = "float32") -> None:
     """The real loop on the real data: `MEASURED_STEPS` of each stage, and a batch of the test set after them."""
     from bdray.training.device import prepare_process
     from bdray.training.loop import run_stage
     from bdray.trial.setup import Experiment
 
     prepare_process(device, 1)
-    experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS)
+    experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS, auto=auto)
     model = experiment.build_model()
     test = experiment.test.sample(EVALUATED)
     tunings = [step for step in condition.repair_stages if isinstance(step, Tuning)]

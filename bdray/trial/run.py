@@ -25,6 +25,8 @@ from torch import nn
 from bdray.condition import Condition, PlannedStage
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
 from bdray.gpu import show_gpu
+from bdray.machine import usable_cores
+from bdray.recipes import Resolved
 from bdray.record import (
     Confusion,
     EpochRecord,
@@ -49,16 +51,21 @@ from bdray.store.sweep_folder import (
     warning_for,
     write_failure,
 )
-from bdray.training.device import Compute, pick_device, prepare_memory, prepare_process, stage_environment
+from bdray.training.device import Compute, machine_of, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial.attacks import Probe
 from bdray.trial.contact_sheet import contact_sheet
+from bdray.trial.measured import Measured
+from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
 from bdray.trial.setup import Experiment
 from bdray.trial.stages import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
+
+_PACES = Measured(None, PACES, Pace)
+"""What this process has measured for trials that are written nowhere."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class TrialOptions:
 
     Attributes:
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads (the trial's CPU share).
+        threads: CPU threads (the trial's CPU share); None: all usable cores.
+        precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.pace`).
         cache: folder of decoded data sets; None: the user's cache folder.
         probes: triggers a baseline is also tested with, for the floors of their attack success rates.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
@@ -79,7 +87,8 @@ class TrialOptions:
     """
 
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = None
+    precision: Resolved | None = None
     cache: Path | None = None
     probes: tuple[Probe, ...] = ()
     checkpoint_seconds: float = 20.0
@@ -177,6 +186,7 @@ class _Trial:
         self.condition, self.reporter, self.options = condition, reporter, options
         self.folder = ConditionFolder(sweep, condition.condition_id) if sweep else None
         self.store = StageStore(sweep, storage) if sweep else None
+        self.kept_in = storage or sweep
         self.journal = Journal(self.folder) if self.folder else None
         self.trainer = condition.condition_id
         """The condition for whose sake stages are trained here."""
@@ -185,9 +195,9 @@ class _Trial:
     def run(self) -> TrialRecord:
         started = now_ms()
         device = pick_device(self.options.device)
-        prepare_process(device, self.options.threads)
+        prepare_process(device, self.options.threads or usable_cores())
         prepare_memory(device, self.options.gpu_share)
-        experiment = self._prepare(self.condition, device)
+        experiment = self._decided(self._prepare(self.condition, device))
         self.reporter.data(experiment.place, experiment.image_bytes)
         self._write_inputs(experiment)
         surroundings: dict[str, Any] = {**stage_environment(experiment.compute), "data_on": experiment.place}
@@ -220,7 +230,25 @@ class _Trial:
 
     def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
         options = self.options
-        return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on)
+        auto = options.precision or "float32"
+        return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on, auto=auto)
+
+    def _decided(self, experiment: Experiment) -> Experiment:
+        """Settle what `precision: auto` comes to in this trial, its surrogate included, if nobody has."""
+        if self.options.precision is not None or not is_auto(self.condition):
+            return experiment
+        device = experiment.compute.device
+        decision = decide_precision(
+            trainings([self.condition], self.options.max_batches),
+            [machine_of(device)],
+            torch.get_num_threads(),
+            _PACES if self.kept_in is None else Measured(self.kept_in, PACES, Pace),
+            lambda machine, conditions: [measure_pace(experiment)],
+        )
+        prepare_memory(device, self.options.gpu_share)
+        self.options = replace(self.options, precision=decision.precision)
+        self.reporter.precision(decision.precision, decision.why)
+        return experiment.with_precision(decision.precision)
 
     def _surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
         """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""

@@ -17,7 +17,7 @@ from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.plan import make_poison_plan
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
-from bdray.recipes import Finetune, Train
+from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import DataRecord, StageName
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Tuning
@@ -54,6 +54,7 @@ class Experiment:
         largest_change: of any value in any triggered test image, in levels 0..255.
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
         adversary: moves the images of the poison stage (adversarial training of a surrogate).
+        auto: what `precision: auto` comes to.
     """
 
     condition: Condition
@@ -70,6 +71,7 @@ class Experiment:
     max_batches: int | None = None
     perturbed: torch.Tensor | None = None
     adversary: Adversary | None = None
+    auto: Resolved = "float32"
 
     @classmethod
     def prepare(
@@ -79,6 +81,8 @@ class Experiment:
         cache: Path | None = None,
         max_batches: int | None = None,
         place: DataPlace | None = None,
+        *,
+        auto: Resolved = "float32",
     ) -> Experiment:
         """Load, split, plan and stamp.
 
@@ -86,6 +90,7 @@ class Experiment:
             cache: folder of decoded data sets; None: the user's.
             max_batches: cut every epoch short.
             place: where pictures should lie; None: on the device where they fit well, else on the host.
+            auto: what `precision: auto` comes to.
 
         Raises:
             DataError, PoisonError, TriggerError, ComponentError: what is wrong with the condition on this data.
@@ -106,7 +111,7 @@ class Experiment:
         attack = _attack_set(data, condition.trigger, condition.poison, condition.seed)
         return cls(
             condition=condition,
-            compute=make_compute(condition.train.precision, device),
+            compute=make_compute(condition.train.precision, device, auto),
             data=data,
             place=place,
             images=data.train_images.to(home),
@@ -117,7 +122,12 @@ class Experiment:
             unchanged_tests=attack.unchanged,
             largest_change=attack.largest_change,
             max_batches=max_batches,
+            auto=auto,
         )
+
+    def with_precision(self, auto: Resolved) -> Experiment:
+        """The same experiment with another meaning of `precision: auto`."""
+        return replace(self, auto=auto, compute=make_compute(self.condition.train.precision, self.compute.device, auto))
 
     def build_model(self) -> nn.Module:
         """The freshly initialised network, in channels-last memory on the device; its weights come from `init`."""
@@ -132,10 +142,16 @@ class Experiment:
         stage = self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
         return replace(stage, adversary=self.adversary)
 
+    def untouched_stage(self) -> Stage:
+        """The poison stage before anything is poisoned, on one batch of its images: what its steps cost."""
+        recipe = self.condition.train
+        some = self._training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
+        return self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
+
     def tuning_stage(self, tuning: Tuning) -> Stage:
         """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
         clean = self._training_set(NOTHING, self.split.clean_indices)
-        compute = make_compute(tuning.recipe.precision, self.compute.device)
+        compute = make_compute(tuning.recipe.precision, self.compute.device, self.auto)
         return self._stage(tuning.name, tuning.recipe, clean, REGULARIZERS.build("none"), compute)
 
     def clean_set(self) -> CleanSet:

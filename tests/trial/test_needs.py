@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
 from bdray.store.storage import Storage
+from bdray.trial.measured import Measured
 from bdray.trial.needs import PACKING, Need, Packing, measure_peak, packing_key, run_few_steps
 
 GIB = 2**30
@@ -76,7 +77,7 @@ def test_the_key_holds_what_memory_depends_on_and_nothing_else() -> None:
     ]
     assert {packing_key(condition(**changes), "A100") for changes in same} == {key}
     keys = {packing_key(condition(**changes), "A100") for changes in other} | {packing_key(condition(), "H100")}
-    assert len(keys | {key}) == len(other) + 2
+    assert len(keys | {key, packing_key(condition(), "A100", "bfloat16")}) == len(other) + 3
 
 
 class Gpus:
@@ -117,13 +118,13 @@ def test_what_cannot_be_measured_gets_a_whole_gpu_and_is_tried_again(tmp_path: P
     assert storage.list() == []
 
 
-@pytest.mark.parametrize("content", ["no json", "[1]", '{"key": {"peak": 1}}'])
-def test_a_file_of_another_version_is_measured_again(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["no json", "[1]", '{"key": {"peak": 1}}', '{"checksum": "0"}'])
+def test_a_damaged_file_or_one_of_another_version_is_measured_again(tmp_path: Path, content: str) -> None:
     storage = Storage.open(tmp_path)
     storage.write_atomic(PACKING, content)
     gpus = Gpus({"A100": 30 * GIB})
     assert list(Packing(storage).shares([condition()], ["A100"], gpus.measure).values()) == [0.5]
-    assert len(storage.read_json(PACKING)) == 1
+    assert len(Measured(storage, PACKING, Need).read()) == 1
 
 
 def test_the_measured_steps_run_and_a_cpu_gives_no_figure() -> None:

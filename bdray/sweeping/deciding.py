@@ -1,0 +1,103 @@
+"""What a sweep decides once, before anything trains, and writes into its `space.yaml`: what changes speed and bits
+alone.
+
+A sweep that goes on keeps what is written there, on whatever machine it goes on. What the space itself says was decided
+stands above that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from bdray.condition import Condition
+from bdray.errors import SpaceError, StorageNotFoundError
+from bdray.machine import Machine
+from bdray.space import SearchSpace
+from bdray.space.resources import Decided, decided_in
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE
+from bdray.trial.measured import Measured
+from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, trainings
+
+if TYPE_CHECKING:
+    from bdray.cluster import ClusterJob
+
+
+class Cluster(Protocol):
+    """What is asked of `bdray.cluster.ClusterRun`."""
+
+    def resources(self) -> dict[str, float]: ...
+    def node_cpus(self) -> list[float]: ...
+    def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]: ...
+    def paces(
+        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+    ) -> list[Pace | None]: ...
+
+
+def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
+    """The space with what this sweep has decided before."""
+    try:
+        known = decided_in(sweep.read_text(SPACE))
+    except (StorageNotFoundError, SpaceError):
+        return space
+    return with_decided(space, known.updated(space.resources.decided))
+
+
+def with_decided(space: SearchSpace, decided: Decided) -> SearchSpace:
+    """The space with these decisions."""
+    return replace(space, resources=replace(space.resources, decided=decided))
+
+
+def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, most: int | None) -> Decided:
+    """What `resources.cpu: auto` comes to, where that is not known yet.
+
+    Args:
+        conditions: all of the sweep.
+        most: trials at once at most.
+    """
+    decided = space.resources.decided
+    if decided.cpu is not None or not any(space.resources_for(condition).cpu == "auto" for condition in conditions):
+        return decided
+    cores, gpus = cluster.node_cpus(), cluster.resources()["gpu"]
+    shares = [gpu for gpu in (space.resources_for(c).gpu for c in conditions) if gpus and gpu != "auto" and gpu > 0]
+    limits = [most, int(gpus / min(shares)) if shares else None]
+    # Conditions that share a poison stage wait for it.
+    trials = min([len({c.poison_fingerprint for c in conditions}), *(limit for limit in limits if limit)])
+    share = cpu_share(cores, trials)
+    why = f"{int(sum(cores))} cores, at most {trials} trial{'s' * (trials > 1)} at once"
+    return decided.updated(Decided(cpu=share, because={"cpu": why}))
+
+
+def cpu_share(cores: Sequence[float], trials: int) -> int:
+    """CPUs for each of `trials` that could run side by side on nodes with so many `cores`: the largest share with which
+    all of them still do, or 1."""
+    fitting = (share for share in range(int(min(cores)), 1, -1) if sum(int(node / share) for node in cores) >= trials)
+    return next(fitting, 1)
+
+
+def decide_format(
+    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, storage: Storage, job: ClusterJob
+) -> Decided:
+    """What `precision: auto` comes to in all conditions, where that is not known yet.
+
+    Args:
+        conditions: all of the sweep.
+        storage: where measurements are kept.
+    """
+    decided = space.resources.decided
+    if decided.precision is not None or not any(map(is_auto, conditions)):
+        return decided
+    needs = [space.resources_for(condition) for condition in conditions]
+    on_gpu = [bool(cluster.resources()["gpu"]) and need.gpu != 0 for need in needs]
+    machines = cluster.machines(gpus=any(on_gpu), cpus=not all(on_gpu))
+    threads = max(1, *(int(need.cpu) for need in needs if need.cpu != "auto"))
+    decision = decide_precision(
+        trainings(conditions, job.trial_options.get("max_batches")),
+        machines,
+        threads,
+        Measured(storage, PACES, Pace),
+        lambda machine, examples: cluster.paces(machine, examples, threads, job),
+    )
+    return decided.updated(Decided(precision=decision.precision, because={"precision": decision.why}))

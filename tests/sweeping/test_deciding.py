@@ -1,0 +1,151 @@
+"""What a sweep decides once: for the machines it finds, and for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from bdray.cluster.job import ClusterJob
+from bdray.condition import Condition
+from bdray.machine import Machine
+from bdray.space import SearchSpace, load_space
+from bdray.space.resources import Decided
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE as FROZEN
+from bdray.sweeping.deciding import as_decided, cpu_share, decide_cpu, decide_format, with_decided
+from bdray.sweeping.tasks import make_tasks
+from bdray.trial.pace import Pace
+
+SPACE = """\
+name: deciding
+seeds: [0, 1]
+fixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}, train: {epochs: 200}}
+parameters:
+  finetune.lr: {values: [0.01, 0.1, 0.2]}
+resources: {cpu: auto, overrides: [{when: {finetune.lr: 0.1}, cpu: 3}]}
+"""
+Load = Callable[..., SearchSpace]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def load(text: str = SPACE) -> SearchSpace:
+        (tmp_path / "given.yaml").write_text(text)
+        return load_space(tmp_path / "given.yaml")
+
+    return load
+
+
+class Nodes:
+    """Nodes of another cluster, of which bfloat16 is so many times as fast."""
+
+    def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0) -> None:
+        self.cpus, self.gpus, self.gain = list(cpus), gpus, gain
+        self.asked: list[tuple[str, int, int]] = []
+
+    def resources(self) -> dict[str, float]:
+        return {"cpu": sum(self.cpus), "gpu": self.gpus}
+
+    def node_cpus(self) -> list[float]:
+        return self.cpus
+
+    def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
+        return [Machine("Xeon", "amx_bf16")] * cpus + [Machine("H100", "unknown", gpu=True)] * gpus
+
+    def paces(
+        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+    ) -> list[Pace | None]:
+        self.asked.append((machine.name, len(conditions), threads))
+        return [Pace(float32=1.0, bfloat16=self.gain)] * len(conditions)
+
+
+@pytest.mark.parametrize(
+    ("cores", "trials", "share"),
+    [([2], 1, 2), ([2], 2, 1), ([2], 9, 1), ([8], 3, 2), ([16], 3, 5), ([8, 4], 3, 4), ([8, 4], 4, 2), ([0.5], 1, 1)],
+)
+def test_cores_are_shared_among_what_can_run_side_by_side(cores: list[float], trials: int, share: int) -> None:
+    assert cpu_share(cores, trials) == share
+    assert sum(int(node // share) for node in cores) >= trials or share == 1
+
+
+def test_cpu_auto_is_decided_for_what_can_run_side_by_side(load: Load) -> None:
+    space = load()
+    conditions = space.conditions()
+    # Two seeds are two poison stages, for which all others wait.
+    decided = decide_cpu(space, conditions, Nodes(8.0), None)
+    assert decided == Decided(cpu=4, because={"cpu": "8 cores, at most 2 trials at once"})
+    assert decide_cpu(space, conditions, Nodes(8.0), 1).cpu == 8
+    assert decide_cpu(with_decided(space, Decided(cpu=2)), conditions, Nodes(8.0), None).cpu == 2
+    assert decide_cpu(load(SPACE.replace("cpu: auto", "cpu: 2")), conditions, Nodes(8.0), None) == Decided()
+    whole = load(SPACE.replace("cpu: auto", "cpu: auto, gpu: 1"))
+    assert decide_cpu(whole, conditions, Nodes(8.0, gpus=1), None).cpu == 8
+
+
+def test_a_decided_share_leaves_what_the_user_asks_for_and_fits_a_smaller_machine(load: Load) -> None:
+    space = with_decided(load(), Decided(cpu=8))
+    tasks = make_tasks(space.conditions(), space, gpus=0.0, largest=4.0)
+    # The threads, and with them the bits, are those of the machine that decided.
+    assert sorted({(task.cpu, task.threads) for task in tasks}) == [(3.0, 3), (4.0, 8)]
+
+
+def job(folder: Storage) -> ClusterJob:
+    return ClusterJob(folder, folder, ())
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(2.0, "bfloat16"), (0.7, "float32")])
+def test_one_precision_is_decided_for_the_sweep_and_kept(
+    gain: float, precision: str, load: Load, tmp_path: Path
+) -> None:
+    space, storage = load(), Storage.open(tmp_path / "runs")
+    ids = [condition.condition_id for condition in space.conditions()]
+    nodes = Nodes(8.0, gain=gain)
+    space = with_decided(space, decide_cpu(space, space.conditions(), nodes, None))
+    decided = decide_format(space, space.conditions(), nodes, storage, job(storage))
+    assert (decided.precision, decided.cpu) == (precision, 4)
+    assert decided.because["precision"] == f"bfloat16 is {gain:.2f} times as fast on Xeon"
+    assert nodes.asked == [("Xeon", 1, 4)]
+
+    storage.write_atomic(FROZEN, with_decided(space, decided).to_yaml())
+    again = as_decided(load(), storage)
+    assert again.resources.decided == decided
+    assert [condition.condition_id for condition in again.conditions()] == ids
+    elsewhere = Nodes(2.0, gain=1 / gain)
+    assert decide_cpu(again, again.conditions(), elsewhere, None) == decided
+    assert decide_format(again, again.conditions(), elsewhere, storage, job(storage)) == decided
+    assert elsewhere.asked == []
+    # The frozen space says it by itself, wherever it is run.
+    assert load((tmp_path / "runs" / FROZEN).read_text()).resources.decided == decided
+
+
+def test_what_the_space_says_was_decided_stands_above_the_folder(load: Load, tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.write_atomic(FROZEN, with_decided(load(), Decided(precision="float32", cpu=2)).to_yaml())
+    given = load(SPACE.replace("cpu: auto,", "cpu: auto, decided: {precision: bfloat16},"))
+    assert as_decided(given, storage).resources.decided == Decided(precision="bfloat16", cpu=2)
+
+
+@pytest.mark.parametrize("content", [None, "", "not: [a space", "resources: {decided: {precision: fast}}"])
+def test_a_folder_that_has_decided_nothing_decides_nothing(content: str | None, load: Load, tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    if content is not None:
+        storage.write_atomic(FROZEN, content)
+    assert as_decided(load(), storage).resources.decided == Decided()
+
+
+def test_machines_are_those_that_trials_may_land_on(load: Load, tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    for gpu, names in [("auto", ["H100"]), ("0", ["Xeon"])]:
+        nodes = Nodes(8.0, gpus=1)
+        space = load(SPACE.replace("cpu: auto,", f"cpu: 1, gpu: {gpu},"))
+        decide_format(space, space.conditions(), nodes, storage, job(storage))
+        assert [name for name, _, _ in nodes.asked] == names
+
+
+def test_nothing_is_decided_where_all_is_said(load: Load, tmp_path: Path) -> None:
+    said = "train: {epochs: 200, precision: float32}, finetune: {precision: bfloat16}"
+    space, storage = load(SPACE.replace("train: {epochs: 200}", said)), Storage.open(tmp_path)
+    nodes = Nodes(8.0)
+    assert decide_format(space, space.conditions(), nodes, storage, job(storage)) == Decided()
+    assert nodes.asked == []
