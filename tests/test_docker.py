@@ -1,0 +1,104 @@
+"""What `docker/` promises: no secret in a file, nothing open to the network, health checks, not root, lint."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DOCKER = Path(__file__).parents[1] / "docker"
+COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def tool(name: str) -> str:
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else shutil.which(name) or pytest.skip(f"{name} is not installed")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_on_loopback_and_services_are_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert [port for port in service.get("ports", []) if not port.startswith("127.0.0.1:")] == []
+    assert service.get("healthcheck"), "no health check"
+
+
+def test_every_secret_is_a_file_that_is_not_kept() -> None:
+    used = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
+    assert used == set(COMPOSE["secrets"])
+    assert {secret["file"] for secret in COMPOSE["secrets"].values()} == {f"./secrets/{name}" for name in used}
+    assert "/secrets/" in (DOCKER / ".gitignore").read_text().split()
+    for service in SERVICES.values():
+        for key, value in (service.get("environment") or {}).items():
+            named = re.search("PASSWORD|SECRET|TOKEN", key)
+            assert not named or str(value).startswith("/run/secrets/"), key
+
+
+def test_volumes_that_are_used_exist() -> None:
+    named = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert {name for name in named if not name.startswith(".")} == set(COMPOSE["volumes"])
+    for name in named:
+        if name.startswith(".") and name != "./data":
+            assert (DOCKER / name).exists()
+
+
+def test_the_image_is_not_root_and_pins_its_versions() -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    assert re.findall(r"^USER (\S+)$", text, re.MULTILINE) == ["1000:1000"]
+    installs = [line for line in text.splitlines() if "pip install" in line and "--no-deps" not in line]
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs)
+    copied = set(re.findall(r"(?:docker/\S+\.sh|bdray/__init__\.py)", text))
+    assert all((DOCKER.parent / path).exists() for path in copied)
+
+
+def test_what_is_copied_is_not_ignored() -> None:
+    kept = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
+    copies = re.findall(r"^COPY (.*)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {word for line in copies for word in line.split()[:-1] if not word.startswith("--")}
+    assert {source for source in sources if source not in kept and source.split("/")[0] not in kept} == set()
+
+
+def test_the_rayjob_runs_as_a_user_and_waits_for_the_last_checkpoints() -> None:
+    job = yaml.safe_load((DOCKER / "kuberay-rayjob.yaml").read_text())["spec"]
+    groups = [job["rayClusterSpec"]["headGroupSpec"], *job["rayClusterSpec"]["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["terminationGracePeriodSeconds"] >= 60
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    constraints = (DOCKER.parent / "constraints.txt").read_text().split()
+    assert f"ray=={job['rayClusterSpec']['rayVersion']}" in constraints
+
+
+def test_the_dockerfile_has_no_known_fault() -> None:
+    found = subprocess.run([tool("hadolint"), DOCKER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_shell_scripts_have_no_known_fault() -> None:
+    scripts = sorted(DOCKER.glob("*.sh"))
+    assert len(scripts) == 3
+    found = subprocess.run([tool("shellcheck"), *scripts], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_servers_password_is_in_no_argument(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("p@ss/w:rd\n")
+    fake = tmp_path / "mlflow"
+    fake.write_text('#!/bin/sh\necho "$@"\necho "$MLFLOW_BACKEND_STORE_URI"\n')
+    fake.chmod(0o755)
+    given = {"POSTGRES_HOST": "db", "POSTGRES_PASSWORD_FILE": str(tmp_path / "secret"), "ARTIFACT_ROOT": "s3://x"}
+    path = f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"
+    run = subprocess.run(
+        [DOCKER / "mlflow-server.sh"], env={"PATH": path, **given}, capture_output=True, text=True, check=True
+    )
+    arguments, uri = run.stdout.splitlines()
+    assert "rd" not in arguments
+    assert uri == "postgresql+psycopg2://mlflow:p%40ss%2Fw%3Ard@db:5432/mlflow"
