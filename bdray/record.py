@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.kept import TriggerKept
 from bdray.triggers.visibility import Visibility
 
@@ -130,6 +131,8 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    duplicates: DuplicatesRecord | None = None
+    """Training images that are test images too; None in records of earlier versions."""
     trigger_kept: TriggerKept | None = None
     """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
 

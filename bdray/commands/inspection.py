@@ -69,6 +69,11 @@ def preview(space: SearchSpace, output: str) -> int:
     step = max(1, len(data.test_images) // PREVIEW_IMAGES)
     draw_preview(data.test_images[::step], [(_trigger_label(t), t) for t in triggers.values()], output)
     console.print(f"{len(triggers)} triggers drawn to {output}")
+    if data.duplicates:
+        where, name = f"data.drop_duplicates of {conditions[0].data.name}", "training images are test images too"
+        console.print(f"{len(data.duplicates)} {name} ({where} leaves them out):", soft_wrap=True)
+        for each in data.duplicates:
+            console.print(f"  {each}", markup=False, soft_wrap=True)
     return 0
 
 

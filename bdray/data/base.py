@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from bdray.data.cache import Selection
+    from bdray.data.duplicates import Duplicate
     from bdray.data.sources import Source
 
 Augmentation = Literal["none", "crop", "crop_flip", "zero_crop_flip"]
@@ -31,6 +32,7 @@ class ImageData:
         class_names: `K` names; label `k` means `class_names[k]`.
         mean, std: of the training images' channels, in [0, 1] units; `std` is of the population, at least 1/255.
         fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
+        duplicates: training images that are test images too.
     """
 
     train_images: torch.Tensor
@@ -41,6 +43,7 @@ class ImageData:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    duplicates: tuple[Duplicate, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -74,6 +77,9 @@ class DataSet(Component):
     """Use only this many training images (stratified, the same for every seed)."""
     test_limit: int | None = Field(default=None, ge=1)
     """Use only this many test images (stratified, the same for every seed)."""
+    drop_duplicates: bool = False
+    """Leave out every training image that equals a test image value for value at this `image_size`, whatever its label:
+    within the limits, from the clean pool too. No test image is left out, and none is drawn instead."""
 
     def source(self, downloads: Path) -> Source:
         """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing (it may download).
@@ -91,6 +97,9 @@ class DataSet(Component):
         None. Cheap: it looks at names at most."""
         from bdray.data.folders import existing_root, is_empty
 
+        if self.drop_duplicates:
+            # Only pictures that were decoded can be compared.
+            return None
         if self.root is None:
             return self.TRAIN_SIZES
         try:
@@ -125,7 +134,9 @@ class DataSet(Component):
         from bdray.data.cache import Selection, cache_folder
 
         folder = cache_folder() if cache is None else cache
-        selection = Selection(self.name, self.image_size, self.train_limit, self.test_limit)
+        selection = Selection(
+            self.name, self.image_size, self.train_limit, self.test_limit, drop_duplicates=self.drop_duplicates
+        )
         return self.source(folder / "downloads" / self.name), selection, folder / "arrays"
 
 

@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from rich.console import Console
 from bdray.checksum import DamagedError, checksum, damaged_name, say_damaged, seal_json, unseal_json
 from bdray.data.base import ImageData
 from bdray.data.decoding import Decoder
+from bdray.data.duplicates import Duplicate, find_duplicates, image_digests
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.data.splits import stratified_order
 from bdray.errors import DataError
@@ -40,7 +41,7 @@ from bdray.seeds import stream
 if TYPE_CHECKING:
     import torch
 
-VERSION = 2
+VERSION = 3
 """Part of every entry's name; raised when decoding, splitting or the layout of an entry changes."""
 
 QUIET_SECONDS = 3.0
@@ -61,6 +62,7 @@ class Selection:
     image_size: int
     train_limit: int | None = None
     test_limit: int | None = None
+    drop_duplicates: bool = False
 
 
 class _Meta(BaseModel):
@@ -76,6 +78,7 @@ class _Meta(BaseModel):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    duplicates: tuple[Duplicate, ...]
     checksums: dict[str, str]
 
 
@@ -112,7 +115,7 @@ def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData
             _put_aside(entry, damaged)
             data = None
         if data is None:
-            contents = _select(source, selection)
+            contents = _without_duplicates(source, selection, folder)
             with unfinished(entry) as building:
                 _write(contents, selection, building, entry.name)
             with suppress(DamagedError):
@@ -203,7 +206,11 @@ def _open(entry: Path) -> ImageData | None:
         train_labels=torch.from_numpy(np.array(train_labels)),
         test_images=_tensor(test_images),
         test_labels=torch.from_numpy(np.array(test_labels)),
-        **meta.model_dump(include={"class_names", "mean", "std", "fingerprint"}),
+        class_names=meta.class_names,
+        mean=meta.mean,
+        std=meta.std,
+        fingerprint=meta.fingerprint,
+        duplicates=meta.duplicates,
     )
 
 
@@ -261,6 +268,21 @@ def _tensor(mapped: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(mapped)
 
 
+def _without_duplicates(source: Source, selection: Selection, folder: Path) -> Contents:
+    """The source's pictures within the limits, without duplicates where they are to be left out: those that the entry
+    with all of them names."""
+    contents = _select(source, selection)
+    if not selection.drop_duplicates:
+        return contents
+    whole = load_arrays(source, replace(selection, drop_duplicates=False), folder)
+    kept = np.setdiff1d(np.arange(len(contents.train.labels)), [each.train for each in whole.duplicates])
+    train = contents.train.take(kept)
+    for label in set(contents.train.labels) - set(train.labels):
+        name = contents.class_names[label]
+        raise DataError(f"{source.where}: every training image of class '{name}' is a test image too")
+    return replace(contents, train=train)
+
+
 def _select(source: Source, selection: Selection) -> Contents:
     """The source's pictures within the limits."""
     contents = source.read()
@@ -286,6 +308,7 @@ def _limited(pictures: Pictures, limit: int | None, name: str, split: str) -> Pi
 def _write(contents: Contents, selection: Selection, folder: Path, place: str) -> None:
     decoder, digest = Decoder(selection.image_size), hashlib.sha256()
     levels = np.zeros((3, 256), dtype=np.int64)
+    images: dict[str, list[bytes]] = {"train": [], "test": []}
     what, done, total = f"decoding {selection.name}", 0, len(contents.train.labels) + len(contents.test.labels)
     with Bar(Console(stderr=True), quiet_seconds=QUIET_SECONDS) as bar:
         for split, pictures in (("train", contents.train), ("test", contents.test)):
@@ -295,6 +318,7 @@ def _write(contents: Contents, selection: Selection, folder: Path, place: str) -
                 for batch in decoder.batches(pictures):
                     write(batch)
                     digest.update(batch.data)
+                    images[split] += image_digests(batch)
                     if split == "train":
                         levels += [np.bincount(batch[:, channel].ravel(), minlength=256) for channel in range(3)]
                     done += len(batch)
@@ -310,6 +334,7 @@ def _write(contents: Contents, selection: Selection, folder: Path, place: str) -
         mean=mean,
         std=std,
         fingerprint=digest.hexdigest(),
+        duplicates=find_duplicates(contents, **images),
         checksums={name: _checksum_of(folder / name) for name in ARRAYS},
     )
     (folder / META).write_text(seal_json(meta.model_dump_json(), place))

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
@@ -61,6 +62,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         regularization=regularization(study),
         retraining=retraining(study),
         rows=_table(study),
+        duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,
         unsuccessful=[record for record in study.records if mark(record)],
         **pictures,
@@ -151,6 +153,17 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
 def _values(records: Sequence[TrialRecord], section: str, field: str) -> str:
     found = [record.condition[section][field] for record in records]
     return ", ".join(dict.fromkeys(shown(f"{section}.{field}", value) for value in found))
+
+
+def _duplicates(records: Sequence[TrialRecord]) -> dict[str, DuplicatesRecord]:
+    """By data set, its training images that are test images too; where records disagree (limits, sizes), the most."""
+    found: dict[str, DuplicatesRecord] = {}
+    for record in records:
+        mine = record.data.duplicates if record.data else None
+        name = record.condition["data"]["name"]
+        if mine and mine.count > (found[name].count if name in found else 0):
+            found[name] = mine
+    return found
 
 
 def clean_splits(records: Sequence[TrialRecord]) -> str:

@@ -31,7 +31,7 @@ def result_row(record: TrialRecord, floor: FloorRecord | None = None, results: S
         floor: what the baseline does under this condition's attack.
         results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
     """
-    persistence = record.persistence
+    persistence, duplicates = record.persistence, record.data.duplicates if record.data else None
     row: dict[str, Any] = {
         "condition_id": record.condition_id,
         "cell_id": record.cell_id,
@@ -47,6 +47,7 @@ def result_row(record: TrialRecord, floor: FloorRecord | None = None, results: S
         "train_images": record.data.train_images if record.data else None,
         "clean_images": record.data.clean_images if record.data else None,
         "test_images": record.data.test_images if record.data else None,
+        "duplicate_images": duplicates.count if duplicates else None,
         "attacked_images": record.poisoned.attacked_images if record.poisoned else None,
         "l_inf": record.visibility.l_inf if record.visibility else None,
         "l_inf_mean": record.visibility.l_inf_mean if record.visibility else None,

@@ -12,6 +12,7 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.data.base import ImageData
+from bdray.data.duplicates import DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
@@ -218,6 +219,7 @@ class Experiment:
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),
+            duplicates=DuplicatesRecord.of(self.data.duplicates),
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
         )
 

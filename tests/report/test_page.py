@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bdray.cli import main
-from bdray.record import ErrorRecord, TrialRecord
+from bdray.data.duplicates import DuplicatesRecord
+from bdray.record import DataRecord, ErrorRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.page import percent, points
 from bdray.report.statistics import auc_interval
@@ -144,6 +145,26 @@ def test_the_detector_has_an_interval(make_record: MakeRecord, make_baseline: Ma
     found = auc_interval(1.0, 3, 3)
     assert f'<strong>1.00</strong>\n<span class="ci">[{found.low:.2f} to 1.00, 3 seeds]' in html
     assert "was not rated" in make_report([poisoned[0], baselines[0]], SweepDescription("detector")).html
+
+
+def test_training_images_that_are_test_images_are_named(make_record: MakeRecord) -> None:
+    named = ("rose/a.jpg = tulip/b.jpg (another label)", "rose/<c>.jpg = rose/d.jpg")
+    data = DataRecord(
+        fingerprint="d",
+        class_names=("a", "b"),
+        train_images=90,
+        clean_images=10,
+        test_images=200,
+        poisoned_images=9,
+        cover_images=0,
+        duplicates=DuplicatesRecord(count=3, other_label=1, named=named),
+    )
+    record = make_record().model_copy(update={"data": data})
+    html = make_report([record], SweepDescription("twice")).html
+    assert '<span class="mark">3</span> training images of digits are test images too' in html
+    assert "1 of them with another label: rose/a.jpg = tulip/b.jpg (another label); rose/&lt;c&gt;.jpg" in html
+    assert "1 more" in html
+    assert "test images too" not in make_report([make_record()], SweepDescription("once")).html
 
 
 def test_page_says_what_it_cannot_answer(make_record: MakeRecord) -> None:
