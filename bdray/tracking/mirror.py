@@ -1,6 +1,6 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
-    driver --- stdin: tracking URI; sweep's URI; a condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
+    driver --- stdin: tracking URI; sweep's URI; a condition id a line; "close SECONDS"; end ---> mirror ---> MLflow
            <-- stdout: events "ready", "progress" (a condition is delivered by the last pass), "report" ------'
 
 Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
