@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bdray import __version__
+from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
 from bdray.sweeping import stopping
-from bdray.tracking import hide_password
 
 if TYPE_CHECKING:
     from bdray.space import SearchSpace
 
 FINISHED, UNSUCCESSFUL, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
+
+TYPED_PASSWORD = (
+    "warning: a password in the command line can be read by every user of this machine while the command runs; set"
+    " MLFLOW_TRACKING_PASSWORD, PGPASSWORD or AWS_SECRET_ACCESS_KEY instead, and leave it out of the URI"
+)
 
 PURPOSE = "Measure backdoor data poisoning of image classifiers, one Ray Tune trial a condition."
 
@@ -32,16 +37,18 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
     options = parser.parse_args(arguments)
     shown = arguments[1:] if is_sweep else arguments
     command_line = shlex.join([*program.split(), *shown])
-    options.command_line = hide_password(command_line, getattr(options, "tracking_uri", None) or "")
+    options.command_line = public(command_line)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    if options.command_line != command_line:
+        errors.print(TYPED_PASSWORD, markup=False, style="yellow")
     try:
         with stopping.listening():
             return int(options.run(options))
     except UserError as error:
-        errors.print(f"error: {error}", markup=False, style="red")
+        errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return WRONG
     except BdrayError as error:
-        errors.print(f"error: {error}", markup=False, style="red")
+        errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return UNSUCCESSFUL
     except KeyboardInterrupt:
         errors.print(f"interrupted; continue with: {options.command_line}", markup=False)

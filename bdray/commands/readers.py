@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
@@ -167,13 +168,13 @@ def _write(path: Path, content: bytes) -> None:
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
     from bdray.sweeping.progress import DeliveryProgress
-    from bdray.tracking import public, sync_sweep, tracking_uri_for
+    from bdray.tracking import sync_sweep, tracking_uri_for
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
     uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
     with DeliveryProgress(console) as progress:
-        report = sync_sweep(sweep.uri, uri, progress.delivered)
+        report = sync_sweep(sweep, uri, progress.delivered)
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {report.error}", soft_wrap=True)

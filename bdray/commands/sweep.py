@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of
+from bdray.credentials import public
 from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
@@ -17,7 +18,6 @@ from bdray.store.sweep_folder import REPORT
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
-from bdray.tracking import public
 
 
 def dry_run(space: SearchSpace) -> int:

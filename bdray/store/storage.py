@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from bdray.credentials import is_hidden, public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow's names of file systems whose writes appear as a whole and that have no real folders."""
 
 _TEMPORARY = ".tmp"
+
+_ENVIRONMENT = "better leave it to the store's own variables (for s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
 
 
 @dataclass(frozen=True)
@@ -56,31 +59,50 @@ class Storage:
     Every failure of the file system is raised as `StorageError`; a missing file as `StorageNotFoundError`.
 
     Attributes:
-        uri: absolute path of a local folder, or the URI of a remote one.
+        uri: absolute path of a local folder, or the URI of a remote one with `***` for the secrets in it: what may be
+            shown and written down.
+        login: host and query of the URI as they were given, where they hold secrets.
     """
 
     uri: str
+    login: str = field(default="", repr=False)
 
     @classmethod
-    def open(cls, location: str | os.PathLike[str]) -> Storage:
+    def open(cls, location: str | os.PathLike[str] | Storage) -> Storage:
         """The folder at a path or URI; nothing is created, and nothing remote is asked yet.
 
         Raises:
-            UserError: the scheme is not one pyarrow opens.
+            UserError: the scheme is not one pyarrow opens, or the URI's password is hidden or cannot be told from the
+                path.
         """
+        if isinstance(location, Storage):
+            return location
         text = os.fspath(location)
         if "://" not in text:
             return cls(str(Path(text).expanduser().absolute()))
-        parts = urlsplit(text)
+        given, text = text, public(text)
+        parts = urlsplit(given)
         if parts.scheme not in _SCHEMES:
             raise UserError(f"storage '{text}': no file system '{parts.scheme}://'; {nearest(parts.scheme, _SCHEMES)}")
+        if is_hidden(given) or urlsplit(text).path != parts.path:
+            raise UserError(f"storage '{text}': the password is missing, or not percent-encoded; {_ENVIRONMENT}")
         if parts.scheme == "file":
             if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
                 raise UserError(f"storage '{text}': a file URI has three slashes and an absolute path: file:///folder")
             return cls(str(Path(unquote(parts.path))))
         if not parts.netloc and parts.scheme not in ("hdfs", "viewfs"):
             raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
-        return cls(_with_path(parts, parts.path.rstrip("/")))
+        login = f"{parts.netloc}?{parts.query}" if text != given else ""
+        return cls(_with_path(urlsplit(text), parts.path.rstrip("/")), login)
+
+    @property
+    def location(self) -> str:
+        """What opens the folder: its URI with all secrets. For file systems and other processes; never to be shown."""
+        if not self.login:
+            return self.uri
+        netloc, _, query = self.login.partition("?")
+        parts = urlsplit(self.uri)
+        return _with_path(parts._replace(netloc=netloc, query=query), parts.path)
 
     @property
     def is_local(self) -> bool:
@@ -99,11 +121,11 @@ class Storage:
             return Storage(str(Path(self.uri).parent))
         parts = urlsplit(self.uri)
         path = str(PurePosixPath(parts.path).parent)
-        return Storage(_with_path(parts, "" if path in ("/", ".") else path))
+        return replace(self, uri=_with_path(parts, "" if path in ("/", ".") else path))
 
     def child(self, *parts: str) -> Storage:
         """The folder below, whether or not it exists."""
-        return Storage(self.uri_of("/".join(parts)))
+        return replace(self, uri=self.uri_of("/".join(parts)))
 
     def uri_of(self, path: str) -> str:
         """Absolute path or URI of a file in here."""
@@ -245,7 +267,7 @@ class Storage:
 
     @property
     def _remote(self) -> _Remote:
-        return _open_remote(self.uri)
+        return _open_remote(self.location)
 
     @contextmanager
     def _explained(self, action: str, path: str) -> Iterator[None]:
@@ -322,7 +344,7 @@ def _open_remote(uri: str) -> _Remote:
     try:
         files, root = FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"storage '{uri}' cannot be opened: {error}") from None
+        raise UserError(f"storage '{public(uri)}' cannot be opened: {public(str(error), uri)}") from None
     return _Remote(files, root.rstrip("/"))
 
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
+from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.store.journal import JOURNAL, Journal, read_journal
@@ -302,10 +303,11 @@ def write_failure(
     sweep: Storage, condition: Condition, error: ErrorRecord, *, started_ms: int, detail: str
 ) -> TrialRecord:
     """Record that a condition failed. `detail`: what `error.txt` says (a traceback, for a bug)."""
+    error = error.model_copy(update={"message": public(error.message)})
     record = blank_record(condition, started_ms).model_copy(update={"error": error})
     folder = ConditionFolder(sweep, condition.condition_id)
     folder.write_condition(condition)
-    folder.storage.write_atomic(ERROR, f"{detail.rstrip()}\n")
+    folder.storage.write_atomic(ERROR, f"{public(detail.rstrip())}\n")
     folder.write_record(record)
     return record
 

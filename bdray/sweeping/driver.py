@@ -15,6 +15,7 @@ from rich.console import Console
 from bdray.cluster.job import ClusterSettings
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
+from bdray.credentials import public
 from bdray.errors import StorageError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
@@ -38,7 +39,7 @@ from bdray.sweeping import stopping
 from bdray.sweeping.deciding import as_decided, decide_cpu, decide_format, with_decided
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.tracking import DeliveryReport, Mirror, public, start_mirror, tracking_mark, tracking_uri_for
+from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
@@ -121,7 +122,7 @@ def run_conditions(
         if settings.cluster.address is None:
             _prepare_data(left)
         run = _Run(space, conditions, left, storage, sweep, tracking_uri, settings, console)
-        mirror = start_mirror(sweep.uri, tracking_uri)
+        mirror = start_mirror(sweep, tracking_uri)
         try:
             completed = _run_left(run, mirror) if left else True
         finally:

@@ -16,8 +16,6 @@ from bdray.tracking.server import (
     UnreachableError,
     check_tracking,
     default_tracking_uri,
-    hide_password,
-    public,
     tracking_mark,
     tracking_uri_for,
 )
@@ -29,8 +27,6 @@ __all__ = [
     "TrackingError",
     "check_tracking",
     "default_tracking_uri",
-    "hide_password",
-    "public",
     "start_mirror",
     "sync_sweep",
     "tracking_mark",
@@ -42,12 +38,12 @@ _BUSY_S = 2.0
 
 
 def sync_sweep(
-    sweep_uri: str, tracking_uri: str | None = None, progress: Progress = lambda _id, _total: None
+    sweep: str | Storage, tracking_uri: str | None = None, progress: Progress = lambda _id, _total: None
 ) -> DeliveryReport:
     """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
 
     Args:
-        sweep_uri: the sweep's folder.
+        sweep: the sweep's folder.
         tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
         progress: told of each condition that MLflow has completely.
 
@@ -59,7 +55,7 @@ def sync_sweep(
     """
     from bdray.tracking.delivery import Delivery
 
-    sweep = Storage.open(sweep_uri)
+    sweep = Storage.open(sweep)
     folder = SweepFolder(sweep)
     if not folder.is_sweep:
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")

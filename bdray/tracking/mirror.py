@@ -1,6 +1,6 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
-    driver --- stdin: the tracking URI; one condition id a line; "close SECONDS"; end of file ---> mirror ---> MLflow
+    driver --- stdin: tracking URI; sweep's URI; a condition id a line; "close SECONDS"; end ---> mirror ---> MLflow
            <-- stdout: events "ready", "progress" (a condition is delivered by the last pass), "report" ------'
 
 Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
@@ -24,13 +24,14 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import NamedTuple, TextIO
 
+from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
 from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.report import DeliveryReport, ReadyInfo, undelivered
-from bdray.tracking.server import GoneError, UnreachableError, probe, public
+from bdray.tracking.server import GoneError, UnreachableError, probe
 
 _BACKOFF_S = (0.5, 5.0)
 _LOCK_S = 3.0
@@ -248,7 +249,7 @@ class _MirrorLoop:
 
 
 def _log(message: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {public(message)}", file=sys.stderr, flush=True)
 
 
 def _private_stdout() -> TextIO:
@@ -264,10 +265,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     parser = argparse.ArgumentParser(prog="bdray.tracking.mirror")
-    parser.add_argument("sweep")
-    arguments = parser.parse_args()
-    sweep = Storage.open(arguments.sweep)
-    loop = _MirrorLoop(sweep, sys.stdin.readline().rstrip("\n"), answers := _private_stdout())
+    parser.add_argument("sweep", help="what a list of processes shows; the whole URI comes by stdin")
+    parser.parse_args()
+    tracking_uri, location = (sys.stdin.readline().rstrip("\n") for _ in range(2))
+    loop = _MirrorLoop(Storage.open(location), tracking_uri, answers := _private_stdout())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.listen()
     try:

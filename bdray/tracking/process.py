@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import bdray
+from bdray.credentials import public
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
 from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
-from bdray.tracking.server import absolute_tracking_uri, public
+from bdray.tracking.server import absolute_tracking_uri
 
 _ATOMIC_WRITE = 4096
 """A pipe takes up to this many bytes as a whole or not at all (POSIX: PIPE_BUF is at least 512, Linux has 4096)."""
@@ -26,14 +27,14 @@ _ATOMIC_WRITE = 4096
 _RESTART_S = 60.0
 
 
-def start_mirror(sweep_uri: str, tracking_uri: str) -> Mirror:
+def start_mirror(sweep: str | Storage, tracking_uri: str) -> Mirror:
     """Starts the process that delivers the sweep to MLflow; returns at once.
 
     Args:
-        sweep_uri: the sweep's folder, which holds `sweep.json`.
+        sweep: the sweep's folder, which holds `sweep.json`.
         tracking_uri: MLflow's server or database; a relative database path is made absolute.
     """
-    return Mirror(Storage.open(sweep_uri), absolute_tracking_uri(tracking_uri))
+    return Mirror(Storage.open(sweep), absolute_tracking_uri(tracking_uri))
 
 
 class Mirror:
@@ -121,8 +122,8 @@ class Mirror:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdin
         self._started = time.monotonic()
-        # Not an argument: arguments can be read by every user of the machine.
-        self._pipe.write(f"{self._uri}\n".encode())
+        # Not arguments: those can be read by every user of the machine.
+        self._pipe.write(f"{self._uri}\n{self._sweep.location}\n".encode())
         os.set_blocking(self._pipe.fileno(), False)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from bdray.credentials import public, without_login, without_password
 from bdray.errors import StorageError, TrackingError, UserError
 from bdray.store.storage import Storage, file_lock
 
@@ -109,7 +110,8 @@ def artifact_location(tracking_uri: str, storage: Storage) -> str | None:
     database = tracking_uri.removeprefix("sqlite:///")
     folder = Storage(str(Path(database).parent)) if database != tracking_uri else storage
     path = folder.local_path("mlflow-artifacts")
-    return folder.uri_of("mlflow-artifacts") if path is None else path.as_uri()
+    # MLflow finds the keys of a bucket itself; its database is no place for them.
+    return without_login(folder.uri_of("mlflow-artifacts")) if path is None else path.as_uri()
 
 
 def prepare_environment(artifacts: str | None = None) -> None:
@@ -193,7 +195,7 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     from sqlalchemy.exc import SQLAlchemyError
 
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    text = hide_password(text, tracking_uri)
+    text = public(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"
     code = getattr(error, "error_code", None)
@@ -204,32 +206,6 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     if isinstance(error, (MlflowException, SQLAlchemyError, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
     return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
-
-
-def public(uri: str) -> str:
-    """The URI fit for messages and logs: a password in it is shown as `***`."""
-    return _with_password(uri, ":***")
-
-
-def without_password(uri: str) -> str:
-    """The URI as files keep it."""
-    return _with_password(uri, "")
-
-
-def _with_password(uri: str, shown: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    credentials, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{credentials.partition(':')[0]}{shown}@{host}").geturl()
-
-
-def hide_password(text: str, uri: str) -> str:
-    """A text, a library's error for instance, without the password of the URI."""
-    password = urlsplit(uri).password
-    for secret in filter(None, {password, unquote(password or "")}):
-        text = text.replace(f":{secret}@", ":***@")
-    return text
 
 
 def _log_in(uri: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bdray.credentials import public
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
-from bdray.tracking import hide_password, public, start_mirror, sync_sweep, tracking_mark
+from bdray.tracking import start_mirror, sync_sweep, tracking_mark
 
 SECRET = "s3cr3tw0rd"
 
@@ -60,7 +61,7 @@ def test_what_is_stored_and_shown() -> None:
     uri = f"http://user:{SECRET}@host:5000/mlflow"
     assert public(uri) == "http://user:***@host:5000/mlflow"
     assert tracking_mark(Storage.open("/runs/demo"), uri) == "http://user@host:5000/mlflow"
-    assert hide_password(f"sweep --tracking-uri {uri}", uri) == f"sweep --tracking-uri {public(uri)}"
+    assert public(f"sweep --tracking-uri {uri}") == f"sweep --tracking-uri {public(uri)}"
 
 
 def test_sync_asks_for_the_password_that_is_not_stored(
