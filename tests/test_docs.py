@@ -1,0 +1,59 @@
+"""Code in the documents runs as it stands there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from bdray.condition import COMPONENTS
+from bdray.testing import check_component
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE_BY_USERS = ("docker/secrets/",)
+
+
+def blocks(text: str) -> list[str]:
+    """Indented code blocks, whole: blank lines inside them included."""
+    found = re.findall(r"(?:(?<=\n\n)|^)((?:    .*\n|\n(?=    ))+)", text)
+    return [textwrap.dedent(block) for block in found]
+
+
+def test_components_in_the_documents_register_and_keep_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [block for path in DOCUMENTS for block in blocks(path.read_text()) if ".register(" in block]
+    assert len(found) >= 2
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, code in enumerate(found):
+        (tmp_path / f"documented_{number}.py").write_text(code)
+        importlib.import_module(f"documented_{number}")
+        ((base, name),) = re.findall(r"@([A-Z]+)\.register\(\"(\w+)\"\)", code)
+        (registry,) = (one for one in COMPONENTS.values() if one.plural.upper() == base)
+        check_component(registry.build(name))
+
+
+def test_relative_links_lead_somewhere() -> None:
+    broken = [
+        f"{path.name}: {target}"
+        for path in DOCUMENTS
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+        if not (path.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_files_that_are_named_exist() -> None:
+    """In backticks, with a folder: `docs/statistics.md`, `sweeps/README.md`."""
+    named = re.compile(r"`((?:docs|sweeps|search_spaces|benchmarks|docker|tests|bdray)/[\w./-]+)`")
+    gone = [
+        f"{path.name}: {name}"
+        for path in DOCUMENTS
+        for name in named.findall(path.read_text())
+        if not (ROOT / name).exists() and name not in MADE_BY_USERS
+    ]
+    assert gone == []

@@ -1,0 +1,49 @@
+"""The contract that plugin authors test their components with: bdray's own keep it, broken ones are caught."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdray.condition import COMPONENTS
+from bdray.errors import BdrayError
+from bdray.registry import Component
+from bdray.testing import check_component
+
+STICKER = str(Path(__file__).parents[1] / "search_spaces" / "sticker.png")
+NEEDED: dict[str, dict[str, Any]] = {"image": {"path": STICKER}, "composite": {"parts": ["logit_squeezing"]}}
+SLOW = ("nasnet", "nasnet_mobile", "resnet50")
+ALL = [(section, name) for section in COMPONENTS for name, _ in COMPONENTS[section] if name not in SLOW]
+
+
+@pytest.mark.parametrize(("section", "name"), ALL, ids="-".join)
+def test_every_component_of_ours_keeps_it(section: str, name: str) -> None:
+    registry = COMPONENTS[section]
+    check_component(registry.build({registry.name_key: name, **NEEDED.get(name, {})}))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "said"),
+    [
+        ("trigger", "test_shrinks", "32, 31"),
+        ("trigger", "test_overwrites", "changes the images it is given"),
+        ("trigger", "test_rolls", "one seed gives two results"),
+        ("trigger", "test_nameless", "no SOURCE"),
+        ("poison", "test_wantswhatis", "attacked images have the wanted label"),
+        ("regularizer", "test_infinite", "not finite"),
+        ("repair", "test_twice", "two stages have one name: poison, cut, cut"),
+    ],
+)
+def test_what_is_broken_is_named(section: str, name: str, said: str) -> None:
+    importlib.import_module("broken_components")
+    component = COMPONENTS[section].get(name)()
+    with pytest.raises((AssertionError, BdrayError), match=said):
+        check_component(component)
+
+
+def test_what_is_no_component() -> None:
+    with pytest.raises(AssertionError, match="no kind of component"):
+        check_component(Component())
