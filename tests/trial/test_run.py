@@ -67,7 +67,7 @@ def condition(**sections: dict[str, Any] | int | None) -> Condition:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> TrialOptions:
-    return TrialOptions(device="cpu", cache=tmp_path_factory.mktemp("cache"))
+    return TrialOptions(device="cpu", threads=1, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def test_trials_beside_each_other_give_what_each_gives_alone(tmp_path: Path, opt
         "import json, sys; from pathlib import Path; from bdray.condition import Condition;"
         "from bdray.trial import TrialOptions, run_trial;"
         "c = Condition.parse(json.loads(sys.argv[1]));"
-        "o = TrialOptions(device='cpu', cache=Path(sys.argv[2]));"
+        "o = TrialOptions(device='cpu', threads=1, cache=Path(sys.argv[2]));"
         "print(run_trial(c, options=o).model_dump_json())"
     )
     seeds = [condition(seed=0), condition(seed=1)]
