@@ -15,7 +15,7 @@ from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning.base import STRATEGIES, Poison
-from bdray.recipes import Finetune, Train
+from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage
@@ -89,6 +89,7 @@ class Condition(Identified):
         default_factory=lambda: REPAIRS.build("finetune")
     )
     finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
     seed: int = Field(default=0, ge=0)
 
     @classmethod
@@ -189,7 +190,7 @@ class Condition(Identified):
     @cached_property
     def poison_fingerprint(self) -> str:
         """Names the poison stage: conditions with the same one share one poisoned model."""
-        later = ("finetune", "repair", *(("trigger", "poison") if self.is_baseline else ()))
+        later = ("finetune", "repair", "evaluate", *(("trigger", "poison") if self.is_baseline else ()))
         content = {key: value for key, value in self._cell.items() if key not in later}
         content["data"] = {key: value for key, value in content["data"].items() if key != "clean_pool"}
         return digest({**content, "held_out": self.held_out_fraction, "seed": self.seed, "stage": "poison"})

@@ -73,3 +73,11 @@ class Finetune(Optimization):
     """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
     layers: Layers = "all"
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
+
+
+class Evaluate(Identified):
+    """What is measured of a model beside accuracy and attack. It changes no model."""
+
+    probes: bool = False
+    """After every stage also the attack success rate with the trigger off its place, with a part of it, and under the
+    sweep's other triggers: what tells a model that learnt this trigger from one that reacts to anything bright."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.kept import TriggerKept
+from bdray.triggers.variations import Variation
 from bdray.triggers.visibility import Visibility
 
 SCHEMA = 2
@@ -147,6 +148,18 @@ class FloorRecord(_Frozen):
     """After the poison stage (which poisoned nothing)."""
     repaired: Rates | None
     """After the last stage of the repair; None without one."""
+    variation: Variation = "whole"
+
+
+class ProbeRecord(_Frozen):
+    """A poisoned model under something else than its own trigger (`evaluate.probes`)."""
+
+    probe: str
+    trigger: dict[str, Any]
+    variation: Variation
+    """Of its own trigger; `whole`: another trigger of the sweep."""
+    rates: dict[str, Rates]
+    """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
 class ErrorRecord(_Frozen):
@@ -171,6 +184,7 @@ class TrialRecord(_Frozen):
     stages: tuple[StageRecord, ...] = ()
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""

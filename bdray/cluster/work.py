@@ -16,7 +16,7 @@ from bdray.trial.attacks import parse_probes
 def run_task(job: ClusterJob, task: Task) -> str:
     """Run one condition and return its status."""
     condition = Condition.parse(json.loads(task.content))
-    probes = parse_probes(job.probes) if condition.is_baseline else ()
+    probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes)
     return attempt_trial(condition, sweep=job.sweep, storage=job.storage, options=options).status
 

@@ -67,7 +67,7 @@ def preview(space: SearchSpace, output: str) -> int:
         raise UserError("the space has no trigger to draw")
     data = conditions[0].data.load()
     step = max(1, len(data.test_images) // PREVIEW_IMAGES)
-    draw_preview(data.test_images[::step], [(_trigger_label(t), t) for t in triggers.values()], output)
+    draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], output)
     console.print(f"{len(triggers)} triggers drawn to {output}")
     if data.duplicates:
         where, name = f"data.drop_duplicates of {conditions[0].data.name}", "training images are test images too"
@@ -75,15 +75,6 @@ def preview(space: SearchSpace, output: str) -> int:
         for each in data.duplicates:
             console.print(f"  {each}", markup=False, soft_wrap=True)
     return 0
-
-
-def _trigger_label(trigger: Any) -> str:
-    changed = {
-        field: getattr(trigger, field)
-        for field, info in type(trigger).model_fields.items()
-        if not info.is_required() and getattr(trigger, field) != info.get_default(call_default_factory=True)
-    }
-    return " ".join([trigger.name, *(f"{field}={value}" for field, value in changed.items())])
 
 
 def doctor(tracking_uri: str | None) -> int:

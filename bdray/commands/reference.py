@@ -20,7 +20,7 @@ from rich.table import Table
 from bdray.condition import COMPONENTS
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
-from bdray.recipes import Finetune, Train
+from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component
 from bdray.space.grammar import KEYS, Search, Tracking
 from bdray.space.resources import Defaults, Needs
@@ -29,12 +29,13 @@ from bdray.values import show
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
     "finetune": Finetune,
+    "evaluate": Evaluate,
     "search": Search,
     "resources": Defaults,
     "resources.overrides[]": Needs,
     "tracking": Tracking,
 }
-"""What is written in a search space and is no component. `train` and `finetune` are part of a condition."""
+"""What is written in a search space and is no component. `train`, `finetune` and `evaluate` are part of a condition."""
 
 KEY_TEXTS = {
     "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",

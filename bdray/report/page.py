@@ -15,6 +15,7 @@ from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
 from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.probing import probed_stages
 from bdray.report.retraining import retraining
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
@@ -61,6 +62,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         clean=clean,
         regularization=regularization(study),
         retraining=retraining(study),
+        probed=probed_stages(study),
         rows=_table(study),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,

@@ -23,13 +23,16 @@ WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
 
-def result_row(record: TrialRecord, floor: FloorRecord | None = None, results: Sequence[str] = ()) -> dict[str, Any]:
+def result_row(
+    record: TrialRecord, floor: FloorRecord | None = None, results: Sequence[str] = (), *, probed: bool = False
+) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
     Holds no times, so that equal sweeps have equal tables.
 
     Args:
         floor: what the baseline does under this condition's attack.
         results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
+        probed: whether there are columns for `evaluate.probes`; there are where this record has some.
     """
     persistence, duplicates = record.persistence, record.data.duplicates if record.data else None
     row: dict[str, Any] = {
@@ -40,6 +43,7 @@ def result_row(record: TrialRecord, floor: FloorRecord | None = None, results: S
         "collapsed": record.collapsed,
         **_rates_by_result(record, results or results_of([record])),
         **_rates("repaired", record.repaired),
+        **(_probed(record, results or results_of([record])) if probed or record.probes else {}),
         "area_under_asr_curve": persistence.area_under_curve if persistence else None,
         "asr_floor_before": floor.poisoned.attack_success_rate if floor else None,
         "asr_floor_after": floor.repaired.attack_success_rate if floor and floor.repaired else None,
@@ -74,12 +78,29 @@ def _rates(result: str, rates: Rates | None) -> dict[str, float | None]:
     return {f"{result}_{name}": getattr(rates, name) if rates else None for name in RATES}
 
 
+def _probed(record: TrialRecord, results: Sequence[str]) -> dict[str, float | None]:
+    """Attack success rates under probes; of other triggers the mean and the highest."""
+    row: dict[str, float | None] = {}
+    for result in results:
+        found: dict[str, list[float]] = {"off_position": [], "part": [], "whole": []}
+        for probe in record.probes:
+            rate = probe.rates[result].attack_success_rate if result in probe.rates else None
+            found[probe.variation] += [] if rate is None else [rate]
+        others = found.pop("whole")
+        row |= {f"{result}_asr_{variation}": rates[0] if rates else None for variation, rates in found.items()}
+        row[f"{result}_asr_other_triggers_mean"] = fmean(others) if others else None
+        row[f"{result}_asr_other_triggers_highest"] = max(others, default=None)
+    return row
+
+
 def result_table(records: Sequence[TrialRecord], floors: Mapping[str, FloorRecord] | None = None) -> pd.DataFrame:
     """One row a condition, in the order of `records`. `floors`: by condition id."""
     import pandas as pd
 
-    results = results_of(records)
-    return pd.DataFrame([result_row(record, (floors or {}).get(record.condition_id), results) for record in records])
+    results, probed = results_of(records), any(record.probes for record in records)
+    floors = floors or {}
+    rows = [result_row(record, floors.get(record.condition_id), results, probed=probed) for record in records]
+    return pd.DataFrame(rows)
 
 
 def write_tables(sweep: Storage, table: pd.DataFrame) -> None:

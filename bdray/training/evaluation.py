@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -53,6 +53,10 @@ class TestSet:
     attack_images: torch.Tensor
     attack_labels: torch.Tensor
     wanted_labels: torch.Tensor
+
+    def attack_only(self) -> TestSet:
+        """Without the clean images."""
+        return replace(self, images=self.images[:0], labels=self.labels[:0])
 
     def sample(self, limit: int | None) -> TestSet:
         """Evenly spaced clean and triggered images, `limit` of each (the whole set when None)."""
@@ -159,6 +163,16 @@ class Evaluation:
             attacked_images=self.attacked,
             largest_share=self.largest_share,
             collapsed=self.collapsed,
+        )
+
+    def attack_rates(self, clean: Rates) -> Rates:
+        """The rates of the attack beside the clean ones of `clean`, the same model's."""
+        return clean.model_copy(
+            update={
+                "attack_success_rate": finite(self.attack_success_rate),
+                "robust_accuracy": finite(self.robust_accuracy),
+                "attacked_images": self.attacked,
+            }
         )
 
     def confusions(self) -> Confusion:

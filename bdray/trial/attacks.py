@@ -4,49 +4,85 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from bdray.condition import Condition, digest
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.variations import Variation
 
 _TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
+
+VARIATIONS: tuple[Variation, ...] = ("off_position", "part")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A trigger and what an attacker wants of it, tested on a baseline that never saw it."""
+    """A trigger and what an attacker wants of it, tested on a model that was not trained with it.
+
+    Attributes:
+        variation: of the trigger, instead of the trigger itself.
+    """
 
     trigger: Trigger
     poison: Poison
+    variation: Variation = "whole"
 
     @cached_property
     def key(self) -> str:
         """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
-        return attack_key(self.trigger, self.poison)
+        return attack_key(self.trigger, self.poison, self.variation)
 
 
-def attack_key(trigger: Trigger | None, poison: Poison) -> str:
+def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
     """12 hex digits that name an attack as a test set sees it."""
     wanted = {key: value for key, value in poison.identity().items() if key not in _TRAINING_ONLY}
-    return digest({"trigger": trigger.identity() if trigger else None, "poison": wanted})
+    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
+    return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
 def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:
-    """The distinct attacks of a sweep, in the order they first stand."""
+    """The distinct attacks of a sweep, in the order they first stand; then what `evaluate.probes` adds to them."""
     probes: dict[str, Probe] = {}
+    probed: dict[str, Condition] = {}
     for condition in conditions:
         if condition.trigger is not None and not condition.is_baseline:
             probe = Probe(condition.trigger, condition.poison)
             probes.setdefault(probe.key, probe)
+            if condition.evaluate.probes:
+                probed.setdefault(probe.key, condition)
+    attacks = tuple(probes.values())
+    for condition in probed.values():
+        for probe in own_probes(condition, attacks):
+            probes.setdefault(probe.key, probe)
     return tuple(probes.values())
+
+
+def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:
+    """What a condition with `evaluate.probes` is tested with beside its own trigger: that off its place, a part of it,
+    and every other trigger of the sweep, each wanting what its own attack wants."""
+    if condition.trigger is None or condition.is_baseline or not condition.evaluate.probes:
+        return ()
+    own = Probe(condition.trigger, condition.poison)
+    found = {
+        probe.key: probe
+        for probe in (
+            *(replace(own, variation=variation) for variation in VARIATIONS),
+            *(Probe(other.trigger, own.poison) for other in sweep),
+        )
+    }
+    return tuple(probe for key, probe in found.items() if key != own.key)
 
 
 def dump_probes(probes: Sequence[Probe]) -> str:
     """JSON text of probes."""
     content = [
-        {"trigger": probe.trigger.model_dump(mode="json"), "poison": probe.poison.model_dump(mode="json")}
+        {
+            "trigger": probe.trigger.model_dump(mode="json"),
+            "poison": probe.poison.model_dump(mode="json"),
+            "variation": probe.variation,
+        }
         for probe in probes
     ]
     return json.dumps(content)
@@ -55,5 +91,6 @@ def dump_probes(probes: Sequence[Probe]) -> str:
 def parse_probes(text: str) -> tuple[Probe, ...]:
     """Probes from the JSON text that `dump_probes` made."""
     return tuple(
-        Probe(TRIGGERS.build(entry["trigger"]), STRATEGIES.build(entry["poison"])) for entry in json.loads(text)
+        Probe(TRIGGERS.build(entry["trigger"]), STRATEGIES.build(entry["poison"]), entry["variation"])
+        for entry in json.loads(text)
     )

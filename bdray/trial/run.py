@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,6 @@ from bdray.record import (
     Confusion,
     EpochRecord,
     ErrorRecord,
-    FloorRecord,
-    Rates,
     StageRecord,
     TrialRecord,
     persistence_of,
@@ -56,10 +54,11 @@ from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
-from bdray.trial.attacks import Probe
+from bdray.trial.attacks import Probe, own_probes
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.measured import Measured
 from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
+from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.trial.stages import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
@@ -77,7 +76,8 @@ class TrialOptions:
         threads: CPU threads (the trial's CPU share); None: all usable cores.
         precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.pace`).
         cache: folder of decoded data sets; None: the user's cache folder.
-        probes: triggers a baseline is also tested with, for the floors of their attack success rates.
+        probes: the sweep's attacks: a baseline is also tested with them, for the floors of their attack success rates,
+            a condition with `evaluate.probes` with their triggers.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
         keep_stages: keep finished poison stages for others; rehearsals do not.
@@ -208,10 +208,12 @@ class _Trial:
         if self.journal and visibility:
             self.journal.add_visibility(visibility, now_ms())
         model = experiment.build_model()
+        probing = Probing(experiment, self._probes())
         ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
-        before = self._floors(experiment, model)
-        ends += self._repair(experiment, model, ends[0])
-        after = self._floors(experiment, model) if len(ends) > 1 else {}
+        probing.measure(model, ends[0].record)
+        for end in self._repair(experiment, model, ends[0]):
+            ends.append(end)
+            probing.measure(model, end.record)
         stages = tuple(end.record for end in ends)
         record = blank_record(self.condition, started).model_copy(
             update={
@@ -221,7 +223,8 @@ class _Trial:
                 "visibility": visibility,
                 "stages": stages,
                 "persistence": persistence_of(stages[1:]),
-                "floors": tuple(_floor(probe, before, after) for probe in self.options.probes),
+                "floors": probing.floors() if self.condition.is_baseline else (),
+                "probes": () if self.condition.is_baseline else probing.records(),
                 "environment": {**surroundings, "stages": {stage.name: stage.environment for stage in stages}},
             }
         )
@@ -269,19 +272,24 @@ class _Trial:
 
         return self._once(experiment, model, planned, compute)
 
-    def _repair(self, experiment: Experiment, model: nn.Module, poisoned: _End) -> list[_End]:
+    def _probes(self) -> tuple[Probe, ...]:
+        """What is measured beside the attack itself."""
+        sweep = self.options.probes
+        return sweep if self.condition.is_baseline else own_probes(self.condition, sweep)
+
+    def _repair(self, experiment: Experiment, model: nn.Module, poisoned: _End) -> Iterator[_End]:
         """Take `model` through the stages of the repair, as long as its losses are finite numbers."""
-        ends = [poisoned]
+        end = poisoned
         for planned, step in zip(self.condition.stages[1:], self.condition.repair_stages, strict=True):
-            if ends[-1].record.diverged:
+            if end.record.diverged:
                 break
             if isinstance(step, Tuning):
-                compute = partial(self._tune, experiment, model, planned, step, ends[-1])
+                compute = partial(self._tune, experiment, model, planned, step, end)
             else:
                 step.prepare(model)
-                compute = partial(self._operate, experiment, model, planned, step, ends[-1])
-            ends.append(self._once(experiment, model, planned, compute))
-        return ends[1:]
+                compute = partial(self._operate, experiment, model, planned, step, end)
+            end = self._once(experiment, model, planned, compute)
+            yield end
 
     def _once(
         self, experiment: Experiment, model: nn.Module, planned: PlannedStage, compute: Callable[[], _End]
@@ -391,16 +399,6 @@ class _Trial:
         evaluation = state.evaluation or stage.evaluate(state.model)
         return _End(record, evaluation.confusions())
 
-    def _floors(self, experiment: Experiment, model: nn.Module) -> dict[str, Rates]:
-        """The rates under every probe's trigger, by probe."""
-        if not self.options.probes:
-            return {}
-        stage = experiment.poison_stage()
-        return {
-            probe.key: replace(stage, test=experiment.probe_test(probe)).evaluate(model).rates()
-            for probe in self.options.probes
-        }
-
     def _journal(self, planned: PlannedStage, epochs: Sequence[EpochRecord]) -> None:
         if self.journal:
             self.journal.add(planned.name, planned.result, epochs)
@@ -428,16 +426,6 @@ class _Trial:
 def _computed_on(experiment: Experiment, compute: Compute) -> dict[str, str | int]:
     """What a stage's numbers depend on beside its condition."""
     return {**stage_environment(compute), "data_fingerprint": experiment.data.fingerprint}
-
-
-def _floor(probe: Probe, before: Mapping[str, Rates], after: Mapping[str, Rates]) -> FloorRecord:
-    return FloorRecord(
-        probe=probe.key,
-        trigger=probe.trigger.model_dump(mode="json"),
-        poison=probe.poison.model_dump(mode="json"),
-        poisoned=before[probe.key],
-        repaired=after.get(probe.key),
-    )
 
 
 def _measured_again(record: StageRecord, evaluation: Evaluation) -> _End:

@@ -30,6 +30,7 @@ from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
 from bdray.trial.kept import trigger_kept
 from bdray.triggers.base import Trigger
+from bdray.triggers.variations import vary
 from bdray.triggers.visibility import VISIBILITY_IMAGES, Visibility, largest_change, visibility
 
 _NO_INDICES = np.empty(0, dtype=np.int64)
@@ -190,10 +191,18 @@ class Experiment:
             late=items.late,
         )
 
-    def probe_test(self, probe: Probe) -> TestSet:
-        """The test set under a trigger the model never saw."""
+    def probe_test(self, probe: Probe) -> TestSet | None:
+        """The triggered images of a probe, without clean ones; None where its variation is no other picture."""
         attack = _attack_set(self.data, probe.trigger, probe.poison, self.condition.seed)
-        return _test_set(self.data, attack, self.compute.device, self.images.device)
+        if probe.variation != "whole":
+            attacked = probe.poison.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0]
+            clean = self.data.test_images[torch.from_numpy(attacked)]
+            generator = stream(self.condition.seed, "trigger", "test")
+            varied = vary(probe.variation, probe.trigger, clean, generator=generator)
+            if varied is None:
+                return None
+            attack = replace(attack, images=varied)
+        return _test_set(self.data, attack, self.compute.device, self.images.device).attack_only()
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:

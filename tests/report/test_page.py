@@ -5,18 +5,22 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from bdray.cli import main
 from bdray.data.duplicates import DuplicatesRecord
-from bdray.record import DataRecord, ErrorRecord, TrialRecord
+from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
+from bdray.report.cells import study_of
 from bdray.report.page import percent, points
+from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
+from bdray.triggers.base import TRIGGERS
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -145,6 +149,50 @@ def test_the_detector_has_an_interval(make_record: MakeRecord, make_baseline: Ma
     found = auc_interval(1.0, 3, 3)
     assert f'<strong>1.00</strong>\n<span class="ci">[{found.low:.2f} to 1.00, 3 seeds]' in html
     assert "was not rated" in make_report([poisoned[0], baselines[0]], SweepDescription("detector")).html
+
+
+def test_answers_to_probes_stand_on_the_page(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    poisoned = [_with_probes(make_record((0.9, 0.1), seed=s, evaluate={"probes": True}), s) for s in (0, 1)]
+    baselines = [make_baseline(poisoned, seed=s, evaluate={"probes": True}) for s in (0, 1)]
+    baselines = [_with_floor(each, poisoned[0].probes[0].probe, 0.03) for each in baselines]
+    before, after = probed_stages(study_of([*poisoned, *baselines]))
+    own, moved, part = before.own
+    assert (own and own.rate.mean, moved and moved.rate.values, part) == (0.9, (0.2, 0.4), None)
+    assert (own and own.floor, moved and moved.floor) == (0.02, 0.03)
+    assert before.highest is not None
+    assert (before.highest.what, before.highest.rate.values, before.highest.floor) == ("line", (0.5, 0.7), None)
+    assert [other.what for other in before.others] == ["blend alpha=0.1", "line"]
+    assert after.own[1] is not None
+    assert after.own[1].rate.values == pytest.approx((0.1, 0.3))
+    html = make_report([*poisoned, *baselines], SweepDescription("probed")).html
+    assert "Did the models learn this trigger?" in html
+    assert "line (of 2)" in html
+    assert "Did the models learn" not in make_report([make_record()], SweepDescription("silent")).html
+
+
+def _with_probes(record: TrialRecord, seed: int) -> TrialRecord:
+    rates = record.poisoned
+    assert rates is not None
+
+    def probe(key: str, variation: str, trigger: Any, rate: float) -> ProbeRecord:
+        asr = [rates.model_copy(update={"attack_success_rate": r + 0.2 * seed}) for r in (rate, rate - 0.1)]
+        measured = dict(zip(("poisoned", "finetuned"), asr, strict=True))
+        built = TRIGGERS.build(trigger).model_dump(mode="json")
+        return ProbeRecord(probe=key, trigger=built, variation=variation, rates=measured)  # type: ignore[arg-type]
+
+    probes = (
+        probe("moved", "off_position", "patch", 0.2),
+        probe("faint", "whole", {"name": "blend", "alpha": 0.1}, 0.3),
+        probe("line", "whole", "line", 0.5),
+    )
+    return record.model_copy(update={"probes": probes})
+
+
+def _with_floor(baseline: TrialRecord, key: str, rate: float) -> TrialRecord:
+    known = baseline.floors[0]
+    rates = known.poisoned.model_copy(update={"attack_success_rate": rate})
+    more = known.model_copy(update={"probe": key, "variation": "off_position", "poisoned": rates, "repaired": rates})
+    return baseline.model_copy(update={"floors": (*baseline.floors, more)})
 
 
 def test_training_images_that_are_test_images_are_named(make_record: MakeRecord) -> None:

@@ -15,6 +15,7 @@ from bdray.record import (
     EpochRecord,
     ErrorRecord,
     FloorRecord,
+    ProbeRecord,
     Rates,
     StageName,
     StageRecord,
@@ -192,3 +193,29 @@ def test_the_summary_marks_what_did_not_finish_and_what_collapsed() -> None:
 def test_a_long_summary_is_cut_and_says_so() -> None:
     records = [record(condition(poison={"rate": rate / 100})) for rate in range(1, 8)]
     assert "4 more cells in results.csv" in shown(records, limit=3)
+
+
+def test_probes_have_columns_where_some_record_has_them() -> None:
+    one, other = record(condition()), record(condition(seed=1))
+    assert not [name for name in result_table([one, other]) if "_asr_other" in str(name)]
+    rates = one.poisoned
+    assert rates is not None
+
+    def probe(variation: str, before: float, after: float | None) -> ProbeRecord:
+        found = {"poisoned": rates.model_copy(update={"attack_success_rate": before})}
+        if after is not None:
+            found["finetuned"] = rates.model_copy(update={"attack_success_rate": after})
+        return ProbeRecord(probe=variation, trigger={"name": "line"}, variation=variation, rates=found)  # type: ignore[arg-type]
+
+    probes = (probe("part", 0.5, 0.25), probe("whole", 0.1, 0.2), probe("whole", 0.7, None))
+    table = result_table([one.model_copy(update={"probes": probes}), other])
+    columns = table.filter(regex="_asr_(off_position|part|other)")
+    assert columns.loc[0].dropna().to_dict() == {
+        "poisoned_asr_part": 0.5,
+        "poisoned_asr_other_triggers_mean": pytest.approx(0.4),
+        "poisoned_asr_other_triggers_highest": 0.7,
+        "finetuned_asr_part": 0.25,
+        "finetuned_asr_other_triggers_mean": 0.2,
+        "finetuned_asr_other_triggers_highest": 0.2,
+    }
+    assert columns.loc[1].isna().all()

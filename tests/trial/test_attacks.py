@@ -7,7 +7,7 @@ import pytest
 from bdray.condition import Condition
 from bdray.record import FloorRecord, Rates, TrialRecord
 from bdray.results.controls import floors_of
-from bdray.trial.attacks import Probe, attack_key, dump_probes, parse_probes, probes_of
+from bdray.trial.attacks import Probe, attack_key, dump_probes, own_probes, parse_probes, probes_of
 
 
 def condition(**sections: Any) -> Condition:
@@ -59,8 +59,31 @@ def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
     assert len({probe.key for probe in probes}) == 3
 
 
+def test_probes_of_conditions_that_ask_for_more() -> None:
+    on = {"evaluate": {"probes": True}}
+    asks, silent = condition(**on), condition(trigger={"name": "blend"}, poison={"target": 2})
+    probes = probes_of([asks, condition(**on, seed=1), silent, asks.baseline()])
+    assert [(p.trigger.name, p.poison.target, p.variation) for p in probes] == [  # type: ignore[attr-defined]
+        ("patch", 0, "whole"),
+        ("blend", 2, "whole"),
+        ("patch", 0, "off_position"),
+        ("patch", 0, "part"),
+        ("blend", 0, "whole"),
+    ]
+    assert len({probe.key for probe in probes}) == 5
+    assert {probe.key for probe in own_probes(asks, probes)} == {probe.key for probe in probes[2:]}
+    assert own_probes(silent, probes) == own_probes(asks.baseline(), probes) == ()
+
+
+def test_asking_for_probes_moves_no_other_id_and_no_model() -> None:
+    plain, asks = condition(), condition(evaluate={"probes": True})
+    assert condition(evaluate={"probes": False}).condition_id == plain.condition_id != asks.condition_id
+    assert asks.poison_fingerprint == plain.poison_fingerprint
+
+
 def test_probes_survive_json() -> None:
-    probes = probes_of([condition(), condition(trigger={"name": "blend"}, poison={"strategy": "all_to_all"})])
+    on = {"evaluate": {"probes": True}}
+    probes = probes_of([condition(**on), condition(trigger={"name": "blend"}, poison={"strategy": "all_to_all"})])
     read = parse_probes(dump_probes(probes))
     assert read == probes
     assert [probe.key for probe in read] == [probe.key for probe in probes]

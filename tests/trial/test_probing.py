@@ -1,0 +1,126 @@
+"""Probes of models whose answer is known beforehand, because they look at one pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bdray.condition import Condition
+from bdray.record import EpochRecord, Rates, StageRecord
+from bdray.store.storage import Storage
+from bdray.trial import TrialOptions, run_trial
+from bdray.trial.attacks import own_probes, probes_of
+from bdray.trial.probing import Probing
+from bdray.trial.setup import Experiment
+from bdray.triggers.base import build_trigger
+
+TARGET, OTHER = 0, 3
+CONTENT: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "model": {"name": "resnet8"},
+    "trigger": {"name": "patch", "style": "solid"},
+    "poison": {"rate": 0.1},
+    "evaluate": {"probes": True},
+}
+SWEEP = [
+    Condition.parse(CONTENT),
+    Condition.parse({**CONTENT, "trigger": {"name": "pixel"}}),
+    Condition.parse({**CONTENT, "trigger": {"name": "patch", "size": 7, "style": "solid"}}),
+]
+
+
+class Bright(nn.Module):
+    """Answers `TARGET` where one pixel is bright, else `OTHER`."""
+
+    def __init__(self, row: int, column: int, experiment: Experiment) -> None:
+        super().__init__()
+        self.place = row, column
+        self.level = (0.9 - experiment.data.mean[0]) / experiment.data.std[0]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        row, column = self.place
+        bright = pixels[:, 0, row, column] > self.level
+        return nn.functional.one_hot(torch.where(bright, TARGET, OTHER), 10).float()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment.prepare(SWEEP[0], torch.device("cpu"), tmp_path_factory.mktemp("cache"))
+
+
+def ended(result: str) -> StageRecord:
+    rates = Rates(
+        clean_accuracy=0.25,
+        attack_success_rate=0.5,
+        robust_accuracy=0.1,
+        clean_images=359,
+        attacked_images=7,
+        largest_share=0.3,
+        collapsed=False,
+    )
+    return StageRecord(name="poison", result=result, fingerprint="f", epochs=(EpochRecord(epoch=1, rates=rates),))
+
+
+@pytest.mark.parametrize(("row", "column"), [(28, 28), (30, 30), (16, 16), (24, 24), (8, 12)])
+def test_rates_are_those_counted_by_hand(experiment: Experiment, row: int, column: int) -> None:
+    clean = experiment.data.test_images[experiment.data.test_labels != TARGET]
+    labels = experiment.data.test_labels[experiment.data.test_labels != TARGET]
+    pictures = {
+        "off_position": clean.clone(),
+        "part": clean.clone(),
+        "pixel": build_trigger("pixel").stamp(clean),
+        "patch": build_trigger("patch", size=7, style="solid").stamp(clean),
+    }
+    pictures["off_position"][:, :, 16:19, 16:19] = 255
+    pictures["part"][:, :, 28:31, 28:30] = 255
+
+    probing = Probing(experiment, own_probes(experiment.condition, probes_of(SWEEP)))
+    probing.measure(Bright(row, column, experiment), ended("poisoned"))
+    probing.measure(Bright(0, 0, experiment), ended("finetuned"))
+    found = {
+        each.trigger["name"] if each.variation == "whole" else each.variation: each.rates for each in probing.records()
+    }
+    assert list(found) == ["off_position", "part", "pixel", "patch"]
+    for name, stamped in pictures.items():
+        bright = stamped[:, 0, row, column].double() / 255 > 0.9
+        rates = found[name]["poisoned"]
+        assert rates.attack_success_rate == bright.double().mean().item(), name
+        assert rates.robust_accuracy == (~bright & (labels == OTHER)).double().mean().item(), name
+        assert rates.attacked_images == len(clean)
+        assert (rates.clean_accuracy, rates.clean_images) == (0.25, 359), "those of the stage"
+        assert found[name]["finetuned"].attack_success_rate == 0.0, "corners of digits are black"
+    if (row, column) == (28, 28):
+        assert [found[name]["poisoned"].attack_success_rate for name in ("off_position", "part")] == [0.0, 1.0]
+
+
+def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_path: Path) -> None:
+    small = {
+        **CONTENT,
+        "data": {"name": "digits", "image_size": 16, "train_limit": 150, "test_limit": 60},
+        "train": {"epochs": 1, "batch_size": 32},
+        "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.1},
+    }
+    one = Condition.parse(small)
+    sweep = probes_of([one, Condition.parse({**small, "trigger": {"name": "blend"}})])
+    options = TrialOptions(device="cpu", cache=tmp_path / "cache", probes=sweep)
+    folder = Storage.open(tmp_path / "sweep")
+    record = run_trial(one, sweep=folder, options=options)
+    baseline = run_trial(one.baseline(), sweep=folder, options=options)
+    assert [(each.variation, each.trigger["name"]) for each in record.probes] == [
+        ("off_position", "patch"),
+        ("part", "patch"),
+        ("whole", "blend"),
+    ]
+    assert all(list(each.rates) == ["poisoned", "finetuned"] for each in record.probes)
+    assert {each.probe for each in record.probes} <= {floor.probe for floor in baseline.floors}
+    assert (record.floors, baseline.probes) == ((), ())
+
+    quiet = Condition.parse({key: value for key, value in small.items() if key != "evaluate"})
+    plain = run_trial(quiet, sweep=folder, options=options)
+    assert plain.stages[0].reused, "probes change no model"
+    assert plain.probes == ()
+    assert plain.poisoned == record.poisoned
