@@ -16,7 +16,7 @@ from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
-from bdray.results.tables import result_table, summary_table
+from bdray.results.tables import csv_of, result_table, summary_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
 
@@ -80,7 +80,10 @@ def results(options: argparse.Namespace) -> int:
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
-        table.to_csv(sys.stdout if options.csv == "-" else Path(options.csv), index=False)
+        if options.csv == "-":
+            sys.stdout.write(csv_of(table))
+        else:
+            _write(Path(options.csv), csv_of(table).encode())
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0

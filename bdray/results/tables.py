@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from bdray.store.storage import Storage
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "'")
+"""What text begins with that a spreadsheet runs, or that hides such a beginning from it."""
+
 WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
@@ -81,9 +84,23 @@ def result_table(records: Sequence[TrialRecord], floors: Mapping[str, FloorRecor
     return pd.DataFrame([result_row(record, (floors or {}).get(record.condition_id), results) for record in records])
 
 
+def csv_of(table: pd.DataFrame) -> str:
+    """The table as CSV that a spreadsheet can open: text that it would take for a formula, or that begins with an
+    apostrophe, has an apostrophe in front, and a carriage return, which would begin another row, is a line feed.
+    Numbers, and the table's Parquet form, are as they are."""
+
+    def inert(cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        text = cell.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{text}" if text.startswith(_FORMULA) else text
+
+    return table.map(inert).rename(columns=inert).to_csv(index=False)
+
+
 def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
     """`results.csv` and `results.parquet` in the sweep folder."""
-    sweep.write_atomic("results.csv", table.to_csv(index=False))
+    sweep.write_atomic("results.csv", csv_of(table))
     buffer = io.BytesIO()
     # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
     mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
