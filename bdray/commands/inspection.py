@@ -8,7 +8,6 @@ import platform
 import shutil
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of
@@ -18,6 +17,7 @@ from bdray.errors import BdrayError, UserError, nearest
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
 from bdray.space import SearchSpace
+from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
 
 KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in COMPONENTS.values()}

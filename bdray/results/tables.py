@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import flatten
@@ -155,7 +156,7 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
         table.add_column(name, justify="right")
     for members in list(cells.values())[:limit]:
-        table.add_row(*_cell_line(members, axes))
+        table.add_row(*map(escape, _cell_line(members, axes)))
     if len(cells) > limit:
         table.caption = f"{len(cells) - limit} more cells in results.csv"
     return table
