@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from bdray import __version__
 from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
 from bdray.sweeping import stopping
+from bdray.terminal import Console
 
 if TYPE_CHECKING:
     from bdray.space import SearchSpace

@@ -9,8 +9,11 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+<<<<<<< HEAD
 from rich.console import Console
 from rich.markup import escape
+=======
+>>>>>>> h-guard
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of
@@ -21,6 +24,7 @@ from bdray.errors import BdrayError, UserError, nearest
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
 from bdray.space import SearchSpace
+from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
 
 KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in COMPONENTS.values()}

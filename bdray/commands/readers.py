@@ -10,15 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.markup import escape
 
 from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
-from bdray.results.tables import result_table, summary_table
+from bdray.results.tables import csv_of, result_table, summary_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
+from bdray.terminal import Console
 
 if TYPE_CHECKING:
     from bdray.report import Report, SweepDescription
@@ -56,7 +57,7 @@ def status(options: argparse.Namespace) -> int:
     counts = Counter(record.status for record in records)
     done = {record.condition_id for record in records}
     begun = sum(name not in done and folder.condition(name).has_begun for name in folder.condition_ids())
-    console.print(f"[bold]{sweep.name}[/bold]: {len(planned)} conditions")
+    console.print(f"[bold]{escape(sweep.name)}[/bold]: {len(planned)} conditions")
     for name in ("finished", "diverged", "failed"):
         console.print(f"  {name:<10} {counts[name]:>6}")
     console.print(f"  {'begun':<10} {begun:>6}")
@@ -80,7 +81,10 @@ def results(options: argparse.Namespace) -> int:
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
-        table.to_csv(sys.stdout if options.csv == "-" else Path(options.csv), index=False)
+        if options.csv == "-":
+            sys.stdout.write(csv_of(table))
+        else:
+            _write(Path(options.csv), csv_of(table).encode())
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
@@ -177,7 +181,7 @@ def sync(options: argparse.Namespace) -> int:
         report = sync_sweep(sweep, uri, progress.delivered)
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
-        console.print(f"[red]{len(report.pending)} are not[/red]: {report.error}", soft_wrap=True)
+        console.print(f"[red]{len(report.pending)} are not[/red]: {escape(report.error)}", soft_wrap=True)
         console.print(f"deliver the rest with: {options.command_line}", markup=False, soft_wrap=True)
         return NOT_DELIVERED
     return 0

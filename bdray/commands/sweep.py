@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import IO, cast
 
-from rich.console import Console
+from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of
@@ -18,6 +18,7 @@ from bdray.store.sweep_folder import REPORT
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
+from bdray.terminal import Console
 
 
 def dry_run(space: SearchSpace) -> int:
@@ -64,7 +65,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:
-        console.print(f"\ninterrupted with {len(outcome.missing)} conditions to go; continue with: {command_line}")
+        to_go = f"{len(outcome.missing)} conditions to go"
+        console.print(f"\ninterrupted with {to_go}; continue with: {command_line}", markup=False, soft_wrap=True)
         return 130
     if outcome.unsuccessful or outcome.missing:
         return 1
@@ -95,8 +97,8 @@ def _tell_where(outcome: SweepOutcome, console: Console) -> None:
     delivery = outcome.delivery
     if delivery is not None and delivery.error:
         console.print(
-            f"[yellow]MLflow has not got {len(delivery.pending)} conditions[/yellow] ({delivery.error});"
-            f" nothing is lost: bdray sync {sweep.uri}",
+            f"[yellow]MLflow has not got {len(delivery.pending)} conditions[/yellow] ({escape(delivery.error)});"
+            f" nothing is lost: bdray sync {escape(sweep.uri)}",
             highlight=False,
             soft_wrap=True,
         )

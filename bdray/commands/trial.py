@@ -7,8 +7,6 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console
-
 from bdray.condition import Condition
 from bdray.errors import TrialInterrupted, UserError
 from bdray.plugins import load_plugins
@@ -18,6 +16,7 @@ from bdray.space import load_plugins_of, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
 from bdray.sweeping import stopping
+from bdray.terminal import Console
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
             raise KeyboardInterrupt from None
     _tell(record, console)
     if sweep is not None:
-        console.print(f"written to {sweep.child('conditions', record.condition_id).uri}", soft_wrap=True)
+        console.print(f"written to {sweep.child('conditions', record.condition_id).uri}", markup=False, soft_wrap=True)
     return 0 if record.status == "finished" else 1
 
 

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
 
 from bdray.checksum import DamagedError, checksum, damaged_name, say_damaged, seal_json, unseal_json
 from bdray.data.base import ImageData
@@ -37,6 +36,7 @@ from bdray.data.splits import stratified_order
 from bdray.errors import DataError
 from bdray.progress import Bar
 from bdray.seeds import stream
+from bdray.terminal import Console
 
 if TYPE_CHECKING:
     import torch

@@ -13,6 +13,7 @@ from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.statistics import Interval, rate_interval, t_interval, wilson_interval
 from bdray.results.controls import Control, controls_of
 from bdray.results.tables import axes_of
+from bdray.terminal import inert
 
 RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
 
@@ -280,4 +281,5 @@ def shown(path: str, value: Any) -> str:
         return f"{100 * value:g} %"
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value).replace("_", " ") if path.endswith((".name", ".strategy")) else str(value)
+    # An SVG file with a control character in it is none.
+    return inert(str(value).replace("_", " ") if path.endswith((".name", ".strategy")) else str(value))

@@ -48,6 +48,8 @@ _STYLE: Any = {
     "axes.titlesize": 9,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
+    # Names and values are text, not formulas, whatever signs they hold.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "bdray",
 }

@@ -117,6 +117,7 @@ class _Sheet:
             weight=weight,
             va="center",
             family="DejaVu Sans",
+            parse_math=False,
         )
 
     def show(self, pictures: torch.Tensor, left: float, bottom: float, width: float, height: float) -> None:

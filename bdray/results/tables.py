@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import flatten
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bdray.store.storage import Storage
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "'")
+"""What text begins with that a spreadsheet runs, or that hides such a beginning from it."""
 
 WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
@@ -103,9 +107,23 @@ def result_table(records: Sequence[TrialRecord], floors: Mapping[str, FloorRecor
     return pd.DataFrame(rows)
 
 
+def csv_of(table: pd.DataFrame) -> str:
+    """The table as CSV that a spreadsheet can open: text that it would take for a formula, or that begins with an
+    apostrophe, has an apostrophe in front, and a carriage return, which would begin another row, is a line feed.
+    Numbers, and the table's Parquet form, are as they are."""
+
+    def inert(cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        text = cell.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{text}" if text.startswith(_FORMULA) else text
+
+    return table.map(inert).rename(columns=inert).to_csv(index=False)
+
+
 def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
     """`results.csv` and `results.parquet` in the sweep folder."""
-    sweep.write_atomic("results.csv", table.to_csv(index=False))
+    sweep.write_atomic("results.csv", csv_of(table))
     buffer = io.BytesIO()
     # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
     mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
@@ -160,7 +178,7 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
         table.add_column(name, justify="right")
     for members in list(cells.values())[:limit]:
-        table.add_row(*_cell_line(members, axes))
+        table.add_row(*map(escape, _cell_line(members, axes)))
     if len(cells) > limit:
         table.caption = f"{len(cells) - limit} more cells in results.csv"
     return table

@@ -168,7 +168,7 @@ def read_grammar(
         return {n: v for n, v in flat.items() if n not in replaced and not any(crossed(n, new) for new in replaced)}
 
     grammar = Grammar(
-        name=_scalar(content, "name", _named_after(path), _is_name, _NAME_PROBLEM),
+        name=_scalar(content, "name", _named_after(path), is_name, NAME_PROBLEM),
         description=_scalar(content, "description", "", lambda value: isinstance(value, str), "must be text"),
         seeds=parse_seeds(content.get("seeds")),
         fixed={**kept(fixed), **forced.values},
@@ -235,10 +235,11 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-_NAME_PROBLEM = "must be up to 100 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"
+NAME_PROBLEM = "must be up to 100 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
+    """Whether a sweep may be called so: its name is a folder's, an experiment's, and is typed into a shell."""
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value) is not None
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from bdray.gpu import show_gpu
 from bdray.space.axes import MISSING, NAME_KEYS, freeze, lookup
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
+from bdray.terminal import Console
 from bdray.trial.surrogate import surrogate_of
 from bdray.values import show_cell
 

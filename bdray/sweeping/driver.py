@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
@@ -22,6 +22,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
+from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -39,6 +40,7 @@ from bdray.sweeping import stopping
 from bdray.sweeping.deciding import as_decided, decide_cpu, decide_format, with_decided
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
+from bdray.terminal import Console
 from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
@@ -106,6 +108,8 @@ def run_conditions(
     Raises:
         UserError: storage, tracking or data are not as they must be.
     """
+    if settings.name is not None and not is_name(settings.name):
+        raise UserError(f"--name {settings.name!r}: {NAME_PROBLEM}")
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
@@ -235,8 +239,8 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
 def _say_start(console: Console, sweep: Storage, *, total: int, left: int, adopted: int) -> None:
     known = f", {total - left} already done" if total > left else ""
     known += f" ({adopted} of them taken over from other sweeps of this storage)" if adopted else ""
-    console.print(f"[bold]{sweep.name}[/bold]: {total} conditions{known}, {left} to run", highlight=False)
-    console.print(f"folder     {sweep.uri}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(sweep.name)}[/bold]: {total} conditions{known}, {left} to run", highlight=False)
+    console.print(f"folder     {sweep.uri}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_left(run: _Run, mirror: Mirror) -> bool:
@@ -248,7 +252,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         if cluster.dashboard_url:
             run.console.print(f"dashboard  {cluster.dashboard_url}", highlight=False)
         ready = mirror.wait_ready()
-        run.console.print(f"tracking   {ready.message}", highlight=False, soft_wrap=True)
+        run.console.print(f"tracking   {ready.message}", markup=False, highlight=False, soft_wrap=True)
         job = ClusterJob(
             sweep=run.sweep,
             storage=run.storage,
@@ -273,7 +277,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             watch = _Watch(progress, eviction)
             completed = cluster.run(job, watch)
         if eviction.error is not None:
-            run.console.print(f"[yellow]stages could not be evicted[/yellow]: {eviction.error}", soft_wrap=True)
+            said = escape(str(eviction.error))
+            run.console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)
         _record_lost(run, progress.lost_causes, watch.lost_details)
     return completed
 
@@ -353,7 +358,7 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
                 run.sweep, condition, error, started_ms=now_ms(), detail=details[condition.condition_id] or cause
             )
         except StorageError as full:
-            run.console.print(f"[red]{condition.condition_id}[/red]: {cause}; and no record of it: {full}")
+            run.console.print(f"[red]{condition.condition_id}[/red]: {escape(f'{cause}; and no record of it: {full}')}")
 
 
 def _sum_up(

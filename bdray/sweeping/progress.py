@@ -9,9 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from rich.console import Console
-
 from bdray.progress import Bar
+from bdray.terminal import Console
 
 
 class UnbrokenStream(io.TextIOBase):

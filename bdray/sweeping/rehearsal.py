@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import Condition, flatten
@@ -16,6 +16,7 @@ from bdray.results.tables import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
+from bdray.terminal import Console
 from bdray.values import show_cell
 
 BATCHES = 2
@@ -70,7 +71,7 @@ def cost_table(outcome: SweepOutcome) -> Table:
         flat = flatten(record.condition)
         settings = axis_columns([show_cell(flat.get(path)) for path in axes])
         mark = "" if record.status == "finished" else record.status
-        table.add_row(*settings, f"{_seconds(record):.1f}", *_cost(record), mark)
+        table.add_row(*map(escape, settings), f"{_seconds(record):.1f}", *_cost(record), mark)
     return table
 
 

@@ -78,3 +78,14 @@ def test_rendering_is_reproducible(make_record: MakeRecord) -> None:
     first, second = (attack_success_pictures(study_of([make_record()]))[0] for _ in range(2))
     assert first.render("svg") == second.render("svg")
     assert first.render("png")[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_value_is_text_and_no_formula(make_record: MakeRecord) -> None:
+    evil = [r"$\frac{1}{$", "a\x1b[31m\nb", "<script>"]
+    records = [make_record(trigger={"name": "watermark", "text": text}) for text in evil]
+    (picture,) = attack_success_pictures(study_of(records))
+    words = " ".join(texts(picture.render("svg")))
+    assert evil[0] in words
+    assert evil[2] in words
+    assert "\x1b" not in words
+    assert picture.render("png")

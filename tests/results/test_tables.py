@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import math
 from pathlib import Path
@@ -22,7 +23,7 @@ from bdray.record import (
     TrialRecord,
     persistence_of,
 )
-from bdray.results.tables import result_row, result_table, summary_table, varying_paths, write_tables
+from bdray.results.tables import csv_of, result_row, result_table, summary_table, varying_paths, write_tables
 from bdray.store.storage import Storage
 from bdray.triggers.visibility import Visibility
 
@@ -136,11 +137,11 @@ def test_tables_read_back_as_they_were_written(tmp_path: Path) -> None:
     table = result_table(records, {})
     sweep = Storage.open(tmp_path / "sweep")
     write_tables(sweep, table)
-    csv = pd.read_csv(io.StringIO(sweep.read_text("results.csv")))
+    text = pd.read_csv(io.StringIO(sweep.read_text("results.csv")))
     parquet = pd.read_parquet(tmp_path / "sweep" / "results.parquet")
-    assert list(csv) == list(parquet) == list(table)
+    assert list(text) == list(parquet) == list(table)
     for name in ("condition_id", "seed", "finetuned_attack_success_rate", "status"):
-        pd.testing.assert_series_equal(csv[name], table[name], check_dtype=False)
+        pd.testing.assert_series_equal(text[name], table[name], check_dtype=False)
         pd.testing.assert_series_equal(parquet[name], table[name], check_dtype=False)
     # Equal records make equal bytes.
     first = sweep.read_bytes("results.csv")
@@ -195,6 +196,7 @@ def test_a_long_summary_is_cut_and_says_so() -> None:
     assert "4 more cells in results.csv" in shown(records, limit=3)
 
 
+<<<<<<< HEAD
 def test_probes_have_columns_where_some_record_has_them() -> None:
     one, other = record(condition()), record(condition(seed=1))
     assert not [name for name in result_table([one, other]) if "_asr_other" in str(name)]
@@ -219,3 +221,20 @@ def test_probes_have_columns_where_some_record_has_them() -> None:
         "finetuned_asr_other_triggers_highest": 0.2,
     }
     assert columns.loc[1].isna().all()
+=======
+def test_a_spreadsheet_runs_no_cell_of_the_csv() -> None:
+    evil = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1", "'=1", "plain"]
+    table = pd.DataFrame({"trigger.text": evil, "=x": [-1.5, 2.0, None, 1e-9, 5, 6, 7, 8], "mixed": [-1, *evil[1:]]})
+    text = csv_of(table)
+    with io.StringIO(text, newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == [*(f"'{cell}" for cell in evil[:-1]), "plain"]
+    assert rows[0] == ["trigger.text", "'=x", "mixed"]
+    assert [row[1] for row in rows[1:4]] == ["-1.5", "2.0", ""]
+    assert [row[2] for row in rows[1:3]] == ["-1", "'+1"]
+    back = pd.read_csv(io.StringIO(text, newline=""))
+    assert back["trigger.text"].str.removeprefix("'").tolist() == evil
+    assert csv_of(pd.DataFrame({"x": ["a\r=1"]})) == 'x\n"a\n=1"\n'
+    plain = table[["=x"]].rename(columns={"=x": "x"})
+    assert csv_of(plain) == plain.to_csv(index=False)
+>>>>>>> h-guard
