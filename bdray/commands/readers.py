@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, summary_table
+from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
 
@@ -150,8 +150,8 @@ def _load_plugins(sweep: Storage) -> None:
     """
     from bdray.space import load_plugins_of
 
-    with TemporaryDirectory() as folder:
-        space = Path(folder) / SPACE
+    with scratch_folder() as folder:
+        space = folder / SPACE
         space.write_bytes(sweep.read_bytes(SPACE))
         load_plugins_of(space)
 
