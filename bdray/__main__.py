@@ -1,10 +1,22 @@
-"""`python -m bdray COMMAND`."""
+"""`python -m bdray COMMAND`, and the command `bdray`."""
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-from bdray.cli import main
+from bdray.sweeping import stopping
+
+
+def run(program: str = "bdray", *words: str) -> NoReturn:
+    """Run the command line, with `words` before it, from a process's first moment to its last."""
+    stopping.from_the_start()
+    from bdray.cli import main
+
+    status = main([*words, *sys.argv[1:]], program=program)
+    stopping.no_more()
+    sys.exit(status)
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], program="python -m bdray"))
+    run("python -m bdray")

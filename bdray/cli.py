@@ -40,9 +40,25 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.command_line != command_line:
         errors.print(TYPED_PASSWORD, markup=False, style="yellow")
-    try:
+
+    def work() -> int:
         with stopping.listening():
             return int(options.run(options))
+
+    if options.run is not _sweep or options.dry_run:
+        return _status_of(work, options.command_line, errors)
+    from bdray.sweeping.keeper import keep
+
+    def driven() -> int:
+        return _status_of(work, options.command_line, errors)
+
+    return _status_of(lambda: keep(driven, lambda line: errors.print(line, markup=False)), options.command_line, errors)
+
+
+def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> int:
+    """What comes of it as an exit status, with one line for the user where it went wrong."""
+    try:
+        return run()
     except UserError as error:
         errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return WRONG
@@ -50,7 +66,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
         errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return UNSUCCESSFUL
     except KeyboardInterrupt:
-        errors.print(f"interrupted; continue with: {options.command_line}", markup=False)
+        errors.print(f"interrupted; continue with: {command_line}", markup=False)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output (`| head`) has seen enough.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from bdray.cli import main
+from bdray.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["sweep", *sys.argv[1:]], program="python -m bdray.sweep"))
+    run("python -m bdray.sweep", "sweep")

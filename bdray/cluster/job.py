@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from bdray.store.storage import Storage
 
@@ -42,6 +42,8 @@ class ClusterSettings:
         num_cpus, num_gpus: logical resources of a cluster started here; None: what the machine has.
         max_concurrent: trials at once at most; None: as many as fit.
         dashboard: start the dashboard (on a cluster started here).
+        lost: called with a cause, from a thread, when the raylet or the GCS of a cluster started here is lost: must end
+            the process, which Ray would do too, up to a minute later.
     """
 
     address: str | None = None
@@ -49,6 +51,7 @@ class ClusterSettings:
     num_gpus: int | None = None
     max_concurrent: int | None = None
     dashboard: bool = True
+    lost: Callable[[str], NoReturn] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # What is lost is told in one line of our own; Ray's is 800 characters.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
+    # What is lost is told in one line of our own; Ray's words for it are a page, on stdout.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -35,6 +34,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
 from bdray.cluster.measuring import gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
@@ -44,8 +44,9 @@ from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
 from bdray.machine import Machine  # noqa: E402
 from bdray.store.journal import JOURNAL  # noqa: E402
+from bdray.store.scratch import scratch_folder  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
-from bdray.store.sweep_folder import SweepFolder  # noqa: E402
+from bdray.store.sweep_folder import RAY_LOG, SweepFolder  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace  # noqa: E402
 
@@ -66,6 +67,7 @@ class ClusterRun:
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
         self.dashboard_url: str | None = None
+        self._watch = ExitStack()
 
     def __enter__(self) -> ClusterRun:
         settings = self.settings
@@ -81,10 +83,13 @@ class ClusterRun:
         else:
             _require_listener(settings.address)
         context = _connect(settings.address or "local", own)
+        if settings.address is None and settings.lost is not None:
+            self._watch.enter_context(daemons_watched(settings.lost))
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._watch.close()
         ray.shutdown()
 
     def resources(self) -> dict[str, float]:
@@ -124,7 +129,8 @@ class ClusterRun:
             start_again=losses.start_again,
         )
         teller = _Teller(observer, search)
-        with _tune_folder() as folder, _terminate_like_interrupt():
+        log = job.sweep.local_path(RAY_LOG)
+        with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt():
             trainable = tune.with_parameters(ConditionTrainable, job=job)
             # Both: Ray titles an idle process after the one, a busy process after the other.
             trainable.__name__ = trainable.__qualname__ = PROCESS_NAME
@@ -151,7 +157,8 @@ def _connect(address: str, own: Mapping[str, Any]) -> Any:
     cause: Exception | None = None
     for _ in range(START_TRIES):
         try:
-            return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            with _handler_kept():
+                return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except Exception as error:
             # Ray raises plain exceptions here.
             cause = error
@@ -217,13 +224,16 @@ def _journal_bytes(sweep: Storage, condition_id: str) -> int:
 
 
 @contextmanager
-def _tune_folder() -> Iterator[Path]:
-    """A folder for Tune's own notes, which nobody needs afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="bdray-tune-"))
+def _handler_kept() -> Iterator[None]:
+    """`ray.init` makes SIGTERM end this process with status 15, while it starts and from then on."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        yield folder
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -9,11 +9,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-<<<<<<< HEAD
-from rich.console import Console
 from rich.markup import escape
-=======
->>>>>>> h-guard
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -17,6 +16,7 @@ from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table, summary_table
+from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
 from bdray.terminal import Console
@@ -155,8 +155,8 @@ def _load_plugins(sweep: Storage) -> None:
     """
     from bdray.space import load_plugins_of
 
-    with TemporaryDirectory() as folder:
-        space = Path(folder) / SPACE
+    with scratch_folder() as folder:
+        space = folder / SPACE
         space.write_bytes(sweep.read_bytes(SPACE))
         load_plugins_of(space)
 

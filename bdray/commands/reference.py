@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component
 from bdray.space.grammar import KEYS, Search, Tracking
 from bdray.space.resources import Defaults, Needs
+from bdray.terminal import Console
 from bdray.values import show
 
 SECTIONS: dict[str, type[BaseModel]] = {

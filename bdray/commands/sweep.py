@@ -14,7 +14,9 @@ from bdray.credentials import public
 from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
+from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT
+from bdray.sweeping import keeper
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
@@ -41,10 +43,12 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
             num_gpus=options.num_gpus,
             max_concurrent=options.max_concurrent,
             dashboard=not options.no_dashboard,
+            lost=keeper.lost,
         ),
     )
     if options.rehearse:
         return rehearse(space, settings, console)
+    keeper.working_on(Storage.open(settings.storage).child(settings.name or space.name))
     outcome = run_sweep(space, settings, console)
     if outcome.records and (outcome.delivery is not None or not outcome.sweep.exists(REPORT)):
         outcome.sweep.write_atomic(REPORT, report_of(outcome.sweep).html)

@@ -4,6 +4,7 @@
     conditions/<condition_id>/                        of a condition (`ConditionFolder`)
     stages/<fingerprint>/                             of a stage (`bdray.trial.stages`)
     .lock, mirror.lock, .delivered, mirror.log        of its driver and its tracking mirror
+    ray.log                                           what Ray says when it loses processes
 
 What is written here and later trusted carries a checksum (`bdray.checksum`). The journal, the poison plan and the
 confusion matrices of a finished condition are listed, with theirs, in its record. Files of versions that wrote no
@@ -31,6 +32,7 @@ from bdray.store.storage import Storage, file_lock
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
 DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
+RAY_LOG = "ray.log"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
 ARTIFACTS = (RECORD, CONDITION, PLAN, PREVIEW, CONFUSION, ERROR)

@@ -6,6 +6,7 @@ it may be swallowed there. So it is also remembered, and asked for before anythi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,20 @@ from contextlib import contextmanager
 from types import FrameType
 
 _asked, _patient = threading.Event(), threading.Event()
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def from_the_start() -> None:
+    """To be called before the imports that take seconds: until `listening`, a stop request ends the process as such."""
+    for number in _SIGNALS:
+        signal.signal(number, _stop_at_once)
+
+
+def no_more() -> None:
+    """Everything is done, and said: a stop request could only change the exit status into a wrong one."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -22,8 +37,10 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _ask) for number in _SIGNALS}
     try:
+        # A keeper's driver begins with them blocked (`keeper`).
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         yield
     finally:
         for number, handler in before.items():
@@ -49,6 +66,11 @@ def check() -> None:
     """Raises `KeyboardInterrupt` when a stop was asked for and has not ended the command yet."""
     if _asked.is_set():
         raise KeyboardInterrupt
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted before anything was done; continue with the same command\n")
+    os._exit(130)
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
+from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONDITION, ConditionInfo, KeptRecord, SweepFolder, SweepInfo
 from bdray.tracking.files import Point, Points, points_of
@@ -228,11 +228,11 @@ class Delivery:
     def _upload(self, condition_id: str, run: _ConditionRun, kept: KeptRecord) -> None:
         folder = self.files.condition(condition_id)
         present = folder.artifacts(kept)
-        with TemporaryDirectory(prefix="bdray-") as temporary:
+        with scratch_folder() as temporary:
             staging = Storage.open(temporary)
             for name in present:
                 staging.copy_in(folder.storage, name, name)
-            self._client.log_artifacts(run.run_id, temporary)
+            self._client.log_artifacts(run.run_id, str(temporary))
 
     def _find_or_create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
         runs = self._index()

@@ -131,7 +131,10 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(plugins: Path) -> Iterator[ClusterRun]:
     sys.path.append(str(plugins))
     __import__("runner_plugin")
+    before = signal.getsignal(signal.SIGTERM)
     with ClusterRun(ClusterSettings(num_cpus=2, dashboard=False)) as run:
+        # Ray's own would end the process with status 15.
+        assert signal.getsignal(signal.SIGTERM) is before
         yield run
     sys.path.remove(str(plugins))
 

@@ -196,7 +196,6 @@ def test_a_long_summary_is_cut_and_says_so() -> None:
     assert "4 more cells in results.csv" in shown(records, limit=3)
 
 
-<<<<<<< HEAD
 def test_probes_have_columns_where_some_record_has_them() -> None:
     one, other = record(condition()), record(condition(seed=1))
     assert not [name for name in result_table([one, other]) if "_asr_other" in str(name)]
@@ -221,7 +220,8 @@ def test_probes_have_columns_where_some_record_has_them() -> None:
         "finetuned_asr_other_triggers_highest": 0.2,
     }
     assert columns.loc[1].isna().all()
-=======
+
+
 def test_a_spreadsheet_runs_no_cell_of_the_csv() -> None:
     evil = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1", "'=1", "plain"]
     table = pd.DataFrame({"trigger.text": evil, "=x": [-1.5, 2.0, None, 1e-9, 5, 6, 7, 8], "mixed": [-1, *evil[1:]]})
@@ -237,4 +237,3 @@ def test_a_spreadsheet_runs_no_cell_of_the_csv() -> None:
     assert csv_of(pd.DataFrame({"x": ["a\r=1"]})) == 'x\n"a\n=1"\n'
     plain = table[["=x"]].rename(columns={"=x": "x"})
     assert csv_of(plain) == plain.to_csv(index=False)
->>>>>>> h-guard

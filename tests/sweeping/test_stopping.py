@@ -4,10 +4,45 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from bdray.sweeping import stopping
+
+SLOW_IMPORT = """
+import builtins, time
+imported = builtins.__import__
+
+def slow(name, *rest):
+    if name == "bdray.cli":
+        print("importing", flush=True)
+        time.sleep(60)
+    return imported(name, *rest)
+
+builtins.__import__ = slow
+from bdray.__main__ import run
+run("bdray")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_during_the_imports_is_a_stop_too(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_IMPORT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "interrupted before anything was done; continue with the same command\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
