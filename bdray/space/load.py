@@ -94,6 +94,6 @@ def _with_used_resources(space: SearchSpace) -> SearchSpace:
     for rule, needs in space.resources.overrides:
         if any(rule.matches(space.flat(condition)) for condition in space.expansion.unfiltered):
             kept.append((rule, needs))
-        elif space.loosened.isdisjoint(rule.paths) and space.search.method != "random":
+        elif space.loosened.isdisjoint(rule.paths) and space.search.IS_EXHAUSTIVE:
             raise no_match(rule, space.expansion.unfiltered, "resources.overrides.when", "matches no condition")
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))

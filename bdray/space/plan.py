@@ -14,11 +14,12 @@ from rich.table import Table
 
 from bdray.condition import Condition
 from bdray.gpu import show_gpu
-from bdray.space.axes import MISSING, NAME_KEYS, freeze, lookup
+from bdray.searches.ground import MISSING, lookup
+from bdray.space.axes import NAME_KEYS
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
 from bdray.trial.surrogate import surrogate_of
-from bdray.values import show_cell
+from bdray.values import freeze, show_cell
 
 _SHOWN_ROWS = 8
 _SHOWN_VALUES = 12
