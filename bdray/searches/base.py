@@ -41,10 +41,8 @@ class Asker(ABC):
     def tell(self, record: TrialRecord) -> None:
         """What came of a condition: one that was asked for, or any other (of an earlier run, a baseline)."""
 
-    def recall(self, condition: Condition) -> bool:
-        """A condition of an earlier run of this sweep that has no record: whether it is still wanted. It counts as
-        asked for then."""
-        return False
+    def recall(self, condition: Condition) -> None:
+        """A condition that was asked for by an earlier run of this sweep, has no record, and is going to run."""
 
     @property
     @abstractmethod
@@ -91,11 +89,26 @@ class SearchMethod(Component):
         """The option that does not fit the others and what is wrong with it, where pydantic cannot know."""
         return None
 
-    def start(self, ground: Ground, sweep: Storage) -> Asker:
+    @property
+    def hours(self) -> float | None:
+        """How long it may go on asking; None: as long as it takes."""
+        return None
+
+    @property
+    def needs_baselines(self) -> bool:
+        """Whether it compares with unpoisoned twins, which are run then even where the space asks for none."""
+        return False
+
+    def bound(self, ground: Ground) -> str:
+        """How much it asks for, in words, before anything is known."""
+        raise NotImplementedError
+
+    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
         """Begin, or go on where an earlier run of the sweep ended.
 
         Args:
             sweep: the sweep's folder, for what must outlast the process.
+            others: records of the other sweeps in the storage; those that lie in the space may be learnt from.
         """
         raise NotImplementedError
 
@@ -112,7 +125,7 @@ class Planned(SearchMethod):
             return "max_trials", f"belongs to `method: random`; the method is {self.name}"
         return None
 
-    def start(self, ground: Ground, sweep: Storage) -> Asker:
+    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
         return Listed(self.conditions(ground))
 
 

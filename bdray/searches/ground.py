@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from bdray.condition import Condition
+from bdray.errors import SpaceError
+from bdray.values import freeze
 
 Flat = dict[str, Any]
 """Values by dotted condition path."""
@@ -131,6 +133,40 @@ class Ground(Protocol):
     def wanted(self, condition: Condition) -> bool:
         """Whether `--only` and the like leave it in."""
         ...
+
+
+def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:
+    """Where a condition lies in the space, whatever its seed: for each axis that is present and leaves a choice, the
+    number of its value, or of a distribution the value itself. None where it does not lie in the space."""
+    flat, place = ground.flat(condition), dict[str, float]()
+    assignment: Flat = {"seed": ground.seeds[0], **ground.fixed}
+    for axis in ground.axes:
+        if axis.distribution is not None:
+            value = lookup(flat, axis.name)
+            number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+            added = axis.number(assignment, number)
+            if added and not axis.distribution.min <= number <= axis.distribution.max:
+                return None
+            place |= {axis.name: number} if added else {}
+        else:
+            rows = [axis.row(assignment, index) for index in range(len(axis.labels))]
+            # A value may say more than another one and agree with it.
+            fitting = [index for index, row in enumerate(rows) if _agrees(flat, row)]
+            if not fitting:
+                return None
+            index = max(fitting, key=lambda number: len(rows[number]))
+            added = rows[index]
+            place |= {axis.name: index} if len(rows) > 1 and any(rows) else {}
+        assignment.update(added)
+    try:
+        built = list(ground.built([assignment]))
+    except SpaceError:
+        return None
+    return place if built and built[0].cell_id == condition.cell_id else None
+
+
+def _agrees(flat: Mapping[str, Any], row: Flat) -> bool:
+    return all(freeze(lookup(flat, path)) == freeze(value) for path, value in row.items())
 
 
 def is_finite(ground: Ground) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 from bdray.condition import Condition
 from bdray.errors import ConditionError, nearest
 from bdray.searches import Planned
-from bdray.searches.ground import Distribution, Flat
+from bdray.searches.ground import Distribution, Flat, Ground
+from bdray.searches.random import Random
 from bdray.space.axes import Parameter, Rule, crossed, spread
 from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, values_by_path
 from bdray.space.grammar import Grammar
@@ -26,6 +27,9 @@ from bdray.values import freeze, show
 
 MAX_CONDITIONS = 200_000
 """More than anybody runs; stops a grid that would fill the memory."""
+
+EXAMPLES = 40
+"""Cells that are drawn to check a space whose conditions are only known as the sweep goes on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Expansion:
         duplicates: how many assignments meant a condition that was there already.
         twins: ids of the unpoisoned twins that were added.
         unfiltered: the conditions before `only`.
+        ground: what the search method works on.
+        examples: where the method decides on results: some conditions that it might ask for.
     """
 
     grammar: Grammar
@@ -47,6 +53,8 @@ class Expansion:
     duplicates: int
     twins: frozenset[str]
     unfiltered: tuple[Condition, ...]
+    ground: Ground
+    examples: tuple[Condition, ...]
 
 
 class Unit:
@@ -190,17 +198,20 @@ class _Expander:
     def run(self) -> Expansion:
         chosen = self._choose()
         exclude = self._check_exclude(chosen)
-        conditions = self.unique([*chosen, *self._included()])
-        twins = _twins(conditions) if self.grammar.baselines else []
+        examples = () if isinstance(self.grammar.search, Planned) else tuple(self._filter(chosen))
+        conditions = self.unique([*(() if examples else chosen), *self._included()])
+        twins = twins_of(conditions) if self.grammar.baselines else []
         rank = {seed: index for index, seed in enumerate(self.grammar.seeds)}
         conditions = sorted([*conditions, *twins], key=lambda c: rank.get(c.seed, len(rank)))
         return Expansion(
             grammar=replace(self.grammar, exclude=exclude),
-            conditions=tuple(self._filter(conditions)),
+            conditions=tuple(filter(self.wanted, conditions) if examples else self._filter(conditions)),
             excluded=tuple(self.excluded[rule] for rule in exclude),
             duplicates=self.duplicates,
             twins=frozenset(twin.condition_id for twin in twins),
             unfiltered=tuple(conditions),
+            ground=self,
+            examples=examples,
         )
 
     # Which cells there are.
@@ -215,7 +226,8 @@ class _Expander:
                 raise parameter.error(f"min and max need `search.method: random`; the method is {method.name}")
         if not self.grammar.parameters and self.grammar.include and method.IS_EXHAUSTIVE:
             return []
-        assert isinstance(method, Planned)
+        if not isinstance(method, Planned):
+            method = Random(max_trials=EXAMPLES * len(self.grammar.seeds))
         return list(method.conditions(self))
 
     @property
@@ -323,7 +335,7 @@ class _Expander:
         return conditions
 
 
-def _twins(conditions: Iterable[Condition]) -> list[Condition]:
+def twins_of(conditions: Iterable[Condition]) -> list[Condition]:
     """The unpoisoned twins that are missing. A condition at rate 0 counts as the twin of its like."""
     present: set[str] = set()
     twins: dict[str, Condition] = {}

@@ -56,9 +56,11 @@ class SweepProgress(Bar):
         self.lost_causes: dict[str, str] = {}
         self._begun = time.monotonic()
 
-    def expect(self, count: int) -> None:
-        """There are `count` conditions more than was known before."""
+    def expect(self, count: int, done: int) -> None:
+        """There are `count` conditions more than was known before, `done` of them finished elsewhere."""
         self._total += count
+        self._before += done
+        self._counts["finished"] += done
 
     @property
     def running(self) -> int:
