@@ -30,3 +30,14 @@ def quote(value: Any, limit: int = 60) -> str:
     """The value as a message quotes it: text in quotes, and no more than `limit` characters."""
     text = repr(value) if isinstance(value, str) else show(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def freeze(value: Any) -> Any:
+    """A hashable stand-in that is equal for equal JSON values: 1 and 1.0 are, true and 1 are not."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, Mapping):
+        return ("map", frozenset((key, freeze(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return ("list", *map(freeze, value))
+    return value

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bdray.condition import COMPONENTS
+from bdray.searches import SEARCHES
+
+REGISTRIES = (*COMPONENTS.values(), SEARCHES)
 
 # A busy machine is slow, not wrong: no property fails for the time it takes.
 settings.register_profile("bdray", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -23,9 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def _nothing_left_behind() -> Iterator[None]:
     """What is registered meanwhile is forgotten afterwards, and so are the modules that registered it: importing them
     once more registers it once more."""
-    for registry in COMPONENTS.values():
+    for registry in REGISTRIES:
         registry.names()
-    tables = [table for registry in COMPONENTS.values() for table in (registry._classes, registry._prefixes)]
+    tables = [table for registry in REGISTRIES for table in (registry._classes, registry._prefixes)]
     before = [dict(table) for table in tables]
     yield
     for table, known in zip(tables, before, strict=True):

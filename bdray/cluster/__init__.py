@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bdray.cluster.job import ClusterJob, ClusterSettings, Observer, Task
+from bdray.cluster.job import ClusterJob, ClusterSettings, Observer, Source, Task
 
 if TYPE_CHECKING:
     from bdray.cluster.runner import ClusterRun
 
-__all__ = ["ClusterJob", "ClusterRun", "ClusterSettings", "Observer", "Task"]
+__all__ = ["ClusterJob", "ClusterRun", "ClusterSettings", "Observer", "Source", "Task"]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,6 +82,19 @@ class ClusterJob:
     work: str = "bdray.cluster.work:run_task"
 
 
+class Source(Protocol):
+    """Tasks that only become known while others run. Asked from Ray's loop whenever there is room for one more."""
+
+    def more(self) -> Sequence[Task]:
+        """What may start now; none while that depends on what still runs, or where all is said."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """There will be no more, whatever comes of what still runs."""
+        ...
+
+
 class Observer(Protocol):
     """Hears how the conditions get on. Called from Ray's loop: must return at once."""
 

@@ -31,6 +31,10 @@ class StageQueue:
         self._leader: dict[str, str] = {}
         self._held: dict[str, list[Task]] = {}
         self._ready: deque[Task] = deque()
+        self.add(tasks)
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """More tasks, after all there are."""
         for task in tasks:
             self._admit(task)
 

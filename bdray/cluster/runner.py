@@ -35,7 +35,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
-from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer  # noqa: E402
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
 from bdray.cluster.measuring import gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
@@ -119,19 +119,21 @@ class ClusterRun:
         """How fast each condition trains on such a machine; None where it could not be measured."""
         return paces_on(machine, conditions, threads, replace(job, tasks=()))
 
-    def run(self, job: ClusterJob, observer: Observer) -> bool:
-        """Run every task. Returns False when it was interrupted (SIGINT or SIGTERM)."""
+    def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
+        """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted
+        (SIGINT or SIGTERM)."""
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         search = ConditionSearch(
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
             max_concurrent=self.settings.max_concurrent,
             start_again=losses.start_again,
+            source=source,
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
         with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt():
-            trainable = tune.with_parameters(ConditionTrainable, job=job)
+            trainable = tune.with_parameters(ConditionTrainable, job=replace(job, tasks=()))
             # Both: Ray titles an idle process after the one, a busy process after the other.
             trainable.__name__ = trainable.__qualname__ = PROCESS_NAME
             tuner = tune.Tuner(
@@ -145,7 +147,7 @@ class ClusterRun:
                 ),
             )
             tuner.fit()
-        return teller.ended == len(job.tasks)
+        return teller.ended == search.total_samples and (source is None or source.exhausted)
 
 
 def _connect(address: str, own: Mapping[str, Any]) -> Any:

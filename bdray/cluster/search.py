@@ -10,7 +10,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
-from bdray.cluster.job import Task
+from bdray.cluster.job import Source, Task
 from bdray.cluster.queue import StageQueue
 
 
@@ -24,18 +24,21 @@ class ConditionSearch(SearchAlgorithm):
         poll_seconds: see `StageQueue`.
         start_again: whether a condition that has just lost its process gets another one. Tune's own retries leave out a
             process that dies while it is reset for the next trial, so they are not used.
+        source: of more tasks.
     """
 
     def __init__(
         self,
         tasks: Sequence[Task],
         stage_finished: Callable[[str], bool],
+        *,
         max_concurrent: int | None = None,
         poll_seconds: float = 0.5,
         start_again: Callable[[str], bool] = lambda condition_id: False,
+        source: Source | None = None,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
-        self._start_again = start_again
+        self._start_again, self._source = start_again, source
         self._alive: dict[str, Task] = {}
         self._starts: Counter[str] = Counter()
         self._total = len(tasks)
@@ -58,16 +61,23 @@ class ConditionSearch(SearchAlgorithm):
     def next_trial(self) -> Trial | None:
         if self._max_concurrent is not None and len(self._alive) >= self._max_concurrent:
             return None
-        task = self._queue.pop()
+        task = self._queue.pop() or self._arrived()
         if task is None:
             # One that runs may still be lost, and then start again.
-            if self._queue.empty and not self._alive:
+            if self._queue.empty and not self._alive and (self._source is None or self._source.exhausted):
                 self.set_finished()
             return None
         self._starts[task.condition_id] += 1
         trial = self._trial(task)
         self._alive[trial.trial_id] = task
         return trial
+
+    def _arrived(self) -> Task | None:
+        """A task that was not known before. What is asked for as late as this is chosen with most results known."""
+        tasks = self._source.more() if self._source else ()
+        self._total += len(tasks)
+        self._queue.add(tasks)
+        return self._queue.pop() if tasks else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         task = self._alive.pop(trial_id, None)
@@ -90,7 +100,7 @@ class ConditionSearch(SearchAlgorithm):
         share = {"CPU": task.cpu, **({"GPU": task.gpu} if task.gpu else {})}
         return _ConditionTrial(
             self._experiment.run_identifier,
-            config={"condition_id": task.condition_id},
+            config={"condition_id": task.condition_id, "task": task},
             trial_id=name,
             experiment_tag=name,
             placement_group_factory=PlacementGroupFactory([share]),

@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 
 from bdray.checksum import take_said
-from bdray.cluster.job import ClusterJob
+from bdray.cluster.job import ClusterJob, Task
 from bdray.plugins import load_plugins
 
 
@@ -28,20 +28,19 @@ class ConditionTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any], job: ClusterJob | None = None) -> None:
         assert job is not None
         self._job, self._frozen = job, False
-        self._tasks = {task.condition_id: task for task in job.tasks}
-        self._condition_id: str = config["condition_id"]
+        self._task: Task = config["task"]
         set_up_worker(job)
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
         module, _, function = self._job.work.partition(":")
         work = getattr(importlib.import_module(module), function)
-        status = work(self._job, self._tasks[self._condition_id])
+        status = work(self._job, self._task)
         return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Always reused: Tune 2.60 counts a refusal as a failed try of the next trial.
-        self._condition_id = new_config["condition_id"]
+        self._task = new_config["task"]
         # What the last trial left in cycles (a model may be among it) is freed before the next one needs the memory.
         gc.collect()
         if not self._frozen:

@@ -19,11 +19,12 @@ from bdray.data.base import DATASETS
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
+from bdray.searches import SEARCHES
 from bdray.space import SearchSpace
 from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
 
-KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in COMPONENTS.values()}
+KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in (*COMPONENTS.values(), SEARCHES)}
 PREVIEW_IMAGES = 64
 PACKAGES = ("bdray", "ray", "torch", "torchvision", "timm", "mlflow", "optuna")
 

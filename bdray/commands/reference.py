@@ -20,17 +20,20 @@ from bdray.condition import COMPONENTS
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
-from bdray.registry import Component
-from bdray.space.grammar import KEYS, Search, Tracking
+from bdray.registry import Component, Registry
+from bdray.searches import SEARCHES
+from bdray.space.grammar import KEYS, Tracking
 from bdray.space.resources import Defaults, Needs
 from bdray.terminal import Console
 from bdray.values import show
+
+REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "search": SEARCHES}
+"""What is chosen by name: the components of a condition, and the method of a search."""
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
     "finetune": Finetune,
     "evaluate": Evaluate,
-    "search": Search,
     "resources": Defaults,
     "resources.overrides[]": Needs,
     "tracking": Tracking,
@@ -125,7 +128,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 def classes(section: str) -> list[tuple[str, type[Component]]]:
     """The components of a kind by name, families (`timm/<name>`) included."""
-    registry = COMPONENTS[section]
+    registry = REGISTRIES[section]
     families = [name for name in registry.names() if name.endswith("<name>")]
     return [*registry, *((name, registry.get(name.replace("<name>", "any"))) for name in families)]
 
@@ -145,17 +148,17 @@ def explain(path: str, plugins: Sequence[str] = ()) -> int:
         console.print(option_table("", options_of(SECTIONS[path])))
     elif head in SECTIONS:
         _explain_option(console, head, rest, {head: SECTIONS[head]})
-    elif head in COMPONENTS:
+    elif head in REGISTRIES:
         _explain_component(console, head, rest)
     elif path not in KEY_TEXTS:
-        known = [*COMPONENTS, *SECTIONS, *KEY_TEXTS]
+        known = [*REGISTRIES, *SECTIONS, *KEY_TEXTS]
         raise UserError(f"there is no '{path}' in a search space; {nearest(path, known, limit=30)}")
     return 0
 
 
 def _explain_component(console: Console, section: str, rest: str) -> None:
     known = dict(classes(section))
-    key = COMPONENTS[section].name_key
+    key = REGISTRIES[section].name_key
     if rest in ("", key):
         table = _table(f"{section}.{key}", ("name", "what it is", "source"))
         for name, cls in known.items():
@@ -226,7 +229,7 @@ def components_page() -> str:
         "Every value of every named axis. `bdray list KIND` and `bdray explain trigger.patch` print the same in a "
         "terminal, with your own plugins. An option at its default is no part of a condition's id.",
     ]
-    for section, registry in COMPONENTS.items():
+    for section, registry in REGISTRIES.items():
         parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
         for name, cls in classes(section):
             parts += [f"### `{name}`", _cell(inspect.getdoc(cls) or ""), f"Source: {_cell(cls.SOURCE)}."]

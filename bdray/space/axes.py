@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, nearest
 from bdray.registry import Identified, explain
+from bdray.searches.ground import MISSING, Distribution, Flat, Kind, lookup
 from bdray.space.source import Located, Where
-from bdray.values import quote, show
-
-Flat = dict[str, Any]
-"""Values by dotted condition path."""
+from bdray.values import freeze, quote, show
 
 NAME_KEYS = {section: registry.name_key for section, registry in COMPONENTS.items()}
 """Sections that are components, and the key that names them: `model: resnet8` means `model.name: resnet8`."""
 
 LEAF_KEYS = ("value", "values", "when", "min", "max", "distribution", "q")
-
-Kind = Literal["uniform", "log_uniform", "int_uniform"]
-
-MISSING = object()
-"""What `lookup` finds at a path that is not there."""
 
 S = TypeVar("S", bound=Identified)
 
@@ -64,33 +56,6 @@ class Rule:
 
     def error(self, problem: str, path: str) -> SpaceError:
         return SpaceError(problem, file=self.where.file, line=self.where.line, path=path)
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Numbers drawn at random: `uniform`, `log_uniform` or `int_uniform` between `min` and `max` (both included).
-
-    `q` rounds draws to its multiples.
-    """
-
-    distribution: Kind
-    min: float
-    max: float
-    q: float | None = None
-
-    def draw(self, unit: float) -> float | int:
-        """The value at quantile `unit`, in [0, 1)."""
-        if self.distribution == "int_uniform":
-            low, high = int(self.min), int(self.max)
-            return min(high, low + math.floor(unit * (high - low + 1)))
-        if self.distribution == "log_uniform":
-            value = math.exp(math.log(self.min) + unit * (math.log(self.max) - math.log(self.min)))
-        else:
-            value = self.min + unit * (self.max - self.min)
-        if self.q is not None:
-            # Through a decimal string, so that 3 * 0.1 is written 0.3.
-            value = float(f"{round(value / self.q) * self.q:.12g}")
-        return min(max(value, self.min), self.max)
 
 
 @dataclass(frozen=True)
@@ -133,27 +98,6 @@ class Parameter:
 
     def error(self, problem: str) -> SpaceError:
         return SpaceError(problem, file=self.key.file, line=self.key.line, path=self.path)
-
-
-def freeze(value: Any) -> Any:
-    """A hashable stand-in that is equal for equal JSON values: 1 and 1.0 are, true and 1 are not."""
-    if isinstance(value, bool):
-        return ("bool", value)
-    if isinstance(value, Mapping):
-        return ("map", frozenset((key, freeze(item)) for key, item in value.items()))
-    if isinstance(value, (list, tuple)):
-        return ("list", *map(freeze, value))
-    return value
-
-
-def lookup(flat: Mapping[str, Any], path: str) -> Any:
-    """The value at `path`, None below a null, or a mark that `freeze`d values never equal."""
-    value = flat.get(path, MISSING)
-    while value is MISSING and "." in path:
-        path = path.rpartition(".")[0]
-        if flat.get(path, MISSING) is None:
-            return None
-    return value
 
 
 def spread(path: str, value: Any) -> Flat:

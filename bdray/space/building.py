@@ -7,10 +7,11 @@ from typing import Any
 
 from bdray.condition import COMPONENTS, Condition, flatten
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
-from bdray.space.axes import NAME_KEYS, Flat, Rule, crossed, freeze
+from bdray.searches.ground import Flat
+from bdray.space.axes import NAME_KEYS, Rule, crossed
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
-from bdray.values import show
+from bdray.values import freeze, show
 
 SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
 

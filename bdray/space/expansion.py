@@ -13,22 +13,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from bdray.condition import Condition
 from bdray.errors import ConditionError, nearest
-from bdray.seeds import derive_seed
-from bdray.space.axes import Flat, Parameter, Rule, crossed, freeze, spread
+from bdray.searches import Planned
+from bdray.searches.ground import Distribution, Flat, Ground
+from bdray.searches.random import Random
+from bdray.space.axes import Parameter, Rule, crossed, spread
 from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, values_by_path
 from bdray.space.grammar import Grammar
 from bdray.space.pairwise import covering_subset
 from bdray.space.source import Located, Where
+from bdray.values import freeze, show
 
 MAX_CONDITIONS = 200_000
 """More than anybody runs; stops a grid that would fill the memory."""
 
-_PATIENCE = 1_000
-"""How often in a row a random draw may bring nothing new before the space counts as drawn empty."""
+EXAMPLES = 40
+"""Cells that are drawn to check a space whose conditions are only known as the sweep goes on."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Expansion:
         duplicates: how many assignments meant a condition that was there already.
         twins: ids of the unpoisoned twins that were added.
         unfiltered: the conditions before `only`.
+        ground: what the search method works on.
+        examples: where the method decides on results: some conditions that it might ask for.
     """
 
     grammar: Grammar
@@ -50,6 +53,8 @@ class Expansion:
     duplicates: int
     twins: frozenset[str]
     unfiltered: tuple[Condition, ...]
+    ground: Ground
+    examples: tuple[Condition, ...]
 
 
 class Unit:
@@ -63,6 +68,22 @@ class Unit:
         asks = frozenset[str]().union(*(member.asks for member in members))
         self.asks = asks - self.paths if len(members) > 1 else asks
         self._plain = len(members) == 1 and members[0].when is None
+
+    @property
+    def name(self) -> str:
+        return self.members[0].path
+
+    @property
+    def distribution(self) -> Distribution | None:
+        return self.members[0].distribution
+
+    @property
+    def labels(self) -> list[str]:
+        texts = [" / ".join(show(value) for value in values) for values in zip(*self._values(), strict=True)]
+        return [text if texts.count(text) == 1 else f"{text} #{index}" for index, text in enumerate(texts)]
+
+    def _values(self) -> list[list[Any]]:
+        return [[value.plain() for value in member.values] for member in self.members]
 
     def rows(self, assignment: Flat) -> list[Flat]:
         """What it adds to a condition so far, without repeats; one empty row where it is absent."""
@@ -79,13 +100,16 @@ class Unit:
                 row.update(member.rows[index])
         return row
 
+    def number(self, assignment: Flat, value: float) -> Flat:
+        """What a value of its distribution adds to a condition so far."""
+        first = self.members[0]
+        return {first.path: value} if first.when is None or first.when.matches(assignment) else {}
+
     def drawn(self, assignment: Flat, quantile: float) -> Flat:
         """What it adds at `quantile`, in [0, 1)."""
-        first = self.members[0]
-        if first.distribution is None:
-            return self.row(assignment, int(quantile * len(first.rows)))
-        present = first.when is None or first.when.matches(assignment)
-        return {first.path: first.distribution.draw(quantile)} if present else {}
+        if self.distribution is None:
+            return self.row(assignment, int(quantile * len(self.members[0].rows)))
+        return self.number(assignment, self.distribution.draw(quantile))
 
     def waits_for(self, other: Unit) -> bool:
         # Asking about `trigger.name` also asks about a `trigger` that may be null.
@@ -158,13 +182,14 @@ def _impossible(parameter: Parameter, grammar: Grammar, loosened: Collection[str
 
 
 class _Expander:
-    """The work of `expand`, with what it counts on the way."""
+    """The work of `expand`, with what it counts on the way: the `Ground` of the search method."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
         self.fixed: Flat = {}
         for path, node in grammar.fixed.items():
             self.fixed.update(spread(path, node.plain()))
+        self.axes: Sequence[Unit] = ()
         self.builder, self.flats = Builder(), Flats()
         self.excluded = dict.fromkeys(grammar.exclude, 0)
         self.unbuilt: list[Flat] = []
@@ -173,17 +198,20 @@ class _Expander:
     def run(self) -> Expansion:
         chosen = self._choose()
         exclude = self._check_exclude(chosen)
-        conditions = self._unique([*chosen, *self._included()])
-        twins = _twins(conditions) if self.grammar.baselines else []
+        examples = () if isinstance(self.grammar.search, Planned) else tuple(self._filter(chosen))
+        conditions = self.unique([*(() if examples else chosen), *self._included()])
+        twins = twins_of(conditions) if self.grammar.baselines else []
         rank = {seed: index for index, seed in enumerate(self.grammar.seeds)}
         conditions = sorted([*conditions, *twins], key=lambda c: rank.get(c.seed, len(rank)))
         return Expansion(
             grammar=replace(self.grammar, exclude=exclude),
-            conditions=tuple(self._filter(conditions)),
+            conditions=tuple(filter(self.wanted, conditions) if examples else self._filter(conditions)),
             excluded=tuple(self.excluded[rule] for rule in exclude),
             duplicates=self.duplicates,
             twins=frozenset(twin.condition_id for twin in twins),
             unfiltered=tuple(conditions),
+            ground=self,
+            examples=examples,
         )
 
     # Which cells there are.
@@ -191,23 +219,24 @@ class _Expander:
     def _choose(self) -> list[Condition]:
         grouped = {path: group for group in self.grammar.zip for path in group}
         groups = dict.fromkeys(grouped.get(path, (path,)) for path in self.grammar.parameters)
-        units = in_order([Unit([self.grammar.parameters[member] for member in group]) for group in groups])
-        method = self.grammar.search.method
-        if method == "random":
-            return list(self._draw(units))
+        self.axes = in_order([Unit([self.grammar.parameters[member] for member in group]) for group in groups])
+        method = self.grammar.search
         for parameter in self.grammar.parameters.values():
-            if parameter.distribution is not None:
-                raise parameter.error(f"min and max need `search.method: random`; the method is {method}")
-        if not self.grammar.parameters and self.grammar.include:
+            if parameter.distribution is not None and not method.TAKES_DISTRIBUTIONS:
+                raise parameter.error(f"min and max need `search.method: random`; the method is {method.name}")
+        if not self.grammar.parameters and self.grammar.include and method.IS_EXHAUSTIVE:
             return []
-        grid = [assignment for assignment in self._grid(units) if not self._excluded(assignment)]
-        conditions = self._unique(self._built(grid))
-        return self._pairwise(conditions) if method == "pairwise" else conditions
+        if not isinstance(method, Planned):
+            method = Random(max_trials=EXAMPLES * len(self.grammar.seeds))
+        return list(method.conditions(self))
 
-    def _grid(self, units: Sequence[Unit]) -> list[Flat]:
-        """Every assignment of the grid, before `exclude`."""
+    @property
+    def seeds(self) -> Sequence[int]:
+        return self.grammar.seeds
+
+    def grid(self) -> list[Flat]:
         assignments = [{"seed": seed, **self.fixed} for seed in self.grammar.seeds]
-        for unit in units:
+        for unit in self.axes:
             grown: list[Flat] = []
             for assignment in assignments:
                 grown += [{**assignment, **row} for row in unit.rows(assignment)]
@@ -224,51 +253,17 @@ class _Expander:
             self.grammar = self.grammar.without(parameter.path)
         return assignments
 
-    def _draw(self, units: Sequence[Unit]) -> Iterator[Condition]:
-        """Distinct conditions drawn at random: cell by cell, each with every seed."""
-        wanted = self.grammar.search.max_trials or 0
-        random = np.random.default_rng(derive_seed(self.grammar.search.seed, "subset", "search"))
-        seen: set[str] = set()
-        tried: set[Any] = set()
+    def built(self, assignments: Iterable[Flat]) -> Iterator[Condition]:
+        return self._built(assignment for assignment in assignments if not self._excluded(assignment))
 
-        def new(assignments: Iterable[Flat]) -> Iterator[Condition]:
-            for assignment in assignments:
-                key = freeze(assignment)
-                if key in tried:
-                    continue
-                tried.add(key)
-                if self._excluded(assignment):
-                    continue
-                for condition in self._built([assignment]):
-                    if condition.condition_id not in seen and len(seen) < wanted:
-                        seen.add(condition.condition_id)
-                        yield condition
+    def covering(self, conditions: Sequence[Condition], kept: Collection[str] = ()) -> list[Condition]:
+        return pairwise_subset(conditions, self.flats, kept)
 
-        misses = 0
-        while len(seen) < wanted and misses < _PATIENCE:
-            quantiles = random.random(len(units)).tolist()
-            before = len(seen)
-            yield from new(self._drawn(units, quantiles, seed) for seed in self.grammar.seeds)
-            misses = 0 if len(seen) > before else misses + 1
-        if len(seen) < wanted and not any(axis.distribution for axis in self.grammar.parameters.values()):
-            # What is left of a nearly exhausted finite grid would take too many draws to find.
-            grid = self._grid(units)
-            yield from new(grid[index] for index in random.permutation(len(grid)))
+    def flat(self, condition: Condition) -> Mapping[str, Any]:
+        return self.flats(condition)
 
-    def _drawn(self, units: Sequence[Unit], quantiles: Sequence[float], seed: int) -> Flat:
-        assignment: Flat = {"seed": seed, **self.fixed}
-        for unit, quantile in zip(units, quantiles, strict=True):
-            assignment.update(unit.drawn(assignment, quantile))
-        return assignment
-
-    def _pairwise(self, conditions: list[Condition]) -> list[Condition]:
-        """Cells that cover all pairs, with every seed they have."""
-        cells = list({condition.cell_id: condition for condition in reversed(conditions)}.values())[::-1]
-        chosen = {condition.cell_id for condition in pairwise_subset(cells, self.flats)}
-        kept = {condition.condition_id for condition in conditions if condition.cell_id in chosen}
-        # Where seeds differ in their cells, pairs with a seed may still be missing.
-        kept |= {condition.condition_id for condition in pairwise_subset(conditions, self.flats, kept)}
-        return [condition for condition in conditions if condition.condition_id in kept]
+    def wanted(self, condition: Condition) -> bool:
+        return all(rule.matches(self.flats(condition)) for rule in self.grammar.only)
 
     # From assignments to conditions.
 
@@ -292,7 +287,7 @@ class _Expander:
             if cell is not None or not (self.grammar.exclude and self._excluded(self.flats(condition), built=True)):
                 yield condition
 
-    def _unique(self, conditions: Iterable[Condition]) -> list[Condition]:
+    def unique(self, conditions: Iterable[Condition]) -> list[Condition]:
         unique: dict[str, Condition] = {}
         for condition in conditions:
             if unique.setdefault(condition.condition_id, condition) is not condition:
@@ -321,7 +316,7 @@ class _Expander:
 
     def _may_be_drawn(self, rule: Rule, chosen: Sequence[Condition]) -> bool:
         """Whether other draws might have met what the rule is about."""
-        return self.grammar.search.method == "random" and values_by_path(chosen).keys() >= set(rule.paths)
+        return not self.grammar.search.IS_EXHAUSTIVE and values_by_path(chosen).keys() >= set(rule.paths)
 
     def _matches_unbuilt(self, rule: Rule) -> bool:
         """Whether a rule about a default would match what other rules excluded before it was built."""
@@ -340,7 +335,7 @@ class _Expander:
         return conditions
 
 
-def _twins(conditions: Iterable[Condition]) -> list[Condition]:
+def twins_of(conditions: Iterable[Condition]) -> list[Condition]:
     """The unpoisoned twins that are missing. A condition at rate 0 counts as the twin of its like."""
     present: set[str] = set()
     twins: dict[str, Condition] = {}

@@ -6,23 +6,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator
 
-from bdray.errors import nearest
+from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
+from bdray.searches import SEARCHES, SearchMethod
+from bdray.searches.ground import MISSING, lookup
 from bdray.shipped import find
 from bdray.space.axes import (
-    MISSING,
     Parameter,
     Rule,
     check_keys,
     crossed,
     leaves,
     listed,
-    lookup,
     parse_parameters,
     parse_rules,
     parse_section,
@@ -40,17 +40,6 @@ MAX_SEEDS = 10_000
 
 TRACKING_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file")
 """Of the URIs that `bdray.tracking` takes."""
-
-
-class Search(Identified):
-    """How conditions are chosen from the grammar."""
-
-    method: Literal["grid", "random", "pairwise"] = "grid"
-    """`pairwise`: few cells of the grid, in which every pair of values that meets in the grid still meets."""
-    max_trials: int | None = Field(default=None, ge=1)
-    """How many conditions `random` draws; included cells and baselines come on top."""
-    seed: int = Field(default=0, ge=0)
-    """What `random` draws from."""
 
 
 class Tracking(Identified):
@@ -100,7 +89,7 @@ class Grammar:
     include: tuple[Mapping[str, Located], ...]
     only: tuple[Rule, ...]
     baselines: bool
-    search: Search
+    search: SearchMethod
     resources: ResourceRules
     tracking: Tracking
     plugins: tuple[str, ...]
@@ -260,14 +249,22 @@ def _scalar(content: Mapping[str, Located], key: str, default: Any, fits: Callab
     return node.content
 
 
-def _parse_search(node: Located | None) -> Search:
-    method = node.content.get("method") if node is not None and isinstance(node.content, dict) else None
-    if method is not None and method.content == "optuna":
-        raise method.error("'optuna' is not available yet; the methods are grid, pairwise and random", "search.method")
-    search = parse_section(node, Search, "search")
-    if node is not None and search.method == "random" and search.max_trials is None:
-        raise node.error("`method: random` needs max_trials: how many conditions to draw", "search.max_trials")
-    if node is not None and search.method != "random" and search.max_trials is not None:
-        problem = f"belongs to `method: random`; the method is {search.method}"
-        raise node.content["max_trials"].error(problem, "search.max_trials", at_key=True)
+def _parse_search(node: Located | None) -> SearchMethod:
+    if node is None or node.content is None:
+        return SEARCHES.build("grid")
+    named = {"method": "grid"} | ({} if not isinstance(node.content, dict) else node.plain())
+    content = check_keys(node, _options(named["method"]), "search")
+    try:
+        search = SEARCHES.build(named)
+    except ComponentError as error:
+        raise content.get(error.path.split(".")[0], node).error(error.problem, f"search.{error.path}") from None
+    if problem := search.problem():
+        option, said = problem
+        raise content.get(option, node).error(said, f"search.{option}", at_key=option in content)
     return search
+
+
+def _options(method: Any) -> tuple[str, ...]:
+    """The keys that a search method takes."""
+    known = dict(SEARCHES).get(method, SearchMethod) if isinstance(method, str) else SearchMethod
+    return ("method", *known.model_fields)

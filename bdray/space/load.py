@@ -6,20 +6,24 @@ is `SpaceError`, which names the file, the line, the key path, what is wrong and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
+from bdray.record import TrialRecord
+from bdray.searches import Asker, Planned
+from bdray.searches.ground import locate
 from bdray.space.axes import Rule
 from bdray.space.building import Flats, located, no_match
-from bdray.space.expansion import Expansion, expand
+from bdray.space.expansion import Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
 from bdray.space.resources import Resources
 from bdray.space.source import dump_yaml, load_yaml
+from bdray.store.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,28 @@ class SearchSpace(Grammar):
     def conditions(self) -> list[Condition]:
         """Every condition, unique by `condition_id`, by seed and then in the order of the axes."""
         return list(self.expansion.conditions)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its conditions only become known as results come in; `conditions` are those that are known before."""
+        return not isinstance(self.search, Planned)
+
+    def shown(self) -> list[Condition]:
+        """The conditions, or where they are not known yet, examples of them too."""
+        return [*self.expansion.conditions, *self.expansion.examples]
+
+    def start(self, sweep: Storage, others: Iterable[TrialRecord]) -> Asker:
+        """Its search; see `bdray.searches.base.SearchMethod.start`."""
+        return self.search.start(self.expansion.ground, sweep, others)
+
+    def holds(self, condition: Condition) -> bool:
+        """Whether the search might ask for this condition, with whatever seed, or for its twin."""
+        ground = self.expansion.ground
+        return condition.is_baseline or (ground.wanted(condition) and locate(ground, condition) is not None)
+
+    def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
+        """The unpoisoned twins that the sweep runs beside these conditions."""
+        return twins_of(conditions) if self.baselines or self.search.needs_baselines else []
 
     def flat(self, condition: Condition) -> Mapping[str, Any]:
         """`condition.flat()`, remembered section by section: for whoever asks for thousands."""
@@ -70,7 +96,7 @@ def load_space(
     listed = parse_seed_list(seeds) if isinstance(seeds, str) else seeds
     expansion = expand(read_grammar(path, overrides, only, listed))
     space = SearchSpace(**vars(expansion.grammar), expansion=expansion)
-    found = infeasible(expansion.conditions)
+    found = infeasible([*expansion.conditions, *expansion.examples])
     if found:
         condition, error = found
         flat = space.flat(condition)
@@ -92,8 +118,8 @@ def _with_used_resources(space: SearchSpace) -> SearchSpace:
     """The space without resource overrides about paths that the command line replaced; others must match."""
     kept = []
     for rule, needs in space.resources.overrides:
-        if any(rule.matches(space.flat(condition)) for condition in space.expansion.unfiltered):
+        if any(rule.matches(space.flat(c)) for c in (*space.expansion.unfiltered, *space.expansion.examples)):
             kept.append((rule, needs))
-        elif space.loosened.isdisjoint(rule.paths) and space.search.method != "random":
+        elif space.loosened.isdisjoint(rule.paths) and space.search.IS_EXHAUSTIVE:
             raise no_match(rule, space.expansion.unfiltered, "resources.overrides.when", "matches no condition")
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from bdray.condition import Condition
 from bdray.gpu import show_gpu
-from bdray.space.axes import MISSING, NAME_KEYS, freeze, lookup
+from bdray.searches.ground import MISSING, lookup
+from bdray.space.axes import NAME_KEYS
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
 from bdray.terminal import Console
 from bdray.trial.surrogate import surrogate_of
-from bdray.values import show_cell
+from bdray.values import freeze, show_cell
 
 _SHOWN_ROWS = 8
 _SHOWN_VALUES = 12
@@ -54,6 +55,8 @@ class Plan:
         resources: what trials ask for, with how many of them do.
         notes: what the user should know.
         rows: the values of `axes` for the first conditions.
+        bound: where conditions only become known as results come in: how much the search asks for; `conditions` are
+            examples then.
     """
 
     name: str
@@ -69,11 +72,12 @@ class Plan:
     resources: tuple[tuple[Resources, int], ...]
     notes: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    bound: str = ""
 
 
 def make_plan(space: SearchSpace) -> Plan:
     """The plan of a search space."""
-    conditions, expansion = space.conditions(), space.expansion
+    conditions, expansion = space.shown(), space.expansion
     axes = _axes(space, conditions)
     kept = {condition.condition_id for condition in conditions}
     shown = conditions[:_SHOWN_ROWS]
@@ -86,11 +90,12 @@ def make_plan(space: SearchSpace) -> Plan:
         added_baselines=len(kept & expansion.twins),
         excluded=tuple((str(rule), count) for rule, count in zip(space.exclude, expansion.excluded, strict=True)),
         duplicates=expansion.duplicates,
-        filtered=len(expansion.unfiltered) - len(conditions),
+        filtered=len(expansion.unfiltered) - len(expansion.conditions),
         stages=_stages(conditions),
         resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
         notes=(*_notes(space, conditions), *space.resources.notes()),
         rows=tuple(tuple(_value(space, condition, axis.path) for axis in axes) for condition in shown),
+        bound=space.search.bound(expansion.ground) if space.is_open else "",
     )
 
 
@@ -138,20 +143,25 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
     notes = []
     wanted = space.search.max_trials
     drawn = len(space.expansion.unfiltered) - len(space.expansion.twins)
-    if wanted is not None and drawn < wanted:
+    if wanted is not None and drawn < wanted and not space.is_open:
         notes.append(f"the space holds only {drawn} distinct conditions: fewer than max_trials ({wanted})")
     if len(space.seeds) == 1:
         notes.append("one seed: results will have no interval across replicates")
-    if not any(condition.is_baseline for condition in conditions):
+    if not any(condition.is_baseline for condition in conditions) and not (
+        space.is_open and (space.baselines or space.search.needs_baselines)
+    ):
         notes.append("no baselines: nothing to compare clean accuracy with (set `baselines: true`)")
     return notes
 
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Prints the plan; fits 80 columns, in a terminal or a file."""
-    console.print(f"[bold]{escape(plan.name)}[/bold]: {_count(len(plan.conditions), 'condition')}", highlight=False)
+    count = plan.bound or _count(len(plan.conditions), "condition")
+    console.print(f"[bold]{escape(plan.name)}[/bold]: {escape(count)}", highlight=False)
     if plan.description:
         console.print(f"[dim]{escape(plan.description.strip())}[/dim]", highlight=False)
+    if plan.bound:
+        console.print(f"{len(plan.conditions)} conditions that it might ask for, as examples:", highlight=False)
     console.print(_summary(plan))
     if plan.axes:
         console.print(_axis_table(plan, console.width))

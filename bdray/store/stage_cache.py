@@ -45,6 +45,13 @@ class StageCache:
         """What the stages take that could be evicted once nobody needs them."""
         return self._total
 
+    def expect(self, condition_id: str, stages: Sequence[str]) -> None:
+        """One more condition is to run, and needs these stages."""
+        self._waiting[condition_id] = stages
+        self._needed.update(stages)
+        for fingerprint in stages:
+            self._free.pop(fingerprint, None)
+
     def ended(self, condition_id: str) -> None:
         """A condition ended, however it ended: its stages were used just now and are needed once less.
 
@@ -115,6 +122,11 @@ class Eviction:
 
     def __exit__(self, *exc_info: object) -> None:
         self._thread.shutdown(wait=True)
+
+    def expect(self, condition_id: str, stages: Sequence[str]) -> None:
+        """One more condition is to run; returns at once."""
+        if self._cache is not None:
+            self._thread.submit(self._cache.expect, condition_id, stages)
 
     def ended(self, condition_id: str) -> None:
         """A condition ended; returns at once."""

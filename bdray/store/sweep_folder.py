@@ -56,7 +56,9 @@ class SweepInfo:
     Attributes:
         tracking_uri: without a password; None for the default, which moves along with the storage.
         created_ms: Unix time in milliseconds; None when it is not known.
-        conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take.
+        conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
+            of a search that decides on results, those it has asked for so far.
+        searched_s: how long such a search has gone on, in seconds.
     """
 
     name: str
@@ -65,6 +67,7 @@ class SweepInfo:
     description: str = ""
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()
+    searched_s: float = 0.0
 
 
 @dataclass(frozen=True)

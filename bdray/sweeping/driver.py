@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from bdray.cluster.job import ClusterSettings
+from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.credentials import public
@@ -37,6 +37,7 @@ from bdray.store.sweep_folder import (
     write_failure,
 )
 from bdray.sweeping import stopping
+from bdray.sweeping.course import Course
 from bdray.sweeping.deciding import as_decided, decide_cpu, decide_format, with_decided
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
@@ -94,16 +95,22 @@ class SweepOutcome:
 
 def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> SweepOutcome:
     """Run what is left of a sweep, and sum it up. See `run_conditions`."""
-    return run_conditions(space, space.conditions(), settings, console)
+    return run_conditions(space, space.conditions(), settings, console, searching=space.is_open)
 
 
 def run_conditions(
-    space: SearchSpace, conditions: Sequence[Condition], settings: SweepSettings, console: Console
+    space: SearchSpace,
+    conditions: Sequence[Condition],
+    settings: SweepSettings,
+    console: Console,
+    *,
+    searching: bool = False,
 ) -> SweepOutcome:
     """Run those of `conditions` that have no record yet, and sum all of them up.
 
     Args:
         space: where they come from: resources, plugins, tracking.
+        searching: the space's search goes on from there and asks for more.
 
     Raises:
         UserError: storage, tracking or data are not as they must be.
@@ -117,15 +124,24 @@ def run_conditions(
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
         space = as_decided(space, sweep)
+        adopted: list[str] = []
+
+        def sift(new: Sequence[Condition]) -> Sequence[Condition]:
+            adopted.extend(_adopt(sweep, storage, new))
+            return _left(sweep, new, retry_failed=settings.retry_failed)
+
+        course = Course(space, sweep, conditions, sift, searching=searching)
+        course.recall()
+        conditions = course.conditions
         _freeze(sweep, space, conditions, tracking_uri)
-        adopted = _adopt(sweep, storage, conditions)
-        left = _left(sweep, conditions, retry_failed=settings.retry_failed)
-        _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted))
+        course.begin(_elsewhere(sweep, storage) if searching else ())
+        left = course.left
+        _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted), searching=searching)
         if not left and _is_delivered(sweep, conditions, tracking_uri):
             return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
+        run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
         if settings.cluster.address is None:
-            _prepare_data(left)
-        run = _Run(space, conditions, left, storage, sweep, tracking_uri, settings, console)
+            _prepare_data(run.shown if left else ())
         mirror = start_mirror(sweep, tracking_uri)
         try:
             completed = _run_left(run, mirror) if left else True
@@ -170,13 +186,27 @@ class _Run:
     """What is run, where, and who watches."""
 
     space: SearchSpace
-    conditions: Sequence[Condition]
-    left: Sequence[Condition]
+    course: Course
     storage: Storage
     sweep: Storage
     tracking_uri: str
     settings: SweepSettings
     console: Console
+
+    @property
+    def conditions(self) -> Sequence[Condition]:
+        """All that are known so far."""
+        return self.course.conditions
+
+    @property
+    def left(self) -> Sequence[Condition]:
+        """Of those, all that are run."""
+        return self.course.left
+
+    @property
+    def shown(self) -> Sequence[Condition]:
+        """Those that are known, and examples of those that a search may ask for."""
+        return [*self.conditions, *(self.space.expansion.examples if self.course.searching else ())]
 
 
 def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str) -> None:
@@ -236,10 +266,21 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     return [condition for condition in conditions if is_left(condition)]
 
 
-def _say_start(console: Console, sweep: Storage, *, total: int, left: int, adopted: int) -> None:
+def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
+    """The records of the other sweeps in the storage."""
+    for other in sweeps_in(storage):
+        if other.uri != sweep.uri:
+            yield from read_records(other)
+
+
+def _say_start(
+    console: Console, sweep: Storage, *, total: int, left: int, adopted: int, searching: bool = False
+) -> None:
     known = f", {total - left} already done" if total > left else ""
     known += f" ({adopted} of them taken over from other sweeps of this storage)" if adopted else ""
-    console.print(f"[bold]{escape(sweep.name)}[/bold]: {total} conditions{known}, {left} to run", highlight=False)
+    so_far = " so far" if searching else ""
+    name = escape(sweep.name)
+    console.print(f"[bold]{name}[/bold]: {total} conditions{so_far}{known}, {left} to run", highlight=False)
     console.print(f"folder     {sweep.uri}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -257,7 +298,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             sweep=run.sweep,
             storage=run.storage,
             tasks=(),
-            probes=dump_probes(probes_of(run.conditions)),
+            probes=dump_probes(probes_of(run.shown)),
             plugins=run.space.plugins,
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
@@ -267,15 +308,16 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         gpus = cluster.resources()["gpu"]
         shares = _gpu_shares(run, cluster, job) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
-        job = replace(job, tasks=make_tasks(run.left, run.space, gpus=gpus, shares=shares, largest=largest))
+        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
+        job = replace(job, tasks=arrivals.tasks(run.left))
         total = len(run.conditions)
         with (
             SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            watch = _Watch(progress, eviction)
-            completed = cluster.run(job, watch)
+            watch = arrivals.watch = _Watch(progress, eviction, run.course)
+            completed = cluster.run(job, watch, arrivals)
         if eviction.error is not None:
             said = escape(str(eviction.error))
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)
@@ -286,8 +328,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
 def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:
     """Decide what is not decided yet and changes speed and bits alone, write it into `space.yaml`, and say it."""
     space, before = run.space, run.space.resources.decided
-    space = with_decided(space, decide_cpu(space, run.conditions, cluster, run.settings.cluster.max_concurrent))
-    space = with_decided(space, decide_format(space, run.conditions, cluster, run.storage, job))
+    space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
+    space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
     decided = space.resources.decided
     if decided != before:
         _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
@@ -299,7 +341,7 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
 
 def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
-    auto = [condition for condition in run.left if run.space.resources_for(condition).gpu == "auto"]
+    auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
 
     def measure(conditions: Sequence[Condition], gpu_type: str) -> Sequence[Need | None]:
         run.console.print(
@@ -321,12 +363,48 @@ def _stage_cache(run: _Run) -> StageCache | None:
     return None if limit is None else StageCache(run.sweep, int(limit * 1e9), waiting)
 
 
+@dataclass
+class _Arrivals:
+    """Tasks for conditions as they become known: the `Source` of the cluster.
+
+    Attributes:
+        shares: what `gpu: auto` comes to, by condition; None without GPUs.
+    """
+
+    run: _Run
+    shares: dict[str, float] | None
+    gpu_types: Sequence[str]
+    largest: float
+    watch: _Watch | None = None
+
+    def tasks(self, conditions: Sequence[Condition]) -> list[Task]:
+        gpus, space = float(self.shares is not None), self.run.space
+        return make_tasks(conditions, space, gpus=gpus, shares=self.shares, largest=self.largest)
+
+    def more(self) -> Sequence[Task]:
+        course, before = self.run.course, len(self.run.conditions)
+        new = course.more()
+        if self.watch is not None:
+            self.watch.progress.expect(len(course.conditions) - before, done=len(course.conditions) - before - len(new))
+            self.watch.expect(new)
+        if new and self.shares is not None:
+            # Nothing is measured now: Ray's loop would wait for it.
+            packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
+            self.shares |= packing.shares(new, self.gpu_types, lambda conditions, _: [None] * len(conditions))
+        return self.tasks(new)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.run.course.exhausted
+
+
 @dataclass(frozen=True)
 class _Watch:
     """Tells the terminal and the stage cache what Ray's loop tells its observer."""
 
     progress: SweepProgress
     eviction: Eviction
+    course: Course
     lost_details: dict[str, str] = field(default_factory=dict)
 
     def started(self, condition_id: str) -> None:
@@ -335,6 +413,7 @@ class _Watch:
     def ended(self, condition_id: str, status: str) -> None:
         self.progress.ended(condition_id, status)
         self.eviction.ended(condition_id)
+        self.course.ended(condition_id)
 
     def restarts(self, condition_id: str, cause: str) -> None:
         self.progress.restarts(condition_id, cause)
@@ -343,6 +422,12 @@ class _Watch:
         self.progress.lost(condition_id, cause)
         self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
+        self.course.lost(condition_id)
+
+    def expect(self, conditions: Sequence[Condition]) -> None:
+        """Conditions have become known that are to be run."""
+        for condition in conditions:
+            self.eviction.expect(condition.condition_id, stages_of(condition))
 
 
 def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str]) -> None:

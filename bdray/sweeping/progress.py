@@ -42,7 +42,7 @@ class SweepProgress(Bar):
     is running, not running twice, nor failed.
 
     Args:
-        total: conditions of the sweep.
+        total: conditions of the sweep that are known when it starts.
         before: of those, already finished when it starts.
         on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
     """
@@ -54,6 +54,12 @@ class SweepProgress(Bar):
         self._counts: Counter[str] = Counter(finished=before)
         self.lost_causes: dict[str, str] = {}
         self._begun = time.monotonic()
+
+    def expect(self, count: int, done: int) -> None:
+        """There are `count` conditions more than was known before, `done` of them finished elsewhere."""
+        self._total += count
+        self._before += done
+        self._counts["finished"] += done
 
     @property
     def running(self) -> int:

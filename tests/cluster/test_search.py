@@ -39,7 +39,9 @@ class Run:
     def __post_init__(self) -> None:
         self.tasks = [task(number, stage) for number, stage in enumerate(self.stages)]
         self.stage_of = {one.condition_id: one.stages[0] for one in self.tasks}
-        self.search = ConditionSearch(self.tasks, self.finished.__contains__, self.max_concurrent, 0.0)
+        self.search = ConditionSearch(
+            self.tasks, self.finished.__contains__, max_concurrent=self.max_concurrent, poll_seconds=0.0
+        )
         self.search.add_configurations(self.experiment)
 
     def start(self) -> list[str]:
@@ -128,7 +130,7 @@ def test_trials_have_the_conditions_name_and_share(experiment: Experiment) -> No
     first, second = search.next_trial(), search.next_trial()
     assert first is not None
     assert second is not None
-    assert (first.trial_id, first.config) == ("0001", {"condition_id": "0001"})
+    assert (first.trial_id, first.config["condition_id"], first.config["task"].cpu) == ("0001", "0001", 2.0)
     for trial in (first, second):
         trial.create_placement_group_factory()
     assert first.placement_group_factory.bundles == [{"CPU": 2.0, "GPU": 0.25}]
@@ -157,3 +159,48 @@ def test_every_task_starts_once_and_no_stage_is_computed_twice_at_once(experimen
     assert sorted(run.started) == [one.condition_id for one in run.tasks]
     assert not run.alive
     assert run.search.is_finished()
+
+
+@dataclass
+class Growing:
+    """A source that has the next task once the one before has ended."""
+
+    left: list[Task]
+    waits: bool = False
+
+    def more(self) -> list[Task]:
+        if self.waits or not self.left:
+            return []
+        self.waits = True
+        return [self.left.pop(0)]
+
+    @property
+    def exhausted(self) -> bool:
+        return not self.left
+
+
+def test_conditions_that_arrive_meanwhile_run_too(experiment: Experiment) -> None:
+    source = Growing([task(2, "b"), task(3, "a")])
+    search = ConditionSearch([task(1, "a")], lambda stage: False, source=source)
+    search.add_configurations([experiment])
+
+    def started() -> list[str]:
+        new = []
+        while (trial := search.next_trial()) is not None:
+            new.append(trial.trial_id)
+        return new
+
+    assert started() == ["0001", "0002"]
+    assert not search.is_finished()
+    search.on_trial_complete("0001")
+    assert started() == []
+    search.on_trial_complete("0002")
+    # Nothing runs and nothing is known, but there will be more.
+    assert started() == []
+    assert not search.is_finished()
+    source.waits = False
+    assert started() == ["0003"]
+    search.on_trial_complete("0003")
+    assert started() == []
+    assert search.is_finished()
+    assert search.total_samples == 3

@@ -12,14 +12,15 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError, UserError
+from bdray.searches.ground import lookup
 from bdray.space import SearchSpace, load_space
-from bdray.space.axes import Parameter, Rule, freeze, lookup, parse_parameters, spread
+from bdray.space.axes import Parameter, Rule, parse_parameters, spread
 from bdray.space.building import merge, nest
 from bdray.space.expansion import Unit, in_order
 from bdray.space.grammar import KEYS, TRACKING_SCHEMES, Grammar
 from bdray.space.source import parse_yaml
 from bdray.tracking.server import absolute_tracking_uri
-from bdray.values import quote, show, show_cell
+from bdray.values import freeze, quote, show, show_cell
 
 Load = Callable[[str], SearchSpace]
 FIXED = "fixed: {data: cifar10, model: resnet8, trigger: patch}\n"

@@ -1,0 +1,182 @@
+"""What a search method sees of a search space: its axes, and conditions for what is chosen on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from bdray.condition import Condition
+from bdray.errors import SpaceError
+from bdray.values import freeze
+
+Flat = dict[str, Any]
+"""Values by dotted condition path."""
+
+MISSING = object()
+"""What `lookup` finds at a path that is not there."""
+
+Kind = Literal["uniform", "log_uniform", "int_uniform"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Numbers drawn at random: `uniform`, `log_uniform` or `int_uniform` between `min` and `max` (both included).
+
+    `q` rounds draws to its multiples.
+    """
+
+    distribution: Kind
+    min: float
+    max: float
+    q: float | None = None
+
+    def draw(self, unit: float) -> float | int:
+        """The value at quantile `unit`, in [0, 1)."""
+        if self.distribution == "int_uniform":
+            low, high = int(self.min), int(self.max)
+            return min(high, low + math.floor(unit * (high - low + 1)))
+        if self.distribution == "log_uniform":
+            value = math.exp(math.log(self.min) + unit * (math.log(self.max) - math.log(self.min)))
+        else:
+            value = self.min + unit * (self.max - self.min)
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """`value` as it may be drawn: a multiple of `q`, between `min` and `max`."""
+        if self.q is not None:
+            # Through a decimal string, so that 3 * 0.1 is written 0.3.
+            value = float(f"{round(value / self.q) * self.q:.12g}")
+        return min(max(value, self.min), self.max)
+
+
+def lookup(flat: Mapping[str, Any], path: str) -> Any:
+    """The value at `path`, None below a null, or a mark that `freeze`d values never equal."""
+    value = flat.get(path, MISSING)
+    while value is MISSING and "." in path:
+        path = path.rpartition(".")[0]
+        if flat.get(path, MISSING) is None:
+            return None
+    return value
+
+
+class Axis(Protocol):
+    """What is chosen at once: a parameter, or a zip group."""
+
+    @property
+    def name(self) -> str:
+        """The path it sets; of a group, the first one's."""
+        ...
+
+    @property
+    def distribution(self) -> Distribution | None: ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Its values in words, in order and all different; none for a distribution."""
+        ...
+
+    def row(self, assignment: Flat, index: int) -> Flat:
+        """What its value number `index` adds to a condition so far; nothing where it is absent."""
+        ...
+
+    def number(self, assignment: Flat, value: float) -> Flat:
+        """What a value of its distribution adds to a condition so far; nothing where it is absent."""
+        ...
+
+    def drawn(self, assignment: Flat, quantile: float) -> Flat:
+        """What it adds at `quantile`, in [0, 1)."""
+        ...
+
+
+class Ground(Protocol):
+    """The search space under a method."""
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
+
+    @property
+    def axes(self) -> Sequence[Axis]:
+        """Each after those that its `when` asks about."""
+        ...
+
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """What every assignment holds before anything is chosen, but for the seed."""
+        ...
+
+    def grid(self) -> list[Flat]:
+        """Every assignment of the grid, the excluded ones included; seeds vary slowest, the last axis fastest."""
+        ...
+
+    def built(self, assignments: Iterable[Flat]) -> Iterator[Condition]:
+        """Their conditions, without the excluded; repeats are not looked for.
+
+        Raises:
+            SpaceError: a condition cannot be built.
+        """
+        ...
+
+    def unique(self, conditions: Iterable[Condition]) -> list[Condition]:
+        """The first of each id; the others are counted as duplicates."""
+        ...
+
+    def covering(self, conditions: Sequence[Condition], kept: Collection[str] = ()) -> list[Condition]:
+        """A few of them, those with the ids `kept` among them, in which all pairs of values meet that meet anywhere."""
+        ...
+
+    def flat(self, condition: Condition) -> Mapping[str, Any]:
+        """`condition.flat()`, remembered section by section."""
+        ...
+
+    def wanted(self, condition: Condition) -> bool:
+        """Whether `--only` and the like leave it in."""
+        ...
+
+
+def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:
+    """Where a condition lies in the space, whatever its seed: for each axis that is present and leaves a choice, the
+    number of its value, or of a distribution the value itself. None where it does not lie in the space."""
+    flat, place = ground.flat(condition), dict[str, float]()
+    assignment: Flat = {"seed": ground.seeds[0], **ground.fixed}
+    for axis in ground.axes:
+        if axis.distribution is not None:
+            value = lookup(flat, axis.name)
+            number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+            added = axis.number(assignment, number)
+            if added and not axis.distribution.min <= number <= axis.distribution.max:
+                return None
+            place |= {axis.name: number} if added else {}
+        else:
+            rows = [axis.row(assignment, index) for index in range(len(axis.labels))]
+            # A value may say more than another one and agree with it.
+            fitting = [index for index, row in enumerate(rows) if _agrees(flat, row)]
+            if not fitting:
+                return None
+            index = max(fitting, key=lambda number: len(rows[number]))
+            added = rows[index]
+            place |= {axis.name: index} if len(rows) > 1 and any(rows) else {}
+        assignment.update(added)
+    try:
+        built = list(ground.built([assignment]))
+    except SpaceError:
+        return None
+    return place if built and built[0].cell_id == condition.cell_id else None
+
+
+def _agrees(flat: Mapping[str, Any], row: Flat) -> bool:
+    return all(freeze(lookup(flat, path)) == freeze(value) for path, value in row.items())
+
+
+def is_finite(ground: Ground) -> bool:
+    """Whether the space is a grid: no axis is drawn from a distribution."""
+    return all(axis.distribution is None for axis in ground.axes)
+
+
+def drawn(ground: Ground, quantiles: Sequence[float], seed: int) -> Flat:
+    """The assignment at one quantile an axis."""
+    assignment: Flat = {"seed": seed, **ground.fixed}
+    for axis, quantile in zip(ground.axes, quantiles, strict=True):
+        assignment.update(axis.drawn(assignment, quantile))
+    return assignment

@@ -1,0 +1,147 @@
+"""The conditions of a sweep as they become known: asked of its search, listed, taken over or run, told to the search.
+
+    ask -> twins -> condition.json, sweep.json -> run -> record -> tell -> ask ...
+
+A condition is listed in `sweep.json` before it starts, so a reader sees at each moment what there is to do, and the
+same command goes on with all that was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from bdray.condition import Condition
+from bdray.record import TrialRecord
+from bdray.searches import Asker
+from bdray.space import SearchSpace
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import CONDITION, SweepFolder, blank_record, now_ms, read_record
+
+Sift = Callable[[Sequence[Condition]], Sequence[Condition]]
+"""Takes over what other sweeps have of these conditions; returns those that are left to run."""
+
+
+class Course:
+    """Which conditions a sweep runs.
+
+    Args:
+        planned: what is known in advance.
+        sift: what it does with conditions that become known.
+        searching: whether the space's search goes on from there.
+
+    Attributes:
+        conditions: all that are known so far: the planned ones, then the others in the order they were asked for.
+        left: of those, the ones that had no record when they became known.
+    """
+
+    def __init__(
+        self, space: SearchSpace, sweep: Storage, planned: Sequence[Condition], sift: Sift, *, searching: bool
+    ) -> None:
+        self.searching = searching
+        self.conditions, self.left = list(planned), list[Condition]()
+        self._space, self._folder, self._sweep, self._sift = space, SweepFolder(sweep), sweep, sift
+        self._asker: Asker | None = None
+        self._running: dict[str, Condition] = {}
+        self._known = {condition.condition_id for condition in planned}
+        self._spent_s, self._began = 0.0, time.monotonic()
+
+    def recall(self) -> None:
+        """Take up what an earlier run of this sweep asked for, as far as it lies in the space. To be called before
+        `sweep.json` is written anew."""
+        info = self._folder.info() if self._folder.is_sweep else None
+        if info is None or not self.searching:
+            return
+        self._spent_s = info.searched_s
+        for condition_id in info.conditions:
+            condition = None if condition_id in self._known else self._read(condition_id)
+            if condition is not None and self._space.holds(condition):
+                self._add([condition])
+
+    def begin(self, others: Iterable[TrialRecord]) -> None:
+        """Start the search and run what is left of the conditions known so far.
+
+        Args:
+            others: records of other sweeps.
+        """
+        self.left = list(self._sift(self.conditions))
+        if not self.searching:
+            return
+        self._asker = self._space.start(self._sweep, others)
+        waiting = {condition.condition_id for condition in self.left}
+        self._running |= {condition.condition_id: condition for condition in self.left}
+        for condition in self.conditions:
+            if condition.condition_id in waiting:
+                self._asker.recall(condition)
+            else:
+                self._tell(condition)
+        if not self.left:
+            self.left += self.more()
+
+    @property
+    def exhausted(self) -> bool:
+        """No more conditions will become known."""
+        return self._asker is None or self._asker.finished or self._is_late
+
+    def more(self) -> list[Condition]:
+        """Conditions to run that were not known before; none while the search waits for results, or is over."""
+        while not self.exhausted:
+            assert self._asker is not None
+            asked = list(self._asker.ask(1))
+            if not asked:
+                return []
+            new = [c for c in [*self._space.twins(asked), *asked] if c.condition_id not in self._known]
+            left = list(self._sift(new))
+            for condition in left:
+                self._folder.condition(condition.condition_id).write_condition(condition)
+            self._add(new)
+            self._list()
+            self._running |= {condition.condition_id: condition for condition in left}
+            self.left += left
+            waiting = {condition.condition_id for condition in left}
+            for condition in new:
+                if condition.condition_id not in waiting:
+                    self._tell(condition)
+            if left:
+                return left
+        return []
+
+    def ended(self, condition_id: str) -> None:
+        """A condition ended by itself; there is a record."""
+        if self._asker is not None and condition_id in self._running:
+            self._tell(self._running.pop(condition_id))
+
+    def lost(self, condition_id: str) -> None:
+        """A condition ended without a record."""
+        if self._asker is not None and condition_id in self._running:
+            self._asker.tell(blank_record(self._running.pop(condition_id), now_ms()))
+
+    @property
+    def _is_late(self) -> bool:
+        hours = self._space.search.hours
+        return hours is not None and self._searched_s >= 3600 * hours
+
+    @property
+    def _searched_s(self) -> float:
+        return self._spent_s + time.monotonic() - self._began
+
+    def _add(self, conditions: Sequence[Condition]) -> None:
+        self.conditions += conditions
+        self._known |= {condition.condition_id for condition in conditions}
+
+    def _list(self) -> None:
+        ids = tuple(condition.condition_id for condition in self.conditions)
+        info = replace(self._folder.info(), conditions=ids, searched_s=self._searched_s)
+        self._folder.write_info(info)
+
+    def _tell(self, condition: Condition) -> None:
+        assert self._asker is not None
+        record = read_record(self._sweep, condition.condition_id)
+        self._asker.tell(record or blank_record(condition, now_ms()))
+
+    def _read(self, condition_id: str) -> Condition | None:
+        """A condition of an earlier run, from what that one wrote of it."""
+        folder = self._folder.condition(condition_id)
+        content = folder.read_json(CONDITION, "the condition is forgotten", may_lack=True) or {}
+        return Condition.parse(content["content"]) if "content" in content else None

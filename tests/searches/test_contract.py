@@ -1,0 +1,77 @@
+"""What every registered search method must do, and how a user's own is found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdray.searches import SEARCHES, Listed, Planned
+from bdray.space import load_space
+
+SPACE = """
+seeds: [0, 1]
+fixed: {model: resnet8, data: digits}
+parameters:
+  trigger.name: {values: [patch, blend]}
+  trigger.size: {values: [2, 3], when: {trigger.name: patch}}
+  poison.rate: {values: [0.01, 0.02, 0.1]}
+baselines: true
+"""
+PLUGIN = '''
+from typing import ClassVar
+from bdray.searches import SEARCHES, Planned
+
+@SEARCHES.register("every_other")
+class EveryOther(Planned):
+    """Every `step`-th condition of the grid."""
+    step: int = 2
+
+    def conditions(self, ground):
+        yield from ground.unique(ground.built(ground.grid()))[:: self.step]
+'''
+PLANNED = {name: {"method": name} for name, cls in SEARCHES if issubclass(cls, Planned)}
+PLANNED["random"] |= {"max_trials": 5}
+
+
+def spaces(folder: Path, search: dict[str, object], more: str = "") -> Path:
+    path = folder / "space.yaml"
+    path.write_text(f"{SPACE}search: {json.dumps(search)}\n{more}")
+    return path
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_planned_method_lists_its_conditions_once_and_the_same_every_time(name: str, tmp_path: Path) -> None:
+    path = spaces(tmp_path, PLANNED[name])
+    first, again = load_space(path), load_space(path)
+    ids = [condition.condition_id for condition in first.conditions()]
+    assert ids == [condition.condition_id for condition in again.conditions()]
+    assert len(set(ids)) == len(ids)
+    method = first.search
+    assert SEARCHES.build(json.loads(json.dumps(method.model_dump(mode="json")))) == method
+    asker = Listed(first.conditions())
+    asked = []
+    while not asker.finished:
+        asked += asker.ask(3)
+    assert [condition.condition_id for condition in asked] == ids
+    assert asker.ask(3) == []
+
+
+def test_a_users_method_registers_like_a_trigger(tmp_path: Path) -> None:
+    (tmp_path / "own_search.py").write_text(PLUGIN)
+    space = load_space(spaces(tmp_path, {"method": "every_other", "step": 3}, "plugins: [own_search]\n"))
+    grid = load_space(spaces(tmp_path, {"method": "grid"}))
+    poisoned = [c.condition_id for c in grid.conditions() if not c.is_baseline]
+    assert [c.condition_id for c in space.conditions() if not c.is_baseline] == poisoned[::3]
+
+
+def test_planning_imports_no_optimizer(tmp_path: Path) -> None:
+    path = spaces(tmp_path, {"method": "random", "max_trials": 4})
+    code = "import sys; from bdray.space import load_space; from bdray.space.plan import make_plan;"
+    code += f"make_plan(load_space({str(path)!r}));"
+    code += "print([m for m in ('torch', 'ray', 'optuna', 'scipy', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
