@@ -82,6 +82,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     _add_trial(commands)
     _add_inspection(commands)
     _add_sweep_readers(commands)
+    _add_comparing(commands)
     return parser
 
 
@@ -145,11 +146,34 @@ def _add_sweep_readers(commands: Any) -> None:
         if name == "results":
             reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
             reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
+            _table_options(reader)
         if name == "report":
             reader.add_argument("--output", metavar="FILE", help="(default: report.html in the sweep's folder)")
             reader.add_argument("--figures", metavar="DIR", help="also write the figures there, as SVG and PNG")
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")
+
+
+def _add_comparing(commands: Any) -> None:
+    comparing = _command(commands, "compare", "paired differences of two sweeps", _compare)
+    comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
+    comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    _storage_option(comparing)
+    stages = _command(commands, "stages", "kept models of a sweep", _stages)
+    stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+    stages.add_argument("--prune", type=float, metavar="GB", help="forget the longest unused until so many are left")
+    _storage_option(stages)
+
+
+def _table_options(reader: argparse.ArgumentParser) -> None:
+    reader.add_argument(
+        "--where", action="append", default=[], metavar="PATH=VALUE", help="only matching conditions (repeatable)"
+    )
+    reader.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
+    reader.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
+    form = reader.add_mutually_exclusive_group()
+    form.add_argument("--md", action="store_true", help="as Markdown")
+    form.add_argument("--latex", action="store_true", help="as LaTeX")
 
 
 def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -245,6 +269,18 @@ def _report(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.report(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.compare(options)
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.stages(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from bdray.commands.tables import chosen, show_comparison, show_results
 from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
-from bdray.results.tables import csv_of, result_table, summary_table
+from bdray.results.tables import csv_of, result_table
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
@@ -71,11 +72,12 @@ def status(options: argparse.Namespace) -> int:
 def results(options: argparse.Namespace) -> int:
     """The table, on the terminal or into a file."""
     sweep = find_sweep(options.sweep, options.storage)
-    records = read_records(sweep)
+    records = _in_plan_order(sweep)
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
+    records = chosen(records, options.where)
     if not (options.csv or options.parquet):
-        Console().print(summary_table(records, limit=1000))
+        show_results(records, options)
         return 0
     table = result_table(records, _floors(sweep, records))
     for file in filter(None, (options.csv, options.parquet)):
@@ -88,6 +90,25 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
+    return read_records(sweep, SweepFolder(sweep).info().conditions or None)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Paired differences of two sweeps."""
+    sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
+    one, two = map(_in_plan_order, sweeps)
+    show_comparison((sweeps[0].name, sweeps[1].name), (one, two))
+    return 0
+
+
+def stages(options: argparse.Namespace) -> int:
+    """Kept models, and pruning them."""
+    from bdray.commands.stages import stages
+
+    return stages(find_sweep(options.sweep, options.storage), options.prune)
 
 
 def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, FloorRecord]:

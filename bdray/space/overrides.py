@@ -51,8 +51,7 @@ class Overrides:
         forced = cls(dict(content))
         for text in overrides:
             forced.set(*_assignment(text, "--set"), keys)
-        rules = [_assignment(text, "--only") for text in only]
-        forced.only = tuple(Rule(_flat_value(path, value), value.where) for path, value in rules)
+        forced.only = parse_rules_of_options(only, "--only")
         if seeds is not None:
             here = Where("--seeds")
             forced.set("seeds", Located([Located(number, here, here) for number in seeds], here, here), keys)
@@ -73,6 +72,16 @@ class Overrides:
             self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
         else:
             raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+
+def parse_rules_of_options(texts: Sequence[str], option: str) -> tuple[Rule, ...]:
+    """A partial match for each `path=value`; the value may be a list.
+
+    Raises:
+        SpaceError: a text that is not `path=value`, or a path that no condition has.
+    """
+    rules = [_assignment(text, option) for text in texts]
+    return tuple(Rule(_flat_value(path, value), value.where) for path, value in rules)
 
 
 def parse_seed_list(text: str) -> list[int]:

@@ -1,0 +1,81 @@
+"""Tables of sweeps on the terminal: what `results` prints, and `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bdray.condition import flatten
+from bdray.errors import UserError, nearest
+from bdray.record import TrialRecord
+from bdray.report.comparison import Comparison, compare, comparison_table
+from bdray.report.listing import latex_of, listing_of, markdown_of, table_of
+from bdray.space.overrides import parse_rules_of_options
+from bdray.terminal import Console
+from bdray.values import show
+
+
+def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRecord]:
+    """The records that match every `PATH=VALUE` of `where`; the value may be a list.
+
+    Raises:
+        UserError: one is no such text, names a path that no record has, or leaves nothing.
+    """
+    for text, rule in zip(where, parse_rules_of_options(where, "--where"), strict=True):
+        flats = [flatten(record.condition) for record in records]
+        paths = dict.fromkeys(path for flat in flats for path in flat)
+        for path in rule.paths:
+            if path not in paths:
+                raise UserError(f"--where {text}: no condition has '{path}'; {nearest(path, paths)}")
+        kept = [record for record, flat in zip(records, flats, strict=True) if rule.matches(flat)]
+        if not kept:
+            values = dict.fromkeys(show(flat.get(rule.paths[0])) for flat in flats)
+            raise UserError(f"--where {text}: no condition matches; '{rule.paths[0]}' is one of {', '.join(values)}")
+        records = kept
+    return list(records)
+
+
+def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) -> None:
+    """Print the cells, or the groups of `--by`, in the form asked for."""
+    listing = listing_of(records, [name for text in options.by for name in text.split(",")])
+    if options.sort:
+        listing = listing.sorted_by(options.sort)
+    if options.md:
+        sys.stdout.write(f"{markdown_of(listing)}\n")
+    elif options.latex:
+        sys.stdout.write(latex_of(listing))
+    else:
+        console = Console(highlight=False)
+        console.print(table_of(listing, console.width))
+        console.print(
+            "Means after the last epoch [95 % intervals over seeds]; tuned: after the last stage of the repair.",
+            markup=False,
+        )
+
+
+def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], Sequence[TrialRecord]]) -> None:
+    """Print the paired differences of two sweeps.
+
+    Raises:
+        UserError: no condition of the one has a partner in the other.
+    """
+    found = compare(*sides)
+    if not found.pairs:
+        raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
+    console = Console(highlight=False)
+    console.print(f"{names[1]} minus {names[0]}: {len(found.pairs)} pairs of conditions", markup=False)
+    _say_apart(console, names, found)
+    console.print(comparison_table(found))
+    console.print("Percentage points; means over pairs after the last epoch [95 % intervals over seeds].", markup=False)
+
+
+def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:
+    for path, values in found.apart.items():
+        one, two = (", ".join(map(show, side)) or "-" for side in values)
+        console.print(f"  {path}: {one} in {names[0]}, {two} in {names[1]}", markup=False, soft_wrap=True)
+    if not found.apart:
+        console.print("  the same conditions in both", markup=False)
+    for name, alone in zip(names, found.alone, strict=True):
+        if alone:
+            console.print(f"  {alone} of {name} have no partner", markup=False)

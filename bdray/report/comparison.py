@@ -1,0 +1,145 @@
+"""Two sweeps side by side: paired differences of the conditions that differ in nothing but what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bdray.condition import flatten
+from bdray.record import TrialRecord
+from bdray.report.listing import RATE_COLUMNS
+from bdray.report.statistics import Interval, t_interval
+from bdray.results.tables import axes_of, axis_name
+from bdray.values import show_cell
+
+_NOT_SCIENTIFIC = ("data.root", "trigger.path", "model.weights_file")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A rate of the second sweep minus that of the first.
+
+    Attributes:
+        mean: over pairs.
+        interval: Student's, over the seeds' means: pairs that share a seed are not independent. None for one seed.
+        pairs: how many have the rate on both sides.
+    """
+
+    mean: float
+    interval: Interval | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two sweeps have in common and how they differ.
+
+    Attributes:
+        apart: condition paths that both sweeps have, in whose values they never agree, with both sides' values.
+        pairs: conditions of both that agree in everything else, in the order of the first sweep.
+        alone: how many conditions of each have no partner.
+    """
+
+    apart: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]]
+    pairs: tuple[tuple[TrialRecord, TrialRecord], ...]
+    alone: tuple[int, int]
+
+    def differences(self, pairs: Sequence[tuple[TrialRecord, TrialRecord]] | None = None) -> dict[str, Difference]:
+        """By the heads of `RATE_COLUMNS`; without those that no pair has."""
+        found = {}
+        for head, (rate, after) in RATE_COLUMNS.items():
+            by_seed: dict[int, list[float]] = {}
+            for first, second in self.pairs if pairs is None else pairs:
+                one, two = (getattr(after(record), rate, None) for record in (first, second))
+                if one is not None and two is not None:
+                    by_seed.setdefault(first.condition["seed"], []).append(two - one)
+            if by_seed:
+                values = [value for of_seed in by_seed.values() for value in of_seed]
+                means = [fmean(of_seed) for of_seed in by_seed.values()]
+                found[head] = Difference(fmean(values), t_interval(means), len(values))
+        return found
+
+
+def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comparison:
+    """Pair the conditions of two sweeps.
+
+    What tells the sweeps apart is found in the records: a path whose values are disjoint (stamped before in the one,
+    after in the other). Conditions are pairs when everything else is the same, the seed included.
+    """
+    sides = [{record.condition_id: _scientific(record) for record in side} for side in (first, second)]
+    apart = _apart(*(side.values() for side in sides))
+    keyed = [
+        {_key(flats[record.condition_id], apart): record for record in records}
+        for flats, records in zip(sides, (first, second), strict=True)
+    ]
+    pairs = tuple((record, keyed[1][key]) for key, record in keyed[0].items() if key in keyed[1])
+    return Comparison(apart, pairs, (len(first) - len(pairs), len(second) - len(pairs)))
+
+
+def _scientific(record: TrialRecord) -> dict[str, Any]:
+    return {path: value for path, value in flatten(record.condition).items() if path not in _NOT_SCIENTIFIC}
+
+
+def _key(flat: Mapping[str, Any], apart: Iterable[str]) -> str:
+    # Where the component itself tells the sweeps apart, so do its options.
+    whole = tuple(path.removesuffix("name") for path in apart if path.endswith(".name"))
+    return repr(
+        sorted((path, repr(value)) for path, value in flat.items() if path not in apart and not path.startswith(whole))
+    )
+
+
+def _apart(
+    first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]]
+) -> dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    values: list[dict[str, dict[str, Any]]] = [{}, {}]
+    for side, flats in zip(values, (first, second), strict=True):
+        for flat in flats:
+            for path, value in flat.items():
+                side.setdefault(path, {})[repr(value)] = value
+    found = {}
+    for path in values[0]:
+        one, two = values[0][path], values[1].get(path, {})
+        if path != "seed" and two and not one.keys() & two.keys():
+            found[path] = (tuple(one.values()), tuple(two.values()))
+    return found
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One line a cell of the first sweep, and one over all: mean differences in points, with intervals over seeds."""
+    records = [first for first, _ in comparison.pairs]
+    axes = axes_of(records)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(" / ".join(map(axis_name, axes)))
+    table.add_column("n", justify="right")
+    for head in RATE_COLUMNS:
+        table.add_column(head, justify="right", no_wrap=True)
+    cells: dict[str, list[tuple[TrialRecord, TrialRecord]]] = {}
+    for pair in comparison.pairs:
+        cells.setdefault(pair[0].cell_id, []).append(pair)
+    for pairs in cells.values():
+        first = pairs[0][0]
+        flat = flatten(first.condition)
+        name = "baseline" if first.role == "baseline" else " / ".join(show_cell(flat.get(path)) for path in axes)
+        table.add_row(escape(name), str(len(pairs)), *_shown(comparison.differences(pairs)))
+    table.add_section()
+    table.add_row("all", str(len(comparison.pairs)), *_shown(comparison.differences()))
+    return table
+
+
+def _shown(differences: Mapping[str, Difference]) -> list[str]:
+    cells = []
+    for head in RATE_COLUMNS:
+        found = differences.get(head)
+        if found is None:
+            cells.append("-")
+        elif found.interval is None:
+            cells.append(f"{100 * found.mean:+.1f}")
+        else:
+            cells.append(f"{100 * found.mean:+.1f} [{100 * found.interval.low:+.1f}, {100 * found.interval.high:+.1f}]")
+    return cells

@@ -1,0 +1,85 @@
+"""`bdray stages`, `bdray compare` and the forms of `bdray results`, typed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bdray.cli import main
+from bdray.condition import Condition
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import DRIVER_LOCK, ConditionFolder, SweepFolder, SweepInfo
+from bdray.trial import TrialOptions, run_trial
+
+SMALL = {
+    "data": {"name": "digits", "image_size": 16, "train_limit": 100, "test_limit": 40},
+    "model": "resnet8",
+    "trigger": "patch",
+    "train": {"epochs": 1, "batch_size": 32},
+    "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sweeps of two conditions each, without Ray."""
+    root = tmp_path_factory.mktemp("storage")
+    for name, stamp in (("before", "before_augmentation"), ("after", "after_augmentation")):
+        sweep = Storage.open(root / name)
+        conditions = [Condition.parse({**SMALL, "poison": {"stamp": stamp}, "seed": seed}) for seed in (1, 0)]
+        ids = tuple(condition.condition_id for condition in conditions)
+        SweepFolder(sweep).write_info(SweepInfo(name, name, conditions=ids))
+        sweep.write_atomic("space.yaml", "fixed: {data: digits, model: resnet8, poison.rate: 0}")
+        for condition in conditions:
+            run_trial(condition, sweep=sweep, options=TrialOptions(threads=1))
+            assert ConditionFolder(sweep, condition.condition_id).record() is not None
+    return root
+
+
+def test_kept_stages_are_listed_and_forgotten(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = storage / "before" / "stages"
+    kept = {path.name for path in stages.iterdir() if (path / "stage.json").exists()}
+    oldest = min(kept)
+    for path in (stages / oldest).iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert main(["stages", "before", "--storage", str(storage)]) == 0
+    printed = capsys.readouterr().out
+    assert {name for name in kept if name not in printed} == set()
+    assert "2001-09-09 01:46" in printed
+    total = sum(path.stat().st_size for name in kept for path in (stages / name).iterdir())
+    assert main(["stages", "before", "--storage", str(storage), "--prune", str((total - 1) / 1e9)]) == 0
+    assert "1 stages forgotten" in capsys.readouterr().out
+    assert {path.name for path in stages.iterdir() if (path / "stage.json").exists()} == kept - {oldest}
+
+
+def test_a_running_sweep_is_not_pruned(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bdray.errors import UserError
+
+    with SweepFolder(Storage.open(storage / "after")).locked(DRIVER_LOCK, 0, UserError("busy")):
+        assert main(["stages", "after", "--storage", str(storage), "--prune", "0"]) == 2
+    assert "is running" in capsys.readouterr().err
+
+
+def test_comparing(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "before", "after", "--storage", str(storage)]) == 0
+    printed = capsys.readouterr().out
+    assert "after minus before: 2 pairs" in printed
+    assert "poison.stamp: before_augmentation in before, after_augmentation in after" in printed
+
+
+def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["results", "before", "--storage", str(storage)]
+    assert main([*typed, "--md", "--by", "trigger"]) == 0
+    assert capsys.readouterr().out.startswith("| trigger | n | C-Acc |")
+    assert main([*typed, "--latex"]) == 0
+    assert r"\begin{tabular}" in capsys.readouterr().out
+    assert main([*typed, "--where", "seed=1", "--csv", "-"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2
+    assert main([*typed, "--csv", "-"]) == 0
+    ids = [row.split(",")[0] for row in capsys.readouterr().out.splitlines()[1:]]
+    assert ids == list(SweepFolder(Storage.open(storage / "before")).info().conditions), "in the order of the plan"
+    assert main([*typed, "--sort", "nothing"]) == 2
+    assert "there is no column 'nothing'" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Two sweeps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import scipy.stats
+
+from bdray.record import TrialRecord
+from bdray.report.comparison import compare, comparison_table
+from bdray.terminal import Console
+
+MakeRecord = Callable[..., TrialRecord]
+
+
+def sweep(make_record: MakeRecord, shift: float, triggers: tuple[str, ...] = ("patch", "blend"), **poison: str) -> list:
+    return [
+        make_record((0.5 + shift * (seed + 1), 0.1), trigger=name, seed=seed, poison={"rate": 0.1, **poison})
+        for name in triggers
+        for seed in (0, 1, 2)
+    ]
+
+
+def test_what_tells_two_sweeps_apart_is_found_and_the_rest_is_paired(make_record: MakeRecord) -> None:
+    before = sweep(make_record, 0.0)
+    after = sweep(make_record, 0.1, ("patch", "line"), stamp="after_augmentation")
+    found = compare(before, after)
+    assert set(found.apart) == {"poison.stamp"}
+    assert found.apart["poison.stamp"] == (("before_augmentation",), ("after_augmentation",))
+    assert len(found.pairs) == 3
+    assert found.alone == (3, 3)
+    for first, second in found.pairs:
+        assert first.condition["seed"] == second.condition["seed"]
+        assert first.condition["trigger"] == second.condition["trigger"]
+
+
+def test_differences_have_an_interval_over_seeds(make_record: MakeRecord) -> None:
+    found = compare(sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation"))
+    asr = found.differences()["ASR"]
+    assert asr.pairs == 6
+    assert asr.mean == pytest.approx(0.2)
+    expected = scipy.stats.t.interval(0.95, 2, loc=0.2, scale=scipy.stats.sem([0.1, 0.2, 0.3]))
+    assert asr.interval is not None
+    assert (asr.interval.low, asr.interval.high) == pytest.approx(expected)
+    assert found.differences()["tuned ASR"].mean == 0
+
+
+def test_the_same_conditions_measured_twice(make_record: MakeRecord) -> None:
+    found = compare(sweep(make_record, 0.0), sweep(make_record, 0.05))
+    assert found.apart == {}
+    assert len(found.pairs) == 6
+    console = Console(width=100, record=True)
+    console.print(comparison_table(found))
+    text = console.export_text()
+    assert "+10.0" in text
+    assert text.count("\n") >= 5
+
+
+def test_nothing_in_common(make_record: MakeRecord) -> None:
+    one = [make_record(seed=0)]
+    found = compare(one, [make_record(seed=1)])
+    assert (found.pairs, found.alone, found.apart) == ((), (1, 1), {})
+
+
+def test_a_component_tells_sweeps_apart_with_all_its_options(make_record: MakeRecord) -> None:
+    found = compare(sweep(make_record, 0.0, ("patch",)), sweep(make_record, 0.0, ("blend",)))
+    assert found.apart == {"trigger.name": (("patch",), ("blend",))}
+    assert len(found.pairs) == 3

@@ -1,0 +1,99 @@
+"""The table that `bdray results` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+
+import pytest
+
+from bdray.commands.tables import chosen
+from bdray.errors import UserError
+from bdray.record import TrialRecord
+from bdray.report.listing import cells_of, latex_of, listing_of, markdown_of, table_of
+from bdray.report.statistics import rate_interval
+from bdray.terminal import Console
+
+MakeRecord = Callable[..., TrialRecord]
+
+
+@pytest.fixture
+def records(make_record: MakeRecord) -> list[TrialRecord]:
+    rates = {("patch", 0): 0.9, ("patch", 1): 0.8, ("blend", 0): 0.3, ("blend", 1): 0.5}
+    made = [make_record((rate, 0.1), trigger=trigger, seed=seed) for (trigger, seed), rate in rates.items()]
+    made += [make_record((rate, 0.2), trigger="patch", seed=s, rate=0.01) for s, rate in enumerate((0.2, 0.4))]
+    return [*made, make_record((0.04, 0.05), trigger=None, rate=0.0)]
+
+
+def test_a_line_a_cell_with_its_interval(records: list[TrialRecord]) -> None:
+    listing = listing_of(records)
+    assert listing.axes == ("trigger", "rate")
+    assert [(row["trigger"], row["rate"], row["n"]) for row in listing.rows] == [
+        ("patch", 0.1, 2),
+        ("blend", 0.1, 2),
+        ("patch", 0.01, 2),
+        (None, None, 1),
+    ]
+    mean, interval = listing.rows[0]["ASR"]
+    assert mean == pytest.approx(0.85)
+    assert interval == rate_interval([0.9, 0.8], [1000, 1000])
+    assert listing.rows[3]["ASR"] == (0.04, None)
+    assert listing.rows[3][""] == "baseline"
+
+
+def test_groups_count_a_seed_once(records: list[TrialRecord]) -> None:
+    listing = listing_of(records, ["trigger"])
+    assert [(row["trigger"], row["n"]) for row in listing.rows] == [("patch", 4), ("blend", 2), (None, 1)]
+    mean, interval = listing.rows[0]["ASR"]
+    assert mean == pytest.approx(fmean([0.9, 0.8, 0.2, 0.4]))
+    assert interval == rate_interval([fmean([0.9, 0.2]), fmean([0.8, 0.4])], [2000, 2000])
+    assert listing_of(records, ["poison.rate", "trigger.name"]).axes == ("rate", "trigger")
+
+
+def test_sorting(records: list[TrialRecord]) -> None:
+    listing = listing_of(records)
+    assert [row["trigger"] for row in listing.sorted_by("-ASR").rows] == ["patch", "blend", "patch", None]
+    assert [row["rate"] for row in listing.sorted_by("rate").rows] == [0.01, 0.1, 0.1, None]
+    with pytest.raises(UserError, match=r"no column 'AST'; did you mean 'ASR'"):
+        listing.sorted_by("AST")
+
+
+def test_choosing(records: list[TrialRecord]) -> None:
+    assert len(chosen(records, ["trigger=patch", "poison.rate=[0.1, 0.5]"])) == 2
+    with pytest.raises(UserError, match=r"--where trigger.nam=x: no condition has 'trigger.nam'"):
+        chosen(records, ["trigger.nam=x"])
+    with pytest.raises(UserError, match=r"'trigger.name' is one of patch, blend"):
+        chosen(records, ["trigger=line"])
+    with pytest.raises(UserError, match="must be --where path=value"):
+        chosen(records, ["trigger"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("triger", "did you mean 'trigger'"), ("epochs", "may be train.epochs or finetune.epochs")]
+)
+def test_an_axis_that_is_none(name: str, said: str, records: list[TrialRecord]) -> None:
+    with pytest.raises(UserError, match=said):
+        listing_of(records, [name])
+
+
+def test_markdown_and_latex(records: list[TrialRecord]) -> None:
+    listing = listing_of(records)
+    lines = markdown_of(listing).splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[0] == "| trigger | rate | n | C-Acc | ASR | tuned C-Acc | tuned ASR |  |"
+    assert lines[-1].startswith("| - | - | 1 | 90.0% | 4.0% |")
+    latex = latex_of(listing)
+    assert r"\toprule" in latex
+    assert r"85.0\% [" in latex
+    assert latex.count(r"\\") == 5
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_no_word_is_broken(width: int, records: list[TrialRecord]) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(table_of(listing_of(records), width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    words = {word for row in cells_of(listing_of(records), intervals=False) for cell in row for word in cell.split()}
+    assert {word for word in words if word not in text} == set()
+    assert ("[" in text) == (width == 140)
