@@ -16,6 +16,7 @@ from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
+from bdray.results.surroundings import mixtures
 from bdray.results.tables import result_table, summary_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
@@ -74,7 +75,10 @@ def results(options: argparse.Namespace) -> int:
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
     if not (options.csv or options.parquet):
-        Console().print(summary_table(records, limit=1000))
+        console = Console()
+        console.print(summary_table(records, limit=1000))
+        for sentence in mixtures(records):
+            console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
         return 0
     table = result_table(records, _floors(sweep, records))
     for file in filter(None, (options.csv, options.parquet)):
