@@ -11,6 +11,7 @@ from rich.markup import escape
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of
 from bdray.credentials import public
+from bdray.results.surroundings import mixtures
 from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
@@ -66,6 +67,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
             " clean fine-tuning.",
             style="dim",
         )
+        for sentence in mixtures(outcome.records):
+            console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:

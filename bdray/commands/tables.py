@@ -11,6 +11,7 @@ from bdray.errors import UserError, nearest
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_table
 from bdray.report.listing import latex_of, listing_of, markdown_of, table_of
+from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
 from bdray.values import show
@@ -52,6 +53,8 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
             "Means after the last epoch [95 % intervals over seeds]; tuned: after the last stage of the repair.",
             markup=False,
         )
+        for sentence in mixtures(records):
+            console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 
 def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], Sequence[TrialRecord]]) -> None:

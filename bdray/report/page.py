@@ -17,6 +17,7 @@ from bdray.report.figures import Picture, attack_success_pictures, clean_accurac
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.probing import probed_stages
 from bdray.report.retraining import retraining
+from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
 
@@ -64,6 +65,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         retraining=retraining(study),
         probed=probed_stages(study),
         rows=_table(study),
+        mixtures=mixtures(study.records),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,
         unsuccessful=[record for record in study.records if mark(record)],
@@ -214,6 +216,10 @@ class Row:
     after: Rates | None
     floor_before: float | None
     floor_after: float | None
+
+    @property
+    def surroundings(self) -> Surroundings:
+        return surroundings_of(self.record)
 
     def interval(self, stage: str, rate: Any) -> Estimate | None:
         """Wilson interval over the test images."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.record import RATES, FloorRecord, Rates, TrialRecord
+from bdray.results.surroundings import surroundings_of
 from bdray.values import show_cell
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def result_row(
         "l_inf_mean": record.visibility.l_inf_mean if record.visibility else None,
         "psnr_db": record.visibility.psnr_db if record.visibility else None,
         "ssim": record.visibility.ssim if record.visibility else None,
+        **surroundings_of(record),
         "error": f"{record.error.kind}: {record.error.message}" if record.error else None,
     }
     row.update((path, value) for path, value in flatten(record.condition).items() if path != "trigger")

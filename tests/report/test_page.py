@@ -305,3 +305,16 @@ def test_command_says_that_there_is_nothing_yet(tmp_path: Path, capsys: pytest.C
     sweep.write_atomic("sweep.json", '{"name": "demo"}')
     assert main(["report", "demo", "--storage", str(tmp_path)]) == 2
     assert "no finished condition yet" in capsys.readouterr().err
+
+
+def test_what_is_mixed_is_said_and_every_row_says_what_it_was_computed_with(make_record: MakeRecord) -> None:
+    records = []
+    for seed, precision in enumerate(["float32", "float32", "bfloat16"]):
+        record = make_record((0.9, 0.1), seed=seed)
+        said = {"precision": precision, "threads": 2, "data_fingerprint": "c0ffee42" * 8}
+        stages = tuple(stage.model_copy(update={"environment": said}) for stage in record.stages)
+        records.append(record.model_copy(update={"stages": stages}))
+    page = Page(make_report(records, SweepDescription("mixed")).html)
+    assert "Number formats are mixed: float32 in 2 conditions, bfloat16 in 1 condition." in page.text
+    assert page.text.count("c0ffee42") == 3
+    assert "are mixed" not in Page(make_report(records[:2], SweepDescription("equal")).html).text

@@ -1,0 +1,58 @@
+"""What numbers depend on beside their condition, and what is to be said where records differ in it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from bdray.record import TrialRecord
+
+SHOWN_DIGITS = 8
+"""Of a data fingerprint, where it is shown."""
+
+Surroundings = dict[str, str | int | None]
+
+
+def surroundings_of(record: TrialRecord) -> Surroundings:
+    """`data_fingerprint` (shortened), `threads` and `precision` of a condition; several values where its stages
+    disagree, None where the record does not say."""
+    known = [stage.environment for stage in record.stages] or [record.environment]
+    fingerprints = [str(said["data_fingerprint"]) for said in known if "data_fingerprint" in said]
+    fingerprints = fingerprints or ([record.data.fingerprint] if record.data else [])
+    return {
+        "data_fingerprint": _one_or_all(fingerprint[:SHOWN_DIGITS] for fingerprint in fingerprints),
+        **{name: _one_or_all(said[name] for said in known if name in said) for name in ("threads", "precision")},
+    }
+
+
+def mixtures(records: Sequence[TrialRecord]) -> list[str]:
+    """A sentence for each of precision, threads and copies of the data that is not the same for all `records`."""
+    sentences = []
+    found = [(record, surroundings_of(record)) for record in records]
+    for name, words in (
+        ("precision", "Number formats are mixed"),
+        ("threads", "Numbers of CPU threads, which decide how sums are split, are mixed"),
+    ):
+        counts = Counter(str(said[name]) for _, said in found if said[name] is not None)
+        if len(counts) > 1:
+            sentences.append(f"{words}: {_listed(counts)}.")
+    copies: dict[str, Counter[str]] = {}
+    for record, said in found:
+        wanted = {key: value for key, value in record.condition["data"].items() if key not in ("root", "clean_pool")}
+        if said["data_fingerprint"] is not None:
+            copies.setdefault(json.dumps(wanted, sort_keys=True), Counter())[str(said["data_fingerprint"])] += 1
+    for wanted_text, counts in copies.items():
+        if len(counts) > 1:
+            name = json.loads(wanted_text)["name"]
+            sentences.append(f"Different copies of {name}, of equal size, are mixed: {_listed(counts)}.")
+    return sentences
+
+
+def _one_or_all(values: Iterable[str | int]) -> str | int | None:
+    different = list(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else " and ".join(map(str, different)) or None
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{value} in {count} condition{'s' * (count > 1)}" for value, count in counts.most_common())
