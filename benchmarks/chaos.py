@@ -48,7 +48,7 @@ parameters:
 exclude: [{trigger.name: blend, finetune.lr: 0.1}]
 """
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
-COMMANDS = 4
+COMMANDS = 6
 """How often the command is typed at most."""
 
 GRACE_S = 75.0
@@ -56,6 +56,9 @@ GRACE_S = 75.0
 
 LIMIT_S = 900.0
 """How long one command may take."""
+
+_SPAN_S = 6.0
+"""In which time after its start a process is struck, where no undisturbed sweep was timed."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _VARIES = ("seconds", "_ms", "memory", "per_second", "environment", "reused", "checksum", "files")
@@ -135,15 +138,9 @@ class Sweep:
     def said(self) -> str:
         return (self.folder / "output").read_text()
 
+    @property
     def results(self) -> dict[str, Any]:
-        """Record and journal of each condition, without times."""
-        found: dict[str, Any] = {}
-        for folder in (self.folder / "runs" / "chaos" / "conditions").glob("*"):
-            with suppress(FileNotFoundError):
-                record = json.loads((folder / "record.json").read_text())
-                lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-                found[folder.name] = _lasting({"record": record, "journal": lines})
-        return found
+        return _results(self.folder / "runs" / "chaos")
 
     def mlflow_runs(self) -> Counter[str]:
         """How many runs each condition has; "" are the parents."""
@@ -160,6 +157,17 @@ class Sweep:
         kept = [self.folder / "runs", self.folder.parent / "cache"]
         unfinished = [path for place in kept for path in place.rglob(".*") if path.suffix in (".tmp", ".partial")]
         return ours + [path.name for path in unfinished]
+
+
+def _results(sweep: Path) -> dict[str, Any]:
+    """Record and journal of each condition, without times."""
+    found: dict[str, Any] = {}
+    for folder in (sweep / "conditions").glob("*"):
+        with suppress(FileNotFoundError):
+            record = json.loads((folder / "record.json").read_text())
+            lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+            found[folder.name] = _lasting({"record": record, "journal": lines})
+    return found
 
 
 def _lasting(value: Any) -> Any:
@@ -208,10 +216,24 @@ class Chaos:
                     first[target] = time.monotonic()
             time.sleep(0.05)
         self.spans = {target: time.monotonic() - since for target, since in first.items()}
-        self.results = sweep.results()
+        self.results = sweep.results
         if process.returncode or len(self.results) != 3 or first.keys() != TARGETS.keys():
             raise SystemExit(f"the undisturbed sweep did not work:\n{sweep.said}")
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+
+    def computed(self) -> None:
+        """What the conditions come to without Ray, in this process; the moments then only roughly fit a sweep."""
+        from bdray.space import load_space
+        from bdray.store.storage import Storage
+        from bdray.trial import TrialOptions, run_trial
+
+        space = self.work / "chaos.yaml"
+        space.write_text(SPACE)
+        options = TrialOptions(cache=self.work / "cache", device="cpu", threads=1)
+        for condition in load_space(space).conditions():
+            run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
+        self.results = _results(self.work / "direct")
+        self.spans = dict.fromkeys(TARGETS, _SPAN_S)
 
     def round(self, number: int) -> Round | None:
         """One round; None when the sweep ended before the moment came."""
@@ -264,7 +286,7 @@ class Chaos:
             with suppress(psutil.Error):
                 process.kill()
         result.files = sweep.temporary()
-        results, runs = sweep.results(), sweep.mlflow_runs()
+        results, runs = sweep.results, sweep.mlflow_runs()
         result.lost = sum(runs[name] == 0 or name not in results for name in self.results)
         result.doubled = sum(count > 1 for count in runs.values()) + len(results.keys() - self.results.keys())
         result.different = sum(results[name] != known for name, known in self.results.items() if name in results)
@@ -302,6 +324,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--short", action="store_true", help="compare with the conditions run without Ray, not a sweep")
     parser.add_argument("--log", type=Path, help="append each round to this file, as a line of JSON")
     parser.add_argument(
         "--write", type=Path, help="write the table of the log's rounds, or of this run's, to this file"
@@ -313,7 +336,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))
     chaos = Chaos(work, options.seed, options.targets)
     print(f"seed {options.seed}, rounds {options.rounds}, in {work}", flush=True)
-    chaos.undisturbed()
+    (chaos.computed if options.short else chaos.undisturbed)()
     number = options.first
     while len(rounds) < options.rounds:
         if (result := chaos.round(number)) is not None:
