@@ -1,12 +1,14 @@
 # Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks and tests
+# `make chaos ROUNDS=200 SEED=1` kills processes of real sweeps at random moments and looks what became of them.
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SPACE ?= search_spaces/quickstart.yaml
+ROUNDS ?= 10
 SEED := $(or $(SEED),$(shell date +%s))
 
 .PHONY: sweep test lint bench gpu docs clean
@@ -26,6 +28,9 @@ lint: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 gpu: $(VENV)/installed
 	@$(BIN)/python -m benchmarks gpu --write

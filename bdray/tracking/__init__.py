@@ -48,7 +48,7 @@ def sync_sweep(
         progress: told of each condition that MLflow has completely.
 
     Returns:
-        What was delivered, and what is pending, also when the server does not answer (any more).
+        What was delivered, and what is pending, also when the server does not answer (any more) or Ctrl-C ended it.
 
     Raises:
         TrackingError: the server refuses, or another process is delivering this sweep.
@@ -71,3 +71,6 @@ def sync_sweep(
             return Delivery.connect(sweep, tracking_uri).deliver_all(note)
         except UnreachableError as error:
             return DeliveryReport(len(delivered), undelivered(folder, delivered), str(error))
+        except KeyboardInterrupt:
+            # Every write is idempotent: it can be cut anywhere.
+            return DeliveryReport(len(delivered), undelivered(folder, delivered), "interrupted")

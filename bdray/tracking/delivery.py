@@ -11,7 +11,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,8 @@ class Delivery:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent.info.run_id)
         self._client = client
+        self.moved: Callable[[], None] = lambda: None
+        """Called when the server has taken something."""
         self._runs: dict[str, _ConditionRun] | None = None
         self._doubtful: set[str] = set()
 
@@ -182,6 +184,7 @@ class Delivery:
             self._client.delete_tag(run.run_id, "bdray.error")
         run.has_error = bool(record.error)
         self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), record.finished_ms)
+        self.moved()
         try:
             self._upload(condition_id, run, kept)
         except Exception:
@@ -208,6 +211,7 @@ class Delivery:
             # Tags last: one of them says that everything is there.
             now, tags = ([], tags) if metrics or params else (tags, [])
             self._client.log_batch(run.run_id, part, some, now)
+            self.moved()
         run.sent.update(points)
         run.is_described = True
 
@@ -232,7 +236,8 @@ class Delivery:
             staging = Storage.open(temporary)
             for name in present:
                 staging.copy_in(folder.storage, name, name)
-            self._client.log_artifacts(run.run_id, str(temporary))
+                self._client.log_artifact(run.run_id, str(temporary / name))
+                self.moved()
 
     def _find_or_create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
         runs = self._index()
@@ -258,6 +263,7 @@ class Delivery:
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal.points), default=None)
         run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
+        self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "")
 
     def _index(self) -> dict[str, _ConditionRun]:

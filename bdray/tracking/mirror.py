@@ -1,12 +1,13 @@
 """The mirror: a process beside a sweep that delivers its files to MLflow (`python -m bdray.tracking.mirror`).
 
     driver --- stdin: tracking URI; sweep's URI; a condition id a line; "close SECONDS"; end ---> mirror ---> MLflow
-           <-- stdout: events "ready", "progress" (a condition is delivered by the last pass), "report" ------'
+           <-- stdout: events "ready", "step" and "progress" of the last pass (the server has taken something; it has a
+               condition completely), "report" -----------------------------------------------------------------'
 
 Starts and ends are told by the driver; the epochs between them the mirror sees itself, in the files of the conditions
 that run. However slow or dead the server is, the sweep never waits: ids only queue up here. The end of stdin, which
-also comes when the driver is killed, starts a last complete pass. It goes on as long as it delivers conditions: SECONDS
-is how long it may take none.
+also comes when the driver is killed, starts a last complete pass. It goes on as long as the server takes anything:
+SECONDS is how long it may take nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ _LOCK_S = 3.0
 _LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
 """How often the journals of running conditions are looked at: on a disk, and where each look is a request."""
 
+_STEP_S = 1.0
+"""Time between two events that say no more than that the last pass goes on."""
+
 _LAST_TRY_S = 10.0
 """How long the last pass waits for a server that does not answer."""
 
 
 class _Ending(NamedTuple):
-    """How long the last pass may take: without a condition delivered, and in all."""
+    """How long the last pass may take: with nothing taken by the server, and in all."""
 
     stall_s: float
     limit_s: float = math.inf
@@ -69,7 +73,7 @@ class _MirrorLoop:
         self._delivery: Delivery | None = None
         self._backoff, self._next_try = _BACKOFF_S[0], 0.0
         self._error: str | None = None
-        self._moved = 0.0
+        self._moved, self._next_step = 0.0, math.inf
         self._answer_lock = threading.Lock()
 
     def listen(self) -> None:
@@ -191,6 +195,7 @@ class _MirrorLoop:
             self._lock = lock
         if self._delivery is None:
             self._delivery = Delivery.connect(self._sweep, self._uri)
+            self._delivery.moved = self._step
             _log(f"connected to {public(self._uri)}")
         return self._delivery
 
@@ -203,7 +208,7 @@ class _MirrorLoop:
         self._backoff = min(2 * self._backoff, _BACKOFF_S[1])
 
     def _finish(self, ending: _Ending) -> None:
-        self._moved = time.monotonic()
+        self._moved = self._next_step = time.monotonic()
         threading.Thread(target=self._watch, args=(ending,), daemon=True).start()
         self._answer("report", asdict(self._last_pass()))
 
@@ -216,8 +221,14 @@ class _MirrorLoop:
         self._answer("report", asdict(self._incomplete(f"MLflow has taken nothing for {ending.stall_s:.0f} s")))
         os._exit(0)
 
+    def _step(self) -> None:
+        """MLflow has taken something: the last pass has all its time again, and the driver hears of it now and then."""
+        self._moved = time.monotonic()
+        if self._moved >= self._next_step:
+            self._next_step = self._moved + _STEP_S
+            self._answer("step", {})
+
     def _progress(self, condition_id: str, total: int) -> None:
-        """MLflow has a condition completely: the last pass has all its time again."""
         self._delivered.add(condition_id)
         self._moved, self._backoff, self._error = time.monotonic(), _BACKOFF_S[0], None
         self._answer("progress", {"condition_id": condition_id, "total": total})

@@ -82,7 +82,7 @@ class Mirror:
         """Lets the mirror do a last complete pass, as long as it goes on or until Ctrl-C. Never raises.
 
         Args:
-            stall_s: how many seconds it may deliver no condition.
+            stall_s: for how many seconds MLflow may take nothing.
             progress: told of each that it has delivered.
         """
         if self._process.poll() is not None:
@@ -154,6 +154,8 @@ class Mirror:
         deadline = time.monotonic() + stall_s
         while answer := self._receive(deadline - time.monotonic()):
             match answer.pop("event"):
+                case "step":
+                    deadline = time.monotonic() + stall_s
                 case "progress":
                     deadline = time.monotonic() + stall_s
                     self._delivered.add(answer["condition_id"])

@@ -65,14 +65,14 @@ def is_healthy(port: int) -> bool:
 
 
 class SlowLine(socketserver.ThreadingTCPServer):
-    """A proxy on loopback that holds each piece of a request back for 0.2 s, and falls silent after so many."""
+    """A proxy on loopback that holds each piece of a request back for a while, and falls silent after so many."""
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, silent_after: float = float("inf")) -> None:
+    def __init__(self, port: int, delay_s: float, silent_after: float) -> None:
         super().__init__(("127.0.0.1", 0), _SlowConnection)
-        self.behind, self.silent_after, self.pieces = port, silent_after, 0
+        self.behind, self.delay_s, self.silent_after, self.pieces = port, delay_s, silent_after, 0
 
 
 class _SlowConnection(socketserver.BaseRequestHandler):
@@ -83,7 +83,7 @@ class _SlowConnection(socketserver.BaseRequestHandler):
             threading.Thread(target=self._answers, args=(behind,), daemon=True).start()
             while piece := self.request.recv(1 << 20):
                 self.server.pieces += 1
-                time.sleep(0.2)
+                time.sleep(self.server.delay_s)
                 if self.server.pieces <= self.server.silent_after:
                     behind.sendall(piece)
 
@@ -94,9 +94,9 @@ class _SlowConnection(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def slow_line(folder: Path, port: int, silent_after: float = float("inf")) -> Iterator[SlowLine]:
+def slow_line(folder: Path, port: int, delay_s: float = 0.2, silent_after: float = float("inf")) -> Iterator[SlowLine]:
     """A real tracking server behind a slow line."""
-    with server(folder, port), SlowLine(port, silent_after) as line:
+    with server(folder, port), SlowLine(port, delay_s, silent_after) as line:
         threading.Thread(target=line.serve_forever, daemon=True).start()
         try:
             yield line
@@ -198,16 +198,16 @@ def test_a_slow_server_gets_everything_however_long_it_takes(
     new_sweep: Any, shown: Any, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     sweep, port = new_sweep(), free_port()
-    names = [sweep.finished(number) for number in range(1, 13)]
+    names = [sweep.finished(number) for number in range(1, 4)]
     told: list[tuple[str, int]] = []
-    with slow_line(tmp_path, port) as line:
+    with slow_line(tmp_path, port, delay_s=0.8) as line:
         mirror = start_mirror(str(sweep.path), f"http://127.0.0.1:{line.server_address[1]}")
         assert mirror.wait_ready(60).reachable
         before, begin = line.pieces, time.monotonic()
-        assert mirror.close(8, lambda *entry: told.append(entry)) == DeliveryReport(12)
-        assert time.monotonic() - begin > 8, "it was too fast to show anything"
-        print(f"{(line.pieces - before) / 12:.1f} pieces a condition, {time.monotonic() - begin:.1f} s")
-        assert told == [(name, 12) for name in names]
+        assert mirror.close(6, lambda *entry: told.append(entry)) == DeliveryReport(3)
+        assert (line.pieces - before) / 3 * line.delay_s > 6, "no condition took as long as nothing may happen"
+        print(f"{(line.pieces - before) / 3:.1f} pieces a condition, {time.monotonic() - begin:.1f} s")
+        assert told == [(name, 3) for name in names]
         mlflow = shown(sweep, f"http://127.0.0.1:{port}")
         assert all(mlflow.points(name) == sweep.points(name) for name in names)
 
@@ -237,6 +237,21 @@ def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
         stopped = mirror.close(60)
         assert time.monotonic() - begin < 5
         assert (stopped.error, stopped.pending[-1]) == ("interrupted", names[-1])
+
+        command = ["sync", str(sweep.path), "--tracking-uri", uri]
+        before = line.pieces
+        syncing = subprocess.Popen(
+            [sys.executable, "-m", "bdray", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        wait_until(lambda: line.pieces > before + 4)
+        syncing.send_signal(signal.SIGINT)
+        output, _ = syncing.communicate(timeout=60)
+        assert (syncing.returncode, "are not: interrupted" in output) == (3, True), output
+        assert output.endswith(f"deliver the rest with: python -m bdray {' '.join(command)}\n")
         assert sync_sweep(str(sweep.path), f"http://127.0.0.1:{port}") == DeliveryReport(12)
 
 

@@ -1,0 +1,368 @@
+"""Kills processes of real sweeps at random moments, and looks what became of them (`make chaos ROUNDS=200 SEED=1`).
+
+Each round runs a small sweep in folders of its own, sends one signal to one of its processes, and then types the same
+command again until it says that all is done. What it leaves is compared with an undisturbed run. Round n of a seed is
+always the same process, signal and moment, as far as a machine keeps its pace.
+
+Only processes that descend from this one are looked at and signalled: it is their reaper (`PR_SET_CHILD_SUBREAPER`), so
+those that lose their parents become its children. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bdray.tracking.server import open_client
+
+ROOT = Path(__file__).parents[1]
+SPACE = """\
+name: chaos
+seeds: [0]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 200, test_limit: 50}
+  model: {name: resnet8}
+  train: {epochs: 8, batch_size: 32}
+  finetune: {epochs: 1, batch_size: 32, fraction: 0.1}
+parameters:
+  trigger.name: {values: [patch, blend]}
+  finetune.lr: {values: [0.01, 0.1]}
+exclude: [{trigger.name: blend, finetune.lr: 0.1}]
+"""
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+COMMANDS = 6
+"""How often the command is typed at most."""
+
+GRACE_S = 75.0
+"""How long processes may outlive the last command: a mirror whose driver was killed delivers for up to a minute."""
+
+LIMIT_S = 900.0
+"""How long one command may take."""
+
+_SPAN_S = 6.0
+"""In which time after its start a process is struck, where no undisturbed sweep was timed."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_VARIES = ("seconds", "_ms", "memory", "per_second", "environment", "reused", "checksum", "files")
+"""Parts of the names of what two runs of one condition need not have in common."""
+
+
+def _is_worker(command: Sequence[str]) -> bool:
+    return command[0].startswith("ray::") and "Agent" not in command[0]
+
+
+TARGETS: dict[str, Callable[[Sequence[str]], bool]] = {
+    "keeper": lambda command: command[1:3] == ["-m", "bdray.sweep"],
+    "driver": lambda command: command[1:3] == ["-m", "bdray.sweep"],
+    "worker": _is_worker,
+    "raylet": lambda command: command[0].endswith("/raylet"),
+    "gcs": lambda command: command[0].endswith("/gcs_server"),
+    "mirror": lambda command: "bdray.tracking.mirror" in command,
+}
+"""How each kind of process is known by its command line."""
+
+
+@dataclass
+class Round:
+    """One kill and what came of it.
+
+    Attributes:
+        moment: share of the time a process of this kind is there in the undisturbed run.
+        statuses: of the commands, the first of which was disturbed.
+        lost, doubled, different: conditions.
+        another: whether any other command than the same again was needed.
+        processes, files: what was left in the end.
+    """
+
+    seed: int
+    number: int
+    target: str
+    signal: str
+    moment: float
+    statuses: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    lost: int = 0
+    doubled: int = 0
+    different: int = 0
+    another: bool = False
+    processes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.lost or self.doubled or self.different or self.another or self.processes or self.files)
+
+
+class Sweep:
+    """The command in a folder of its own, with temporary files of its own."""
+
+    def __init__(self, folder: Path, database: Path, cpus: int) -> None:
+        self.folder, self.cpus, self.output = folder, cpus, ""
+        for name in ("t", "runs"):
+            (folder / name).mkdir(parents=True)
+        (folder / "chaos.yaml").write_text(SPACE)
+        shutil.copy(database, folder / "runs" / "mlflow.db")
+
+    def start(self) -> subprocess.Popen[str]:
+        options = ["--no-dashboard", "--num-cpus", str(self.cpus)]
+        environment = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder / "t"), "COLUMNS": "200"}
+        with (self.folder / "output").open("a") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "bdray.sweep", "chaos.yaml", *options],
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, **environment, "BDRAY_CACHE": str(self.folder.parent / "cache")},
+            )
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "output").read_text()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return _results(self.folder / "runs" / "chaos")
+
+    def mlflow_runs(self) -> Counter[str]:
+        """How many runs each condition has; "" are the parents."""
+        query = (
+            "select coalesce(c.value, '') from runs r left join tags c on c.run_uuid = r.run_uuid"
+            " and c.key = 'bdray.condition_id' where r.lifecycle_stage = 'active'"
+        )
+        with closing(sqlite3.connect(self.folder / "runs" / "mlflow.db")) as database:
+            return Counter(row[0] for row in database.execute(query))
+
+    def temporary(self) -> list[str]:
+        """Files of ours that nobody needs any more; Ray keeps its logs there."""
+        ours = [path.name for path in (self.folder / "t").iterdir() if path.name.startswith("bdray")]
+        kept = [self.folder / "runs", self.folder.parent / "cache"]
+        unfinished = [path for place in kept for path in place.rglob(".*") if path.suffix in (".tmp", ".partial")]
+        return ours + [path.name for path in unfinished]
+
+
+def _results(sweep: Path) -> dict[str, Any]:
+    """Record and journal of each condition, without times."""
+    found: dict[str, Any] = {}
+    for folder in (sweep / "conditions").glob("*"):
+        with suppress(FileNotFoundError):
+            record = json.loads((folder / "record.json").read_text())
+            lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+            found[folder.name] = _lasting({"record": record, "journal": lines})
+    return found
+
+
+def _lasting(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: _lasting(v) for k, v in value.items() if not any(part in k for part in _VARIES)}
+        case list():
+            return [_lasting(entry) for entry in value]
+    return value
+
+
+def _descendants() -> Iterator[tuple[psutil.Process, list[str]]]:
+    """Living processes that come from this one, with their command lines; dead ones are reaped."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and (command := process.cmdline()):
+                yield process, command
+
+
+def _find(target: str, keeper: int) -> psutil.Process | None:
+    """The first process of a kind, or None."""
+    for process, command in _descendants():
+        if TARGETS[target](command) and (process.pid == keeper) == (target == "keeper"):
+            return process
+    return None
+
+
+class Chaos:
+    """The rounds of one seed."""
+
+    def __init__(self, work: Path, seed: int, targets: Sequence[str]) -> None:
+        self.work, self.seed, self.targets = work, seed, targets
+        self.database = work / "empty" / "mlflow.db"
+        self.database.parent.mkdir()
+        open_client(f"sqlite:///{self.database}")
+        self.results: dict[str, Any] = {}
+        self.spans: dict[str, float] = {}
+
+    def undisturbed(self) -> None:
+        """What the sweep comes to, and for how long each kind of process is there."""
+        sweep = Sweep(self.work / "u", self.database, cpus=2)
+        process, began, first = sweep.start(), time.monotonic(), dict[str, float]()
+        while process.poll() is None:
+            for target in TARGETS.keys() - first.keys():
+                if _find(target, process.pid) is not None:
+                    first[target] = time.monotonic()
+            time.sleep(0.05)
+        self.spans = {target: time.monotonic() - since for target, since in first.items()}
+        self.results = sweep.results
+        if process.returncode or len(self.results) != 3 or first.keys() != TARGETS.keys():
+            raise SystemExit(f"the undisturbed sweep did not work:\n{sweep.said}")
+        print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+
+    def computed(self) -> None:
+        """What the conditions come to without Ray, in this process; the moments then only roughly fit a sweep."""
+        from bdray.space import load_space
+        from bdray.store.storage import Storage
+        from bdray.trial import TrialOptions, run_trial
+
+        space = self.work / "chaos.yaml"
+        space.write_text(SPACE)
+        options = TrialOptions(cache=self.work / "cache", device="cpu", threads=1)
+        for condition in load_space(space).conditions():
+            run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
+        self.results = _results(self.work / "direct")
+        self.spans = dict.fromkeys(TARGETS, _SPAN_S)
+
+    def round(self, number: int) -> Round | None:
+        """One round; None when the sweep ended before the moment came."""
+        draw = random.Random(f"{self.seed}-{number}")
+        target, name = draw.choice(list(self.targets)), draw.choice(SIGNALS)
+        result = Round(self.seed, number, target, name, round(draw.random(), 3))
+        sweep = Sweep(self.work / f"r{number}", self.database, cpus=draw.choice((1, 2)))
+        began = time.monotonic()
+        process = sweep.start()
+        if not self._strike(process, result):
+            self._wait(process)
+            shutil.rmtree(sweep.folder)
+            return None
+        result.statuses.append(self._wait(process))
+        while result.statuses[-1] != 0 and len(result.statuses) < COMMANDS:
+            result.statuses.append(self._wait(sweep.start()))
+        result.seconds = round(time.monotonic() - began, 1)
+        self._look(sweep, result)
+        if result.is_good:
+            shutil.rmtree(sweep.folder)
+        return result
+
+    def _strike(self, process: subprocess.Popen[str], planned: Round) -> bool:
+        while process.poll() is None:
+            if _find(planned.target, process.pid) is not None:
+                time.sleep(planned.moment * self.spans[planned.target])
+                victim = _find(planned.target, process.pid)
+                if victim is None or process.poll() is not None:
+                    return False
+                with suppress(psutil.Error):
+                    victim.send_signal(signal.Signals[planned.signal])
+                    return True
+            time.sleep(0.02)
+        return False
+
+    def _wait(self, process: subprocess.Popen[str]) -> int:
+        try:
+            return process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            for left, _ in _descendants():
+                left.kill()
+            return process.wait()
+
+    def _look(self, sweep: Sweep, result: Round) -> None:
+        deadline = time.monotonic() + GRACE_S
+        while (left := list(_descendants())) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        result.processes = [" ".join(command)[:100] for _, command in left]
+        for process, _ in left:
+            with suppress(psutil.Error):
+                process.kill()
+        result.files = sweep.temporary()
+        results, runs = sweep.results, sweep.mlflow_runs()
+        result.lost = sum(runs[name] == 0 or name not in results for name in self.results)
+        result.doubled = sum(count > 1 for count in runs.values()) + len(results.keys() - self.results.keys())
+        result.different = sum(results[name] != known for name, known in self.results.items() if name in results)
+        result.another = result.statuses[-1] != 0 or "--retry-failed" in sweep.said or "Traceback" in sweep.said
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """The rounds by process and signal, as Markdown."""
+    lines = [
+        "| process | signal | rounds | commands | exit status of the first | lost | doubled | different | needing"
+        " another command | processes left | files left |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for target in TARGETS:
+        for name in SIGNALS:
+            here = [r for r in rounds if (r.target, r.signal) == (target, name)]
+            if here:
+                lines.append(f"| {target} | {name} | {_row(here)} |")
+    return "\n".join([*lines, f"| all | | {_row(rounds)} |"])
+
+
+def _row(rounds: Sequence[Round]) -> str:
+    commands = Counter(len(r.statuses) for r in rounds)
+    statuses = Counter(r.statuses[0] for r in rounds)
+    counts = [sum(r.lost for r in rounds), sum(r.doubled for r in rounds), sum(r.different for r in rounds)]
+    counts += [sum(r.another for r in rounds), sum(len(r.processes) for r in rounds), sum(len(r.files) for r in rounds)]
+    cells = [str(len(rounds)), *(", ".join(f"{n} x {k}" for k, n in sorted(c.items())) for c in (commands, statuses))]
+    return " | ".join([*cells, *map(str, counts)])
+
+
+def main() -> int:
+    """Run the rounds; the status is 1 when one of them left anything that it must not."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--first", type=int, default=1, help="number of the first round")
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--short", action="store_true", help="compare with the conditions run without Ray, not a sweep")
+    parser.add_argument("--log", type=Path, help="append each round to this file, as a line of JSON")
+    parser.add_argument(
+        "--write", type=Path, help="write the table of the log's rounds, or of this run's, to this file"
+    )
+    options = parser.parse_args()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    rounds: list[Round] = []
+    # Ray's sockets need a short path.
+    work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))
+    chaos = Chaos(work, options.seed, options.targets)
+    print(f"seed {options.seed}, rounds {options.rounds}, in {work}", flush=True)
+    (chaos.computed if options.short else chaos.undisturbed)()
+    number = options.first
+    while len(rounds) < options.rounds:
+        if (result := chaos.round(number)) is not None:
+            rounds.append(result)
+            print(_line(result), flush=True)
+            if options.log is not None:
+                with options.log.open("a") as log:
+                    log.write(json.dumps(asdict(result)) + "\n")
+        number += 1
+    if options.log is not None:
+        rounds_known = [Round(**json.loads(line)) for line in options.log.read_text().splitlines()]
+    print(text := table(rounds_known if options.log is not None else rounds))
+    if options.write is not None:
+        options.write.write_text(text + "\n")
+    is_good = all(result.is_good for result in rounds)
+    if is_good:
+        shutil.rmtree(work)
+    return 0 if is_good else 1
+
+
+def _line(result: Round) -> str:
+    facts = asdict(result)
+    del facts["seed"]
+    said = ", ".join(f"{key} {value}" for key, value in facts.items() if value not in (0, False, []))
+    return f"{'ok  ' if result.is_good else 'BAD '} {said}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""A short form of `make chaos`: real sweeps that lose Ray's raylet and its GCS."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import chaos
+from benchmarks.chaos import Round, table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are followed by what only Linux has")
+def test_a_sweep_survives_its_raylet_and_its_gcs(tmp_path: Path) -> None:
+    """Seed 126 kills the one and then the other, late."""
+    log = tmp_path / "log"
+    options = ["--short", "--rounds", "2", "--seed", "126", "--targets", "raylet", "gcs", "--log", str(log)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rounds = [Round(**json.loads(line)) for line in log.read_text().splitlines()]
+    assert {(one.target, one.signal) for one in rounds} == {("raylet", "SIGKILL"), ("gcs", "SIGKILL")}
+    # Struck, and ended by the very command that was struck.
+    assert [one.statuses for one in rounds] == [[0], [0]]
+    assert "| all | | 2 | 2 x 1 | 2 x 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in done.stdout
+
+
+def test_a_bad_round_shows_in_the_table() -> None:
+    bad = Round(1, 1, "worker", "SIGTERM", 0.5, statuses=[1, 1, 0], lost=1, different=2, another=True, files=["a", "b"])
+    good = Round(1, 2, "worker", "SIGTERM", 0.5, statuses=[0])
+    assert (bad.is_good, good.is_good) == (False, True)
+    row = "2 | 1 x 1, 1 x 3 | 1 x 0, 1 x 1 | 1 | 0 | 2 | 1 | 0 | 2 |"
+    assert table([bad, good]).splitlines()[2:] == [f"| worker | SIGTERM | {row}", f"| all | | {row}"]
+
+
+def test_times_are_no_difference_but_numbers_are() -> None:
+    one = {"started_ms": 1, "stages": [{"epochs": [{"loss": 0.5, "seconds": 3.0}], "reused": True}]}
+    other = {"started_ms": 2, "stages": [{"epochs": [{"loss": 0.5, "seconds": 4.0}], "reused": False}]}
+    assert chaos._lasting(one) == chaos._lasting(other)
+    other["stages"][0]["epochs"][0]["loss"] = 0.6
+    assert chaos._lasting(one) != chaos._lasting(other)
