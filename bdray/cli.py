@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ PURPOSE = "Measure backdoor data poisoning of image classifiers, one Ray Tune tr
 
 def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
     """Run one command and return its exit status."""
+    # Whatever the shell says, nothing is written that every user may change.
+    os.umask(os.umask(0o077) | 0o002)
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_sweep = program.endswith("bdray.sweep")
     parser = _parser("python -m bdray" if is_sweep else program)

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from bdray.cluster.confined import confined  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
@@ -82,7 +83,8 @@ class ClusterRun:
             }
         else:
             _require_listener(settings.address)
-        context = _connect(settings.address or "local", own)
+        with confined() if settings.address is None else nullcontext():
+            context = _connect(settings.address or "local", own)
         if settings.address is None and settings.lost is not None:
             self._watch.enter_context(daemons_watched(settings.lost))
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None

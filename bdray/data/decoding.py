@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image file in a class folder, whatever the case."""
 
+MAX_PIXELS = 2**26
+"""Pictures with more (8,192 x 8,192) are not decoded: a few kilobytes can unpack to gigabytes."""
+
 BATCH = 512
 """Pictures that are decoded ahead of the writer, so that memory stays small however many there are."""
 
@@ -96,8 +99,15 @@ def decode(path: Path, image_size: int) -> Pixels:
     if path.stat().st_size == 0:
         raise OSError("the file is empty")
     with Image.open(path) as image:
+        require_reasonable(image)
         image.load()
         return fit(to_rgb(ImageOps.exif_transpose(image)), image_size)
+
+
+def require_reasonable(image: Image) -> None:
+    """Raises `ValueError` when an opened, not yet decoded picture is too large to decode."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than {MAX_PIXELS:,}")
 
 
 def to_rgb(image: Image) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,9 @@ def download(folder: Path, name: str, fetch: Callable[[str], object], advice: st
             try:
                 with _impatient():
                     fetch(str(fetched))
-            # Torchvision raises RuntimeError for what is corrupt and OSError (URLError) for what is out of reach.
-            except (OSError, RuntimeError) as error:
+            # Torchvision raises RuntimeError for what is corrupt and OSError (URLError) for what is out of reach;
+            # tarfile's data filter refuses a member that leads out of the folder, and a device.
+            except (OSError, RuntimeError, tarfile.TarError) as error:
                 raise DataError(f"cannot download {name} ({error}); {advice}") from error
             for child in (fetched / name).iterdir():
                 child.rename(building / child.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,11 +185,21 @@ def _list_classes(folder: Path, data_set: str) -> Classes:
 
 
 def list_images(folder: Path) -> tuple[ImageFile, ...]:
-    """The image files directly in `folder`, by their suffix, sorted by name; hidden files are left out."""
+    """The image files directly in `folder`, by their suffix, sorted by name; hidden files are left out.
+
+    Raises:
+        DataError: one is no file, or a link that leads nowhere.
+    """
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                status = entry.stat()
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    raise DataError(f"cannot read {entry.path}: {error.strerror}") from None
+                if not stat.S_ISREG(status.st_mode):
+                    # Reading a pipe or a device never ends.
+                    raise DataError(f"{entry.path} is called like an image and is no file; remove it")
                 files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(sorted(files))

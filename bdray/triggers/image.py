@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+MAX_PIXELS = 2**26
+"""Of the file: more are not decoded."""
+
 
 @TRIGGERS.register("image")
 class ImageTrigger(PlacedTrigger):
@@ -85,8 +88,12 @@ def _pixels(trigger: ImageTrigger, longer: int) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(trigger.content())) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise TriggerError(f"{trigger.path} has more than {MAX_PIXELS:,} pixels")
             picture = opened.convert("RGBA")
     except UnidentifiedImageError:
         raise TriggerError(f"{trigger.path} is no picture that can be opened") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise TriggerError(f"{trigger.path} is no picture that can be opened: {error}") from None
     shrink = longer / max(picture.size)
     return np.array(picture.resize((max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))))
