@@ -84,7 +84,7 @@ class StageCache:
             # The manifest first: a reader, and whoever finds what a crash left, must not take the rest for a stage.
             with suppress(StorageNotFoundError):
                 self._stages.delete(f"{fingerprint}/{MANIFEST}")
-                self._stages.delete(fingerprint)
+                self._stages.delete_folder(fingerprint)
             self._total -= self._sizes.pop(fingerprint)
             self.evicted.append(fingerprint)
 

@@ -41,9 +41,9 @@ def test_what_is_written_is_read(storage: Storage, tmp_path: Path) -> None:
     assert storage.read_json("a/data.json") == {"x": [1]}
     assert files_below(tmp_path) == ["a/b/text.txt", "a/data.json"]
     assert (tmp_path / "a/data.json").stat().st_mode & 0o777 == 0o666 & ~current_umask()
-    assert storage.exists("a")
     assert storage.exists("a/data.json")
     assert not storage.exists("a/other")
+    assert not storage.exists("a"), "a folder is no file"
     assert storage.list("a") == ["b", "data.json"]
     assert storage.list("nowhere") == []
     assert sorted(facts.path for facts in storage.files()) == files_below(tmp_path)
@@ -78,12 +78,13 @@ def test_touching_makes_a_file_new_and_no_file_where_there_is_none(tmp_path: Pat
 def test_deleting_takes_files_and_trees(storage: Storage, tmp_path: Path) -> None:
     for name in ("a/b/c", "a/d", "e"):
         storage.write_atomic(name, name)
-    storage.delete("a/b")
+    storage.delete_folder("a/b")
     storage.delete("e")
     storage.delete("never/was")
+    storage.delete_folder("never/was")
     assert files_below(tmp_path) == ["a/d"]
     with pytest.raises(ValueError, match="inside"):
-        storage.delete("")
+        storage.delete_folder("")
     with pytest.raises(ValueError, match=r"'\.\.'"):
         storage.delete("../other")
 
@@ -217,3 +218,12 @@ def test_remote_roots_come_from_pyarrow() -> None:
     remote = _open_remote("s3://bucket/runs/demo?endpoint_override=localhost:9&scheme=http&region=x")
     assert (remote.root, remote.files.type_name) == ("bucket/runs/demo", "s3")
     assert remote.path("a/b") == "bucket/runs/demo/a/b"
+
+
+def test_all_folders_of_a_storage_share_one_file_system() -> None:
+    storage = Storage.open("s3://bucket/runs%20of/demo?endpoint_override=localhost:9&scheme=http&region=x")
+    below = storage.child("conditions", "0123")._remote
+    assert below.files is storage._remote.files
+    assert below.root == "bucket/runs of/demo/conditions/0123"
+    other = Storage.open("s3://bucket/runs?endpoint_override=localhost:10&scheme=http&region=x")
+    assert other._remote.files is not below.files

@@ -1,0 +1,174 @@
+"""An object store that is far away: moto's S3 server, and before it a proxy that counts requests and delays each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from socket import AF_INET, SOCK_STREAM, socket
+from typing import Any
+
+_HEAD_LIMIT = 1 << 20
+_START_S = 60.0
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@dataclass
+class SlowStore:
+    """A bucket behind the proxy.
+
+    Attributes:
+        port: the proxy's, on loopback.
+        delay_s: what each request waits before it is handed on.
+        requests: how many there were, by method.
+        lines: the first line of each, in order.
+    """
+
+    port: int = 0
+    delay_s: float = 0.0
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def requests(self) -> Counter[str]:
+        return Counter(line.partition(" ")[0] for line in self.lines)
+
+    def uri(self, path: str = "") -> str:
+        """What `Storage.open` takes."""
+        return f"s3://bucket/{path}?scheme=http&endpoint_override=127.0.0.1:{self.port}&region=us-east-1"
+
+
+@contextmanager
+def slow_store() -> Iterator[SlowStore]:
+    """moto's server in a process of its own with an empty bucket, the proxy in a thread of this one; both end with the
+    context. Credentials are set for this process and those it starts."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    credentials = {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: os.environ.get(name) for name in credentials}
+    os.environ.update(credentials)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _make_bucket(port)
+        with _proxy(SlowStore(), port) as store:
+            yield store
+    finally:
+        server.terminate()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def _free_port() -> int:
+    with socket(AF_INET, SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _make_bucket(port: int) -> None:
+    from pyarrow.fs import S3FileSystem
+
+    files = S3FileSystem(
+        region="us-east-1", scheme="http", endpoint_override=f"127.0.0.1:{port}", allow_bucket_creation=True
+    )
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            files.create_dir("bucket")
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+@contextmanager
+def _proxy(store: SlowStore, target: int) -> Iterator[SlowStore]:
+    loop = asyncio.new_event_loop()
+
+    serve = partial(_serve, store, target)
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, limit=_HEAD_LIMIT, backlog=512))
+    store.port = server.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=loop.run_forever, name="slow-store", daemon=True)
+    thread.start()
+    try:
+        yield store
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.run_until_complete(_end(asyncio.all_tasks(loop)))
+        loop.close()
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _serve(store: SlowStore, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    # Cancelled only when the proxy ends.
+    with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        await _forward(store, target, reader, writer)
+    writer.close()
+
+
+async def _forward(store: SlowStore, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Requests one after the other, answers as they come."""
+    upstream, outgoing = await asyncio.open_connection("127.0.0.1", target, limit=_HEAD_LIMIT)
+    answers = asyncio.create_task(_pipe(upstream, writer))
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            store.lines.append(head.partition(b"\r\n")[0].decode())
+            await asyncio.sleep(store.delay_s)
+            outgoing.write(head)
+            if b"expect: 100-continue" in head.lower():
+                await outgoing.drain()
+            await _body(head, reader, outgoing)
+            await outgoing.drain()
+    finally:
+        outgoing.close()
+        answers.cancel()
+
+
+async def _body(head: bytes, reader: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if b"chunked" in fields.get(b"transfer-encoding", b""):
+        while True:
+            line = await reader.readuntil(b"\r\n")
+            size = int(line.split(b";")[0], 16)
+            outgoing.write(line + await reader.readexactly(size + 2 if size else 0))
+            if not size:
+                outgoing.write(await reader.readuntil(b"\r\n"))
+                return
+    left = int(fields.get(b"content-length", b"0"))
+    while left:
+        part = await reader.read(min(left, _HEAD_LIMIT))
+        if not part:
+            raise ConnectionError
+        outgoing.write(part)
+        await outgoing.drain()
+        left -= len(part)
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while part := await reader.read(_HEAD_LIMIT):
+            writer.write(part)
+            await writer.drain()
+    # moto closes after every answer.
+    writer.close()
