@@ -34,10 +34,11 @@ def crossing_of(flat: dict[str, Any]) -> float:
     return 0.02 / int(flat.get("trigger.size", 2))
 
 
-def made_up(condition: Condition, noise: float = 0.0) -> TrialRecord:
-    """A finished record with the rates of `success_of`, plus a deviation drawn for this condition."""
+def made_up(condition: Condition, noise: float = 0.0, success: float | None = None) -> TrialRecord:
+    """A finished record with the rates of `success_of` (or this one), plus a deviation drawn for this condition."""
     flat = flatten(condition.content())
-    success = 0.02 if condition.is_baseline else success_of(flat)
+    if success is None:
+        success = 0.02 if condition.is_baseline else success_of(flat)
     if noise:
         draw = np.random.default_rng(derive_seed(condition.seed, "noise", condition.condition_id)).normal(0.0, noise)
         success = min(max(success + float(draw), 0.0), 1.0)
