@@ -45,6 +45,11 @@ class Asker(ABC):
         """A condition that was asked for by an earlier run of this sweep, has no record, and is going to run."""
 
     @property
+    def said(self) -> Sequence[str]:
+        """What a user should know when it starts, line by line."""
+        return ()
+
+    @property
     @abstractmethod
     def finished(self) -> bool:
         """Nothing will be asked for any more, whatever is told."""

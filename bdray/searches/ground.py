@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -133,6 +133,25 @@ class Ground(Protocol):
     def wanted(self, condition: Condition) -> bool:
         """Whether `--only` and the like leave it in."""
         ...
+
+
+def assembled(ground: Ground, choose: Callable[[Axis], float]) -> Flat:
+    """The assignment of a cell, with the first seed.
+
+    Args:
+        choose: for an axis that is present and leaves a choice, the number of its value, or the value itself where it
+            has a distribution.
+    """
+    assignment: Flat = {"seed": ground.seeds[0], **ground.fixed}
+    for axis in ground.axes:
+        if axis.distribution is not None:
+            if axis.number(assignment, axis.distribution.min):
+                assignment.update(axis.number(assignment, choose(axis)))
+            continue
+        rows = [axis.row(assignment, index) for index in range(len(axis.labels))]
+        if any(rows):
+            assignment.update(rows[int(choose(axis)) if len(rows) > 1 else 0])
+    return assignment
 
 
 def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from bdray.condition import Condition
@@ -77,7 +78,7 @@ class Unit:
     def distribution(self) -> Distribution | None:
         return self.members[0].distribution
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         texts = [" / ".join(show(value) for value in values) for values in zip(*self._values(), strict=True)]
         return [text if texts.count(text) == 1 else f"{text} #{index}" for index, text in enumerate(texts)]

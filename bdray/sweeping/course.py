@@ -77,7 +77,11 @@ class Course:
             else:
                 self._tell(condition)
         if not self.left:
-            self.left += self.more()
+            self.more()
+
+    def said(self) -> Sequence[str]:
+        """What the search says of itself."""
+        return self._asker.said if self._asker else ()
 
     @property
     def exhausted(self) -> bool:

@@ -60,6 +60,7 @@ class SweepSettings:
         retry_failed: run failed and diverged conditions again.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
+        work: what a trial does; see `ClusterJob`.
     """
 
     storage: str = "runs"
@@ -68,6 +69,7 @@ class SweepSettings:
     retry_failed: bool = False
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
+    work: str = "bdray.cluster.work:run_task"
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def run_conditions(
         course.begin(_elsewhere(sweep, storage) if searching else ())
         left = course.left
         _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted), searching=searching)
+        for line in course.said():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if not left and _is_delivered(sweep, conditions, tracking_uri):
             return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
         run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
@@ -224,6 +228,7 @@ def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition],
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
             conditions=tuple(condition.condition_id for condition in conditions),
+            searched_s=0.0 if known is None else known.searched_s,
         )
     )
 
@@ -303,6 +308,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
             trial_options=run.settings.trial_options,
+            work=run.settings.work,
         )
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]

@@ -1,0 +1,127 @@
+"""What a search looks at: numbers of a record, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from bdray.condition import Condition, flatten
+from bdray.errors import nearest
+from bdray.record import RATES, Rates, TrialRecord
+from bdray.searches.ground import lookup
+
+DROP = "clean_accuracy_drop"
+"""Clean accuracy of the unpoisoned twin, less that of the condition, after the same stage."""
+
+VISIBLE = ("l_inf", "psnr_db", "ssim")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a record: `attack_success_rate`, `repaired/clean_accuracy_drop`, `trigger/l_inf`, `poison.rate`.
+
+    Rates are those of the last epoch of a stage, as everywhere: `poisoned/` after the poison stage (also where nothing
+    is said), `repaired/` after the whole repair, and the name of any other stage's result.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.is_path:
+            return
+        head, _, last = self.name.rpartition("/")
+        known = [*RATES, DROP, *(f"trigger/{visible}" for visible in VISIBLE)]
+        if not (self.name in known or (head not in ("", "trigger") and last in (*RATES, DROP))):
+            raise ValueError(f"there is no metric '{self.name}'; {nearest(self.name, known, limit=20)}")
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is a number of the condition itself."""
+        return "." in self.name
+
+    @property
+    def needs_twin(self) -> bool:
+        return self.name.rpartition("/")[2] == DROP
+
+    def of(self, record: TrialRecord, twin: TrialRecord | None = None) -> float | None:
+        """Its value; None where the record has none.
+
+        Args:
+            twin: the record of the unpoisoned twin.
+        """
+        if self.is_path:
+            value = lookup(flatten(record.condition), self.name)
+            return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        head, _, last = self.name.rpartition("/")
+        if head == "trigger":
+            seen = getattr(record.visibility, last, None)
+            return None if seen is None else float(seen)
+        own = _rates(record, head or "poisoned")
+        if not self.needs_twin:
+            return None if own is None else getattr(own, last)
+        other = _rates(twin, head or "poisoned") if twin else None
+        return None if own is None or other is None else other.clean_accuracy - own.clean_accuracy
+
+    def mean(self, records: Sequence[tuple[TrialRecord, TrialRecord | None]]) -> float | None:
+        """Its mean over replicates and their twins; None where one of them has none or did not finish."""
+        values = [self.of(record, twin) if record.status == "finished" else None for record, twin in records]
+        known = [value for value in values if value is not None]
+        return fmean(known) if values and len(known) == len(values) else None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A metric and where it should go: `maximize poisoned/attack_success_rate`."""
+
+    direction: Literal["maximize", "minimize"]
+    metric: Metric
+
+    @classmethod
+    def parse(cls, text: str) -> Goal:
+        """Raises `ValueError` for anything else."""
+        word, _, name = text.strip().partition(" ")
+        if word not in ("maximize", "minimize") or not name.strip():
+            raise ValueError(f"'{text}' is no goal: write 'maximize METRIC' or 'minimize METRIC'")
+        return cls("maximize" if word == "maximize" else "minimize", Metric(name.strip()))
+
+    def __str__(self) -> str:
+        return f"{self.direction} {self.metric.name}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a metric must hold: `clean_accuracy_drop <= 0.01`."""
+
+    metric: Metric
+    sign: Literal["<=", ">="]
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """Raises `ValueError` for anything else."""
+        found = re.fullmatch(r"\s*(\S+)\s*(<=|>=)\s*([-+0-9.eE]+)\s*", text)
+        if found is None:
+            raise ValueError(f"'{text}' is no constraint: write 'METRIC <= NUMBER' or 'METRIC >= NUMBER'")
+        return cls(Metric(found[1]), "<=" if found[2] == "<=" else ">=", float(found[3]))
+
+    def violation(self, value: float) -> float:
+        """By how much a value breaks it; 0 or less where it holds."""
+        return value - self.limit if self.sign == "<=" else self.limit - value
+
+    def __str__(self) -> str:
+        return f"{self.metric.name} {self.sign} {self.limit:g}"
+
+
+def twin_id(condition: Condition) -> str:
+    """The id of the unpoisoned twin."""
+    return condition.baseline().condition_id
+
+
+def _rates(record: TrialRecord, result: str) -> Rates | None:
+    if result == "repaired":
+        return record.repaired
+    stage = next((stage for stage in record.stages if stage.result == result), None)
+    return stage.last.rates if stage and stage.last else None

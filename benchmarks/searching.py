@@ -1,0 +1,66 @@
+"""Work with known answers, for searches: rates that a formula gives, written as a trial would write them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from bdray.cluster.job import ClusterJob, Task
+from bdray.condition import Condition, flatten
+from bdray.record import EpochRecord, Rates, StageRecord, TrialRecord
+from bdray.seeds import derive_seed
+from bdray.store.sweep_folder import SweepFolder, blank_record, now_ms
+
+IMAGES = 1000
+
+
+def success_of(flat: dict[str, Any]) -> float:
+    """An attack success rate: rises with the poison rate, highest at one learning rate.
+
+    The level 0.5 is crossed at a rate that depends on the trigger's size (`crossing_of`); the optimum over `train.lr`
+    is 0.1.
+    """
+    rate = max(float(flat["poison.rate"]), 1e-9)
+    rise = 1 / (1 + math.exp(-3 * math.log(rate / crossing_of(flat))))
+    return rise * math.exp(-((math.log10(float(flat["train.lr"]) / 0.1)) ** 2))
+
+
+def crossing_of(flat: dict[str, Any]) -> float:
+    """The poison rate at which the rise is half done."""
+    return 0.02 / int(flat.get("trigger.size", 2))
+
+
+def made_up(condition: Condition, noise: float = 0.0, success: float | None = None) -> TrialRecord:
+    """A finished record with the rates of `success_of` (or this one), plus a deviation drawn for this condition."""
+    flat = flatten(condition.content())
+    if success is None:
+        success = 0.02 if condition.is_baseline else success_of(flat)
+    if noise:
+        draw = np.random.default_rng(derive_seed(condition.seed, "noise", condition.condition_id)).normal(0.0, noise)
+        success = min(max(success + float(draw), 0.0), 1.0)
+    rates = Rates(
+        clean_accuracy=0.9 - 0.2 * float(flat.get("poison.rate", 0.0) or 0.0),
+        attack_success_rate=success,
+        robust_accuracy=1 - success,
+        clean_images=IMAGES,
+        attacked_images=IMAGES,
+        largest_share=0.1,
+        collapsed=False,
+    )
+    epoch = EpochRecord(epoch=1, rates=rates, loss=0.1, images=IMAGES, seconds=1.0)
+    stage = StageRecord(name="poison", result="poisoned", fingerprint=condition.poison_fingerprint, epochs=(epoch,))
+    return blank_record(condition, now_ms()).model_copy(update={"status": "finished", "stages": (stage,)})
+
+
+def work(job: ClusterJob, task: Task) -> str:
+    """In a worker, in the place of training."""
+    condition = Condition.parse(json.loads(task.content))
+    time.sleep(0.2)
+    folder = SweepFolder(job.sweep).condition(condition.condition_id)
+    folder.write_condition(condition)
+    folder.write_record(made_up(condition, noise=0.02))
+    return "finished"

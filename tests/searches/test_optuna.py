@@ -1,0 +1,237 @@
+"""Optuna's samplers over made-up results: what they propose, what is kept, and what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import optuna
+import pytest
+
+from bdray.condition import Condition
+from bdray.errors import SpaceError, UserError
+from bdray.record import TrialRecord
+from bdray.searches.optuna import CELL, FREE, STUDY, OptunaAsker, journal
+from bdray.space import SearchSpace
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
+from bdray.sweeping.course import Course
+from benchmarks.searching import made_up, success_of
+
+Load = Callable[..., SearchSpace]
+
+PARAMETERS = {
+    "poison.rate": {"min": 0.001, "max": 0.3, "distribution": "log_uniform"},
+    "train.lr": {"min": 0.01, "max": 0.5, "distribution": "log_uniform"},
+    "trigger.size": {"values": [1, 2, 3]},
+    "regularizer.name": {"values": ["none", "logit_squeezing"]},
+    "regularizer.weight": {"min": 0.01, "max": 0.1, "when": {"regularizer.name": "logit_squeezing"}},
+}
+
+
+def search(**keys: object) -> dict[str, object]:
+    return {"method": "optuna", "max_trials": 8, **keys}
+
+
+def begun(space: SearchSpace, folder: Path, others: Sequence[TrialRecord] = ()) -> OptunaAsker:
+    asker = space.start(Storage.open(folder), others)
+    assert isinstance(asker, OptunaAsker)
+    return asker
+
+
+def run(space: SearchSpace, asker: OptunaAsker) -> list[Condition]:
+    """Ask one cell at a time and tell at once."""
+    asked: list[Condition] = []
+    while not asker.finished:
+        new = list(asker.ask(1))
+        asked += new
+        for condition in [*space.twins(new), *new]:
+            asker.tell(made_up(condition))
+    return asked
+
+
+def states(folder: Path) -> list[str]:
+    return [trial.state.name for trial in kept(folder).trials]
+
+
+def kept(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name=None, storage=journal(folder / STUDY))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "nsgaiii"])
+def test_each_cell_once_with_every_seed_and_the_mean_as_its_value(sampler: str, load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(sampler=sampler, constraints=["clean_accuracy_drop <= 0.03"]))
+    asked = run(space, begun(space, tmp_path))
+    cells = {cell: [c for c in asked if c.cell_id == cell] for cell in dict.fromkeys(c.cell_id for c in asked)}
+    assert [[c.seed for c in members] for members in cells.values()] == [[0, 1]] * 8
+    trials = kept(tmp_path).trials
+    assert [trial.user_attrs[CELL] for trial in trials] == list(cells)
+    for trial, members in zip(trials, cells.values(), strict=True):
+        assert trial.value == pytest.approx(fmean(success_of(dict(c.flat())) for c in members))
+        ((text, violation),) = trial.constraints.items()
+        assert text == "clean_accuracy_drop <= 0.03"
+        assert violation == pytest.approx(0.2 * members[0].poison.rate - 0.03)
+        assert ("regularizer.weight" in trial.params) == (members[0].regularizer.name == "logit_squeezing")
+
+
+def test_the_same_seed_and_results_give_the_same_conditions_interrupted_or_not(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=14))
+    straight = run(space, begun(space, tmp_path / "straight"))
+    halting: list[Condition] = []
+    while not (asker := begun(space, tmp_path / "halting")).finished:
+        new = asker.ask(1)
+        halting += new
+        for condition in new:
+            asker.tell(made_up(condition))
+    assert [c.condition_id for c in halting] == [c.condition_id for c in straight]
+    other = load(parameters=PARAMETERS, search=search(max_trials=14, seed=1))
+    assert {c.cell_id for c in run(other, begun(other, tmp_path / "other"))}.isdisjoint(c.cell_id for c in straight)
+
+
+def test_a_wave_proposes_no_point_twice_and_a_finite_space_ends(load: Load, tmp_path: Path) -> None:
+    parameters = {"poison.rate": {"values": [0.01, 0.1]}, "trigger.size": {"values": [1, 2, 3]}}
+    space = load(
+        parameters=parameters, search=search(max_trials=50), exclude=[{"poison.rate": 0.01, "trigger.size": 1}]
+    )
+    asker = begun(space, tmp_path)
+    wave = asker.ask(100)
+    assert asker.finished
+    assert len({c.cell_id for c in wave}) == 5
+    assert len(wave) == 10
+    assert states(tmp_path) == ["RUNNING"] * 5
+
+
+def test_a_cell_that_failed_is_a_failed_trial(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=1))
+    asker = begun(space, tmp_path)
+    first, second = asker.ask(1)
+    asker.tell(made_up(first))
+    assert states(tmp_path) == ["RUNNING"]
+    asker.tell(made_up(second).model_copy(update={"status": "diverged"}))
+    assert states(tmp_path) == ["FAIL"]
+    assert asker.finished
+
+
+def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search())
+    elsewhere = load(
+        parameters={
+            "poison.rate": {"values": [0.01, 0.9]},
+            "train.lr": {"values": [0.05]},
+            "trigger.size": {"values": [2]},
+            "regularizer": {"values": [{"name": "none"}, {"name": "logit_squeezing", "weight": 0.02}]},
+        }
+    )
+    others = [made_up(condition) for condition in elsewhere.conditions()]
+    asker = begun(space, tmp_path, [*others, *others])
+    free = [trial for trial in kept(tmp_path).trials if trial.user_attrs.get(FREE)]
+    assert [trial.params.get("regularizer.weight") for trial in free] == [None, 0.02], "0.9 lies outside"
+    assert len(run(space, asker)) == 16, "they do not count as asked for"
+    assert any("learnt     2 cells" in line for line in asker.said)
+    assert len(begun(space, tmp_path, others)._kept.trials) == 10
+
+
+def test_a_study_that_asked_for_something_else_is_not_continued(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search())
+    begun(space, tmp_path)
+    other = load(parameters=PARAMETERS, search=search(metrics=["minimize poison.rate"]))
+    with pytest.raises(UserError, match="asks to maximize attack_success_rate"):
+        begun(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"max_trials": None}, "needs max_trials or max_hours"),
+        ({"sampler": "tpee"}, "'tpe'"),
+        ({"metrics": ["maximize sucess"]}, "no metric 'sucess'"),
+        ({"metrics": ["attack_success_rate"]}, "write 'maximize METRIC'"),
+        ({"constraints": ["clean_accuracy_drop < 1"]}, "write 'METRIC <= NUMBER'"),
+        ({"sampler": "cmaes", "constraints": ["poison.rate <= 0.1"]}, "cmaes takes one metric and no constraints"),
+    ],
+)
+def test_mistakes_are_named(keys: dict[str, object], said: str, load: Load) -> None:
+    with pytest.raises(SpaceError) as caught:
+        load(parameters=PARAMETERS, search=search(**keys))
+    assert said in str(caught.value)
+
+
+def drive(space: SearchSpace, sweep: Storage, pause: float = 0.0) -> Course:
+    """What the driver does, with made-up trials and two of them at a time."""
+    folder = SweepFolder(sweep)
+
+    def sift(new: Sequence[Condition]) -> Sequence[Condition]:
+        return [c for c in new if read_record(sweep, c.condition_id) is None]
+
+    course = Course(space, sweep, space.conditions(), sift, searching=True)
+    course.recall()
+    ids = tuple(condition.condition_id for condition in course.conditions)
+    folder.write_info(SweepInfo(name="sweep", experiment="sweep", conditions=ids))
+    course.begin(())
+    waiting = list(course.left)
+    while waiting or not course.exhausted:
+        waiting += course.more() if len(waiting) < 4 else []
+        condition = waiting.pop(0)
+        assert condition.condition_id in folder.info().conditions, "listed before it starts"
+        time.sleep(pause)
+        folder.condition(condition.condition_id).write_record(made_up(condition))
+        course.ended(condition.condition_id)
+    return course
+
+
+def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=10, constraints=["clean_accuracy_drop <= 0.03"]))
+    sweep, moments = Storage.open(tmp_path / "sweep"), random.Random(0)
+    kills = 0
+    while kills < 5:
+        child = os.fork()
+        if child == 0:
+            drive(space, sweep, pause=0.01)
+            os._exit(0)
+        time.sleep(moments.uniform(0.05, 0.4))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        kills += 1
+        if os.WIFEXITED(status):
+            break
+    course = drive(space, sweep)
+    trials = kept(tmp_path / "sweep").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
+    assert len({trial.user_attrs[CELL] for trial in trials}) == 10
+    poisoned = [c for c in course.conditions if not c.is_baseline]
+    assert {c.condition_id for c in poisoned} == {one for trial in trials for one in trial.user_attrs["conditions"]}
+    assert len(poisoned) == 20
+    assert list(SweepFolder(sweep).info().conditions) == [c.condition_id for c in course.conditions]
+    for trial in trials:
+        records = [read_record(sweep, one) for one in trial.user_attrs["conditions"]]
+        rates = [record.poisoned.attack_success_rate for record in records if record and record.poisoned]
+        assert trial.value == pytest.approx(fmean(rate for rate in rates if rate is not None))
+
+
+def test_half_a_line_of_a_dying_machine_is_taken_away(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=3))
+    asker = begun(space, tmp_path)
+    asker.ask(1)
+    with (tmp_path / STUDY).open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_id": ')
+    again = begun(space, tmp_path)
+    assert len(run(space, again)) == 6
+    assert states(tmp_path) == ["COMPLETE"] * 3
+
+
+def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:
+    cell = {"poison.rate": 0.02, "train.lr": 0.1, "trigger.size": 2, "regularizer.name": "none"}
+    space = load(parameters=PARAMETERS, search=search(max_trials=2), include=[cell])
+    planned = space.conditions()
+    assert [c.seed for c in planned] == [0, 1]
+    asker = begun(space, tmp_path)
+    for condition in planned:
+        asker.tell(made_up(condition, success=0.7))
+    (free,) = kept(tmp_path).trials
+    assert free.value == pytest.approx(0.7)
+    assert len(run(space, asker)) == 4
