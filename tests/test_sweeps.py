@@ -143,10 +143,10 @@ def measured_in(records: Sequence[TrialRecord]) -> dict[str, list[Measured]]:
 
 def table_of(records: Sequence[TrialRecord]) -> list[str]:
     """One row a cell: clean accuracy, attack success rate, floor and verdict, before and after fine-tuning."""
-    found = measured_in(records)
-    return sorted(
-        f"| {name} | {' | '.join(t for stage in stages for t in stage.told)} |" for name, stages in found.items()
-    )
+    rows = []
+    for name, stages in measured_in(records).items():
+        rows.append(f"| {name} | {' | '.join(text for stage in stages for text in stage.told)} |")
+    return sorted(rows)
 
 
 def _percent(rates: Rates) -> float:
@@ -179,7 +179,8 @@ def _named(record: TrialRecord, varied: Sequence[str]) -> str:
         words.append(flat["poison.perturbation"].upper())
     if flat["regularizer.name"] != "none":
         words.append(flat["regularizer.name"].replace("_", " "))
-    words += [str(flat[path]).replace("_", " ") for path in varied]
+    applies = [path for path in varied if record.role == "poisoned" or not path.startswith("poison.")]
+    words += [str(flat[path]).replace("_", " ") for path in applies]
     return ", ".join(words)
 
 
@@ -200,7 +201,7 @@ def test_every_table_is_recomputed_from_its_records(title: str, name: str) -> No
 
 @pytest.mark.parametrize(("title", "name"), SECTIONS.items())
 def test_every_percentage_in_the_text_stands_in_the_table_above_it(title: str, name: str) -> None:
-    """A mean, the lowest or the highest over seeds, with a digit or without; what is from elsewhere says "independent"."""
+    """A mean, the lowest or the highest over seeds, with or without a digit; sentences on others' say "independent"."""
     stages = [stage for stages in measured_in(records_of(name)).values() for stage in stages]
     lists = [values for stage in stages for values in (stage.clean, stage.success, stage.floors) if values]
     known = {f"{f(values):.{digits}f}" for values in lists for f in (fmean, min, max) for digits in (0, 1)}
