@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-from bdray.condition import Condition
-from bdray.record import TrialRecord
+from bdray.condition import Condition, flatten
+from bdray.poisoning.kept import TriggerKept
+from bdray.record import Rates, StageName, TrialRecord
+from bdray.report.cells import study_of
+from bdray.report.retraining import above_floor, verdict
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
+README = SWEEPS / "README.md"
 KEPT = sorted(path.parent.name for path in SWEEPS.glob("*/records.jsonl"))
 
 
@@ -46,13 +52,176 @@ def stamp_rows() -> Iterator[str]:
         yield f"| {trigger}, {strategy} | {' | '.join(told)} |"
 
 
-def _mean_and_range(rates: list[float]) -> str:
-    return f"{fmean(rates):.1f} % ({min(rates):.1f} to {max(rates):.1f})"
+def _mean_and_range(rates: Sequence[float]) -> str:
+    if not rates:
+        return "–"
+    return f"{fmean(rates):.1f} %" + (f" ({min(rates):.1f} to {max(rates):.1f})" if len(rates) > 1 else "")
 
 
 def test_the_table_of_the_stamping_order_is_recomputed_from_its_records() -> None:
-    text = (SWEEPS / "README.md").read_text()
+    text = README.read_text()
     rows = list(stamp_rows())
     assert len(rows) == 3
     for row in rows:
         assert row in text
+
+
+def test_what_is_said_of_the_stamping_order_is_recomputed_from_its_records() -> None:
+    records = records_of("stamp-cifar10")
+    found = [rates for record in records for floor in record.floors for rates in (floor.poisoned, floor.repaired)]
+    floors = [_percent(rates) for rates in found if rates]
+    kept: dict[str, list[TriggerKept]] = {"before_augmentation": [], "after_augmentation": []}
+    for record in records:
+        if record.role == "poisoned" and record.data and record.data.trigger_kept:
+            kept[record.condition["poison"]["stamp"]].append(record.data.trigger_kept)
+    shares = [
+        [100 * getattr(each, name) for each in kept["before_augmentation"]]
+        for name in ("whole", "in_part", "not_at_all")
+    ]
+    whole, part, gone = (f"{min(found):.0f} to {max(found):.0f} %" for found in shares)
+    assert {each.whole for each in kept["after_augmentation"]} == {1.0}
+    said = " ".join(section("The order of stamping").split())
+    assert f"Floors are {min(floors):.1f} to {max(floors):.1f} %." in said
+    assert f"whole in {whole} of the stamped pictures, a part of it in {part} and nothing in {gone}" in said
+    pixels = [
+        _percent(record.repaired)
+        for record in records
+        if record.repaired
+        and record.condition["poison"]["stamp"] == "after_augmentation"
+        and (record.condition["trigger"] or {}).get("name") == "pixel"
+    ]
+    assert f"in one seed the pixels fall to {min(pixels):.0f} %" in said
+
+
+def section(title: str) -> str:
+    """The part of the README below the heading that begins so."""
+    parts = re.split(r"^### ", README.read_text(), flags=re.MULTILINE)
+    (found,) = [part for part in parts if part.startswith(title)]
+    return found
+
+
+def table_in(text: str) -> list[str]:
+    """The rows of the only table in a text, without its head."""
+    return [line for line in text.splitlines() if line.startswith("| ")][1:]
+
+
+STAGES: tuple[tuple[str, StageName], ...] = (("poisoned", "poison"), ("repaired", "finetune"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell after one stage: percentages over seeds, and the verdict."""
+
+    clean: list[float]
+    success: list[float]
+    floors: list[float]
+    said: str
+
+    @property
+    def told(self) -> list[str]:
+        return [*map(_mean_and_range, (self.clean, self.success, self.floors)), self.said]
+
+
+def measured_in(records: Sequence[TrialRecord]) -> dict[str, list[Measured]]:
+    """By cell in words: before and after fine-tuning."""
+    judged = {cell.cell_id: cell for cell in study_of(records).cells}
+    flat = [flatten(record.condition) for record in records]
+    varied = [path for path in ("poison.stamp", "train.precision") if len({each[path] for each in flat}) > 1]
+    found = {}
+    for cell_id in {record.cell_id for record in records}:
+        members = [record for record in records if record.cell_id == cell_id]
+        stages = []
+        for result, stage in STAGES:
+            rates = [each for record in members if (each := getattr(record, result))]
+            success = [] if members[0].role == "baseline" else [_percent(each) for each in rates]
+            said = verdict(above_floor(judged[cell_id], stage)) if cell_id in judged else None
+            clean = [100 * each.clean_accuracy for each in rates]
+            stages.append(Measured(clean, success, _floors(members, records, result), said or "–"))
+        found[_named(members[0], varied)] = stages
+    return found
+
+
+def table_of(records: Sequence[TrialRecord]) -> list[str]:
+    """One row a cell: clean accuracy, attack success rate, floor and verdict, before and after fine-tuning."""
+    rows = []
+    for name, stages in measured_in(records).items():
+        rows.append(f"| {name} | {' | '.join(text for stage in stages for text in stage.told)} |")
+    return sorted(rows)
+
+
+def _percent(rates: Rates) -> float:
+    return 100 * (rates.attack_success_rate or 0.0)
+
+
+def _floors(members: Sequence[TrialRecord], records: Sequence[TrialRecord], result: str) -> list[float]:
+    """What each member's unpoisoned twin answers under its attack, both sought by their content."""
+    found = []
+    for mine in members:
+        for other in records:
+            sections = [name for name in mine.condition if name not in ("trigger", "poison")]
+            twin = other.role == "baseline" and all(mine.condition[n] == other.condition[n] for n in sections)
+            for floor in other.floors if twin else ():
+                options = {**floor.poison, "rate": 0, "rate_of": 0}
+                same = options == {**mine.condition["poison"], "rate": 0, "rate_of": 0}
+                rates = getattr(floor, result)
+                if same and floor.trigger == mine.condition["trigger"] and rates:
+                    found.append(_percent(rates))
+    return found
+
+
+def _named(record: TrialRecord, varied: Sequence[str]) -> str:
+    """What tells a cell from the others, in words."""
+    flat = flatten(record.condition)
+    words = [flat["trigger.name"]] if record.role == "poisoned" else ["nothing (baseline)"]
+    if record.role == "poisoned" and flat["poison.strategy"] != "all_to_one":
+        words.append(flat["poison.strategy"].replace("_", "-"))
+    if flat.get("poison.perturbation", "none") != "none":
+        words.append(flat["poison.perturbation"].upper())
+    if flat["regularizer.name"] != "none":
+        words.append(flat["regularizer.name"].replace("_", " "))
+    applies = [path for path in varied if record.role == "poisoned" or not path.startswith("poison.")]
+    words += [str(flat[path]).replace("_", " ") for path in applies]
+    return ", ".join(words)
+
+
+SECTIONS = {
+    "Reference point": "reference-cifar10",
+    "CIFAR-10": "axes-cifar10",
+    "Flowers": "axes-flowers",
+    "Number formats": "precision-small",
+}
+"""The headings below which a table stands, and whose it is."""
+
+
+@pytest.mark.parametrize(("title", "name"), SECTIONS.items())
+def test_every_table_is_recomputed_from_its_records(title: str, name: str) -> None:
+    wanted = table_of(records_of(name))
+    assert table_in(section(title)) == wanted, "the table should be:\n" + "\n".join(wanted)
+
+
+@pytest.mark.parametrize(("title", "name"), SECTIONS.items())
+def test_every_percentage_in_the_text_stands_in_the_table_above_it(title: str, name: str) -> None:
+    """A mean, the lowest or the highest over seeds, with or without a digit; sentences on others' say "independent"."""
+    stages = [stage for stages in measured_in(records_of(name)).values() for stage in stages]
+    lists = [values for stage in stages for values in (stage.clean, stage.success, stage.floors) if values]
+    known = {f"{f(values):.{digits}f}" for values in lists for f in (fmean, min, max) for digits in (0, 1)}
+    lines = [line for line in section(title).splitlines() if not line.startswith("|")]
+    said = [sentence for sentence in re.split(r"(?<=[.;])\s", " ".join(lines)) if "independent" not in sentence]
+    numbers = re.findall(r"(\d+(?:\.\d)?)(?= %| to \d+(?:\.\d)? %| and \d+(?:\.\d)? %)", " ".join(said))
+    assert [number for number in numbers if number not in known] == []
+
+
+@pytest.mark.parametrize(("title", "name"), SECTIONS.items())
+def test_counts_are_those_of_the_records(title: str, name: str) -> None:
+    (counts,) = {
+        (record.data.train_images, record.data.clean_images, record.data.test_images)
+        for record in records_of(name)
+        if record.data
+    }
+    train, clean, test = (f"{count:,}" for count in counts)
+    seeds = {record.condition["seed"] for record in records_of(name)}
+    epochs = {(r.condition["train"]["epochs"], r.condition["finetune"]["epochs"]) for r in records_of(name)}
+    ((poison, tune),) = epochs
+    said = f"{train} training images, {poison} epochs; {tune} epochs of fine-tuning on {clean} images; "
+    said += f"{test} test images; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
+    assert said in " ".join(section(title).split()), said
