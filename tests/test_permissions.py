@@ -1,8 +1,9 @@
-"""Who may read and change what a command leaves."""
+"""Who may read and change what a command leaves; and `docs/security.md`, which says where each claim is shown."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -33,3 +34,10 @@ def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
     open_to_all = [path for path in written if path.lstat().st_mode & stat.S_IWOTH and not path.is_symlink()]
     assert open_to_all == []
     assert any(path.stat().st_mode & stat.S_IWGRP for path in written)
+
+
+def test_the_page_on_security_names_tests_that_exist() -> None:
+    root = Path(__file__).parent.parent
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (root / "docs" / "security.md").read_text()))
+    assert len(named) > 8
+    assert [name for name in named if not (root / name).is_file()] == []
