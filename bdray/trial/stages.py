@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
@@ -171,13 +172,19 @@ def _read(folder: SealedFolder, data_fingerprint: str) -> KeptStage | None:
         # Evicted at this moment.
         return None
     weights = folder.read_listed(MODEL, files, _AGAIN)
-    if weights is None:
+    try:
+        state = None if weights is None else load_safetensors(weights)
+    except SafetensorError as error:
+        # Whoever can write here can write a checksum too.
+        folder.put_aside(MODEL, f"it is no model ({error})", _AGAIN)
+        state = None
+    if state is None:
         # Its presence means a finished stage.
         with suppress(StorageError):
             folder.storage.move(MANIFEST, damaged_name(MANIFEST))
         return None
     folder.storage.touch(MANIFEST)
-    return KeptStage(manifest, load_safetensors(weights))
+    return KeptStage(manifest, state)
 
 
 def _plain(model: nn.Module) -> dict[str, torch.Tensor]:

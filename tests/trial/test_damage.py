@@ -22,6 +22,7 @@ from bdray.checksum import say_damaged, seal_bytes, unseal_json
 from bdray.condition import Condition
 from bdray.errors import TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
+from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
 from bdray.training.reporter import Reporter
@@ -284,6 +285,23 @@ def test_a_checkpoint_that_would_run_code_is_not_run(
     (line,) = said()
     assert ("it is no checkpoint (UnpicklingError)" if is_sealed else "it has no checksum") in line
     assert "\n" not in line
+
+
+def test_a_model_that_would_run_code_is_not_run_whatever_its_checksum(
+    bench: Bench, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    shutil.copytree(bench.finished, tmp_path / "sweep")
+    shutil.rmtree(tmp_path / "sweep" / CONDITION)
+    stage, trap = SealedFolder(Storage.open(tmp_path / "sweep"), STAGE), Trap(tmp_path / "trapped")
+    stage.write("model.safetensors", pickle.dumps(trap))
+    manifest = stage.read_json("stage.json", "")
+    assert manifest is not None
+    stage.write_json("stage.json", {**manifest, "files": stage.sums})
+    assert measured(bench.run(tmp_path / "sweep")) == bench.records[ONE.condition_id]
+    assert not trap.file.exists()
+    (line,) = said()
+    assert "it is no model" in line
+    assert "the stage is computed again" in line
 
 
 def test_files_of_versions_without_checksums_are_taken_as_they_stand(
