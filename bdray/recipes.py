@@ -46,8 +46,8 @@ class Optimization(Identified):
     BackdoorBench do), and horizontal flip; `auto` is the data set's own choice."""
     precision: Precision = "auto"
     """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; one for a sweep."""
-    compile: bool = False
-    """Train through `torch.compile`."""
+    compile: bool | Literal["auto"] = False
+    """Train through `torch.compile`; `auto`: where it was measured to win back the time it takes to compile."""
     evaluate: EvaluationTimes = EvaluationTimes()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 NAMES = (
     "loop",
     "ordinary",
+    "backdoorbench",
     "profile",
     "precision",
     "efficiency",

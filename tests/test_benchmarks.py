@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import gpu, loop, memory, ordinary, precision
+from benchmarks import backdoorbench, gpu, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
 
-@pytest.mark.parametrize("module", [loop, ordinary, precision], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [loop, ordinary, backdoorbench, precision], ids=lambda module: module.__name__)
 def test_quick_run_measures_finite_figures(module: object) -> None:
     report: Report = module.measure(quick=True)  # type: ignore[attr-defined]
     assert report.rows

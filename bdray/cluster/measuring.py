@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -15,10 +15,15 @@ from bdray.cluster.job import ClusterJob
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
 from bdray.machine import Machine
+from bdray.recipes import Resolved
+from bdray.trial.compiling import Compiling
 from bdray.trial.needs import Need
-from bdray.trial.pace import Pace
+from bdray.trial.pace import Pace, Training
 
-_Measure = Callable[[Condition, ClusterJob], Need | Pace | None]
+if TYPE_CHECKING:
+    from bdray.trial.setup import Experiment
+
+_Measure = Callable[[Condition, ClusterJob], Need | Pace | Compiling | None]
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
@@ -34,11 +39,18 @@ def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) 
 
 def paces_on(machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob) -> list[Pace | None]:
     """Measure how fast `conditions` train on a machine of this kind; None where that was not possible."""
-    where = _on_gpu(machine.name) if machine.gpu else _on_node(_cpu_nodes()[machine])
-    # Ray leaves the GPUs visible to a process that was given none of them.
-    measure = partial(_pace, device="auto" if machine.gpu else "cpu", threads=threads)
-    found = _in_a_worker(where, job, measure, conditions)
+    found = _in_a_worker(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
     return [Pace.model_validate(pace) if pace else None for pace in found]
+
+
+def compilings_on(machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob) -> list[Compiling | None]:
+    """Measure what compiling brings each training on a machine of this kind; None where it is too short to try, or that
+    was not possible."""
+    found = []
+    for training in work:
+        measure = partial(_compiling, machine=machine, threads=threads, images=training.images)
+        found += _in_a_worker(_on_machine(machine), job, measure, [training.example])
+    return [Compiling.model_validate(one) if one else None for one in found]
 
 
 def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
@@ -67,6 +79,10 @@ def _cpu_nodes() -> dict[Machine, str]:
 
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _on_machine(machine: Machine) -> dict[str, Any]:
+    return _on_gpu(machine.name) if machine.gpu else _on_node(_cpu_nodes()[machine])
 
 
 def _on_node(node: str) -> dict[str, Any]:
@@ -119,11 +135,26 @@ def _need(condition: Condition, job: ClusterJob) -> Need | None:
     return measure_peak(condition, pick_device(), job.trial_options.get("precision") or "float32")
 
 
-def _pace(condition: Condition, job: ClusterJob, *, device: str, threads: int) -> Pace:
-    from bdray.training.device import pick_device, prepare_process
+def _pace(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Pace:
     from bdray.trial.pace import measure_pace
+
+    return measure_pace(_experiment(condition, job, machine, threads))
+
+
+def _compiling(
+    condition: Condition, job: ClusterJob, *, machine: Machine, threads: int, images: float
+) -> Compiling | None:
+    from bdray.trial.compiling import measure_compiling
+
+    return measure_compiling(_experiment(condition, job, machine, threads), images)
+
+
+def _experiment(condition: Condition, job: ClusterJob, machine: Machine, threads: int) -> Experiment:
+    from bdray.training.device import pick_device, prepare_process
     from bdray.trial.setup import Experiment
 
-    chosen = pick_device(device)
-    prepare_process(chosen, threads)
-    return measure_pace(Experiment.prepare(condition, chosen, job.trial_options.get("cache")))
+    # Ray leaves the GPUs visible to a process that was given none of them.
+    device = pick_device("auto" if machine.gpu else "cpu")
+    prepare_process(device, threads)
+    auto: Resolved = job.trial_options.get("precision") or "float32"
+    return Experiment.prepare(condition, device, job.trial_options.get("cache"), auto=auto)

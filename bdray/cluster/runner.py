@@ -38,7 +38,7 @@ from bdray.cluster.confined import confined  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
-from bdray.cluster.measuring import gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.measuring import compilings_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -48,8 +48,9 @@ from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.scratch import scratch_folder  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.store.sweep_folder import RAY_LOG, SweepFolder  # noqa: E402
+from bdray.trial.compiling import Compiling  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
-from bdray.trial.pace import Pace  # noqa: E402
+from bdray.trial.pace import Pace, Training  # noqa: E402
 
 START_TRIES = 3
 
@@ -120,6 +121,12 @@ class ClusterRun:
     ) -> list[Pace | None]:
         """How fast each condition trains on such a machine; None where it could not be measured."""
         return paces_on(machine, conditions, threads, replace(job, tasks=()))
+
+    def compilings(
+        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+    ) -> list[Compiling | None]:
+        """What compiling brings each training on such a machine; None where it is too short to try."""
+        return compilings_on(machine, work, threads, replace(job, tasks=()))
 
     def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted

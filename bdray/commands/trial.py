@@ -89,8 +89,8 @@ class TerminalReporter(Reporter):
         where = "in the device's memory" if place == "device" else "on the host; batches are fetched ahead"
         self._console.print(f"pictures {where} ({bytes_of_images / 2**20:.0f} MiB)")
 
-    def precision(self, chosen: str, why: str) -> None:
-        self._console.print(f"precision {chosen}: {why}", soft_wrap=True)
+    def decided(self, what: str, chosen: str, why: str) -> None:
+        self._console.print(f"{what:<9} {chosen}: {why}", soft_wrap=True)
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
         self._bar.show(stage, (epoch - 1) * batches + batch, epochs * batches)

@@ -76,6 +76,8 @@ class Decided(Identified):
     """What `precision: auto` comes to."""
     cpu: int | None = Field(default=None, ge=1)
     """What `cpu: auto` comes to: CPUs a trial, and so its threads."""
+    compile: tuple[str, ...] | None = Field(default=None, strict=False)
+    """Shapes of training that `compile: auto` compiles (`bdray.trial.compiling.shape_of`)."""
     because: dict[str, str] = Field(default_factory=dict)
     """Why, by key."""
 
@@ -120,7 +122,7 @@ class ResourceRules:
 
     def plain(self) -> dict[str, Any]:
         overrides = [{"when": rule.plain(), **needs.model_dump(exclude_none=True)} for rule, needs in self.overrides]
-        decided = self.decided.model_dump(exclude_none=True, exclude_defaults=True)
+        decided = self.decided.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return {**self.default.model_dump(), "overrides": overrides, **({"decided": decided} if decided else {})}
 
 

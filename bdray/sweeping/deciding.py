@@ -18,8 +18,9 @@ from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
+from bdray.trial.compiling import COMPILINGS, Compiling, asks_for_compiling, decide_compile
 from bdray.trial.measured import Measured
-from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, trainings
+from bdray.trial.pace import PACES, Pace, Training, decide_precision, is_auto, trainings
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob
@@ -34,6 +35,9 @@ class Cluster(Protocol):
     def paces(
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
     ) -> list[Pace | None]: ...
+    def compilings(
+        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+    ) -> list[Compiling | None]: ...
 
 
 def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
@@ -89,10 +93,7 @@ def decide_format(
     decided = space.resources.decided
     if decided.precision is not None or not any(map(is_auto, conditions)):
         return decided
-    needs = [space.resources_for(condition) for condition in conditions]
-    on_gpu = [bool(cluster.resources()["gpu"]) and need.gpu != 0 for need in needs]
-    machines = cluster.machines(gpus=any(on_gpu), cpus=not all(on_gpu))
-    threads = max(1, *(int(need.cpu) for need in needs if need.cpu != "auto"))
+    machines, threads = _where(space, conditions, cluster)
     decision = decide_precision(
         trainings(conditions, job.trial_options.get("max_batches")),
         machines,
@@ -101,3 +102,31 @@ def decide_format(
         lambda machine, examples: cluster.paces(machine, examples, threads, job),
     )
     return decided.updated(Decided(precision=decision.precision, because={"precision": decision.why}))
+
+
+def decide_compiling(
+    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, storage: Storage, job: ClusterJob
+) -> Decided:
+    """What `compile: auto` comes to, where that is not known yet; after precision. See `decide_format`."""
+    decided = space.resources.decided
+    if decided.compile is not None or not any(map(asks_for_compiling, conditions)):
+        return decided
+    machines, threads = _where(space, conditions, cluster)
+    chosen = decide_compile(
+        trainings(conditions, job.trial_options.get("max_batches"), asks_for_compiling),
+        machines,
+        threads=threads,
+        precision=decided.precision or "float32",
+        processes=max(1, sum(int(cores / threads) for cores in cluster.node_cpus())),
+        kept=Measured(storage, COMPILINGS, Compiling),
+        measure=lambda machine, work: cluster.compilings(machine, work, threads, job),
+    )
+    return decided.updated(Decided(compile=chosen.shapes, because={"compile": chosen.why}))
+
+
+def _where(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster) -> tuple[list[Machine], int]:
+    """The kinds of machine that trials may land on, and their threads (the most, where they differ)."""
+    needs = [space.resources_for(condition) for condition in conditions]
+    on_gpu = [bool(cluster.resources()["gpu"]) and need.gpu != 0 for need in needs]
+    machines = cluster.machines(gpus=any(on_gpu), cpus=not all(on_gpu))
+    return machines, max(1, *(int(need.cpu) for need in needs if need.cpu != "auto"))

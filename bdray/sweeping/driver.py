@@ -38,7 +38,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.sweeping import stopping
 from bdray.sweeping.course import Course
-from bdray.sweeping.deciding import as_decided, decide_cpu, decide_format, with_decided
+from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.terminal import Console
@@ -336,13 +336,21 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     space, before = run.space, run.space.resources.decided
     space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
     space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
+    options = dict(job.trial_options)
+    if (precision := space.resources.decided.precision) is not None:
+        options.setdefault("precision", precision)
+    job = replace(job, trial_options=options)
+    space = with_decided(space, decide_compiling(space, run.shown, cluster, run.storage, job))
     decided = space.resources.decided
     if decided != before:
         _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
-        run.console.print(f"{name:<10} {getattr(decided, name)}: {why}", highlight=False, soft_wrap=True)
-    options = {**({"precision": decided.precision} if decided.precision else {}), **job.trial_options}
-    return replace(run, space=space), replace(job, trial_options=options)
+        chosen = getattr(decided, name)
+        shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
+        run.console.print(f"{name:<10} {shown}: {why}", highlight=False, soft_wrap=True)
+    if decided.compile is not None:
+        options.setdefault("compiled", decided.compile)
+    return replace(run, space=space), job
 
 
 def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:

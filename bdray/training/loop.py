@@ -67,7 +67,7 @@ class Stage:
 
     Attributes:
         name: `poison` or `finetune`.
-        epochs, lr, recipe: how it is optimized.
+        epochs, lr, recipe: how it is optimized; nothing of it is left to be decided.
         augmentation: what `recipe.augment` comes to on this data set.
         layers: which parameters are trained.
         source: its training images.
@@ -143,7 +143,7 @@ def run_stage(
     Returns:
         `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch.
     """
-    compiled = CompiledParts(state.model) if stage.recipe.compile else None
+    compiled = CompiledParts(state.model) if stage.recipe.compile is True else None
     if state.history and state.history[-1].diverged:
         return state
     for epoch in range(state.epoch + 1, stage.epochs + 1):

@@ -12,8 +12,8 @@ class Reporter:
     def data(self, place: DataPlace, bytes_of_images: int) -> None:
         """Once, when the data is in place: where its pictures lie, and how many bytes they take there."""
 
-    def precision(self, chosen: str, why: str) -> None:
-        """Once, when it was left to this trial what `precision: auto` comes to."""
+    def decided(self, what: str, chosen: str, why: str) -> None:
+        """When it was left to this trial what an `auto` (`precision`, `compile`) comes to."""
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
         """After every batch. Must be cheap, and must not wait for the device."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ from bdray.repairs.base import Tuning
 from bdray.trial.measured import Measured
 
 if TYPE_CHECKING:
+    import torch
+
+    from bdray.training.device import Compute
+    from bdray.training.loop import Stage, StageState
     from bdray.trial.setup import Experiment
 
 PACES = "pace.json"
@@ -98,7 +103,7 @@ def pace_key(condition: Condition, machine: Machine, threads: int) -> str:
             "image_size": condition.data.image_size,
             "model": condition.model.identity(),
             "regularizer": condition.regularizer.identity(),
-            "train": {name: getattr(condition.train, name) for name in ("batch_size", "optimizer", "compile")},
+            "train": {name: getattr(condition.train, name) for name in ("batch_size", "optimizer")},
             "layout": "channels_last",
             "machine": [machine.name, machine.bfloat16],
             "threads": 0 if machine.gpu else threads,
@@ -107,17 +112,22 @@ def pace_key(condition: Condition, machine: Machine, threads: int) -> str:
     )
 
 
-def trainings(conditions: Sequence[Condition], max_batches: int | None = None) -> list[Training]:
+def trainings(
+    conditions: Sequence[Condition],
+    max_batches: int | None = None,
+    waiting: Callable[[Condition], bool] = is_auto,
+) -> list[Training]:
     """The kinds of training among those of `conditions` that wait for a decision.
 
     Args:
         max_batches: of an epoch, in a rehearsal.
+        waiting: whether a condition does.
     """
     nowhere = Machine("", "")
     examples: dict[str, Condition] = {}
     images: dict[str, float] = {}
     seen: set[str] = set()
-    for condition in filter(is_auto, conditions):
+    for condition in filter(waiting, conditions):
         key = pace_key(condition, nowhere, 0)
         examples.setdefault(key, condition)
         new = [count for fingerprint, count in _stage_images(condition, max_batches) if fingerprint not in seen]
@@ -190,30 +200,65 @@ def faster(paces: Mapping[str, Sequence[tuple[float, Pace]]]) -> Decision:
     return Decision("bfloat16" if min(gains.values()) >= GAIN else "float32", f"bfloat16 is {said}")
 
 
-def measure_pace(experiment: Experiment) -> Pace:
-    """Time real steps on a real batch, in float32 and in bfloat16 in turns. Leaves all random streams as they were."""
+@dataclass(frozen=True)
+class Stepper:
+    """Takes real training steps on one real batch and says how long they take. Leaves all random streams as they were.
+
+    Attributes:
+        images: of the batch.
+    """
+
+    stage: Stage
+    state: StageState
+    batch: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def images(self) -> int:
+        return len(self.batch[1])
+
+    def seconds(self, compute: Compute) -> float:
+        """Of one step, computed like this."""
+        import torch
+
+        from bdray.training.loop import StepGenerators, train_step
+
+        stage = replace(self.stage, compute=compute)
+        generators = StepGenerators.of(stage, 0)
+        with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+            started = time.perf_counter()
+            # The sums are read: until they are there, nothing is finished.
+            train_step(stage, self.state, *self.batch, generators).tolist()
+            return time.perf_counter() - started
+
+    def compiled(self) -> AbstractContextManager[None]:
+        """Inside, steps are compiled."""
+        from bdray.training.compilation import CompiledParts
+
+        return CompiledParts(self.state.model).active()
+
+
+def stepper(experiment: Experiment) -> Stepper:
+    """Steps of the poison stage, at a learning rate of 0: no weights grow out of range."""
     import torch
 
-    from bdray.training.device import Compute
-    from bdray.training.loop import StepGenerators, train_step
     from bdray.training.source import batches
 
-    # A learning rate of 0 takes the same steps, and no weights that grow out of range.
     stage = replace(experiment.untouched_stage(), lr=0.0)
-    device = stage.compute.device
-    generators = StepGenerators.of(stage, 0)
-    ((images, labels),) = batches(stage.source, [torch.arange(len(stage.source))], device)
-    state = stage.start(experiment.build_model().train())
-    stages = [replace(stage, compute=Compute(device, bfloat16)) for bfloat16 in (False, True)]
+    (batch,) = batches(stage.source, [torch.arange(len(stage.source))], stage.compute.device)
+    return Stepper(stage, stage.start(experiment.build_model().train()), batch)
+
+
+def measure_pace(experiment: Experiment) -> Pace:
+    """Time steps in float32 and in bfloat16, in turns."""
+    from bdray.training.device import Compute
+
+    step = stepper(experiment)
+    computes = [Compute(experiment.compute.device, bfloat16) for bfloat16 in (False, True)]
     best = [float("inf")] * 2
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for counted in [False] + [True] * ROUNDS:
-            for index, variant in enumerate(stages):
-                started = time.perf_counter()
-                # The sums are read: until they are there, nothing is finished.
-                train_step(variant, state, images, labels, generators).tolist()
-                if counted:
-                    best[index] = min(best[index], time.perf_counter() - started)
-            if best[1] > 2 * best[0]:
-                break  # No further round will turn that around.
-    return Pace(float32=len(labels) / best[0], bfloat16=len(labels) / best[1])
+    for compute in computes:
+        step.seconds(compute)
+    for _ in range(ROUNDS):
+        best = [min(known, step.seconds(compute)) for known, compute in zip(best, computes, strict=True)]
+        if best[1] > 2 * best[0]:
+            break  # No further round will turn that around.
+    return Pace(float32=step.images / best[0], bfloat16=step.images / best[1])

@@ -55,6 +55,14 @@ from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.training.source import DataPlace
 from bdray.trial.attacks import Probe, own_probes
+from bdray.trial.compiling import (
+    COMPILINGS,
+    Compiling,
+    asks_for_compiling,
+    decide_compile,
+    measure_compiling,
+    shape_of,
+)
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.measured import Measured
 from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
@@ -63,7 +71,7 @@ from bdray.trial.setup import Experiment
 from bdray.trial.stages import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 
-_PACES = Measured(None, PACES, Pace)
+_PACES, _COMPILINGS = Measured(None, PACES, Pace), Measured(None, COMPILINGS, Compiling)
 """What this process has measured for trials that are written nowhere."""
 
 
@@ -75,6 +83,7 @@ class TrialOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         threads: CPU threads (the trial's CPU share); None: all usable cores.
         precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.pace`).
+        compiled: shapes that `compile: auto` compiles (`bdray.trial.compiling`); None: as with `precision`.
         cache: folder of decoded data sets; None: the user's cache folder.
         probes: the sweep's attacks: a baseline is also tested with them, for the floors of their attack success rates,
             a condition with `evaluate.probes` with their triggers.
@@ -89,6 +98,7 @@ class TrialOptions:
     device: str = "auto"
     threads: int | None = None
     precision: Resolved | None = None
+    compiled: tuple[str, ...] | None = None
     cache: Path | None = None
     probes: tuple[Probe, ...] = ()
     checkpoint_seconds: float = 20.0
@@ -234,24 +244,40 @@ class _Trial:
     def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
         options = self.options
         auto = options.precision or "float32"
-        return Experiment.prepare(condition, device, options.cache, options.max_batches, options.data_on, auto=auto)
+        experiment = Experiment.prepare(
+            condition, device, options.cache, options.max_batches, options.data_on, auto=auto
+        )
+        return replace(experiment, compiled=shape_of(condition) in (options.compiled or ()))
 
     def _decided(self, experiment: Experiment) -> Experiment:
-        """Settle what `precision: auto` comes to in this trial, its surrogate included, if nobody has."""
-        if self.options.precision is not None or not is_auto(self.condition):
-            return experiment
-        device = experiment.compute.device
-        decision = decide_precision(
-            trainings([self.condition], self.options.max_batches),
-            [machine_of(device)],
-            torch.get_num_threads(),
-            _PACES if self.kept_in is None else Measured(self.kept_in, PACES, Pace),
-            lambda machine, conditions: [measure_pace(experiment)],
-        )
-        prepare_memory(device, self.options.gpu_share)
-        self.options = replace(self.options, precision=decision.precision)
-        self.reporter.precision(decision.precision, decision.why)
-        return experiment.with_precision(decision.precision)
+        """Settle what `precision: auto` and `compile: auto` come to in this trial, if nobody has."""
+        machines, threads = [machine_of(experiment.compute.device)], torch.get_num_threads()
+        if self.options.precision is None and is_auto(self.condition):
+            decision = decide_precision(
+                trainings([self.condition], self.options.max_batches),
+                machines,
+                threads,
+                _PACES if self.kept_in is None else Measured(self.kept_in, PACES, Pace),
+                lambda machine, conditions: [measure_pace(experiment)],
+            )
+            self.options = replace(self.options, precision=decision.precision)
+            self.reporter.decided("precision", decision.precision, decision.why)
+            experiment = experiment.with_precision(decision.precision)
+        if self.options.compiled is None and asks_for_compiling(self.condition):
+            chosen = decide_compile(
+                trainings([self.condition], self.options.max_batches, asks_for_compiling),
+                machines,
+                threads=threads,
+                precision=experiment.precision,
+                processes=1,
+                kept=_COMPILINGS if self.kept_in is None else Measured(self.kept_in, COMPILINGS, Compiling),
+                measure=lambda machine, work: [measure_compiling(experiment, work[0].images)],
+            )
+            self.options = replace(self.options, compiled=chosen.shapes)
+            self.reporter.decided("compile", "yes" if chosen.shapes else "no", chosen.why)
+            experiment = replace(experiment, compiled=bool(chosen.shapes))
+        prepare_memory(experiment.compute.device, self.options.gpu_share)
+        return experiment
 
     def _surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
         """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
@@ -394,7 +420,10 @@ class _Trial:
             result=planned.result,
             fingerprint=planned.fingerprint,
             epochs=tuple(state.history),
-            environment=_computed_on(experiment, stage.compute),
+            environment={
+                **_computed_on(experiment, stage.compute),
+                "compiled": "yes" if stage.recipe.compile else "no",
+            },
         )
         evaluation = state.evaluation or stage.evaluate(state.model)
         return _End(record, evaluation.confusions())

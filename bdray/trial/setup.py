@@ -57,6 +57,7 @@ class Experiment:
         perturbed: what is stamped instead of the poisoned originals, uint8, in step with `plan.indices`.
         adversary: moves the images of the poison stage (adversarial training of a surrogate).
         auto: what `precision: auto` comes to.
+        compiled: what `compile: auto` comes to.
     """
 
     condition: Condition
@@ -74,6 +75,7 @@ class Experiment:
     perturbed: torch.Tensor | None = None
     adversary: Adversary | None = None
     auto: Resolved = "float32"
+    compiled: bool = False
 
     @classmethod
     def prepare(
@@ -127,6 +129,11 @@ class Experiment:
             auto=auto,
         )
 
+    @property
+    def precision(self) -> Resolved:
+        """Of the poison stage."""
+        return "bfloat16" if self.compute.bfloat16 else "float32"
+
     def with_precision(self, auto: Resolved) -> Experiment:
         """The same experiment with another meaning of `precision: auto`."""
         return replace(self, auto=auto, compute=make_compute(self.condition.train.precision, self.compute.device, auto))
@@ -178,7 +185,7 @@ class Experiment:
             seed=self.condition.seed,
             epochs=recipe.epochs,
             lr=recipe.lr,
-            recipe=recipe,
+            recipe=recipe.model_copy(update={"compile": self.compiled}) if recipe.compile == "auto" else recipe,
             augmentation=self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment,
             layers=recipe.layers if isinstance(recipe, Finetune) else "all",
             regularizer=regularizer,

@@ -14,9 +14,10 @@ from bdray.space import SearchSpace, load_space
 from bdray.space.resources import Decided
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE as FROZEN
-from bdray.sweeping.deciding import as_decided, cpu_share, decide_cpu, decide_format, with_decided
+from bdray.sweeping.deciding import as_decided, cpu_share, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.tasks import make_tasks
-from bdray.trial.pace import Pace
+from bdray.trial.compiling import Compiling, shape_of
+from bdray.trial.pace import Pace, Training
 
 SPACE = """\
 name: deciding
@@ -59,6 +60,12 @@ class Nodes:
     ) -> list[Pace | None]:
         self.asked.append((machine.name, len(conditions), threads))
         return [Pace(float32=1.0, bfloat16=self.gain)] * len(conditions)
+
+    def compilings(
+        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+    ) -> list[Compiling | None]:
+        self.asked.append((machine.name, len(work), threads))
+        return [Compiling(plain=100.0, compiled=100.0 * self.gain, seconds=60.0)] * len(work)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +156,19 @@ def test_nothing_is_decided_where_all_is_said(load: Load, tmp_path: Path) -> Non
     nodes = Nodes(8.0)
     assert decide_format(space, space.conditions(), nodes, storage, job(storage)) == Decided()
     assert nodes.asked == []
+
+
+def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path: Path) -> None:
+    text = SPACE.replace("train: {epochs: 200}", "train: {epochs: 200, compile: auto}").replace("cpu: auto", "cpu: 1")
+    space, storage = load(text), Storage.open(tmp_path / "runs")
+    conditions = space.conditions()
+    decided = decide_compiling(space, conditions, Nodes(2.0, gain=1.5), storage, job(storage))
+    assert decided.compile == (shape_of(conditions[0]),)
+    assert decided.because == {"compile": "torch.compile is 1.50 times as fast on Xeon"}
+    assert load(with_decided(space, decided).to_yaml()).resources.decided == decided
+    # Known by now, and not worth it for so many processes.
+    many = Nodes(*[8.0] * 100)
+    assert decide_compiling(space, conditions, many, storage, job(storage)).compile == ()
+    assert many.asked == []
+    nothing = load()
+    assert decide_compiling(nothing, nothing.conditions(), many, storage, job(storage)) == Decided()

@@ -140,7 +140,8 @@ class Listener(Reporter):
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
 
-    def precision(self, chosen: str, why: str) -> None:
+    def decided(self, what: str, chosen: str, why: str) -> None:
+        assert what == "precision"
         self.heard.append((chosen, why))
 
 
