@@ -7,10 +7,10 @@
 whoever reads them (`bdray.store.sweep_folder`): on a disk, while `record.json` has the size and the time it had when it
 was copied; in an object store, where asking that of every file would take as many requests as reading them, while its
 condition's folder is there. A record that says `finished` is written once, so nothing of ours replaces it before the
-next run of the sweep, which compares sizes and times in one listing and says which copies no longer count (`forget`).
+next run of the sweep, which compares sizes and times in one listing and drops the copies that no longer count.
 
-Segments are only added, and small ones become part of a larger one. Of several copies, the one that finished last
-counts.
+Segments are only added, and small ones become part of a larger one. Of several copies of a record, the one that
+finished last counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,9 +44,9 @@ class RecordCopy:
     """Where the copy of a finished record lies.
 
     Attributes:
-        finished_ms: as the record says; for a copy that no longer counts, when that was found out.
+        finished_ms: as the record says.
         files: stamps of the condition's files by name, as they were verified.
-        segment, start, end: where; nowhere (`end` is 0) for a copy that no longer counts.
+        segment, start, end: where.
     """
 
     condition_id: str
@@ -57,8 +57,8 @@ class RecordCopy:
     end: int = 0
 
     @property
-    def _rank(self) -> tuple[int, bool, int]:
-        return self.finished_ms, not self.end, len(self.files)
+    def _rank(self) -> tuple[int, int]:
+        return self.finished_ms, len(self.files)
 
 
 class GatheredRecords:
@@ -83,13 +83,9 @@ class GatheredRecords:
         ]
         return name, (copies, content["files"])
 
-    @property
-    def copies(self) -> dict[str, RecordCopy]:
-        """The copy of each condition that has one which counts."""
-        return {name: copy for name, copy in self._last.items() if copy.end}
-
     @cached_property
-    def _last(self) -> dict[str, RecordCopy]:
+    def copies(self) -> dict[str, RecordCopy]:
+        """The last copy of each condition that has one."""
         found: dict[str, RecordCopy] = {}
         for copies, _ in self._segments.values():
             for copy in copies:
@@ -117,30 +113,31 @@ class GatheredRecords:
             return segment, b""
         return segment, gzip.decompress(data)
 
-    def add(self, new: Sequence[tuple[RecordCopy, bytes]]) -> None:
-        """Gather these, and the segments that hold no more than these do, unless the storage may not be written."""
-        small = [name for name, (copies, _) in self._segments.items() if len(copies) <= len(new)]
+    def add(self, new: Sequence[tuple[RecordCopy, bytes]], gone: Container[str] = ()) -> None:
+        """Gather these, with the segments that hold no more; with all where some of these have been gathered before.
+
+        A storage that may not be written is left as it is.
+
+        Args:
+            gone: conditions whose copies no longer count.
+        """
         added = {copy.condition_id for copy, _ in new}
-        old = [copy for copy in self._last.values() if copy.segment in small and copy.condition_id not in added]
-        texts = self.read(copy for copy in old if copy.end)
-        texts |= {copy.condition_id: b"" for copy in old if not copy.end}
+        every = any(name in added or name in gone for name in self.copies)
+        taken_in = [name for name, (copies, _) in self._segments.items() if every or len(copies) <= len(new)]
+        known = [copy for copy in self.copies.values() if copy.segment in taken_in]
+        texts = self.read(copy for copy in known if copy.condition_id not in added and copy.condition_id not in gone)
+        kept = [(copy, texts[copy.condition_id]) for copy in known if copy.condition_id in texts]
         with suppress(StorageError):
-            self._write([*new, *((copy, texts[copy.condition_id]) for copy in old if copy.condition_id in texts)])
-            for name in small:
-                self._folder.storage.delete(f"{name}.json")
-                self._folder.storage.delete(f"{name}.gz")
+            written = self._write([*new, *kept]) if new or kept else None
+            for name in taken_in:
+                if name != written:
+                    self._folder.storage.delete(f"{name}.json")
+                    self._folder.storage.delete(f"{name}.gz")
 
-    def forget(self, condition_ids: Iterable[str], now_ms: int) -> None:
-        """These conditions are run again: what was copied of them no longer counts."""
-        gone = [RecordCopy(name, now_ms, {}) for name in condition_ids if name in self.copies]
-        if gone:
-            self._write([(copy, b"") for copy in gone])
-
-    def _write(self, records: Sequence[tuple[RecordCopy, bytes]]) -> None:
+    def _write(self, records: Sequence[tuple[RecordCopy, bytes]]) -> str:
         copies, position = dict[str, list[object]](), 0
         for copy, text in records:
-            end = position + len(text) if text else 0
-            copies[copy.condition_id] = [copy.finished_ms, position if text else 0, end, copy.files]
+            copies[copy.condition_id] = [copy.finished_ms, position, position + len(text), copy.files]
             position += len(text)
         data = b"".join(text for _, text in records)
         name = checksum(json.dumps(copies).encode() + data)[:12]
@@ -149,3 +146,4 @@ class GatheredRecords:
         # The other file first: whoever finds this one finds both. Not indented: it has a line a record.
         place = self._folder.place_of(f"{name}.json")
         self._folder.storage.write_atomic(f"{name}.json", seal_json(json.dumps(content), place))
+        return name

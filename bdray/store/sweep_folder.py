@@ -15,7 +15,7 @@ checksums are taken as they stand.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -401,8 +401,14 @@ def _read_and_gather(sweep: Storage, gathered: GatheredRecords, names: Sequence[
     return [kept for kept, _ in found]
 
 
-def _gather(gathered: GatheredRecords, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]]) -> None:
-    """Copy finished records, with the stamps of the files that were verified, if there are enough of them."""
+def _gather(
+    gathered: GatheredRecords, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]], stale: Collection[str] = ()
+) -> None:
+    """Copy finished records, with the stamps of the files that were verified, if there are enough of them.
+
+    Args:
+        stale: conditions whose copies are of other files than are there.
+    """
     # A file that is written twice within the clock's grain may look the same.
     before = time.time() - _GRAIN_S
     settled = [
@@ -410,8 +416,8 @@ def _gather(gathered: GatheredRecords, read: Sequence[tuple[KeptRecord, Mapping[
         for kept, files in read
         if kept.record.status == "finished" and all(modified_s < before for _, modified_s in files.values())
     ]
-    if len(settled) >= WORTH_IT:
-        gathered.add(settled)
+    if stale or len(settled) >= WORTH_IT:
+        gathered.add(settled, stale)
 
 
 def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, Status]:
@@ -438,8 +444,7 @@ def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[
 
     found = [each for each in sweep.each(mend, [name for name in wanted if name not in whole]) if each is not None]
     statuses = {kept.record.condition_id: kept.record.status for kept, _ in found} | dict.fromkeys(whole, "finished")
-    gathered.forget((name for name in wanted if name not in statuses), now_ms())
-    _gather(gathered, found)
+    _gather(gathered, found, stale=copies.keys() - whole)
     return {name: statuses[name] for name in wanted if name in statuses}
 
 
