@@ -19,7 +19,7 @@ from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_records, sweeps_in
+from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_heads, read_records, sweeps_in
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -54,18 +54,19 @@ def status(options: argparse.Namespace) -> int:
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
     folder = SweepFolder(sweep)
     planned = folder.info().conditions or folder.condition_ids()
-    records = read_records(sweep, planned)
-    counts = Counter(record.status for record in records)
-    done = {record.condition_id for record in records}
-    begun = sum(name not in done and folder.condition(name).has_begun for name in folder.condition_ids())
+    heads = read_heads(sweep, planned)
+    counts = Counter(head.status for head in heads)
+    done = {head.condition_id for head in heads}
+    others = [name for name in folder.condition_ids() if name not in done]
+    begun = sum(sweep.each(lambda name: folder.condition(name).has_begun, others))
     console.print(f"[bold]{escape(sweep.name)}[/bold]: {len(planned)} conditions")
     for name in ("finished", "diverged", "failed"):
         console.print(f"  {name:<10} {counts[name]:>6}")
     console.print(f"  {'begun':<10} {begun:>6}")
-    console.print(f"  {'waiting':<10} {len(planned) - len(records) - begun:>6}")
-    for record in records:
-        if record.error:
-            console.print(f"  {record.condition_id}  {record.error.kind}: {record.error.message}", markup=False)
+    console.print(f"  {'waiting':<10} {len(planned) - len(heads) - begun:>6}")
+    for head in heads:
+        if head.error:
+            console.print(f"  {head.condition_id}  {head.error.kind}: {head.error.message}", markup=False)
     return 0
 
 

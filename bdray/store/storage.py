@@ -280,6 +280,18 @@ class Storage:
                             found.append(FileFacts(path, facts.st_size, facts.st_mtime))
             return found
 
+    def stamp(self, path: str) -> tuple[int, float] | None:
+        """Size in bytes and time (as `FileFacts.modified_s`) of a file on this machine; None when there is none, or the
+        storage is remote."""
+        if not self.is_local:
+            return None
+        try:
+            # Not a `Path`: this is asked of every record of a sweep.
+            facts = os.stat(f"{self.uri}/{path}")  # noqa: PTH116
+        except OSError:
+            return None
+        return facts.st_size, facts.st_mtime
+
     def touch(self, path: str) -> None:
         """Notes that a file was used: its `modified_s` is now. An object store, and a folder that may not be written,
         keep the time of writing."""

@@ -2,6 +2,7 @@
 
     space.yaml, sweep.json, results.*, report.html    of the sweep
     conditions/<condition_id>/                        of a condition (`ConditionFolder`)
+    records/                                          copies of finished records (`bdray.store.gathered`)
     stages/<fingerprint>/                             of a stage (`bdray.trial.stages`)
     .lock, mirror.lock, .delivered, mirror.log        of its driver and its tracking mirror
     ray.log                                           what Ray says when it loses processes
@@ -14,7 +15,7 @@ checksums are taken as they stand.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +26,8 @@ from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, u
 from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError
-from bdray.record import ErrorRecord, TrialRecord
+from bdray.record import ErrorRecord, Status, TrialRecord
+from bdray.store.gathered import WORTH_IT, GatheredRecords, RecordCopy, Stamp
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage, file_lock
@@ -45,6 +47,8 @@ BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 
 _LISTED = (JOURNAL, PLAN, CONFUSION)
 """Files whose checksums a record lists."""
+
+_GRAIN_S = 2.0
 
 _NOT_DONE = "the condition counts as not done and is run again by the next run of the sweep"
 
@@ -87,11 +91,13 @@ class KeptRecord:
     Attributes:
         digest: names this version of the record: `--retry-failed` may replace a failed one.
         files: checksums of the files it lists, by name; none where an older version wrote it.
+        data: the file itself.
     """
 
     record: TrialRecord
     digest: str
     files: Mapping[str, str]
+    data: bytes
 
 
 class SweepFolder(SealedFolder):
@@ -149,7 +155,7 @@ class ConditionFolder(SealedFolder):
     @property
     def has_begun(self) -> bool:
         """Whether the condition has reported anything yet."""
-        return self.storage.exists(JOURNAL) or self.storage.exists(RECORD)
+        return not {JOURNAL, RECORD}.isdisjoint(self.storage.list())
 
     def write_condition(self, condition: Condition) -> None:
         """`condition.json`: what is run, nested and by path."""
@@ -182,12 +188,11 @@ class ConditionFolder(SealedFolder):
     def record(self) -> KeptRecord | None:
         """The record; None where there is none (yet), or none that can be trusted."""
         data = self.read(RECORD)
-        if data is None:
-            return None
+        return None if data is None else self._record_of(data)
+
+    def _record_of(self, data: bytes) -> KeptRecord | None:
         try:
-            content = self._unsealed_record(data)
-            files = content.pop("files", {})
-            record = TrialRecord.model_validate(content)
+            return self.parsed(data)
         except DamagedError as error:
             self.put_aside(RECORD, str(error), _NOT_DONE)
             return None
@@ -196,7 +201,17 @@ class ConditionFolder(SealedFolder):
             said = f"it is no record of this version ({error.errors()[0]['msg']})"
             say_damaged(self.storage.uri_of(RECORD), said, "the condition is left out")
             return None
-        return KeptRecord(record, checksum(data)[:16], files)
+
+    def parsed(self, data: bytes) -> KeptRecord:
+        """What the bytes of `record.json` say.
+
+        Raises:
+            DamagedError: they are not what was written.
+            ValidationError: they are no record of this version.
+        """
+        content = self._unsealed_record(data)
+        files = content.pop("files", {})
+        return KeptRecord(TrialRecord.model_validate(content), checksum(data)[:16], files, data)
 
     def _unsealed_record(self, data: bytes) -> dict[str, Any]:
         try:
@@ -245,7 +260,9 @@ class ConditionFolder(SealedFolder):
         if self.info() is None:
             with suppress(StorageError):
                 self.write_condition(condition)
-        self.journal(kept)
+        journal = self.read(JOURNAL)
+        if journal is None or checksum(journal, self.place_of(JOURNAL)) != kept.files.get(JOURNAL):
+            self.journal(kept)
         listed = [name for name in (PLAN, CONFUSION) if name in kept.files]
         return kept if all(self.read_listed(name, kept.files, _NOT_DONE) is not None for name in listed) else None
 
@@ -323,7 +340,125 @@ def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
     return None if kept is None else kept.record
 
 
+@dataclass(frozen=True)
+class RecordHead:
+    """How a condition ended."""
+
+    condition_id: str
+    status: Status
+    finished_ms: int
+    error: ErrorRecord | None = None
+
+
 def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[TrialRecord]:
     """The records of `only` (in that order), or all there are, sorted by id. Damaged ones are said and left out."""
-    names = only if only is not None else SweepFolder(sweep).condition_ids()
-    return [record for record in (read_record(sweep, name) for name in names) if record is not None]
+    names, gathered, copies = _known(sweep, only)
+    found: dict[str, TrialRecord] = {}
+    for name, text in gathered.read(copies.values()).items():
+        with suppress(DamagedError, ValidationError):
+            found[name] = ConditionFolder(sweep, name).parsed(text).record
+    read = _read_and_gather(sweep, gathered, [name for name in names if name not in found])
+    found.update((kept.record.condition_id, kept.record) for kept in read)
+    return [found[name] for name in names if name in found]
+
+
+def read_heads(sweep: Storage, only: Sequence[str] | None = None) -> list[RecordHead]:
+    """How the conditions of `only` (in that order) or all there are ended: `read_records` for whoever needs no more."""
+    names, gathered, copies = _known(sweep, only)
+    found = {name: RecordHead(name, "finished", copy.finished_ms) for name, copy in copies.items()}
+    for kept in _read_and_gather(sweep, gathered, [name for name in names if name not in found]):
+        record = kept.record
+        found[record.condition_id] = RecordHead(record.condition_id, record.status, record.finished_ms, record.error)
+    return [found[name] for name in names if name in found]
+
+
+def _known(sweep: Storage, only: Sequence[str] | None) -> tuple[list[str], GatheredRecords, dict[str, RecordCopy]]:
+    """The conditions asked for that have a folder, and the copies of their records that count."""
+    there = SweepFolder(sweep).condition_ids()
+    known = set(there)
+    names = there if only is None else [name for name in only if name in known]
+    gathered = GatheredRecords(sweep)
+
+    def counts(copy: RecordCopy) -> bool:
+        stamp = sweep.stamp(f"conditions/{copy.condition_id}/{RECORD}")
+        return not sweep.is_local or (stamp is not None and stamp == copy.files.get(RECORD))
+
+    copies = gathered.copies
+    return names, gathered, {name: copies[name] for name in names if name in copies and counts(copies[name])}
+
+
+def _read_and_gather(sweep: Storage, gathered: GatheredRecords, names: Sequence[str]) -> list[KeptRecord]:
+    """Records, read one by one; enough of them are gathered for the next reader."""
+
+    def read(name: str) -> tuple[KeptRecord, Mapping[str, Stamp]] | None:
+        folder = ConditionFolder(sweep, name)
+        stamp = folder.storage.stamp(RECORD)
+        kept = folder.record()
+        return None if kept is None else (kept, {} if stamp is None else {RECORD: stamp})
+
+    found = [each for each in sweep.each(read, names) if each is not None]
+    _gather(gathered, found)
+    return [kept for kept, _ in found]
+
+
+def _gather(
+    gathered: GatheredRecords, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]], stale: Collection[str] = ()
+) -> None:
+    """Copy finished records, with the stamps of the files that were verified, if there are enough of them.
+
+    Args:
+        stale: conditions whose copies are of other files than are there.
+    """
+    # A file that is written twice within the clock's grain may look the same.
+    before = time.time() - _GRAIN_S
+    settled = [
+        (RecordCopy(kept.record.condition_id, kept.record.finished_ms, files), kept.data)
+        for kept, files in read
+        if kept.record.status == "finished" and all(modified_s < before for _, modified_s in files.values())
+    ]
+    if stale or len(settled) >= WORTH_IT:
+        gathered.add(settled, stale)
+
+
+def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, Status]:
+    """How those of `conditions` ended that have an intact record, by id; what can be written again for them is.
+
+    All files of a condition are verified (`ConditionFolder.mended`), but for those that look (size, time) as they did
+    when they last were.
+    """
+    there = set(SweepFolder(sweep).condition_ids())
+    wanted = {condition.condition_id: condition for condition in conditions if condition.condition_id in there}
+    if not wanted:
+        return {}
+    stamps, gathered = _stamps(sweep, list(wanted)), GatheredRecords(sweep)
+    copies = {name: copy for name, copy in gathered.copies.items() if name in wanted}
+    whole = {
+        name for name, copy in copies.items() if CONDITION in copy.files and copy.files.items() <= stamps[name].items()
+    }
+
+    def mend(name: str) -> tuple[KeptRecord, Mapping[str, Stamp]] | None:
+        kept = ConditionFolder(sweep, name).mended(wanted[name])
+        if kept is None:
+            return None
+        return kept, {file: stamps[name][file] for file in (RECORD, CONDITION, *kept.files) if file in stamps[name]}
+
+    found = [each for each in sweep.each(mend, [name for name in wanted if name not in whole]) if each is not None]
+    statuses = {kept.record.condition_id: kept.record.status for kept, _ in found} | dict.fromkeys(whole, "finished")
+    _gather(gathered, found, stale=copies.keys() - whole)
+    return {name: statuses[name] for name in wanted if name in statuses}
+
+
+def _stamps(sweep: Storage, names: Sequence[str]) -> dict[str, dict[str, Stamp]]:
+    """Sizes and times of the files of conditions."""
+    stamps: dict[str, dict[str, Stamp]] = {name: {} for name in names}
+    if len(names) < WORTH_IT:
+        each = sweep.each(lambda name: sweep.child("conditions", name).files(), names)
+        return {
+            name: {file.path: (file.size, file.modified_s) for file in files}
+            for name, files in zip(names, each, strict=True)
+        }
+    for file in sweep.child("conditions").files():
+        name, _, path = file.path.partition("/")
+        if name in stamps:
+            stamps[name][path] = (file.size, file.modified_s)
+    return stamps

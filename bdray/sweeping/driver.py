@@ -32,7 +32,9 @@ from bdray.store.sweep_folder import (
     SweepFolder,
     SweepInfo,
     now_ms,
+    read_heads,
     read_records,
+    statuses_of_intact,
     sweeps_in,
     write_failure,
 )
@@ -174,9 +176,9 @@ def _prepare_data(conditions: Sequence[Condition]) -> None:
 
 def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    records = read_records(sweep, [condition.condition_id for condition in conditions])
+    heads = read_heads(sweep, [condition.condition_id for condition in conditions])
     return digest(
-        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
+        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in heads}}
     )
 
 
@@ -259,16 +261,9 @@ def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) ->
 
 def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
     """Conditions that have no intact record yet (or, when asked for, an unsuccessful one)."""
-    folder = SweepFolder(sweep)
-    known = set(folder.condition_ids())
-
-    def is_left(condition: Condition) -> bool:
-        if condition.condition_id not in known:
-            return True
-        kept = folder.condition(condition.condition_id).mended(condition)
-        return kept is None or (retry_failed and kept.record.status != "finished")
-
-    return [condition for condition in conditions if is_left(condition)]
+    statuses = statuses_of_intact(sweep, conditions)
+    done = {name for name, status in statuses.items() if status == "finished" or not retry_failed}
+    return [condition for condition in conditions if condition.condition_id not in done]
 
 
 def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:

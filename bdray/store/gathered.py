@@ -1,0 +1,149 @@
+"""Finished records gathered in few objects: a sweep of ten thousand is read by a handful of requests.
+
+    records/<digest>.json    which records, where in the other file, sizes and times of the files they were made of
+    records/<digest>.gz      their `record.json` files, byte for byte, one after the other
+
+`record.json` stays the truth; these are copies, which any reader may write or lose. When a copy counts is decided by
+whoever reads them (`bdray.store.sweep_folder`): on a disk, while `record.json` has the size and the time it had when it
+was copied; in an object store, where asking that of every file would take as many requests as reading them, while its
+condition's folder is there. A record that says `finished` is written once, so nothing of ours replaces it before the
+next run of the sweep, which compares sizes and times in one listing and drops the copies that no longer count.
+
+Segments are only added, and small ones become part of a larger one. Of several copies of a record, the one that
+finished last counts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from bdray.checksum import checksum, seal_json
+from bdray.errors import StorageError
+from bdray.store.sealed import SealedFolder
+from bdray.store.storage import Storage
+
+FOLDER = "records"
+
+WORTH_IT = 100
+"""As many records that had to be read one by one are gathered."""
+
+_ONE_BY_ONE = "its records are read one by one, and gathered again"
+
+Stamp = tuple[int, float]
+"""Size and time of a file."""
+
+
+@dataclass(frozen=True)
+class RecordCopy:
+    """Where the copy of a finished record lies.
+
+    Attributes:
+        finished_ms: as the record says.
+        files: stamps of the condition's files by name, as they were verified.
+        segment, start, end: where.
+    """
+
+    condition_id: str
+    finished_ms: int
+    files: Mapping[str, Stamp]
+    segment: str = ""
+    start: int = 0
+    end: int = 0
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return self.finished_ms, len(self.files)
+
+
+class GatheredRecords:
+    """The copies of one sweep. What is damaged is put aside, what is lost is not there: both are made again."""
+
+    def __init__(self, sweep: Storage) -> None:
+        self._folder = SealedFolder(sweep, FOLDER)
+
+    @cached_property
+    def _segments(self) -> dict[str, tuple[list[RecordCopy], dict[str, str]]]:
+        """Copies and checksums of the files of every segment."""
+        names = [name.removesuffix(".json") for name in self._folder.storage.list() if name.endswith(".json")]
+        return {name: found for name, found in self._folder.storage.each(self._segment, names) if found}
+
+    def _segment(self, name: str) -> tuple[str, tuple[list[RecordCopy], dict[str, str]] | None]:
+        content = self._folder.read_json(f"{name}.json", _ONE_BY_ONE)
+        if content is None:
+            return name, None
+        copies = [
+            RecordCopy(condition_id, ms, {file: (size, time) for file, (size, time) in files.items()}, name, start, end)
+            for condition_id, (ms, start, end, files) in content["copies"].items()
+        ]
+        return name, (copies, content["files"])
+
+    @cached_property
+    def copies(self) -> dict[str, RecordCopy]:
+        """The last copy of each condition that has one."""
+        found: dict[str, RecordCopy] = {}
+        for copies, _ in self._segments.values():
+            for copy in copies:
+                if copy.condition_id not in found or found[copy.condition_id]._rank < copy._rank:
+                    found[copy.condition_id] = copy
+        return found
+
+    def read(self, copies: Iterable[RecordCopy]) -> dict[str, bytes]:
+        """The copied files by condition, without those whose segment is lost or damaged."""
+        wanted: defaultdict[str, list[RecordCopy]] = defaultdict(list)
+        for copy in copies:
+            wanted[copy.segment].append(copy)
+        texts: dict[str, bytes] = {}
+        for segment, data in self._folder.storage.each(self._records, wanted):
+            texts.update((copy.condition_id, data[copy.start : copy.end]) for copy in wanted[segment] if data)
+        return texts
+
+    def _records(self, segment: str) -> tuple[str, bytes]:
+        name = f"{segment}.gz"
+        data = self._folder.read_listed(name, self._segments[segment][1], _ONE_BY_ONE)
+        if data is None:
+            with suppress(StorageError):
+                self._folder.storage.delete(f"{segment}.json")
+            self._segments.pop(segment)
+            return segment, b""
+        return segment, gzip.decompress(data)
+
+    def add(self, new: Sequence[tuple[RecordCopy, bytes]], gone: Container[str] = ()) -> None:
+        """Gather these, with the segments that hold no more; with all where some of these have been gathered before.
+
+        A storage that may not be written is left as it is.
+
+        Args:
+            gone: conditions whose copies no longer count.
+        """
+        added = {copy.condition_id for copy, _ in new}
+        every = any(name in added or name in gone for name in self.copies)
+        taken_in = [name for name, (copies, _) in self._segments.items() if every or len(copies) <= len(new)]
+        known = [copy for copy in self.copies.values() if copy.segment in taken_in]
+        texts = self.read(copy for copy in known if copy.condition_id not in added and copy.condition_id not in gone)
+        kept = [(copy, texts[copy.condition_id]) for copy in known if copy.condition_id in texts]
+        with suppress(StorageError):
+            written = self._write([*new, *kept]) if new or kept else None
+            for name in taken_in:
+                if name != written:
+                    self._folder.storage.delete(f"{name}.json")
+                    self._folder.storage.delete(f"{name}.gz")
+
+    def _write(self, records: Sequence[tuple[RecordCopy, bytes]]) -> str:
+        copies, position = dict[str, list[object]](), 0
+        for copy, text in records:
+            copies[copy.condition_id] = [copy.finished_ms, position, position + len(text), copy.files]
+            position += len(text)
+        data = b"".join(text for _, text in records)
+        name = checksum(json.dumps(copies).encode() + data)[:12]
+        self._folder.write(f"{name}.gz", gzip.compress(data, 1, mtime=0))
+        content = {"copies": copies, "files": {f"{name}.gz": self._folder.sums[f"{name}.gz"]}}
+        # The other file first: whoever finds this one finds both. Not indented: it has a line a record.
+        place = self._folder.place_of(f"{name}.json")
+        self._folder.storage.write_atomic(f"{name}.json", seal_json(json.dumps(content), place))
+        return name
