@@ -29,7 +29,7 @@ console, here = Console(), Path.cwd()
 def leave_something():
     # As Ray's workers do: a process group of its own, and another title.
     process = subprocess.Popen(["bash", "-c", "exec -a ray::Idle sleep 600"], process_group=0)
-    while psutil.Process(process.pid).cmdline()[0] != "ray::Idle":
+    while "ray::Idle" not in psutil.Process(process.pid).cmdline():
         time.sleep(0.01)
 
 def tries():
