@@ -57,9 +57,6 @@ GRACE_S = 75.0
 LIMIT_S = 900.0
 """How long one command may take."""
 
-_SPAN_S = 6.0
-"""In which time after its start a process is struck, where no undisturbed sweep was timed."""
-
 _PR_SET_CHILD_SUBREAPER = 36
 _VARIES = ("seconds", "_ms", "memory", "per_second", "environment", "reused", "checksum", "files")
 """Parts of the names of what two runs of one condition need not have in common."""
@@ -85,7 +82,8 @@ class Round:
     """One kill and what came of it.
 
     Attributes:
-        moment: share of the time a process of this kind is there in the undisturbed run.
+        moment: share of the time in which a process of this kind may be struck: as long as it is there in the
+            undisturbed run.
         statuses: of the commands, the first of which was disturbed.
         lost, doubled, different: conditions.
         another: whether any other command than the same again was needed.
@@ -114,12 +112,13 @@ class Round:
 class Sweep:
     """The command in a folder of its own, with temporary files of its own."""
 
-    def __init__(self, folder: Path, database: Path, cpus: int) -> None:
+    def __init__(self, folder: Path, database: Path | None, cpus: int) -> None:
         self.folder, self.cpus, self.output = folder, cpus, ""
         for name in ("t", "runs"):
             (folder / name).mkdir(parents=True)
         (folder / "chaos.yaml").write_text(SPACE)
-        shutil.copy(database, folder / "runs" / "mlflow.db")
+        if database is not None:
+            shutil.copy(database, folder / "runs" / "mlflow.db")
 
     def start(self) -> subprocess.Popen[str]:
         options = ["--no-dashboard", "--num-cpus", str(self.cpus)]
@@ -221,8 +220,12 @@ class Chaos:
             raise SystemExit(f"the undisturbed sweep did not work:\n{sweep.said}")
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
 
-    def computed(self) -> None:
-        """What the conditions come to without Ray, in this process; the moments then only roughly fit a sweep."""
+    def computed(self, span_s: float) -> None:
+        """What the conditions come to without Ray, in this process.
+
+        Args:
+            span_s: in which time after its start a process is struck.
+        """
         from bdray.space import load_space
         from bdray.store.storage import Storage
         from bdray.trial import TrialOptions, run_trial
@@ -233,14 +236,17 @@ class Chaos:
         for condition in load_space(space).conditions():
             run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
         self.results = _results(self.work / "direct")
-        self.spans = dict.fromkeys(TARGETS, _SPAN_S)
+        self.spans = dict.fromkeys(TARGETS, span_s)
 
     def round(self, number: int) -> Round | None:
         """One round; None when the sweep ended before the moment came."""
         draw = random.Random(f"{self.seed}-{number}")
         target, name = draw.choice(list(self.targets)), draw.choice(SIGNALS)
         result = Round(self.seed, number, target, name, round(draw.random(), 3))
-        sweep = Sweep(self.work / f"r{number}", self.database, cpus=draw.choice((1, 2)))
+        cpus = draw.choice((1, 2))
+        # To make one takes MLflow seconds: long enough to be struck in, too long for every round.
+        database = None if draw.random() < 0.2 else self.database
+        sweep = Sweep(self.work / f"r{number}", database, cpus)
         began = time.monotonic()
         process = sweep.start()
         if not self._strike(process, result):
@@ -324,7 +330,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--short", action="store_true", help="compare with the conditions run without Ray, not a sweep")
+    parser.add_argument(
+        "--span",
+        type=float,
+        metavar="SECONDS",
+        help="strike this soon after a process's start; compare with conditions run without Ray (default: run an"
+        " undisturbed sweep first)",
+    )
     parser.add_argument("--log", type=Path, help="append each round to this file, as a line of JSON")
     parser.add_argument(
         "--write", type=Path, help="write the table of the log's rounds, or of this run's, to this file"
@@ -336,7 +348,10 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))
     chaos = Chaos(work, options.seed, options.targets)
     print(f"seed {options.seed}, rounds {options.rounds}, in {work}", flush=True)
-    (chaos.computed if options.short else chaos.undisturbed)()
+    if options.span is None:
+        chaos.undisturbed()
+    else:
+        chaos.computed(options.span)
     number = options.first
     while len(rounds) < options.rounds:
         if (result := chaos.round(number)) is not None:

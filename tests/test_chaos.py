@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def test_a_sweep_survives_its_raylet_and_its_gcs(tmp_path: Path) -> None:
     """Seed 126 kills the one and then the other, late."""
     log = tmp_path / "log"
-    options = ["--short", "--rounds", "2", "--seed", "126", "--targets", "raylet", "gcs", "--log", str(log)]
+    options = ["--span", "6", "--rounds", "2", "--seed", "126", "--targets", "raylet", "gcs", "--log", str(log)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *options],
         cwd=ROOT,

@@ -51,6 +51,9 @@ from bdray.trial.needs import Need, Packing
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
 
+_ENDING_S = 5.0
+"""How long a driver whose keeper was killed may take to be gone."""
+
 
 @dataclass(frozen=True)
 class SweepSettings:
@@ -126,7 +129,7 @@ def run_conditions(
     tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
     busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
     # One driver a sweep: two would compute everything twice.
-    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
+    with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
         space = as_decided(space, sweep)
         adopted: list[str] = []
 

@@ -62,6 +62,7 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
     with scratch_folder() as scratch, keeper.handing_on():
         while True:
             keeper.run_driver(work, scratch)
+            clear_scratch()
             if keeper.status is not None:
                 return keeper.status
             if not losses.start_again("sweep"):

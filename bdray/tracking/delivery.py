@@ -12,7 +12,9 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
@@ -231,13 +233,10 @@ class Delivery:
 
     def _upload(self, condition_id: str, run: _ConditionRun, kept: KeptRecord) -> None:
         folder = self.files.condition(condition_id)
-        present = folder.artifacts(kept)
-        with scratch_folder() as temporary:
-            staging = Storage.open(temporary)
-            for name in present:
-                staging.copy_in(folder.storage, name, name)
-                self._client.log_artifact(run.run_id, str(temporary / name))
-                self.moved()
+        for name in folder.artifacts(kept):
+            with _on_disk(folder.storage, name) as path:
+                self._client.log_artifact(run.run_id, str(path))
+            self.moved()
 
     def _find_or_create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
         runs = self._index()
@@ -317,6 +316,17 @@ class Delivery:
                 return explained
             return TrackingError(str(explained))
         return explained
+
+
+@contextmanager
+def _on_disk(storage: Storage, name: str) -> Iterator[Path]:
+    """Where MLflow can read a file from: where it lies, or a copy."""
+    if (path := storage.local_path(name)) is not None:
+        yield path
+        return
+    with scratch_folder() as folder:
+        Storage.open(folder).copy_in(storage, name, name)
+        yield folder / name
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

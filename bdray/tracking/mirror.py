@@ -58,6 +58,10 @@ _ORPHAN = _Ending(60.0, 60.0)
 """Of a mirror whose driver was killed: the next sweep is waiting for its lock."""
 
 
+class _BusyError(UnreachableError):
+    """The mirror of a driver that was killed has not ended yet."""
+
+
 class _MirrorLoop:
     """Keeps the ids that wait for delivery, and delivers them whenever the server answers."""
 
@@ -188,7 +192,7 @@ class _MirrorLoop:
 
     def _connect(self) -> Delivery:
         if self._lock is None:
-            busy = UnreachableError("another process is still delivering this sweep to MLflow")
+            busy = _BusyError("another process is still delivering this sweep to MLflow")
             lock = ExitStack()
             lock.enter_context(SweepFolder(self._sweep).locked(MIRROR_LOCK, _LOCK_S, busy))
             # Until this process ends.
@@ -239,7 +243,8 @@ class _MirrorLoop:
                 return self._connect().deliver_all(self._progress)
             except BdrayError as error:
                 self._postpone(error)
-                is_late = time.monotonic() + self._backoff > self._moved + _LAST_TRY_S
+                patience = _ORPHAN.limit_s if isinstance(error, _BusyError) else _LAST_TRY_S
+                is_late = time.monotonic() + self._backoff > self._moved + patience
                 if not isinstance(error, UnreachableError) or is_late:
                     return self._incomplete(str(error))
                 time.sleep(self._backoff / 2)

@@ -26,6 +26,9 @@ _ATOMIC_WRITE = 4096
 
 _RESTART_S = 60.0
 
+_DEATHS = 3
+"""How many deaths of the process, while it is waited for, are taken for bad luck."""
+
 
 def start_mirror(sweep: str | Storage, tracking_uri: str) -> Mirror:
     """Starts the process that delivers the sweep to MLflow; returns at once.
@@ -45,6 +48,7 @@ class Mirror:
         self._unsent: dict[str, None] = {}
         self._told: dict[str, None] = {}
         self._delivered: set[str] = set()
+        self._deaths = 0
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
         self._start()
 
@@ -54,7 +58,7 @@ class Mirror:
         A server that nobody can connect to is reported in about two seconds, one that hangs after some ten.
 
         Raises:
-            TrackingError: MLflow refuses (wrong URI, no permission, deleted experiment), or the mirror died.
+            TrackingError: MLflow refuses (wrong URI, no permission, deleted experiment), or the mirror dies every time.
         """
         answer = self._receive(timeout_s)
         match answer.pop("event", "timeout"):
@@ -63,6 +67,8 @@ class Mirror:
             case "refused":
                 self._death = str(answer["message"])
                 raise TrackingError(self._death)
+            case "died" if self._restarted():
+                return self.wait_ready(timeout_s)
             case "died":
                 raise TrackingError(self._death)
         later = f"it will be delivered later: bdray sync {self._sweep.name}"
@@ -88,12 +94,7 @@ class Mirror:
         if self._process.poll() is not None:
             with suppress(OSError):
                 self._start()
-        self._flush()
-        os.set_blocking(self._pipe.fileno(), True)
-        with suppress(OSError):
-            self._pipe.write(f"close {max(0.0, stall_s - 1):.1f}\n".encode())
-        with suppress(OSError):
-            self._pipe.close()
+        self._ask_for_the_rest(stall_s)
         try:
             report = self._await_report(stall_s, progress)
         except KeyboardInterrupt:
@@ -102,6 +103,25 @@ class Mirror:
             report = self._incomplete("interrupted")
         self._end()
         return report
+
+    def _ask_for_the_rest(self, stall_s: float) -> None:
+        self._flush()
+        os.set_blocking(self._pipe.fileno(), True)
+        with suppress(OSError):
+            self._pipe.write(f"close {max(0.0, stall_s - 1):.1f}\n".encode())
+        with suppress(OSError):
+            self._pipe.close()
+
+    def _restarted(self) -> bool:
+        """Whether there is another process in the place of the one that has just died."""
+        self._deaths += 1
+        if self._deaths >= _DEATHS:
+            return False
+        try:
+            self._start()
+        except OSError:
+            return False
+        return True
 
     def _start(self) -> None:
         package = str(Path(bdray.__file__).resolve().parent.parent)
@@ -164,6 +184,9 @@ class Mirror:
                     return DeliveryReport(answer["delivered"], tuple(answer["pending"]), answer["error"])
                 case "refused":
                     return self._incomplete(answer["message"])
+                case "died" if self._restarted():
+                    self._ask_for_the_rest(stall_s)
+                    deadline = time.monotonic() + stall_s
                 case "died":
                     return self._incomplete(self._death)
         return self._incomplete(f"MLflow has taken nothing for {stall_s:.0f} s")

@@ -166,6 +166,8 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
     busy = UnreachableError(f"{public(tracking_uri)} is being set up by another process")
     try:
         with file_lock(Path(f"{database}.lock") if database != tracking_uri else None, 60, busy):
+            if database != tracking_uri and not Path(database).exists():
+                _make_database(Path(database))
             client = MlflowClient(_log_in(tracking_uri))
             client.search_experiments(max_results=1)
     except (TrackingError, StorageError):
@@ -174,6 +176,16 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
         raise explain(error, tracking_uri) from error
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(REQUEST_S)
     return client
+
+
+def _make_database(database: Path) -> None:
+    """With all its tables, at once: MLflow can't use one whose making was cut off, whatever is done about it."""
+    from mlflow.tracking import MlflowClient
+
+    unfinished = database.with_name(f".{database.name}.tmp")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(database)
 
 
 def check_tracking(uri: str) -> str:

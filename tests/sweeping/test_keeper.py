@@ -19,6 +19,7 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 import psutil
 from bdray.cli import _status_of
+from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.sweeping import keeper, stopping
 from rich.console import Console
@@ -28,7 +29,7 @@ console, here = Console(), Path.cwd()
 def leave_something():
     # As Ray's workers do: a process group of its own, and another title.
     process = subprocess.Popen(["bash", "-c", "exec -a ray::Idle sleep 600"], process_group=0)
-    while psutil.Process(process.pid).cmdline()[0] != "ray::Idle":
+    while "ray::Idle" not in psutil.Process(process.pid).cmdline():
         time.sleep(0.01)
 
 def tries():
@@ -127,10 +128,12 @@ def test_the_drivers_status_is_the_keepers_and_nothing_is_left(program: Program)
     ],
 )
 def test_a_lost_driver_is_started_again_when_all_of_it_is_gone(program: Program, end: str, cause: str) -> None:
-    status, output = program.run(f"leave_something()\nif count < 3: {end}\nprint('worked')")
+    scratch = "folder = scratch_folder()\nfolder.__enter__()"
+    status, output = program.run(f"leave_something()\n{scratch}\nif count < 3: {end}\nfolder.__exit__(*[None] * 3)")
     again = f"lost: {cause}; started again, every condition goes on from its last checkpoint\n"
-    assert (status, output) == (7, 2 * again + "worked\n")
+    assert (status, output) == (7, 2 * again)
     assert program.left() == []
+    assert list((program.folder / "tmp").iterdir()) == []
 
 
 def test_three_losses_without_progress_are_the_end(program: Program) -> None:

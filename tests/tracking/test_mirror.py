@@ -20,6 +20,7 @@ import pytest
 
 from bdray.errors import TrackingError
 from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
+from bdray.tracking.server import open_client
 
 ROOT = Path(__file__).parents[2]
 
@@ -307,3 +308,46 @@ def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> N
     report = mirror.close(20)
     assert report.pending == ("000000000001",)
     assert "was deleted" in (report.error or "")
+
+
+def test_a_mirror_killed_at_its_start_or_in_its_last_pass_is_started_again(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    names = [sweep.finished(number) for number in range(1, 16)]
+    mirror = start_mirror(str(sweep.path), sweep.uri)
+    mirror._process.kill()
+    assert mirror.wait_ready(60).reachable
+    killed: list[str] = []
+
+    def kill(name: str, total: int) -> None:
+        if not killed:
+            mirror._process.kill()
+        killed.append(name)
+
+    assert mirror.close(60, kill) == DeliveryReport(15)
+    assert set(killed) == set(names)
+    assert len(shown(sweep).children) == 15
+
+
+CUT_OFF = """
+import os, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from bdray.tracking.server import open_client
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if statement.startswith("INSERT INTO _alembic_tmp_"):
+        os.kill(os.getpid(), 9)
+
+open_client(sys.argv[1])
+"""
+
+
+def test_a_database_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    """MLflow alone never opens it again: `table _alembic_tmp_runs already exists`."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, "-c", CUT_OFF, uri]
+    killed = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert killed.returncode == -signal.SIGKILL
+    assert open_client(uri).search_experiments()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
