@@ -102,6 +102,9 @@ def load_space(
         flat = space.flat(condition)
         cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
+    if space.is_open:
+        # Whatever does not fit together is said here.
+        space.search.bound(expansion.ground)
     return _with_used_resources(space)
 
 
