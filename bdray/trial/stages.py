@@ -67,6 +67,8 @@ class StageStore:
 
     def __init__(self, sweep: Storage, storage: Storage | None = None) -> None:
         self._sweep, self._storage = sweep, storage
+        self._checkpoints: set[str] = set()
+        """Stages that have one, as far as this process has read or written it: looking for others takes requests."""
 
     def finished(self, fingerprint: str, data_fingerprint: str) -> KeptStage | None:
         """A finished stage, or None when no intact one of this data is there."""
@@ -121,6 +123,7 @@ class StageStore:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
+        self._checkpoints.add(fingerprint)
         _folder(self._sweep, fingerprint).write_bytes(CHECKPOINT, buffer.getvalue())
 
     def load_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> bool:
@@ -129,6 +132,7 @@ class StageStore:
         data = folder.read_bytes(CHECKPOINT, "the stage starts anew")
         if data is None:
             return False
+        self._checkpoints.add(fingerprint)
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             history = [EpochRecord.model_validate(epoch) for epoch in content["history"]]
@@ -149,7 +153,9 @@ class StageStore:
 
     def drop_checkpoint(self, fingerprint: str) -> None:
         """Forget how a stage went on; it is finished, or its condition is."""
-        _folder(self._sweep, fingerprint).storage.delete(CHECKPOINT)
+        if fingerprint in self._checkpoints:
+            _folder(self._sweep, fingerprint).storage.delete(CHECKPOINT)
+            self._checkpoints.discard(fingerprint)
 
 
 def _folder(sweep: Storage, fingerprint: str) -> SealedFolder:
