@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,8 +129,11 @@ def test_the_command_shows_no_password_and_warns_of_the_typed_one(
         "name: demo\nfixed: {data: {name: digits}, model: {name: resnet8}}\n"
         f"tracking: {{uri: 'http://user:{SECRET}@127.0.0.1:9'}}\nparameters: {{trigger.name: {{values: [patch]}}}}\n"
     )
-    assert main(["sweep", str(space), "--storage", storage]) == 1
-    out, err = capfd.readouterr()
+    # A process of its own: a sweep's driver is a child of its command.
+    command = [sys.executable, "-m", "bdray", "sweep", str(space), "--storage", storage]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    out, err = done.stdout, done.stderr
+    assert done.returncode == 1, err
     assert any("Credential=AKIA/" in who for who in store[1]), "it was logged in with"
     assert "warning: a password in the command line can be read by every user" in err
     assert re.search(r"s3://AKIA:\*\*\*@bucket/runs", err)
