@@ -334,10 +334,8 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     space, before = run.space, run.space.resources.decided
     space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
     space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
-    options = dict(job.trial_options)
-    if (precision := space.resources.decided.precision) is not None:
-        options.setdefault("precision", precision)
-    job = replace(job, trial_options=options)
+    # What compiling brings is measured in the precision that was decided.
+    job = _with_options(job, precision=space.resources.decided.precision)
     space = with_decided(space, decide_compiling(space, run.shown, cluster, run.storage, job))
     decided = space.resources.decided
     if decided != before:
@@ -346,9 +344,13 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
         chosen = getattr(decided, name)
         shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
         run.console.print(f"{name:<10} {shown}: {why}", highlight=False, soft_wrap=True)
-    if decided.compile is not None:
-        options.setdefault("compiled", decided.compile)
-    return replace(run, space=space), job
+    return replace(run, space=space), _with_options(job, compiled=decided.compile)
+
+
+def _with_options(job: ClusterJob, **decided: Any) -> ClusterJob:
+    """What was decided, as options of all trials; what the job says stands above that."""
+    given = {name: value for name, value in decided.items() if value is not None}
+    return replace(job, trial_options={**given, **job.trial_options})
 
 
 def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
