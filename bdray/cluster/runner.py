@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -52,7 +53,11 @@ from bdray.trial.compiling import Compiling  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace, Training  # noqa: E402
 
-START_TRIES = 3
+START_TRIES, START_S = 3, 300.0
+"""How often Ray is started before it counts as refusing; how long it is waited for where it is only slow."""
+
+SLOW_START_S = 20.0
+"""`ray.init` gives up by itself after 30 seconds, on a machine that has far more to do than it can."""
 
 CONNECT_SECONDS = 5.0
 """How long a running cluster may take to accept a connection."""
@@ -160,22 +165,24 @@ class ClusterRun:
 
 
 def _connect(address: str, own: Mapping[str, Any]) -> Any:
-    """`ray.init`, which gives up on a busy machine after 30 seconds, as often as `START_TRIES`.
+    """`ray.init`, again and again where it may help.
 
     Raises:
         ClusterError: Ray neither starts nor connects.
     """
-    cause: Exception | None = None
-    for _ in range(START_TRIES):
+    begun, tries = time.monotonic(), 0
+    while True:
+        tries, tried = tries + 1, time.monotonic()
         try:
-            with _handler_kept():
+            with _handlers_kept():
                 return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except Exception as error:
             # Ray raises plain exceptions here.
-            cause = error
             ray.shutdown()
-    where = "start on this machine" if address == "local" else f"connect to {address}"
-    raise ClusterError(f"Ray does not {where} (tried {START_TRIES} times): {cause}")
+            now = time.monotonic()
+            if tries >= START_TRIES and (now - tried < SLOW_START_S or now - begun > START_S):
+                where = "start on this machine" if address == "local" else f"connect to {address}"
+                raise ClusterError(f"Ray does not {where} (tried {tries} times): {error}") from None
 
 
 def _require_listener(address: str) -> None:
@@ -235,23 +242,26 @@ def _journal_bytes(sweep: Storage, condition_id: str) -> int:
 
 
 @contextmanager
-def _handler_kept() -> Iterator[None]:
-    """`ray.init` makes SIGTERM end this process with status 15, while it starts and from then on."""
-    before = signal.getsignal(signal.SIGTERM)
+def _handlers_kept() -> Iterator[None]:
+    """Afterwards SIGINT and SIGTERM mean what they meant before.
+
+    `ray.init` makes SIGTERM end this process with status 15, while it starts and from then on; Tune leaves a handler
+    behind that swallows the next SIGINT.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
 def _terminate_like_interrupt() -> Iterator[None]:
     """Tune ends a run cleanly on SIGINT but knows nothing of SIGTERM."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
+    with _handlers_kept():
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
