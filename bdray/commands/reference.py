@@ -43,7 +43,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 KEY_TEXTS = {
     "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",
     "description": "One or two sentences, shown by the plan, the report and MLflow.",
-    "seeds": "Replicates of every cell: a list of whole numbers from 0; `[0]` where it is not given.",
+    "seeds": "Replicates of every cell: a list of whole numbers from 0; `[0]` where it is not given. Or "
+    "`{min, max, until: {metric, half_width, above}}`: more seeds where they are needed (`docs/search-methods.md`).",
     "fixed": "Values that all conditions share, by condition path, nested or dotted.",
     "parameters": "The axes, by condition path: `{value: ...}`, `{values: [...]}`, or `{min, max, distribution, q}` "
     "with `search.method: random`; `when: {path: value}` says where an axis is present.",

@@ -13,8 +13,10 @@ from pydantic import Field, field_validator
 from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
-from bdray.searches import SEARCHES, SearchMethod
+from bdray.searches import SEARCHES, Planned, SearchMethod
 from bdray.searches.ground import MISSING, lookup
+from bdray.searches.metrics import Metric
+from bdray.searches.replication import Replication
 from bdray.shipped import find
 from bdray.space.axes import (
     Parameter,
@@ -65,7 +67,7 @@ class Grammar:
 
     Attributes:
         name: what the sweep is called by default.
-        seeds: replicates of every cell.
+        seeds: replicates of every cell; the first ones where `replication` adds more.
         fixed: values that all conditions share, by dotted path.
         parameters: the axes, by dotted path.
         zip: groups of parameters that advance together.
@@ -94,12 +96,16 @@ class Grammar:
     tracking: Tracking
     plugins: tuple[str, ...]
     plugin_path: tuple[str, ...]
+    replication: Replication | None = field(repr=False)
     loosened: frozenset[str] = field(repr=False)
     root: Located = field(repr=False)
 
     def resolved(self) -> dict[str, Any]:
         """The space with everything the command line changed; loading it again gives the same conditions."""
-        return {key: _plain(getattr(self, key)) for key in KEYS}
+        content = {key: _plain(getattr(self, key)) for key in KEYS}
+        if self.replication is not None:
+            content["seeds"] = self.replication.model_dump(exclude_none=True)
+        return content
 
     def without(self, path: str) -> Grammar:
         """The same without the parameter at `path`."""
@@ -160,6 +166,7 @@ def read_grammar(
         name=_scalar(content, "name", _named_after(path), is_name, NAME_PROBLEM),
         description=_scalar(content, "description", "", lambda value: isinstance(value, str), "must be text"),
         seeds=parse_seeds(content.get("seeds")),
+        replication=parse_replication(content.get("seeds")),
         fixed={**kept(fixed), **forced.values},
         parameters=parameters,
         zip=parse_zip(content, parameters),
@@ -175,6 +182,8 @@ def read_grammar(
         loosened=frozenset(),
         root=root,
     )
+    if grammar.replication is not None:
+        _check_replication(grammar, grammar.replication, content["seeds"])
     gone = parameters.keys() - kept(parameters).keys()
     for name in gone:
         grammar = grammar.without(name)
@@ -208,6 +217,8 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
     """Distinct whole numbers from 0, at most `MAX_SEEDS`."""
     if node is None:
         return (0,)
+    if isinstance(node.content, dict):
+        return tuple(range(parse_section(node, Replication, "seeds").min))
     seeds: dict[int, None] = {}
     items = node.sequence("seeds")
     if len(items) > MAX_SEEDS:
@@ -222,6 +233,19 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
     if not seeds:
         raise node.error("the list is empty: the grid would be", "seeds")
     return tuple(seeds)
+
+
+def parse_replication(node: Located | None) -> Replication | None:
+    """`{min, max, until}`; None where seeds are listed."""
+    return parse_section(node, Replication, "seeds") if node is not None and isinstance(node.content, dict) else None
+
+
+def _check_replication(grammar: Grammar, rule: Replication, node: Located) -> None:
+    if not isinstance(grammar.search, Planned):
+        problem = f"`{{min, max, until}}` goes with a grid, pairwise or random; the method is {grammar.search.name}"
+        raise node.error(problem, "seeds")
+    if Metric(rule.until.metric).needs_twin and not grammar.baselines:
+        raise node.error(f"{rule.until.metric} compares with baselines: set `baselines: true`", "seeds.until.metric")
 
 
 NAME_PROBLEM = "must be up to 100 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"

@@ -15,6 +15,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
 from bdray.searches.ground import locate
+from bdray.searches.replication import Replicator
 from bdray.space.axes import Rule
 from bdray.space.building import Flats, located, no_match
 from bdray.space.expansion import Expansion, expand, twins_of
@@ -44,7 +45,7 @@ class SearchSpace(Grammar):
     @property
     def is_open(self) -> bool:
         """Whether its conditions only become known as results come in; `conditions` are those that are known before."""
-        return not isinstance(self.search, Planned)
+        return self.replication is not None or not isinstance(self.search, Planned)
 
     def shown(self) -> list[Condition]:
         """The conditions, or where they are not known yet, examples of them too."""
@@ -52,11 +53,15 @@ class SearchSpace(Grammar):
 
     def start(self, sweep: Storage, others: Iterable[TrialRecord]) -> Asker:
         """Its search; see `bdray.searches.base.SearchMethod.start`."""
+        if self.replication is not None:
+            return Replicator(self.replication, self.expansion.conditions)
         return self.search.start(self.expansion.ground, sweep, others)
 
     def holds(self, condition: Condition) -> bool:
         """Whether the search might ask for this condition, with whatever seed, or for its twin."""
         ground = self.expansion.ground
+        if self.replication is not None:
+            return condition.cell_id in {planned.cell_id for planned in self.expansion.conditions}
         return condition.is_baseline or (ground.wanted(condition) and locate(ground, condition) is not None)
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
@@ -102,7 +107,7 @@ def load_space(
         flat = space.flat(condition)
         cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
-    if space.is_open:
+    if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
         space.search.bound(expansion.ground)
     return _with_used_resources(space)

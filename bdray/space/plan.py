@@ -55,8 +55,8 @@ class Plan:
         resources: what trials ask for, with how many of them do.
         notes: what the user should know.
         rows: the values of `axes` for the first conditions.
-        bound: where conditions only become known as results come in: how much the search asks for; `conditions` are
-            examples then.
+        bound: where conditions only become known as results come in: how much the search asks for.
+        are_examples: `conditions` are such as the search might ask for.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     bound: str = ""
+    are_examples: bool = False
 
 
 def make_plan(space: SearchSpace) -> Plan:
@@ -95,7 +96,19 @@ def make_plan(space: SearchSpace) -> Plan:
         resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
         notes=(*_notes(space, conditions), *space.resources.notes()),
         rows=tuple(tuple(_value(space, condition, axis.path) for axis in axes) for condition in shown),
-        bound=space.search.bound(expansion.ground) if space.is_open else "",
+        bound=_bound(space),
+        are_examples=bool(expansion.examples),
+    )
+
+
+def _bound(space: SearchSpace) -> str:
+    """How much is asked for, where that is not known yet."""
+    rule = space.replication
+    if rule is None:
+        return space.search.bound(space.expansion.ground) if space.is_open else ""
+    cells = len({condition.cell_id for condition in space.conditions() if not condition.is_baseline})
+    return (
+        f"{_count(len(space.conditions()), 'condition')}, then up to {rule.max - rule.min} more seeds of {cells} cells"
     )
 
 
@@ -160,7 +173,7 @@ def render_plan(plan: Plan, console: Console) -> None:
     console.print(f"[bold]{escape(plan.name)}[/bold]: {escape(count)}", highlight=False)
     if plan.description:
         console.print(f"[dim]{escape(plan.description.strip())}[/dim]", highlight=False)
-    if plan.bound:
+    if plan.are_examples:
         console.print(f"{len(plan.conditions)} conditions that it might ask for, as examples:", highlight=False)
     console.print(_summary(plan))
     if plan.axes:

@@ -1,0 +1,191 @@
+"""What a search found: the part of a page that only sweeps with a search have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from bdray.record import TrialRecord
+from bdray.report.figures import BLUE, GREY, ORANGE, WIDTH, Picture
+from bdray.searches.base import SearchMethod
+from bdray.searches.boundary import Boundary, BoundaryAsker
+from bdray.searches.ground import Ground
+from bdray.searches.optuna import FREE, Optuna, journal
+from bdray.searches.replication import Replication, interval_of, why_more
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+ENOUGH = 20
+"""Cells below which importances say little."""
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """What a page must know of a search besides the records.
+
+    Attributes:
+        study: where Optuna's study is kept; None where there is none at hand.
+    """
+
+    method: SearchMethod
+    ground: Ground
+    replication: Replication | None = None
+    study: Path | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading, what is said, a table and figures."""
+
+    title: str
+    texts: tuple[str, ...]
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Picture, ...] = field(default=())
+
+
+def search_parts(view: SearchView | None, records: Sequence[TrialRecord]) -> list[Part]:
+    """The parts of the page that a search has; none for a grid."""
+    if view is None:
+        return []
+    parts = [_replication(view.replication, records)] if view.replication else []
+    if isinstance(view.method, Boundary):
+        parts.append(_boundary(view.method, view.ground, records))
+    if isinstance(view.method, Optuna) and view.study is not None and view.study.exists():
+        parts += _optuna(view.method, view.study)
+    return parts
+
+
+def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
+    from bdray.searches.metrics import Metric
+
+    metric = Metric(rule.until.metric)
+    by_id = {record.condition_id: record for record in records}
+    cells: dict[str, list[TrialRecord]] = {}
+    for record in sorted(records, key=lambda record: record.condition["seed"]):
+        if record.role == "poisoned":
+            cells.setdefault(record.cell_id, []).append(record)
+    rows = []
+    for cell_id, members in cells.items():
+        values = [metric.of(record, _twin(record, by_id)) for record in members if record.status == "finished"]
+        found = interval_of([value for value in values if value is not None])
+        more = "yes" if len(members) > rule.min else "no"
+        left = why_more(rule.until, found) or "settled"
+        rows.append((cell_id, str(found.count), f"{found.mean:.3f} ± {found.half_width:.3f}", more, left))
+    text = (
+        f"Each cell got {rule.min} seeds, and more, up to {rule.max}, while the interval of {rule.until.metric} was "
+        "wider than asked or held the line. Intervals are t-intervals at 97.5 %: after a rule that stops when they are "
+        "narrow, these cover 95 % (simulated)."
+    )
+    return Part("Which cells got more seeds", (text,), ("cell", "seeds", "mean", "more", "now"), tuple(rows))
+
+
+def _twin(record: TrialRecord, by_id: dict[str, TrialRecord]) -> TrialRecord | None:
+    from bdray.condition import Condition
+
+    return by_id.get(Condition.parse(record.condition).baseline().condition_id)
+
+
+def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) -> Part:
+    asker = BoundaryAsker(method, ground, records)
+    rows = []
+    for cell in asker.cells.values():
+        found, axes = cell.crossing, [axis for axis in ground.axes if axis.name in cell.place]
+        name = ", ".join(f"{axis.name} {axis.labels[int(cell.place[axis.name])]}" for axis in axes) or "all"
+        answer = f"{10**found.middle:.3g} [{10**found.low:.3g}, {10**found.high:.3g}]"
+        if found.above > 0.5 or found.below > 0.5:
+            answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
+        rows.append((name, answer, str(len(cell.values)), "yes" if cell.is_settled(method) else "no"))
+    text = (
+        f"The {method.parameter} at which {method.metric} crosses {method.at:g}: the median and the central 95 % of what "
+        "the trials leave possible, under a logistic curve between a floor and a ceiling. One trial is one value and one "
+        "seed, so the interval speaks of single trainings and their spread."
+    )
+    return Part(f"Boundary: {method.parameter}", (text,), ("cell", method.parameter, "trials", "settled"), tuple(rows))
+
+
+def _optuna(method: Optuna, path: Path) -> list[Part]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=None, storage=journal(path))
+    done = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    if not done:
+        return []
+    free = sum(bool(trial.user_attrs.get(FREE)) for trial in done)
+    text = (
+        f"{len(done)} cells have a value, {free} of them learnt from records that were there; {len(study.trials)} were "
+        f"proposed or learnt in all. Goals: {', '.join(method.metrics)}."
+        + (f" Constraints: {', '.join(method.constraints)}." if method.constraints else "")
+        + " The best of many noisy cells looks better than it is: replicate it with new seeds before it is quoted."
+    )
+    best = study.best_trials
+    head = ("cell", *method.metrics, "settings")
+    rows = tuple(_row(trial) for trial in sorted(best, key=lambda trial: trial.values)[:20])
+    title = "The best cell" if len(method.metrics) == 1 else "Pareto front"
+    picture = _history(method, done) if len(method.metrics) == 1 else _front(method, done, best)
+    return [Part(title, (text,), head, rows, (picture,)), *_importances(study, method, len(done))]
+
+
+def _row(trial: FrozenTrial) -> tuple[str, ...]:
+    shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
+    return str(trial.user_attrs["cell"]), *(f"{value:.4g}" for value in trial.values), shown
+
+
+def _feasible(trial: FrozenTrial) -> bool:
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
+def _history(method: Optuna, done: Sequence[FrozenTrial]) -> Picture:
+    (goal,) = method.goals
+    figure, axes = _axes()
+    feasible = [trial for trial in done if _feasible(trial)]
+    others = [trial for trial in done if not _feasible(trial)]
+    axes.scatter([t.number for t in others], [t.value for t in others], color=GREY, s=14, label="breaks a constraint")
+    axes.scatter([t.number for t in feasible], [t.value for t in feasible], color=BLUE, s=18, label="a cell")
+    better = max if goal.direction == "maximize" else min
+    best = list(accumulate((float(t.value or 0.0) for t in feasible), better))
+    axes.step([t.number for t in feasible], best, where="post", color=ORANGE, label="best so far")
+    axes.set(xlabel="cell, in the order it was proposed", ylabel=goal.metric.name)
+    axes.legend(frameon=False)
+    return Picture("search_history", f"{goal.metric.name} of each cell in the order of proposal", figure)
+
+
+def _front(method: Optuna, done: Sequence[FrozenTrial], best: Sequence[FrozenTrial]) -> Picture:
+    figure, axes = _axes()
+    for trials, color, label in ((done, GREY, "a cell"), (best, ORANGE, "nothing better in all goals")):
+        axes.scatter([t.values[0] for t in trials], [t.values[1] for t in trials], color=color, s=18, label=label)
+    first, second = (goal.metric.name for goal in method.goals[:2])
+    axes.set(xlabel=method.metrics[0], ylabel=method.metrics[1])
+    axes.legend(frameon=False)
+    return Picture("search_front", f"cells by {first} and {second}, with the Pareto front", figure)
+
+
+def _axes() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _importances(study: Any, method: Optuna, count: int) -> list[Part]:
+    """Shares of variance by fANOVA, goal by goal."""
+    import optuna
+
+    columns: list[dict[str, float]] = []
+    for index in range(len(method.metrics)):
+        try:
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+            target = (lambda trial, at=index: trial.values[at]) if len(method.metrics) > 1 else None
+            columns.append(optuna.importance.get_param_importances(study, evaluator=evaluator, target=target))
+        except (ValueError, RuntimeError):
+            # Too few cells, or all alike.
+            return []
+    rows = tuple((name, *(f"{column.get(name, 0.0):.2f}" for column in columns)) for name in columns[0])
+    text = "Share of the variance over the space that each parameter explains (fANOVA), of those that every cell has."
+    few = f" From {count} cells only: a rough order at best." if count < ENOUGH else f" From {count} cells."
+    return [Part("What mattered", (text + few,), ("parameter", *method.metrics), rows)] if rows else []
