@@ -103,9 +103,9 @@ def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) 
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
         rows.append((name, answer, str(len(cell.values)), "yes" if cell.is_settled(method) else "no"))
     text = (
-        f"The {method.parameter} at which {method.metric} crosses {method.at:g}: the median and the central 95 % of what "
-        "the trials leave possible, under a logistic curve between a floor and a ceiling. One trial is one value and one "
-        "seed, so the interval speaks of single trainings and their spread."
+        f"The {method.parameter} at which {method.metric} crosses {method.at:g}: the median and the central 95 % of "
+        "what the trials leave possible, under a logistic curve between a floor and a ceiling. One trial is one value "
+        "and one seed, so the interval speaks of single trainings and their spread."
     )
     return Part(f"Boundary: {method.parameter}", (text,), ("cell", method.parameter, "trials", "settled"), tuple(rows))
 
