@@ -54,6 +54,8 @@ def stderr_in(log: Path | None) -> Iterator[None]:
     """
     own = os.fdopen(os.dup(2), "w", buffering=1)
     logger, handler = logging.getLogger("bdray"), logging.StreamHandler(own)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
     with open(log or os.devnull, "ab") as file:  # noqa: PTH123 - a path or the null device
         os.dup2(file.fileno(), 2)
     is_new = not logger.hasHandlers()
