@@ -23,7 +23,7 @@ from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_heads, rea
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
-    from bdray.report import Report, SweepDescription
+    from bdray.report import Report, SearchView, SweepDescription
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
@@ -159,14 +159,38 @@ def _described(sweep: Storage) -> SweepDescription:
     """What the sweep's folder says of it."""
     from bdray.report import SweepDescription
 
+    space_yaml = sweep.read_text(SPACE)
     info = SweepFolder(sweep).info()
     return SweepDescription(
         name=sweep.name,
         asked=info.description,
         created_ms=info.created_ms,
         planned=len(info.conditions) or None,
-        space_yaml=sweep.read_text(SPACE),
+        space_yaml=space_yaml,
+        search=_searched(sweep),
     )
+
+
+def _searched(sweep: Storage) -> SearchView | None:
+    """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
+    be read."""
+    from bdray.report import SearchView
+    from bdray.searches.optuna import STUDY
+    from bdray.space import load_space
+
+    text = sweep.read_text(SPACE)
+    if "method: grid" in text and "until:" not in text:
+        # Expanding a large grid takes seconds, and says nothing here.
+        return None
+    with scratch_folder() as folder:
+        (folder / SPACE).write_text(text)
+        try:
+            space = load_space(folder / SPACE)
+        except UserError:
+            return None
+    if not space.is_open:
+        return None
+    return SearchView(space.search, space.expansion.ground, space.replication, sweep.local_path(STUDY))
 
 
 def _load_plugins(sweep: Storage) -> None:

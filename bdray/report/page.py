@@ -17,6 +17,7 @@ from bdray.report.figures import Picture, attack_success_pictures, clean_accurac
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.probing import probed_stages
 from bdray.report.retraining import retraining
+from bdray.report.searching import SearchView, search_parts
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
@@ -29,6 +30,7 @@ class SweepDescription:
         asked: the space's description.
         planned: how many conditions the space has; None where that is not known.
         space_yaml: the frozen space.
+        search: where conditions were chosen by results.
     """
 
     name: str
@@ -36,6 +38,7 @@ class SweepDescription:
     created_ms: int | None = None
     planned: int | None = None
     space_yaml: str = ""
+    search: SearchView | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
     """The report on `records`. The sweep's plugins must be imported."""
     study = study_of(records)
     clean = clean_behaviour(study)
+    searched = search_parts(sweep.search, study.records)
     pictures = {
         "success": attack_success_pictures(study),
         "persistence": persistence_pictures(study),
@@ -65,13 +69,15 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         retraining=retraining(study),
         probed=probed_stages(study),
         rows=_table(study),
+        searched=searched,
         mixtures=mixtures(study.records),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,
         unsuccessful=[record for record in study.records if mark(record)],
         **pictures,
     )  # fmt: skip
-    return Report(html, tuple(picture for group in pictures.values() for picture in group))
+    groups = [*pictures.values(), *(part.pictures for part in searched)]
+    return Report(html, tuple(picture for group in groups for picture in group))
 
 
 def _environment() -> Environment:

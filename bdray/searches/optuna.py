@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -101,6 +102,8 @@ class Optuna(SearchMethod):
             return "max_trials", "`method: optuna` needs max_trials or max_hours: when to stop"
         if self.sampler == "cmaes" and (len(self.metrics) > 1 or self.constraints):
             return "sampler", "cmaes takes one metric and no constraints; tpe, gp and nsgaii take both"
+        if self.sampler == "cmaes" and find_spec("cmaes") is None:
+            return "sampler", "cmaes needs a package that is not installed: pip install cmaes"
         return None
 
     def bound(self, ground: Ground) -> str:

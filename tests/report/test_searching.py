@@ -1,0 +1,68 @@
+"""What a page says of a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from bdray.report import SearchView, SweepDescription, make_report
+from bdray.space import SearchSpace, load_space
+from bdray.store.storage import Storage
+from benchmarks.searching import made_up
+
+RATES = {"min": 0.001, "max": 0.3, "distribution": "log_uniform"}
+
+
+def page(folder: Path, **keys: object) -> tuple[str, SearchSpace]:
+    """The page of a search that was run to its end over made-up results."""
+    path = folder / "space.yaml"
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "patch", "train": {"lr": 0.1}}
+    path.write_text(yaml.safe_dump({"fixed": fixed, "seeds": [0, 1], **keys}))
+    space = load_space(path)
+    asker = space.start(Storage.open(folder), [])
+    records = [made_up(condition, noise=0.02) for condition in space.conditions()]
+    for record in records:
+        asker.tell(record)
+    while not asker.finished:
+        new = [made_up(condition, noise=0.02) for condition in asker.ask(1)]
+        for record in new:
+            asker.tell(record)
+        records += new
+    view = SearchView(space.search, space.expansion.ground, space.replication, folder / "study.journal")
+    return make_report(records, SweepDescription("made-up", search=view)).html, space
+
+
+def test_optuna_shows_its_history_or_its_front_and_what_mattered(tmp_path: Path) -> None:
+    parameters = {"poison.rate": RATES, "trigger.size": {"values": [2, 3]}}
+    search = {"method": "optuna", "max_trials": 8}
+    html, _ = page(tmp_path, parameters=parameters, search=search)
+    assert "The best cell" in html
+    assert "From 8 cells only" in html
+    (tmp_path / "two").mkdir()
+    goals = ["maximize attack_success_rate", "minimize poison.rate"]
+    html, _ = page(tmp_path / "two", parameters=parameters, search={**search, "metrics": goals})
+    assert "Pareto front" in html
+
+
+def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
+    html, _ = page(
+        tmp_path,
+        parameters={"poison.rate": RATES, "trigger.size": {"values": [1, 4]}},
+        search={"method": "boundary", "parameter": "poison.rate"},
+    )
+    assert html.count("trigger.size 1") >= 1
+    assert "Boundary: poison.rate" in html
+    html, space = page(
+        tmp_path,
+        parameters={"poison.rate": {"values": [0.005, 0.1]}},
+        seeds={"min": 2, "max": 4, "until": {"half_width": 0.01}},
+    )
+    assert "Which cells got more seeds" in html
+    assert all(condition.cell_id in html for condition in space.conditions())
+
+
+def test_a_grid_has_no_such_part(tmp_path: Path) -> None:
+    html, _ = page(tmp_path, parameters={"poison.rate": {"values": [0.01, 0.1]}}, search={"method": "grid"})
+    assert "The best cell" not in html
+    assert "Boundary:" not in html
