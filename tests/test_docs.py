@@ -14,6 +14,7 @@ from bdray.testing import check_component
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMPONENT = re.compile("@(" + "|".join(registry.plural.upper() for registry in COMPONENTS.values()) + r")\.register")
 MADE_BY_USERS = ("docker/secrets/",)
 
 
@@ -26,7 +27,7 @@ def blocks(text: str) -> list[str]:
 def test_components_in_the_documents_register_and_keep_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [block for path in DOCUMENTS for block in blocks(path.read_text()) if ".register(" in block]
+    found = [block for path in DOCUMENTS for block in blocks(path.read_text()) if COMPONENT.search(block)]
     assert len(found) >= 2
     monkeypatch.syspath_prepend(tmp_path)
     for number, code in enumerate(found):

@@ -100,7 +100,7 @@ def test_mistakes_are_named(
 
 
 def test_the_interval_holds_the_truth_with_a_third_of_the_grids_trials() -> None:
-    """Forty simulations here; two hundred in `benchmarks`."""
+    """Forty simulations here; two hundred in `benchmarks/search_simulations.py`."""
     random = np.random.default_rng(1)
     held, trials = 0, []
     for _ in range(40):
