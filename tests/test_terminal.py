@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from bdray.cli import main
+from bdray.errors import UserError
+from bdray.space import load_space
+from bdray.sweeping.driver import SweepSettings, run_sweep
 from bdray.terminal import Console, inert
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J\x1b[31m"
@@ -65,15 +68,12 @@ def test_commands_show_descriptions_values_and_errors_harmlessly(
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "$(touch x)", "a;b", "-x", ESCAPE, "a" * 101, ""])
-def test_a_sweep_has_no_name_that_leads_elsewhere_or_means_something_to_a_shell(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_has_no_name_that_leads_elsewhere_or_means_something_to_a_shell(name: str, tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.format(description="x", text="x"))
-    assert main(["sweep", str(space), "--storage", str(tmp_path / "runs"), f"--name={name}"]) == 2
-    assert "--name" in (err := capsys.readouterr().err)
-    assert "must be up to 100 letters" in err
-    assert not (tmp_path / "runs").exists()
+    settings = SweepSettings(storage=str(tmp_path / "runs"), name=name)
+    with pytest.raises(UserError, match=r"--name .*must be up to 100 letters"):
+        run_sweep(load_space(space), settings, Console(file=io.StringIO()))
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 
