@@ -45,8 +45,8 @@ def coverage_after_stopping(spread: float, confidence: float, half_width: float 
 def boundary_row(random: np.random.Generator, noise: float, within: float) -> tuple[float, float]:
     """How often boundary's interval holds the crossing, and how many trials it takes on average.
 
-    Crossings are spread over 0.002 to 0.16 on a log scale, slopes from 2 to 20 a decade, floors 0 to 0.15, ceilings 0.75
-    to 1; logistic, probit and Gompertz curves in turns.
+    Crossings are spread over 0.002 to 0.16 on a log scale, slopes from 2 to 20 a decade, floors 0 to 0.15, ceilings
+    0.75 to 1; logistic, probit and Gompertz curves in turns.
 
     Args:
         noise: standard deviation of a trial.

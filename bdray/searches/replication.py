@@ -4,9 +4,9 @@ Every cell gets `min` seeds. Then, widest interval first, cells get one seed mor
 holds the line that is asked about; until all are settled or have `max`.
 
 A rule that stops when an interval happens to be narrow prefers samples whose spread is underestimated: with plain 95 %
-t-intervals, `min: 3` and `max: 12`, coverage falls to 90 % (simulated). The intervals here are t-intervals at 97.5 %,
-which cover 94.8 % or more after stopping, at every spread that was simulated (`benchmarks/search_simulations.py`; the level was chosen
-by the same simulations).
+t-intervals, `min: 3` and `max: 12`, coverage falls to 91 % (simulated). The intervals here are t-intervals at 97.5 %,
+which cover 95 % or more after stopping, at every spread that was simulated (`benchmarks/search_simulations.py`; the
+level was chosen by the same simulations).
 """
 
 from __future__ import annotations
