@@ -13,7 +13,7 @@ def run(program: str = "bdray", *words: str) -> NoReturn:
     stopping.from_the_start()
     from bdray.cli import main
 
-    status = main([*words, *sys.argv[1:]], program=program)
+    status = main([*words, *sys.argv[1:]], program=program, kept=True)
     stopping.no_more()
     sys.exit(status)
 

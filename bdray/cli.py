@@ -29,8 +29,13 @@ TYPED_PASSWORD = (
 PURPOSE = "Measure backdoor data poisoning of image classifiers, one Ray Tune trial a condition."
 
 
-def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
-    """Run one command and return its exit status."""
+def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: bool = False) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        kept: a sweep runs in a process of its own (`sweeping.keeper`), a fork of this one: for a process that does
+            nothing else.
+    """
     # Whatever the shell says, nothing is written that every user may change.
     os.umask(os.umask(0o077) | 0o002)
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray") -> int:
         with stopping.listening():
             return int(options.run(options))
 
-    if options.run is not _sweep or options.dry_run:
+    if not kept or options.run is not _sweep or options.dry_run:
         return _status_of(work, options.command_line, errors)
     from bdray.sweeping.keeper import keep
 
