@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -47,6 +48,15 @@ def _registries_of_a_module() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _registries_of_a_test() -> Iterator[None]:
     yield from _nothing_left_behind()
+
+
+@pytest.fixture(autouse=True)
+def _signals_mean_what_they_did() -> Iterator[None]:
+    """Tune leaves a handler behind that swallows the next SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

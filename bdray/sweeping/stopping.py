@@ -1,13 +1,17 @@
 """Stop requests (Ctrl-C, SIGTERM) that cannot get lost.
 
-A signal becomes a `KeyboardInterrupt` wherever the main thread happens to be; in an import or a callback of a library
-it may be swallowed there. So it is also remembered, and asked for before anything long starts.
+A signal becomes a `KeyboardInterrupt` wherever the main thread happens to be. In a callback of the interpreter (of a
+weak reference, a finalizer) it is swallowed with a traceback on the terminal: there it comes again a moment later, and
+nothing is printed. In an import or a callback of a library it may be swallowed as well: so it is also remembered, and
+asked for before anything long starts.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +20,7 @@ from types import FrameType
 _asked, _patient = threading.Event(), threading.Event()
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 0.05
 
 
 def from_the_start() -> None:
@@ -38,11 +43,14 @@ def listening() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, _ask) for number in _SIGNALS}
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda swallowed: _again(swallowed) or unraisable(swallowed)
     try:
         # A keeper's driver begins with them blocked (`keeper`).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -78,3 +86,13 @@ def _ask(number: int, frame: FrameType | None) -> None:
     _asked.set()
     if not may_wait:
         raise KeyboardInterrupt
+
+
+def _again(swallowed: sys.UnraisableHookArgs) -> bool:
+    """Whether it is a stop request that could not be raised where it came; then it is made once more."""
+    if not isinstance(swallowed.exc_value, KeyboardInterrupt):
+        return False
+    again = threading.Timer(_AGAIN_S, _thread.interrupt_main)
+    again.daemon = True
+    again.start()
+    return True

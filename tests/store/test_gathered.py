@@ -15,6 +15,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.store.gathered import GatheredRecords
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
+    _GRAIN_S,
     ConditionFolder,
     SweepFolder,
     SweepInfo,
@@ -145,6 +146,7 @@ def test_a_segment_takes_in_others(sweep: Storage) -> None:
 def store() -> Iterator[SlowStore]:
     with slow_store() as store:
         fill(Storage.open(store.uri("runs/one")))
+        time.sleep(_GRAIN_S + 1)  # Its times are whole seconds, and cannot be set.
         yield store
 
 

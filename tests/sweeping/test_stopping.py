@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,24 @@ def test_who_is_patient_is_interrupted_by_the_second_signal() -> None:
         assert stopping.asked()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_in_a_callback_of_the_interpreter_comes_again_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Watched:
+        pass
+
+    watched = Watched()
+    reference = weakref.ref(watched, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    hook = sys.unraisablehook
+    with stopping.listening():
+        del watched
+        assert reference() is None, "the signal came in the callback, and nothing was raised"
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_new_command_has_been_asked_nothing() -> None:
