@@ -19,7 +19,7 @@ from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SPACE, SweepFolder, read_heads, read_records, sweeps_in
+from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_heads, read_records, sweeps_in
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def report(options: argparse.Namespace) -> int:
         sweep.write_atomic(REPORT, made.html)
     console.print(f"report   {options.output or sweep.uri_of(REPORT)}", markup=False, soft_wrap=True)
     for picture in made.pictures if options.figures else ():
-        for kind in ("svg", "png"):
+        for kind in ("svg", "pdf", "png"):
             path = Path(options.figures) / f"{picture.name}.{kind}"
             _write(path, picture.render(kind))
             console.print(f"figure   {path}", markup=False, soft_wrap=True)
@@ -168,6 +168,7 @@ def _described(sweep: Storage) -> SweepDescription:
         planned=len(info.conditions) or None,
         space_yaml=space_yaml,
         search=_searched(sweep),
+        picture_of=lambda condition_id: SweepFolder(sweep).condition(condition_id).read(PREVIEW),
     )
 
 

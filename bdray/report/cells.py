@@ -22,11 +22,12 @@ _WORDS = {
     "model.name": "model",
     "trigger.name": "trigger",
     "poison.strategy": "strategy",
-    "poison.rate": "poisoned share",
+    "poison.rate": "poison rate",
     "regularizer.name": "regularizer",
     "finetune.fraction": "clean share",
     "finetune.split": "clean split",
 }
+_NAMES = (".name", ".strategy", ".stamp", ".split", ".position", ".rate_of")
 _SHARES = frozenset({"poison.rate", "poison.cover_rate", "finetune.fraction"})
 
 
@@ -282,4 +283,4 @@ def shown(path: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     # An SVG file with a control character in it is none.
-    return inert(str(value).replace("_", " ") if path.endswith((".name", ".strategy")) else str(value))
+    return inert(str(value).replace("_", " ") if path.endswith(_NAMES) else str(value))

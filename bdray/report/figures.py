@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bdray.record import TrialRecord
+from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Cell, Estimate, Study, axis_words, estimate
 from bdray.report.findings import CleanBehaviour, CleanDifference
+from bdray.report.layout import Lines, lines_of, values_of, words_of
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222",
 )  # fmt: skip
 GREY, LIGHT = "#8a8a8a", "#e4e4e4"
-SERIES = tuple(
-    (color, style, marker)
-    for color, style, marker in zip(
-        (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK),
-        ("-", "--", "-.", ":", "-", "--", "-."),
-        ("o", "s", "D", "^", "v", "P", "X"),
-        strict=True,
-    )
-)
 ROWS = 60
 """Rows of a figure at most; more cells become more figures."""
 WIDTH = 9.6
@@ -55,6 +50,14 @@ _STYLE: Any = {
 }
 
 
+_WITHOUT_DATES: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+"""Metadata that would tell two renderings of the same records apart, left out."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure with what a page says of it.
@@ -68,10 +71,10 @@ class Picture:
     alt: str
     figure: Figure
 
-    def render(self, kind: Literal["svg", "png"]) -> bytes:
+    def render(self, kind: Literal["svg", "png", "pdf"]) -> bytes:
         """The file's bytes; the same for the same records."""
         buffer = io.BytesIO()
-        metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+        metadata = _WITHOUT_DATES[kind]
         with mpl.rc_context(_STYLE):
             self.figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
         return buffer.getvalue()
@@ -121,7 +124,7 @@ def _rows(cells: Sequence[Cell], axes: Sequence[str], panels: Sequence[float]) -
     """`panels`: relative widths."""
     words = [axis_words(path) for path in axes]
     widths = [_LETTER * max(len(word), *(len(cell.texts[k]) for cell in cells)) + 0.16 for k, word in enumerate(words)]
-    left, top, bottom = sum(widths) + 0.15, 0.5, 0.5
+    left, top, bottom = sum(widths) + 0.15, 0.75, 0.5
     right = 0.25 + 0.06 * max(len(cell.marks) for cell in cells)
     width, height = max(WIDTH, left + right + 4.0), _ROW * len(cells) + top + bottom
     figure = Figure(figsize=(width, height))
@@ -189,7 +192,7 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
     ]
     if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
         entries.append(Patch(color="#cfcfcf", label="floor (baseline)"))
-    _legend(rows.figure, panel, entries)
+    _legend(rows.figure, entries)
     return rows.figure
 
 
@@ -213,12 +216,12 @@ def _unsound(panel: Axes, values: Sequence[float], y: float, color: str, marker:
     panel.plot(values, [y] * len(values), marker, color=color, mfc="white", ms=4, mew=0.9, ls="", zorder=3)
 
 
-def _legend(figure: Figure, panel: Axes, entries: Sequence[Any]) -> None:
-    height = figure.get_figheight()
-    box = panel.get_position()
+def _legend(figure: Figure, entries: Sequence[Any]) -> None:
+    """Above everything else, where the whole width is free."""
+    width, height = figure.get_size_inches()
     figure.legend(
-        handles=list(entries), loc="lower left", bbox_to_anchor=(box.x0, box.y1 + 0.1 / height), ncols=len(entries),
-        frameon=False, fontsize=8, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
+        handles=list(entries), loc="upper right", bbox_to_anchor=(1 - 0.1 / width, 1 - 0.08 / height),
+        ncols=len(entries), frameon=False, fontsize=8, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
     )  # fmt: skip
 
 
@@ -238,7 +241,7 @@ def _clean_accuracy(
     if differences:
         entries.append(panel.plot([], [], "D", color=GREY, ms=4.5, label="baseline")[0])
         _difference_panel(rows.panels[1], cells, differences, margin)
-    _legend(rows.figure, panel, entries)
+    _legend(rows.figure, entries)
     return rows.figure
 
 
@@ -267,82 +270,115 @@ def _baseline_accuracy(cell: Cell) -> Estimate | None:
     )
 
 
+_COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
+_KINDS = (("-", "o"), ("--", "s"), ("-.", "D"), (":", "^"))
+MOST_PANELS = 24
+
+Curve = list[tuple[int, Estimate]]
+
+
 def persistence_pictures(study: Study) -> list[Picture]:
-    """How attack success rates fall over the epochs of fine-tuning: a panel for every value of the first axis."""
+    """How attack success rates fall over the epochs of fine-tuning (`lines_of`)."""
     curves = [(cell, curve) for cell in study.cells if (curve := mean_curve(cell)) and len(curve) > 1]
     if not curves:
         return []
-    split, tone = _panel_axes(study)
-    panels: dict[str, list[tuple[Cell, list[tuple[int, float]]]]] = {}
+    lines = persistence_lines(study)
+    panels: dict[str, list[tuple[Cell, Curve]]] = {}
     for cell, curve in curves:
-        panels.setdefault(_text(cell, study, split), []).append((cell, curve))
-    tones = list(dict.fromkeys(_text(cell, study, tone) for cell, _ in curves)) if tone else []
+        panels.setdefault(words_of(cell, lines.panels), []).append((cell, curve))
     with mpl.rc_context(_STYLE):
-        figure = _small_multiples(panels, study, tone, tones)
+        figure = _small_multiples(panels, lines)
     return [Picture("persistence", "Attack success rate over the epochs of clean fine-tuning", figure)]
 
 
-def mean_curve(cell: Cell) -> list[tuple[int, float]]:
-    """Mean attack success rate over sound replicates at every fine-tuning epoch that all of them evaluated."""
-    curves = [dict(_curve(replicate.record)) for replicate in cell.sound("finetune")]
+def persistence_lines(study: Study) -> Lines:
+    """Which axes the panels, colours and kinds of line of `persistence_pictures` stand for."""
+    return lines_of(study.cells, study.axes, colors=len(_COLORS), styles=len(_KINDS), panels=MOST_PANELS)
+
+
+def mean_curve(cell: Cell) -> Curve:
+    """Attack success rate over sound replicates at every fine-tuning epoch that all of them evaluated."""
+    curves = [_curve(replicate.record) for replicate in cell.sound("finetune")]
     if not curves:
         return []
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return [(epoch, fmean(curve[epoch] for curve in curves)) for epoch in shared]
+    found = [(epoch, estimate([curve[epoch] for curve in curves], "attack_success_rate")) for epoch in shared]
+    return [(epoch, rate) for epoch, rate in found if rate is not None]
 
 
-def _curve(record: TrialRecord) -> list[tuple[int, float]]:
+def _curve(record: TrialRecord) -> dict[int, Rates]:
     stage = record.stage("finetune")
     found = [(epoch.epoch, epoch.rates) for epoch in stage.epochs] if stage else []
-    rates = [(epoch, rates.attack_success_rate) for epoch, rates in found if rates]
-    return [(epoch, rate) for epoch, rate in rates if rate is not None]
+    return {epoch: rates for epoch, rates in found if rates and rates.attack_success_rate is not None}
 
 
-def _panel_axes(study: Study) -> tuple[str, str | None]:
-    """What makes the panels, and what the colours: the trigger first, then the axis with most values that colours can
-    still tell apart."""
-    counts = {path: len({cell.key[path] for cell in study.cells}) for path in study.axes}
-    split = "trigger.name" if "trigger.name" in counts else study.axes[0]
-    rest = {path: count for path, count in counts.items() if path != split and 1 < count <= len(SERIES)}
-    return split, max(rest, key=lambda path: rest[path], default=None)
-
-
-def _text(cell: Cell, study: Study, path: str | None) -> str:
-    return cell.texts[study.axes.index(path)] if path else ""
-
-
-def _small_multiples(
-    panels: dict[str, list[tuple[Cell, list[tuple[int, float]]]]], study: Study, tone: str | None, tones: list[str]
-) -> Figure:
+def _small_multiples(panels: dict[str, list[tuple[Cell, Curve]]], lines: Lines) -> Figure:
+    looks = _Looks.of([cell for members in panels.values() for cell, _ in members], lines)
     columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    size = (WIDTH if columns > 1 else 6.0, 1.95 * lines + 0.85)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    count = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else 6.0, 1.95 * count + 0.85), layout="constrained")
+    grid = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for position, axes in enumerate(grid.flat):
         axes.set_visible(position < len(panels))
         if position + columns >= len(panels):
             axes.tick_params(labelbottom=True)
     for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
         for cell, curve in members:
-            color, style, marker = SERIES[tones.index(_text(cell, study, tone))] if tone else SERIES[0]
-            axes.plot(*zip(*curve, strict=True), color=color, ls=style, marker=marker, ms=3.2, lw=1.3, clip_on=False)
+            _draw_curve(axes, curve, looks.of_cell(cell))
         floors = [floor for cell, _ in members if (floor := cell.floor("finetune")) is not None]
         if floors:
             axes.axhspan(0, fmean(floors), color="#cfcfcf", lw=0, zorder=0)
-        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_title("\n".join(textwrap.wrap(title, 24)), loc="left", fontweight="bold")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(_as_percent)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.supxlabel("fine-tuning epoch (0: before)", fontsize=9)
     figure.supylabel("attack success rate (%)", fontsize=9)
-    if tone:
-        handles = [
-            grid.flat[0].plot([], [], color=c, ls=s, marker=m, ms=3.5, lw=1.3, label=text)[0]
-            for text, (c, s, m) in zip(tones, SERIES, strict=False)
-        ]
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=min(4, len(handles)), frameon=False, fontsize=8,
-            title=axis_words(tone), title_fontsize=8, alignment="left",
-        )  # fmt: skip
+    looks.explain(figure)
     return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
+    """Means, and 95 % intervals where there are several seeds: one trial's own says nothing of another training."""
+    epochs = [epoch for epoch, _ in curve]
+    axes.plot(epochs, [rate.mean for _, rate in curve], ms=3.2, lw=1.3, clip_on=False, **look)
+    ends = [(rate.low, rate.high) for _, rate in curve if len(rate.values) > 1 and rate.low is not None]
+    if len(ends) == len(curve):
+        axes.fill_between(epochs, *np.array(ends, float).T, color=look["color"], alpha=0.13, lw=0)
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What each value of the axes that colours and kinds of line stand for looks like."""
+
+    lines: Lines
+    colors: Mapping[str, str]
+    kinds: Mapping[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell], lines: Lines) -> _Looks:
+        def values(path: str | None) -> list[str]:
+            return list(dict.fromkeys(values_of(cell, [path])[0] for cell in cells)) if path else []
+
+        colors, kinds = values(lines.color), values(lines.style)
+        return cls(lines, dict(zip(colors, _COLORS, strict=False)), dict(zip(kinds, _KINDS, strict=False)))
+
+    def of_cell(self, cell: Cell) -> dict[str, Any]:
+        color = self.colors[values_of(cell, [self.lines.color])[0]] if self.lines.color else BLUE
+        style, marker = self.kinds[values_of(cell, [self.lines.style])[0]] if self.lines.style else _KINDS[0]
+        return {"color": color, "ls": style, "marker": marker}
+
+    def explain(self, figure: Figure) -> None:
+        """One legend above the panels: two of them would be laid over each other."""
+        colors = [Line2D([], [], color=color, lw=2.5, label=text) for text, color in self.colors.items()]
+        kinds = [
+            Line2D([], [], color="#444444", ls=style, marker=marker, ms=3.5, lw=1.3, label=text)
+            for text, (style, marker) in self.kinds.items()
+        ]
+        said = [("colour", self.lines.color), ("kind of line", self.lines.style)]
+        if colors or kinds:
+            figure.legend(
+                handles=[*colors, *kinds], loc="outside upper left", ncols=4, frameon=False, fontsize=8,
+                title="; ".join(f"{look}: {axis_words(path)}" for look, path in said if path),
+                title_fontsize=8, alignment="left",
+            )  # fmt: skip

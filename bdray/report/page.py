@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
-from bdray.report.figures import Picture, attack_success_pictures, clean_accuracy_pictures, persistence_pictures
+from bdray.report.figures import (
+    Picture,
+    attack_success_pictures,
+    clean_accuracy_pictures,
+    persistence_lines,
+    persistence_pictures,
+)
 from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.layout import heat_map
 from bdray.report.probing import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
+from bdray.report.strips import trigger_strips
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
@@ -39,6 +49,8 @@ class SweepDescription:
     planned: int | None = None
     space_yaml: str = ""
     search: SearchView | None = None
+    picture_of: Callable[[str], bytes | None] = lambda _condition_id: None
+    """The contact sheet of a condition, by its id."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,17 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         "persistence": persistence_pictures(study),
         "accuracy": clean_accuracy_pictures(study, clean),
     }
-    html = _environment().get_template("report.html.jinja").render(
+    environment = _environment()
+    script = environment.get_template("table.js").render()
+    html = environment.get_template("report.html.jinja").render(
+        script=Markup(script),
+        script_hash=_hash(script),
         sweep=sweep,
         study=study,
         facts=_facts(study, sweep),
+        heat=heat_map(study),
+        strips=trigger_strips(study, sweep.picture_of),
+        lines=persistence_lines(study),
         variation=variation(study),
         clean=clean,
         regularization=regularization(study),
@@ -78,6 +97,11 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
     )  # fmt: skip
     groups = [*pictures.values(), *(part.pictures for part in searched)]
     return Report(html, tuple(picture for group in groups for picture in group))
+
+
+def _hash(script: str) -> str:
+    """By which the page's policy knows its own script, and runs no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _environment() -> Environment:
@@ -204,7 +228,9 @@ def _versions(records: Sequence[TrialRecord]) -> dict[str, str]:
         # What each stage has to say of itself is in the records.
         for name, text in record.environment.items():
             if name != "stages":
-                found.setdefault(name, {})[str(text)] = None
+                # Which stage a surrogate was differs from seed to seed.
+                said = str(text).partition(", stage ")[0] if name == "surrogate" else str(text)
+                found.setdefault(name, {})[said] = None
     device = ", ".join(found.pop("device", {}))
     versions = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in found.items())
     return {"device": device, "versions": versions}

@@ -63,14 +63,17 @@ def test_differences_are_drawn_in_points(make_record: MakeRecord, make_baseline:
 
 def test_mean_curve_over_shared_epochs(make_record: MakeRecord) -> None:
     (cell,) = study_of([make_record((0.8, 0.4, 0.2)), make_record((0.6, 0.2), seed=1)]).cells
-    assert mean_curve(cell) == [(0, pytest.approx(0.7)), (1, pytest.approx(0.3))]
+    assert [(epoch, rate.mean) for epoch, rate in mean_curve(cell)] == [
+        (0, pytest.approx(0.7)),
+        (1, pytest.approx(0.3)),
+    ]
 
 
 def test_persistence_has_a_panel_a_trigger(make_record: MakeRecord) -> None:
     records = [make_record(trigger=trigger, rate=rate) for trigger in ("patch", "blend") for rate in (0.1, 0.2)]
     (picture,) = persistence_pictures(study_of(records))
     assert [axes.get_title(loc="left") for axes in picture.figure.axes] == ["blend", "patch"]
-    assert {"10 %", "20 %", "poisoned share"} <= set(texts(picture.render("svg")))
+    assert {"10 %", "20 %", "colour: poison rate"} <= set(texts(picture.render("svg")))
     assert persistence_pictures(study_of([make_record((0.5,), finetune={"epochs": 0})])) == []
 
 

@@ -1,0 +1,142 @@
+"""Which axis of a study goes where in a picture that has only a few places for axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bdray.report.cells import Cell, Study
+
+TRIGGER = "trigger."
+
+
+def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
+    """A cell's values of some axes, in words."""
+    texts = dict(zip(cell.values, cell.texts, strict=True))
+    return tuple(texts[path] for path in axes)
+
+
+def words_of(cell: Cell, axes: Sequence[str]) -> str:
+    """The same on one line, without those that do not apply."""
+    texts = dict(zip(axes, values_of(cell, axes), strict=True))
+    if texts.get("regularizer.name") == "none":
+        texts["regularizer.name"] = "no regularizer"
+    return " · ".join(text for text in texts.values() if text != "–")
+
+
+def levels(cells: Sequence[Cell], axes: Sequence[str]) -> int:
+    """How many different values some axes have together."""
+    return len({values_of(cell, axes) for cell in cells})
+
+
+def telling(cells: Sequence[Cell], candidates: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Those of `candidates`, most values first, that tell cells apart which `given` and the ones before do not."""
+    found: list[str] = []
+    for path in sorted(candidates, key=lambda path: -levels(cells, [path])):
+        known = [*given, *found]
+        if levels(cells, [*known, path]) > levels(cells, known):
+            found.append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which axes tell curves apart.
+
+    Attributes:
+        panels: each combination of their values has a panel.
+        color, style: each value has a colour, a kind of line.
+        alike: curves of one panel may differ in these and look the same.
+    """
+
+    panels: tuple[str, ...]
+    color: str | None
+    style: str | None
+    alike: tuple[str, ...] = ()
+
+
+def lines_of(cells: Sequence[Cell], axes: Sequence[str], *, colors: int, styles: int, panels: int) -> Lines:
+    """The trigger makes panels; colours and kinds of line go to the axes with most values that they are enough for;
+    what is left makes more panels, as long as there are at most `panels`."""
+    given = [path for path in axes if path.startswith(TRIGGER)] or list(axes[:1])
+    rest = telling(cells, [path for path in axes if path not in given], given)
+    color = next((path for path in rest if levels(cells, [path]) <= colors), None)
+    rest = telling(cells, [path for path in rest if path != color], [*given, *filter(None, [color])])
+    style = next((path for path in rest if levels(cells, [path]) <= styles), None)
+    alike: list[str] = []
+    for path in rest:
+        if path == style:
+            continue
+        if levels(cells, [*given, path]) <= panels:
+            given.append(path)
+        else:
+            alike.append(path)
+    return Lines(tuple(given), color, style, tuple(alike))
+
+
+@dataclass(frozen=True)
+class Square:
+    """One square of a heat map: the mean over `cells` cells, and their lowest and highest value."""
+
+    mean: float
+    lowest: float
+    highest: float
+    cells: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Mean attack success rates over cells, by stage.
+
+    Attributes:
+        down, across: the axes whose values stand in `rows` and `columns`.
+        averaged: axes over which a square takes the mean.
+        columns: the values of each of `across`.
+        squares: by stage, row and column; a combination that was not run is missing.
+    """
+
+    down: tuple[str, ...]
+    across: tuple[str, ...]
+    averaged: tuple[str, ...]
+    rows: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+    squares: Mapping[tuple[str, str, tuple[str, ...]], Square]
+
+    def heads(self) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+        """For each axis across its values from left to right, and over how many columns each reaches."""
+        for depth, path in enumerate(self.across):
+            spans = groupby(self.columns, lambda column: column[: depth + 1])  # noqa: B023 - used at once
+            yield path, [(key[-1], len(list(members))) for key, members in spans]
+
+
+def heat_map(study: Study, most_columns: int = 24) -> HeatMap | None:
+    """The trigger down, as many other axes across as `most_columns` allows; None where that is a single square."""
+    down = [path for path in study.axes if path.startswith(TRIGGER)] or list(study.axes[:1])
+    rest = telling(study.cells, [path for path in study.axes if path not in down], down)
+    across: list[str] = []
+    for path in rest:
+        if levels(study.cells, [*across, path]) <= most_columns:
+            across.append(path)
+    found: dict[tuple[str, str, tuple[str, ...]], list[float]] = {}
+    for cell in study.cells:
+        for stage in ("poison", "finetune"):
+            rate = cell.estimate(stage, "attack_success_rate")
+            if rate:
+                found.setdefault((stage, words_of(cell, down), values_of(cell, across)), []).append(rate.mean)
+    rows = tuple(dict.fromkeys(words_of(cell, down) for cell in study.cells))
+    columns = _in_order({values_of(cell, across) for cell in study.cells}, study.cells, across)
+    if not found or len(rows) * len(columns) < 2:
+        return None
+    squares = {key: Square(sum(rates) / len(rates), min(rates), max(rates), len(rates)) for key, rates in found.items()}
+    averaged = tuple(path for path in rest if path not in across)
+    return HeatMap(tuple(down), tuple(across), averaged, rows, columns, squares)
+
+
+def _in_order(columns: set[tuple[str, ...]], cells: Sequence[Cell], axes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """By the values of each axis in turn, in the order in which the cells have them."""
+    ranks = [
+        {text: rank for rank, text in enumerate(dict.fromkeys(values_of(cell, [path])[0] for cell in cells))}
+        for path in axes
+    ]
+    return tuple(sorted(columns, key=lambda column: [rank[text] for rank, text in zip(ranks, column, strict=True)]))

@@ -1,0 +1,66 @@
+"""A strip of pictures for each trigger of a sweep: clean, triggered, and what changed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from bdray.report.cells import Study
+from bdray.report.layout import TRIGGER, words_of
+
+MOST_STRIPS = 30
+_SHOWN, _SIDE = 5, 96
+"""Images of a strip, and the pixels of a side that are kept of each."""
+_GAP = 2
+"""White pixels around the images of a contact sheet."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One trigger's pictures, a PNG: images side by side; from above clean, triggered, their difference."""
+
+    title: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def trigger_strips(study: Study, picture_of: Callable[[str], bytes | None]) -> list[Strip]:
+    """For each trigger the pictures of the first of its conditions that has some.
+
+    Args:
+        picture_of: the contact sheet (`preview.png`) of a condition, by its id; None where there is none.
+    """
+    axes = [path for path in study.axes if path.startswith(TRIGGER) or path == "data.name"]
+    found: dict[str, Strip] = {}
+    for cell in study.cells:
+        first = cell.replicates[0].record
+        key = json.dumps([first.condition.get("trigger"), first.condition["data"]["name"]], sort_keys=True)
+        if key not in found and len(found) < MOST_STRIPS:
+            cuts = (_cut(picture_of(each.record.condition_id)) for each in cell.replicates)
+            title = words_of(cell, axes) or str((first.condition.get("trigger") or {}).get("name"))
+            if cut := next(filter(None, cuts), None):
+                found[key] = Strip(title, cut)
+    return list(found.values())
+
+
+def _cut(sheet: bytes | None) -> bytes | None:
+    """The first images of a contact sheet of three rows; None where there is none, or it is damaged."""
+    try:
+        with Image.open(io.BytesIO(sheet or b"")) as image:
+            pitch = (image.height - _GAP) // 3
+            part = image.convert("RGB").crop((0, 0, min(image.width, _GAP + _SHOWN * pitch), image.height))
+    except OSError:
+        return None
+    # Enlarged pixels stay sharp: small pictures are not smoothed into something else.
+    part.thumbnail((_SHOWN * _SIDE, 3 * _SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    part.save(buffer, "png", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,71 @@
+"""The page in a real browser, where there is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bdray.record import TrialRecord
+from bdray.report import SweepDescription, make_report
+
+MakeRecord = Callable[..., TrialRecord]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --enable-logging=stderr""".split()  # noqa: SIM905 - as they are typed
+
+# Asked of the page's own script by what a reader would do: type words, click on a head twice.
+READER = """
+const rows = () => [...document.getElementById("table").tBodies[0].rows];
+const filter = document.getElementById("filter");
+filter.value = "blend";
+filter.dispatchEvent(new Event("input"));
+const filtered = rows().filter((row) => !row.hidden).length;
+filter.value = "";
+filter.dispatchEvent(new Event("input"));
+const head = [...document.querySelectorAll("#table thead th")].find((th) => th.textContent === "ASR before");
+const column = head.cellIndex;
+const rates = () => rows().map((row) => row.cells[column].dataset.value).join(" ");
+head.click();
+const up = rates();
+head.click();
+document.title = [filtered, document.getElementById("count").textContent, up, rates()].join("|");
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_table_is_filtered_and_sorted_and_nothing_is_complained_about(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    rates = {"patch": 0.5, "blend": 0.9, "line": 0.25}
+    records = [make_record((rate, 0.1), trigger=trigger) for trigger, rate in rates.items()]
+    html = make_report(records, SweepDescription("demo")).html
+    # The policy lets only the page's own script run, so the reader's takes its place in a page without policy.
+    page = tmp_path / "page.html"
+    policy = re.compile('<meta http-equiv="Content-Security-Policy"[^>]*>')
+    page.write_text(policy.sub("", html).replace("</body>", f"<script>{READER}</script></body>"), encoding="utf-8")
+    assert _opened(page, tmp_path)[0] == "1|3 of 3|0.25 0.5 0.9|0.9 0.5 0.25"
+
+    page.write_text(html, encoding="utf-8")
+    title, complaints = _opened(page, tmp_path)
+    assert title == "demo – bdray report"
+    assert complaints == []
+    page.write_text(html.replace("</body>", "<script>document.title = 'run'</script></body>"), encoding="utf-8")
+    title, complaints = _opened(page, tmp_path)
+    assert title == "demo – bdray report", "a script that is not the page's own"
+    assert len(complaints) == 1
+
+
+def _opened(page: Path, folder: Path) -> tuple[str, list[str]]:
+    """The page's title, once its scripts have run, and what the console says."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    title = re.search("<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    return title[1], [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -1,0 +1,83 @@
+"""Where axes go in pictures: against what a reader would ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+
+from bdray.record import TrialRecord
+from bdray.report.cells import study_of
+from bdray.report.layout import heat_map, lines_of, telling
+
+MakeRecord = Callable[..., TrialRecord]
+
+
+@pytest.fixture
+def records(make_record: MakeRecord) -> list[TrialRecord]:
+    """Every rate is told by where it stands: trigger, stamp and strategy."""
+    found = []
+    for (k, trigger), (m, stamp), rate in product(
+        enumerate(("patch", "blend")), enumerate(("before_augmentation", "after_augmentation")), (0.1, 0.2)
+    ):
+        attack = 0.4 * k + 0.2 * m + rate
+        for seed in (0, 1):
+            shift = 0.01 if seed else -0.01
+            condition = {"poison": {"rate": rate, "stamp": stamp}, "trigger": trigger, "seed": seed}
+            found.append(make_record((attack + shift, attack / 2), **condition))
+    return found
+
+
+def test_a_heat_map_holds_every_cell_at_its_place(records: list[TrialRecord]) -> None:
+    heat = heat_map(study_of(records))
+    assert heat is not None
+    assert (heat.rows, heat.across, heat.averaged) == (("blend", "patch"), ("poison.rate", "poison.stamp"), ())
+    assert list(heat.heads()) == [
+        ("poison.rate", [("10 %", 2), ("20 %", 2)]),
+        ("poison.stamp", [("after augmentation", 1), ("before augmentation", 1)] * 2),
+    ]
+    square = heat.squares["poison", "blend", ("20 %", "after augmentation")]
+    assert (square.mean, square.cells) == (pytest.approx(0.8), 1)
+    assert heat.squares["finetune", "patch", ("10 %", "before augmentation")].mean == pytest.approx(0.05)
+    assert len(heat.squares) == 2 * 2 * 4
+
+
+def test_what_does_not_fit_across_is_averaged_and_said(records: list[TrialRecord]) -> None:
+    heat = heat_map(study_of(records), most_columns=2)
+    assert heat is not None
+    assert (heat.across, heat.averaged) == (("poison.rate",), ("poison.stamp",))
+    square = heat.squares["poison", "blend", ("20 %",)]
+    assert (square.mean, square.lowest, square.highest, square.cells) == (
+        pytest.approx(0.7),
+        pytest.approx(0.6),
+        pytest.approx(0.8),
+        2,
+    )
+
+
+def test_a_single_cell_and_what_failed_make_no_map(make_record: MakeRecord) -> None:
+    assert heat_map(study_of([make_record(), make_record(seed=1)])) is None
+    assert heat_map(study_of([make_record(status="failed"), make_record(trigger="blend", status="failed")])) is None
+
+
+def test_an_axis_that_another_decides_takes_no_place(make_record: MakeRecord) -> None:
+    records = [
+        make_record(regularizer={"name": name, "weight": weight})
+        for name, weight in (("none", 0.0), ("contrastive", 1.0), ("logit_squeezing", 0.05))
+    ]
+    study = study_of([*records, make_record(trigger="blend")])
+    assert telling(study.cells, study.axes, ["regularizer.name"]) == ["trigger.name"]
+    assert telling(study.cells, ["regularizer.name", "trigger.name"], study.axes) == []
+    lines = lines_of(study.cells, study.axes, colors=7, styles=4, panels=24)
+    assert (lines.panels, lines.color, lines.style, lines.alike) == (("trigger.name",), "regularizer.name", None, ())
+
+
+def test_lines_look_different_or_it_is_said_in_what_they_differ(records: list[TrialRecord]) -> None:
+    study = study_of(records)
+    every = lines_of(study.cells, study.axes, colors=7, styles=4, panels=24)
+    assert (every.panels, every.color, every.style) == (("trigger.name",), "poison.rate", "poison.stamp")
+    split = lines_of(study.cells, study.axes, colors=7, styles=1, panels=24)
+    assert (split.panels, split.style, split.alike) == (("trigger.name", "poison.stamp"), None, ())
+    alike = lines_of(study.cells, study.axes, colors=7, styles=1, panels=2)
+    assert (alike.panels, alike.alike) == (("trigger.name",), ("poison.stamp",))
