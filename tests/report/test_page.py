@@ -16,6 +16,7 @@ from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report import SweepDescription, make_report
 from bdray.report.cells import study_of
+from bdray.report.figures import ROWS
 from bdray.report.page import percent, points
 from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
@@ -114,6 +115,14 @@ def test_page_is_well_formed_and_self_contained(html: str) -> None:
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     assert f'content="{policy}"' in html, "nothing is fetched, and no other script runs"
     assert re.findall(r"(?:src|href)=\"(?!data:|https://arxiv)", html) == []
+
+
+def test_of_many_figures_of_one_kind_the_first_is_open(make_record: MakeRecord) -> None:
+    page = Page(
+        make_report([make_record(rate=0.001 * (k + 1)) for k in range(ROWS + 5)], SweepDescription("many")).html
+    )
+    assert page.text.count("1 more figure of this kind") == 2, "attack success and clean accuracy"
+    assert len(page.images) == 5
 
 
 def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], html: str) -> None:
