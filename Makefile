@@ -11,7 +11,7 @@ SPACE ?= search_spaces/quickstart.yaml
 ROUNDS ?= 10
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: sweep test lint bench gpu docs clean
+.PHONY: sweep test lint bench gpu docs site clean
 
 sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
@@ -37,6 +37,9 @@ gpu: $(VENV)/installed
 
 docs: $(VENV)/installed
 	@$(BIN)/python -m bdray.commands.reference docs
+
+site: $(VENV)/installed-test
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
