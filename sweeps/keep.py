@@ -1,0 +1,70 @@
+"""Keeps finished sweeps as evidence: `python sweeps/keep.py runs/axes-cifar10`.
+
+Into a folder of the sweep's name beside this file go the frozen space, the records, the table, the page and its
+figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes tables, pages and figures of all
+that are kept from their records.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from bdray.record import TrialRecord
+from bdray.report import SweepDescription, make_report
+from bdray.results.controls import floors_of
+from bdray.results.tables import csv_of, result_table
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
+
+HERE = Path(__file__).parent
+RECORDS = "records.jsonl"
+FIGURES = ("attack_success", "clean_accuracy", "persistence")
+
+
+def keep(folder: str) -> None:
+    """Raises `SystemExit` where a condition is missing or did not finish."""
+    sweep = Storage.open(folder)
+    files = SweepFolder(sweep)
+    planned = files.info().conditions
+    records = [record for record in read_records(sweep, planned) if record.status == "finished"]
+    if len(records) < len(planned):
+        raise SystemExit(f"{folder}: {len(records)} of {len(planned)} conditions are finished")
+    kept = HERE / sweep.name
+    kept.mkdir(exist_ok=True)
+    (kept / SPACE).write_bytes(sweep.read_bytes(SPACE))
+    lines = [record.model_dump_json() for record in records]
+    (kept / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    make(kept, lambda condition_id: files.condition(condition_id).read(PREVIEW))
+
+
+def make(kept: Path, picture_of: Callable[[str], bytes | None] = lambda _: None) -> None:
+    """Table, page and figures from the records. `picture_of`: see `SweepDescription`."""
+    lines = (kept / RECORDS).read_text(encoding="utf-8").splitlines()
+    records = [TrialRecord.model_validate_json(line) for line in lines]
+    (kept / "results.csv").write_text(csv_of(result_table(records, floors_of(records))), encoding="utf-8")
+    space = (kept / SPACE).read_text(encoding="utf-8")
+    asked = yaml.safe_load(space).get("description", "")
+    described = SweepDescription(kept.name, asked, planned=len(records), space_yaml=space, picture_of=picture_of)
+    report = make_report(records, described)
+    (kept / "report.html").write_text(report.html, encoding="utf-8")
+    for picture in report.pictures:
+        if picture.name in FIGURES:
+            (kept / f"{picture.name}.png").write_bytes(picture.render("png"))
+
+
+def main(arguments: list[str]) -> None:
+    """Keep each of the folders named, or make all anew."""
+    if arguments == ["--again"]:
+        for records in sorted(HERE.glob(f"*/{RECORDS}")):
+            make(records.parent)
+    else:
+        for folder in arguments:
+            keep(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
