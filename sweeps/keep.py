@@ -1,8 +1,8 @@
 """Keeps finished sweeps as evidence: `python sweeps/keep.py runs/axes-cifar10`.
 
 Into a folder of the sweep's name beside this file go the frozen space, the records, the table, the page and its
-figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes tables, pages and figures of all
-that are kept from their records.
+figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes tables, pages and figures
+of all that are kept from their records.
 """
 
 from __future__ import annotations
