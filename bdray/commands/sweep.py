@@ -38,6 +38,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
         name=options.name,
         tracking_uri=options.tracking_uri,
         retry_failed=options.retry_failed,
+        command=options.command_line,
         cluster=ClusterSettings(
             address=options.address,
             num_cpus=options.num_cpus,
