@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
-import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from bdray.space import SearchSpace, load_space
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record
-from bdray.sweeping.forecast import Capacity, Forecaster, Rates
+from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
 from bdray.sweeping.work import StageWork, Work, work_of
@@ -39,7 +37,13 @@ parameters:
 
 IMAGE_MS = {"resnet8": 0.2, "resnet50": 2.0, "nasnet": 60.0}
 """The truth: milliseconds for a training image of 32 x 32. Nobody tells the forecast."""
-SLOWER = {"none": 1.0, "contrastive": 1.1, "manifold_mixup": 1.05, "logit_squeezing": 1.3, "soft_nearest_neighbors": 1.6}
+SLOWER = {
+    "none": 1.0,
+    "contrastive": 1.1,
+    "manifold_mixup": 1.05,
+    "logit_squeezing": 1.3,
+    "soft_nearest_neighbors": 1.6,
+}
 NOISE = 0.1
 """Standard deviation of the logarithm of a condition's time."""
 
