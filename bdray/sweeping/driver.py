@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.credentials import public
-from bdray.errors import StorageError, UserError
+from bdray.errors import BdrayError, StorageError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
@@ -70,6 +70,7 @@ class SweepSettings:
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.
         command: that was typed, without passwords: it continues the sweep.
+        summarize: writes what else belongs to the results (the report) into the sweep's folder.
     """
 
     storage: str = "runs"
@@ -80,6 +81,7 @@ class SweepSettings:
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.work:run_task"
     command: str = ""
+    summarize: Callable[[Storage], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,12 @@ def run_conditions(
         try:
             completed = _run_left(run, mirror) if left else True
         finally:
-            say_phase(sweep, "delivering")
-            delivery = _deliver_rest(mirror, console)
-            say_phase(sweep, "finished" if completed else "interrupted")
+            try:
+                say_phase(sweep, "delivering")
+                _write_results(sweep, course.conditions, settings.summarize, console)
+            finally:
+                delivery = _deliver_rest(mirror, console)
+                say_phase(sweep, "finished" if completed else "interrupted")
         if delivery.error is None:
             sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
         return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
@@ -485,6 +490,20 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
             run.console.print(f"[red]{condition.condition_id}[/red]: {escape(f'{cause}; and no record of it: {full}')}")
 
 
+def _write_results(
+    sweep: Storage, conditions: Sequence[Condition], summarize: Callable[[Storage], None], console: Console
+) -> None:
+    """Tables of what there is, and whatever else belongs to a sweep's results, before MLflow is given them."""
+    records = read_records(sweep, [condition.condition_id for condition in conditions])
+    if not records:
+        return
+    try:
+        write_tables(sweep, result_table(records, floors_of(records)))
+        summarize(sweep)
+    except BdrayError as error:
+        console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
+
+
 def _sum_up(
     conditions: Sequence[Condition],
     sweep: Storage,
@@ -493,10 +512,10 @@ def _sum_up(
     interrupted: bool,
     delivery: DeliveryReport | None,
 ) -> SweepOutcome:
-    """Tables of what there is, in plan order."""
+    """What there is, in plan order."""
     ids = [condition.condition_id for condition in conditions]
     records = read_records(sweep, ids)
-    if records:
+    if records and delivery is None:
         write_tables(sweep, result_table(records, floors_of(records)))
     known = {record.condition_id for record in records}
     missing = [condition_id for condition_id in ids if condition_id not in known]
