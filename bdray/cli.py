@@ -143,20 +143,27 @@ def _add_inspection(commands: Any) -> None:
 
 def _add_sweep_readers(commands: Any) -> None:
     for name, text, run in (
-        ("status", "progress of a sweep", _status),
+        ("status", "how all sweeps of the storage stand, or one of them: what runs, time left, failures", _status),
         ("results", "the table of a sweep", _results),
-        ("report", "the report of a sweep, as one web page", _report),
+        ("report", "the report of one sweep or several, as one web page", _report),
         ("sync", "deliver to MLflow whatever it has not yet got", _sync),
     ):
         reader = _command(commands, name, text, run)
-        reader.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+        many = {"status": "?", "report": "+"}.get(name)
+        reader.add_argument("sweep", metavar="SWEEP", nargs=many, help="name of a sweep in the storage, or its folder")
         _storage_option(reader)
+        if name == "status":
+            reader.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
         if name == "results":
             reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
             reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
             _table_options(reader)
         if name == "report":
-            reader.add_argument("--output", metavar="FILE", help="(default: report.html in the sweep's folder)")
+            reader.add_argument(
+                "--output",
+                metavar="FILE",
+                help="(default: report.html in the sweep's folder, of several sweeps in the storage)",
+            )
             reader.add_argument("--figures", metavar="DIR", help="also write the figures there, as SVG and PNG")
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")

@@ -41,3 +41,15 @@ def freeze(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return ("list", *map(freeze, value))
     return value
+
+
+def show_duration(seconds: float) -> str:
+    """Two units at most: `42 s`, `12 min`, `3 h 20 min`, `6 d 13 h`."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 24:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_heads, read_records, sweeps_in
+from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -50,24 +49,10 @@ def require_folder_of(file: str) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """How many conditions are done, and which did not finish."""
-    sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    folder = SweepFolder(sweep)
-    planned = folder.info().conditions or folder.condition_ids()
-    heads = read_heads(sweep, planned)
-    counts = Counter(head.status for head in heads)
-    done = {head.condition_id for head in heads}
-    others = [name for name in folder.condition_ids() if name not in done]
-    begun = sum(sweep.each(lambda name: folder.condition(name).has_begun, others))
-    console.print(f"[bold]{escape(sweep.name)}[/bold]: {len(planned)} conditions")
-    for name in ("finished", "diverged", "failed"):
-        console.print(f"  {name:<10} {counts[name]:>6}")
-    console.print(f"  {'begun':<10} {begun:>6}")
-    console.print(f"  {'waiting':<10} {len(planned) - len(heads) - begun:>6}")
-    for head in heads:
-        if head.error:
-            console.print(f"  {head.condition_id}  {head.error.kind}: {head.error.message}", markup=False)
-    return 0
+    """How sweeps stand."""
+    from bdray.commands.status import status
+
+    return status(options.sweep, options.storage, watch=options.watch)
 
 
 def results(options: argparse.Namespace) -> int:
@@ -123,14 +108,17 @@ def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, Floo
 
 
 def report(options: argparse.Namespace) -> int:
-    """The HTML page, into the sweep folder or a file, and its figures as files."""
-    sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
-    made = report_of(sweep)
+    """The HTML page, into the sweep's folder (of several: into the storage) or a file, and its figures as files."""
+    sweeps, console = [find_sweep(name, options.storage) for name in options.sweep], Console(highlight=False)
+    made = report_of(*sweeps)
     if options.output:
         _write(Path(options.output), made.html.encode())
+        where = options.output
     else:
-        sweep.write_atomic(REPORT, made.html)
-    console.print(f"report   {options.output or sweep.uri_of(REPORT)}", markup=False, soft_wrap=True)
+        folder = sweeps[0] if len(sweeps) == 1 else Storage.open(options.storage)
+        folder.write_atomic(REPORT, made.html)
+        where = folder.uri_of(REPORT)
+    console.print(f"report   {where}", markup=False, soft_wrap=True)
     for picture in made.pictures if options.figures else ():
         for kind in ("svg", "pdf", "png"):
             path = Path(options.figures) / f"{picture.name}.{kind}"
@@ -139,20 +127,37 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(sweep: Storage) -> Report:
-    """The report of a sweep as its folder stands.
+def report_of(*sweeps: Storage) -> Report:
+    """The report of sweeps as their folders stand; what several of them have counts once.
 
     Raises:
         UserError: nothing has been measured yet.
     """
     from bdray.report import make_report
 
-    _load_plugins(sweep)
-    description = _described(sweep)
-    records = read_records(sweep)
+    for sweep in sweeps:
+        _load_plugins(sweep)
+    records = {record.condition_id: record for sweep in sweeps for record in read_records(sweep)}
     if not records:
-        raise UserError(f"{sweep.uri} has no finished condition yet")
-    return make_report(records, description)
+        raise UserError(f"{sweeps[0].uri} has no finished condition yet")
+    described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
+    return make_report(sorted(records.values(), key=lambda record: record.condition_id), described)
+
+
+def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
+    """What the folders of several sweeps say of them. How each was searched is in its own report."""
+    from bdray.report import SweepDescription
+
+    infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
+    created = [info.created_ms for info in infos.values() if info.created_ms is not None]
+    return SweepDescription(
+        name=" + ".join(infos),
+        asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
+        created_ms=min(created, default=None),
+        planned=len({name for info in infos.values() for name in info.conditions}) or None,
+        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
+        picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
+    )
 
 
 def _described(sweep: Storage) -> SweepDescription:
@@ -168,8 +173,14 @@ def _described(sweep: Storage) -> SweepDescription:
         planned=len(info.conditions) or None,
         space_yaml=space_yaml,
         search=_searched(sweep),
-        picture_of=lambda condition_id: SweepFolder(sweep).condition(condition_id).read(PREVIEW),
+        picture_of=lambda condition_id: _picture_in([sweep], condition_id),
     )
+
+
+def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
+    """The contact sheet of a condition, from the first sweep that has it."""
+    found = (SweepFolder(sweep).condition(condition_id).read(PREVIEW) for sweep in sweeps)
+    return next(filter(None, found), None)
 
 
 def _searched(sweep: Storage) -> SearchView | None:

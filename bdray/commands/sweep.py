@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import IO, cast
 
 from rich.markup import escape
@@ -38,6 +39,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
         name=options.name,
         tracking_uri=options.tracking_uri,
         retry_failed=options.retry_failed,
+        command=options.command_line,
         cluster=ClusterSettings(
             address=options.address,
             num_cpus=options.num_cpus,
@@ -50,10 +52,14 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
     if options.rehearse:
         return rehearse(space, settings, console)
     keeper.working_on(Storage.open(settings.storage).child(settings.name or space.name))
-    outcome = run_sweep(space, settings, console)
-    if outcome.records and (outcome.delivery is not None or not outcome.sweep.exists(REPORT)):
-        outcome.sweep.write_atomic(REPORT, report_of(outcome.sweep).html)
+    outcome = run_sweep(space, replace(settings, summarize=_write_report), console)
+    if outcome.records and not outcome.sweep.exists(REPORT):
+        _write_report(outcome.sweep)
     return tell(outcome, console, options.command_line)
+
+
+def _write_report(sweep: Storage) -> None:
+    sweep.write_atomic(REPORT, report_of(sweep).html)
 
 
 def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:

@@ -4,6 +4,7 @@
     conditions/<condition_id>/                        of a condition (`ConditionFolder`)
     records/                                          copies of finished records (`bdray.store.gathered`)
     stages/<fingerprint>/                             of a stage (`bdray.trial.stages`)
+    progress.json                                     how it stands, by its driver (`bdray.store.standing`)
     .lock, mirror.lock, .delivered, mirror.log        of its driver and its tracking mirror
     ray.log                                           what Ray says when it loses processes
 
@@ -34,6 +35,7 @@ from bdray.store.storage import Storage, file_lock
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
 DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
+PROGRESS = "progress.json"
 RAY_LOG = "ray.log"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
@@ -63,6 +65,8 @@ class SweepInfo:
         conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
             of a search that decides on results, those it has asked for so far.
         searched_s: how long such a search has gone on, in seconds.
+        command: that continues the sweep, without passwords; "" where it was started from Python.
+        user, git_commit: who started it last, and what the folder it was started in had checked out; "" where unknown.
     """
 
     name: str
@@ -72,6 +76,9 @@ class SweepInfo:
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()
     searched_s: float = 0.0
+    command: str = ""
+    user: str = ""
+    git_commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class ConditionFolder(SealedFolder):
             "condition_id": condition.condition_id,
             "cell_id": condition.cell_id,
             "role": condition.role,
-            "label": _label(condition),
+            "label": label_of(condition),
             "content": condition.content(),
             "flat": {path: value for path, value in condition.flat().items() if path != "trigger"},
         }
@@ -314,7 +321,7 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
     )
 
 
-def _label(condition: Condition) -> str:
+def label_of(condition: Condition) -> str:
     """A short readable name for lists of runs."""
     attack = f"{condition.trigger.name}-{condition.poison.rate:g}" if condition.trigger else "baseline"
     parts = (attack, condition.model.name, condition.regularizer.name, f"s{condition.seed}", condition.condition_id[:6])

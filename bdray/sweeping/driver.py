@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.credentials import public
-from bdray.errors import StorageError, UserError
+from bdray.errors import BdrayError, StorageError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
@@ -24,6 +24,7 @@ from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
+from bdray.store.standing import say_phase
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     DELIVERED,
@@ -38,11 +39,13 @@ from bdray.store.sweep_folder import (
     sweeps_in,
     write_failure,
 )
-from bdray.sweeping import stopping
+from bdray.sweeping import origin, stopping
 from bdray.sweeping.course import Course
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
+from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
+from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
 from bdray.trial.attacks import dump_probes, probes_of
@@ -66,6 +69,8 @@ class SweepSettings:
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.
+        command: that was typed, without passwords: it continues the sweep.
+        summarize: writes what else belongs to the results (the report) into the sweep's folder.
     """
 
     storage: str = "runs"
@@ -75,6 +80,8 @@ class SweepSettings:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.work:run_task"
+    command: str = ""
+    summarize: Callable[[Storage], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -140,22 +147,30 @@ def run_conditions(
         course = Course(space, sweep, conditions, sift, searching=searching)
         course.recall()
         conditions = course.conditions
-        _freeze(sweep, space, conditions, tracking_uri)
+        _freeze(sweep, space, conditions, tracking_uri, settings.command)
         course.begin(_elsewhere(sweep, storage) if searching else ())
         left = course.left
         _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted), searching=searching)
         for line in course.said():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say_phase(sweep, "starting", total=len(conditions), finished=len(conditions) - len(left), failed=0)
         if not left and _is_delivered(sweep, conditions, tracking_uri):
+            say_phase(sweep, "finished", left_s=None)
             return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
         run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
         if settings.cluster.address is None:
             _prepare_data(run.shown if left else ())
         mirror = start_mirror(sweep, tracking_uri)
+        completed = False
         try:
             completed = _run_left(run, mirror) if left else True
         finally:
-            delivery = _deliver_rest(mirror, console)
+            try:
+                say_phase(sweep, "delivering")
+                _write_results(sweep, course.conditions, settings.summarize, console)
+            finally:
+                delivery = _deliver_rest(mirror, console)
+                say_phase(sweep, "finished" if completed else "interrupted")
         if delivery.error is None:
             sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
         return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
@@ -218,7 +233,9 @@ class _Run:
         return [*self.conditions, *(self.space.expansion.examples if self.course.searching else ())]
 
 
-def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str) -> None:
+def _freeze(
+    sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str, command: str
+) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
@@ -234,6 +251,9 @@ def _freeze(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition],
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
             conditions=tuple(condition.condition_id for condition in conditions),
             searched_s=0.0 if known is None else known.searched_s,
+            command=command,
+            user=origin.user(),
+            git_commit=origin.git_commit(),
         )
     )
 
@@ -315,12 +335,18 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
         total = len(run.conditions)
+        resources = cluster.resources()
+        capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+        batches = run.settings.trial_options.get("max_batches")
+        watcher = Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
         with (
-            SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
+            SweepProgress(
+                run.console, total, total - len(run.left), mirror.notify, watcher=watcher, sweep=run.sweep
+            ) as progress,
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            watch = arrivals.watch = _Watch(progress, eviction, run.course)
+            watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher)
             completed = cluster.run(job, watch, arrivals)
         if eviction.error is not None:
             said = escape(str(eviction.error))
@@ -405,7 +431,10 @@ class _Arrivals:
             # Nothing is measured now: Ray's loop would wait for it.
             packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
             self.shares |= packing.shares(new, self.gpu_types, lambda conditions, _: [None] * len(conditions))
-        return self.tasks(new)
+        tasks = self.tasks(new)
+        if self.watch is not None:
+            self.watch.watcher.expect(course.conditions[before:], tasks)
+        return tasks
 
     @property
     def exhausted(self) -> bool:
@@ -419,6 +448,7 @@ class _Watch:
     progress: SweepProgress
     eviction: Eviction
     course: Course
+    watcher: Watcher
     lost_details: dict[str, str] = field(default_factory=dict)
 
     def started(self, condition_id: str) -> None:
@@ -460,6 +490,20 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
             run.console.print(f"[red]{condition.condition_id}[/red]: {escape(f'{cause}; and no record of it: {full}')}")
 
 
+def _write_results(
+    sweep: Storage, conditions: Sequence[Condition], summarize: Callable[[Storage], None], console: Console
+) -> None:
+    """Tables of what there is, and whatever else belongs to a sweep's results, before MLflow is given them."""
+    records = read_records(sweep, [condition.condition_id for condition in conditions])
+    if not records:
+        return
+    try:
+        write_tables(sweep, result_table(records, floors_of(records)))
+        summarize(sweep)
+    except BdrayError as error:
+        console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
+
+
 def _sum_up(
     conditions: Sequence[Condition],
     sweep: Storage,
@@ -468,10 +512,10 @@ def _sum_up(
     interrupted: bool,
     delivery: DeliveryReport | None,
 ) -> SweepOutcome:
-    """Tables of what there is, in plan order."""
+    """What there is, in plan order."""
     ids = [condition.condition_id for condition in conditions]
     records = read_records(sweep, ids)
-    if records:
+    if records and delivery is None:
         write_tables(sweep, result_table(records, floors_of(records)))
     known = {record.condition_id for record in records}
     missing = [condition_id for condition_id in ids if condition_id not in known]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 from bdray.progress import Bar
+from bdray.store.standing import RunningCondition, write_standing
+from bdray.store.storage import Storage
+from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
+from bdray.values import show_duration
+
+_LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
+"""Between two looks at what runs: on a disk, and where each is a request."""
+
+_QUIET_LINE_S = 60.0
+_SHOWN = 4
+"""Running conditions below the bar."""
 
 
 class UnbrokenStream(io.TextIOBase):
@@ -36,7 +48,8 @@ class UnbrokenStream(io.TextIOBase):
 
 
 class SweepProgress(Bar):
-    """Counts finished, running and failed conditions. An `Observer` of the cluster; a context manager.
+    """Counts finished, running and failed conditions, and says what runs and how long all will take. An `Observer` of
+    the cluster; a context manager.
 
     A condition counts once, in the state it was last heard of in: one that is started again after its process was lost
     is running, not running twice, nor failed.
@@ -45,15 +58,44 @@ class SweepProgress(Bar):
         total: conditions of the sweep that are known when it starts.
         before: of those, already finished when it starts.
         on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
+        watcher: knows the time left; while it looks, from a thread, nobody waits.
+        sweep: where what is shown is kept for `bdray status`.
     """
 
-    def __init__(self, console: Console, total: int, before: int, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        before: int,
+        on_change: Callable[[str], None],
+        *,
+        watcher: Watcher | None = None,
+        sweep: Storage | None = None,
+    ) -> None:
         super().__init__(console)
         self._total, self._before, self._on_change = total, before, on_change
+        self._watcher, self._sweep = watcher, sweep
         self._status: dict[str, str] = {}
         self._counts: Counter[str] = Counter(finished=before)
         self.lost_causes: dict[str, str] = {}
-        self._begun = time.monotonic()
+        self._drawing, self._over = threading.Lock(), threading.Event()
+        self._left: tuple[float, float] | None = None
+        self._running: Sequence[RunningCondition] = ()
+        self._thread: threading.Thread | None = None
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._watcher is not None:
+            self._thread = threading.Thread(target=self._watch, name="bdray-progress", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        super().__exit__(*exc_info)
 
     def expect(self, count: int, done: int) -> None:
         """There are `count` conditions more than was known before, `done` of them finished elsewhere."""
@@ -77,20 +119,26 @@ class SweepProgress(Bar):
 
     def started(self, condition_id: str) -> None:
         self.lost_causes.pop(condition_id, None)
+        if self._watcher is not None:
+            self._watcher.started(condition_id)
         self._changed(condition_id, "running")
 
     def restarts(self, condition_id: str, cause: str) -> None:
         """A condition's process was lost; it waits for another one."""
         said = f"{condition_id} lost its process ({cause}); it goes on from its last checkpoint"
         self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if self._watcher is not None:
+            self._watcher.ended(condition_id, again=True)
         self._changed(condition_id, "waiting")
 
     def ended(self, condition_id: str, status: str) -> None:
+        if self._watcher is not None:
+            self._watcher.ended(condition_id)
         self._changed(condition_id, status)
 
     def lost(self, condition_id: str, cause: str) -> None:
         self.lost_causes[condition_id] = cause
-        self._changed(condition_id, "lost")
+        self.ended(condition_id, "lost")
 
     def _changed(self, condition_id: str, status: str) -> None:
         if condition_id in self._status:
@@ -98,13 +146,55 @@ class SweepProgress(Bar):
         self._status[condition_id] = status
         self._counts[status] += 1
         self._on_change(condition_id)
+        self._redraw(news=True)
+
+    def _watch(self) -> None:
+        """Until the end, in a thread: look, say, and take no more than a twentieth of the time for it."""
+        assert self._watcher is not None
+        every = _LOOK_S if self._sweep is None or self._sweep.is_local else _LOOK_REMOTE_S
+        wait = 0.0
+        while not self._over.wait(wait):
+            begun = time.monotonic()
+            self._watcher.look()
+            left = self._watcher.left_s()
+            self._left = None if left is None else (left, time.monotonic())
+            standing = self._watcher.standing(
+                total=self._total, finished=self.finished, failed=self.failed, left_s=left
+            )
+            self._running = standing.running
+            if self._sweep is not None:
+                write_standing(self._sweep, standing)
+            self._redraw()
+            wait = max(every, 20 * (time.monotonic() - begun))
+
+    def _redraw(self, *, news: bool = False) -> None:
         done = self.finished + self.failed
-        minutes = max((time.monotonic() - self._begun) / 60, 1e-9)
-        rate = (done - self._before) / minutes
-        state = f"{self.running} running, {self.failed} failed, {rate:.1f}/min"
-        left = f", about {(self._total - done) / rate:.1f} min left" if rate and done < self._total else ""
-        line = f"{done}/{self._total} conditions done, {state}{left}"
-        self.show("sweep", done, self._total, note=state, line=line)
+        state = f"{self.running} running, {self.failed} failed"
+        left = self._time_left() if done < self._total else None
+        said = f", about {left} left" if left else ""
+        running = [running_line(one) for one in self._running]
+        runs = f"; {running[0]}" if running else ""
+        line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
+        # Where there is no terminal, a line a minute is enough while nothing happens.
+        is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S
+        with self._drawing:
+            if is_due and not self._over.is_set():
+                self._said_at = time.monotonic()
+                self.show("sweep", done, self._total, note=state, line=line, left=left or "-", below=running[:_SHOWN])
+
+    def _time_left(self) -> str | None:
+        if self._left is None:
+            return None
+        seconds, at = self._left
+        return show_duration(max(0.0, seconds - (time.monotonic() - at)))
+
+
+def running_line(running: RunningCondition) -> str:
+    """What runs and how far it is: `8f3a21c4 patch-0.05-resnet8-none-s0: poison, epoch 3 of 8, 812 images/s`."""
+    if not running.stage:
+        return f"{running.label}: in its first epoch"
+    rate = f", {running.images_per_second:,.0f} images/s" if running.images_per_second else ""
+    return f"{running.label}: {running.stage}, epoch {running.epoch} of {running.epochs} done{rate}"
 
 
 class DeliveryProgress(Bar):

@@ -19,6 +19,9 @@ from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.terminal import Console
 from bdray.values import show_cell
 
+REHEARSALS = "rehearsals"
+"""Folder of a storage, itself a storage: what lies in it is never taken for a result."""
+
 BATCHES = 2
 """Batches an epoch."""
 
@@ -40,7 +43,7 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
     console.print(f"rehearsal of {len(unique)} of {len(space.conditions())} conditions, {BATCHES} batches an epoch")
     settings = replace(
         settings,
-        storage=f"{settings.storage.rstrip('/')}/rehearsals",
+        storage=f"{settings.storage.rstrip('/')}/{REHEARSALS}",
         name=settings.name or space.name,
         retry_failed=True,
         trial_options={**settings.trial_options, "max_batches": BATCHES, "keep_stages": False},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
+from bdray.sweeping.work import Kind, kind_of, training_of
 from bdray.trial.surrogate import surrogate_of
 
 
@@ -21,7 +22,8 @@ def make_tasks(
     shares: Mapping[str, float] | None = None,
     largest: float = math.inf,
 ) -> list[Task]:
-    """Tasks in the order they should start: stages that many conditions wait for come first.
+    """Tasks in the order they should start: one of each kind of training, so that soon there is an honest time left and
+    what cannot work is known; then stages that many conditions wait for.
 
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
@@ -31,11 +33,20 @@ def make_tasks(
     """
     shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
-    ordered = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
+    sharing = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
+    first = dict.fromkeys(_first_of_each_kind(sharing))
+    ordered = [*first, *(condition for condition in sharing if condition not in first)]
     return [
         _task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0, largest)
         for condition in ordered
     ]
+
+
+def _first_of_each_kind(conditions: Sequence[Condition]) -> Iterable[Condition]:
+    firsts: dict[Kind, Condition] = {}
+    for condition in conditions:
+        firsts.setdefault(training_of(kind_of(condition)), condition)
+    return firsts.values()
 
 
 def stages_of(condition: Condition) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """From the files of a sweep to MLflow: idempotent, so that it may be interrupted and repeated at any point.
 
     sweep.json                 -> experiment, parent run
+    records, results.*, ...    -> metrics and artifacts of the parent run (`bdray.tracking.parent`)
     conditions/<id>/           -> child run, found by the tag bdray.condition_id
         condition.json         -> params, tags
         journal.jsonl          -> metrics (a replay has the same timestamps, which MLflow takes once)
@@ -21,6 +22,7 @@ from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONDITION, ConditionInfo, KeptRecord, SweepFolder, SweepInfo
+from bdray.tracking import parent
 from bdray.tracking.files import Point, Points, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
@@ -43,8 +45,8 @@ _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED",
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""MLflow's pages open an experiment without it on a view for language models instead of its runs."""
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", **parent.view_tags()}
+"""MLflow's pages open an experiment without the first on a view for language models instead of its runs."""
 
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
 
@@ -75,10 +77,18 @@ class Delivery:
     """Delivers the conditions of one sweep. Not thread-safe; one at a time per sweep (`MIRROR_LOCK`)."""
 
     def __init__(
-        self, files: SweepFolder, info: SweepInfo, client: MlflowClient, *, uri: str, experiment_id: str, parent: Run
+        self,
+        files: SweepFolder,
+        info: SweepInfo,
+        client: MlflowClient,
+        *,
+        uri: str,
+        experiment_id: str,
+        parent_run: Run,
     ) -> None:
         self.files, self.info, self.uri = files, info, uri
-        self.experiment_id, self.parent_run_id = experiment_id, str(parent.info.run_id)
+        self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
+        self._held = parent_run.data.tags.get(parent.ARTIFACTS_TAG, "")
         self._client = client
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
@@ -103,12 +113,12 @@ class Delivery:
         client = open_client(uri, artifacts)
         try:
             experiment_id = _experiment(client, info.experiment, artifacts)
-            parent = _parent_run(client, experiment_id, info)
+            parent_run = _parent_run(client, experiment_id, info)
         except TrackingError:
             raise
         except Exception as error:
             raise explain(error, uri) from error
-        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent=parent)
+        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run)
 
     def is_delivered(self, condition_id: str) -> bool:
         """Whether MLflow is known to have all of a condition that can't change any more."""
@@ -163,7 +173,7 @@ class Delivery:
                     continue
             delivered += 1
             progress(condition_id, len(ids))
-        self._close_parent(ids)
+        self._close_parent(ids, problems)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
     def _update(self, condition_id: str, run: _ConditionRun, record: KeptRecord | None, journal: Points) -> None:
@@ -257,6 +267,7 @@ class Delivery:
             "bdray.status": "running",
             "mlflow.parentRunId": self.parent_run_id,
         }
+        tags |= parent.origin_tags(self.info)
         if condition.role == "poisoned":
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
@@ -295,13 +306,36 @@ class Delivery:
                 ),
             )
 
-    def _close_parent(self, condition_ids: list[str]) -> None:
+    def _close_parent(self, condition_ids: list[str], problems: dict[str, str]) -> None:
         runs = self._index()
         is_complete = all(name in runs and runs[name].delivered for name in condition_ids)
+        try:
+            self._deliver_results()
+        except StorageError as error:
+            problems["the sweep itself"] = str(error)
+        except Exception as error:
+            raise self._explain(error) from error
         try:
             self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED")
         except Exception as error:
             raise explain(error, self.uri) from error
+
+    def _deliver_results(self) -> None:
+        """What came of the sweep so far, into the parent run."""
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [Metric(*point) for point in parent.result_points(self.files, self.info)]
+        for start in range(0, len(metrics), _MAX_ENTITIES):
+            self._client.log_batch(self.parent_run_id, metrics[start : start + _MAX_ENTITIES])
+            self.moved()
+        new = parent.changed_files(self.files, self._held)
+        for name in new:
+            with _on_disk(self.files.storage, name) as path:
+                self._client.log_artifact(self.parent_run_id, str(path))
+            self.moved()
+        if new:
+            self._held = parent.artifacts_tag(self._held, new)
+            self._client.log_batch(self.parent_run_id, tags=[RunTag(parent.ARTIFACTS_TAG, self._held)])
 
     def _explain(self, error: Exception) -> TrackingError:
         """What went wrong with one condition: while the server answers, it is this condition's own trouble."""
@@ -360,9 +394,13 @@ def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Ru
     query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
     for run in _search_runs(client, experiment_id, query, "attributes.start_time ASC"):
         client.update_run(run.info.run_id, status="RUNNING")
+        for key, value in parent.sweep_tags(info).items():
+            if run.data.tags.get(key) != value:
+                client.set_tag(run.info.run_id, key, _shorten(value, _MAX_TAG_CHARACTERS))
         return run
     if info.description:
         tags["mlflow.note.content"] = info.description
+    tags |= {key: _shorten(value, _MAX_TAG_CHARACTERS) for key, value in parent.sweep_tags(info).items()}
     return client.create_run(experiment_id, info.created_ms, tags, info.name)
 
 

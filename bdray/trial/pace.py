@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bdray.condition import Condition, digest
+from bdray.data.base import DataSet
 from bdray.machine import Machine
 from bdray.recipes import Optimization, Resolved
 from bdray.repairs.base import Tuning
@@ -130,16 +132,23 @@ def trainings(
     for condition in filter(waiting, conditions):
         key = pace_key(condition, nowhere, 0)
         examples.setdefault(key, condition)
-        new = [count for fingerprint, count in _stage_images(condition, max_batches) if fingerprint not in seen]
+        new = [count for fingerprint, count in stage_images(condition, max_batches) if fingerprint not in seen]
         seen.update(stage.fingerprint for stage in condition.stages)
         images[key] = images.get(key, 0.0) + sum(new)
     return [Training(example, images[key]) for key, example in examples.items()]
 
 
-def _stage_images(condition: Condition, max_batches: int | None) -> Iterator[tuple[str, float]]:
+@lru_cache(maxsize=64)
+def training_set_size(data: DataSet) -> int:
+    """Training images before `train_limit`; `ASSUMED_IMAGES` where that is not known. Remembered: a folder of pictures
+    is looked through."""
+    sizes = data.train_sizes()
+    return sum(sizes) if sizes else ASSUMED_IMAGES
+
+
+def stage_images(condition: Condition, max_batches: int | None) -> Iterator[tuple[str, float]]:
     """Fingerprint of each stage that trains, and the images it trains on over all epochs."""
-    sizes, limit = condition.data.train_sizes(), condition.data.train_limit
-    known = sum(sizes) if sizes else ASSUMED_IMAGES
+    known, limit = training_set_size(condition.data), condition.data.train_limit
     available = min(known, limit) if limit else known
 
     def images(recipe: Optimization, epochs: int, part: float) -> float:

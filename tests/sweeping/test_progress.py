@@ -72,4 +72,4 @@ def test_every_change_is_told_and_the_last_line_tells_the_end() -> None:
             sweep.started(name)
             sweep.ended(name, "finished")
     assert told == ["one", "one", "two", "two"]
-    assert stream.getvalue().splitlines()[-1].startswith("2/2 conditions done, 0 running, 0 failed, ")
+    assert stream.getvalue().splitlines()[-1] == "2/2 conditions done, 0 running, 0 failed"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,64 @@ def test_wrong_uris_are_explained(tmp_path: Path, free_port: Callable[[], int]) 
     secret = f"http://user:secret@127.0.0.1:{free_port()}"
     assert "is not reachable: Connection refused" in check_tracking(secret)
     assert "secret" not in check_tracking(secret)
+
+
+def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
+    from bdray.condition import Condition
+    from bdray.record import EpochRecord, Rates, StageRecord
+    from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+
+    sweep = new_sweep()
+    folder = SweepFolder(Storage.open(sweep.path))
+    command, commit = "bdray sweep studies/demo.yaml --max-concurrent 2", "0123456789abcdef0123456789abcdef01234567"
+    info = SweepInfo("demo", "bdray-demo", sweep.uri, "what it asks", sweep.created_ms, (), 0.0, command, "ada", commit)
+    planned = [
+        Condition.parse({"data": "digits", "model": "resnet8", "trigger": trigger, "seed": seed})
+        for trigger in ("patch", "blend")
+        for seed in (0, 1)
+    ]
+    folder.write_info(replace(info, conditions=tuple(condition.condition_id for condition in planned)))
+    for number, condition in enumerate(planned[:3]):
+        rates = Rates(
+            clean_accuracy=0.5,
+            attack_success_rate=(number + 1) / 10,
+            robust_accuracy=0.1,
+            clean_images=10,
+            attacked_images=10,
+            largest_share=0.2,
+            collapsed=False,
+        )
+        epochs = (EpochRecord(epoch=1, rates=rates, images=1, loss=0.1),)
+        stage = StageRecord(name="poison", result="poisoned", fingerprint="f", epochs=epochs)
+        one = folder.condition(condition.condition_id)
+        one.write_condition(condition)
+        record = blank_record(condition, FINISHED - 5)
+        one.write_record(record.model_copy(update={"status": "finished", "finished_ms": FINISHED, "stages": (stage,)}))
+    folder.storage.write_atomic("results.csv", "condition_id\n")
+    for _ in range(2):
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(3)
+
+    mlflow = shown(sweep)
+    (parent,) = mlflow.parents
+    metrics = parent.data.metrics
+    assert metrics["by_trigger/patch/poisoned_attack_success_rate"] == pytest.approx(0.15)
+    assert metrics["by_trigger/blend/poisoned_attack_success_rate"] == pytest.approx(0.3)
+    assert metrics["by_cell/patch/poisoned_clean_accuracy"] == 0.5
+    assert (metrics["conditions/finished"], metrics["conditions/planned"]) == (3.0, 4.0)
+    history = mlflow.client.get_metric_history(parent.info.run_id, "by_cell/patch/poisoned_clean_accuracy")
+    assert len(history) == 1
+    names = [file.path for file in mlflow.client.list_artifacts(parent.info.run_id)]
+    assert names == ["results.csv", "sweep.json"]
+    origin = {"mlflow.user": "ada", "mlflow.source.name": command, "mlflow.source.git.commit": commit}
+    for run in (parent, *mlflow.children):
+        assert origin.items() <= run.data.tags.items()
+    assert parent.data.tags["bdray.command"] == command
+    assert "mlflow.sharedViewState.bdray" in mlflow.experiment.tags
+
+    folder.storage.write_atomic("results.csv", "condition_id,cell_id\n")
+    folder.write_info(replace(info, command=f"{command} --retry-failed"))
+    sync_sweep(str(sweep.path))
+    (parent,) = shown(sweep).parents
+    table = Path(parent.info.artifact_uri.removeprefix("file://")) / "results.csv"
+    assert table.read_text() == "condition_id,cell_id\n"
+    assert parent.data.tags["bdray.command"].endswith("--retry-failed")

@@ -1,0 +1,266 @@
+"""`bdray status`: how the sweeps of a storage stand, or one of them in full; while one runs, and after its end."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bdray.commands.readers import find_sweep
+from bdray.errors import StorageError, UserError
+from bdray.store.standing import Standing, read_standing
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import (
+    DRIVER_LOCK,
+    SPACE,
+    RecordHead,
+    SweepFolder,
+    SweepInfo,
+    now_ms,
+    read_heads,
+    sweeps_in,
+)
+from bdray.sweeping.progress import running_line
+from bdray.sweeping.rehearsal import REHEARSALS
+from bdray.terminal import Console
+from bdray.values import show_duration
+
+_WATCH_S, _WATCH_PLAIN_S = 2.0, 10.0
+_SILENT_MS = 60_000
+"""A driver on a storage without locks is taken for dead when it has said nothing for so long."""
+
+_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """How a sweep stands.
+
+    Attributes:
+        name: as the storage has it: `rehearsals/quickstart` for a rehearsal.
+        is_alive: a driver runs it.
+        planned: how many conditions there are, as far as they are known.
+        heads: how those ended that did.
+        begun: conditions that have reported something and did not end.
+        standing: what its driver last said; None where it never did.
+    """
+
+    name: str
+    sweep: Storage
+    info: SweepInfo
+    is_alive: bool
+    planned: int
+    heads: Sequence[RecordHead]
+    begun: int
+    standing: Standing | None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """By status."""
+        return Counter(head.status for head in self.heads)
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.planned - len(self.heads) - self.begun)
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.heads) >= self.planned
+
+    @property
+    def word(self) -> str:
+        """What it does, or how it ended."""
+        phase = self.standing.phase if self.standing else ""
+        if self.is_alive:
+            return phase if phase in ("running", "delivering") else "starting"
+        if self.is_done:
+            return "done"
+        # A driver that ends says so; one that is killed cannot.
+        return {"": "not running", "interrupted": "stopped", "finished": "stopped"}.get(phase, "killed")
+
+    @property
+    def left(self) -> str:
+        """Time left; of a sweep that does not run, how much there was when it ended."""
+        if self.standing is None or self.standing.left_s is None or self.is_done:
+            return ""
+        passed = (now_ms() - self.standing.updated_ms) / 1000 if self.is_alive else 0.0
+        return show_duration(max(0.0, self.standing.left_s - passed))
+
+    @property
+    def command(self) -> str:
+        """That continues it."""
+        folder = self.sweep
+        again = ["bdray", "sweep", folder.uri_of(SPACE), "--name", folder.name, "--storage", folder.parent.uri]
+        return self.info.command or shlex.join(again)
+
+
+def status(name: str | None, storage_uri: str, *, watch: bool = False) -> int:
+    """Show it once, or (`watch`) until nothing of it runs any more."""
+    console = Console(highlight=False)
+    if not watch:
+        _print(console, _shown(name, storage_uri)[0])
+        return 0
+    with suppress(KeyboardInterrupt):
+        if console.is_terminal:
+            _watch_live(console, name, storage_uri)
+        else:
+            _watch_plain(console, name, storage_uri)
+    return 0
+
+
+def _watch_live(console: Console, name: str | None, storage_uri: str) -> None:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            shown, is_alive = _shown(name, storage_uri)
+            live.update(Group(*shown), refresh=True)
+            if not is_alive:
+                break
+            time.sleep(_WATCH_S)
+    _print(console, shown)
+
+
+def _watch_plain(console: Console, name: str | None, storage_uri: str) -> None:
+    while True:
+        shown, is_alive = _shown(name, storage_uri)
+        _print(console, shown)
+        if not is_alive:
+            return
+        time.sleep(_WATCH_PLAIN_S)
+        console.print()
+
+
+def _print(console: Console, shown: Sequence[RenderableType]) -> None:
+    for part in shown:
+        # Lines are never broken: a command among them can be pasted.
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _shown(name: str | None, storage_uri: str) -> tuple[list[RenderableType], bool]:
+    """What is shown, and whether anything of it runs."""
+    states = list(_all_of(Storage.open(storage_uri)) if name is None else _named(name, storage_uri))
+    alive = any(state.is_alive for state in states)
+    if name is None:
+        return list(_overview(states, storage_uri)), alive
+    return [part for state in states for part in _in_full(state)], alive
+
+
+def _all_of(storage: Storage) -> Iterator[SweepState]:
+    for sweep in sweeps_in(storage):
+        yield state_of(sweep)
+    for sweep in sweeps_in(storage.child(REHEARSALS)):
+        state = state_of(sweep, f"{REHEARSALS}/{sweep.name}")
+        if state.is_alive:
+            yield state
+
+
+def _named(name: str, storage_uri: str) -> Iterator[SweepState]:
+    """The sweep, and its rehearsal as long as that runs; the rehearsal alone where there is no such sweep yet."""
+    rehearsal = Storage.open(storage_uri).child(REHEARSALS).child(name)
+    rehearsed = state_of(rehearsal, f"{REHEARSALS}/{name}") if SweepFolder(rehearsal).is_sweep else None
+    try:
+        yield state_of(find_sweep(name, storage_uri))
+    except UserError:
+        if rehearsed is None:
+            raise
+        yield rehearsed
+        return
+    if rehearsed is not None and rehearsed.is_alive:
+        yield rehearsed
+
+
+def state_of(sweep: Storage, name: str = "") -> SweepState:
+    """How a sweep stands, by its files."""
+    folder, standing = SweepFolder(sweep), read_standing(sweep)
+    info = folder.info()
+    planned = info.conditions or folder.condition_ids()
+    heads = read_heads(sweep, planned)
+    done = {head.condition_id for head in heads}
+    others = [condition_id for condition_id in folder.condition_ids() if condition_id not in done]
+    begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
+    return SweepState(name or sweep.name, sweep, info, _is_alive(sweep, standing), len(planned), heads, begun, standing)
+
+
+def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
+    """Whether a driver holds the sweep's lock; where there are no locks, whether it has said something lately."""
+    if not sweep.is_local:
+        is_open = standing is not None and standing.phase not in ("finished", "interrupted")
+        return is_open and standing is not None and now_ms() - standing.updated_ms < _SILENT_MS
+    if not sweep.exists(DRIVER_LOCK):
+        return False
+    busy = UserError("a driver holds it")
+    try:
+        with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
+            return False
+    except UserError:
+        return True
+    except StorageError:
+        # Somebody else's folder: not to be locked, only to be read.
+        return False
+
+
+def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[RenderableType]:
+    if not states:
+        yield Text(f"no sweep in {Storage.open(storage_uri).uri} yet")
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("sweep", no_wrap=True)
+    for head in ("state", "done", "failed", "running", "left"):
+        table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+    for state in states:
+        finished, ended = state.counts["finished"], len(state.heads)
+        runs = len(state.standing.running) if state.is_alive and state.standing else 0
+        row = (state.word, f"{ended}/{state.planned}", str(ended - finished), str(runs), state.left or "-")
+        table.add_row(Text(state.name), *row)
+    yield table
+    yield Text("more of one of them: bdray status SWEEP", style="dim")
+
+
+def _in_full(state: SweepState) -> Iterator[Text]:
+    yield Text.assemble((state.name, "bold"), f": {state.planned} conditions, {_said(state)}")
+    for name in ("finished", "diverged", "failed"):
+        yield Text(f"  {name:<10} {state.counts[name]:>6}")
+    yield Text(f"  {'begun':<10} {state.begun:>6}")
+    yield Text(f"  {'waiting':<10} {state.waiting:>6}")
+    yield from _running(state)
+    failures = [head for head in state.heads if head.status != "finished"]
+    for head in failures[:_FAILURES]:
+        cause = f"{head.error.kind}: {head.error.message}" if head.error else "the loss is not a finite number"
+        yield Text(f"  {head.condition_id}  {head.status}  {cause}", style="red")
+    if len(failures) > _FAILURES:
+        yield Text(f"  and {len(failures) - _FAILURES} more: bdray results {state.sweep.uri} --csv -")
+    if not state.is_alive and not state.is_done:
+        yield Text(f"continue with: {state.command}")
+    elif failures and not state.is_alive:
+        again = state.command if "--retry-failed" in state.command else f"{state.command} --retry-failed"
+        yield Text(f"run them again with: {again}")
+
+
+def _said(state: SweepState) -> str:
+    if state.word == "killed":
+        return "its driver was killed"
+    if state.is_alive:
+        return {"delivering": "all computed, delivering to MLflow"}.get(state.word, state.word)
+    return state.word
+
+
+def _running(state: SweepState) -> Iterator[Text]:
+    """What runs, and the time left."""
+    standing = state.standing
+    if standing is None:
+        return
+    if state.is_alive:
+        for running in standing.running:
+            yield Text(f"  {running_line(running)}")
+    if state.left:
+        guessed = f" ({standing.timed} of {standing.kinds} kinds of training timed so far)"
+        guessed = guessed if standing.timed < standing.kinds else ""
+        yield Text(f"about {state.left} left{guessed}" + ("" if state.is_alive else ", once it goes on"))

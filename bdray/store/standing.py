@@ -1,0 +1,78 @@
+"""How a sweep stands, as its driver last said it (`progress.json`): what `bdray status` shows of a sweep that runs.
+
+It is a word of the moment and no truth: whatever it says of conditions is also in their own files.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bdray.errors import StorageError
+from bdray.store.sealed import SealedFolder
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import PROGRESS, now_ms
+
+Phase = Literal["starting", "running", "delivering", "finished", "interrupted"]
+
+
+class RunningCondition(BaseModel):
+    """A condition that runs, and how far it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    condition_id: str
+    label: str
+    since_ms: int
+    stage: str = ""
+    """"" before its first epoch is over."""
+    epoch: int = 0
+    epochs: int = 0
+    images_per_second: float | None = None
+    """Of the last epoch, training alone."""
+
+
+class Standing(BaseModel):
+    """How a sweep stood at a moment.
+
+    Attributes:
+        total: conditions known so far; `finished` and `failed` (lost and diverged ones too) of them.
+        left_s: seconds until all is done; None where that is not known.
+        timed, kinds: of how many kinds of training one was timed; `left_s` guesses the others from these.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    phase: Phase
+    updated_ms: int
+    total: int
+    finished: int = 0
+    failed: int = 0
+    running: tuple[RunningCondition, ...] = ()
+    left_s: float | None = None
+    timed: int = 0
+    kinds: int = 0
+
+
+def write_standing(sweep: Storage, standing: Standing) -> None:
+    """Best effort: a full disk has better ways to say so."""
+    with suppress(StorageError):
+        SealedFolder(sweep).write_json(PROGRESS, standing.model_dump())
+
+
+def read_standing(sweep: Storage) -> Standing | None:
+    """What the driver last said; None where it never did."""
+    content = SealedFolder(sweep).read_json(PROGRESS, "the driver writes it again", may_lack=True)
+    try:
+        return None if content is None else Standing.model_validate(content)
+    except ValidationError:
+        return None
+
+
+def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
+    """The standing with another phase, and with nothing running."""
+    known = read_standing(sweep) or Standing(phase=phase, updated_ms=0, total=0)
+    changes = {"running": (), **changes, "phase": phase, "updated_ms": now_ms()}
+    write_standing(sweep, known.model_copy(update=changes))

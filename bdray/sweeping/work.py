@@ -1,0 +1,100 @@
+"""What a condition costs before anything was measured: how many pictures go through which stages of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bdray.condition import Condition, digest
+from bdray.recipes import Optimization
+from bdray.repairs.base import Tuning
+from bdray.store.sweep_folder import label_of
+from bdray.trial.pace import stage_images, training_set_size
+
+Kind = tuple[str, ...]
+"""What decides the time for a picture, what decides most first: conditions are alike as far as their kinds agree."""
+
+FORWARD = 1 / 3
+"""A picture that is only looked at, beside one that is trained on."""
+
+_REFERENCE_PIXELS = 32 * 32
+_TEST_PART = 0.2
+"""Test images beside training images, of a data set that was not loaded yet."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """One stage of a condition.
+
+    Attributes:
+        epochs: that are reported, 1 for an operation.
+        units: training images over all epochs, evaluations included; times the area of a picture beside 32 x 32.
+        shared: the model is kept: whoever else needs the stage does not compute it.
+    """
+
+    name: str
+    fingerprint: str
+    epochs: int
+    units: float
+    shared: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed for a condition. `label`: a short name for people."""
+
+    condition_id: str
+    label: str
+    kind: Kind
+    stages: tuple[StageWork, ...]
+
+    @property
+    def units(self) -> float:
+        """Of all stages."""
+        return sum(stage.units for stage in self.stages)
+
+
+def work_of(condition: Condition, max_batches: int | None = None) -> Work:
+    """The work of a condition. `max_batches`: of an epoch, in a rehearsal."""
+    return Work(condition.condition_id, label_of(condition), kind_of(condition), tuple(_stages(condition, max_batches)))
+
+
+def kind_of(condition: Condition) -> Kind:
+    """Model, picture size, regularizer and recipe; then what only matters beside the training."""
+    recipe = {name: getattr(condition.train, name) for name in ("batch_size", "optimizer", "precision", "compile")}
+    return (
+        digest({"model": condition.model.identity()}),
+        str(condition.data.image_size),
+        digest({"regularizer": condition.regularizer.identity(), **recipe}),
+        digest({"data": condition.data.name, "strategy": condition.poison.name, "role": condition.role}),
+        condition.repair.name,
+    )
+
+
+def training_of(kind: Kind) -> Kind:
+    """What decides the time for a training image."""
+    return kind[:3]
+
+
+def _stages(condition: Condition, max_batches: int | None) -> Iterator[StageWork]:
+    trained = dict(stage_images(condition, max_batches))
+    recipes: list[Optimization | None] = [condition.train]
+    epochs = [condition.train.epochs]
+    for step in condition.repair_stages:
+        recipes.append(step.recipe if isinstance(step, Tuning) else None)
+        epochs.append(step.recipe.epochs if isinstance(step, Tuning) else 1)
+    area = condition.data.image_size**2 / _REFERENCE_PIXELS
+    for planned, recipe, count in zip(condition.stages, recipes, epochs, strict=True):
+        tested = FORWARD * _tested(condition, recipe, count)
+        units = area * (trained.get(planned.fingerprint, 0.0) + tested)
+        yield StageWork(planned.name, planned.fingerprint, count, units, planned.shared)
+
+
+def _tested(condition: Condition, recipe: Optimization | None, epochs: int) -> float:
+    """Test pictures that go through a stage, clean and triggered."""
+    limit, whole = condition.data.test_limit, _TEST_PART * training_set_size(condition.data)
+    whole = min(whole, limit) if limit else whole
+    if recipe is None:
+        return 2 * whole
+    between = min(whole, recipe.evaluate.test_limit or whole)
+    return 2 * (whole + between * max(0, epochs - 1) / recipe.evaluate.every)

@@ -1,0 +1,191 @@
+"""`bdray status`, of sweeps that run, rehearse, were killed, and are done; `bdray report` of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bdray.cli import main
+from bdray.condition import Condition
+from bdray.record import ErrorRecord
+from bdray.store.standing import RunningCondition, Standing, write_standing
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (
+    "bdray sweep studies/a_study_with_quite_a_long_name.yaml --storage runs --max-concurrent 2 --num-cpus 2 --seeds 0-4"
+)
+
+
+def conditions() -> list[Condition]:
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    return [Condition.parse({**fixed, "seed": seed}) for seed in range(4)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """One condition finished, one failed, one runs, one waits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    storage = Storage.open(tmp_path / "runs").child("study")
+    folder, planned = SweepFolder(storage), conditions()
+    names = tuple(condition.condition_id for condition in planned)
+    folder.write_info(SweepInfo("study", "bdray-study", conditions=names, command=COMMAND))
+    one = folder.condition(names[0])
+    one.write_condition(planned[0])
+    one.write_record(blank_record(planned[0], now_ms()).model_copy(update={"status": "finished"}))
+    error = ErrorRecord(kind="DataError", message="the page is torn")
+    write_failure(storage, planned[1], error, started_ms=now_ms(), detail="torn")
+    running = RunningCondition(
+        condition_id=names[2],
+        label="patch-0.1-resnet8",
+        since_ms=now_ms(),
+        stage="poison",
+        epoch=3,
+        epochs=8,
+        images_per_second=812.4,
+    )
+    standing = Standing(
+        phase="running",
+        updated_ms=now_ms(),
+        total=4,
+        finished=1,
+        failed=1,
+        running=(running,),
+        left_s=7260.0,
+        timed=1,
+        kinds=2,
+    )
+    write_standing(storage, standing)
+    return storage
+
+
+def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    assert main(["status", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_sweep_that_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+        output = shown(capsys, "study")
+        overview = shown(capsys)
+    assert "study: 4 conditions, running\n" in output
+    assert "patch-0.1-resnet8: poison, epoch 3 of 8 done, 812 images/s\n" in output
+    assert "about 2 h 1 min left (1 of 2 kinds of training timed so far)\n" in output
+    assert "failed  DataError: the page is torn\n" in output
+    assert "continue with" not in output
+    assert ["study", "running", "2/4", "1", "1", "2", "h", "1", "min"] in [
+        line.split() for line in overview.splitlines()
+    ]
+    assert max(map(len, overview.splitlines())) <= 80
+
+
+def test_a_sweep_whose_driver_was_killed(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    output = shown(capsys, "study")
+    assert "study: 4 conditions, its driver was killed\n" in output
+    assert "about 2 h 1 min left (1 of 2 kinds of training timed so far), once it goes on\n" in output
+    assert "epoch 3 of 8" not in output
+    # In one line, however narrow the terminal.
+    assert f"continue with: {COMMAND}\n" in output
+    assert "killed" in shown(capsys)
+
+
+def test_a_sweep_without_a_command_names_one(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = SweepFolder(sweep)
+    folder.write_info(SweepInfo("study", "bdray-study", conditions=folder.info().conditions))
+    uri = sweep.uri
+    said = f"continue with: bdray sweep {uri}/space.yaml --name study --storage {sweep.parent.uri}\n"
+    assert said in shown(capsys, "study")
+
+
+def test_a_rehearsal_is_shown_while_it_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    rehearsal = sweep.parent.child("rehearsals").child("study")
+    SweepFolder(rehearsal).write_info(SweepInfo("study", "bdray-study", conditions=("a", "b"), command="x --rehearse"))
+    assert "rehearsals/study" not in shown(capsys) + shown(capsys, "study")
+    with SweepFolder(rehearsal).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+        assert "rehearsals/study: 2 conditions, starting\n" in shown(capsys, "study")
+        assert "rehearsals/study" in shown(capsys)
+    other = sweep.parent.child("rehearsals").child("other")
+    SweepFolder(other).write_info(SweepInfo("other", "bdray-other", conditions=("a",), command="y --rehearse"))
+    assert "continue with: y --rehearse\n" in shown(capsys, "other")
+
+
+def test_an_empty_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "--storage", str(tmp_path)) == f"no sweep in {tmp_path} yet\n"
+
+
+SPACE = """\
+name: {name}
+seeds: [0]
+fixed:
+  data: {{name: digits, image_size: 16, train_limit: {limit}, test_limit: 40}}
+  model: {{name: resnet8}}
+  train: {{epochs: {epochs}, batch_size: 32, precision: float32}}
+  finetune: {{epochs: 1, batch_size: 32, fraction: 0.1, precision: float32}}
+parameters: {{trigger.name: {{values: [patch, blend]}}}}
+"""
+
+
+def start(work: Path, *argv: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "bdray", *argv]
+    return subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_a_real_sweep_while_it_runs_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.yaml").write_text(SPACE.format(name="long", limit=256, epochs=2000))
+    argv = ["sweep", "long.yaml", "--num-cpus", "1", "--no-dashboard"]
+    sweep = start(tmp_path, *argv)
+    try:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            output = shown(capsys, "long") if (tmp_path / "runs" / "long").exists() else ""
+            if " of 2000 done, " in output and " left" in output:
+                break
+            time.sleep(1)
+        assert "long: 2 conditions, running\n" in output
+        assert "poison, epoch " in output
+    finally:
+        os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.wait()
+    deadline = time.monotonic() + 60
+    while "its driver was killed" not in (output := shown(capsys, "long")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert f"continue with: python -m bdray {' '.join(argv)}\n" in output
+
+
+def test_a_report_of_two_sweeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bdray.space import load_space
+    from bdray.trial import TrialOptions, run_trial
+
+    monkeypatch.chdir(tmp_path)
+    for name, limit in (("one", 64), ("two", 96)):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(SPACE.format(name=name, limit=limit, epochs=1))
+        space, sweep = load_space(path), Storage.open(tmp_path / "runs").child(name)
+        sweep.write_atomic("space.yaml", space.to_yaml())
+        SweepFolder(sweep).write_info(SweepInfo(name, f"bdray-{name}", description=f"what {name} asks"))
+        run_trial(space.conditions()[0], sweep=sweep, options=TrialOptions(device="cpu"))
+    assert main(["report", "one", "two"]) == 0
+    assert capsys.readouterr().out == f"report   {tmp_path}/runs/report.html\n"
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert "what one asks" in page
+    assert "one + two" in page
+    assert "2 recorded" in page
+    assert json.dumps("train_limit")[1:-1] in page or "train limit" in page
