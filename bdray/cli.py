@@ -234,7 +234,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     space = _load(options)
     if options.dry_run:
-        return sweep.dry_run(space)
+        return sweep.dry_run(space, options)
     return sweep.run(space, options)
 
 

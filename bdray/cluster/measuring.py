@@ -17,13 +17,14 @@ from bdray.condition import Condition
 from bdray.machine import Machine
 from bdray.recipes import Resolved
 from bdray.trial.compiling import Compiling
+from bdray.trial.costing import Cost
 from bdray.trial.needs import Need
 from bdray.trial.pace import Pace, Training
 
 if TYPE_CHECKING:
     from bdray.trial.setup import Experiment
 
-_Measure = Callable[[Condition, ClusterJob], Need | Pace | Compiling | None]
+_Measure = Callable[[Condition, ClusterJob], Need | Pace | Compiling | Cost | None]
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
@@ -51,6 +52,12 @@ def compilings_on(machine: Machine, work: Sequence[Training], threads: int, job:
         measure = partial(_compiling, machine=machine, threads=threads, images=training.images)
         found += _in_a_worker(_on_machine(machine), job, measure, [training.example])
     return [Compiling.model_validate(one) if one else None for one in found]
+
+
+def costs_on(machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob) -> list[Cost | None]:
+    """Measure what `conditions` cost on a machine of this kind; None where that was not possible."""
+    found = _in_a_worker(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
+    return [Cost.model_validate(cost) if cost else None for cost in found]
 
 
 def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
@@ -139,6 +146,12 @@ def _pace(condition: Condition, job: ClusterJob, *, machine: Machine, threads: i
     from bdray.trial.pace import measure_pace
 
     return measure_pace(_experiment(condition, job, machine, threads))
+
+
+def _cost(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Cost:
+    from bdray.trial.costing import measure_cost
+
+    return measure_cost(_experiment(condition, job, machine, threads), machine.name, threads)
 
 
 def _compiling(

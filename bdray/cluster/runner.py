@@ -39,7 +39,7 @@ from bdray.cluster.confined import confined  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
-from bdray.cluster.measuring import compilings_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -50,6 +50,7 @@ from bdray.store.scratch import scratch_folder  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.store.sweep_folder import RAY_LOG, SweepFolder  # noqa: E402
 from bdray.trial.compiling import Compiling  # noqa: E402
+from bdray.trial.costing import Cost  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace, Training  # noqa: E402
 
@@ -126,6 +127,12 @@ class ClusterRun:
     ) -> list[Pace | None]:
         """How fast each condition trains on such a machine; None where it could not be measured."""
         return paces_on(machine, conditions, threads, replace(job, tasks=()))
+
+    def costs(
+        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+    ) -> list[Cost | None]:
+        """What each condition costs on such a machine; None where it could not be measured."""
+        return costs_on(machine, conditions, threads, replace(job, tasks=()))
 
     def compilings(
         self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob

@@ -29,8 +29,8 @@ from bdray.store.sweep_folder import (
     read_heads,
     sweeps_in,
 )
+from bdray.sweeping.cost import REHEARSALS
 from bdray.sweeping.progress import running_line
-from bdray.sweeping.rehearsal import REHEARSALS
 from bdray.terminal import Console
 from bdray.values import show_duration
 

@@ -19,15 +19,24 @@ from bdray.space.plan import make_plan, render_plan
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT
 from bdray.sweeping import keeper
+from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.terminal import Console
 
 
-def dry_run(space: SearchSpace) -> int:
-    """Print the plan."""
-    render_plan(make_plan(space), Console())
+def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
+    """Print the plan, and what it will cost as far as that was measured."""
+    console = Console()
+    render_plan(make_plan(space), console)
+    cost = estimate_cost(space, Storage.open(options.storage), options.name or space.name)
+    if cost is None:
+        again = options.command_line.replace("--dry-run", "--rehearse")
+        console.print(f"cost not known yet; measure it with: {again}", markup=False, highlight=False, soft_wrap=True)
+        return 0
+    for line in cost_lines(cost, space.resources.stage_cache_gb):
+        console.print(line, soft_wrap=True)
     return 0
 
 

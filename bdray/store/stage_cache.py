@@ -117,6 +117,11 @@ class Eviction:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bdray-eviction")
         self.error: StorageError | None = None
 
+    @property
+    def forgotten(self) -> int:
+        """Stages that were evicted."""
+        return len(self._cache.evicted) if self._cache is not None else 0
+
     def __enter__(self) -> Eviction:
         return self
 

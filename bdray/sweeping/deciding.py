@@ -93,7 +93,7 @@ def decide_format(
     decided = space.resources.decided
     if decided.precision is not None or not any(map(is_auto, conditions)):
         return decided
-    machines, threads = _where(space, conditions, cluster)
+    machines, threads = where_trials_run(space, conditions, cluster)
     decision = decide_precision(
         trainings(conditions, job.trial_options.get("max_batches")),
         machines,
@@ -111,7 +111,7 @@ def decide_compiling(
     decided = space.resources.decided
     if decided.compile is not None or not any(map(asks_for_compiling, conditions)):
         return decided
-    machines, threads = _where(space, conditions, cluster)
+    machines, threads = where_trials_run(space, conditions, cluster)
     chosen = decide_compile(
         trainings(conditions, job.trial_options.get("max_batches"), asks_for_compiling),
         machines,
@@ -124,7 +124,9 @@ def decide_compiling(
     return decided.updated(Decided(compile=chosen.shapes, because={"compile": chosen.why}))
 
 
-def _where(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster) -> tuple[list[Machine], int]:
+def where_trials_run(
+    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster
+) -> tuple[list[Machine], int]:
     """The kinds of machine that trials may land on, and their threads (the most, where they differ)."""
     needs = [space.resources_for(condition) for condition in conditions]
     on_gpu = [bool(cluster.resources()["gpu"]) and need.gpu != 0 for need in needs]

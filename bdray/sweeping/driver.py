@@ -70,6 +70,7 @@ class SweepSettings:
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.
         command: that was typed, without passwords: it continues the sweep.
+        afterwards: is given the cluster when all conditions have run on it.
         summarize: writes what else belongs to the results (the report) into the sweep's folder.
     """
 
@@ -81,6 +82,7 @@ class SweepSettings:
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.work:run_task"
     command: str = ""
+    afterwards: Callable[[ClusterRun, ClusterJob], None] | None = None
     summarize: Callable[[Storage], None] = lambda _: None
 
 
@@ -348,6 +350,13 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             stopping.check()
             watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher)
             completed = cluster.run(job, watch, arrivals)
+        if completed and run.settings.afterwards is not None:
+            run.settings.afterwards(cluster, job)
+        if eviction.forgotten:
+            said = (
+                f"{eviction.forgotten} kept models forgotten (resources.stage_cache_gb); this run needed none of them"
+            )
+            run.console.print(f"stages     {said}", highlight=False, soft_wrap=True)
         if eviction.error is not None:
             said = escape(str(eviction.error))
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)

@@ -229,6 +229,10 @@ class Forecaster:
             done.update(task.stages)
             queue.ended(task)
 
+    def seconds_alone(self, work: Work) -> float:
+        """Of a condition that finds no stage computed."""
+        return self.rates.of_condition(work.kind) + self.rates.of_unit(work.kind) * work.units
+
     def _seconds(self, task: Task, rates: Rates, done: Collection[str]) -> float:
         work = self.works.get(task.condition_id)
         if work is None:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import Condition, flatten
+from bdray.progress import Bar
 from bdray.record import TrialRecord
 from bdray.results.tables import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
+from bdray.store.storage import Storage
+from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, examples_of
+from bdray.sweeping.deciding import where_trials_run
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.terminal import Console
+from bdray.trial.costing import COSTS, Cost
+from bdray.trial.measured import Measured
 from bdray.values import show_cell
 
-REHEARSALS = "rehearsals"
-"""Folder of a storage, itself a storage: what lies in it is never taken for a result."""
+if TYPE_CHECKING:
+    from bdray.cluster import ClusterJob, ClusterRun
+
+_AT_ONCE = 8
+"""Kinds of training that one process times."""
 
 BATCHES = 2
 """Batches an epoch."""
@@ -48,9 +57,35 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
         retry_failed=True,
         trial_options={**settings.trial_options, "max_batches": BATCHES, "keep_stages": False},
     )
+    rehearsed = Storage.open(settings.storage).child(settings.name or space.name)
+    settings = replace(settings, afterwards=lambda cluster, job: measure_costs(space, cluster, job, rehearsed, console))
     outcome = run_conditions(space, unique, settings, console)
     console.print(cost_table(outcome))
+    cost = estimate_cost(space, rehearsed.parent.parent, rehearsed.name)
+    for line in cost_lines(cost, space.resources.stage_cache_gb) if cost else ():
+        console.print(line, soft_wrap=True)
     return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing))
+
+
+def measure_costs(
+    space: SearchSpace, cluster: ClusterRun, job: ClusterJob, rehearsed: Storage, console: Console
+) -> None:
+    """Time a few steps of each kind of training at its real size, as far as that is not known yet."""
+    kept = Measured(rehearsed, COSTS, Cost)
+    known = kept.read()
+    examples = examples_of(space.shown())
+    unknown = [(key, condition) for key, condition in examples.items() if key not in known]
+    machines, threads = where_trials_run(space, list(examples.values()), cluster)
+    if not unknown or not machines:
+        return
+    with Bar(console) as bar:
+        for start in range(0, len(unknown), _AT_ONCE):
+            line = f"timing kinds of training at their real size: {start} of {len(unknown)} done"
+            bar.show("timing", start, len(unknown), line=line)
+            some = dict(unknown[start : start + _AT_ONCE])
+            # A mixed cluster is timed where trials are meant to run: its GPUs come last in the list.
+            costs = cluster.costs(machines[-1], list(some.values()), threads, job)
+            kept.add({key: cost for key, cost in zip(some, costs, strict=True) if cost is not None})
 
 
 def rehearsal_of(condition: Condition) -> Condition:

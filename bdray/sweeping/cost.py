@@ -1,0 +1,189 @@
+"""What a sweep will cost, before it is spent: from finished conditions, and from the steps that a rehearsal timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from bdray.condition import Condition
+from bdray.record import TrialRecord
+from bdray.space import SearchSpace
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, read_records
+from bdray.sweeping.forecast import Capacity, Forecaster
+from bdray.sweeping.tasks import make_tasks
+from bdray.sweeping.work import Kind, Work, training_of, work_of
+from bdray.trial.costing import COSTS, Cost
+from bdray.trial.measured import Measured
+from bdray.values import show_duration
+
+REHEARSALS = "rehearsals"
+"""Folder of a storage, itself a storage: what lies in it is never taken for a result."""
+
+SLOTS = (1, 4, 16)
+_SLOWEST = 5
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What is left of a sweep, or all of it.
+
+    Attributes:
+        wall_s: by number of slots, which are conditions at once.
+        trial_s: of all conditions, one after the other.
+        on_gpu: measured on a GPU, of which each condition has one to itself.
+        stage_bytes: of the models that are kept for other conditions; None where no size is known.
+        slowest: names of the slowest conditions, with their seconds.
+        basis: what it rests on.
+        guessed: kinds of training that were not timed, of `kinds`.
+    """
+
+    wall_s: Mapping[int, float]
+    trial_s: float
+    on_gpu: bool
+    stage_bytes: float | None
+    slowest: Sequence[tuple[str, float]]
+    basis: str
+    guessed: int
+    kinds: int
+
+
+def cost_key(kind: Kind) -> str:
+    """Names a kind of training in `costs.json`."""
+    return "-".join(training_of(kind))
+
+
+def examples_of(conditions: Sequence[Condition]) -> dict[str, Condition]:
+    """A condition for each kind of training, by `cost_key`."""
+    examples: dict[str, Condition] = {}
+    for condition in conditions:
+        examples.setdefault(cost_key(work_of(condition).kind), condition)
+    return examples
+
+
+def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstimate | None:
+    """What is left to spend; None where nothing was timed.
+
+    Args:
+        storage: of all sweeps, in which this one or its rehearsal may lie.
+        name: of the sweep.
+    """
+    conditions = space.shown()
+    works = {condition.condition_id: work_of(condition) for condition in conditions}
+    sweep, rehearsal = storage.child(name), storage.child(REHEARSALS).child(name)
+    records = [one for one in read_records(sweep) if one.status == "finished"] if SweepFolder(sweep).is_sweep else []
+    records = [record for record in records if record.condition_id in works]
+    costs = Measured(rehearsal, COSTS, Cost).read()
+    forecaster = Forecaster(works, Capacity(cpus=0.0))
+    for record in records:
+        forecaster.learn(record)
+    used = _learn_costs(forecaster, costs, works)
+    if not forecaster.rates:
+        return None
+    if used:
+        _learn_overheads(forecaster, read_records(rehearsal) if SweepFolder(rehearsal).is_sweep else ())
+    done = {record.condition_id for record in records}
+    left = [condition for condition in conditions if condition.condition_id not in done]
+    return _estimate(space, left, forecaster, used, len(records))
+
+
+def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Cost], works: Mapping[str, Work]) -> dict[str, Cost]:
+    """The costs of kinds that no finished condition timed. Returns all that belong to the sweep."""
+    used: dict[str, Cost] = {}
+    new: dict[str, tuple[Kind, float]] = {}
+    for work in works.values():
+        key = cost_key(work.kind)
+        if key not in costs or key in used:
+            continue
+        used[key] = costs[key]
+        if not forecaster.rates.knows(work.kind):
+            area = (int(work.kind[1]) / 32) ** 2
+            new[key] = training_of(work.kind), costs[key].image_s / area
+    for kind, seconds in new.values():
+        forecaster.rates.learn(kind, seconds=seconds, units=1.0)
+    return used
+
+
+def _learn_overheads(forecaster: Forecaster, rehearsed: Sequence[TrialRecord]) -> None:
+    """What a condition takes beside its stages, which is the same for small ones."""
+    for record in rehearsed:
+        stages = sum(stage.last.stage_seconds for stage in record.stages if stage.last and not stage.reused)
+        overhead = (record.finished_ms - record.started_ms) / 1000 - stages
+        if record.status == "finished" and overhead >= 0:
+            forecaster.rates.learn((), seconds=0.0, units=0.0, overhead=overhead)
+
+
+def _estimate(
+    space: SearchSpace, left: Sequence[Condition], forecaster: Forecaster, costs: Mapping[str, Cost], finished: int
+) -> CostEstimate:
+    tasks = make_tasks(left, space, gpus=0.0)
+    spent = {}
+    for slots in SLOTS:
+        forecaster.capacity = Capacity(cpus=0.0, most=slots)
+        spent[slots] = forecaster.spent(tasks)
+    works = [forecaster.works[task.condition_id] for task in tasks]
+    alone = [(work.label, forecaster.seconds_alone(work)) for work in works]
+    kinds = {training_of(work.kind) for work in works}
+    basis = [f"{finished} finished conditions"] if finished else []
+    machines = dict.fromkeys(f"{cost.machine}, {_device(cost)}" for cost in costs.values())
+    basis += [f"a rehearsal's timed steps on {' and '.join(machines)}"] if costs else []
+    return CostEstimate(
+        wall_s={slots: one.wall_s for slots, one in spent.items()},
+        trial_s=spent[1].trial_s,
+        on_gpu=any(cost.on_gpu for cost in costs.values()),
+        stage_bytes=_stage_bytes(works, costs),
+        slowest=sorted(alone, key=lambda one: -one[1])[:_SLOWEST],
+        basis=" and ".join(basis),
+        guessed=sum(not forecaster.rates.knows(kind) for kind in kinds),
+        kinds=len(kinds),
+    )
+
+
+def _device(cost: Cost) -> str:
+    return "one condition a GPU" if cost.on_gpu else f"{cost.threads} thread{'s' * (cost.threads > 1)} a condition"
+
+
+def _stage_bytes(works: Sequence[Work], costs: Mapping[str, Cost]) -> float | None:
+    """Of all models that are kept; a kind without a size counts as much as the mean of the others."""
+    if not costs:
+        return None
+    mean = sum(cost.model_bytes for cost in costs.values()) / len(costs)
+    sizes: dict[str, float] = {}
+    for work in works:
+        cost = costs.get(cost_key(work.kind))
+        for stage in work.stages:
+            if stage.shared:
+                sizes[stage.fingerprint] = cost.model_bytes if cost else mean
+    return sum(sizes.values())
+
+
+def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
+    """The estimate in words. `limit_gb`: `resources.stage_cache_gb`."""
+    lines = [Text.assemble(("what is left to run will take", "bold"), f", by {cost.basis}:")]
+    for slots, seconds in cost.wall_s.items():
+        at_once = "1 condition at a time" if slots == 1 else f"{slots} at a time"
+        gpu = f", {cost.trial_s / 3600:,.2f} GPU-hours at one condition a GPU" if cost.on_gpu else ""
+        lines.append(Text(f"  {at_once:<22} {show_duration(seconds)}{gpu}"))
+    if not cost.on_gpu:
+        lines.append(Text(f"  {'in all':<22} {cost.trial_s / 3600:,.2f} hours of trials, no GPU-hours"))
+    if cost.stage_bytes is not None:
+        gigabytes = cost.stage_bytes / 1e9
+        lines.append(Text(f"  {'storage':<22} {gigabytes:,.2f} GB of models that conditions share"))
+        if limit_gb is not None and gigabytes > limit_gb:
+            lines.append(_evicted(gigabytes, limit_gb))
+    lines += [Text(f"  {'the slowest' if not number else '':<22} {show_duration(seconds)}  {label}")
+              for number, (label, seconds) in enumerate(cost.slowest)]  # fmt: skip
+    if cost.guessed:
+        said = f"{cost.guessed} of {cost.kinds} kinds of training were not timed and are guessed from the others"
+        lines.append(Text.assemble(("note:", "yellow"), f" {said}"))
+    return lines
+
+
+def _evicted(gigabytes: float, limit_gb: float) -> Text:
+    said = (
+        f" resources.stage_cache_gb keeps {limit_gb:g} of {gigabytes:,.0f} GB: models that no condition of the run"
+        " needs any more are forgotten, and computed again for another sweep that shares them"
+    )
+    return Text.assemble(("note:", "yellow"), said)

@@ -1,0 +1,130 @@
+"""What a sweep will cost, from a rehearsal and from what is finished."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdray.record import EpochRecord, StageRecord
+from bdray.space import load_space
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.sweeping.cost import cost_lines, estimate_cost, examples_of
+from bdray.sweeping.work import work_of
+from bdray.trial.costing import COSTS, Cost
+from bdray.trial.measured import Measured
+
+ROOT = Path(__file__).parents[2]
+SPACE = """\
+name: priced
+seeds: [0, 1, 2, 3]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 200, test_limit: 50}
+  train: {epochs: 2, batch_size: 32}
+  finetune: {epochs: 1, batch_size: 32}
+  trigger: {name: patch}
+parameters:
+  model.name: {values: [resnet8, resnet20]}
+"""
+
+
+def load(folder: Path, text: str = SPACE):  # type: ignore[no-untyped-def]
+    (folder / "priced.yaml").write_text(text)
+    return load_space(folder / "priced.yaml")
+
+
+def price(storage: Storage, space, image_s: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
+    """As if a rehearsal had measured these."""
+    rehearsal = storage.child("rehearsals").child("priced")
+    costs = {
+        key: Cost(image_s=image_s[condition.model.name], model_bytes=10**6, machine="Abacus", threads=1, on_gpu=False)
+        for key, condition in examples_of(space.conditions()).items()
+        if condition.model.name in image_s
+    }
+    Measured(rehearsal, COSTS, Cost).add(costs)
+
+
+def test_nothing_is_known_before_anything_was_timed(tmp_path: Path) -> None:
+    assert estimate_cost(load(tmp_path), Storage.open(tmp_path / "runs"), "priced") is None
+
+
+def test_the_hours_of_what_a_rehearsal_timed(tmp_path: Path) -> None:
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    price(storage, space, {"resnet8": 0.1, "resnet20": 0.4})
+    cost = estimate_cost(space, storage, "priced")
+    assert cost is not None
+    images = {work_of(c).units * 4 for c in space.conditions()}  # a picture of 16 x 16 is a quarter of a unit
+    (each,) = images
+    assert cost.trial_s == pytest.approx(4 * each * 0.1 + 4 * each * 0.4)
+    assert cost.wall_s[1] == pytest.approx(cost.trial_s)
+    assert cost.trial_s / 4 <= cost.wall_s[4] <= cost.trial_s / 2
+    assert cost.wall_s[16] == pytest.approx(each * 0.4)
+    # Eight poison stages of a megabyte; the last stage of a repair is kept for nobody.
+    assert cost.stage_bytes == 8e6
+    assert all("resnet20" in label for label, _ in cost.slowest[:4])
+    assert cost.guessed == 0
+    said = "\n".join(line.plain for line in cost_lines(cost, limit_gb=0.001))
+    assert "a rehearsal's timed steps on Abacus, 1 thread a condition" in said
+    assert "resources.stage_cache_gb keeps 0.001 of" in said
+    assert "note: resources" not in "\n".join(line.plain for line in cost_lines(cost, limit_gb=20.0))
+
+
+def test_a_kind_that_was_not_timed_is_said_to_be_guessed(tmp_path: Path) -> None:
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    price(storage, space, {"resnet8": 0.1})
+    cost = estimate_cost(space, storage, "priced")
+    assert cost is not None
+    assert (cost.guessed, cost.kinds) == (1, 2)
+    assert "1 of 2 kinds of training were not timed" in cost_lines(cost, None)[-1].plain
+
+
+def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_path: Path) -> None:
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    price(storage, space, {"resnet8": 100.0, "resnet20": 0.4})
+    folder = SweepFolder(storage.child("priced"))
+    done = next(condition for condition in space.conditions() if condition.model.name == "resnet8")
+    folder.write_info(SweepInfo("priced", "bdray-priced"))
+    stages = tuple(
+        StageRecord(
+            name=stage.name,
+            result=stage.result,
+            fingerprint=stage.fingerprint,
+            epochs=(EpochRecord(epoch=1, images=1, stage_seconds=3.0),),
+        )
+        for stage in done.stages
+    )
+    ended = {"status": "finished", "finished_ms": 8_000, "stages": stages}
+    folder.condition(done.condition_id).write_condition(done)
+    folder.condition(done.condition_id).write_record(blank_record(done, 1_000).model_copy(update=ended))
+    cost = estimate_cost(space, storage, "priced")
+    assert cost is not None
+    (each,) = {work_of(c).units * 4 for c in space.conditions()}
+    assert cost.trial_s == pytest.approx(3 * 7.0 + 4 * (each * 0.4 + 1.0))
+    assert cost.basis.startswith("1 finished conditions and a rehearsal's timed steps")
+
+
+def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Path) -> None:
+    load(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+
+    def sweep(*argv: str) -> str:
+        command = [sys.executable, "-m", "bdray", "sweep", "priced.yaml", *argv]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=400
+        )
+        return done.stdout
+
+    assert "cost not known yet; measure it with: python -m bdray sweep priced.yaml --rehearse\n" in sweep("--dry-run")
+    rehearsed = sweep("--rehearse", "--no-dashboard", "--num-cpus", "2")
+    planned = sweep("--dry-run")
+    for output in (rehearsed, planned):
+        told = output[output.index("what is left to run will take") :]
+        assert re.search(r"^  1 condition at a time +\d+ (s|min)$", told, re.MULTILINE)
+        assert re.search(r"^  16 at a time +\d+ (s|min)$", told, re.MULTILINE)
+        assert re.search(r"^  storage +0\.01 GB of models", told, re.MULTILINE)
+        assert "guessed" not in told

@@ -1,0 +1,90 @@
+"""`docs/results.md` names every file, every column and every metric that there is, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bdray.condition import Condition, flatten
+from bdray.record import TrialRecord
+from bdray.results.summary import summary_metrics
+from bdray.results.tables import result_table
+from bdray.store import sweep_folder
+from bdray.store.storage import Storage
+from bdray.trial import TrialOptions, run_trial
+
+PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+RESULTS, STAGES = ("poisoned", "finetuned", "pruned"), ("finetune", "prune")
+
+
+def named(section: str) -> set[str]:
+    """What the first cells of a section's tables name."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall("`([^`]+)`", row.split(" | ")[0])}
+
+
+def as_named(name: str) -> str:
+    """`finetuned/loss` as the page writes it."""
+    if name == "poisoned_images":
+        return name
+    for result in RESULTS:
+        name = re.sub(rf"^{result}(?=[_/])", "<result>", name)
+    for stage in STAGES:
+        name = re.sub(rf"^{stage}(?=[_/])", "<stage>", name)
+    return re.sub(r"^by_(trigger|cell)/.*", r"by_\1/<\1>/<column>", name)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[TrialRecord]]:
+    """A poisoned and an unpoisoned condition with all that can be measured, by the real code."""
+    sweep = Storage.open(tmp_path_factory.mktemp("runs")).child("sweep")
+    base = {
+        "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
+        "model": "resnet8",
+        "trigger": "patch",
+        "repair": "fine_pruning",
+        "train": {"epochs": 1, "batch_size": 32},
+        "finetune": {"epochs": 1, "batch_size": 32, "fraction": 0.2},
+        "evaluate": {"probes": True},
+    }
+    poisoned = Condition.parse(base)
+    conditions = [poisoned, poisoned.baseline()]
+    options = TrialOptions(device="cpu")
+    records = [run_trial(condition, sweep=sweep, options=options) for condition in conditions]
+    assert [record.status for record in records] == ["finished", "finished"]
+    return sweep, records
+
+
+def test_every_column(swept: tuple[Storage, list[TrialRecord]]) -> None:
+    records = swept[1]
+    settings = {path for record in records for path in flatten(record.condition)}
+    columns = {as_named(str(column)) for column in result_table(records)} - settings
+    assert columns == named("Columns")
+
+
+def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
+    sweep, records = swept
+    folders = [sweep_folder.SweepFolder(sweep).condition(record.condition_id) for record in records]
+    lines = [line for folder in folders for line in folder.journal(folder.record())]
+    metrics = {as_named(name) for line in lines for name in line["metrics"]}
+    metrics |= {as_named(name) for name in summary_metrics(records, planned=2)}
+    assert metrics == named("Metrics")
+
+
+def test_every_file(swept: tuple[Storage, list[TrialRecord]]) -> None:
+    constants = {
+        value
+        for name, value in vars(sweep_folder).items()
+        if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?\w+(\.\w+)?", value)
+    } - {sweep_folder.TABLE}
+    said = named("Files")
+    text = PAGE.split("\n## Files\n")[1].split("\n## ")[0]
+    assert {name for name in constants if f"`{name}`" not in text} == set()
+    there = {file.path for file in swept[0].files()}
+    written = {re.sub(r"^(conditions|stages)/\w+/", "", path) for path in there}
+    assert {name for name in written if f"`{name}`" not in text} == set()
+    known = {*constants, "results.csv", "results.parquet", "records/", "conditions/<condition_id>/"}
+    assert said - known == {"stages/<fingerprint>/"}
