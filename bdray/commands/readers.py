@@ -139,8 +139,11 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(sweep: Storage) -> Report:
+def report_of(sweep: Storage, known: Sequence[TrialRecord] = ()) -> Report:
     """The report of a sweep as its folder stands.
+
+    Args:
+        known: records that have been read already.
 
     Raises:
         UserError: nothing has been measured yet.
@@ -149,10 +152,20 @@ def report_of(sweep: Storage) -> Report:
 
     _load_plugins(sweep)
     description = _described(sweep)
-    records = read_records(sweep)
+    records = _all_records(sweep, known)
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
     return make_report(records, description)
+
+
+def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """All there are, sorted by id."""
+    if not known:
+        return read_records(sweep)
+    read = {record.condition_id for record in known}
+    others = [name for name in SweepFolder(sweep).condition_ids() if name not in read]
+    found = read_records(sweep, others) if others else []
+    return sorted([*known, *found], key=lambda record: record.condition_id)
 
 
 def _described(sweep: Storage) -> SweepDescription:

@@ -52,7 +52,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
     keeper.working_on(Storage.open(settings.storage).child(settings.name or space.name))
     outcome = run_sweep(space, settings, console)
     if outcome.records and (outcome.delivery is not None or not outcome.sweep.exists(REPORT)):
-        outcome.sweep.write_atomic(REPORT, report_of(outcome.sweep).html)
+        outcome.sweep.write_atomic(REPORT, report_of(outcome.sweep, outcome.records).html)
     return tell(outcome, console, options.command_line)
 
 
