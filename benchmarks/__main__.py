@@ -24,6 +24,7 @@ NAMES = (
     "memory",
     "gpu",
     "cold_start",
+    "slow_store",
 )
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""

@@ -1,4 +1,8 @@
-"""An object store that is far away: moto's S3 server, and before it a proxy that counts requests and delays each."""
+"""An object store that is far away: moto's S3 server, and before it a proxy that counts requests and delays each.
+
+`python -m benchmarks slow_store`: what commands that read a large sweep take, here and there, and what requests a
+trained condition takes there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -13,12 +18,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
 
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_records
+from benchmarks.measure import Report, Row, Target, progress
+
+ROOT = Path(__file__).parents[1]
+DELAY_S = 0.03
+SMALL_SPACE = """\
+name: small
+seeds: [0, 1]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 100, test_limit: 50}
+  model: {name: resnet8}
+  trigger: {name: patch}
+  train: {epochs: 2, batch_size: 50}
+  finetune: {epochs: 2, batch_size: 50, fraction: 0.1}
+parameters:
+  poison.rate: {values: [0.1, 0.2, 0.3]}
+"""
+SMALL = 6
+"""Conditions of it; it has no baselines, as it trains on one trigger."""
+
 _HEAD_LIMIT = 1 << 20
 _START_S = 60.0
-_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @dataclass
@@ -172,3 +198,81 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await writer.drain()
     # moto closes after every answer.
     writer.close()
+
+
+def measure(*, quick: bool = False) -> Report:
+    """A large finished sweep read here and from the store, and the requests of a small one that is run there."""
+    from benchmarks.finished_sweep import large_space, templates_of, write_finished
+
+    with tempfile.TemporaryDirectory() as name, slow_store() as store:
+        folder = Path(name)
+        space = large_space(folder, **({"rates": 2, "learning_rates": 2, "seeds": 1} if quick else _LARGE))
+        conditions = space.conditions()
+        progress(f"  {len(conditions):,} conditions, written to disk ...")
+        templates = templates_of(conditions)
+        near, far = Storage.open(folder / "runs"), Storage.open(store.uri("runs"))
+        write_finished(near.child("large"), space, conditions, templates)
+        rows = [Row("the last reader of the sweep gathers its records: disk", _gathering(near.child("large"), store))]
+        rows += [_reading(command, near, None, bound) for command, bound in _NEAR.items()]
+        progress("  the same, written to the store ...")
+        write_finished(far.child("large"), space, conditions, templates)
+        store.delay_s = DELAY_S
+        rows.append(Row("the same: store", _gathering(far.child("large"), store)))
+        rows += [_reading(command, far, store, bound) for command, bound in _FAR.items()]
+        requests = len(requests_of_a_sweep(store, folder)) / SMALL
+        rows.append(Row("requests a trained condition", {}, requests, Target("under", 40)))
+    return Report(
+        f"A sweep of {len(conditions):,} finished conditions, on a disk and in an object store at 30 ms a request",
+        "measured",
+        rows,
+        [
+            "Wall time of the whole command, imports included. The store is moto's S3 server on the same cores, behind"
+            " a proxy that holds each request back; its own time for a request is part of the figures. Every condition"
+            " has its `condition.json` and its `record.json` (15 epochs), which are what these commands read.",
+            f"Requests a trained condition: all requests of a real sweep of {SMALL} tiny conditions (2 and 2 epochs),"
+            " its tracking mirror's and its start's and end's among them. Longer trainings have more: a checkpoint"
+            " every 20 s, a journal every 15 s, and two looks at it.",
+        ],
+    )
+
+
+_LARGE = {"rates": 25, "learning_rates": 20, "seeds": 5}
+_NEAR = {"status": 2, "results": 5, "report": 60}
+_FAR = {"status": 5, "results": 20}
+"""Commands, and the seconds they should stay under."""
+
+
+def _gathering(sweep: Storage, store: SlowStore) -> dict[str, float]:
+    before, started = len(store.lines), time.perf_counter()
+    read_records(sweep)
+    return {"s": time.perf_counter() - started, "requests": len(store.lines) - before}
+
+
+def _reading(command: str, storage: Storage, store: SlowStore | None, bound: float) -> Row:
+    """Seconds that a command takes, typed by a user."""
+    before, started = len(store.lines) if store else 0, time.perf_counter()
+    _bdray([command, "large", "--storage", storage.location], ROOT)
+    seconds = time.perf_counter() - started
+    progress(f"  {command}: {seconds:.1f} s")
+    figures = {"requests": float(len(store.lines) - before)} if store else {}
+    return Row(f"bdray {command}: {'store' if store else 'disk'}, s", figures, seconds, Target("under", bound))
+
+
+def requests_of_a_sweep(store: SlowStore, folder: Path) -> list[str]:
+    """The requests of a small sweep that is run in the store: the first lines of each.
+
+    Args:
+        folder: for the sweep's YAML and its MLflow database.
+    """
+    (folder / "small.yaml").write_text(SMALL_SPACE)
+    before = len(store.lines)
+    where = ["--storage", store.uri("runs"), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+    _bdray(["sweep", "small.yaml", *where, "--num-cpus", "1", "--no-dashboard"], folder)
+    return store.lines[before:]
+
+
+def _bdray(arguments: list[str], folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "bdray", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

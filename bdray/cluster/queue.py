@@ -55,8 +55,9 @@ class StageQueue:
         for stage in task.stages:
             if self._leader.get(stage) == task.condition_id:
                 del self._leader[stage]
-                self._is_finished(stage)
-                self._release(stage)
+                if stage in self._held:
+                    self._is_finished(stage)
+                    self._release(stage)
 
     @property
     def empty(self) -> bool:

@@ -60,6 +60,9 @@ START_TRIES, START_S = 3, 300.0
 SLOW_START_S = 20.0
 """`ray.init` gives up by itself after 30 seconds, on a machine that has far more to do than it can."""
 
+_POLL_S, _POLL_REMOTE_S = 0.5, 5.0
+"""How often stages whose leaders still run are looked for: on a disk, and where each look is a request."""
+
 CONNECT_SECONDS = 5.0
 """How long a running cluster may take to accept a connection."""
 
@@ -148,6 +151,7 @@ class ClusterRun:
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
             max_concurrent=self.settings.max_concurrent,
+            poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
             start_again=losses.start_again,
             source=source,
         )

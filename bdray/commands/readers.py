@@ -127,8 +127,11 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(*sweeps: Storage) -> Report:
+def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = ()) -> Report:
     """The report of sweeps as their folders stand; what several of them have counts once.
+
+    Args:
+        known: records that have been read already.
 
     Raises:
         UserError: nothing has been measured yet.
@@ -137,7 +140,7 @@ def report_of(*sweeps: Storage) -> Report:
 
     for sweep in sweeps:
         _load_plugins(sweep)
-    records = {record.condition_id: record for sweep in sweeps for record in read_records(sweep)}
+    records = {record.condition_id: record for sweep in sweeps for record in _all_records(sweep, known)}
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
     described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
@@ -158,6 +161,16 @@ def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
         space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
         picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
+
+
+def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """All there are, sorted by id."""
+    if not known:
+        return read_records(sweep)
+    read = {record.condition_id for record in known}
+    others = [name for name in SweepFolder(sweep).condition_ids() if name not in read]
+    found = read_records(sweep, others) if others else []
+    return sorted([*known, *found], key=lambda record: record.condition_id)
 
 
 def _described(sweep: Storage) -> SweepDescription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO, cast
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of
 from bdray.credentials import public
+from bdray.record import TrialRecord
 from bdray.results.surroundings import mixtures
 from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
@@ -63,12 +65,12 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
     keeper.working_on(Storage.open(settings.storage).child(settings.name or space.name))
     outcome = run_sweep(space, replace(settings, summarize=_write_report), console)
     if outcome.records and not outcome.sweep.exists(REPORT):
-        _write_report(outcome.sweep)
+        _write_report(outcome.sweep, outcome.records)
     return tell(outcome, console, options.command_line)
 
 
-def _write_report(sweep: Storage) -> None:
-    sweep.write_atomic(REPORT, report_of(sweep).html)
+def _write_report(sweep: Storage, records: Sequence[TrialRecord]) -> None:
+    sweep.write_atomic(REPORT, report_of(sweep, known=records).html)
 
 
 def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:

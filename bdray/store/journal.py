@@ -8,6 +8,7 @@ itself; whoever has the epochs adds it again.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,11 +19,15 @@ from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
 
+_PAUSE_S = 15.0
+"""Time between two writes of a journal where each is a request: as often as the mirror looks there."""
+
 
 class Journal:
     """The journal in a condition's folder, rewritten atomically (it is a few kilobytes).
 
-    A damaged one is put aside, and begun anew with its good lines.
+    A damaged one is put aside, and begun anew with its good lines. In an object store it is written now and then:
+    whoever adds ends with `flush`.
 
     Attributes:
         entries: its lines: `step`, `time_ms`, and `metrics` by name.
@@ -30,26 +35,30 @@ class Journal:
 
     def __init__(self, folder: SealedFolder) -> None:
         self._folder = folder
-        self.entries, problem = read_journal(folder)
+        self.entries, problem = read_journal(folder) if folder.had(JOURNAL) else ([], None)
         self._known = {(name, entry["step"]) for entry in self.entries for name in entry["metrics"]}
+        self._written, self._next_write = len(self.entries), 0.0
         if problem is not None:
             consequence = f"its {len(self.entries)} good lines are kept, the others are written again"
             folder.put_aside(JOURNAL, problem, consequence)
-            self._write(-1)
+            self._write()
 
     def add(self, stage: StageName, result: str, epochs: Iterable[EpochRecord]) -> None:
         """Add what these epochs measured and the journal does not hold yet."""
-        before = len(self.entries)
         for epoch, metrics in stage_metrics(stage, result, epochs):
             self._append(epoch.epoch, epoch.finished_ms, metrics)
-        self._write(before)
+        self._write_if_due()
 
     def add_visibility(self, visibility: Visibility, time_ms: int) -> None:
         """Add how visible the trigger is, as step 0."""
-        before = len(self.entries)
         values = {name: getattr(visibility, name) for name in ("l_inf", "l_inf_mean", "psnr_db", "ssim")}
         self._append(0, time_ms, {f"trigger/{name}": value for name, value in values.items() if value is not None})
-        self._write(before)
+        self._write_if_due()
+
+    def flush(self) -> None:
+        """Write what was added and is not written yet."""
+        if len(self.entries) > self._written:
+            self._write()
 
     def _append(self, step: int, time_ms: int, metrics: dict[str, float]) -> None:
         new = {name: value for name, value in metrics.items() if (name, step) not in self._known}
@@ -57,10 +66,14 @@ class Journal:
             self._known.update((name, step) for name in new)
             self.entries.append({"step": step, "time_ms": time_ms, "metrics": new})
 
-    def _write(self, before: int) -> None:
-        if len(self.entries) > before:
-            lines = (f"{seal_json(json.dumps(entry), self._folder.place_of(JOURNAL))}\n" for entry in self.entries)
-            self._folder.write(JOURNAL, "".join(lines))
+    def _write_if_due(self) -> None:
+        if self._folder.storage.is_local or time.monotonic() >= self._next_write:
+            self.flush()
+
+    def _write(self) -> None:
+        lines = (f"{seal_json(json.dumps(entry), self._folder.place_of(JOURNAL))}\n" for entry in self.entries)
+        self._folder.write(JOURNAL, "".join(lines))
+        self._written, self._next_write = len(self.entries), time.monotonic() + _PAUSE_S
 
 
 def read_journal(folder: SealedFolder) -> tuple[list[dict[str, Any]], str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from bdray.checksum import (
@@ -37,6 +38,15 @@ class SealedFolder:
         self.sums: dict[str, str] = {}
         """Checksums of the files written here, by name."""
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.storage.list())
+
+    def had(self, name: str) -> bool:
+        """Whether there was such a file when this was first asked of any: one listing, where looking for each is a
+        request."""
+        return name in self._names
+
     def write(self, name: str, data: bytes | str) -> None:
         """A file whose checksum is kept in another one (`sums`)."""
         raw = data.encode() if isinstance(data, str) else data
@@ -66,8 +76,14 @@ class SealedFolder:
             may_lack: a file without a checksum (of an older version) is taken as it stands.
         """
         data = self.read(name)
+        return None if data is None else self.unsealed_json(name, data, consequence, may_lack=may_lack)
+
+    def unsealed_json(
+        self, name: str, data: bytes, consequence: str, *, may_lack: bool = False
+    ) -> dict[str, Any] | None:
+        """What the bytes of a file that `write_json` wrote say; see `read_json`."""
         try:
-            return None if data is None else unseal_json(data, self.place_of(name), may_lack=may_lack)
+            return unseal_json(data, self.place_of(name), may_lack=may_lack)
         except DamagedError as error:
             self.put_aside(name, str(error), consequence)
             return None

@@ -16,7 +16,7 @@ checksums are taken as they stand.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,12 +83,17 @@ class SweepInfo:
 
 @dataclass(frozen=True)
 class ConditionInfo:
-    """What `condition.json` says: ids, a short name for lists of runs, the parameters by path."""
+    """What `condition.json` says: ids, a short name for lists of runs, the parameters by path.
+
+    Attributes:
+        data: the file itself.
+    """
 
     cell_id: str
     role: str
     label: str
     flat: Mapping[str, Any]
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ class SweepFolder(SealedFolder):
 
 
 class ConditionFolder(SealedFolder):
-    """The files of one condition."""
+    """The files of one condition, for as long as one looks: what `had` and `has_begun` say, they say once."""
 
     def __init__(self, sweep: Storage, condition_id: str) -> None:
         super().__init__(sweep, f"conditions/{condition_id}")
@@ -162,7 +167,7 @@ class ConditionFolder(SealedFolder):
     @property
     def has_begun(self) -> bool:
         """Whether the condition has reported anything yet."""
-        return not {JOURNAL, RECORD}.isdisjoint(self.storage.list())
+        return self.had(JOURNAL) or self.had(RECORD)
 
     def write_condition(self, condition: Condition) -> None:
         """`condition.json`: what is run, nested and by path."""
@@ -178,13 +183,16 @@ class ConditionFolder(SealedFolder):
 
     def info(self) -> ConditionInfo | None:
         """What `condition.json` says; None when it is missing or damaged."""
-        content = self.read_json(CONDITION, "the next run of the sweep writes it again", may_lack=True)
+        again = "the next run of the sweep writes it again"
+        data = self.read(CONDITION)
+        content = None if data is None else self.unsealed_json(CONDITION, data, again, may_lack=True)
+        if data is None or content is None:
+            return None
         try:
-            if content is None:
-                return None
-            return ConditionInfo(content["cell_id"], content["role"], content.get("label") or "", content["flat"])
+            label = content.get("label") or ""
+            return ConditionInfo(content["cell_id"], content["role"], label, content["flat"], data)
         except KeyError as error:
-            self.put_aside(CONDITION, f"it has no {error}", "the next run of the sweep writes it again")
+            self.put_aside(CONDITION, f"it has no {error}", again)
             return None
 
     def write_record(self, record: TrialRecord) -> None:
@@ -254,6 +262,7 @@ class ConditionFolder(SealedFolder):
                 journal.add(stage.name, stage.result, stage.epochs)
             if kept.record.visibility is not None:
                 journal.add_visibility(kept.record.visibility, kept.record.started_ms)
+            journal.flush()
             if problem is None and len(journal.entries) > len(entries):
                 say_damaged(self.storage.uri_of(JOURNAL), "lines are missing", "they are written again")
             return journal.entries
@@ -273,15 +282,21 @@ class ConditionFolder(SealedFolder):
         listed = [name for name in (PLAN, CONFUSION) if name in kept.files]
         return kept if all(self.read_listed(name, kept.files, _NOT_DONE) is not None for name in listed) else None
 
-    def artifacts(self, kept: KeptRecord) -> list[str]:
-        """The names of the files that belong to a finished condition, without damaged ones."""
-        there = set(self.storage.list())
+    def artifacts(self, kept: KeptRecord, info: ConditionInfo | None = None) -> Iterator[tuple[str, bytes]]:
+        """The files that belong to a finished condition by name, without damaged ones.
+
+        Args:
+            kept, info: what has been read already.
+        """
+        known = {RECORD: kept.data} | ({} if info is None else {CONDITION: info.data})
         lost = "it is not delivered, and the condition is run again by the next run of the sweep"
-        return [
-            name
-            for name in ARTIFACTS
-            if name in there and (name not in kept.files or self.read_listed(name, kept.files, lost) is not None)
-        ]
+        for name in filter(self.had, ARTIFACTS):
+            if name in kept.files:
+                data = self.read_listed(name, kept.files, lost)
+            else:
+                data = known.get(name) or self.read(name)
+            if data is not None:
+                yield name, data
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""

@@ -16,7 +16,7 @@ from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
 from bdray.condition import Condition, digest
 from bdray.credentials import public
-from bdray.errors import BdrayError, StorageError, UserError
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
@@ -30,6 +30,7 @@ from bdray.store.sweep_folder import (
     DELIVERED,
     DRIVER_LOCK,
     SPACE,
+    RecordHead,
     SweepFolder,
     SweepInfo,
     now_ms,
@@ -83,7 +84,7 @@ class SweepSettings:
     work: str = "bdray.cluster.work:run_task"
     command: str = ""
     afterwards: Callable[[ClusterRun, ClusterJob], None] | None = None
-    summarize: Callable[[Storage], None] = lambda _: None
+    summarize: Callable[[Storage, Sequence[TrialRecord]], None] = lambda _sweep, _records: None
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,10 @@ def run_conditions(
         say_phase(sweep, "starting", total=len(conditions), finished=len(conditions) - len(left), failed=0)
         if not left and _is_delivered(sweep, conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
-            return _sum_up(conditions, sweep, tracking_uri, interrupted=False, delivery=None)
+            records = _records(sweep, conditions)
+            if records:
+                write_tables(sweep, result_table(records, floors_of(records)))
+            return _sum_up(records, course, sweep, tracking_uri, interrupted=False, delivery=None)
         run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
         if settings.cluster.address is None:
             _prepare_data(run.shown if left else ())
@@ -169,13 +173,14 @@ def run_conditions(
         finally:
             try:
                 say_phase(sweep, "delivering")
-                _write_results(sweep, course.conditions, settings.summarize, console)
+                records = _records(sweep, course.conditions)
+                _write_results(sweep, records, settings.summarize, console)
             finally:
                 delivery = _deliver_rest(mirror, console)
                 say_phase(sweep, "finished" if completed else "interrupted")
         if delivery.error is None:
-            sweep.write_atomic(DELIVERED, _delivery_mark(sweep, conditions, tracking_uri))
-        return _sum_up(conditions, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+            sweep.write_atomic(DELIVERED, _delivery_mark(records, tracking_uri))
+        return _sum_up(records, course, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
 
 
 def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
@@ -194,17 +199,24 @@ def _prepare_data(conditions: Sequence[Condition]) -> None:
         data.prepare()
 
 
-def _delivery_mark(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> str:
+def _records(sweep: Storage, conditions: Sequence[Condition]) -> list[TrialRecord]:
+    return read_records(sweep, [condition.condition_id for condition in conditions])
+
+
+def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    heads = read_heads(sweep, [condition.condition_id for condition in conditions])
     return digest(
-        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in heads}}
+        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
     )
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
     """Whether MLflow is known to have everything, so that it need not be asked."""
-    return sweep.exists(DELIVERED) and sweep.read_text(DELIVERED) == _delivery_mark(sweep, conditions, tracking_uri)
+    try:
+        mark = sweep.read_text(DELIVERED)
+    except StorageNotFoundError:
+        return False
+    return mark == _delivery_mark(read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -500,21 +512,24 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
 
 
 def _write_results(
-    sweep: Storage, conditions: Sequence[Condition], summarize: Callable[[Storage], None], console: Console
+    sweep: Storage,
+    records: Sequence[TrialRecord],
+    summarize: Callable[[Storage, Sequence[TrialRecord]], None],
+    console: Console,
 ) -> None:
     """Tables of what there is, and whatever else belongs to a sweep's results, before MLflow is given them."""
-    records = read_records(sweep, [condition.condition_id for condition in conditions])
     if not records:
         return
     try:
         write_tables(sweep, result_table(records, floors_of(records)))
-        summarize(sweep)
+        summarize(sweep, records)
     except BdrayError as error:
         console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
 
 
 def _sum_up(
-    conditions: Sequence[Condition],
+    records: Sequence[TrialRecord],
+    course: Course,
     sweep: Storage,
     tracking_uri: str,
     *,
@@ -522,10 +537,6 @@ def _sum_up(
     delivery: DeliveryReport | None,
 ) -> SweepOutcome:
     """What there is, in plan order."""
-    ids = [condition.condition_id for condition in conditions]
-    records = read_records(sweep, ids)
-    if records and delivery is None:
-        write_tables(sweep, result_table(records, floors_of(records)))
     known = {record.condition_id for record in records}
-    missing = [condition_id for condition_id in ids if condition_id not in known]
+    missing = [condition.condition_id for condition in course.conditions if condition.condition_id not in known]
     return SweepOutcome(sweep, records, missing, interrupted, delivery, tracking_uri)

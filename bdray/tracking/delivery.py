@@ -15,15 +15,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
+from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CONDITION, ConditionInfo, KeptRecord, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import (
+    CONDITION,
+    RECORD,
+    ConditionFolder,
+    ConditionInfo,
+    KeptRecord,
+    SweepFolder,
+    SweepInfo,
+)
 from bdray.tracking import parent
-from bdray.tracking.files import Point, Points, points_of
+from bdray.tracking.files import Point, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     GoneError,
@@ -71,6 +81,31 @@ class _Batch:
     params: dict[str, str]
     points: Iterable[Point]
     tags: dict[str, str]
+
+
+class _Found:
+    """What the folder of a condition holds; no file is read twice.
+
+    Raises:
+        StorageError: the files cannot be used.
+    """
+
+    def __init__(self, folder: ConditionFolder) -> None:
+        self.folder = folder
+        # The record first: a journal read after it is complete.
+        self.record = folder.record() if folder.had(RECORD) else None
+        has_lines = self.record is not None or folder.had(JOURNAL)
+        self.journal = points_of(folder.journal(self.record) if has_lines else ())
+
+    @cached_property
+    def condition(self) -> ConditionInfo | None:
+        return self.folder.info() if self.folder.had(CONDITION) else None
+
+    @property
+    def info(self) -> ConditionInfo:
+        if self.condition is None:
+            raise StorageNotFoundError("use", self.folder.storage.uri_of(CONDITION), "it is missing or damaged")
+        return self.condition
 
 
 class Delivery:
@@ -133,14 +168,14 @@ class Delivery:
             TrackingError: it refuses this condition.
             StorageError: the condition's files cannot be used.
         """
-        # The record first: a journal read after it is complete.
-        folder = self.files.condition(condition_id)
-        record = folder.record()
-        journal = points_of(folder.journal(record))
+        return self._deliver(_Found(self.files.condition(condition_id)))
+
+    def _deliver(self, found: _Found) -> bool:
+        condition_id, record = found.folder.condition_id, found.record
         try:
-            run = self._find_or_create(condition_id, record, journal)
+            run = self._find_or_create(found)
             if record is None or run.delivered != record.digest:
-                self._update(condition_id, run, record, journal)
+                self._update(run, found)
         except (TrackingError, StorageError):
             raise
         except Exception as error:
@@ -162,10 +197,11 @@ class Delivery:
         self._index()
         for condition_id in ids:
             if not self.is_delivered(condition_id):
-                if not self.files.condition(condition_id).has_begun:
+                folder = self.files.condition(condition_id)
+                if not folder.has_begun:
                     continue
                 try:
-                    self.deliver(condition_id)
+                    self._deliver(_Found(folder))
                 except UnreachableError:
                     raise
                 except (TrackingError, StorageError) as error:
@@ -176,19 +212,19 @@ class Delivery:
         self._close_parent(ids, problems)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
-    def _update(self, condition_id: str, run: _ConditionRun, record: KeptRecord | None, journal: Points) -> None:
-        status: str = record.record.status if record else "running"
-        params = self._new_params(condition_id, run)
+    def _update(self, run: _ConditionRun, found: _Found) -> None:
+        status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        if record is not None:
-            self._finish(condition_id, run, record, _Batch(params, journal.points, tags))
+        batch = _Batch(_new_params(run, found), found.journal.points, tags)
+        if found.record is not None:
+            self._finish(run, found, found.record, batch)
         else:
             if status != run.status:
                 self._client.update_run(run.run_id, status="RUNNING")
-            self._log(run, _Batch(params, journal.points, tags))
+            self._log(run, batch)
         run.status = status
 
-    def _finish(self, condition_id: str, run: _ConditionRun, kept: KeptRecord, batch: _Batch) -> None:
+    def _finish(self, run: _ConditionRun, found: _Found, kept: KeptRecord, batch: _Batch) -> None:
         record = kept.record
         if record.error:
             batch.tags["bdray.error"] = _shorten(f"{record.error.kind}: {record.error.message}", _MAX_TAG_CHARACTERS)
@@ -198,7 +234,7 @@ class Delivery:
         self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), record.finished_ms)
         self.moved()
         try:
-            self._upload(condition_id, run, kept)
+            self._upload(run, found, kept)
         except Exception:
             # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
             self._log(run, batch)
@@ -227,38 +263,23 @@ class Delivery:
         run.sent.update(points)
         run.is_described = True
 
-    def _new_params(self, condition_id: str, run: _ConditionRun) -> dict[str, str]:
-        if run.is_described:
-            return {}
-        flat = self._condition(condition_id).flat
-        return {
-            key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params
-        }
-
-    def _condition(self, condition_id: str) -> ConditionInfo:
-        folder = self.files.condition(condition_id)
-        if (info := folder.info()) is None:
-            raise StorageNotFoundError("use", folder.storage.uri_of(CONDITION), "it is missing or damaged")
-        return info
-
-    def _upload(self, condition_id: str, run: _ConditionRun, kept: KeptRecord) -> None:
-        folder = self.files.condition(condition_id)
-        for name in folder.artifacts(kept):
-            with _on_disk(folder.storage, name) as path:
+    def _upload(self, run: _ConditionRun, found: _Found, kept: KeptRecord) -> None:
+        for name, data in found.folder.artifacts(kept, found.condition):
+            with _on_disk(found.folder.storage, name, data) as path:
                 self._client.log_artifact(run.run_id, str(path))
             self.moved()
 
-    def _find_or_create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
-        runs = self._index()
+    def _find_or_create(self, found: _Found) -> _ConditionRun:
+        runs, condition_id = self._index(), found.folder.condition_id
         if condition_id in self._doubtful:
             runs.update(self._search(condition_id))
             self._doubtful.discard(condition_id)
         if condition_id not in runs:
-            runs[condition_id] = self._create(condition_id, record, journal)
+            runs[condition_id] = self._create(condition_id, found)
         return runs[condition_id]
 
-    def _create(self, condition_id: str, record: KeptRecord | None, journal: Points) -> _ConditionRun:
-        condition = self._condition(condition_id)
+    def _create(self, condition_id: str, found: _Found) -> _ConditionRun:
+        condition, record, journal = found.info, found.record, found.journal
         tags = {
             "bdray.sweep": self.info.name,
             "bdray.condition_id": condition_id,
@@ -330,7 +351,7 @@ class Delivery:
             self.moved()
         new = parent.changed_files(self.files, self._held)
         for name in new:
-            with _on_disk(self.files.storage, name) as path:
+            with _on_disk(self.files.storage, name, self.files.read(name) or b"") as path:
                 self._client.log_artifact(self.parent_run_id, str(path))
             self.moved()
         if new:
@@ -353,14 +374,21 @@ class Delivery:
 
 
 @contextmanager
-def _on_disk(storage: Storage, name: str) -> Iterator[Path]:
-    """Where MLflow can read a file from: where it lies, or a copy."""
+def _on_disk(storage: Storage, name: str, data: bytes) -> Iterator[Path]:
+    """Where MLflow can read a file from that holds `data`: where it lies, or a copy."""
     if (path := storage.local_path(name)) is not None:
         yield path
         return
     with scratch_folder() as folder:
-        Storage.open(folder).copy_in(storage, name, name)
+        (folder / name).write_bytes(data)
         yield folder / name
+
+
+def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:
+    if run.is_described:
+        return {}
+    flat = found.info.flat
+    return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params}
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

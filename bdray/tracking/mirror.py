@@ -29,7 +29,7 @@ from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
 from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.store.sweep_folder import MIRROR_LOCK, RECORD, SweepFolder
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.report import DeliveryReport, ReadyInfo, undelivered
 from bdray.tracking.server import GoneError, UnreachableError, probe
@@ -141,10 +141,18 @@ class _MirrorLoop:
             while True:
                 if isinstance(item, _Ending):
                     return item
-                self._waiting[item] = None
+                self._hear_of(item)
                 item = self._inbox.get_nowait()
         except queue.Empty:
             return None
+
+    def _hear_of(self, condition_id: str) -> None:
+        """A condition that is heard of for the first time has most likely just begun: there is nothing to deliver
+        before it is seen to have written something."""
+        if condition_id in self._running or condition_id in self._delivered:
+            self._waiting[condition_id] = None
+        else:
+            self._running[condition_id] = None
 
     def _look(self) -> None:
         """Conditions whose journals have changed since the last look wait for delivery."""
@@ -156,12 +164,12 @@ class _MirrorLoop:
         self._next_look = time.monotonic() + self._look_s
 
     def _mark(self, condition_id: str) -> object:
-        """Size and time of a condition's journal; None while there is none."""
+        """Size and time of a condition's journal and record; None while there is neither."""
         try:
             files = self._sweep.child("conditions", condition_id).files()
         except StorageError:
             return None
-        return next(((file.size, file.modified_s) for file in files if file.path == JOURNAL), None)
+        return {file for file in files if file.path in (JOURNAL, RECORD)} or None
 
     def _deliver_waiting(self) -> None:
         try:
@@ -176,7 +184,7 @@ class _MirrorLoop:
     def _deliver_one(self, delivery: Delivery, condition_id: str) -> None:
         self._running.setdefault(condition_id, None)
         try:
-            if delivery.deliver(condition_id):
+            if delivery.is_delivered(condition_id) or delivery.deliver(condition_id):
                 self._delivered.add(condition_id)
                 self._running.pop(condition_id, None)
         except UnreachableError:

@@ -14,6 +14,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,15 @@ class _Trial:
         self.checkpointed = time.monotonic()
 
     def run(self) -> TrialRecord:
+        try:
+            return self._measure()
+        finally:
+            if self.journal:
+                # What ended it is worth more than a second complaint.
+                with suppress(StorageError):
+                    self.journal.flush()
+
+    def _measure(self) -> TrialRecord:
         started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads or usable_cores())
@@ -438,16 +448,18 @@ class _Trial:
             return
         self.folder.write_condition(self.condition)
         self.folder.write(PLAN, experiment.plan.to_bytes())
-        if self.condition.trigger is not None and not self.folder.storage.exists(PREVIEW):
+        if self.condition.trigger is not None and not self.folder.had(PREVIEW):
             self.folder.write(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
 
     def _write_results(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there."""
-        if self.folder is None or self.store is None:
+        if self.folder is None or self.store is None or self.journal is None:
             return
+        self.journal.flush()
         matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
         self.folder.write(CONFUSION, json.dumps(matrices))
-        self.folder.storage.delete(ERROR)
+        if self.folder.had(ERROR):
+            self.folder.storage.delete(ERROR)
         self.folder.write_record(record)
         self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
 

@@ -27,7 +27,7 @@ from bdray.errors import StorageError, StorageNotFoundError
 from bdray.record import Confusion, EpochRecord, StageRecord
 from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL, sweeps_in
+from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL
 from bdray.training.loop import StageState
 
 _AGAIN = "the stage is computed again"
@@ -69,22 +69,34 @@ class StageStore:
         self._sweep, self._storage = sweep, storage
         self._checkpoints: set[str] = set()
         """Stages that have one, as far as this process has read or written it: looking for others takes requests."""
+        self._anew: set[str] = set()
+        """Stages that had none a moment ago."""
 
     def finished(self, fingerprint: str, data_fingerprint: str) -> KeptStage | None:
         """A finished stage, or None when no intact one of this data is there."""
         own = _folder(self._sweep, fingerprint)
         found = _read(own, data_fingerprint)
-        if found is not None or self._storage is None:
+        if found is not None:
             return found
-        for sibling in sweeps_in(self._storage):
-            other = _folder(sibling, fingerprint)
-            if other.storage.uri != own.storage.uri and (found := _read(other, data_fingerprint)):
+        if not own.had(CHECKPOINT):
+            self._anew.add(fingerprint)
+        for other in self._elsewhere(fingerprint):
+            if found := _read(other, data_fingerprint):
                 # The other sweep may evict it at this moment; what was read stands.
                 with suppress(StorageNotFoundError):
                     own.storage.copy_in(other.storage, MODEL, MODEL)
                     own.storage.copy_in(other.storage, MANIFEST, MANIFEST)
                 return found
         return None
+
+    def _elsewhere(self, fingerprint: str) -> list[SealedFolder]:
+        """The folders of this stage in other sweeps of the storage."""
+        if self._storage is None:
+            return []
+        siblings = map(self._storage.child, self._storage.list())
+        folders = [_folder(sibling, fingerprint) for sibling in siblings if sibling.uri != self._sweep.uri]
+        there = self._storage.each(lambda folder: folder.storage.exists(MANIFEST), folders)
+        return [folder for folder, is_there in zip(folders, there, strict=True) if is_there]
 
     def save_finished(
         self,
@@ -128,6 +140,9 @@ class StageStore:
 
     def load_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> bool:
         """Bring a fresh `state` to where the checkpoint stands. False when there is none for this data."""
+        if fingerprint in self._anew:
+            self._anew.discard(fingerprint)
+            return False
         folder = _folder(self._sweep, fingerprint)
         data = folder.read_bytes(CHECKPOINT, "the stage starts anew")
         if data is None:
@@ -163,7 +178,7 @@ def _folder(sweep: Storage, fingerprint: str) -> SealedFolder:
 
 
 def _read(folder: SealedFolder, data_fingerprint: str) -> KeptStage | None:
-    content = folder.read_json(MANIFEST, _AGAIN)
+    content = folder.read_json(MANIFEST, _AGAIN) if folder.had(MANIFEST) else None
     if content is None:
         return None
     files = content.pop("files", {MODEL: ""})

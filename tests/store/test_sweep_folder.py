@@ -63,7 +63,7 @@ def test_a_condition_and_its_record(sweep: Storage) -> None:
     kept = folder.record()
     assert kept is not None
     assert kept.record == record
-    assert folder.has_begun
+    assert ConditionFolder(sweep, CONDITION.condition_id).has_begun
 
 
 def test_another_conditions_record_is_none(sweep: Storage) -> None:

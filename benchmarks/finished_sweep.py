@@ -1,0 +1,89 @@
+"""A sweep as if thousands of conditions had been trained: the records of two that were, in the name of each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdray.condition import Condition
+from bdray.record import Rates, StageRecord, TrialRecord
+from bdray.space import SearchSpace, load_space
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE, ConditionFolder, SweepFolder, SweepInfo, now_ms
+from bdray.trial import TrialOptions, run_trial
+from bdray.trial.attacks import probes_of
+
+_YAML = """\
+name: large
+seeds: [SEEDS]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 100, test_limit: 50}
+  model: {name: resnet8}
+  train: {epochs: 10, batch_size: 50}
+  finetune: {epochs: 5, batch_size: 50, fraction: 0.1}
+parameters:
+  trigger.name: {values: [patch, blend, pixel, sinusoid]}
+  poison.rate: {values: [RATES]}
+  finetune.lr: {values: [LEARNING_RATES]}
+"""
+
+
+def large_space(folder: Path, *, rates: int, learning_rates: int, seeds: int) -> SearchSpace:
+    """Four triggers x poison rates x learning rates x seeds, and their baselines."""
+    values = {
+        "SEEDS": range(seeds),
+        "LEARNING_RATES": [round(0.001 * (1 + number), 3) for number in range(learning_rates)],
+        "RATES": [round(0.01 * (1 + number), 2) for number in range(rates)],
+    }
+    text = _YAML
+    for name, numbers in values.items():
+        text = text.replace(f"[{name}]", str(list(numbers)))
+    (file := folder / SPACE).write_text(text)
+    return load_space(file)
+
+
+def templates_of(conditions: Sequence[Condition]) -> dict[str, TrialRecord]:
+    """The record of one condition of each role, trained here and now."""
+    ones = {condition.role: condition for condition in reversed(conditions)}
+    options = TrialOptions(probes=probes_of(conditions), threads=1)
+    return {role: run_trial(condition, options=options) for role, condition in ones.items()}
+
+
+def write_finished(
+    sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], templates: dict[str, TrialRecord]
+) -> None:
+    """The sweep's own files, and every condition's `condition.json` and `record.json`."""
+    ids = tuple(condition.condition_id for condition in conditions)
+    sweep.write_atomic(SPACE, space.to_yaml())
+    SweepFolder(sweep).write_info(SweepInfo(sweep.name, sweep.name, created_ms=now_ms(), conditions=ids))
+
+    def write(condition: Condition) -> None:
+        folder = ConditionFolder(sweep, condition.condition_id)
+        folder.write_condition(condition)
+        folder.write_record(_in_the_name_of(condition, templates[condition.role]))
+
+    sweep.each(write, conditions)
+
+
+def _in_the_name_of(condition: Condition, template: TrialRecord) -> TrialRecord:
+    chance = random.Random(condition.condition_id)
+    return template.model_copy(
+        update={
+            "condition_id": condition.condition_id,
+            "cell_id": condition.cell_id,
+            "condition": condition.content(),
+            "stages": tuple(_varied(stage, chance) for stage in template.stages),
+        }
+    )
+
+
+def _varied(stage: StageRecord, chance: random.Random) -> StageRecord:
+    """With other rates, as every training has its own."""
+
+    def vary(rates: Rates | None) -> Rates | None:
+        drawn = {"clean_accuracy": chance.betavariate(90, 10), "attack_success_rate": chance.betavariate(8, 2)}
+        return rates and rates.model_copy(update={**drawn, "collapsed": False, "largest_share": 0.2})
+
+    epochs = tuple(epoch.model_copy(update={"rates": vary(epoch.rates)}) for epoch in stage.epochs)
+    return stage.model_copy(update={"epochs": epochs})

@@ -1,0 +1,49 @@
+"""What a sweep in an object store asks of it, counted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bdray.condition import Condition
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_records
+from bdray.trial import TrialOptions, run_trial
+from benchmarks.slow_store import SMALL, SlowStore, requests_of_a_sweep, slow_store
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[SlowStore]:
+    with slow_store() as store:
+        yield store
+
+
+def test_a_trained_condition_takes_few_requests_and_has_the_numbers_of_any_other(
+    store: SlowStore, tmp_path: Path
+) -> None:
+    lines = requests_of_a_sweep(store, tmp_path)
+    kinds = Counter(re.sub(r"[0-9a-f]{12}", "ID", line.partition("?")[0].removesuffix(" HTTP/1.1")) for line in lines)
+    assert len(lines) < 40 * SMALL, kinds.most_common()
+    reads = Counter(line for line in lines if line.startswith("GET") and "/conditions/" in line and "?" not in line)
+    often = {line for line, count in reads.items() if count > (2 if "record.json" in line else 1)}
+    assert not often, "the mirror reads each file once, and the driver the records once more"
+    records = read_records(Storage.open(store.uri("runs/small")))
+    assert len(records) == SMALL
+    for record in records[:2]:
+        again = run_trial(Condition.parse(record.condition), options=TrialOptions(threads=1))
+        assert [stage.epochs[-1].rates for stage in again.stages] == [s.epochs[-1].rates for s in record.stages]
+
+
+def test_a_large_file_is_one_read_and_a_copy_is_the_stores_own(store: SlowStore) -> None:
+    runs = Storage.open(store.uri("copies"))
+    runs.write_atomic("one/model", b"m" * (3 << 20))
+    store.lines.clear()
+    runs.child("two").copy_in(runs.child("one"), "model", "model")
+    assert not any(line.startswith("GET") for line in store.lines)
+    store.lines.clear()
+    assert runs.read_bytes("two/model") == b"m" * (3 << 20)
+    assert store.requests == {"HEAD": 1, "GET": 1}
