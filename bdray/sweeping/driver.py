@@ -127,7 +127,10 @@ def run_conditions(
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
-    busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+
+    def busy(holder: str) -> UserError:
+        return UserError(f"the sweep in {sweep.uri} is being run by {holder}; wait for it or stop it")
+
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
         space = as_decided(space, sweep)
