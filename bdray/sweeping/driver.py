@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
+from bdray.cluster.places import require_places
 from bdray.condition import Condition, digest
 from bdray.credentials import public
 from bdray.errors import StorageError, UserError
@@ -311,15 +312,21 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             trial_options=run.settings.trial_options,
             work=run.settings.work,
         )
+        if run.settings.cluster.address is not None:
+            run.console.print("checking code, versions, storage and data of every node ...", style="dim")
+            run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
         shares = _gpu_shares(run, cluster, job) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
+        examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
+        require_places([*job.tasks, *examples], cluster.places())
         total = len(run.conditions)
         with (
-            SweepProgress(run.console, total, total - len(run.left), mirror.notify) as progress,
+            cluster.told(run.sweep) as told,
+            SweepProgress(run.console, total, total - len(run.left), mirror.notify, told.count) as progress,
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()

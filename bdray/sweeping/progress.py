@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TextIO
 
@@ -45,15 +45,25 @@ class SweepProgress(Bar):
         total: conditions of the sweep that are known when it starts.
         before: of those, already finished when it starts.
         on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
+        on_count: called with the number of conditions in each state when one changes.
     """
 
-    def __init__(self, console: Console, total: int, before: int, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        before: int,
+        on_change: Callable[[str], None],
+        on_count: Callable[[Mapping[str, int]], None] = lambda counts: None,
+    ) -> None:
         super().__init__(console)
         self._total, self._before, self._on_change = total, before, on_change
         self._status: dict[str, str] = {}
         self._counts: Counter[str] = Counter(finished=before)
         self.lost_causes: dict[str, str] = {}
         self._begun = time.monotonic()
+        self._on_count = on_count
+        on_count(self.counts)
 
     def expect(self, count: int, done: int) -> None:
         """There are `count` conditions more than was known before, `done` of them finished elsewhere."""
@@ -74,6 +84,12 @@ class SweepProgress(Bar):
     def failed(self) -> int:
         """Lost and diverged ones included."""
         return self._counts.total() - self.running - self.finished - self._counts["waiting"]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Conditions by state; together they are all that are known."""
+        known = {"finished": self.finished, "running": self.running, "failed": self.failed}
+        return {**known, "waiting": self._total - sum(known.values())}
 
     def started(self, condition_id: str) -> None:
         self.lost_causes.pop(condition_id, None)
@@ -98,6 +114,7 @@ class SweepProgress(Bar):
         self._status[condition_id] = status
         self._counts[status] += 1
         self._on_change(condition_id)
+        self._on_count(self.counts)
         done = self.finished + self.failed
         minutes = max((time.monotonic() - self._begun) / 60, 1e-9)
         rate = (done - self._before) / minutes

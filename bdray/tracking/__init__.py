@@ -61,7 +61,7 @@ def sync_sweep(
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
 
     def busy(holder: str) -> TrackingError:
-        return TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by {holder} just now")
+        return TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow just now, by {holder}")
 
     with folder.locked(MIRROR_LOCK, _BUSY_S, busy):
         delivered: dict[str, int] = {}
