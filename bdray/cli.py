@@ -139,6 +139,7 @@ def _add_inspection(commands: Any) -> None:
     preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
     doctor = _command(commands, "doctor", "versions, devices, memory, data sets, tracking server", _doctor)
     doctor.add_argument("--tracking-uri", help="MLflow server or database to look for")
+    doctor.add_argument("--address", help="of a running Ray cluster: say it of every node")
 
 
 def _add_sweep_readers(commands: Any) -> None:
@@ -265,7 +266,7 @@ def _preview(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.doctor(options.tracking_uri)
+    return inspection.doctor(options.tracking_uri, options.address)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -31,6 +31,8 @@ from typing import Any
 
 import psutil
 
+from bdray.errors import StorageNotFoundError
+from bdray.store.storage import Storage
 from bdray.tracking.server import open_client
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +141,7 @@ class Sweep:
 
     @property
     def results(self) -> dict[str, Any]:
-        return _results(self.folder / "runs" / "chaos")
+        return results_of(Storage.open(self.folder / "runs" / "chaos"))
 
     def mlflow_runs(self) -> Counter[str]:
         """How many runs each condition has; "" are the parents."""
@@ -158,14 +160,14 @@ class Sweep:
         return ours + [path.name for path in unfinished]
 
 
-def _results(sweep: Path) -> dict[str, Any]:
+def results_of(sweep: Storage) -> dict[str, Any]:
     """Record and journal of each condition, without times."""
     found: dict[str, Any] = {}
-    for folder in (sweep / "conditions").glob("*"):
-        with suppress(FileNotFoundError):
-            record = json.loads((folder / "record.json").read_text())
-            lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-            found[folder.name] = _lasting({"record": record, "journal": lines})
+    for name in sweep.list("conditions"):
+        with suppress(StorageNotFoundError):
+            record = sweep.read_json(f"conditions/{name}/record.json")
+            lines = [json.loads(line) for line in sweep.read_text(f"conditions/{name}/journal.jsonl").splitlines()]
+            found[name] = _lasting({"record": record, "journal": lines})
     return found
 
 
@@ -227,7 +229,6 @@ class Chaos:
             span_s: in which time after its start a process is struck.
         """
         from bdray.space import load_space
-        from bdray.store.storage import Storage
         from bdray.trial import TrialOptions, run_trial
 
         space = self.work / "chaos.yaml"
@@ -235,7 +236,7 @@ class Chaos:
         options = TrialOptions(cache=self.work / "cache", device="cpu", threads=1)
         for condition in load_space(space).conditions():
             run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
-        self.results = _results(self.work / "direct")
+        self.results = results_of(Storage.open(self.work / "direct"))
         self.spans = dict.fromkeys(TARGETS, span_s)
 
     def round(self, number: int) -> Round | None:

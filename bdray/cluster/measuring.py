@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.nodes import Node, able_nodes
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
 from bdray.machine import Machine
@@ -72,28 +72,20 @@ def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
 
 def node_cpus() -> list[float]:
     """Logical CPUs of each node that has some."""
-    return [node["Resources"]["CPU"] for node in _nodes()]
+    return [node.cpu for node in able_nodes()]
 
 
-def _cpu_nodes() -> dict[Machine, str]:
+def _cpu_nodes() -> dict[Machine, Node]:
     """A node for each kind of processor."""
-    nodes = [node["NodeID"] for node in _nodes()]
-    if nodes == [ray.get_runtime_context().get_node_id()]:
-        return {Machine.here(): nodes[0]}
-    asked = [ray.remote(**_on_node(node))(Machine.here).remote() for node in nodes]
-    return dict(zip(ray.get(asked), nodes, strict=True))
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    able = able_nodes()
+    if [node.node_id for node in able] == [ray.get_runtime_context().get_node_id()]:
+        return {Machine.here(): able[0]}
+    asked = [ray.remote(**node.options)(Machine.here).remote() for node in able]
+    return dict(zip(ray.get(asked), able, strict=True))
 
 
 def _on_machine(machine: Machine) -> dict[str, Any]:
-    return _on_gpu(machine.name) if machine.gpu else _on_node(_cpu_nodes()[machine])
-
-
-def _on_node(node: str) -> dict[str, Any]:
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+    return _on_gpu(machine.name) if machine.gpu else _cpu_nodes()[machine].options
 
 
 def _on_gpu(gpu_type: str) -> dict[str, Any]:

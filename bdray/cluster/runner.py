@@ -40,6 +40,9 @@ from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.metrics import Told  # noqa: E402
+from bdray.cluster.nodes import NodeInventory, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.places import Place  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -121,6 +124,19 @@ class ClusterRun:
         """Logical CPUs of each node that has some."""
         return node_cpus()
 
+    def places(self) -> list[Place]:
+        """What each node has that may run trials, those included that an autoscaler may add."""
+        return places()
+
+    def inventory(self) -> Iterator[NodeInventory]:
+        """What every node has."""
+        return inventories()
+
+    def require_alike(self, job: ClusterJob, conditions: Sequence[Condition]) -> int:
+        """Raises `UserError` when a node's code, plugins, versions, storage or data are not the driver's; returns how
+        many nodes there are."""
+        return require_alike(replace(job, tasks=()), conditions)
+
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         """The kinds of machine in the cluster that trials may land on: with a GPU, and without."""
         return machines(gpus=gpus, cpus=cpus)
@@ -142,6 +158,10 @@ class ClusterRun:
     ) -> list[Compiling | None]:
         """What compiling brings each training on such a machine; None where it is too short to try."""
         return compilings_on(machine, work, threads, replace(job, tasks=()))
+
+    def told(self, sweep: Storage) -> Told:
+        """Says what holds of a sweep to whoever watches the cluster; a context manager."""
+        return Told(sweep=sweep.name)
 
     def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import _raylet, tune
 
 from bdray.checksum import take_said
-from bdray.cluster.job import ClusterJob, Task
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
 from bdray.plugins import load_plugins
 
 
@@ -35,6 +35,8 @@ class ConditionTrainable(tune.Trainable):
         # Imported here: the driver, which imports this module too, needs no torch.
         module, _, function = self._job.work.partition(":")
         work = getattr(importlib.import_module(module), function)
+        # Ray knows an actor by the name it was made with, which would be that of its first condition.
+        _raylet.setproctitle(f"ray::{PROCESS_NAME}.train {self._task.condition_id} of {self._job.sweep.name}")  # type: ignore[attr-defined]
         status = work(self._job, self._task)
         return {"done": True, "status": status, "said": take_said()}
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bdray.cluster.job import ClusterJob, Task
+from bdray.cluster.metrics import TellingReporter, Told
 from bdray.condition import Condition
 from bdray.trial import TrialOptions, attempt_trial
 from bdray.trial.attacks import parse_probes
@@ -18,7 +19,11 @@ def run_task(job: ClusterJob, task: Task) -> str:
     condition = Condition.parse(json.loads(task.content))
     probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes)
-    return attempt_trial(condition, sweep=job.sweep, storage=job.storage, options=options).status
+    with Told(sweep=job.sweep.name, condition=task.condition_id) as told:
+        told.set("bdray_cpu_share", task.cpu)
+        told.set("bdray_gpu_share", task.gpu)
+        reporter = TellingReporter(told)
+        return attempt_trial(condition, sweep=job.sweep, storage=job.storage, reporter=reporter, options=options).status
 
 
 def options_for(task: Task, shared: Mapping[str, Any]) -> TrialOptions:

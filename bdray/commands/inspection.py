@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import platform
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -15,8 +12,8 @@ from rich.table import Table
 from bdray.commands.readers import require_folder_of
 from bdray.commands.reference import SECTIONS, classes, option_table, options_of
 from bdray.condition import COMPONENTS
-from bdray.data.base import DATASETS
-from bdray.errors import BdrayError, UserError, nearest
+from bdray.errors import UserError, nearest
+from bdray.inventory import data_sets, devices, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
 from bdray.searches import SEARCHES
@@ -26,7 +23,6 @@ from bdray.trial.attacks import probes_of
 
 KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in (*COMPONENTS.values(), SEARCHES)}
 PREVIEW_IMAGES = 64
-PACKAGES = ("bdray", "ray", "torch", "torchvision", "timm", "mlflow", "optuna")
 
 
 def list_components(kind: str | None, plugins: Sequence[str] = ()) -> int:
@@ -78,30 +74,39 @@ def preview(space: SearchSpace, output: str) -> int:
     return 0
 
 
-def doctor(tracking_uri: str | None) -> int:
-    """Say what bdray has to work with on this machine. Always exits with 0: it measures, it does not judge."""
+def doctor(tracking_uri: str | None, address: str | None) -> int:
+    """Say what bdray has to work with on this machine, or on every node of the cluster at `address`. Exits with 0
+    whatever it finds: it measures, it does not judge.
+
+    Raises:
+        UserError: no cluster answers at `address`.
+    """
     console = Console(highlight=False)
-    for title, rows in (
-        ("versions", _versions()),
-        ("plugins", _plugins()),
-        ("devices", _devices()),
-        ("data sets", _data_sets()),
-        ("tracking", _tracking(tracking_uri)),
-    ):
-        console.print(f"[bold]{title}[/bold]")
-        for name, value in rows:
-            console.print(f"  {name:<14} {value}", markup=False, soft_wrap=True)
+    if address is None:
+        _tell(console, {"versions": versions(), "plugins": _plugins(), "devices": devices(), "data sets": data_sets()})
+    else:
+        _tell_nodes(console, address)
+    _tell(console, {"tracking": _tracking(tracking_uri)})
     return 0
 
 
-def _versions() -> list[tuple[str, str]]:
-    def version(package: str) -> str:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
+def _tell(console: Console, sections: Mapping[str, Iterable[tuple[str, str]]], indent: str = "") -> None:
+    for title, rows in sections.items():
+        console.print(f"{indent}[bold]{title}[/bold]")
+        for name, value in rows:
+            console.print(f"{indent}  {name:<14} {value}", markup=False, soft_wrap=True)
 
-    return [("python", platform.python_version()), *((package, version(package)) for package in PACKAGES)]
+
+def _tell_nodes(console: Console, address: str) -> None:
+    from bdray.cluster import ClusterRun, ClusterSettings
+
+    with ClusterRun(ClusterSettings(address=address)) as cluster:
+        console.print("asking every node ...", style="dim")
+        for node in cluster.inventory():
+            console.print(f"[bold]{escape(node.title)}[/bold]")
+            if node.problem:
+                console.print(f"  {node.problem}", markup=False, soft_wrap=True)
+            _tell(console, node.sections, indent="  ")
 
 
 def _plugins() -> list[tuple[str, str]]:
@@ -110,44 +115,6 @@ def _plugins() -> list[tuple[str, str]]:
     except PluginError as error:
         return [("broken", str(error))]
     return [(entry.name, entry.value) for entry in importlib.metadata.entry_points(group=GROUP)] or [("none", "")]
-
-
-def _devices() -> list[tuple[str, str]]:
-    import psutil
-    import torch
-
-    from bdray.machine import Machine
-
-    memory = psutil.virtual_memory()
-    free = shutil.disk_usage(".").free
-    bfloat16 = Machine.here().bfloat16 or "no bfloat16 arithmetic: float32 is used"
-    rows = [
-        ("cpu", f"{os.cpu_count()} cores, {bfloat16}"),
-        ("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
-        ("disk", f"{free / 2**30:.0f} GiB free here"),
-    ]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        rows.append((f"gpu {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
-    return rows if torch.cuda.device_count() else [*rows, ("gpu", "none")]
-
-
-def _data_sets() -> list[tuple[str, str]]:
-    rows = []
-    for name, _ in DATASETS:
-        try:
-            data = DATASETS.build(name).load()
-            rows.append((name, f"{len(data.train_images)} training, {len(data.test_images)} test images"))
-        except BdrayError as error:
-            rows.append((name, str(error)))
-        except Exception as error:
-            # A component of somebody's plugin may do anything; the other rows are still worth reading.
-            rows.append((name, f"cannot be loaded: {_in_one_line(error)}"))
-    return rows
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def _tracking(uri: str | None) -> list[tuple[str, str]]:

@@ -58,7 +58,9 @@ def stages(sweep: Storage, keep_gb: float | None) -> int:
 
 
 def _prune(sweep: Storage, keep_gb: float, console: Console) -> None:
-    busy = UserError(f"the sweep in {sweep.uri} is running: it keeps its stages in order by itself")
+    def busy(holder: str) -> UserError:
+        return UserError(f"the sweep in {sweep.uri} is running ({holder}): it keeps its stages in order by itself")
+
     with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
         cache = StageCache(sweep, int(keep_gb * GIGABYTE), {})
         before = cache.total_bytes

@@ -198,7 +198,7 @@ def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
         return False
     busy = UserError("a driver holds it")
     try:
-        with SweepFolder(sweep).locked(DRIVER_LOCK, 0, busy):
+        with SweepFolder(sweep).locked(DRIVER_LOCK, 0, lambda _holder: busy):
             return False
     except UserError:
         return True

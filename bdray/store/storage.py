@@ -21,10 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from filelock import FileLock, Timeout
-
 from bdray.credentials import is_hidden, public
-from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError, nearest
+from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -313,7 +311,7 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             raise StorageNotFoundError(action, self.uri_of(path), "it does not exist") from None
         except OSError as error:
-            raise StorageError(action, self.uri_of(path), _cause(error)) from error
+            raise StorageError(action, self.uri_of(path), cause_of(error)) from error
 
 
 @dataclass(frozen=True)
@@ -410,36 +408,6 @@ def _with_path(parts: SplitResult, path: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}" + (f"?{parts.query}" if parts.query else "")
 
 
-@contextmanager
-def file_lock(path: Path | None, wait_s: float, busy: BdrayError) -> Iterator[None]:
-    """Holds a lock between processes, which the system drops when its holder dies, however it dies.
-
-    Args:
-        path: the lock file, made with its folder when missing; None (a storage without locks): nothing is held.
-        wait_s: how long to wait for another holder.
-        busy: raised when that was not long enough.
-
-    Raises:
-        StorageError: the file system has no locks, or the file cannot be made.
-    """
-    if path is None:
-        yield
-        return
-    # Not a "soft" lock where there is no flock: that would outlive its killed holder.
-    lock = FileLock(path, fallback_to_soft=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait_s)
-    except Timeout:
-        raise busy from None
-    except OSError as error:
-        raise StorageError("lock", str(path), _cause(error)) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _relative(path: str) -> str:
     parts = [part for part in path.split("/") if part]
     if ".." in parts or "." in parts:
@@ -495,7 +463,8 @@ def _link_local(origin: Path, target: Path) -> bool:
     return True
 
 
-def _cause(error: OSError) -> str:
+def cause_of(error: OSError) -> str:
+    """What the system says of it, in a few words."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     return error.strerror or str(error) or type(error).__name__

@@ -26,12 +26,13 @@ from pydantic import ValidationError
 from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
-from bdray.errors import BdrayError, StorageError, StorageNotFoundError
+from bdray.errors import StorageError, StorageNotFoundError
 from bdray.record import ErrorRecord, Status, TrialRecord
 from bdray.store.gathered import WORTH_IT, GatheredRecords, RecordCopy, Stamp
 from bdray.store.journal import JOURNAL, Journal, read_journal
+from bdray.store.locks import Busy, Lost, file_lock, interrupt_main_thread, leased
 from bdray.store.sealed import SealedFolder
-from bdray.store.storage import Storage, file_lock
+from bdray.store.storage import Storage
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
 DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
@@ -152,9 +153,16 @@ class SweepFolder(SealedFolder):
         """Whether there is a finished stage; whether it is intact, whoever reads it finds out."""
         return self.storage.exists(f"stages/{fingerprint}/{MANIFEST}")
 
-    def locked(self, name: str, wait_s: float, busy: BdrayError) -> AbstractContextManager[None]:
-        """Holds one of the sweep's locks; see `file_lock`."""
-        return file_lock(self.storage.local_path(name), wait_s, busy)
+    def locked(
+        self, name: str, wait_s: float, busy: Busy, lost: Lost = interrupt_main_thread
+    ) -> AbstractContextManager[None]:
+        """Holds one of the sweep's locks: `file_lock` on this machine's file systems, elsewhere `leased`.
+
+        Args:
+            lost: called when a lease was lost while it was held; by default the block is interrupted.
+        """
+        path = self.storage.local_path(name)
+        return leased(self.storage, name, wait_s, busy, lost) if path is None else file_lock(path, wait_s, busy)
 
 
 class ConditionFolder(SealedFolder):

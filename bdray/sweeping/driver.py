@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
+from bdray.cluster.places import require_places
 from bdray.condition import Condition, digest
 from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
@@ -137,7 +138,10 @@ def run_conditions(
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
     tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
-    busy = UserError(f"the sweep in {sweep.uri} is being run by another process; wait for it or stop it")
+
+    def busy(holder: str) -> UserError:
+        return UserError(f"the sweep in {sweep.uri} is being run by {holder}; wait for it or stop it")
+
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
         space = as_decided(space, sweep)
@@ -342,20 +346,32 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             trial_options=run.settings.trial_options,
             work=run.settings.work,
         )
+        if run.settings.cluster.address is not None:
+            run.console.print("checking code, versions, storage and data of every node ...", style="dim")
+            run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
         shares = _gpu_shares(run, cluster, job) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
+        examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
+        require_places([*job.tasks, *examples], cluster.places())
         total = len(run.conditions)
         resources = cluster.resources()
         capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
         batches = run.settings.trial_options.get("max_batches")
         watcher = Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
         with (
+            cluster.told(run.sweep) as told,
             SweepProgress(
-                run.console, total, total - len(run.left), mirror.notify, watcher=watcher, sweep=run.sweep
+                run.console,
+                total,
+                total - len(run.left),
+                mirror.notify,
+                on_count=told.count,
+                watcher=watcher,
+                sweep=run.sweep,
             ) as progress,
             Eviction(_stage_cache(run)) as eviction,
         ):

@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
@@ -58,6 +58,7 @@ class SweepProgress(Bar):
         total: conditions of the sweep that are known when it starts.
         before: of those, already finished when it starts.
         on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
+        on_count: called with the number of conditions in each state when one changes.
         watcher: knows the time left; while it looks, from a thread, nobody waits.
         sweep: where what is shown is kept for `bdray status`.
     """
@@ -69,6 +70,7 @@ class SweepProgress(Bar):
         before: int,
         on_change: Callable[[str], None],
         *,
+        on_count: Callable[[Mapping[str, int]], None] = lambda counts: None,
         watcher: Watcher | None = None,
         sweep: Storage | None = None,
     ) -> None:
@@ -83,6 +85,8 @@ class SweepProgress(Bar):
         self._running: Sequence[RunningCondition] = ()
         self._thread: threading.Thread | None = None
         self._said_at = time.monotonic()
+        self._on_count = on_count
+        on_count(self.counts)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -117,6 +121,12 @@ class SweepProgress(Bar):
         """Lost and diverged ones included."""
         return self._counts.total() - self.running - self.finished - self._counts["waiting"]
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Conditions by state; together they are all that are known."""
+        known = {"finished": self.finished, "running": self.running, "failed": self.failed}
+        return {**known, "waiting": self._total - sum(known.values())}
+
     def started(self, condition_id: str) -> None:
         self.lost_causes.pop(condition_id, None)
         if self._watcher is not None:
@@ -146,6 +156,7 @@ class SweepProgress(Bar):
         self._status[condition_id] = status
         self._counts[status] += 1
         self._on_change(condition_id)
+        self._on_count(self.counts)
         self._redraw(news=True)
 
     def _watch(self) -> None:

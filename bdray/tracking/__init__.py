@@ -59,7 +59,10 @@ def sync_sweep(
     folder = SweepFolder(sweep)
     if not folder.is_sweep:
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
-    busy = TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow by another process just now")
+
+    def busy(holder: str) -> TrackingError:
+        return TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow just now, by {holder}")
+
     with folder.locked(MIRROR_LOCK, _BUSY_S, busy):
         delivered: dict[str, int] = {}
 

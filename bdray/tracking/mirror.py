@@ -61,6 +61,10 @@ _ORPHAN = _Ending(60.0, 60.0)
 class _BusyError(UnreachableError):
     """The mirror of a driver that was killed has not ended yet."""
 
+    @classmethod
+    def by(cls, holder: str) -> _BusyError:
+        return cls(f"{holder} is still delivering this sweep to MLflow")
+
 
 class _MirrorLoop:
     """Keeps the ids that wait for delivery, and delivers them whenever the server answers."""
@@ -107,6 +111,8 @@ class _MirrorLoop:
             ending = self._take()
             if ending is not None:
                 self._finish(ending)
+                if self._lock is not None:
+                    self._lock.close()
                 return
             if self._running and time.monotonic() >= self._next_look:
                 self._look()
@@ -200,10 +206,10 @@ class _MirrorLoop:
 
     def _connect(self) -> Delivery:
         if self._lock is None:
-            busy = _BusyError("another process is still delivering this sweep to MLflow")
             lock = ExitStack()
-            lock.enter_context(SweepFolder(self._sweep).locked(MIRROR_LOCK, _LOCK_S, busy))
-            # Until this process ends.
+            # Another one delivers once this lock is lost: the driver starts a mirror in this one's place.
+            held = SweepFolder(self._sweep).locked(MIRROR_LOCK, _LOCK_S, _BusyError.by, lost=lambda: os._exit(1))
+            lock.enter_context(held)
             self._lock = lock
         if self._delivery is None:
             self._delivery = Delivery.connect(self._sweep, self._uri)

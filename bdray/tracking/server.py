@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from bdray.credentials import public, without_login, without_password
 from bdray.errors import StorageError, TrackingError, UserError
-from bdray.store.storage import Storage, file_lock
+from bdray.store.locks import file_lock
+from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -163,9 +165,12 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
 
     # Processes that create one SQLite file at the same time break each other's migrations.
     database = tracking_uri.removeprefix("sqlite:///")
-    busy = UnreachableError(f"{public(tracking_uri)} is being set up by another process")
+
+    def busy(holder: str) -> UnreachableError:
+        return UnreachableError(f"{public(tracking_uri)} is being set up by {holder}")
+
     try:
-        with file_lock(Path(f"{database}.lock") if database != tracking_uri else None, 60, busy):
+        with file_lock(Path(f"{database}.lock"), 60, busy) if database != tracking_uri else nullcontext():
             if database != tracking_uri and not Path(database).exists():
                 _make_database(Path(database))
             client = MlflowClient(_log_in(tracking_uri))

@@ -1,0 +1,218 @@
+"""The nodes of the cluster: what each has, and whether trials would come to the same on all of them.
+
+Each is asked in a process there that needs none of its CPUs, so a busy node answers too.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import ray
+from ray._private import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bdray.cluster.job import ClusterJob
+from bdray.cluster.losses import in_one_line
+from bdray.cluster.places import Place
+from bdray.cluster.trainable import set_up_worker
+from bdray.condition import Condition
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
+from bdray.inventory import Installation, Rows, data_sets, devices, versions
+from bdray.plugins import PluginError, load_plugins
+from bdray.store.storage import Storage
+
+T = TypeVar("T")
+
+ANSWER_S = 180.0
+"""How long a node may take to start a process and answer; a busy machine takes a minute."""
+
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive."""
+
+    node_id: str
+    host: str
+    address: str
+    cpu: float
+    gpu: float
+    memory_bytes: float
+
+    @property
+    def name(self) -> str:
+        return f"node {self.node_id[:6]} ({self.host}, {self.address})"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a task that runs there or nowhere, also where all CPUs are taken."""
+        return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(self.node_id, soft=False)}
+
+
+@dataclass(frozen=True)
+class NodeInventory:
+    """What a node says of itself.
+
+    Attributes:
+        sections: rows by title; empty where it gave no answer.
+        problem: why it gave none.
+    """
+
+    node: Node
+    sections: Mapping[str, Rows] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        node = self.node
+        share = f"{node.cpu:g} CPUs, {node.gpu:g} GPUs" if node.gpu else f"{node.cpu:g} CPUs"
+        return f"{node.name}: {share}, {node.memory_bytes / 2**30:.1f} GiB memory for Ray"
+
+
+def able_nodes() -> list[Node]:
+    """Those that may run trials."""
+    return [node for node in nodes() if node.cpu]
+
+
+def nodes() -> list[Node]:
+    """Those that are alive, by address."""
+    found = [
+        Node(
+            node_id=node["NodeID"],
+            host=node["NodeManagerHostname"],
+            address=node["NodeManagerAddress"],
+            cpu=node["Resources"].get("CPU", 0.0),
+            gpu=node["Resources"].get("GPU", 0.0),
+            memory_bytes=node["Resources"].get("memory", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(found, key=lambda node: (node.address, node.node_id))
+
+
+def places() -> list[Place]:
+    """What the nodes have that can run trials, and the kinds of node that an autoscaler may add."""
+    there = [Place(node.cpu, node.gpu) for node in able_nodes()]
+    config = state.state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else ()
+    added = [Place(group.resources.get("CPU", 0), group.resources.get("GPU", 0)) for group in groups if group.max_count]
+    return there + [place for place in added if place.cpu]
+
+
+def inventories() -> Iterator[NodeInventory]:
+    """What every node has, also those that run no trials."""
+    for node, answer in _asked(nodes(), lambda node: (_sections,), timeout_s=None):
+        yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
+
+
+def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> int:
+    """Whether trials come to the same on all nodes that may run one; fetches and decodes the data there.
+
+    Args:
+        job: what workers set themselves up with; its tasks are not needed.
+        conditions: whose data sets are needed.
+
+    Returns:
+        How many nodes there are.
+
+    Raises:
+        UserError: one sentence a node whose code, plugins, versions, data or view of the storage are not the driver's.
+        StorageError: the driver cannot write into the storage.
+    """
+    able, mine, token = able_nodes(), Installation.here(job.plugins), secrets.token_hex(8)
+    problems: list[tuple[Node, Sequence[str]]] = []
+    job.sweep.write_atomic(f"{_PROBE}/{token}/driver", token)
+    try:
+        for node, answer in _asked(able, lambda node: (_checked, job, token, node.node_id), timeout_s=ANSWER_S):
+            found = [answer] if isinstance(answer, str) else _problems(answer, mine)
+            if not found and not job.sweep.exists(f"{_PROBE}/{token}/{node.node_id}"):
+                found = [f"what it writes into {job.sweep.uri} does not arrive there"]
+            problems.append((node, found))
+    finally:
+        with suppress(StorageError):
+            job.sweep.delete_folder(_PROBE)
+    _require_none(problems)
+    contents = [json.dumps(c.content()) for c in {condition.data: condition for condition in conditions}.values()]
+    answers = _asked(able, lambda node: (_prepared, job, contents), timeout_s=None)
+    _require_none([(node, [answer] if isinstance(answer, str) else answer) for node, answer in answers])
+    return len(able)
+
+
+def _require_none(problems: Sequence[tuple[Node, Sequence[str]]]) -> None:
+    lines = [f"{node.name}: {'; '.join(found)}" for node, found in problems if found]
+    if lines:
+        raise UserError("nothing was started: the nodes are not alike\n  " + "\n  ".join(lines))
+
+
+def _problems(answer: tuple[Installation, list[str]], mine: Installation) -> list[str]:
+    theirs, others = answer
+    differing = theirs.differences(mine)
+    return [*others, *([f"unlike the driver's, {', '.join(differing)}"] if differing else [])]
+
+
+def _asked(
+    able: Sequence[Node], question: Callable[[Node], tuple[Any, ...]], timeout_s: float | None
+) -> Iterator[tuple[Node, Any]]:
+    """Every node's answer to `question(node)` (a function and its arguments), asked side by side; a string where there
+    is none."""
+    asked = []
+    for node in able:
+        function, *arguments = question(node)
+        remote = ray.remote(max_retries=0, **node.options)(function)
+        asked.append((node, remote.remote(*arguments)))
+    for node, reference in asked:
+        try:
+            yield node, ray.get(reference, timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            yield node, f"it has not answered within {timeout_s:.0f} s"
+        except ray.exceptions.RayError as error:
+            yield node, f"it cannot be asked ({in_one_line(str(error))})"
+
+
+def _sections() -> dict[str, Rows]:
+    """On the node."""
+    with suppress(PluginError):
+        load_plugins()
+    return {"versions": versions(), "devices": devices(), "data sets": tuple(data_sets())}
+
+
+def _checked(job: ClusterJob, token: str, node_id: str) -> tuple[Installation, list[str]]:
+    """On the node: what it has, and what is wrong with it by itself."""
+    problems = []
+    try:
+        set_up_worker(job)
+    except PluginError as error:
+        problems.append(str(error))
+    problems += _storage_problem(job.sweep, token, node_id)
+    return Installation.here(job.plugins), problems
+
+
+def _storage_problem(sweep: Storage, token: str, node_id: str) -> list[str]:
+    try:
+        sweep.read_text(f"{_PROBE}/{token}/driver")
+        sweep.write_atomic(f"{_PROBE}/{token}/{node_id}", token)
+    except StorageNotFoundError:
+        return [f"it does not see the driver's files in {sweep.uri}: the storage must be a folder that all nodes share"]
+    except StorageError as error:
+        return [str(error)]
+    return []
+
+
+def _prepared(job: ClusterJob, contents: Sequence[str]) -> list[str]:
+    """On the node: what is wrong with its data sets."""
+    set_up_worker(job)
+    problems = []
+    for content in contents:
+        data = Condition.parse(json.loads(content)).data
+        try:
+            data.prepare(job.trial_options.get("cache"))
+        except BdrayError as error:
+            problems.append(f"data set {data.name}: {error}")
+    return problems

@@ -1,0 +1,59 @@
+"""Where trials can run at all: what a node has, and what no node will ever have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bdray.cluster.job import Task
+from bdray.errors import UserError
+from bdray.gpu import show_gpu
+
+_NEAR = 1e-6
+
+
+class Place(NamedTuple):
+    """Logical resources of a node, all of them, whoever uses them now."""
+
+    cpu: float
+    gpu: float = 0.0
+
+    def holds(self, task: Task) -> bool:
+        return task.cpu <= self.cpu + _NEAR and task.gpu <= self.gpu + _NEAR
+
+    def __str__(self) -> str:
+        return _shown(self.cpu, self.gpu)
+
+
+def require_places(tasks: Sequence[Task], places: Sequence[Place]) -> None:
+    """Raises when Ray would wait for ever.
+
+    Args:
+        places: of the nodes there are, and of those that an autoscaler may add.
+
+    Raises:
+        UserError: names the conditions that no node can ever run, what they ask for and what there is.
+    """
+    homeless = [task for task in tasks if not any(place.holds(task) for place in places)]
+    if not homeless:
+        return
+    asked: dict[Place, list[str]] = {}
+    for task in homeless:
+        asked.setdefault(Place(task.cpu, task.gpu), []).append(task.condition_id)
+    asks = "; ".join(f"{_named(ids)} for {share}" for share, ids in sorted(asked.items()))
+    there = ", ".join(f"{count} x {place}" for place, count in sorted(Counter(places).items())) or "none with a CPU"
+    raise UserError(
+        f"no node can ever run {len(homeless)} of {len(tasks)} conditions; they ask: {asks}. The nodes: {there}."
+        " Lower resources.cpu or resources.gpu of these conditions, or give the cluster a node that has as much"
+    )
+
+
+def _named(ids: Sequence[str]) -> str:
+    others = len(ids) - 1
+    return f"{ids[0]} and {others} more" if others else ids[0]
+
+
+def _shown(cpu: float, gpu: float) -> str:
+    cpus = f"{cpu:g} CPU{'s' if cpu != 1 else ''}"
+    return f"{cpus} and {show_gpu(gpu)} GPU{'s' if gpu > 1 else ''}" if gpu else cpus

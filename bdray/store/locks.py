@@ -1,0 +1,255 @@
+"""Locks between processes, on one machine or on several, that outlive no holder and say who holds them.
+
+On a file system the kernel keeps them (`file_lock`). An object store has none, and pyarrow writes no object on the
+condition that nobody else has (`If-None-Match` is dropped without a word), so there a lock is a lease (`leased`): an
+object that names its holder, who writes it anew every `BEAT_S`.
+
+    nobody's lease, or one that has not changed for EXPIRY_S: write mine, wait, read: mine? it is held
+    held: every BEAT_S read; mine? write the next beat; another's? lost
+
+The last to write wins. So at most one goes on, and the others hear of it after `BEAT_S` at the latest; until then two
+may hold it, if one of them was stopped or cut off for `EXPIRY_S`. No clocks are compared: whoever waits looks at the
+lease for that long by its own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError
+from bdray.store.storage import Storage, cause_of
+
+BEAT_S, EXPIRY_S = 10.0, 60.0
+"""How often a lease is written anew; how long one that is not counts for its holder."""
+
+SETTLE_S = 2.0
+"""How long after its write a lease is read to see whether it was the last: longer than any other waiter's time from
+read to write, or that waiter waits for longer (`_Lease._claim`)."""
+
+_LOOK_S = 1.0
+
+Busy = Callable[[str], BdrayError]
+"""Makes the error of whoever does not get a lock, from what is known of its holder."""
+
+Lost = Callable[[], None]
+"""Is called, from a thread, when a lease was lost."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        token: of this holding of it.
+        machine: tells systems, and containers on one, apart, whatever they are called.
+        born_s: when the process began, Unix time in seconds: process numbers come again.
+        beat: grows as long as the lease is kept.
+    """
+
+    host: str
+    pid: int
+    since_s: float
+    machine: str = ""
+    born_s: float = 0.0
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    beat: int = 0
+
+    @classmethod
+    def me(cls) -> Holder:
+        """This process, from now on."""
+        return cls(socket.gethostname(), os.getpid(), time.time(), _machine(), psutil.Process().create_time())
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Holder | None:
+        """What `text` says; None where it says nothing of the kind."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
+    @property
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether the process is there; None where it is another machine's."""
+        if not self.machine or self.machine != _machine():
+            return None
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.born_s) < 1
+        except psutil.Error:
+            return False
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {self.pid} on {self.host} since {since} UTC"
+
+
+def interrupt_main_thread() -> None:
+    """As Ctrl-C does."""
+    _thread.interrupt_main()
+
+
+@contextmanager
+def file_lock(path: Path, wait_s: float, busy: Busy) -> Iterator[None]:
+    """Holds a lock that the system drops when its holder dies, however it dies.
+
+    Args:
+        path: the lock file, made with its folder when missing; says who holds it, or did.
+        wait_s: how long to wait for another holder.
+        busy: makes what is raised when that was not long enough.
+
+    Raises:
+        StorageError: the file system has no locks, or the file cannot be made.
+    """
+    # Not a "soft" lock where there is no flock: that would outlive its killed holder.
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait_s)
+        # Who is not named (a full disk) holds it all the same.
+        with suppress(OSError):
+            path.write_text(Holder.me().text)
+    except Timeout:
+        raise busy(_named(path)) from None
+    except OSError as error:
+        raise StorageError("lock", str(path), cause_of(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def leased(storage: Storage, name: str, wait_s: float, busy: Busy, lost: Lost) -> Iterator[None]:
+    """Holds a lease on a storage that has no locks.
+
+    Args:
+        wait_s: how long to wait for a holder who keeps his lease; for the end of one that is not kept, `EXPIRY_S`.
+        busy: makes what is raised when that was not long enough, or when the lease was lost meanwhile.
+        lost: is called in the second case, once.
+
+    Raises:
+        StorageError: the storage cannot be read or written.
+    """
+    lease = _Lease(storage, name, busy, lost)
+    lease.acquire(wait_s)
+    beating = threading.Thread(target=lease.beat, name=f"lease {name}", daemon=True)
+    beating.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lease.successor is None:
+            raise
+    finally:
+        lease.over.set()
+        beating.join()
+        lease.release()
+    if lease.successor is not None:
+        raise busy(str(lease.successor))
+
+
+class _Lease:
+    """One holding of a lease, from the first look to its release.
+
+    Attributes:
+        over: it need not be kept any longer.
+        successor: who has it now, where it was lost.
+    """
+
+    def __init__(self, storage: Storage, name: str, busy: Busy, lost: Lost) -> None:
+        self._storage, self._name, self._busy, self._lost = storage, name, busy, lost
+        self._me = Holder.me()
+        self.over = threading.Event()
+        self.successor: Holder | None = None
+
+    def acquire(self, wait_s: float) -> None:
+        """Raises what `busy` makes when a holder who keeps his lease still has it after `wait_s`."""
+        began = changed = time.monotonic()
+        seen, is_kept, said = self._read(), False, False
+        while True:
+            looked, holder = time.monotonic(), self._read()
+            if holder != seen:
+                # Whoever writes while this process looks is alive.
+                seen, changed, is_kept = holder, looked, holder is not None
+            is_over = holder is None or holder.lives is False or looked - changed >= EXPIRY_S
+            if is_over and self._claim(looked):
+                return
+            if holder is not None and not is_over and (is_kept or holder.lives) and looked - began >= wait_s:
+                raise self._busy(str(holder))
+            if not said and not is_over and looked - began > BEAT_S:
+                sys.stderr.write(f"waiting up to {EXPIRY_S:.0f} s for a sign of life of {holder}\n")
+                said = True
+            time.sleep(_LOOK_S)
+
+    def _claim(self, looked: float) -> bool:
+        """Whether the lease is this process's, of which it was seen `looked` that it was nobody's."""
+        self._write()
+        # Whoever was slow may have overwritten one that is held already: its holder must have seen it first.
+        time.sleep(SETTLE_S if time.monotonic() - looked < SETTLE_S / 2 else 2 * BEAT_S)
+        return self._is_mine(self._read())
+
+    def beat(self) -> None:
+        """Keep the lease until it is over, or lost."""
+        while not self.over.wait(BEAT_S):
+            # As long as the storage does not answer, nobody else can write there either.
+            with suppress(StorageError):
+                holder = self._read()
+                if holder is not None and not self._is_mine(holder):
+                    self.successor = holder
+                    self._lost()
+                    return
+                self._me = replace(self._me, beat=self._me.beat + 1)
+                self._write()
+
+    def release(self) -> None:
+        """The next one need not wait."""
+        with suppress(StorageError):
+            if self._is_mine(self._read()):
+                self._storage.delete(self._name)
+
+    def _is_mine(self, holder: Holder | None) -> bool:
+        return holder is not None and holder.token == self._me.token
+
+    def _read(self) -> Holder | None:
+        try:
+            return Holder.parse(self._storage.read_bytes(self._name))
+        except StorageNotFoundError:
+            return None
+
+    def _write(self) -> None:
+        self._storage.write_atomic(self._name, self._me.text)
+
+
+def _named(path: Path) -> str:
+    with suppress(OSError):
+        holder = Holder.parse(path.read_text())
+        # It may have been the holder before the present one, who has not written its name yet.
+        if holder is not None and holder.lives is not False:
+            return str(holder)
+    return "another process"
+
+
+def _machine() -> str:
+    """This system since its start, and the process numbers that are seen in here; "" where neither is known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""

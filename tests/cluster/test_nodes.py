@@ -1,0 +1,155 @@
+"""Several nodes: raylets of one machine, of which one has other code and versions, and one cannot import bdray."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+import bdray
+from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.cluster.confined import confined
+from bdray.cluster.nodes import _storage_problem
+from bdray.cluster.places import Place, require_places
+from bdray.commands import inspection
+from bdray.condition import Condition
+from bdray.errors import UserError
+from bdray.inventory import Installation
+from bdray.store.storage import Storage
+
+ROOT = Path(__file__).parents[2]
+CONDITION = Condition.parse(
+    {
+        "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
+        "model": {"name": "resnet8"},
+        "trigger": {"name": "patch"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Short, for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="bdray-n-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[str]:
+    """Its address."""
+    (folder / "here").mkdir()
+    (folder / "here" / "nodes_plugin.py").write_text("")
+    shutil.copytree(Path(bdray.__file__).parent, folder / "other" / "bdray")
+    with (folder / "other" / "bdray" / "terminal.py").open("a") as code:
+        code.write("# another version\n")
+    (folder / "other" / "nodes_plugin.py").write_text("# another one\n")
+    (folder / "other" / "timm-0.0.1.dist-info").mkdir()
+    (folder / "other" / "timm-0.0.1.dist-info" / "METADATA").write_text("Name: timm\nVersion: 0.0.1\n")
+    (folder / "broken" / "bdray").mkdir(parents=True)
+    (folder / "broken" / "bdray" / "__init__.py").write_text("raise ImportError('half copied')\n")
+    sys.path.append(str(folder / "here"))
+    options = {"include_dashboard": False, "temp_dir": str(folder / "ray")}
+    with confined():
+        ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
+        for name, share in {"other": {"num_cpus": 2, "num_gpus": 1}, "broken": {"num_cpus": 1}}.items():
+            ray.add_node(**share, env_vars={"PYTHONPATH": str(folder / name)})
+        yield ray.address
+        ray.shutdown()
+    sys.path.remove(str(folder / "here"))
+
+
+def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
+    cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers get the driver's current folder as a place to import from.
+    monkeypatch.chdir(folder)
+    sweep = Storage.open(folder / "runs" / "sweep")
+    job = ClusterJob(sweep, sweep.parent, (), plugins=("nodes_plugin",), sys_path=(str(folder / "here"),))
+    with ClusterRun(ClusterSettings(address=cluster)) as run:
+        assert sorted(run.places()) == [Place(1, 0), Place(1, 0), Place(2, 1)]
+        with pytest.raises(UserError) as caught:
+            run.require_alike(job, [CONDITION])
+    title, *lines = str(caught.value).splitlines()
+    assert title == "nothing was started: the nodes are not alike"
+    other, broken = sorted(lines, key=lambda line: "cannot be asked" in line)
+    for said in ("timm is 0.0.1, not ", "bdray's code is another one", "the plugin nodes_plugin is another one"):
+        assert said in other
+    assert "half copied" in broken
+    assert sweep.list() == [], "what was written to see whether it arrives is gone"
+
+
+def test_doctor_lists_every_node(
+    cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert inspection.doctor(None, cluster) == 0
+    said = capsys.readouterr().out
+    titles = [line for line in said.splitlines() if line.startswith("node ")]
+    assert sum("2 CPUs, 1 GPUs" in line for line in titles) == 1, said
+    assert len(titles) == 3
+    assert said.count("data sets") == 2
+    assert len(re.findall(r"digits +\d+ training, \d+ test images", said)) == 2
+    assert said.count("cores") == 2
+    assert "half copied" in said
+
+
+def test_what_tells_installations_apart() -> None:
+    one = Installation("aaaaaaaaaa", (("p", "1"), ("q", "1")), (("python", "3.11"), ("torch", "2")))
+    two = Installation("bbbbbbbbbb", (("p", "2"), ("r", "1")), (("python", "3.11"), ("torch", "3")))
+    assert one.differences(one) == []
+    assert two.differences(one) == [
+        "torch is 3, not 2",
+        "bdray's code is another one (bbbbbbbb, not aaaaaaaa)",
+        "the plugin p is another one",
+        "the plugin q is not installed",
+        "it has a plugin more, r",
+    ]
+
+
+def test_a_storage_that_is_not_shared_is_named(tmp_path: Path) -> None:
+    (problem,) = _storage_problem(Storage.open(tmp_path / "elsewhere"), "token", "node")
+    assert f"it does not see the driver's files in {tmp_path}/elsewhere" in problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def task(name: str, cpu: float, gpu: float = 0.0) -> Task:
+    return Task(name, "", (), cpu, gpu)
+
+
+def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
+    places = [Place(4, 1), Place(2), Place(2)]
+    fitting = [task("a", 4), task("b", 1, 1 / 3), task("c", 4, 1)]
+    require_places(fitting, places)
+    with pytest.raises(UserError) as caught:
+        require_places([*fitting, task("d", 8), task("e", 8), task("f", 1, 2)], places)
+    said = str(caught.value)
+    assert "no node can ever run 3 of 6 conditions; they ask: f for 1 CPU and 2 GPUs; d and 1 more for 8 CPUs." in said
+    assert "The nodes: 2 x 2 CPUs, 1 x 4 CPUs and 1 GPU." in said
+    with pytest.raises(UserError, match="none with a CPU"):
+        require_places(fitting, [])
+
+
+def test_the_command_says_so_at_once(tmp_path: Path) -> None:
+    fixed = {name: section for name, section in CONDITION.content().items() if name != "seed"}
+    (tmp_path / "big.yaml").write_text(f"name: big\nseeds: [0]\nfixed: {fixed}\nresources: {{cpu: 3}}\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "bdray.sweep", "big.yaml", "--no-dashboard", "--num-cpus", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 2, run.stderr
+    assert "no node can ever run 1 of 1 conditions" in run.stderr
+    assert "1 x 2 CPUs" in run.stderr
