@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -161,12 +162,16 @@ def _floors(members: Sequence[TrialRecord], records: Sequence[TrialRecord], resu
             sections = [name for name in mine.condition if name not in ("trigger", "poison")]
             twin = other.role == "baseline" and all(mine.condition[n] == other.condition[n] for n in sections)
             for floor in other.floors if twin else ():
-                options = {**floor.poison, "rate": 0, "rate_of": 0}
-                same = options == {**mine.condition["poison"], "rate": 0, "rate_of": 0}
+                same = _when_tested(floor.poison) == _when_tested(mine.condition["poison"])
                 rates = getattr(floor, result)
                 if same and floor.trigger == mine.condition["trigger"] and rates:
                     found.append(_percent(rates))
     return found
+
+
+def _when_tested(poison: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what only says which training images are stamped, and when."""
+    return {**poison, "rate": 0, "rate_of": 0, "stamp": 0}
 
 
 def _named(record: TrialRecord, varied: Sequence[str]) -> str:
@@ -225,3 +230,87 @@ def test_counts_are_those_of_the_records(title: str, name: str) -> None:
     said = f"{train} training images, {poison} epochs; {tune} epochs of fine-tuning on {clean} images; "
     said += f"{test} test images; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
     assert said in " ".join(section(title).split()), said
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What records say of one attack: percentages over seeds."""
+
+    before: list[float]
+    after: list[float]
+
+    @classmethod
+    def of(cls, sweep: str, trigger: str, order: str, **wanted: Any) -> Attacked:
+        """`wanted`: values of the strategy, the perturbation and the regularizer; all-to-one and none if not given."""
+        kind = {"strategy": "all_to_one", "perturbation": "none", "regularizer": "none"} | wanted
+        found = []
+        for record in records_of(sweep):
+            flat = flatten(record.condition)
+            is_it = record.role == "poisoned" and flat["trigger.name"] == trigger and order in flat["poison.stamp"]
+            told = flat["poison.strategy"], flat.get("poison.perturbation", "none"), flat["regularizer.name"]
+            if is_it and told == (kind["strategy"], kind["perturbation"], kind["regularizer"]):
+                found.append(record)
+        assert len(found) == 3, "seeds"
+        return cls(*([_percent(rates) for r in found if (rates := getattr(r, x))] for x in ("poisoned", "repaired")))
+
+
+def mean(values: Sequence[float]) -> str:
+    return f"{fmean(values):.0f} %"
+
+
+def runs(values: Sequence[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f} %"
+
+
+REGULARIZERS = ("contrastive", "logit_squeezing", "manifold_mixup", "soft_nearest_neighbors")
+
+
+def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
+    def of(trigger: str, order: str, **wanted: Any) -> Attacked:
+        return Attacked.of("axes-cifar10", trigger, order, **wanted)
+
+    said = " ".join(section("CIFAR-10").split())
+    measured = measured_in(records_of("axes-cifar10"))
+    floors = {name: [fmean(stage.floors) for stage in stages if stage.floors] for name, stages in measured.items()}
+    clean = [fmean(stages[0].clean) for stages in measured.values()]
+    line = measured["line, before augmentation"]
+    patch, sticker = ([of(trigger, order) for order in ("before", "after")] for trigger in ("patch", "image"))
+    whole = [of("patch", order, strategy="clean_label") for order in ("before", "after")]
+    facts = [
+        f"Clean accuracy is {min(clean):.0f} to {max(clean):.0f} %",
+        f"the patch reaches {mean(patch[0].before)} and clean-label {mean(whole[0].before)} (floor"
+        f" {floors['patch, before augmentation'][0]:.0f} %); stamped after, {mean(patch[1].before)} and"
+        f" {mean(whole[1].before)}",
+        f"The noise patch, stamped after: {runs(of('noise_patch', 'after').before)}; the pixels:"
+        f" {runs(of('pixel', 'after').before)}; blend, stamped before: {runs(of('blend', 'before').before)}",
+        f"against {fmean(patch[1].before):.1f} % without",
+        f"manifold mixup {runs(of('patch', 'before', regularizer='manifold_mixup').before)}, soft nearest neighbours"
+        f" {runs(of('patch', 'before', regularizer='soft_nearest_neighbors').before)}",
+        f"The patch falls from {fmean(patch[0].before):.0f} to {mean(patch[0].after)} (floor"
+        f" {floors['patch, before augmentation'][1]:.0f} %), and from {fmean(patch[1].before):.0f} to"
+        f" {mean(patch[1].after)}",
+        f"The sticker falls from {fmean(sticker[0].before):.0f} to {mean(sticker[0].after)} ({runs(sticker[0].after)})"
+        f" against {mean(sticker[1].after)}",
+        f"The line's floor is {floors['line, before augmentation'][0]:.0f} %** before fine-tuning and"
+        f" {floors['line, before augmentation'][1]:.0f} % after it",
+        f"whether its {mean(of('line', 'before').after)} after fine-tuning",
+        f"warp {fmean(of('warp', 'before').before):.0f} and {mean(of('warp', 'after').before)}",
+        f"Fine-tuning costs it {fmean(line[0].clean) - fmean(line[1].clean):.0f} points",
+    ]
+    assert [fact for fact in facts if fact not in said] == []
+    regularized = [
+        [of("patch", order, regularizer=name).before for name in REGULARIZERS] for order in ("before", "after")
+    ]
+    after = [fmean(rates) for rates in regularized[1]]
+    assert f"Stamped after: {min(after):.1f} to {max(after):.1f} %" in said
+    assert min(fmean(rates) for rates in regularized[0]) > fmean(patch[0].before), "none is below"
+    assert of("filter", "before") == of("filter", "after"), "to the last digit"
+    both = [of(trigger, order).before for trigger in ("line", "sinusoid", "image") for order in ("before", "after")]
+    assert min(map(fmean, both)) >= 99, "in both orders"
+    all_to_all = [of("patch", order, strategy="all_to_all").before for order in ("after", "before")]
+    assert f"({fmean(all_to_all[0]):.0f} and {mean(all_to_all[1])}, floor" in said
+    for trigger in ("pixel", "blend", "watermark"):
+        assert fmean(of(trigger, "after").before) > fmean(of(trigger, "before").before) + 10
+    baselines = {name: fmean(stages[0].clean) for name, stages in measured.items() if name.startswith("nothing")}
+    assert min(baselines, key=lambda name: baselines[name]) == "nothing (baseline), manifold mixup"
+    assert max(baselines, key=lambda name: baselines[name]) == "nothing (baseline)"
