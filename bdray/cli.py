@@ -154,6 +154,7 @@ def _add_sweep_readers(commands: Any) -> None:
         if name == "results":
             reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
             reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
+            reader.add_argument("--study", metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE")
             _table_options(reader)
         if name == "report":
             reader.add_argument("--output", metavar="FILE", help="(default: report.html in the sweep's folder)")

@@ -26,7 +26,7 @@ from statistics import fmean
 import psutil
 
 from bdray.searches.metrics import Goal
-from bdray.searches.optuna import CELL, STUDY, journal
+from bdray.searches.study import CELL, STUDY, journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
 from benchmarks.chaos import GRACE_S, LIMIT_S, Sweep, adopt_orphans, descendants, find
@@ -36,9 +36,9 @@ SPACE = f"""\
 name: chaos
 seeds: [0, 1]
 fixed:
-  data: {{name: digits, image_size: 16, train_limit: 200, test_limit: 50}}
+  data: {{name: digits, image_size: 16, train_limit: 100, test_limit: 50}}
   model: {{name: resnet8}}
-  train: {{epochs: 6, batch_size: 32}}
+  train: {{epochs: 2, batch_size: 32, precision: float32}}
   finetune: {{epochs: 0}}
 parameters:
   trigger.name: {{values: [patch, blend]}}

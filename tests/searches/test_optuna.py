@@ -16,7 +16,8 @@ import pytest
 from bdray.condition import Condition
 from bdray.errors import SpaceError, UserError
 from bdray.record import TrialRecord
-from bdray.searches.optuna import CELL, FREE, STUDY, OptunaAsker, journal
+from bdray.searches.optuna import OptunaAsker
+from bdray.searches.study import CELL, FREE, STUDY, journal
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
@@ -133,7 +134,7 @@ def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path:
     assert [trial.params.get("regularizer.weight") for trial in free] == [None, 0.02], "0.9 lies outside"
     assert len(run(space, asker)) == 16, "they do not count as asked for"
     assert any("learnt     2 cells" in line for line in asker.said)
-    assert len(begun(space, tmp_path, others)._kept.trials) == 10
+    assert len(begun(space, tmp_path, others).study.trials) == 10
 
 
 def test_a_study_that_asked_for_something_else_is_not_continued(load: Load, tmp_path: Path) -> None:
