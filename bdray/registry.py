@@ -17,7 +17,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -253,9 +253,10 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[s
 def _field_holder(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
     for part in loc:
         field = cls.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
+        # Where it may be null, the model is one of the types.
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
             return cls
-        if not issubclass(field.annotation, BaseModel):
-            return cls
-        cls = field.annotation
+        cls = models[0]
     return cls

@@ -40,6 +40,7 @@ from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
 from bdray.cluster.measuring import compilings_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.pruning import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -147,6 +148,8 @@ class ClusterRun:
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
         with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt():
+            if job.pruning is not None:
+                job = replace(job, pruner=start_pruner(job.pruning))
             trainable = tune.with_parameters(ConditionTrainable, job=replace(job, tasks=()))
             # Both: Ray titles an idle process after the one, a busy process after the other.
             trainable.__name__ = trainable.__qualname__ = PROCESS_NAME

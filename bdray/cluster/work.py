@@ -18,7 +18,13 @@ def run_task(job: ClusterJob, task: Task) -> str:
     condition = Condition.parse(json.loads(task.content))
     probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes)
-    return attempt_trial(condition, sweep=job.sweep, storage=job.storage, options=options).status
+    reporter = None
+    if job.pruning is not None and job.pruner is not None:
+        # Ray is imported only where a trial needs it.
+        from bdray.cluster.pruning import PrunedReporter
+
+        reporter = PrunedReporter(job.pruning.prune, job.pruner)
+    return attempt_trial(condition, sweep=job.sweep, storage=job.storage, reporter=reporter, options=options).status
 
 
 def options_for(task: Task, shared: Mapping[str, Any]) -> TrialOptions:

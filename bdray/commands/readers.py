@@ -60,7 +60,7 @@ def status(options: argparse.Namespace) -> int:
     others = [name for name in folder.condition_ids() if name not in done]
     begun = sum(sweep.each(lambda name: folder.condition(name).has_begun, others))
     console.print(f"[bold]{escape(sweep.name)}[/bold]: {len(planned)} conditions")
-    for name in ("finished", "diverged", "failed"):
+    for name in ("finished", "diverged", "failed", *(("pruned",) if counts["pruned"] else ())):
         console.print(f"  {name:<10} {counts[name]:>6}")
     console.print(f"  {'begun':<10} {begun:>6}")
     console.print(f"  {'waiting':<10} {len(planned) - len(heads) - begun:>6}")

@@ -318,7 +318,8 @@ class OptunaAsker(Asker):
             (cell.records[c.condition_id], self._twins.get(cell.twins.get(c.condition_id, ""))) for c in cell.conditions
         ]
         values, violations = self._measured(pairs)
-        self._end(cell.kept, cell.copied, values, violations)
+        was_pruned = any(record.status == "pruned" for record in cell.records.values())
+        self._end(cell.kept, cell.copied, values, violations, was_pruned=was_pruned)
 
     def _measured(
         self, pairs: Sequence[tuple[TrialRecord, TrialRecord | None]]
@@ -330,10 +331,19 @@ class OptunaAsker(Asker):
         violations = {text: bound.violation(value) for text, (bound, value) in held.items() if value is not None}
         return (known if len(known) == len(values) and len(violations) == len(held) else None), violations
 
-    def _end(self, kept: int, copied: int, values: list[float] | None, violations: Mapping[str, float]) -> None:
+    def _end(
+        self,
+        kept: int,
+        copied: int,
+        values: list[float] | None,
+        violations: Mapping[str, float],
+        *,
+        was_pruned: bool = False,
+    ) -> None:
         from optuna.trial import TrialState
 
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        unmeasured = TrialState.PRUNED if was_pruned else TrialState.FAIL
+        state = unmeasured if values is None else TrialState.COMPLETE
         with quiet():
             for opened, number in ((self._copy, copied), (self._kept, kept)):
                 opened.end(number, values, violations, state)

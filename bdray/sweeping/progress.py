@@ -71,9 +71,13 @@ class SweepProgress(Bar):
         return self._counts["finished"]
 
     @property
+    def pruned(self) -> int:
+        return self._counts["pruned"]
+
+    @property
     def failed(self) -> int:
         """Lost and diverged ones included."""
-        return self._counts.total() - self.running - self.finished - self._counts["waiting"]
+        return self._counts.total() - self.running - self.finished - self.pruned - self._counts["waiting"]
 
     def started(self, condition_id: str) -> None:
         self.lost_causes.pop(condition_id, None)
@@ -98,10 +102,11 @@ class SweepProgress(Bar):
         self._status[condition_id] = status
         self._counts[status] += 1
         self._on_change(condition_id)
-        done = self.finished + self.failed
+        done = self.finished + self.failed + self.pruned
         minutes = max((time.monotonic() - self._begun) / 60, 1e-9)
         rate = (done - self._before) / minutes
-        state = f"{self.running} running, {self.failed} failed, {rate:.1f}/min"
+        pruned = f"{self.pruned} pruned, " if self.pruned else ""
+        state = f"{self.running} running, {self.failed} failed, {pruned}{rate:.1f}/min"
         left = f", about {(self._total - done) / rate:.1f} min left" if rate and done < self._total else ""
         line = f"{done}/{self._total} conditions done, {state}{left}"
         self.show("sweep", done, self._total, note=state, line=line)
