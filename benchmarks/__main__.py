@@ -24,6 +24,8 @@ NAMES = (
     "memory",
     "gpu",
     "cold_start",
+    "samplers",
+    "asking",
 )
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""

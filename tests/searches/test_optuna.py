@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 
@@ -92,6 +93,30 @@ def test_the_same_seed_and_results_give_the_same_conditions_interrupted_or_not(l
     assert [c.condition_id for c in halting] == [c.condition_id for c in straight]
     other = load(parameters=PARAMETERS, search=search(max_trials=14, seed=1))
     assert {c.cell_id for c in run(other, begun(other, tmp_path / "other"))}.isdisjoint(c.cell_id for c in straight)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="needs the package cmaes")),
+        pytest.param("gp", marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")),
+    ],
+)
+def test_samplers_with_a_model_learn_and_go_on_after_a_halt(sampler: str, load: Load, tmp_path: Path) -> None:
+    count = 8 if sampler == "gp" else 24
+    keys = search(sampler=sampler, max_trials=count, startup_trials=5)
+    space = load(parameters=PARAMETERS, search=keys, seeds=[0])
+    straight = run(space, begun(space, tmp_path / "straight"))
+    assert len({c.cell_id for c in straight}) == len(straight) == count
+    assert states(tmp_path / "straight") == ["COMPLETE"] * count
+    drawn = load(parameters=PARAMETERS, search={**keys, "sampler": "random"}, seeds=[0])
+    blind = run(drawn, begun(drawn, tmp_path / "blind"))
+    assert [c.cell_id for c in straight[:5]] == [c.cell_id for c in blind[:5]]
+    assert [c.cell_id for c in straight[5:]] != [c.cell_id for c in blind[5:]]
+    first = begun(space, tmp_path / "halted")
+    halted = [c for _ in range(count - 2) for c in first.ask(1) if first.tell(made_up(c)) is None]
+    halted += run(space, begun(space, tmp_path / "halted"))
+    assert [c.cell_id for c in halted] == [c.cell_id for c in straight]
 
 
 def test_a_wave_proposes_no_point_twice_and_a_finite_space_ends(load: Load, tmp_path: Path) -> None:
