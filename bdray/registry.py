@@ -253,10 +253,14 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[s
 def _field_holder(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
     for part in loc:
         field = cls.model_fields.get(str(part))
-        # Where it may be null, the model is one of the types.
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not models:
+        nested = model_in(field.annotation) if field else None
+        if nested is None:
             return cls
-        cls = models[0]
+        cls = nested
     return cls
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, also where it may be null; None: it holds something else."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

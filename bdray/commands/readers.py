@@ -76,6 +76,7 @@ def results(options: argparse.Namespace) -> int:
     if options.study:
         require_folder_of(options.study)
         _write(Path(options.study), _study_of(sweep))
+        Console(highlight=False).print(f"study      optuna-dashboard {options.study}", markup=False, soft_wrap=True)
         return 0
     records = _in_plan_order(sweep)
     if not records:
