@@ -103,7 +103,7 @@ def _add_sweep(commands: Any) -> None:
         action="store_true",
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
-    sweep.add_argument("--retry-failed", action="store_true", help="run failed and diverged conditions again")
+    sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
     sweep.add_argument("--name", help="name of the sweep (default: the space's)")
     _storage_option(sweep)
     sweep.add_argument("--tracking-uri", help="MLflow server or database (default: mlflow.db in the storage)")
@@ -158,6 +158,7 @@ def _add_sweep_readers(commands: Any) -> None:
         if name == "results":
             reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
             reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
+            reader.add_argument("--study", metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE")
             _table_options(reader)
         if name == "report":
             reader.add_argument(

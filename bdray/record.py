@@ -16,7 +16,9 @@ from bdray.triggers.visibility import Visibility
 
 SCHEMA = 2
 
-Status = Literal["finished", "failed", "diverged"]
+Status = Literal["finished", "failed", "diverged", "pruned"]
+"""`pruned`: its poison stage was ended early (`search.prune`); what it was by then is no result."""
+
 StageName = str
 """`poison`, or the name that a repair gives its stage."""
 
@@ -193,10 +195,15 @@ class TrialRecord(_Frozen):
         return next((stage for stage in self.stages if stage.name == name), None)
 
     @property
+    def ends(self) -> dict[str, Rates | None]:
+        """Rates after the last epoch of each stage, by what the model is then; a pruned condition has none."""
+        stages = () if self.status == "pruned" else self.stages
+        return {stage.result: stage.last.rates if stage.last else None for stage in stages}
+
+    @property
     def poisoned(self) -> Rates | None:
         """After the last epoch of the poison stage."""
-        stage = self.stage("poison")
-        return stage.last.rates if stage and stage.last else None
+        return self.ends.get("poisoned")
 
     @property
     def repaired(self) -> Rates | None:
@@ -207,8 +214,7 @@ class TrialRecord(_Frozen):
     @property
     def collapsed(self) -> bool:
         """Whether some stage left a model that gives nearly everything one class."""
-        ends = (stage.last.rates for stage in self.stages if stage.last)
-        return any(rates.collapsed for rates in ends if rates)
+        return any(rates.collapsed for rates in self.ends.values() if rates)
 
 
 def finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -253,9 +253,14 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[s
 def _field_holder(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
     for part in loc:
         field = cls.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
+        nested = model_in(field.annotation) if field else None
+        if nested is None:
             return cls
-        if not issubclass(field.annotation, BaseModel):
-            return cls
-        cls = field.annotation
+        cls = nested
     return cls
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, also where it may be null; None: it holds something else."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

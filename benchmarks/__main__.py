@@ -25,6 +25,8 @@ NAMES = (
     "gpu",
     "cold_start",
     "slow_store",
+    "samplers",
+    "asking",
 )
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""

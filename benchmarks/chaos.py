@@ -112,13 +112,17 @@ class Round:
 
 
 class Sweep:
-    """The command in a folder of its own, with temporary files of its own."""
+    """The command in a folder of its own, with temporary files of its own.
 
-    def __init__(self, folder: Path, database: Path | None, cpus: int) -> None:
+    Args:
+        space: the search space; its name is `chaos`.
+    """
+
+    def __init__(self, folder: Path, database: Path | None, cpus: int, space: str = SPACE) -> None:
         self.folder, self.cpus, self.output = folder, cpus, ""
         for name in ("t", "runs"):
             (folder / name).mkdir(parents=True)
-        (folder / "chaos.yaml").write_text(SPACE)
+        (folder / "chaos.yaml").write_text(space)
         if database is not None:
             shutil.copy(database, folder / "runs" / "mlflow.db")
 
@@ -180,7 +184,12 @@ def _lasting(value: Any) -> Any:
     return value
 
 
-def _descendants() -> Iterator[tuple[psutil.Process, list[str]]]:
+def adopt_orphans() -> None:
+    """Be the reaper of all that descends from this process."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants() -> Iterator[tuple[psutil.Process, list[str]]]:
     """Living processes that come from this one, with their command lines; dead ones are reaped."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -188,9 +197,9 @@ def _descendants() -> Iterator[tuple[psutil.Process, list[str]]]:
                 yield process, command
 
 
-def _find(target: str, keeper: int) -> psutil.Process | None:
+def find(target: str, keeper: int) -> psutil.Process | None:
     """The first process of a kind, or None."""
-    for process, command in _descendants():
+    for process, command in descendants():
         if TARGETS[target](command) and (process.pid == keeper) == (target == "keeper"):
             return process
     return None
@@ -213,7 +222,7 @@ class Chaos:
         process, began, first = sweep.start(), time.monotonic(), dict[str, float]()
         while process.poll() is None:
             for target in TARGETS.keys() - first.keys():
-                if _find(target, process.pid) is not None:
+                if find(target, process.pid) is not None:
                     first[target] = time.monotonic()
             time.sleep(0.05)
         self.spans = {target: time.monotonic() - since for target, since in first.items()}
@@ -265,9 +274,9 @@ class Chaos:
 
     def _strike(self, process: subprocess.Popen[str], planned: Round) -> bool:
         while process.poll() is None:
-            if _find(planned.target, process.pid) is not None:
+            if find(planned.target, process.pid) is not None:
                 time.sleep(planned.moment * self.spans[planned.target])
-                victim = _find(planned.target, process.pid)
+                victim = find(planned.target, process.pid)
                 if victim is None or process.poll() is not None:
                     return False
                 with suppress(psutil.Error):
@@ -280,13 +289,13 @@ class Chaos:
         try:
             return process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
-            for left, _ in _descendants():
+            for left, _ in descendants():
                 left.kill()
             return process.wait()
 
     def _look(self, sweep: Sweep, result: Round) -> None:
         deadline = time.monotonic() + GRACE_S
-        while (left := list(_descendants())) and time.monotonic() < deadline:
+        while (left := list(descendants())) and time.monotonic() < deadline:
             time.sleep(0.2)
         result.processes = [" ".join(command)[:100] for _, command in left]
         for process, _ in left:
@@ -343,7 +352,7 @@ def main() -> int:
         "--write", type=Path, help="write the table of the log's rounds, or of this run's, to this file"
     )
     options = parser.parse_args()
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     rounds: list[Round] = []
     # Ray's sockets need a short path.
     work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))

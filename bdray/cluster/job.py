@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
+from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
 
 PROCESS_NAME = "Condition"
@@ -67,6 +68,8 @@ class ClusterJob:
         trial_options: keyword arguments of `TrialOptions` that all trials share.
         sys_path: folders to import plugins from.
         cwd: what relative paths (`data.root`) are relative to.
+        pruning: which poison stages may end early; None: none.
+        pruner: the actor that decides it, once there is one.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
     """
@@ -79,6 +82,8 @@ class ClusterJob:
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    pruning: Pruning | None = None
+    pruner: Any = None
     work: str = "bdray.cluster.work:run_task"
 
 
@@ -101,7 +106,7 @@ class Observer(Protocol):
     def started(self, condition_id: str) -> None: ...
 
     def ended(self, condition_id: str, status: str) -> None:
-        """The trial ended by itself: `finished`, `diverged` or `failed` (all with a record)."""
+        """The trial ended by itself: `finished`, `diverged`, `pruned` or `failed` (all with a record)."""
         ...
 
     def restarts(self, condition_id: str, cause: str) -> None:

@@ -17,7 +17,7 @@ from bdray.record import EpochRecord, StageName
 from bdray.training.reporter import Reporter
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "bdray_conditions": ("Conditions of a sweep: finished, running, failed or waiting", ("sweep", "state")),
+    "bdray_conditions": ("Conditions of a sweep: finished, running, failed, pruned or waiting", ("sweep", "state")),
     "bdray_epoch": ("Last finished epoch of a running stage", ("sweep", "condition", "stage")),
     "bdray_images_per_second": ("Training images a second in that epoch", ("sweep", "condition", "stage")),
     "bdray_memory_bytes": (

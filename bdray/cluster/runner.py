@@ -43,6 +43,7 @@ from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines
 from bdray.cluster.metrics import Told  # noqa: E402
 from bdray.cluster.nodes import NodeInventory, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.places import Place  # noqa: E402
+from bdray.cluster.pruning import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -178,6 +179,8 @@ class ClusterRun:
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
         with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt():
+            if job.pruning is not None:
+                job = replace(job, pruner=start_pruner(job.pruning))
             trainable = tune.with_parameters(ConditionTrainable, job=replace(job, tasks=()))
             # Both: Ray titles an idle process after the one, a busy process after the other.
             trainable.__name__ = trainable.__qualname__ = PROCESS_NAME

@@ -9,6 +9,7 @@ from typing import Any
 
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.metrics import TellingReporter, Told
+from bdray.cluster.pruning import PrunedReporter
 from bdray.condition import Condition
 from bdray.trial import TrialOptions, attempt_trial
 from bdray.trial.attacks import parse_probes
@@ -23,6 +24,8 @@ def run_task(job: ClusterJob, task: Task) -> str:
         told.set("bdray_cpu_share", task.cpu)
         told.set("bdray_gpu_share", task.gpu)
         reporter = TellingReporter(told)
+        if job.pruning is not None and job.pruner is not None:
+            reporter = PrunedReporter(told, job.pruning.prune, job.pruner)
         return attempt_trial(condition, sweep=job.sweep, storage=job.storage, reporter=reporter, options=options).status
 
 

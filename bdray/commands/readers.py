@@ -58,6 +58,11 @@ def status(options: argparse.Namespace) -> int:
 def results(options: argparse.Namespace) -> int:
     """The table, on the terminal or into a file."""
     sweep = find_sweep(options.sweep, options.storage)
+    if options.study:
+        require_folder_of(options.study)
+        _write(Path(options.study), _study_of(sweep))
+        Console(highlight=False).print(f"study      optuna-dashboard {options.study}", markup=False, soft_wrap=True)
+        return 0
     records = _in_plan_order(sweep)
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
@@ -76,6 +81,25 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def _study_of(sweep: Storage) -> bytes:
+    """The study of Optuna behind a sweep, as a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    from bdray.searches.optuna import Optuna
+    from bdray.searches.study import read_study, study_file
+
+    _load_plugins(sweep)
+    view = _searched(sweep)
+    if view is None or not isinstance(view.method, Optuna):
+        raise UserError(f"--study: {sweep.uri} has no study; only `search: {{method: optuna}}` makes one")
+    if view.study is not None and view.study.exists():
+        return study_file(read_study(view.study))
+    # In an object store nothing is kept: what the records come to.
+    return study_file(view.method.study_of(view.ground, _in_plan_order(sweep)))
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
@@ -200,7 +224,7 @@ def _searched(sweep: Storage) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read."""
     from bdray.report import SearchView
-    from bdray.searches.optuna import STUDY
+    from bdray.searches.study import STUDY
     from bdray.space import load_space
 
     text = sweep.read_text(SPACE)

@@ -20,7 +20,7 @@ from bdray.condition import COMPONENTS
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
-from bdray.registry import Component, Registry
+from bdray.registry import Component, Registry, model_in
 from bdray.searches import SEARCHES
 from bdray.space.grammar import KEYS, Tracking
 from bdray.space.resources import Defaults, Needs
@@ -90,13 +90,13 @@ def _options(cls: type[BaseModel], schema: Mapping[str, Any], definitions: Mappi
     for name, field in cls.model_fields.items():
         below = schema["properties"][name]
         text = " ".join((field.description or "").split())
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            nested = definitions[field.annotation.__name__]
-            for option in _options(field.annotation, nested, definitions):
+        nested = model_in(field.annotation)
+        if nested is None or nested is not field.annotation:
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            yield Option(name, kind_of(below), default, text)
+        if nested is not None:
+            for option in _options(nested, definitions[nested.__name__], definitions):
                 yield Option(f"{name}.{option.name}", option.kind, option.default, option.text)
-            continue
-        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        yield Option(name, kind_of(below), default, text)
 
 
 def _shown(value: Any) -> str:
@@ -109,7 +109,7 @@ def kind_of(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(kind_of, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
         return " | ".join(map(show, schema.get("enum", [schema.get("const")])))
-    kind = schema.get("type", "any value")
+    kind = "object" if "$ref" in schema else schema.get("type", "any value")
     if kind == "array":
         items = schema.get("prefixItems") or [schema.get("items", {})]
         count = f"{schema['minItems']} x " if schema.get("minItems") else ""

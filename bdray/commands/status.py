@@ -226,12 +226,12 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
 
 def _in_full(state: SweepState) -> Iterator[Text]:
     yield Text.assemble((state.name, "bold"), f": {state.planned} conditions, {_said(state)}")
-    for name in ("finished", "diverged", "failed"):
+    for name in ("finished", "diverged", "failed", *(("pruned",) if state.counts["pruned"] else ())):
         yield Text(f"  {name:<10} {state.counts[name]:>6}")
     yield Text(f"  {'begun':<10} {state.begun:>6}")
     yield Text(f"  {'waiting':<10} {state.waiting:>6}")
     yield from _running(state)
-    failures = [head for head in state.heads if head.status != "finished"]
+    failures = [head for head in state.heads if head.status not in ("finished", "pruned")]
     for head in failures[:_FAILURES]:
         cause = f"{head.error.kind}: {head.error.message}" if head.error else "the loss is not a finite number"
         yield Text(f"  {head.condition_id}  {head.status}  {cause}", style="red")

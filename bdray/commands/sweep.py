@@ -99,13 +99,16 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
 
 def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: str) -> None:
     unsuccessful = outcome.unsuccessful
+    again = command_line if "--retry-failed" in command_line else f"{command_line} --retry-failed"
+    if outcome.pruned:
+        said = f"{len(outcome.pruned)} of {len(outcome.records)} conditions were pruned (search.prune): no results"
+        console.print(f"\n{said}; run them to their end with: {again}", markup=False, soft_wrap=True)
     if not unsuccessful:
         return
     console.print(f"\n[red]{len(unsuccessful)} of {len(outcome.records)} conditions did not finish:[/red]")
     for record in unsuccessful:
         cause = f"{record.error.kind}: {record.error.message}" if record.error else "the loss is not a finite number"
         console.print(f"  {record.condition_id}  {record.status}  {cause}", markup=False, soft_wrap=True)
-    again = command_line if "--retry-failed" in command_line else f"{command_line} --retry-failed"
     console.print(f"run them again with: {again}", markup=False, soft_wrap=True)
 
 

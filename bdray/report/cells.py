@@ -113,7 +113,7 @@ class Cell:
         """What went wrong: "1 of 3 collapsed"; empty when nothing did."""
         n = len(self.replicates)
         kinds = [mark(replicate.record) for replicate in self.replicates]
-        counts = {kind: kinds.count(kind) for kind in ("failed", "diverged", "collapsed")}
+        counts = {kind: kinds.count(kind) for kind in ("failed", "diverged", "pruned", "collapsed")}
         return ", ".join(kind if n == 1 else f"{k} of {n} {kind}" for kind, k in counts.items() if k)
 
     def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:

@@ -117,7 +117,7 @@ def _row(members: Sequence[TrialRecord], axes: Mapping[str, str], flats: Mapping
             [after(record) for record in members], rate, [record.condition["seed"] for record in members]
         )
     marks = ["baseline"] if first.role == "baseline" else []
-    marks += [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
+    marks += [name for name in ("failed", "diverged", "pruned") if any(record.status == name for record in members)]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     row[""] = ", ".join(marks)
     return row

@@ -170,7 +170,9 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
     roles = [sum(record.role == role for record in records) for role in ("poisoned", "baseline")]
     seeds = sorted({record.condition.get("seed", 0) for record in records})
     marks = [mark(record) for record in records]
-    troubled = [f"{marks.count(kind)} {kind}" for kind in ("failed", "diverged", "collapsed") if kind in marks]
+    troubled = [
+        f"{marks.count(kind)} {kind}" for kind in ("failed", "diverged", "pruned", "collapsed") if kind in marks
+    ]
     facts = [
         ("conditions", f"{done} ({roles[0]} poisoned, {roles[1]} baseline); {', '.join(troubled) or 'none failed'}"),
         ("seeds", ", ".join(map(str, seeds))),

@@ -15,8 +15,9 @@ from bdray.report.figures import BLUE, GREY, ORANGE, WIDTH, Picture
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker
 from bdray.searches.ground import Ground
-from bdray.searches.optuna import FREE, Optuna, journal
+from bdray.searches.optuna import Optuna
 from bdray.searches.replication import Replication, interval_of, why_more
+from bdray.searches.study import FREE, read_study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -113,14 +114,13 @@ def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) 
 def _optuna(method: Optuna, path: Path) -> list[Part]:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name=None, storage=journal(path))
+    study = read_study(path)
     done = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not done:
         return []
     free = sum(bool(trial.user_attrs.get(FREE)) for trial in done)
     text = (
-        f"{len(done)} cells have a value, {free} of them learnt from records that were there; {len(study.trials)} were "
+        f"{len(done)} cells have a value, {free} of them learnt from what was known before; {len(study.trials)} were "
         f"proposed or learnt in all. Goals: {', '.join(method.metrics)}."
         + (f" Constraints: {', '.join(method.constraints)}." if method.constraints else "")
         + " The best of many noisy cells looks better than it is: replicate it with new seeds before it is quoted."

@@ -76,7 +76,7 @@ def results_of(records: Sequence[TrialRecord]) -> list[str]:
 
 
 def _rates_by_result(record: TrialRecord, results: Sequence[str]) -> dict[str, float | None]:
-    ends = {stage.result: stage.last.rates if stage.last else None for stage in record.stages}
+    ends = record.ends
     return {key: value for result in results for key, value in _rates(result, ends.get(result)).items()}
 
 
@@ -200,7 +200,7 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
     flat = flatten(members[0].condition)
     poisoned = [record.poisoned for record in members if record.poisoned]
     finetuned = [record.repaired for record in members if record.repaired]
-    marks = [name for name in ("failed", "diverged") if any(record.status == name for record in members)]
+    marks = [name for name in ("failed", "diverged", "pruned") if any(record.status == name for record in members)]
     marks += ["collapsed"] if any(record.collapsed for record in members) else []
     is_baseline = members[0].role == "baseline"
     axis_cells = [

@@ -23,6 +23,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.registry import Component, Registry
 from bdray.searches.ground import Ground
+from bdray.searches.pruning import Prune
 from bdray.store.storage import Storage
 
 
@@ -89,6 +90,8 @@ class SearchMethod(Component):
     baselines come on top."""
     seed: int = Field(default=0, ge=0)
     """What is drawn from, where something is."""
+    prune: Prune | None = None
+    """Poison stages may end early where others do better by then (`docs/search-methods.md`); null: none does."""
 
     def problem(self) -> tuple[str, str] | None:
         """The option that does not fit the others and what is wrong with it, where pydantic cannot know."""

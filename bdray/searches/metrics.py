@@ -123,5 +123,4 @@ def twin_id(condition: Condition) -> str:
 def _rates(record: TrialRecord, result: str) -> Rates | None:
     if result == "repaired":
         return record.repaired
-    stage = next((stage for stage in record.stages if stage.result == result), None)
-    return stage.last.rates if stage and stage.last else None
+    return record.ends.get(result)

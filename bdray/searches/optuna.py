@@ -10,9 +10,7 @@ on. The same command continues it; the samplers draw from a stream of (seed, num
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -28,6 +26,18 @@ from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
 from bdray.searches.ground import Axis, Flat, Ground, assembled, drawn, is_finite, locate
 from bdray.searches.metrics import Bound, Goal, twin_id
+from bdray.searches.study import (
+    CELL,
+    CONDITIONS,
+    CONSTRAINTS,
+    FREE,
+    METRICS,
+    STUDY,
+    OpenStudy,
+    open_study,
+    quiet,
+    read_study,
+)
 from bdray.seeds import derive_seed
 from bdray.store.storage import Storage
 
@@ -35,10 +45,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
-
-STUDY, STUDY_NAME = "study.journal", "bdray"
-CELL, FREE = "cell", "free"
-"""What bdray notes of a trial: the cell it is; whether it was learnt from records instead of asked for."""
 
 _TRIES = 20
 """How often a sampler may propose what is known before a cell is drawn at random."""
@@ -66,6 +72,9 @@ class Optuna(SearchMethod):
     """Hours after which nothing more is asked for; what runs then is finished."""
     startup_trials: int = Field(default=10, ge=1)
     """Cells that `tpe`, `gp` and `cmaes` draw at random before they learn."""
+    learn_from: str | None = None
+    """A study that `bdray results --study` wrote: its cells that lie in the space, with the same seeds, are told to the
+    sampler for nothing. The path is relative to where the command is typed."""
     population: int | None = Field(default=None, ge=2)
     """Cells a generation of `nsgaii` and `nsgaiii`; None: a fifth of `max_trials`, 8 to 50."""
 
@@ -115,6 +124,10 @@ class Optuna(SearchMethod):
 
     def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
         return OptunaAsker(self, ground, sweep.local_path(STUDY), others)
+
+    def study_of(self, ground: Ground, records: Iterable[TrialRecord]) -> optuna.Study:
+        """The study that these records come to, in memory: for a sweep that keeps none."""
+        return OptunaAsker(self.model_copy(update={"learn_from": None}), ground, None, records).study
 
     def build_sampler(self, *index: int) -> optuna.samplers.BaseSampler:
         """The sampler, drawing from the stream with this index."""
@@ -170,20 +183,20 @@ class OptunaAsker(Asker):
         others: records of other sweeps; complete cells that lie in the space are learnt from.
 
     Raises:
-        UserError: the study was made for other goals.
+        UserError: the study was made for other goals, or the one to learn from cannot be read or lacks a goal.
     """
 
     def __init__(self, method: Optuna, ground: Ground, path: Path | None, others: Iterable[TrialRecord]) -> None:
         self._method, self._ground, self._path = method, ground, path
-        with _quiet():
+        # Before anything is written: with this mistake no study is begun.
+        teacher = _teacher(method)
+        with quiet():
             import optuna
 
-            self._kept = open_study(path, method)
-            self._copy = optuna.create_study(directions=[goal.direction for goal in method.goals])
-            self._copy.sampler = self._kept.sampler = optuna.samplers.RandomSampler()
-            for key, value in self._kept._storage.get_study_system_attrs(self._kept._study_id).items():
-                if key.startswith("qmc:"):
-                    self._copy._storage.set_study_system_attr(self._copy._study_id, key, value)
+            directions = [goal.direction for goal in method.goals]
+            self._kept = open_study(path, method.metrics, method.constraints, directions)
+            self._copy = OpenStudy.create(optuna.storages.InMemoryStorage(), directions)
+            self._copy.take_sequences(self._kept)
         self._open: dict[str, _Cell] = {}
         self._known: set[str] = set()
         self._asked = 0
@@ -191,17 +204,24 @@ class OptunaAsker(Asker):
         self._twins: dict[str, TrialRecord] = {}
         self._loose: dict[str, dict[int, TrialRecord]] = {}
         self._is_empty = False
-        for trial in self._kept.get_trials(deepcopy=False):
+        for trial in self._kept.trials:
             self._take_up(trial)
         for record in others:
             self.tell(record)
+        if teacher is not None:
+            self._learn_from(teacher)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The one that is kept."""
+        return self._kept.study
 
     def ask(self, count: int) -> Sequence[Condition]:
         asked: list[Condition] = []
         while self._again:
             asked += self._again.pop().conditions
         while len(asked) < count and not self.finished:
-            with _quiet():
+            with quiet():
                 asked += self._ask_cell()
         return asked
 
@@ -222,8 +242,8 @@ class OptunaAsker(Asker):
 
     @property
     def said(self) -> Sequence[str]:
-        learnt = sum(bool(trial.user_attrs.get(FREE)) for trial in self._kept.get_trials(deepcopy=False))
-        lines = [f"learnt     {learnt} cells from records that were there already"] if learnt else []
+        learnt = sum(bool(trial.user_attrs.get(FREE)) for trial in self._kept.trials)
+        lines = [f"learnt     {learnt} cells from what was known already"] if learnt else []
         return [*lines, f"study      optuna-dashboard {self._path}"] if self._path else lines
 
     @property
@@ -235,58 +255,57 @@ class OptunaAsker(Asker):
         """A trial of the kept study: into the copy, and on with it where it was left running."""
         from optuna.trial import TrialState
 
-        self._copy.add_trial(trial)
+        copied = self._copy.add(trial)
         self._asked += not trial.user_attrs.get(FREE)
         self._known.add(trial.user_attrs[CELL])
         if trial.state == TrialState.RUNNING:
-            conditions = self._conditions(assembled(self._ground, lambda axis: _chosen(trial.params, axis)))
+            conditions = self._conditions(assembled(self._ground, partial(_chosen, trial.params)))
             if conditions is None or conditions[0].cell_id != trial.user_attrs[CELL]:
                 # The space has changed: nobody will ever tell of it.
-                self._end(trial.number, len(self._copy.trials) - 1, None, {})
+                self._end(trial.number, copied, None, {})
                 return
-            self._again.append(self._opened(conditions, trial.number, len(self._copy.trials) - 1))
+            self._again.append(self._opened(conditions, trial.number, copied))
 
     def _ask_cell(self) -> Sequence[Condition]:
         """The conditions of a cell that was never asked for; none where there is no such cell."""
         import optuna
         from optuna.trial import TrialState
 
-        number = len(self._kept.get_trials(deepcopy=False))
+        number = len(self._kept.trials)
         for attempt in range(_TRIES):
-            self._copy.sampler = self._method.build_sampler(number, attempt)
-            trial = self._copy.ask()
+            study = self._copy.study
+            study.sampler, idle = self._method.build_sampler(number, attempt), study.sampler
+            trial = study.ask()
             assignment = assembled(self._ground, partial(_suggested, trial))
-            self._copy.sampler = self._kept.sampler
+            study.sampler = idle
             conditions = self._new(assignment)
             if conditions:
-                proposed = self._copy.get_trials(deepcopy=False)[trial.number]
-                self._copy_attributes()
-                return self._write(conditions, proposed.number, proposed)
-            self._copy.tell(trial, state=TrialState.FAIL)
+                self._kept.take_sequences(self._copy)
+                return self._write(conditions, trial.number, self._copy.trials[trial.number])
+            study.tell(trial, state=TrialState.FAIL)
         conditions = self._drawn(number)
         if conditions is None:
             self._is_empty = True
             return []
         params, distributions = self._params(conditions[0])
         template = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        self._copy.add_trial(template)
-        return self._write(conditions, len(self._copy.trials) - 1, template)
+        return self._write(conditions, self._copy.add(template), template)
 
     def _write(self, conditions: Sequence[Condition], copied: int, proposed: FrozenTrial) -> Sequence[Condition]:
         """A running trial in the kept study, in one piece."""
         import optuna
 
-        self._kept.add_trial(
+        kept = self._kept.add(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 params=proposed.params,
                 distributions=proposed.distributions,
-                user_attrs={CELL: conditions[0].cell_id, "conditions": [c.condition_id for c in conditions]},
+                user_attrs={CELL: conditions[0].cell_id, CONDITIONS: [c.condition_id for c in conditions]},
                 system_attrs=proposed.system_attrs,
             )
         )
         self._asked += 1
-        return self._opened(conditions, len(self._kept.get_trials(deepcopy=False)) - 1, copied).conditions
+        return self._opened(conditions, kept, copied).conditions
 
     def _opened(self, conditions: Sequence[Condition], kept: int, copied: int) -> _Cell:
         twins = {c.condition_id: twin_id(c) for c in conditions} if self._method.needs_baselines else {}
@@ -299,7 +318,8 @@ class OptunaAsker(Asker):
             (cell.records[c.condition_id], self._twins.get(cell.twins.get(c.condition_id, ""))) for c in cell.conditions
         ]
         values, violations = self._measured(pairs)
-        self._end(cell.kept, cell.copied, values, violations)
+        was_pruned = any(record.status == "pruned" for record in cell.records.values())
+        self._end(cell.kept, cell.copied, values, violations, was_pruned=was_pruned)
 
     def _measured(
         self, pairs: Sequence[tuple[TrialRecord, TrialRecord | None]]
@@ -311,15 +331,22 @@ class OptunaAsker(Asker):
         violations = {text: bound.violation(value) for text, (bound, value) in held.items() if value is not None}
         return (known if len(known) == len(values) and len(violations) == len(held) else None), violations
 
-    def _end(self, kept: int, copied: int, values: list[float] | None, violations: Mapping[str, float]) -> None:
-        from optuna.trial import Trial, TrialState
+    def _end(
+        self,
+        kept: int,
+        copied: int,
+        values: list[float] | None,
+        violations: Mapping[str, float],
+        *,
+        was_pruned: bool = False,
+    ) -> None:
+        from optuna.trial import TrialState
 
-        with _quiet():
-            for study, number in ((self._copy, copied), (self._kept, kept)):
-                trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-                for text, violation in violations.items():
-                    trial.set_constraint(text, violation)
-                study.tell(trial, values, state=TrialState.FAIL if values is None else None)
+        unmeasured = TrialState.PRUNED if was_pruned else TrialState.FAIL
+        state = unmeasured if values is None else TrialState.COMPLETE
+        with quiet():
+            for opened, number in ((self._copy, copied), (self._kept, kept)):
+                opened.end(number, values, violations, state)
 
     def _place(self, condition: Condition) -> dict[str, float] | None:
         """Where a condition lies in the space; None where it does not."""
@@ -327,8 +354,6 @@ class OptunaAsker(Asker):
 
     def _learn(self, cell_id: str) -> None:
         """A cell that nobody asked for: once all its seeds are known, it is a trial that costs nothing."""
-        import optuna
-
         found = self._loose[cell_id]
         if not all(seed in found and found[seed].status == "finished" for seed in self._ground.seeds):
             return
@@ -337,18 +362,40 @@ class OptunaAsker(Asker):
         values, violations = self._measured(pairs)
         if values is None:
             return
+        self._learnt(conditions, values, violations)
+        del self._loose[cell_id]
+
+    def _learn_from(self, study: optuna.Study) -> None:
+        """Cells of a study that was exported."""
+        from optuna.trial import TrialState
+
+        method = self._method
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            conditions = self._new(assembled(self._ground, partial(_chosen, trial.params)))
+            is_same = conditions and trial.user_attrs.get(CONDITIONS) == [c.condition_id for c in conditions]
+            if conditions and is_same and trial.constraints.keys() >= {*method.constraints}:
+                by_goal = dict(zip(study.user_attrs[METRICS], trial.values, strict=True))
+                violations = {text: trial.constraints[text] for text in method.constraints}
+                self._learnt(conditions, [by_goal[text] for text in method.metrics], violations)
+
+    def _learnt(
+        self, conditions: Sequence[Condition], values: Sequence[float], violations: Mapping[str, float]
+    ) -> None:
+        """A trial that costs nothing."""
+        import optuna
+
         params, distributions = self._params(conditions[0])
+        cell_id, ids = conditions[0].cell_id, [condition.condition_id for condition in conditions]
         trial = optuna.trial.create_trial(
             values=values,
             params=params,
             distributions=distributions,
-            user_attrs={CELL: cell_id, FREE: True, "conditions": [c.condition_id for c in conditions]},
-            constraints=violations or None,
+            user_attrs={CELL: cell_id, FREE: True, CONDITIONS: ids},
+            constraints=dict(violations) or None,
         )
-        for study in (self._copy, self._kept):
-            study.add_trial(trial)
+        for opened in (self._copy, self._kept):
+            opened.add(trial)
         self._known.add(cell_id)
-        del self._loose[cell_id]
 
     def _params(self, condition: Condition) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """What Optuna would have chosen for this condition."""
@@ -384,49 +431,25 @@ class OptunaAsker(Asker):
 
         return next(filter(None, map(self._new, candidates())), None)
 
-    def _copy_attributes(self) -> None:
-        """What Sobol's sequence keeps of itself in the study."""
-        for key, value in self._copy._storage.get_study_system_attrs(self._copy._study_id).items():
-            if key.startswith("qmc:"):
-                self._kept._storage.set_study_system_attr(self._kept._study_id, key, value)
 
-
-def open_study(path: Path | None, method: Optuna) -> optuna.Study:
-    """The kept study, made where there is none.
+def _teacher(method: Optuna) -> optuna.Study | None:
+    """The study to learn from.
 
     Raises:
-        UserError: it was made for other goals.
+        UserError: it cannot be read, or does not know what is asked for.
     """
-    import optuna
-
-    directions = [goal.direction for goal in method.goals]
-    storage = journal(path) if path is not None else optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True)
-    asked = study.user_attrs.get("metrics", method.metrics)
-    if asked != method.metrics:
-        goals = ", ".join(asked)
-        raise UserError(f"{path}: this study asks to {goals}; give the sweep another --name to ask for something else")
-    if "metrics" not in study.user_attrs:
-        study.set_user_attr("metrics", method.metrics)
-        study.set_user_attr("constraints", method.constraints)
-        study.set_metric_names([str(goal.metric.name) for goal in method.goals])
+    if method.learn_from is None:
+        return None
+    try:
+        study = read_study(Path(method.learn_from))
+    except UserError as error:
+        raise UserError(f"search.learn_from: {error}") from None
+    for what, asked in ((METRICS, method.metrics), (CONSTRAINTS, method.constraints)):
+        known = study.user_attrs.get(what, [])
+        if lacking := [text for text in asked if text not in known]:
+            where, has = f"search.learn_from: {method.learn_from}", ", ".join(known) or "none"
+            raise UserError(f"{where} has no '{lacking[0]}' among its {what}, which are: {has}")
     return study
-
-
-def journal(path: Path) -> optuna.storages.JournalStorage:
-    """Optuna's journal storage at `path`; what a dying machine wrote of a last line is taken away."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _suggested(trial: optuna.Trial, axis: Axis) -> float:
@@ -457,14 +480,3 @@ def _distribution(axis: Axis) -> BaseDistribution:
     if kept.distribution == "int_uniform":
         return IntDistribution(int(kept.min), int(kept.max))
     return FloatDistribution(kept.min, kept.max, log=kept.distribution == "log_uniform")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a line a trial, and without being told that multivariate TPE is an experiment."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -22,6 +22,7 @@ from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, write_tables
+from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
@@ -67,7 +68,7 @@ class SweepSettings:
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
         tracking_uri: MLflow's; None: the space's, or else SQLite in the storage.
-        retry_failed: run failed and diverged conditions again.
+        retry_failed: run failed, diverged and pruned conditions again, these to their end.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.
@@ -108,7 +109,11 @@ class SweepOutcome:
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:
-        return [record for record in self.records if record.status != "finished"]
+        return [record for record in self.records if record.status not in ("finished", "pruned")]
+
+    @property
+    def pruned(self) -> list[TrialRecord]:
+        return [record for record in self.records if record.status == "pruned"]
 
 
 def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> SweepOutcome:
@@ -344,6 +349,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
             trial_options=run.settings.trial_options,
+            pruning=_pruning(run),
             work=run.settings.work,
         )
         if run.settings.cluster.address is not None:
@@ -390,6 +396,17 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             run.console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)
         _record_lost(run, progress.lost_causes, watch.lost_details)
     return completed
+
+
+def _pruning(run: _Run) -> Pruning | None:
+    """What decides on poison stages that end early, with all that is known of them."""
+    prune = run.space.search.prune
+    if prune is None:
+        return None
+    left = {condition.condition_id for condition in run.left}
+    records = read_records(run.sweep, [c.condition_id for c in run.conditions if c.condition_id not in left])
+    pruned = {head.condition_id for head in read_heads(run.sweep, list(left)) if head.status == "pruned"}
+    return Pruning(prune, known_curves(prune, records), spared_stages(run.left, pruned))
 
 
 def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:

@@ -117,14 +117,18 @@ class SweepProgress(Bar):
         return self._counts["finished"]
 
     @property
+    def pruned(self) -> int:
+        return self._counts["pruned"]
+
+    @property
     def failed(self) -> int:
         """Lost and diverged ones included."""
-        return self._counts.total() - self.running - self.finished - self._counts["waiting"]
+        return self._counts.total() - self.running - self.finished - self.pruned - self._counts["waiting"]
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Conditions by state; together they are all that are known."""
-        known = {"finished": self.finished, "running": self.running, "failed": self.failed}
+        known = {"finished": self.finished, "running": self.running, "failed": self.failed, "pruned": self.pruned}
         return {**known, "waiting": self._total - sum(known.values())}
 
     def started(self, condition_id: str) -> None:
@@ -179,8 +183,8 @@ class SweepProgress(Bar):
             wait = max(every, 20 * (time.monotonic() - begun))
 
     def _redraw(self, *, news: bool = False) -> None:
-        done = self.finished + self.failed
-        state = f"{self.running} running, {self.failed} failed"
+        done = self.finished + self.failed + self.pruned
+        state = f"{self.running} running, {self.failed} failed" + (f", {self.pruned} pruned" if self.pruned else "")
         left = self._time_left() if done < self._total else None
         said = f", about {left} left" if left else ""
         running = [running_line(one) for one in self._running]

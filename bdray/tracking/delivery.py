@@ -51,7 +51,13 @@ if TYPE_CHECKING:
 
 DELIVERED = "bdray.delivered"
 
-_RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "running": "RUNNING"}
+_RUN_STATUS = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "pruned": "KILLED",
+    "running": "RUNNING",
+}
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 

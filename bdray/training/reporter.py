@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from bdray.condition import Condition
 from bdray.record import EpochRecord, StageName
 from bdray.training.source import DataPlace
 
@@ -20,6 +23,11 @@ class Reporter:
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
         """After every epoch, when what it measured is safely in the journal."""
+
+    def prunes(self, condition: Condition, epochs: Sequence[EpochRecord]) -> bool:
+        """Whether the poison stage of a condition that is no baseline ends here. Asked when its training begins or goes
+        on and after each of its epochs, the last one too, where the answer does not count."""
+        return False
 
     def stage(self, stage: StageName, reused: bool) -> None:
         """When a stage is finished and kept."""

@@ -71,6 +71,7 @@ from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.trial.stages import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
+from bdray.triggers.visibility import Visibility
 
 _PACES, _COMPILINGS = Measured(None, PACES, Pace), Measured(None, COMPILINGS, Compiling)
 """What this process has measured for trials that are written nowhere."""
@@ -128,7 +129,8 @@ def run_trial(
         options: device, threads, cache.
 
     Returns:
-        The record; `status` is `finished`, or `diverged` when a loss stopped being a finite number.
+        The record; `status` is `finished`, `diverged` when a loss stopped being a finite number, or `pruned` when the
+        reporter ended the poison stage early.
 
     Raises:
         DataError, PoisonError, TriggerError, ...: what is wrong with the condition on this data.
@@ -183,6 +185,14 @@ class _End:
         return EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms)
 
 
+class _Pruned(Exception):  # noqa: N818 - an answer, not a mistake
+    """The poison stage was ended early."""
+
+    def __init__(self, record: StageRecord) -> None:
+        super().__init__()
+        self.record = record
+
+
 class _Trial:
     """One attempt at one condition."""
 
@@ -229,7 +239,10 @@ class _Trial:
             self.journal.add_visibility(visibility, now_ms())
         model = experiment.build_model()
         probing = Probing(experiment, self._probes())
-        ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
+        try:
+            ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
+        except _Pruned as pruned:
+            return self._pruned(pruned.record, started, experiment, visibility, surroundings)
         probing.measure(model, ends[0].record)
         for end in self._repair(experiment, model, ends[0]):
             ends.append(end)
@@ -249,6 +262,31 @@ class _Trial:
             }
         )
         self._write_results(record, {end.record.result: end.confusion for end in ends})
+        return record
+
+    def _pruned(
+        self,
+        stage: StageRecord,
+        started: int,
+        experiment: Experiment,
+        visibility: Visibility | None,
+        surroundings: Mapping[str, Any],
+    ) -> TrialRecord:
+        """The record of a condition whose poison stage ended early. Its checkpoint stays: conditions that share the
+        stage need not train it again to end there too, and one that is run again goes on from there."""
+        record = blank_record(self.condition, started).model_copy(
+            update={
+                "status": "pruned",
+                "finished_ms": now_ms(),
+                "data": experiment.describe(),
+                "visibility": visibility,
+                "stages": (stage,),
+                "environment": {**surroundings, "stages": {stage.name: stage.environment}},
+            }
+        )
+        if self.folder is not None:
+            self.folder.storage.delete(ERROR)
+            self.folder.write_record(record)
         return record
 
     def _prepare(self, condition: Condition, device: torch.device) -> Experiment:
@@ -403,6 +441,9 @@ class _Trial:
             self.store.load_checkpoint(planned.fingerprint, state, data)
         self._journal(planned, state.history)
 
+        if self._is_pruned(stage, state, planned):
+            raise _Pruned(_record_of(experiment, stage, state, planned))
+
         def checkpoint() -> None:
             if self.store:
                 self.store.save_checkpoint(planned.fingerprint, state, data)
@@ -418,6 +459,9 @@ class _Trial:
             except TrialInterrupted:
                 checkpoint()
                 raise
+            if self._is_pruned(stage, state, planned):
+                checkpoint()
+                raise _Pruned(_record_of(experiment, stage, state, planned))
 
         run_stage(
             stage,
@@ -425,18 +469,15 @@ class _Trial:
             after_epoch=after_epoch,
             on_batch=lambda epoch, batch, batches: self.reporter.batch(stage.name, epoch, stage.epochs, batch, batches),
         )
-        record = StageRecord(
-            name=planned.name,
-            result=planned.result,
-            fingerprint=planned.fingerprint,
-            epochs=tuple(state.history),
-            environment={
-                **_computed_on(experiment, stage.compute),
-                "compiled": "yes" if stage.recipe.compile else "no",
-            },
-        )
         evaluation = state.evaluation or stage.evaluate(state.model)
-        return _End(record, evaluation.confusions())
+        return _End(_record_of(experiment, stage, state, planned), evaluation.confusions())
+
+    def _is_pruned(self, stage: Stage, state: StageState, planned: PlannedStage) -> bool:
+        """Whether the reporter ends a poison stage that has not come to its end by itself."""
+        if planned.name != "poison" or self.condition.is_baseline:
+            return False
+        has_ended = state.epoch >= stage.epochs or any(epoch.diverged for epoch in state.history[-1:])
+        return self.reporter.prunes(self.condition, state.history) and not has_ended
 
     def _journal(self, planned: PlannedStage, epochs: Sequence[EpochRecord]) -> None:
         if self.journal:
@@ -462,6 +503,18 @@ class _Trial:
             self.folder.storage.delete(ERROR)
         self.folder.write_record(record)
         self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
+
+
+def _record_of(experiment: Experiment, stage: Stage, state: StageState, planned: PlannedStage) -> StageRecord:
+    """A stage as far as it got."""
+    compiled = "yes" if stage.recipe.compile else "no"
+    return StageRecord(
+        name=planned.name,
+        result=planned.result,
+        fingerprint=planned.fingerprint,
+        epochs=tuple(state.history),
+        environment={**_computed_on(experiment, stage.compute), "compiled": compiled},
+    )
 
 
 def _computed_on(experiment: Experiment, compute: Compute) -> dict[str, str | int]:

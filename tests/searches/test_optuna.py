@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 
@@ -16,7 +17,8 @@ import pytest
 from bdray.condition import Condition
 from bdray.errors import SpaceError, UserError
 from bdray.record import TrialRecord
-from bdray.searches.optuna import CELL, FREE, STUDY, OptunaAsker, journal
+from bdray.searches.optuna import OptunaAsker
+from bdray.searches.study import CELL, FREE, STUDY, journal
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
@@ -93,6 +95,30 @@ def test_the_same_seed_and_results_give_the_same_conditions_interrupted_or_not(l
     assert {c.cell_id for c in run(other, begun(other, tmp_path / "other"))}.isdisjoint(c.cell_id for c in straight)
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="needs the package cmaes")),
+        pytest.param("gp", marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")),
+    ],
+)
+def test_samplers_with_a_model_learn_and_go_on_after_a_halt(sampler: str, load: Load, tmp_path: Path) -> None:
+    count = 8 if sampler == "gp" else 24
+    keys = search(sampler=sampler, max_trials=count, startup_trials=5)
+    space = load(parameters=PARAMETERS, search=keys, seeds=[0])
+    straight = run(space, begun(space, tmp_path / "straight"))
+    assert len({c.cell_id for c in straight}) == len(straight) == count
+    assert states(tmp_path / "straight") == ["COMPLETE"] * count
+    drawn = load(parameters=PARAMETERS, search={**keys, "sampler": "random"}, seeds=[0])
+    blind = run(drawn, begun(drawn, tmp_path / "blind"))
+    assert [c.cell_id for c in straight[:5]] == [c.cell_id for c in blind[:5]]
+    assert [c.cell_id for c in straight[5:]] != [c.cell_id for c in blind[5:]]
+    first = begun(space, tmp_path / "halted")
+    halted = [c for _ in range(count - 2) for c in first.ask(1) if first.tell(made_up(c)) is None]
+    halted += run(space, begun(space, tmp_path / "halted"))
+    assert [c.cell_id for c in halted] == [c.cell_id for c in straight]
+
+
 def test_a_wave_proposes_no_point_twice_and_a_finite_space_ends(load: Load, tmp_path: Path) -> None:
     parameters = {"poison.rate": {"values": [0.01, 0.1]}, "trigger.size": {"values": [1, 2, 3]}}
     space = load(
@@ -133,7 +159,7 @@ def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path:
     assert [trial.params.get("regularizer.weight") for trial in free] == [None, 0.02], "0.9 lies outside"
     assert len(run(space, asker)) == 16, "they do not count as asked for"
     assert any("learnt     2 cells" in line for line in asker.said)
-    assert len(begun(space, tmp_path, others)._kept.trials) == 10
+    assert len(begun(space, tmp_path, others).study.trials) == 10
 
 
 def test_a_study_that_asked_for_something_else_is_not_continued(load: Load, tmp_path: Path) -> None:
