@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -137,7 +138,9 @@ def _add_inspection(commands: Any) -> None:
     preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
     _space_options(preview)
     preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
-    doctor = _command(commands, "doctor", "versions, devices, memory, data sets, tracking server", _doctor)
+    doctor = _command(commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", _doctor)
+    doctor.add_argument("space", metavar="SPACE", nargs="?", help="also all that this search space would need")
+    _data_root_option(doctor)
     doctor.add_argument("--tracking-uri", help="MLflow server or database to look for")
 
 
@@ -204,10 +207,30 @@ def _space_options(parser: argparse.ArgumentParser, what: str = "search space (Y
         "--only", action="append", default=[], metavar="PATH=VALUE", help="keep matching conditions (repeatable)"
     )
     parser.add_argument("--seeds", metavar="LIST", help="0,1,2 or 0-4 instead of the space's")
+    _data_root_option(parser)
+
+
+def _data_root_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        action="append",
+        default=[],
+        type=_data_root,
+        metavar="NAME=DIR",
+        help="folder of a data set (repeatable); or the environment variable BDRAY_ROOT_NAME",
+    )
 
 
 def _storage_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", default="runs", metavar="DIR_OR_URI", help="folder of all sweeps (default: runs)")
+
+
+def _data_root(text: str) -> str:
+    """As `--set` would say it."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR, such as flowers=/data/flowers")
+    return f"data_roots.{name}={json.dumps(folder)}"
 
 
 def _positive(text: str) -> int:
@@ -226,7 +249,7 @@ def _natural(text: str) -> int:
 def _load(options: argparse.Namespace) -> SearchSpace:
     from bdray.space import load_space
 
-    return load_space(options.space, options.set, options.only, options.seeds)
+    return load_space(options.space, [*options.set, *options.data_root], options.only, options.seeds)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -265,7 +288,7 @@ def _preview(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.doctor(options.tracking_uri)
+    return inspection.doctor(options.tracking_uri, options.space, options.data_root)
 
 
 def _status(options: argparse.Namespace) -> int:
