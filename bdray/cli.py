@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     parser = _parser("python -m bdray" if is_sweep else program)
     options = parser.parse_args(arguments)
     shown = arguments[1:] if is_sweep else arguments
-    command_line = shlex.join([*program.split(), *shown])
+    # Where notes are posted to may be a secret as a whole; who continues without it misses nothing but the notes.
+    command_line = shlex.join([*program.split(), *without_option(shown, "--notify")])
     options.command_line = public(command_line)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.command_line != command_line:
@@ -62,6 +63,20 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
         return _status_of(work, options.command_line, errors)
 
     return _status_of(lambda: keep(driven, lambda line: errors.print(line, markup=False)), options.command_line, errors)
+
+
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value; argparse takes its abbreviations, too."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if len(name) > len("--n") + 1 and option.startswith(name):
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept
 
 
 def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> int:
@@ -112,6 +127,11 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--max-concurrent", type=_positive, metavar="N", help="trials at once at most")
     sweep.add_argument("--num-cpus", type=_positive, metavar="N", help="logical CPUs of the cluster started here")
     sweep.add_argument("--num-gpus", type=_natural, metavar="N", help="logical GPUs of the cluster started here")
+    sweep.add_argument(
+        "--notify",
+        metavar="URL",
+        help="post a small JSON there at the end, at the first failure, and when stopped (or set BDRAY_NOTIFY)",
+    )
     sweep.add_argument("--no-dashboard", action="store_true", help="do not start the Ray dashboard")
 
 
@@ -177,6 +197,8 @@ def _add_comparing(commands: Any) -> None:
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
     _storage_option(comparing)
+    completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
+    completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
     stages = _command(commands, "stages", "kept models of a sweep", _stages)
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=float, metavar="GB", help="forget the longest unused until so many are left")
@@ -313,6 +335,13 @@ def _compare(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.compare(options)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from bdray.commands.completion import completion
+
+    sys.stdout.write(completion(options.shell, _parser("bdray")))
+    return 0
 
 
 def _stages(options: argparse.Namespace) -> int:

@@ -253,7 +253,10 @@ def test_doctor_says_what_is_missing_and_downloads_nothing(work: Path, capsys: p
     assert (status, "(missing)" in output) == (0, False)
     assert "not here; a sweep downloads it, or set BDRAY_ROOT_CIFAR10 or data_roots.cifar10\n" in output
     status, output, _ = run(capsys, "doctor", "tiny.yaml")
-    assert (status, "data sets of tiny\n  digits         1" in output) == (0, True)
+    assert (status, "data sets of tiny\n  digits         64 training, 40 test images, 16 pixels\n" in output) == (
+        0,
+        True,
+    )
     status, output, _ = run(capsys, "doctor", "tiny.yaml", "--data-root", "flowers=nowhere")
     assert (status, "nowhere does not exist  (missing)\n" in output, output[-10:]) == (1, True, "1 missing\n")
     (work / "needs_cifar.yaml").write_text(SPACE.replace("digits, image_size: 16", "cifar10"))
