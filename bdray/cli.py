@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     parser = _parser("python -m bdray" if is_sweep else program)
     options = parser.parse_args(arguments)
     shown = arguments[1:] if is_sweep else arguments
-    command_line = shlex.join([*program.split(), *shown])
+    # Where notes are posted to may be a secret as a whole; who continues without it misses nothing but the notes.
+    command_line = shlex.join([*program.split(), *without_option(shown, "--notify")])
     options.command_line = public(command_line)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.command_line != command_line:
@@ -61,6 +63,20 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
         return _status_of(work, options.command_line, errors)
 
     return _status_of(lambda: keep(driven, lambda line: errors.print(line, markup=False)), options.command_line, errors)
+
+
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value; argparse takes its abbreviations, too."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if len(name) > len("--n") + 1 and option.startswith(name):
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept
 
 
 def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> int:
@@ -111,6 +127,11 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--max-concurrent", type=_positive, metavar="N", help="trials at once at most")
     sweep.add_argument("--num-cpus", type=_positive, metavar="N", help="logical CPUs of the cluster started here")
     sweep.add_argument("--num-gpus", type=_natural, metavar="N", help="logical GPUs of the cluster started here")
+    sweep.add_argument(
+        "--notify",
+        metavar="URL",
+        help="post a small JSON there at the end, at the first failure, and when stopped (or set BDRAY_NOTIFY)",
+    )
     sweep.add_argument("--no-dashboard", action="store_true", help="do not start the Ray dashboard")
 
 
@@ -137,7 +158,9 @@ def _add_inspection(commands: Any) -> None:
     preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
     _space_options(preview)
     preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
-    doctor = _command(commands, "doctor", "versions, devices, memory, data sets, tracking server", _doctor)
+    doctor = _command(commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", _doctor)
+    doctor.add_argument("space", metavar="SPACE", nargs="?", help="also all that this search space would need")
+    _data_root_option(doctor)
     doctor.add_argument("--tracking-uri", help="MLflow server or database to look for")
     doctor.add_argument("--address", help="of a running Ray cluster: say it of every node")
 
@@ -176,6 +199,8 @@ def _add_comparing(commands: Any) -> None:
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
     _storage_option(comparing)
+    completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
+    completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
     stages = _command(commands, "stages", "kept models of a sweep", _stages)
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=float, metavar="GB", help="forget the longest unused until so many are left")
@@ -206,10 +231,30 @@ def _space_options(parser: argparse.ArgumentParser, what: str = "search space (Y
         "--only", action="append", default=[], metavar="PATH=VALUE", help="keep matching conditions (repeatable)"
     )
     parser.add_argument("--seeds", metavar="LIST", help="0,1,2 or 0-4 instead of the space's")
+    _data_root_option(parser)
+
+
+def _data_root_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        action="append",
+        default=[],
+        type=_data_root,
+        metavar="NAME=DIR",
+        help="folder of a data set (repeatable); or the environment variable BDRAY_ROOT_NAME",
+    )
 
 
 def _storage_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", default="runs", metavar="DIR_OR_URI", help="folder of all sweeps (default: runs)")
+
+
+def _data_root(text: str) -> str:
+    """As `--set` would say it."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR, such as flowers=/data/flowers")
+    return f"data_roots.{name}={json.dumps(folder)}"
 
 
 def _positive(text: str) -> int:
@@ -228,7 +273,7 @@ def _natural(text: str) -> int:
 def _load(options: argparse.Namespace) -> SearchSpace:
     from bdray.space import load_space
 
-    return load_space(options.space, options.set, options.only, options.seeds)
+    return load_space(options.space, [*options.set, *options.data_root], options.only, options.seeds)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -267,7 +312,7 @@ def _preview(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.doctor(options.tracking_uri, options.address)
+    return inspection.doctor(options.tracking_uri, options.space, options.data_root, options.address)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -292,6 +337,13 @@ def _compare(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.compare(options)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from bdray.commands.completion import completion
+
+    sys.stdout.write(completion(options.shell, _parser("bdray")))
+    return 0
 
 
 def _stages(options: argparse.Namespace) -> int:

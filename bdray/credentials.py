@@ -40,6 +40,13 @@ def without_login(uri: str) -> str:
     return re.sub(r"(?<=://)[^\s/?#@]*@", "", without_password(uri))
 
 
+def server_of(uri: str) -> str:
+    """No more of an address than its server: what follows may be a secret, as with a chat's webhook."""
+    parts = urlsplit(uri)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
 def is_hidden(uri: str) -> bool:
     """Whether the URI was once shown, so that its secrets are gone."""
     return any(match[2] == HIDDEN for pattern in (_IN_HOST, _IN_QUERY) for match in pattern.finditer(uri))

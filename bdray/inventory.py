@@ -7,14 +7,15 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import bdray
 from bdray.checksum import checksum
-from bdray.data.base import DATASETS
+from bdray.data.base import DATASETS, DataSet
+from bdray.data.roots import root_of, variable_of
 from bdray.errors import BdrayError
 from bdray.machine import Machine
 from bdray.plugins import GROUP
@@ -103,17 +104,45 @@ def devices() -> Rows:
     return tuple(rows if torch.cuda.device_count() else [*rows, ("gpu", "none")])
 
 
-def data_sets() -> Iterator[tuple[str, str]]:
-    """Every registered data set, with what is found of it here."""
+@dataclass(frozen=True)
+class Finding:
+    """Something that was looked for. `is_missing`: a sweep would need it."""
+
+    name: str
+    said: str
+    is_missing: bool = False
+
+
+def data_sets(given: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """Every registered data set, with what is found of it here; nothing is downloaded.
+
+    Args:
+        given: folders by data set. Missing are those that were given one, here or by the environment, which does not
+            hold them.
+    """
     for name, _ in DATASETS:
-        try:
-            data = DATASETS.build(name).load()
-            yield name, f"{len(data.train_images)} training, {len(data.test_images)} test images"
-        except BdrayError as error:
-            yield name, str(error)
-        except Exception as error:
-            # A component of somebody's plugin may do anything; the other rows are still worth reading.
-            yield name, f"cannot be loaded: {in_one_line(error)}"
+        yield _looked_at(name, root_of(name, given or {}))
+
+
+def _looked_at(name: str, root: str | None) -> Finding:
+    try:
+        data = DATASETS.build({"name": name, **({} if root is None else {"root": root})})
+        if data.would_download():
+            said = f"not here; a sweep downloads it, or set {variable_of(name)} or data_roots.{name}"
+            return Finding(name, said, is_missing=root is not None)
+        return Finding(name, said_of(data))
+    except BdrayError as error:
+        return Finding(name, str(error), is_missing=root is not None)
+    except Exception as error:
+        # A component of somebody's plugin may do anything; the other rows are still worth reading.
+        return Finding(name, f"cannot be loaded: {in_one_line(error)}")
+
+
+def said_of(data: DataSet) -> str:
+    """How many images a data set has, and where they come from."""
+    images = data.load()
+    where = "" if data.root is None else f", from {data.root}"
+    return f"{len(images.train_images)} training, {len(images.test_images)} test images{where}"
 
 
 def in_one_line(error: Exception) -> str:

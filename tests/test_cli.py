@@ -235,9 +235,38 @@ def test_a_tracking_server_that_is_not_there_is_named(work: Path, capsys: pytest
     assert output.endswith("deliver the rest with: bdray sync tiny --tracking-uri http://127.0.0.1:9\n")
 
 
-def test_doctor_measures_and_does_not_judge(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was ever downloaded, and nothing can be."""
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("doctor downloads")
+
+    monkeypatch.setattr("bdray.data.cifar10.download", refused)
+    monkeypatch.setattr("bdray.data.flowers102.download", refused)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_doctor_says_what_is_missing_and_downloads_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "doctor")
+    assert (status, "(missing)" in output) == (0, False)
+    assert "not here; a sweep downloads it, or set BDRAY_ROOT_CIFAR10 or data_roots.cifar10\n" in output
+    status, output, _ = run(capsys, "doctor", "tiny.yaml")
+    assert (status, "data sets of tiny\n  digits         64 training, 40 test images, 16 pixels\n" in output) == (
+        0,
+        True,
+    )
+    status, output, _ = run(capsys, "doctor", "tiny.yaml", "--data-root", "flowers=nowhere")
+    assert (status, "nowhere does not exist  (missing)\n" in output, output[-10:]) == (1, True, "1 missing\n")
+    (work / "needs_cifar.yaml").write_text(SPACE.replace("digits, image_size: 16", "cifar10"))
+    status, output, _ = run(capsys, "doctor", "needs_cifar.yaml")
+    assert (status, "not here; the sweep would download it  (missing)\n" in output) == (1, True)
+
+
+def test_doctor_names_what_it_found(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, output, _ = run(capsys, "doctor", "--tracking-uri", "http://127.0.0.1:9")
-    assert status == 0
+    assert status == 1
     for said in ("versions", "torch", "memory", "digits", "1438 training, 359 test images", "not reachable"):
         assert said in output
 

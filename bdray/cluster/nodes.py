@@ -180,7 +180,11 @@ def _sections() -> dict[str, Rows]:
     """On the node."""
     with suppress(PluginError):
         load_plugins()
-    return {"versions": versions(), "devices": devices(), "data sets": tuple(data_sets())}
+    return {
+        "versions": versions(),
+        "devices": devices(),
+        "data sets": tuple((found.name, found.said) for found in data_sets()),
+    }
 
 
 def _checked(job: ClusterJob, token: str, node_id: str) -> tuple[Installation, list[str]]:

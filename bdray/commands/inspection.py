@@ -12,12 +12,13 @@ from rich.table import Table
 from bdray.commands.readers import require_folder_of
 from bdray.commands.reference import SECTIONS, classes, option_table, options_of
 from bdray.condition import COMPONENTS
-from bdray.errors import UserError, nearest
-from bdray.inventory import data_sets, devices, versions
+from bdray.errors import BdrayError, UserError, nearest
+from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.registry import Registry
 from bdray.searches import SEARCHES
 from bdray.space import SearchSpace
+from bdray.space.grammar import roots_of_options
 from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
 
@@ -74,27 +75,57 @@ def preview(space: SearchSpace, output: str) -> int:
     return 0
 
 
-def doctor(tracking_uri: str | None, address: str | None) -> int:
-    """Say what bdray has to work with on this machine, or on every node of the cluster at `address`. Exits with 0
-    whatever it finds: it measures, it does not judge.
+def doctor(
+    tracking_uri: str | None,
+    space_file: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+) -> int:
+    """Say what bdray has to work with here, or on every node of the cluster at `address`; downloads nothing. Exits with
+    1 when something is missing here.
+
+    What is missing: a package, a plugin that does not load, a tracking server that was named and does not answer, a
+    data set whose folder is set and wrong; and with a search space, any of its data sets.
+
+    Args:
+        space_file: the search space whose needs are looked at, too.
+        overrides: of it; see `load_space`.
 
     Raises:
         UserError: no cluster answers at `address`.
     """
+    from bdray.space import load_space
+
     console = Console(highlight=False)
+    space = load_space(space_file, overrides) if space_file else None
+    here = {
+        "versions": [Finding(name, said, is_missing=said == NOT_INSTALLED) for name, said in versions()],
+        "plugins": _plugins(),
+        "devices": [Finding(*row) for row in devices()],
+        "data sets": data_sets(roots_of_options(overrides)),
+        **({f"data sets of {space.name}": _data_sets_of(space)} if space else {}),
+    }
+    missing = 0
     if address is None:
-        _tell(console, {"versions": versions(), "plugins": _plugins(), "devices": devices(), "data sets": data_sets()})
+        missing += _tell(console, here)
     else:
         _tell_nodes(console, address)
-    _tell(console, {"tracking": _tracking(tracking_uri)})
-    return 0
+    missing += _tell(console, {"tracking": _tracking(tracking_uri or (space.tracking.uri if space else None))})
+    if missing:
+        console.print(f"[red]{missing} missing[/red]")
+    return int(missing > 0)
 
 
-def _tell(console: Console, sections: Mapping[str, Iterable[tuple[str, str]]], indent: str = "") -> None:
-    for title, rows in sections.items():
-        console.print(f"{indent}[bold]{title}[/bold]")
-        for name, value in rows:
-            console.print(f"{indent}  {name:<14} {value}", markup=False, soft_wrap=True)
+def _tell(console: Console, sections: Mapping[str, Iterable[Finding]], indent: str = "") -> int:
+    """How many things are missing."""
+    missing = 0
+    for title, findings in sections.items():
+        console.print(f"{indent}[bold]{escape(title)}[/bold]")
+        for finding in findings:
+            mark = "  (missing)" if finding.is_missing else ""
+            console.print(f"{indent}  {finding.name:<14} {finding.said}{mark}", markup=False, soft_wrap=True)
+            missing += finding.is_missing
+    return missing
 
 
 def _tell_nodes(console: Console, address: str) -> None:
@@ -106,20 +137,36 @@ def _tell_nodes(console: Console, address: str) -> None:
             console.print(f"[bold]{escape(node.title)}[/bold]")
             if node.problem:
                 console.print(f"  {node.problem}", markup=False, soft_wrap=True)
-            _tell(console, node.sections, indent="  ")
+            found = {title: [Finding(*row) for row in rows] for title, rows in node.sections.items()}
+            _tell(console, found, indent="  ")
 
 
-def _plugins() -> list[tuple[str, str]]:
+def _plugins() -> list[Finding]:
     try:
         load_plugins()
     except PluginError as error:
-        return [("broken", str(error))]
-    return [(entry.name, entry.value) for entry in importlib.metadata.entry_points(group=GROUP)] or [("none", "")]
+        return [Finding("broken", str(error), is_missing=True)]
+    entries = importlib.metadata.entry_points(group=GROUP)
+    return [Finding(entry.name, entry.value) for entry in entries] or [Finding("none", "")]
 
 
-def _tracking(uri: str | None) -> list[tuple[str, str]]:
+def _data_sets_of(space: SearchSpace) -> list[Finding]:
+    """Those that a search space uses, as it uses them: whatever of them is not here is missing."""
+    findings = []
+    for data in {condition.data for condition in space.shown()}:
+        try:
+            missing = data.would_download()
+            said = "not here; the sweep would download it" if missing else f"{said_of(data)}, {data.image_size} pixels"
+            findings.append(Finding(data.name, said, is_missing=missing))
+        except BdrayError as error:
+            findings.append(Finding(data.name, str(error), is_missing=True))
+    return findings
+
+
+def _tracking(uri: str | None) -> list[Finding]:
     from bdray.tracking import check_tracking
 
     if uri is None:
-        return [("mlflow", "a SQLite file beside every sweep, unless --tracking-uri names a server")]
-    return [("mlflow", check_tracking(uri))]
+        return [Finding("mlflow", "a SQLite file beside every sweep, unless --tracking-uri names a server")]
+    said = check_tracking(uri)
+    return [Finding("mlflow", said, is_missing=said.startswith("not usable"))]

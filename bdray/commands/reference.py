@@ -57,6 +57,8 @@ KEY_TEXTS = {
     "search": "How conditions are chosen from all this.",
     "resources": "What trials ask Ray for, and what the sweep may keep.",
     "tracking": "Where measurements are mirrored to.",
+    "data_roots": "The folder of each data set, by its name, in place of `data.root`: `{flowers: DIR}`; on the command "
+    "line `--data-root flowers=DIR`. Where neither is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
     "plugins": "Modules that register components of your own.",
     "plugin_path": "Folders where these may lie; the space's own is always among them.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from rich.markup import escape
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of
 from bdray.credentials import public
+from bdray.errors import BdrayError
 from bdray.record import TrialRecord
 from bdray.results.surroundings import mixtures
 from bdray.results.tables import summary_table
@@ -23,6 +25,7 @@ from bdray.store.sweep_folder import REPORT
 from bdray.sweeping import keeper
 from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
+from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.terminal import Console
@@ -62,11 +65,37 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
     )
     if options.rehearse:
         return rehearse(space, settings, console)
-    keeper.working_on(Storage.open(settings.storage).child(settings.name or space.name))
-    outcome = run_sweep(space, replace(settings, summarize=_write_report), console)
+    name = settings.name or space.name
+    notifier = Notifier(
+        options.notify or os.environ.get(NOTIFY) or None, lambda line: console.print(line, markup=False, soft_wrap=True)
+    )
+    settings = replace(
+        settings,
+        summarize=_write_report,
+        on_failure=lambda condition_id, cause: notifier.first_failure(name, condition_id, cause),
+    )
+    keeper.working_on(Storage.open(settings.storage).child(name))
+    try:
+        outcome = run_sweep(space, settings, console)
+    except (BdrayError, KeyboardInterrupt) as error:
+        notifier.send("stopped", name, f"{name} stopped: {error or 'interrupted'}")
+        raise
+    _notify_end(notifier, name, outcome)
     if outcome.records and not outcome.sweep.exists(REPORT):
         _write_report(outcome.sweep, outcome.records)
-    return tell(outcome, console, options.command_line)
+    status = tell(outcome, console, options.command_line)
+    if console.is_terminal:
+        console.bell()
+    return status
+
+
+def _notify_end(notifier: Notifier, name: str, outcome: SweepOutcome) -> None:
+    unsuccessful, to_go = len(outcome.unsuccessful), len(outcome.missing)
+    counts = {"finished": len(outcome.records) - unsuccessful, "failed": unsuccessful, "to_go": to_go}
+    event: Event = "stopped" if outcome.interrupted else "finished"
+    said = f"{name} {event}: " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
+    notifier.send(event, name, said, **counts)
+    notifier.finish()
 
 
 def _write_report(sweep: Storage, records: Sequence[TrialRecord]) -> None:

@@ -59,12 +59,14 @@ class DataSet(Component):
         NUM_CLASSES: number of classes where it is known before loading, else None.
         TRAIN_SIZES: training images of each class where they are known without looking, else None.
         AUGMENTATION: what `augment: auto` means for these pictures.
+        DOWNLOADED: the folder that a download makes; None where nothing is ever downloaded.
     """
 
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root"})
     NUM_CLASSES: ClassVar[int | None] = None
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = None
     AUGMENTATION: ClassVar[Augmentation] = "crop_flip"
+    DOWNLOADED: ClassVar[str | None] = None
 
     root: str | None = None
     """Folder that holds the data set; None: the cache folder, downloaded into where that is possible."""
@@ -108,6 +110,19 @@ class DataSet(Component):
         except (DataError, OSError):
             # On a cluster the data need not be where the plan is made.
             return None
+
+    def would_download(self, cache: Path | None = None) -> bool:
+        """Whether `load` would have to download the pictures. Looks at names only.
+
+        Raises:
+            DataError: `root` does not exist.
+        """
+        from bdray.data.cache import cache_folder
+        from bdray.data.folders import existing_root, is_empty
+
+        folder = (cache or cache_folder()) / "downloads" / self.name
+        folder = existing_root(self.root, self.name) if self.root is not None else folder
+        return self.DOWNLOADED is not None and (not folder.is_dir() or is_empty(folder))
 
     def load(self, cache: Path | None = None) -> ImageData:
         """The arrays, decoded once into `cache` (default: the user's cache folder) and memory-mapped from there.

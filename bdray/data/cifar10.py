@@ -34,6 +34,7 @@ class Cifar10(DataSet):
     SOURCE: ClassVar[str] = "CIFAR-10, Krizhevsky 2009"
     NUM_CLASSES: ClassVar[int | None] = 10
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (5000,) * 10
+    DOWNLOADED: ClassVar[str | None] = ARCHIVE
 
     def source(self, downloads: Path) -> Source:
         root = downloads if self.root is None else existing_root(self.root, "cifar10")

@@ -33,6 +33,7 @@ class Flowers102(DataSet):
     SOURCE: ClassVar[str] = "Oxford Flowers 102, Nilsback and Zisserman 2008"
     NUM_CLASSES: ClassVar[int | None] = NUM_CLASSES
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (20,) * 102
+    DOWNLOADED: ClassVar[str | None] = FOLDER
 
     image_size: int = Field(default=128, ge=8, le=1024)
     """Side in pixels that images are scaled to."""

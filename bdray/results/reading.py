@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from bdray.errors import UserError
+from bdray.plugins import load_plugins
 from bdray.record import RATES
 from bdray.results.controls import floors_of
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_records
+from bdray.store.sweep_folder import SPACE, SweepFolder, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +28,10 @@ def load_results(sweep: str | Path) -> pd.DataFrame:
         sweep: folder or URI of the sweep (`runs/quickstart`).
 
     Raises:
-        UserError: there is no sweep.
+        UserError: there is no sweep, or one of its plugins cannot be imported.
     """
     records = _records(sweep)
+    _load_plugins(Storage.open(str(sweep)))
     return result_table(records, floors_of(records))
 
 
@@ -56,6 +60,13 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
                 training = {name: getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
                 rows.append({**names, **where, **training, **rates, "seconds": epoch.seconds})
     return pd.DataFrame(rows)
+
+
+def _load_plugins(sweep: Storage) -> None:
+    """Those that the frozen space names: which baseline belongs to a condition, its components say."""
+    text = sweep.read_text(SPACE) if sweep.exists(SPACE) else ""
+    space = yaml.safe_load(text) or {}
+    load_plugins(space.get("plugins") or (), space.get("plugin_path") or ())
 
 
 def _records(sweep: str | Path) -> list[TrialRecord]:

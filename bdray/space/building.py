@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bdray.condition import COMPONENTS, Condition, flatten
+from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.searches.ground import Flat
 from bdray.space.axes import NAME_KEYS, Rule, crossed
@@ -41,9 +42,14 @@ class Flats:
 
 
 class Builder:
-    """Conditions from flat assignments; equal sections are validated once and shared."""
+    """Conditions from flat assignments; equal sections are validated once and shared.
 
-    def __init__(self) -> None:
+    Args:
+        roots: folders of data sets, by their names.
+    """
+
+    def __init__(self, roots: Mapping[str, str]) -> None:
+        self._roots = roots
         self._sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._checked: set[tuple[int, ...]] = set()
 
@@ -53,6 +59,7 @@ class Builder:
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
         """
+        assignment = self._with_root(assignment)
         given: dict[str, tuple[Any, ...]] = dict.fromkeys(SECTIONS, ())
         for path, value in assignment.items():
             head = path.partition(".")[0]
@@ -69,6 +76,18 @@ class Builder:
             condition.check()
             self._checked.add(checked)
         return condition
+
+    def _with_root(self, assignment: Flat) -> Flat:
+        """With the folder of its data set, where that is set for each data set."""
+        name, own = assignment.get("data.name", assignment.get("data")), assignment.get("data.root")
+        root = root_of(name, self._roots, own) if isinstance(name, str) else own
+        if root == own:
+            return assignment
+        return {
+            **{path: value for path, value in assignment.items() if path != "data"},
+            "data.name": name,
+            "data.root": root,
+        }
 
 
 def nest(assignment: Flat) -> dict[str, Any]:

@@ -191,7 +191,7 @@ class _Expander:
         for path, node in grammar.fixed.items():
             self.fixed.update(spread(path, node.plain()))
         self.axes: Sequence[Unit] = ()
-        self.builder, self.flats = Builder(), Flats()
+        self.builder, self.flats = Builder(grammar.data_roots), Flats()
         self.excluded = dict.fromkeys(grammar.exclude, 0)
         self.unbuilt: list[Flat] = []
         self.duplicates = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from bdray.data.base import DATASETS
 from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
@@ -75,6 +76,7 @@ class Grammar:
         include: cells that are added, each over `fixed`.
         only: partial matches that every condition must meet (`--only`).
         baselines: whether unpoisoned twins are added.
+        data_roots: the folder of each data set, by its name; stands above `data.root`.
         plugins: modules that register users' own components.
         plugin_path: folders where these may lie; the file's own is always among them.
         loosened: paths that the command line replaced: rules about them may match nothing.
@@ -94,6 +96,7 @@ class Grammar:
     search: SearchMethod
     resources: ResourceRules
     tracking: Tracking
+    data_roots: Mapping[str, str]
     plugins: tuple[str, ...]
     plugin_path: tuple[str, ...]
     replication: Replication | None = field(repr=False)
@@ -177,6 +180,7 @@ def read_grammar(
         search=_parse_search(content.get("search")),
         resources=parse_resources(content.get("resources")),
         tracking=parse_section(content.get("tracking"), Tracking, "tracking"),
+        data_roots=parse_data_roots(content.get("data_roots")),
         plugins=plugins,
         plugin_path=plugin_path,
         loosened=frozenset(),
@@ -211,6 +215,27 @@ def load_named_plugins(content: Mapping[str, Located], path: str | Path) -> tupl
                 raise item.error(str(error), "plugins") from error
         raise
     return names, folders if names else ()
+
+
+def parse_data_roots(node: Located | None) -> dict[str, str]:
+    """Folders by the names of data sets. The plugins that register these must be loaded."""
+    roots: dict[str, str] = {}
+    if node is None or node.content is None:
+        return roots
+    for name, folder in node.mapping("data_roots").items():
+        if name not in dict(DATASETS):
+            problem = f"there is no data set '{name}'; {nearest(name, DATASETS.names())}"
+            raise folder.error(problem, f"data_roots.{name}", at_key=True)
+        if not isinstance(folder.content, str) or not folder.content:
+            raise folder.error(f"must be a folder, got {quote(folder.plain())}", f"data_roots.{name}")
+        roots[name] = folder.content
+    return roots
+
+
+def roots_of_options(overrides: Sequence[str]) -> dict[str, str]:
+    """The folders of data sets that texts such as `data_roots.flowers=/data/flowers` give."""
+    nothing = Overrides.parse({}, KEYS, overrides, (), None)
+    return parse_data_roots(nothing.content.get("data_roots"))
 
 
 def parse_seeds(node: Located | None) -> tuple[int, ...]:

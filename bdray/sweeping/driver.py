@@ -73,6 +73,7 @@ class SweepSettings:
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.
         command: that was typed, without passwords: it continues the sweep.
+        on_failure: is told of each condition that fails, with the cause in a few words; must return at once.
         afterwards: is given the cluster when all conditions have run on it.
         summarize: writes what else belongs to the results (the report) into the sweep's folder.
     """
@@ -85,6 +86,7 @@ class SweepSettings:
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.work:run_task"
     command: str = ""
+    on_failure: Callable[[str, str], None] = lambda _id, _cause: None
     afterwards: Callable[[ClusterRun, ClusterJob], None] | None = None
     summarize: Callable[[Storage, Sequence[TrialRecord]], None] = lambda _sweep, _records: None
 
@@ -382,7 +384,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher)
+            watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher, run.settings.on_failure)
             completed = cluster.run(job, watch, arrivals)
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
@@ -503,6 +505,7 @@ class _Watch:
     eviction: Eviction
     course: Course
     watcher: Watcher
+    on_failure: Callable[[str, str], None]
     lost_details: dict[str, str] = field(default_factory=dict)
 
     def started(self, condition_id: str) -> None:
@@ -510,6 +513,8 @@ class _Watch:
 
     def ended(self, condition_id: str, status: str) -> None:
         self.progress.ended(condition_id, status)
+        if status != "finished":
+            self.on_failure(condition_id, status)
         self.eviction.ended(condition_id)
         self.course.ended(condition_id)
 
@@ -518,6 +523,7 @@ class _Watch:
 
     def lost(self, condition_id: str, cause: str, detail: str) -> None:
         self.progress.lost(condition_id, cause)
+        self.on_failure(condition_id, cause)
         self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
         self.course.lost(condition_id)
