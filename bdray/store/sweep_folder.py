@@ -293,16 +293,16 @@ class ConditionFolder(SealedFolder):
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""
-        there = set(origin.storage.list())
         for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, RECORD):
-            if name in there:
+            if origin.had(name):
                 self.storage.copy_in(origin.storage, name, name)
 
 
 def sweeps_in(storage: Storage) -> list[Storage]:
     """The sweeps of a storage, by name."""
-    children = (storage.child(name) for name in storage.list())
-    return [child for child in children if SweepFolder(child).is_sweep]
+    children = [storage.child(name) for name in storage.list()]
+    are_sweeps = storage.each(lambda child: SweepFolder(child).is_sweep, children)
+    return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
 
 
 def warning_for(condition: Condition) -> str:
