@@ -53,11 +53,12 @@ def status(options: argparse.Namespace) -> int:
     """How many conditions are done, and which did not finish."""
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
     folder = SweepFolder(sweep)
-    planned = folder.info().conditions or folder.condition_ids()
-    heads = read_heads(sweep, planned)
+    there = folder.condition_ids()
+    planned = folder.info().conditions or there
+    heads = read_heads(sweep, planned, there)
     counts = Counter(head.status for head in heads)
     done = {head.condition_id for head in heads}
-    others = [name for name in folder.condition_ids() if name not in done]
+    others = [name for name in there if name not in done]
     begun = sum(sweep.each(lambda name: folder.condition(name).has_begun, others))
     console.print(f"[bold]{escape(sweep.name)}[/bold]: {len(planned)} conditions")
     for name in ("finished", "diverged", "failed"):

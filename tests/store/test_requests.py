@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from bdray.condition import Condition
+from bdray.record import EpochRecord
+from bdray.store.journal import Journal, read_journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     ConditionFolder,
@@ -77,3 +79,24 @@ def test_what_another_sweep_has_finished_is_verified_and_copied_side_by_side(sto
     assert set(adopted) == {condition.condition_id for condition in conditions[2:]}
     assert len(store.lines) <= 20 * len(conditions)
     assert statuses_of_intact(second, conditions) == dict.fromkeys(adopted, "finished")
+
+
+def test_a_compressed_file_is_stored_as_it_is(store: SlowStore) -> None:
+    runs = Storage.open(store.uri("compressed"))
+    runs.write_atomic("segment.gz", b"seven b")
+    assert [(file.path, file.size) for file in runs.files()] == [("segment.gz", 7)]
+    assert runs.read_bytes("segment.gz") == b"seven b"
+
+
+def test_a_journal_far_away_is_written_now_and_then_and_whole_at_its_end(store: SlowStore) -> None:
+    folder = ConditionFolder(Storage.open(store.uri("journals")), CONDITION.condition_id)
+    journal = Journal(folder)
+    store.lines.clear()
+    for number in range(1, 6):
+        journal.add("poison", "poisoned", [EpochRecord(epoch=number, loss=1.0, images=1, finished_ms=number)])
+    assert store.requests == {"PUT": 1}
+    journal.flush()
+    journal.flush()
+    assert store.requests == {"PUT": 2}
+    entries, problem = read_journal(folder)
+    assert ([entry["step"] for entry in entries], problem) == ([1, 2, 3, 4, 5], None)
