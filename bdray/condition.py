@@ -221,11 +221,12 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings by dotted path; lists stay values."""
+    """Nested dictionaries by dotted path; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        # Not Mapping: whether a number is one takes longer than all the rest, and every row of every table asks.
+        if isinstance(value, dict):
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = value

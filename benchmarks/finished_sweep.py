@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bdray.condition import Condition
@@ -13,6 +14,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, ConditionFolder, SweepFolder, SweepInfo, now_ms
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import probes_of
+
+_WRITERS = 16
 
 _YAML = """\
 name: large
@@ -53,17 +56,23 @@ def templates_of(conditions: Sequence[Condition]) -> dict[str, TrialRecord]:
 def write_finished(
     sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], templates: dict[str, TrialRecord]
 ) -> None:
-    """The sweep's own files, and every condition's `condition.json` and `record.json`."""
+    """The sweep's own files, and every condition's `record.json`: all that its readers read."""
     ids = tuple(condition.condition_id for condition in conditions)
     sweep.write_atomic(SPACE, space.to_yaml())
     SweepFolder(sweep).write_info(SweepInfo(sweep.name, sweep.name, created_ms=now_ms(), conditions=ids))
 
     def write(condition: Condition) -> None:
         folder = ConditionFolder(sweep, condition.condition_id)
-        folder.write_condition(condition)
         folder.write_record(_in_the_name_of(condition, templates[condition.role]))
 
-    sweep.each(write, conditions)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, conditions))
+
+
+def upload(near: Storage, far: Storage) -> None:
+    """A sweep as it lies on a disk, its gathered records too."""
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(lambda file: far.copy_in(near, file.path, file.path), near.files()))
 
 
 def _in_the_name_of(condition: Condition, template: TrialRecord) -> TrialRecord:

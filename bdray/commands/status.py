@@ -181,10 +181,11 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
     """How a sweep stands, by its files."""
     folder, standing = SweepFolder(sweep), read_standing(sweep)
     info = folder.info()
-    planned = info.conditions or folder.condition_ids()
-    heads = read_heads(sweep, planned)
+    there = folder.condition_ids()
+    planned = info.conditions or there
+    heads = read_heads(sweep, planned, there)
     done = {head.condition_id for head in heads}
-    others = [condition_id for condition_id in folder.condition_ids() if condition_id not in done]
+    others = [condition_id for condition_id in there if condition_id not in done]
     begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
     return SweepState(name or sweep.name, sweep, info, _is_alive(sweep, standing), len(planned), heads, begun, standing)
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 import numpy as np
@@ -78,6 +79,16 @@ def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidenc
     return Interval(p - q - low, p - q + high)
 
 
+@lru_cache(maxsize=1000)
+def _quantiles(n: int, confidence: float) -> tuple[float, float]:
+    """Student's (n - 1 degrees of freedom) and the normal one; scipy takes a fifth of a millisecond for each."""
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
+    tail = (1 + confidence) / 2
+    return float(student.ppf(tail, n - 1)), float(norm.ppf(tail))
+
+
 def t_interval(values: Sequence[float], noise: float = 0.0, confidence: float = CONFIDENCE) -> Interval | None:
     """Student's interval of a mean, mean +- t(n - 1) s / sqrt(n), or mean +- z noise / sqrt(n) where that is wider.
 
@@ -90,14 +101,11 @@ def t_interval(values: Sequence[float], noise: float = 0.0, confidence: float = 
     Returns:
         None for fewer than two values, and for values without spread or noise: they tell nothing of it.
     """
-    from scipy.stats import norm
-    from scipy.stats import t as student
-
     n = len(values)
     if n < 2:
         return None
-    tail = (1 + confidence) / 2
-    wide = max(student.ppf(tail, n - 1) * float(np.std(values, ddof=1)), norm.ppf(tail) * noise)
+    student, normal = _quantiles(n, confidence)
+    wide = max(student * float(np.std(values, ddof=1)), normal * noise)
     # What rounding leaves of equal numbers is no spread.
     if wide <= 1e-12:
         return None

@@ -137,8 +137,16 @@ def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
 def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
     """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
     order they stand. Baselines do not count: what they lack is no axis."""
-    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
-    rows = [flatten(record.condition) for record in poisoned]
+    return _varying([flat for _, flat in _poisoned(records)])
+
+
+def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, dict[str, Any]]]:
+    """Cell and parameters by path of those whose axes count."""
+    poisoned = [record for record in records if record.role == "poisoned"] or records
+    return [(record.cell_id, flatten(record.condition)) for record in poisoned]
+
+
+def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     values: dict[str, set[str]] = {}
     for row in rows:
         for path, value in row.items():
@@ -151,9 +159,11 @@ def axes_of(records: Sequence[TrialRecord]) -> list[str]:
 
     A number that no two cells share decides everything by accident and therefore nothing.
     """
-    poisoned = [record for record in records if record.role == "poisoned"] or list(records)
-    cells = {record.cell_id: flatten(record.condition) for record in poisoned}
-    columns = {path: [repr(flat.get(path)) for flat in cells.values()] for path in varying_paths(records)}
+    poisoned = _poisoned(records)
+    cells = dict(poisoned)
+    columns = {
+        path: [repr(flat.get(path)) for flat in cells.values()] for path in _varying([flat for _, flat in poisoned])
+    }
     columns.pop("trigger.path", None)
     words = [path for path in columns if path.endswith((".name", ".strategy"))]
     kept: list[str] = []

@@ -331,14 +331,14 @@ class _Remote:
 
     def write(self, path: str, data: bytes) -> None:
         if self._is_object_store:
-            with self.files.open_output_stream(path) as stream:
+            with self.files.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
         folder, _, name = path.rpartition("/")
         self.files.create_dir(folder, recursive=True)
         temporary = f"{folder}/{_temporary_name(name)}"
         try:
-            with self.files.open_output_stream(temporary) as stream:
+            with self.files.open_output_stream(temporary, compression=None) as stream:
                 stream.write(data)
             self.files.move(temporary, path)
         except BaseException:

@@ -308,16 +308,16 @@ class ConditionFolder(SealedFolder):
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""
-        there = set(origin.storage.list())
         for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, RECORD):
-            if name in there:
+            if origin.had(name):
                 self.storage.copy_in(origin.storage, name, name)
 
 
 def sweeps_in(storage: Storage) -> list[Storage]:
     """The sweeps of a storage, by name."""
-    children = (storage.child(name) for name in storage.list())
-    return [child for child in children if SweepFolder(child).is_sweep]
+    children = [storage.child(name) for name in storage.list()]
+    are_sweeps = storage.each(lambda child: SweepFolder(child).is_sweep, children)
+    return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
 
 
 def warning_for(condition: Condition) -> str:
@@ -392,9 +392,15 @@ def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[Tria
     return [found[name] for name in names if name in found]
 
 
-def read_heads(sweep: Storage, only: Sequence[str] | None = None) -> list[RecordHead]:
-    """How the conditions of `only` (in that order) or all there are ended: `read_records` for whoever needs no more."""
-    names, gathered, copies = _known(sweep, only)
+def read_heads(
+    sweep: Storage, only: Sequence[str] | None = None, there: Sequence[str] | None = None
+) -> list[RecordHead]:
+    """How the conditions of `only` (in that order) or all there are ended: `read_records` for whoever needs no more.
+
+    Args:
+        there: `SweepFolder.condition_ids`, where it has been asked already.
+    """
+    names, gathered, copies = _known(sweep, only, there)
     found = {name: RecordHead(name, "finished", copy.finished_ms) for name, copy in copies.items()}
     for kept in _read_and_gather(sweep, gathered, [name for name in names if name not in found]):
         record = kept.record
@@ -402,11 +408,13 @@ def read_heads(sweep: Storage, only: Sequence[str] | None = None) -> list[Record
     return [found[name] for name in names if name in found]
 
 
-def _known(sweep: Storage, only: Sequence[str] | None) -> tuple[list[str], GatheredRecords, dict[str, RecordCopy]]:
+def _known(
+    sweep: Storage, only: Sequence[str] | None, there: Sequence[str] | None = None
+) -> tuple[list[str], GatheredRecords, dict[str, RecordCopy]]:
     """The conditions asked for that have a folder, and the copies of their records that count."""
-    there = SweepFolder(sweep).condition_ids()
+    there = SweepFolder(sweep).condition_ids() if there is None else there
     known = set(there)
-    names = there if only is None else [name for name in only if name in known]
+    names = list(there) if only is None else [name for name in only if name in known]
     gathered = GatheredRecords(sweep)
 
     def counts(copy: RecordCopy) -> bool:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,18 +294,25 @@ def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) ->
     here = set(SweepFolder(sweep).condition_ids())
     wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
     adopted: list[str] = []
-    for other in sweeps_in(storage):
+    for other in sweeps_in(storage) if wanted else ():
         if other.uri == sweep.uri:
             continue
-        there = SweepFolder(other)
-        for condition_id in sorted(wanted.keys() & set(there.condition_ids())):
-            kept = there.condition(condition_id).mended(wanted[condition_id])
-            same_place = kept is not None and kept.record.condition["data"] == wanted[condition_id].content()["data"]
-            if kept is not None and kept.record.status == "finished" and same_place:
-                SweepFolder(sweep).condition(condition_id).take_over(there.condition(condition_id))
-                del wanted[condition_id]
-                adopted.append(condition_id)
+        statuses = statuses_of_intact(other, list(wanted.values()))
+        finished = [condition_id for condition_id, status in statuses.items() if status == "finished"]
+        same_place = [
+            record.condition_id
+            for record in read_records(other, finished)
+            if record.condition["data"] == wanted[record.condition_id].content()["data"]
+        ]
+        sweep.each(partial(_take_over, sweep, other), same_place)
+        adopted += same_place
+        for condition_id in same_place:
+            del wanted[condition_id]
     return adopted
+
+
+def _take_over(sweep: Storage, other: Storage, condition_id: str) -> None:
+    SweepFolder(sweep).condition(condition_id).take_over(SweepFolder(other).condition(condition_id))
 
 
 def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:

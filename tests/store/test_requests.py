@@ -10,10 +10,22 @@ from pathlib import Path
 import pytest
 
 from bdray.condition import Condition
+from bdray.record import EpochRecord
+from bdray.store.journal import Journal, read_journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
+from bdray.store.sweep_folder import (
+    ConditionFolder,
+    SweepFolder,
+    SweepInfo,
+    blank_record,
+    read_records,
+    statuses_of_intact,
+)
+from bdray.sweeping.driver import _adopt
 from bdray.trial import TrialOptions, run_trial
 from benchmarks.slow_store import SMALL, SlowStore, requests_of_a_sweep, slow_store
+
+CONDITION = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +59,44 @@ def test_a_large_file_is_one_read_and_a_copy_is_the_stores_own(store: SlowStore)
     store.lines.clear()
     assert runs.read_bytes("two/model") == b"m" * (3 << 20)
     assert store.requests == {"HEAD": 1, "GET": 1}
+
+
+def test_what_another_sweep_has_finished_is_verified_and_copied_side_by_side(store: SlowStore) -> None:
+    runs = Storage.open(store.uri("adopting"))
+    conditions = [CONDITION.model_copy(update={"seed": seed}) for seed in range(12)]
+    first, second = runs.child("first"), runs.child("second")
+    for condition in conditions:
+        folder = ConditionFolder(first, condition.condition_id)
+        folder.write_condition(condition)
+        folder.write("poison_plan.npz", b"plan")
+        folder.write_record(blank_record(condition, 5).model_copy(update={"status": "finished"}))
+    SweepFolder(first).write_info(SweepInfo("first", "first"))
+    damaged, failed = conditions[0], conditions[1]
+    first.write_atomic(f"conditions/{damaged.condition_id}/poison_plan.npz", b"plan!")
+    ConditionFolder(first, failed.condition_id).write_record(blank_record(failed, 5))
+    store.lines.clear()
+    adopted = _adopt(second, runs, conditions)
+    assert set(adopted) == {condition.condition_id for condition in conditions[2:]}
+    assert len(store.lines) <= 20 * len(conditions)
+    assert statuses_of_intact(second, conditions) == dict.fromkeys(adopted, "finished")
+
+
+def test_a_compressed_file_is_stored_as_it_is(store: SlowStore) -> None:
+    runs = Storage.open(store.uri("compressed"))
+    runs.write_atomic("segment.gz", b"seven b")
+    assert [(file.path, file.size) for file in runs.files()] == [("segment.gz", 7)]
+    assert runs.read_bytes("segment.gz") == b"seven b"
+
+
+def test_a_journal_far_away_is_written_now_and_then_and_whole_at_its_end(store: SlowStore) -> None:
+    folder = ConditionFolder(Storage.open(store.uri("journals")), CONDITION.condition_id)
+    journal = Journal(folder)
+    store.lines.clear()
+    for number in range(1, 6):
+        journal.add("poison", "poisoned", [EpochRecord(epoch=number, loss=1.0, images=1, finished_ms=number)])
+    assert store.requests == {"PUT": 1}
+    journal.flush()
+    journal.flush()
+    assert store.requests == {"PUT": 2}
+    entries, problem = read_journal(folder)
+    assert ([entry["step"] for entry in entries], problem) == ([1, 2, 3, 4, 5], None)
