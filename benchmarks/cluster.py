@@ -45,8 +45,8 @@ seeds: [0, 1]
 fixed:
   data: {name: digits, image_size: 16, train_limit: 200, test_limit: 50}
   model: {name: resnet8}
-  train: {epochs: EPOCHS, batch_size: 32}
-  finetune: {epochs: 1, batch_size: 32, fraction: 0.1}
+  train: {epochs: EPOCHS, batch_size: 32, precision: float32}
+  finetune: {epochs: 1, batch_size: 32, fraction: 0.1, precision: float32}
 parameters:
   trigger.name: {values: [patch, blend, sinusoid]}
   finetune.lr: {values: [0.01, 0.1]}
