@@ -41,7 +41,7 @@ from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observe
 from bdray.cluster.losses import Losses, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.measuring import compilings_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.metrics import Told  # noqa: E402
-from bdray.cluster.nodes import NodeInventory, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.places import Place  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
@@ -123,6 +123,10 @@ class ClusterRun:
     def places(self) -> list[Place]:
         """What each node has that may run trials, those included that an autoscaler may add."""
         return places()
+
+    def await_place(self) -> bool:
+        """Waits for the first node that may run trials, up to two minutes; returns whether there is one."""
+        return await_place()
 
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""

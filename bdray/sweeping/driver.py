@@ -313,6 +313,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             work=run.settings.work,
         )
         if run.settings.cluster.address is not None:
+            if not cluster.places():
+                run.console.print("waiting for a node that can run trials ...", style="dim")
+                cluster.await_place()
             run.console.print("checking code, versions, storage and data of every node ...", style="dim")
             run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
         run, job = _decide(run, cluster, job)

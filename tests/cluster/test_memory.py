@@ -64,8 +64,14 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
     (tmp_path / "memory_plugin.py").write_text(PLUGIN.replace("EXTRA", str(extra)))
     (tmp_path / "hungry.yaml").write_text(SPACE.replace("NOTE", str(tmp_path / "note")))
     run = subprocess.run(
-        [sys.executable, "-m", "bdray.sweep", "hungry.yaml", "--no-dashboard", "--num-cpus", "4"]
-        + ["--max-concurrent", "1"],
+        [
+            sys.executable,
+            "-m",
+            "bdray.sweep",
+            "hungry.yaml",
+            "--no-dashboard",
+            *("--num-cpus", "4", "--max-concurrent", "1"),
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_memory_usage_threshold": f"{limit:.3f}"},
         capture_output=True,
@@ -77,6 +83,7 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
     assert run.returncode == 1, said
     found = read_records(Storage.open(tmp_path / "runs" / "hungry"))
     records = {record.condition["trigger"]["enough"]: record for record in found}
+    assert records.keys() == {4, 9}, said
     assert [records[enough].status for enough in (4, 9)] == ["finished", "failed"], said
     error = records[9].error
     assert error is not None
