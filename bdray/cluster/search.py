@@ -136,7 +136,7 @@ class ConditionSearch(SearchAlgorithm):
 
 def said_of(trial: Trial) -> str:
     """What Tune has written down about the end of a trial."""
-    path = trial.error_file
+    path = trial.error_file if trial.run_metadata.error_filename else None
     return Path(path).read_text().strip() if path and Path(path).exists() else ""
 
 
