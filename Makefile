@@ -2,6 +2,7 @@
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks and tests
 # `make chaos ROUNDS=200 SEED=1` kills processes of real sweeps at random moments and looks what became of them.
+# `make cluster-test` disturbs a sweep on three hosts, which are network namespaces (Linux, root; else it says so and skips).
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ SPACE ?= search_spaces/quickstart.yaml
 ROUNDS ?= 10
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: sweep test lint bench gpu docs site clean
+.PHONY: sweep test lint bench chaos cluster-test gpu docs site clean
 
 sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
@@ -31,6 +32,9 @@ bench: $(VENV)/installed
 
 chaos: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) --seed $(SEED)
+
+cluster-test: $(VENV)/installed-test
+	@$(BIN)/python -m benchmarks.cluster
 
 gpu: $(VENV)/installed
 	@$(BIN)/python -m benchmarks gpu --write

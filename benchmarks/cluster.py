@@ -45,8 +45,8 @@ seeds: [0, 1]
 fixed:
   data: {name: digits, image_size: 16, train_limit: 200, test_limit: 50}
   model: {name: resnet8}
-  train: {epochs: EPOCHS, batch_size: 32}
-  finetune: {epochs: 1, batch_size: 32, fraction: 0.1}
+  train: {epochs: EPOCHS, batch_size: 32, precision: float32}
+  finetune: {epochs: 1, batch_size: 32, fraction: 0.1, precision: float32}
 parameters:
   trigger.name: {values: [patch, blend, sinusoid]}
   finetune.lr: {values: [0.01, 0.1]}
@@ -74,6 +74,11 @@ TABLE = (
 )
 CONNECT = "import socket, sys; h, p = sys.argv[1].split(':'); socket.create_connection((h, int(p)), 5).close()"
 ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
+JOINED = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+assert ray.cluster_resources().get("CPU") == 2
+"""
 MAKE_BUCKET = """
 import sys
 from pyarrow.fs import S3FileSystem
@@ -260,6 +265,7 @@ class Rehearsal:
             host.start_ray(f"{command} --node-ip-address={host.address}{share}", **self.environment)
             if name == HEAD:
                 self._until("the head", lambda: self._succeeds(CONNECT, f"{ADDRESSES[HEAD]}:6379"))
+        self._until("each worker", lambda: self._succeeds(JOINED, f"{ADDRESSES[HEAD]}:6379", beside_ray=True))
 
     def storage(self, *, s3: bool) -> str:
         """What `--storage` is given."""
@@ -290,16 +296,18 @@ class Rehearsal:
         for service in self.services:
             end(service)
 
-    def _run(self, program: str, *arguments: str) -> str:
+    def _run(self, program: str, *arguments: str, beside_ray: bool = False) -> str:
         """What a program says on the head; nothing where it fails."""
-        command = ["ip", "netns", "exec", self.hosts[HEAD].namespace, sys.executable, "-c", program, *arguments]
+        head = self.hosts[HEAD]
+        prefix = head.command() if beside_ray else ["ip", "netns", "exec", head.namespace]
+        command = [*prefix, sys.executable, "-c", program, *arguments]
         done = subprocess.run(
             command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=False
         )
         return done.stdout if done.returncode == 0 else ""
 
-    def _succeeds(self, program: str, *arguments: str) -> bool:
-        return self._run(f"{program}\nprint('ok')", *arguments).strip() == "ok"
+    def _succeeds(self, program: str, *arguments: str, beside_ray: bool = False) -> bool:
+        return self._run(f"{program}\nprint('ok')", *arguments, beside_ray=beside_ray).strip() == "ok"
 
     def _until(self, what: str, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_S

@@ -32,8 +32,16 @@ class Losses:
         return self._count[condition_id] < LOSSES_WITHOUT_PROGRESS
 
 
+def memory_exhausted(said: str) -> str:
+    """What Ray says of the memory of a machine where it killed a process for it; "" where that was not the cause."""
+    found = re.search(r"Memory on the node .*? was (\S+) used / (\S+) limit", said)
+    return f"the memory of its machine ran out, {found[1]} of {found[2]} were used" if found else ""
+
+
 def in_one_line(said: str) -> str:
     """What Ray says of a lost process, in a few words: its exit code or signal where it knows one."""
+    if memory := memory_exhausted(said):
+        return memory
     detail = re.search(r"Worker exit detail: ([^.\n]*)", said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return detail[1].strip() if detail else (lines[-1][:200] if lines else "nothing is known of its end")

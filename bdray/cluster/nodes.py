@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 ANSWER_S = 180.0
 """How long a node may take to start a process and answer; a busy machine takes a minute."""
+
+JOIN_S = 120.0
+"""How long a cluster without any node that may run trials is waited for."""
 
 _PROBE = "probe"
 
@@ -104,6 +108,17 @@ def places() -> list[Place]:
     groups = config.node_group_configs if config is not None else ()
     added = [Place(group.resources.get("CPU", 0), group.resources.get("GPU", 0)) for group in groups if group.max_count]
     return there + [place for place in added if place.cpu]
+
+
+def await_place() -> bool:
+    """Waits for the first node that may run trials: those of a cluster that has just been started are still joining.
+    Returns whether there is one."""
+    deadline = time.monotonic() + JOIN_S
+    while not places():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def inventories() -> Iterator[NodeInventory]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 # Read by Ray when it is imported.
@@ -38,13 +38,13 @@ from ray import tune  # noqa: E402
 from bdray.cluster.confined import confined  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
-from bdray.cluster.losses import Losses, in_one_line  # noqa: E402
+from bdray.cluster.losses import Losses, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.metrics import Told  # noqa: E402
-from bdray.cluster.nodes import NodeInventory, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.places import Place  # noqa: E402
 from bdray.cluster.pruning import start_pruner  # noqa: E402
-from bdray.cluster.search import ConditionSearch  # noqa: E402
+from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
@@ -129,6 +129,10 @@ class ClusterRun:
         """What each node has that may run trials, those included that an autoscaler may add."""
         return places()
 
+    def await_place(self) -> bool:
+        """Waits for the first node that may run trials, up to two minutes; returns whether there is one."""
+        return await_place()
+
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""
         return inventories()
@@ -175,6 +179,7 @@ class ClusterRun:
             poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
             start_again=losses.start_again,
             source=source,
+            largest=max(node_cpus(), default=math.inf),
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
@@ -255,19 +260,15 @@ class _Teller(tune.Callback):
         self._observer.ended(trial.config["condition_id"], trial.last_result["status"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        condition_id, said = trial.config["condition_id"], _said_of(trial)
+        condition_id, said = trial.config["condition_id"], said_of(trial)
         # The search hears of it first.
         if trial.trial_id in self._search.given_up:
             self.ended += 1
             self._observer.lost(condition_id, in_one_line(said), said)
         else:
-            self._observer.restarts(condition_id, in_one_line(said))
-
-
-def _said_of(trial: Any) -> str:
-    """What Tune has written down about the end of a trial."""
-    path = trial.error_file
-    return Path(path).read_text().strip() if path and Path(path).exists() else ""
+            cpu = self._search.enlarged.get(condition_id) if memory_exhausted(said) else None
+            share = f"; {cpu:g} CPUs are its share now, so that less runs beside it" if cpu else ""
+            self._observer.restarts(condition_id, f"{in_one_line(said)}{share}")
 
 
 def _journal_bytes(sweep: Storage, condition_id: str) -> int:

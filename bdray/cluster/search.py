@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray.tune import PlacementGroupFactory
@@ -11,6 +14,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from bdray.cluster.job import Source, Task
+from bdray.cluster.losses import memory_exhausted
 from bdray.cluster.queue import StageQueue
 
 
@@ -25,6 +29,8 @@ class ConditionSearch(SearchAlgorithm):
         start_again: whether a condition that has just lost its process gets another one. Tune's own retries leave out a
             process that dies while it is reset for the next trial, so they are not used.
         source: of more tasks.
+        largest: CPUs of the largest node: up to there a condition for which the memory of its machine was not enough
+            gets twice its share, so that fewer run beside it.
     """
 
     def __init__(
@@ -36,10 +42,15 @@ class ConditionSearch(SearchAlgorithm):
         poll_seconds: float = 0.5,
         start_again: Callable[[str], bool] = lambda condition_id: False,
         source: Source | None = None,
+        largest: float = math.inf,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
         self._start_again, self._source = start_again, source
+        self._largest = largest
         self._alive: dict[str, Task] = {}
+        self._trials: dict[str, Trial] = {}
+        self.enlarged: dict[str, float] = {}
+        """CPUs of the conditions that were given more than they had asked for."""
         self._starts: Counter[str] = Counter()
         self._total = len(tasks)
         self.given_up: set[str] = set()
@@ -69,7 +80,7 @@ class ConditionSearch(SearchAlgorithm):
             return None
         self._starts[task.condition_id] += 1
         trial = self._trial(task)
-        self._alive[trial.trial_id] = task
+        self._alive[trial.trial_id], self._trials[trial.trial_id] = task, trial
         return trial
 
     def _arrived(self) -> Task | None:
@@ -80,8 +91,14 @@ class ConditionSearch(SearchAlgorithm):
         return self._queue.pop() if tasks else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        task = self._alive.pop(trial_id, None)
-        if task is None:
+        task, trial = self._alive.pop(trial_id, None), self._trials.pop(trial_id, None)
+        if task is None or trial is None:
+            return
+        if error and memory_exhausted(said_of(trial)) and task.cpu < self._largest:
+            # Its threads remain what they were, and so do the bits.
+            task = replace(task, cpu=min(2 * task.cpu, self._largest))
+            self.enlarged[task.condition_id] = task.cpu
+            self._queue.put_back(task)
             return
         if error and self._start_again(task.condition_id):
             self._queue.put_back(task)
@@ -115,6 +132,12 @@ class ConditionSearch(SearchAlgorithm):
 
     def has_checkpoint(self, dirpath: str) -> bool:
         return False
+
+
+def said_of(trial: Trial) -> str:
+    """What Tune has written down about the end of a trial."""
+    path = trial.error_file if trial.run_metadata.error_filename else None
+    return Path(path).read_text().strip() if path and Path(path).exists() else ""
 
 
 class _ConditionTrial(Trial):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings, Task
-from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS
+from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, memory_exhausted
 from bdray.cluster.places import require_places
 from bdray.condition import Condition, digest
 from bdray.credentials import public
@@ -363,6 +363,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             work=run.settings.work,
         )
         if run.settings.cluster.address is not None:
+            if not cluster.places():
+                run.console.print("waiting for a node that can run trials ...", style="dim")
+                cluster.await_place()
             run.console.print("checking code, versions, storage and data of every node ...", style="dim")
             run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
         run, job = _decide(run, cluster, job)
@@ -549,7 +552,10 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
         if cause is None:
             continue
         message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
-        error = ErrorRecord(kind="ProcessLost", message=message)
+        kind = "ProcessLost"
+        if memory_exhausted(details[condition.condition_id]):
+            kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
+        error = ErrorRecord(kind=kind, message=message)
         try:
             write_failure(
                 run.sweep, condition, error, started_ms=now_ms(), detail=details[condition.condition_id] or cause

@@ -62,7 +62,7 @@ def scraped(process: subprocess.Popen[str]) -> str:
     said = []
     for child in below(process):
         with suppress(psutil.Error):
-            if "dashboard/agent.py" not in " ".join(child.cmdline()):
+            if "agent" not in " ".join(child.cmdline()).lower():
                 continue
             for connection in child.net_connections("inet"):
                 if connection.status == psutil.CONN_LISTEN:

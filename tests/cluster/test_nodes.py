@@ -26,13 +26,11 @@ from bdray.inventory import Installation
 from bdray.store.storage import Storage
 
 ROOT = Path(__file__).parents[2]
-CONDITION = Condition.parse(
-    {
-        "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
-        "model": {"name": "resnet8"},
-        "trigger": {"name": "patch"},
-    }
-)
+CONTENT = {
+    "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
+    "model": {"name": "resnet8"},
+    "trigger": {"name": "patch"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
     with ClusterRun(ClusterSettings(address=cluster)) as run:
         assert sorted(run.places()) == [Place(1, 0), Place(1, 0), Place(2, 1)]
         with pytest.raises(UserError) as caught:
-            run.require_alike(job, [CONDITION])
+            run.require_alike(job, [Condition.parse(CONTENT)])
     title, *lines = str(caught.value).splitlines()
     assert title == "nothing was started: the nodes are not alike"
     other, broken = sorted(lines, key=lambda line: "cannot be asked" in line)
@@ -139,8 +137,7 @@ def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
 
 
 def test_the_command_says_so_at_once(tmp_path: Path) -> None:
-    fixed = {name: section for name, section in CONDITION.content().items() if name != "seed"}
-    (tmp_path / "big.yaml").write_text(f"name: big\nseeds: [0]\nfixed: {fixed}\nresources: {{cpu: 3}}\n")
+    (tmp_path / "big.yaml").write_text(f"name: big\nseeds: [0]\nfixed: {CONTENT}\nresources: {{cpu: 3}}\n")
     run = subprocess.run(
         [sys.executable, "-m", "bdray.sweep", "big.yaml", "--no-dashboard", "--num-cpus", "2"],
         cwd=tmp_path,

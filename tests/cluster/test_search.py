@@ -204,3 +204,30 @@ def test_conditions_that_arrive_meanwhile_run_too(experiment: Experiment) -> Non
     assert started() == []
     assert search.is_finished()
     assert search.total_samples == 3
+
+
+KILLED = "Memory on the node (IP: 127.0.0.1, ID: 34) was 10.71GB used / 23.54GB limit (0.455053)"
+
+
+def test_what_ran_out_of_memory_gets_twice_the_share_up_to_a_machine(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without using up the tries of a lost process. Ray itself says so in `test_memory`: a trial without it cannot."""
+    monkeypatch.setattr("bdray.cluster.search.said_of", lambda trial: KILLED)
+    losses: list[str] = []
+    search = ConditionSearch(
+        [task(1, "s", cpu=0.75)],
+        lambda stage: False,
+        poll_seconds=0.0,
+        start_again=lambda name: losses.append(name) or len(losses) < 3,  # type: ignore[func-returns-value]
+        largest=4,
+    )
+    search.add_configurations(experiment)
+    shares = []
+    while (trial := search.next_trial()) is not None:
+        shares.append(trial.config["task"].cpu)
+        search.on_trial_complete(trial.trial_id, error=True)
+    assert shares == [0.75, 1.5, 3, 4, 4, 4]
+    assert losses == ["0001"] * 3
+    assert len(search.given_up) == 1
+    assert search.is_finished()

@@ -1,0 +1,104 @@
+"""The memory of a machine runs out, for Ray's own monitor, which kills whoever uses it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bdray.cluster.losses import in_one_line, memory_exhausted
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import read_records
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = '''
+import os, time
+from pathlib import Path
+import ray
+from bdray.triggers.base import TRIGGERS, Trigger
+
+@TRIGGERS.register("memory_eater")
+class Eater(Trigger):
+    """Needs more memory than there is until it has so many CPUs of the machine."""
+    note: str
+    enough: float
+
+    def apply(self, images, generator):
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
+        with Path(self.note).open("a") as note:
+            note.write(f"{cpus:g} ")
+        if cpus < self.enough:
+            kept = bytearray(EXTRA)
+            kept[::4096] = b"x" * len(kept[::4096])
+            time.sleep(300)
+        return 255 - images
+'''
+SPACE = """\
+name: hungry
+seeds: [0]
+plugins: [memory_plugin]
+fixed:
+  data: {name: digits, image_size: 16, train_limit: 64, test_limit: 40}
+  model: {name: resnet8}
+  trigger: {name: memory_eater, note: NOTE}
+  train: {epochs: 1, batch_size: 32}
+  finetune: {epochs: 0}
+parameters:
+  trigger.enough: {values: [4, 9]}
+resources: {cpu: 1}
+"""
+GB = 2**30
+
+
+def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recorded(tmp_path: Path) -> None:
+    memory = psutil.virtual_memory()
+    if memory.available < 9 * GB:
+        pytest.skip("takes 9 GB of free memory")
+    # Room for Ray, driver, mirror and a trial, and for what others take meanwhile; more than that is too much.
+    room, extra = 4 * GB, 5 * GB
+    limit = (memory.total - memory.available + room) / memory.total
+    (tmp_path / "memory_plugin.py").write_text(PLUGIN.replace("EXTRA", str(extra)))
+    (tmp_path / "hungry.yaml").write_text(SPACE.replace("NOTE", str(tmp_path / "note")))
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bdray.sweep",
+            "hungry.yaml",
+            "--no-dashboard",
+            *("--num-cpus", "4", "--max-concurrent", "1"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_memory_usage_threshold": f"{limit:.3f}"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    said = " ".join((run.stdout + run.stderr).split())
+    assert run.returncode == 1, said
+    found = read_records(Storage.open(tmp_path / "runs" / "hungry"))
+    records = {record.condition["trigger"]["enough"]: record for record in found}
+    assert records.keys() == {4, 9}, said
+    assert [records[enough].status for enough in (4, 9)] == ["finished", "failed"], said
+    error = records[9].error
+    assert error is not None
+    assert error.kind == "OutOfMemory"
+    assert "GB of" in error.message
+    assert "all CPUs of the largest machine" in error.message
+    # Doubled twice each; a whole machine is tried three times.
+    assert sorted((tmp_path / "note").read_text().split()) == ["1", "1", "2", "2", "4", "4", "4", "4"]
+    assert "2 CPUs are its share now" in said
+
+
+def test_rays_words_for_it() -> None:
+    said = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 34) was"
+        " 10.71GB used / 23.54GB limit (0.455053)\nOOM kill reason: ..."
+    )
+    assert in_one_line(said) == "the memory of its machine ran out, 10.71GB of 23.54GB were used"
+    assert memory_exhausted("The worker died unexpectedly. Worker exit detail: SIGKILL") == ""
