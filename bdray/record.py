@@ -203,7 +203,8 @@ class TrialRecord(_Frozen):
     @property
     def poisoned(self) -> Rates | None:
         """After the last epoch of the poison stage."""
-        return self.ends.get("poisoned")
+        stage = self.stage("poison") if self.status != "pruned" else None
+        return stage.last.rates if stage and stage.last else None
 
     @property
     def repaired(self) -> Rates | None:
