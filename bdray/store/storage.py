@@ -21,6 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import psutil
+
 from bdray.credentials import is_hidden, public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 
@@ -188,6 +190,18 @@ class Storage:
                 _write_local(Path(self.uri, _relative(path)), data)
             else:
                 self._remote.write(self._remote.path(path), data)
+
+    def discard_unfinished(self) -> None:
+        """Removes what writers of this machine that were killed left here and in the folders below.
+
+        An object store keeps nothing of a write that did not end.
+        """
+        if not self.is_local:
+            return
+        with self._explained("look through", ""):
+            for path in Path(self.uri).rglob(f".*{_TEMPORARY}"):
+                if not psutil.pid_exists(_writer_of(path.name)):
+                    path.unlink(missing_ok=True)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at the path."""
@@ -417,6 +431,12 @@ def _relative(path: str) -> str:
 
 def _temporary_name(name: str) -> str:
     return f".{name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
+
+
+def _writer_of(temporary: str) -> int:
+    """The process that writes a temporary file; this one for a file that only looks like one."""
+    parts = temporary.split(".")
+    return int(parts[-3]) if len(parts) >= 5 and parts[-3].isdigit() else os.getpid()
 
 
 def _is_temporary(path: str) -> bool:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -589,7 +590,9 @@ def _sum_up(
     interrupted: bool,
     delivery: DeliveryReport | None,
 ) -> SweepOutcome:
-    """What there is, in plan order."""
+    """What there is, in plan order. Nobody writes any more: what killed writers left can go."""
+    with suppress(StorageError):
+        sweep.discard_unfinished()
     known = {record.condition_id for record in records}
     missing = [condition.condition_id for condition in course.conditions if condition.condition_id not in known]
     return SweepOutcome(sweep, records, missing, interrupted, delivery, tracking_uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -100,6 +101,21 @@ def test_errors_name_the_file_and_the_cause(storage: Storage, tmp_path: Path) ->
         storage.read_text("latin")
     with pytest.raises(StorageError, match=r"cannot write .*/latin/x"):
         storage.write_atomic("latin/x", "a file is no folder")
+
+
+def test_what_a_killed_writer_left_is_discarded_and_nothing_else(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    writer = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    gone = int(writer.stdout)
+    (tmp_path / "stages" / "one").mkdir(parents=True)
+    left = tmp_path / "stages" / "one" / f".checkpoint.pt.{gone}.0a1b2c3d.tmp"
+    others = [tmp_path / f".record.json.{os.getpid()}.0a1b2c3d.tmp", tmp_path / ".mine.tmp", tmp_path / "notes.tmp"]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    storage.discard_unfinished()
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+    Storage.open(tmp_path / "nowhere").discard_unfinished()
 
 
 def test_temporary_files_of_killed_writers_are_not_listed(storage: Storage, tmp_path: Path) -> None:
