@@ -19,10 +19,10 @@ def memory_kills_are_losses() -> Iterator[None]:
     """
     handle = RayActorManager._actor_task_failed
 
-    def failed(manager: Any, task: Any, exception: Exception) -> None:
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = RayActorError(error_msg=str(exception))
-        handle(manager, task, exception)
+        handle(manager, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = failed
     try:
