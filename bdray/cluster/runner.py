@@ -40,6 +40,7 @@ from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.metrics import Told  # noqa: E402
 from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.places import Place  # noqa: E402
@@ -183,7 +184,7 @@ class ClusterRun:
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
-        with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt():
+        with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt(), memory_kills_are_losses():
             if job.pruning is not None:
                 job = replace(job, pruner=start_pruner(job.pruning))
             trainable = tune.with_parameters(ConditionTrainable, job=replace(job, tasks=()))
