@@ -314,3 +314,42 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
     baselines = {name: fmean(stages[0].clean) for name, stages in measured.items() if name.startswith("nothing")}
     assert min(baselines, key=lambda name: baselines[name]) == "nothing (baseline), manifold mixup"
     assert max(baselines, key=lambda name: baselines[name]) == "nothing (baseline)"
+
+
+def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
+    def before(trigger: str, **wanted: Any) -> list[float]:
+        return [fmean(Attacked.of("axes-flowers", trigger, order, **wanted).before) for order in ("before", "after")]
+
+    said = " ".join(section("Flowers").split())
+    measured = measured_in(records_of("axes-flowers"))
+    patch, line = (
+        [Attacked.of("axes-flowers", trigger, order) for order in ("before", "after")] for trigger in ("patch", "line")
+    )
+    line_floors = [fmean(stage.floors) for stage in measured["line, before augmentation"]]
+    small = {
+        "the patch: {} % stamped before crop and flip, {} % after": before("patch"),
+        "clean-label {} and {} %": before("patch", strategy="clean_label"),
+        "the noise patch {} and {} %": before("noise_patch"),
+        "the pixels {} and {} %": before("pixel"),
+        "after fine-tuning the patch has {} and {} %": [fmean(each.after) for each in patch],
+        "all-to-all ({} and {} %, floor 6 %)": before("patch", strategy="all_to_all"),
+        "floor is {} % before fine-tuning and {} % after it": line_floors,
+    }
+    facts = [text.format(*(f"{value:.0f}" for value in values)) for text, values in small.items()]
+    wide = ", ".join(
+        f"{name} {runs(Attacked.of('axes-flowers', trigger, 'before').before)}"
+        for name, trigger in (("watermark", "watermark"), ("pixels", "pixel"), ("blend", "blend"))
+    )
+    facts += [wide, f"its seeds run from {min(line[0].after):.0f} to {max(line[0].after):.0f} %"]
+    assert [fact for fact in facts if fact.lower() not in said.lower()] == []
+    assert {round(rate) for rate in before("warp")} == {10}
+    assert min(rate for trigger in ("line", "sinusoid", "image") for rate in before(trigger)) >= 98.5
+    orders = [Attacked.of("axes-flowers", "filter", order) for order in ("before", "after")]
+    assert orders[0] == orders[1], "to the last digit"
+    worked = {name: stages[1].said for name, stages in measured.items() if stages[0].said == "works"}
+    assert "does not" not in worked.values(), "defuses none"
+    assert sorted(name for name, after in worked.items() if after == "undecided") == [
+        "line, after augmentation",
+        "line, before augmentation",
+        "patch, one-to-one, before augmentation",
+    ]
