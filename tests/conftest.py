@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from bdray.condition import COMPONENTS
 from bdray.searches import SEARCHES
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 REGISTRIES = (*COMPONENTS.values(), SEARCHES)
 
 # A busy machine is slow, not wrong: no property fails for the time it takes.
@@ -52,10 +53,11 @@ def _registries_of_a_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _signals_mean_what_they_did() -> Iterator[None]:
-    """Tune leaves a handler behind that swallows the next SIGINT."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Tune leaves a handler behind that swallows the next SIGINT; in a fixture of a module, it does so before a test."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
     yield
-    for number, handler in before.items():
+    for number, handler in HANDLERS.items():
         signal.signal(number, handler)
 
 

@@ -196,5 +196,5 @@ def test_a_broken_installed_plugin_is_named(
     monkeypatch.syspath_prepend(tmp_path / "site")
     assert main(["list", "triggers"]) == 2
     assert "the plugin 'broken_install' cannot be imported" in capsys.readouterr().err
-    assert main(["doctor"]) == 0
+    assert main(["doctor"]) == 1
     assert "registered twice" in capsys.readouterr().out

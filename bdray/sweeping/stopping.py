@@ -8,7 +8,6 @@ asked for before anything long starts.
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -92,7 +91,10 @@ def _again(swallowed: sys.UnraisableHookArgs) -> bool:
     """Whether it is a stop request that could not be raised where it came; then it is made once more."""
     if not isinstance(swallowed.exc_value, KeyboardInterrupt):
         return False
-    again = threading.Timer(_AGAIN_S, _thread.interrupt_main)
+    main = threading.main_thread().ident
+    assert main is not None
+    # Not `interrupt_main`, which leaves the main thread asleep.
+    again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, signal.SIGINT))
     again.daemon = True
     again.start()
     return True

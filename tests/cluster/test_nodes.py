@@ -89,7 +89,7 @@ def test_doctor_lists_every_node(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    assert inspection.doctor(None, cluster) == 0
+    assert inspection.doctor(None, address=cluster) == 0
     said = capsys.readouterr().out
     titles = [line for line in said.splitlines() if line.startswith("node ")]
     assert sum("2 CPUs, 1 GPUs" in line for line in titles) == 1, said

@@ -22,7 +22,7 @@ def frozen(folder: Path, in_space: str | None, on_command_line: str | None = Non
     """What `sweep.json` and `space.yaml` of a sweep say."""
     (folder / "demo.yaml").write_text(SPACE + (f"tracking: {{uri: '{in_space}'}}\n" if in_space else ""))
     space, sweep = load_space(folder / "demo.yaml"), Storage.open(folder / "runs" / "demo")
-    _freeze(sweep, space, space.conditions(), tracking_uri_for(sweep, on_command_line, space.tracking.uri))
+    _freeze(sweep, space, space.conditions(), tracking_uri_for(sweep, on_command_line, space.tracking.uri), "bdray")
     return sweep.read_json("sweep.json")["tracking_uri"], yaml.safe_load(sweep.read_text("space.yaml"))["tracking"][
         "uri"
     ]
