@@ -53,7 +53,7 @@ def _registries_of_a_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _signals_mean_what_they_did() -> Iterator[None]:
-    """Tune leaves a handler behind that swallows the next SIGINT; in a fixture of a module, it does so before a test."""
+    """Tune leaves a handler behind that swallows the next SIGINT; in a module's fixture, before the first test."""
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
     yield

@@ -95,7 +95,7 @@ def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path)
     for name, (_, keys) in METRICS.items():
         assert all(labels.keys() >= set(keys) and labels["sweep"] == "watched" for labels, _ in seen[name])
     assert {(labels["state"], value) for labels, value in seen["bdray_conditions"]} == {
-        *(("running", 1.0), ("finished", 0.0), ("failed", 0.0), ("waiting", 0.0))
+        *(("running", 1.0), ("finished", 0.0), ("failed", 0.0), ("pruned", 0.0), ("waiting", 0.0))
     }
     for name in METRICS.keys() - {"bdray_conditions"}:
         ((labels, value),) = seen[name]

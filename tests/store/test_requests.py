@@ -23,7 +23,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.sweeping.driver import _adopt
 from bdray.trial import TrialOptions, run_trial
-from benchmarks.slow_store import SMALL, SlowStore, requests_of_a_sweep, slow_store
+from benchmarks.slow_store import SMALL, SlowStore, of_conditions, requests_of_a_sweep, slow_store
 
 CONDITION = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
 
@@ -39,7 +39,8 @@ def test_a_trained_condition_takes_few_requests_and_has_the_numbers_of_any_other
 ) -> None:
     lines = requests_of_a_sweep(store, tmp_path)
     kinds = Counter(re.sub(r"[0-9a-f]{12}", "ID", line.partition("?")[0].removesuffix(" HTTP/1.1")) for line in lines)
-    assert len(lines) < 40 * SMALL, kinds.most_common()
+    assert len(of_conditions(lines)) < 40 * SMALL, kinds.most_common()
+    assert len(lines) - len(of_conditions(lines)) < 120, "what a sweep asks once"
     reads = Counter(line for line in lines if line.startswith("GET") and "/conditions/" in line and "?" not in line)
     often = {line for line, count in reads.items() if count > (2 if "record.json" in line else 1)}
     assert not often, "the mirror reads each file once, and the driver the records once more"
