@@ -232,6 +232,8 @@ def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
         line.silent_after = float("inf")
         mirror = start_mirror(str(sweep.path), uri)
         assert mirror.wait_ready(60).reachable
+        # As at a terminal: what a shell starts in the background ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
         stop.start()
         begin = time.monotonic()
