@@ -178,6 +178,10 @@ def _decides(this: Sequence[str], that: Sequence[str]) -> bool:
     return len(set(zip(this, that, strict=True))) == len(set(this))
 
 
+_SHORT = 22
+"""Letters of a value that is kept on one line."""
+
+
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
     axes = axes_of(records)
@@ -185,12 +189,14 @@ def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     for record in records:
         cells.setdefault(record.cell_id, []).append(record)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name in axis_columns([axis_name(path) for path in axes]):
-        table.add_column(name, overflow="fold")
+    lines = [_cell_line(members, axes) for members in list(cells.values())[:limit]]
+    for k, name in enumerate(axis_columns([axis_name(path) for path in axes])):
+        # A name is not broken where two lines in a head make room for it.
+        table.add_column(name, overflow="fold", no_wrap=max(len(line[k]) for line in lines) <= _SHORT)
     for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
         table.add_column(name, justify="right")
-    for members in list(cells.values())[:limit]:
-        table.add_row(*map(escape, _cell_line(members, axes)))
+    for line in lines:
+        table.add_row(*map(escape, line))
     if len(cells) > limit:
         table.caption = f"{len(cells) - limit} more cells in results.csv"
     return table

@@ -184,6 +184,22 @@ def test_the_summary_has_a_line_a_cell_with_means_over_seeds() -> None:
     assert "50.0%" in text
 
 
+def test_at_eighty_columns_no_name_is_broken() -> None:
+    weights = {"none": 0.0, "logit_squeezing": 0.05}
+    records = [
+        record(
+            condition(trigger={"name": trigger}, poison={"rate": rate}, regularizer={"name": name, "weight": weight})
+        )
+        for trigger, rate in (("patch", 0.01), ("blend", 0.1))
+        for name, weight in weights.items()
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table([*records, record(condition().baseline())]))
+    lines = console.export_text().splitlines()
+    assert sum("logit_squeezing" in line for line in lines) == 2
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_summary_marks_what_did_not_finish_and_what_collapsed() -> None:
     collapsed = record(condition(seed=2)).model_copy(update={"stages": (stage("poison", [(0.1, 1.0)], True),)})
     assert "collapsed" in shown([record(condition()), collapsed])
