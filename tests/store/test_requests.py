@@ -68,7 +68,7 @@ def test_a_large_file_is_one_read_and_a_copy_is_the_stores_own(store: SlowStore)
 
 def test_what_another_sweep_has_finished_is_verified_and_copied_side_by_side(store: SlowStore) -> None:
     runs = Storage.open(store.uri("adopting"))
-    conditions = [CONDITION.model_copy(update={"seed": seed}) for seed in range(12)]
+    conditions = [Condition.parse({**CONDITION.content(), "seed": seed}) for seed in range(12)]
     first, second = runs.child("first"), runs.child("second")
     for condition in conditions:
         folder = ConditionFolder(first, condition.condition_id)
