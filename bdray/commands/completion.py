@@ -1,69 +1,55 @@
-"""`bdray completion SHELL`: a script that completes commands, options, search spaces and the names of sweeps.
-
-source <(bdray completion bash)        in ~/.bashrc
-source <(bdray completion zsh)         in ~/.zshrc
-"""
+"""`bdray completion SHELL`: a script that completes commands, options, search spaces and the names of sweeps."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+
+import shtab
 
 from bdray.shipped import shipped
+
+SHELLS = ("bash", "zsh")
 
 _TAKES_A_SWEEP = ("status", "results", "report", "sync", "compare", "stages")
 _TAKES_A_SPACE = ("sweep", "trial", "preview", "doctor")
 
-_SCRIPT = """\
-_bdray() {{
-    local word="${{COMP_WORDS[COMP_CWORD]}}" command="${{COMP_WORDS[1]}}" words="" files=""
-    if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "{commands}" -- "$word"))
-        return
-    fi
-    case "$command" in
-{cases}
-    esac
-    case "$word" in
-        -*) files="" ;;
-    esac
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
-    if [ -n "$files" ]; then
-        COMPREPLY+=($(compgen -f -- "$word"))
-    fi
-}}
-complete -o filenames -F _bdray bdray
-"""
-_ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
-
-_SWEEPS = r'$(for one in runs/*/sweep.json; do [ -e "$one" ] && basename "$(dirname "$one")"; done)'
+_PREAMBLE = {
+    "bash": """\
+_bdray_sweeps() {
+  local one
+  compgen -W "$(for one in runs/*/sweep.json; do [ -e "$one" ] && basename "$(dirname "$one")"; done)" -- "$1"
+}
+_bdray_spaces() {
+  compgen -W "SPACES" -- "$1"
+  compgen -f -- "$1"
+}
+""",
+    "zsh": """\
+_bdray_sweeps() {
+  local -a sweeps=(runs/*/sweep.json(N:h:t))
+  compadd -a sweeps
+}
+_bdray_spaces() {
+  compadd -- SPACES
+  _files
+}
+""",
+}
+_SWEEPS, _SPACES = (dict.fromkeys(SHELLS, name) for name in ("_bdray_sweeps", "_bdray_spaces"))
 
 
 def completion(shell: str, parser: argparse.ArgumentParser) -> str:
     """The script for `bash` or `zsh`, from the parser that reads the commands."""
-    commands = _commands(parser)
-    cases = "\n".join(_case(name, command) for name, command in commands.items())
-    script = _SCRIPT.format(commands=" ".join(commands), cases=cases)
-    return (_ZSH if shell == "zsh" else "") + script
+    for name, command in _commands(parser).items():
+        for action in command._actions:
+            if not action.option_strings and not action.choices and action.nargs != 0:
+                wanted = _SWEEPS if name in _TAKES_A_SWEEP else _SPACES if name in _TAKES_A_SPACE else None
+                if wanted is not None:
+                    action.complete = wanted  # type: ignore[attr-defined]  # how shtab is told
+    spaces = " ".join(file.removesuffix(".yaml") for file in shipped() if file.endswith(".yaml"))
+    return str(shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell].replace("SPACES", spaces)))
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found[0].choices)
-
-
-def _case(name: str, command: argparse.ArgumentParser) -> str:
-    words = [option for action in command._actions for option in action.option_strings if option.startswith("--")]
-    words += _values(name, command)
-    files = 'files="yes"' if name in _TAKES_A_SPACE else 'files=""'
-    return f'        {name}) words="{" ".join(words)}"; {files} ;;'
-
-
-def _values(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
-    if name in _TAKES_A_SWEEP:
-        yield _SWEEPS
-    if name in _TAKES_A_SPACE:
-        yield from (file.removesuffix(".yaml") for file in shipped() if file.endswith(".yaml"))
-    for action in command._actions:
-        if not action.option_strings and action.choices:
-            yield from map(str, action.choices)

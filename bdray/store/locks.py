@@ -14,7 +14,6 @@ lease for that long by its own.
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import secrets
@@ -99,11 +98,6 @@ class Holder:
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
         return f"process {self.pid} on {self.host} since {since} UTC"
-
-
-def interrupt_main_thread() -> None:
-    """As Ctrl-C does."""
-    _thread.interrupt_main()
 
 
 @contextmanager

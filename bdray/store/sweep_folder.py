@@ -27,10 +27,11 @@ from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, u
 from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError
+from bdray.interrupting import interrupt_main_thread
 from bdray.record import ErrorRecord, Status, TrialRecord
 from bdray.store.gathered import WORTH_IT, GatheredRecords, RecordCopy, Stamp
 from bdray.store.journal import JOURNAL, Journal, read_journal
-from bdray.store.locks import Busy, Lost, file_lock, interrupt_main_thread, leased
+from bdray.store.locks import Busy, Lost, file_lock, leased
 from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage
 

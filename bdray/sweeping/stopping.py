@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from bdray.interrupting import interrupt_main_thread
+
 _asked, _patient = threading.Event(), threading.Event()
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -91,10 +93,7 @@ def _again(swallowed: sys.UnraisableHookArgs) -> bool:
     """Whether it is a stop request that could not be raised where it came; then it is made once more."""
     if not isinstance(swallowed.exc_value, KeyboardInterrupt):
         return False
-    main = threading.main_thread().ident
-    assert main is not None
-    # Not `interrupt_main`, which leaves the main thread asleep.
-    again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, signal.SIGINT))
+    again = threading.Timer(_AGAIN_S, interrupt_main_thread)
     again.daemon = True
     again.start()
     return True

@@ -17,6 +17,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from bdray.errors import UserError
+from bdray.interrupting import interrupt_main_thread
 from bdray.store import locks
 from bdray.store.locks import Holder, file_lock, leased
 from bdray.store.storage import Storage, _Remote
@@ -156,7 +157,7 @@ def test_who_was_away_for_too_long_hears_who_has_it_now(storage: Storage) -> Non
 
 
 def test_a_loss_ends_what_the_main_thread_does(storage: Storage) -> None:
-    with pytest.raises(UserError, match="on far"), leased(storage, "lease", 0, busy, locks.interrupt_main_thread):
+    with pytest.raises(UserError, match="on far"), leased(storage, "lease", 0, busy, interrupt_main_thread):
         storage.write_atomic("lease", elsewhere().text)
         for _ in range(600):
             time.sleep(0.05)
