@@ -59,7 +59,7 @@ def _cut(sheet: bytes | None) -> bytes | None:
             part = image.convert("RGB").crop((0, 0, min(image.width, _GAP + _SHOWN * pitch), image.height))
     except OSError:
         return None
-    # Enlarged pixels stay sharp: small pictures are not smoothed into something else.
+    # Only made smaller: small pictures stay as they are, pixel by pixel.
     part.thumbnail((_SHOWN * _SIDE, 3 * _SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     part.save(buffer, "png", optimize=True)

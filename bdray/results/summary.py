@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from bdray.condition import flatten
-from bdray.record import RATES, Rates, TrialRecord
+from bdray.record import RATES, Rates, Status, TrialRecord
 from bdray.results.tables import axes_of
 from bdray.values import show_cell
 
@@ -31,7 +31,7 @@ def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, f
     `conditions/finished`. Each with the columns' names of `results.csv`.
     """
     statuses = Counter(record.status for record in records)
-    metrics = {f"conditions/{status}": float(statuses[status]) for status in ("finished", "diverged", "failed")}
+    metrics = {f"conditions/{status}": float(statuses[status]) for status in get_args(Status)}
     metrics["conditions/planned"] = float(planned)
     for trigger, members in _grouped((_trigger(record), record) for record in records).items():
         metrics |= _means(f"by_trigger/{trigger}", members)

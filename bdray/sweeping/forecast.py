@@ -209,7 +209,7 @@ class Forecaster:
         done = set(self.finished)
         queue = StageQueue(ordered, done.__contains__)
         ends: list[tuple[float, int, Task]] = []
-        now = free = wall = trial = gpu = 0.0
+        now = wall = trial = gpu = 0.0
         free, number, held = 1.0, 0, None
         while True:
             while (task := held or queue.pop()) is not None:

@@ -356,8 +356,8 @@ class Delivery:
             self._client.log_batch(self.parent_run_id, metrics[start : start + _MAX_ENTITIES])
             self.moved()
         new = parent.changed_files(self.files, self._held)
-        for name in new:
-            with _on_disk(self.files.storage, name, self.files.read(name) or b"") as path:
+        for name, data in new.items():
+            with _on_disk(self.files.storage, name, data) as path:
                 self._client.log_artifact(self.parent_run_id, str(path))
             self.moved()
         if new:

@@ -71,24 +71,24 @@ def result_points(files: SweepFolder, info: SweepInfo) -> list[Point]:
     return [Point(name, value, last_ms, 0) for name, value in summary_metrics(records, planned).items()]
 
 
-def changed_files(files: SweepFolder, known: str) -> dict[str, str]:
-    """Checksums of the files that the parent run does not hold as they are now, by name.
+def changed_files(files: SweepFolder, known: str) -> dict[str, bytes]:
+    """The files that the parent run does not hold as they are now, by name.
 
     Args:
         known: what `ARTIFACTS_TAG` says.
     """
     held = _parsed(known)
-    sums = {}
-    for name in RESULTS:
-        data = files.read(name)
-        if data is not None and (found := checksum(data)[:16]) != held.get(name):
-            sums[name] = found
-    return sums
+    found = {name: data for name in RESULTS if (data := files.read(name)) is not None}
+    return {name: data for name, data in found.items() if _sum(data) != held.get(name)}
 
 
-def artifacts_tag(known: str, new: Mapping[str, str]) -> str:
-    """What `ARTIFACTS_TAG` says when it holds `new`, too."""
-    return json.dumps({**_parsed(known), **new})
+def artifacts_tag(known: str, new: Mapping[str, bytes]) -> str:
+    """What `ARTIFACTS_TAG` says when the run holds `new`, too."""
+    return json.dumps({**_parsed(known), **{name: _sum(data) for name, data in new.items()}})
+
+
+def _sum(data: bytes) -> str:
+    return checksum(data)[:16]
 
 
 def _parsed(known: str) -> dict[str, Any]:
