@@ -14,8 +14,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 def memory_kills_are_losses() -> Iterator[None]:
     """Within this block Tune takes an `OutOfMemoryError` for the end of an actor.
 
-    Tune 2.60 knows errors of actors and of tasks only: this one, which is neither, ends the whole run. `test_memory`
-    notices a version that does otherwise.
+    Tune 2.60 knows errors of actors and of tasks only: this one, which is neither, ends the whole run.
+    `tests/cluster/test_memory.py` notices a version that does otherwise.
     """
     handle = RayActorManager._actor_task_failed
 

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.air.execution import FixedResourceManager, ResourceRequest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from bdray.cluster.losses import in_one_line, memory_exhausted
+from bdray.cluster.memory import memory_kills_are_losses
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 
@@ -93,6 +99,28 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
     # Doubled twice each; a whole machine is tried three times.
     assert sorted((tmp_path / "note").read_text().split()) == ["1", "1", "2", "2", "4", "4", "4", "4"]
     assert "2 CPUs are its share now" in said
+
+
+def test_a_memory_kill_is_the_end_of_an_actor_here_and_nowhere_else() -> None:
+    """Tune alone takes it for the end of the run; once it does not, `memory_kills_are_losses` can go."""
+    said: list[Exception] = []
+
+    def kill() -> None:
+        resources, request = FixedResourceManager({"CPU": 1}), ResourceRequest([{"CPU": 1}])
+        resources.request_resources(request)
+        manager, actor = RayActorManager(resources), TrackedActor(1, on_error=lambda _, error: said.append(error))
+        manager._live_actors_to_ray_actors_resources[actor] = (None, resources.acquire_resources(request))
+        manager._actor_task_failed(TrackedActorTask(actor), OutOfMemoryError("the node ran low on memory"))
+
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        kill()
+    with memory_kills_are_losses():
+        kill()
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        kill()
+    (error,) = said
+    assert isinstance(error, RayActorError)
+    assert "ran low on memory" in str(error)
 
 
 def test_rays_words_for_it() -> None:
