@@ -44,6 +44,14 @@ def confined() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def has_token() -> bool:
+    """Whether Ray asks for a token that this user has."""
+    is_kept = bool(os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
+    with suppress(OSError, RuntimeError):
+        is_kept = is_kept or (Path.home() / _TOKEN).exists()
+    return is_kept and os.environ.get("RAY_AUTH_MODE", "token") == "token"
+
+
 def keep_token_private() -> None:
     """Makes `~/.ray/auth_token` before Ray does, which lets everybody read it, or takes it back from everybody.
 

@@ -35,7 +35,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
-from bdray.cluster.confined import confined  # noqa: E402
+from bdray.cluster.confined import confined, has_token  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
 from bdray.cluster.losses import Losses, in_one_line, memory_exhausted  # noqa: E402
@@ -104,6 +104,11 @@ class ClusterRun:
             self._watch.enter_context(daemons_watched(settings.lost))
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
+
+    @property
+    def asks_for_a_token(self) -> bool:
+        """Whether the dashboard wants the token of this user's before it shows anything."""
+        return has_token()
 
     def __exit__(self, *exc_info: object) -> None:
         self._watch.close()

@@ -153,8 +153,7 @@ def run_conditions(
 
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
-        space = as_decided(space, sweep)
-        adopted: list[str] = []
+        space, adopted = as_decided(space, sweep), list[str]()
 
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
             adopted.extend(_adopt(sweep, storage, new))
@@ -162,38 +161,47 @@ def run_conditions(
 
         course = Course(space, sweep, conditions, sift, searching=searching)
         course.recall()
-        conditions = course.conditions
-        _freeze(sweep, space, conditions, tracking_uri, settings.command)
-        course.begin(_elsewhere(sweep, storage) if searching else ())
-        left = course.left
-        _say_start(console, sweep, total=len(conditions), left=len(left), adopted=len(adopted), searching=searching)
-        for line in course.said():
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        say_phase(sweep, "starting", total=len(conditions), finished=len(conditions) - len(left), failed=0)
-        if not left and _is_delivered(sweep, conditions, tracking_uri):
+        run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
+        _begin(run, adopted, searching=searching)
+        if not run.left and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
-            records = _records(sweep, conditions)
+            records = _records(run)
             if records:
                 write_tables(sweep, result_table(records, floors_of(records)))
-            return _sum_up(records, course, sweep, tracking_uri, interrupted=False, delivery=None)
-        run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
+            return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
-            _prepare_data(run.shown if left else ())
-        mirror = start_mirror(sweep, tracking_uri)
-        completed = False
+            _prepare_data(run.shown if run.left else ())
+        return _run_and_deliver(run)
+
+
+def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
+    """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
+    _freeze(run.sweep, run.space, run.conditions, run.tracking_uri, run.settings.command)
+    run.course.begin(_elsewhere(run.sweep, run.storage) if searching else ())
+    total, left = len(run.conditions), len(run.left)
+    _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
+    for line in run.course.said():
+        run.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
+
+
+def _run_and_deliver(run: _Run) -> SweepOutcome:
+    """Run what is left; whatever comes of it, its results are written and MLflow gets them."""
+    mirror = start_mirror(run.sweep, run.tracking_uri)
+    completed = False
+    try:
+        completed = _run_left(run, mirror) if run.left else True
+    finally:
         try:
-            completed = _run_left(run, mirror) if left else True
+            say_phase(run.sweep, "delivering")
+            records = _records(run)
+            _write_results(run, records)
         finally:
-            try:
-                say_phase(sweep, "delivering")
-                records = _records(sweep, course.conditions)
-                _write_results(sweep, records, settings.summarize, console)
-            finally:
-                delivery = _deliver_rest(mirror, console)
-                say_phase(sweep, "finished" if completed else "interrupted")
-        if delivery.error is None:
-            sweep.write_atomic(DELIVERED, _delivery_mark(records, tracking_uri))
-        return _sum_up(records, course, sweep, tracking_uri, interrupted=not completed, delivery=delivery)
+            delivery = _deliver_rest(mirror, run.console)
+            say_phase(run.sweep, "finished" if completed else "interrupted")
+    if delivery.error is None:
+        run.sweep.write_atomic(DELIVERED, _delivery_mark(records, run.tracking_uri))
+    return _sum_up(run, records, interrupted=not completed, delivery=delivery)
 
 
 def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
@@ -212,8 +220,9 @@ def _prepare_data(conditions: Sequence[Condition]) -> None:
         data.prepare()
 
 
-def _records(sweep: Storage, conditions: Sequence[Condition]) -> list[TrialRecord]:
-    return read_records(sweep, [condition.condition_id for condition in conditions])
+def _records(run: _Run) -> list[TrialRecord]:
+    """All there are, in plan order."""
+    return read_records(run.sweep, [condition.condition_id for condition in run.conditions])
 
 
 def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
@@ -344,31 +353,17 @@ def _say_start(
 def _run_left(run: _Run, mirror: Mirror) -> bool:
     """Run what is left on Ray. Returns False when it was interrupted."""
     # Ray is imported only when there is something to run.
-    from bdray.cluster import ClusterJob, ClusterRun
+    from bdray.cluster import ClusterRun
 
     with ClusterRun(run.settings.cluster) as cluster:
         if cluster.dashboard_url:
-            run.console.print(f"dashboard  {cluster.dashboard_url}", highlight=False)
+            token = " (asks for a token: ray get-auth-token)" if cluster.asks_for_a_token else ""
+            run.console.print(f"dashboard  {cluster.dashboard_url}{token}", highlight=False, soft_wrap=True)
         ready = mirror.wait_ready()
         run.console.print(f"tracking   {ready.message}", markup=False, highlight=False, soft_wrap=True)
-        job = ClusterJob(
-            sweep=run.sweep,
-            storage=run.storage,
-            tasks=(),
-            probes=dump_probes(probes_of(run.shown)),
-            plugins=run.space.plugins,
-            sys_path=tuple(sys.path),
-            cwd=str(Path.cwd()),
-            trial_options=run.settings.trial_options,
-            pruning=_pruning(run),
-            work=run.settings.work,
-        )
+        job = _job(run)
         if run.settings.cluster.address is not None:
-            if not cluster.places():
-                run.console.print("waiting for a node that can run trials ...", style="dim")
-                cluster.await_place()
-            run.console.print("checking code, versions, storage and data of every node ...", style="dim")
-            run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
+            _check_nodes(run, cluster, job)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
         shares = _gpu_shares(run, cluster, job) if gpus else {}
@@ -377,11 +372,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
         require_places([*job.tasks, *examples], cluster.places())
-        total = len(run.conditions)
-        resources = cluster.resources()
-        capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
-        batches = run.settings.trial_options.get("max_batches")
-        watcher = Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
+        total, watcher = len(run.conditions), _watcher(run, cluster, job)
         with (
             cluster.told(run.sweep) as told,
             SweepProgress(
@@ -400,16 +391,52 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             completed = cluster.run(job, watch, arrivals)
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
-        if eviction.forgotten:
-            said = (
-                f"{eviction.forgotten} kept models forgotten (resources.stage_cache_gb); this run needed none of them"
-            )
-            run.console.print(f"stages     {said}", highlight=False, soft_wrap=True)
-        if eviction.error is not None:
-            said = escape(str(eviction.error))
-            run.console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)
+        _say_evicted(run.console, eviction)
         _record_lost(run, progress.lost_causes, watch.lost_details)
     return completed
+
+
+def _job(run: _Run) -> ClusterJob:
+    """What every task of the run has in common; none of them yet."""
+    from bdray.cluster import ClusterJob
+
+    return ClusterJob(
+        sweep=run.sweep,
+        storage=run.storage,
+        tasks=(),
+        probes=dump_probes(probes_of(run.shown)),
+        plugins=run.space.plugins,
+        sys_path=tuple(sys.path),
+        cwd=str(Path.cwd()),
+        trial_options=run.settings.trial_options,
+        pruning=_pruning(run),
+        work=run.settings.work,
+    )
+
+
+def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
+    """Raises `UserError` when a node of somebody's cluster is not as the driver."""
+    if not cluster.places():
+        run.console.print("waiting for a node that can run trials ...", style="dim")
+        cluster.await_place()
+    run.console.print("checking code, versions, storage and data of every node ...", style="dim")
+    run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
+
+
+def _watcher(run: _Run, cluster: ClusterRun, job: ClusterJob) -> Watcher:
+    resources = cluster.resources()
+    capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+    batches = run.settings.trial_options.get("max_batches")
+    return Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
+
+
+def _say_evicted(console: Console, eviction: Eviction) -> None:
+    if eviction.forgotten:
+        said = f"{eviction.forgotten} kept models forgotten (resources.stage_cache_gb); this run needed none of them"
+        console.print(f"stages     {said}", highlight=False, soft_wrap=True)
+    if eviction.error is not None:
+        said = escape(str(eviction.error))
+        console.print(f"[yellow]stages could not be evicted[/yellow]: {said}", soft_wrap=True)
 
 
 def _pruning(run: _Run) -> Pruning | None:
@@ -525,7 +552,7 @@ class _Watch:
 
     def ended(self, condition_id: str, status: str) -> None:
         self.progress.ended(condition_id, status)
-        if status != "finished":
+        if status not in ("finished", "pruned"):
             self.on_failure(condition_id, status)
         self.eviction.ended(condition_id)
         self.course.ended(condition_id)
@@ -565,34 +592,23 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
             run.console.print(f"[red]{condition.condition_id}[/red]: {escape(f'{cause}; and no record of it: {full}')}")
 
 
-def _write_results(
-    sweep: Storage,
-    records: Sequence[TrialRecord],
-    summarize: Callable[[Storage, Sequence[TrialRecord]], None],
-    console: Console,
-) -> None:
+def _write_results(run: _Run, records: Sequence[TrialRecord]) -> None:
     """Tables of what there is, and whatever else belongs to a sweep's results, before MLflow is given them."""
     if not records:
         return
     try:
-        write_tables(sweep, result_table(records, floors_of(records)))
-        summarize(sweep, records)
+        write_tables(run.sweep, result_table(records, floors_of(records)))
+        run.settings.summarize(run.sweep, records)
     except BdrayError as error:
-        console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
+        run.console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
 
 
 def _sum_up(
-    records: Sequence[TrialRecord],
-    course: Course,
-    sweep: Storage,
-    tracking_uri: str,
-    *,
-    interrupted: bool,
-    delivery: DeliveryReport | None,
+    run: _Run, records: Sequence[TrialRecord], *, interrupted: bool, delivery: DeliveryReport | None
 ) -> SweepOutcome:
     """What there is, in plan order. Nobody writes any more: what killed writers left can go."""
     with suppress(StorageError):
-        sweep.discard_unfinished()
+        run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}
-    missing = [condition.condition_id for condition in course.conditions if condition.condition_id not in known]
-    return SweepOutcome(sweep, records, missing, interrupted, delivery, tracking_uri)
+    missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
+    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri)
