@@ -49,7 +49,9 @@ def typed(folder: Path, *options: str) -> str:
 
 def test_a_hopeless_stage_ends_early_and_is_run_again_only_when_asked(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    said = typed(tmp_path)
+    said = typed(tmp_path, "--notify", "http://127.0.0.1:1/")
+    assert "'finished' was not told" in said, "nobody listens there"
+    assert "'failed' was not told" not in said, "what is pruned has not failed"
     sweep = Storage.open(tmp_path / "runs" / "tiny")
     records = read_records(sweep)
     pruned = [record for record in records if record.status == "pruned"]

@@ -32,6 +32,9 @@ from bdray.store.journal import JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
 
+_LOOK_S = 0.1
+"""How often a keeper looks whether its driver still runs."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SESSION = "session"
 """File of the scratch folder: the driver's session, should keeper and driver be killed at once."""
@@ -123,8 +126,10 @@ class _Keeper:
         self.driver = driver
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         with os.fdopen(news) as told:
-            # Not yet reaped, so that its number stays its session's.
-            os.waitid(os.P_PID, driver, os.WEXITED | os.WNOWAIT)
+            # Not yet reaped, so that its number stays its session's. Not one long wait: a signal that comes just before
+            # it would have no handler run until its end.
+            while os.waitid(os.P_PID, driver, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                time.sleep(_LOOK_S)
             self.driver = 0
             _end_session(driver)
             _, ended = os.waitpid(driver, 0)

@@ -26,6 +26,7 @@ _ATOMIC_WRITE = 4096
 
 _RESTART_S = 60.0
 
+_LISTEN_S = 0.5
 _DEATHS = 3
 """How many deaths of the process, while it is waited for, are taken for bad luck."""
 
@@ -165,10 +166,14 @@ class Mirror:
                 del self._unsent[condition_id]
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
-        try:
-            return dict(self._answers.get(timeout=max(0.0, timeout_s)))
-        except queue.Empty:
-            return {}
+        # Not one long wait: a Ctrl-C that comes just before it would be heard at its end.
+        end = time.monotonic() + timeout_s
+        while True:
+            left = end - time.monotonic()
+            with suppress(queue.Empty):
+                return dict(self._answers.get(timeout=max(0.0, min(left, _LISTEN_S))))
+            if left <= _LISTEN_S:
+                return {}
 
     def _await_report(self, stall_s: float, progress: Progress) -> DeliveryReport:
         deadline = time.monotonic() + stall_s
