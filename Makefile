@@ -10,6 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPACE ?= search_spaces/quickstart.yaml
 ROUNDS ?= 10
+STRIKES ?= 3
 SEED := $(or $(SEED),$(shell date +%s))
 
 .PHONY: sweep test lint bench chaos cluster-test gpu docs site clean
@@ -31,7 +32,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks
 
 chaos: $(VENV)/installed
-	@$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) --seed $(SEED)
+	@$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) --strikes $(STRIKES) --seed $(SEED)
 
 cluster-test: $(VENV)/installed-test
 	@$(BIN)/python -m benchmarks.cluster

@@ -1,8 +1,8 @@
 """Kills processes of real sweeps at random moments, and looks what became of them (`make chaos ROUNDS=200 SEED=1`).
 
-Each round runs a small sweep in folders of its own, sends one signal to one of its processes, and then types the same
-command again until it says that all is done. What it leaves is compared with an undisturbed run. Round n of a seed is
-always the same process, signal and moment, as far as a machine keeps its pace.
+Each round runs a small sweep in folders of its own, sends signals to its processes, types the same command again when
+one ended it, and so on until it says that all is done. What it leaves is compared with an undisturbed run. Round n of a
+seed is always the same processes, signals and moments, as far as a machine keeps its pace.
 
 Only processes that descend from this one are looked at and signalled: it is their reaper (`PR_SET_CHILD_SUBREAPER`), so
 those that lose their parents become its children. Linux only.
@@ -23,9 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import psutil
 from bdray.errors import StorageNotFoundError
 from bdray.store.storage import Storage
 from bdray.tracking.server import open_client
+from benchmarks.tracking_server import TrackingServer
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\
@@ -50,8 +51,8 @@ parameters:
 exclude: [{trigger.name: blend, finetune.lr: 0.1}]
 """
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
-COMMANDS = 6
-"""How often the command is typed at most."""
+COMMANDS = 5
+"""How often the command is typed at most beyond once for each strike."""
 
 GRACE_S = 75.0
 """How long processes may outlive the last command: a mirror whose driver was killed delivers for up to a minute."""
@@ -76,17 +77,35 @@ TARGETS: dict[str, Callable[[Sequence[str]], bool]] = {
     "gcs": lambda command: command[0].endswith("/gcs_server"),
     "mirror": lambda command: "bdray.tracking.mirror" in command,
 }
-"""How each kind of process is known by its command line."""
+"""How each kind of process of a sweep is known by its command line."""
+
+SERVER = "server"
+"""The tracking server, which is none of the sweep's; whoever runs it starts it again."""
 
 
-@dataclass
-class Round:
-    """One kill and what came of it.
+@dataclass(frozen=True)
+class Strike:
+    """One signal.
 
     Attributes:
         moment: share of the time in which a process of this kind may be struck: as long as it is there in the
             undisturbed run.
-        statuses: of the commands, the first of which was disturbed.
+        status: of the command that was struck.
+    """
+
+    target: str
+    signal: str
+    moment: float
+    status: int | None = None
+
+
+@dataclass
+class Round:
+    """One sweep, what struck it and what came of it.
+
+    Attributes:
+        strikes: in order; a command that goes on may be struck again.
+        commands: how often the command was typed.
         lost, doubled, different: conditions.
         another: whether any other command than the same again was needed.
         processes, files: what was left in the end.
@@ -94,10 +113,8 @@ class Round:
 
     seed: int
     number: int
-    target: str
-    signal: str
-    moment: float
-    statuses: list[int] = field(default_factory=list)
+    strikes: list[Strike] = field(default_factory=list)
+    commands: int = 0
     seconds: float = 0.0
     lost: int = 0
     doubled: int = 0
@@ -110,6 +127,12 @@ class Round:
     def is_good(self) -> bool:
         return not (self.lost or self.doubled or self.different or self.another or self.processes or self.files)
 
+    @classmethod
+    def of(cls, line: str) -> Round:
+        """From a line of the log."""
+        facts = json.loads(line)
+        return cls(**{**facts, "strikes": [Strike(**strike) for strike in facts["strikes"]]})
+
 
 class Sweep:
     """The command in a folder of its own, with temporary files of its own.
@@ -120,6 +143,7 @@ class Sweep:
 
     def __init__(self, folder: Path, database: Path | None, cpus: int, space: str = SPACE) -> None:
         self.folder, self.cpus, self.output = folder, cpus, ""
+        self.tracking: list[str] = []
         for name in ("t", "runs"):
             (folder / name).mkdir(parents=True)
         (folder / "chaos.yaml").write_text(space)
@@ -131,7 +155,7 @@ class Sweep:
         environment = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder / "t"), "COLUMNS": "200"}
         with (self.folder / "output").open("a") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "bdray.sweep", "chaos.yaml", *options],
+                [sys.executable, "-m", "bdray.sweep", "chaos.yaml", *options, *self.tracking],
                 cwd=self.folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -226,6 +250,7 @@ class Chaos:
                     first[target] = time.monotonic()
             time.sleep(0.05)
         self.spans = {target: time.monotonic() - since for target, since in first.items()}
+        self.spans[SERVER] = time.monotonic() - began
         self.results = sweep.results
         if process.returncode or len(self.results) != 3 or first.keys() != TARGETS.keys():
             raise SystemExit(f"the undisturbed sweep did not work:\n{sweep.said}")
@@ -246,40 +271,55 @@ class Chaos:
         for condition in load_space(space).conditions():
             run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
         self.results = results_of(Storage.open(self.work / "direct"))
-        self.spans = dict.fromkeys(TARGETS, span_s)
+        self.spans = dict.fromkeys((*TARGETS, SERVER), span_s)
 
-    def round(self, number: int) -> Round | None:
-        """One round; None when the sweep ended before the moment came."""
+    def round(self, number: int, strikes: int) -> Round | None:
+        """One round of at most so many strikes; None when the sweep ended before the moment of the first came."""
         draw = random.Random(f"{self.seed}-{number}")
-        target, name = draw.choice(list(self.targets)), draw.choice(SIGNALS)
-        result = Round(self.seed, number, target, name, round(draw.random(), 3))
+        planned = [
+            Strike(draw.choice(list(self.targets)), draw.choice(SIGNALS), round(draw.random(), 3))
+            for _ in range(strikes)
+        ]
         cpus = draw.choice((1, 2))
         # To make one takes MLflow seconds: long enough to be struck in, too long for every round.
         database = None if draw.random() < 0.2 else self.database
-        sweep = Sweep(self.work / f"r{number}", database, cpus)
+        result, sweep = Round(self.seed, number), Sweep(self.work / f"r{number}", database, cpus)
         began = time.monotonic()
-        process = sweep.start()
-        if not self._strike(process, result):
-            self._wait(process)
-            shutil.rmtree(sweep.folder)
-            return None
-        result.statuses.append(self._wait(process))
-        while result.statuses[-1] != 0 and len(result.statuses) < COMMANDS:
-            result.statuses.append(self._wait(sweep.start()))
+        with ExitStack() as stack:
+            server = None
+            if any(strike.target == SERVER for strike in planned):
+                server = stack.enter_context(tracking_server(sweep))
+            self._run(sweep, planned, server, result)
         result.seconds = round(time.monotonic() - began, 1)
         self._look(sweep, result)
         if result.is_good:
             shutil.rmtree(sweep.folder)
-        return result
+        return result if result.strikes else None
 
-    def _strike(self, process: subprocess.Popen[str], planned: Round) -> bool:
+    def _run(self, sweep: Sweep, planned: Sequence[Strike], server: TrackingServer | None, result: Round) -> None:
+        left, status = list(planned), -1
+        while status != 0 and result.commands < len(planned) + COMMANDS:
+            process, struck = sweep.start(), list[Strike]()
+            result.commands += 1
+            while left and self._strike(process, left[0], server):
+                struck.append(left.pop(0))
+            status = self._wait(process)
+            result.strikes += [replace(strike, status=status) for strike in struck]
+        result.another = status != 0
+
+    def _strike(self, process: subprocess.Popen[str], planned: Strike, server: TrackingServer | None) -> bool:
+        """Whether it came to it before the command ended."""
         while process.poll() is None:
-            if find(planned.target, process.pid) is not None:
+            if planned.target == SERVER or find(planned.target, process.pid) is not None:
                 time.sleep(planned.moment * self.spans[planned.target])
-                victim = find(planned.target, process.pid)
-                if victim is None or process.poll() is not None:
+                victim = None if planned.target == SERVER else find(planned.target, process.pid)
+                if process.poll() is not None or (victim is None and planned.target != SERVER):
                     return False
+                if server is not None and victim is None:
+                    server.strike(signal.Signals[planned.signal])
+                    return True
                 with suppress(psutil.Error):
+                    assert victim is not None
                     victim.send_signal(signal.Signals[planned.signal])
                     return True
             time.sleep(0.02)
@@ -306,40 +346,57 @@ class Chaos:
         result.lost = sum(runs[name] == 0 or name not in results for name in self.results)
         result.doubled = sum(count > 1 for count in runs.values()) + len(results.keys() - self.results.keys())
         result.different = sum(results[name] != known for name, known in self.results.items() if name in results)
-        result.another = result.statuses[-1] != 0 or "--retry-failed" in sweep.said or "Traceback" in sweep.said
+        result.another |= "--retry-failed" in sweep.said or "Traceback" in sweep.said
+
+
+@contextmanager
+def tracking_server(sweep: Sweep) -> Iterator[TrackingServer]:
+    """A tracking server over the database of a sweep, which is told of it."""
+    with TrackingServer(sweep.folder / "runs" / "mlflow.db", log=sweep.folder / "server") as server:
+        sweep.tracking = ["--tracking-uri", server.uri]
+        yield server
 
 
 def table(rounds: Sequence[Round]) -> str:
-    """The rounds by process and signal, as Markdown."""
+    """The strikes by process and signal, as Markdown, and what became of the rounds."""
     lines = [
-        "| process | signal | rounds | commands | exit status of the first | lost | doubled | different | needing"
-        " another command | processes left | files left |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| process | signal | strikes | exit status of the command | in rounds that went wrong |",
+        "|---|---|---|---|---|",
     ]
-    for target in TARGETS:
+    for target in (*TARGETS, SERVER):
         for name in SIGNALS:
-            here = [r for r in rounds if (r.target, r.signal) == (target, name)]
+            here = [(r, s) for r in rounds for s in r.strikes if (s.target, s.signal) == (target, name)]
             if here:
-                lines.append(f"| {target} | {name} | {_row(here)} |")
-    return "\n".join([*lines, f"| all | | {_row(rounds)} |"])
+                wrong = sum(not r.is_good for r, _ in here)
+                lines.append(f"| {target} | {name} | {len(here)} | {_counts(s.status for _, s in here)} | {wrong} |")
+    everything = [strike for r in rounds for strike in r.strikes]
+    wrong = sum(len(r.strikes) for r in rounds if not r.is_good)
+    lines.append(f"| all | | {len(everything)} | {_counts(strike.status for strike in everything)} | {wrong} |")
+    facts = {
+        "rounds": len(rounds),
+        "commands a round": _counts(r.commands for r in rounds),
+        "conditions lost": sum(r.lost for r in rounds),
+        "doubled": sum(r.doubled for r in rounds),
+        "different": sum(r.different for r in rounds),
+        "rounds needing another command": sum(r.another for r in rounds),
+        "processes left": sum(len(r.processes) for r in rounds),
+        "files left": sum(len(r.files) for r in rounds),
+    }
+    return "\n".join([*lines, "", ", ".join(f"{name}: {value}" for name, value in facts.items()) + "."])
 
 
-def _row(rounds: Sequence[Round]) -> str:
-    commands = Counter(len(r.statuses) for r in rounds)
-    statuses = Counter(r.statuses[0] for r in rounds)
-    counts = [sum(r.lost for r in rounds), sum(r.doubled for r in rounds), sum(r.different for r in rounds)]
-    counts += [sum(r.another for r in rounds), sum(len(r.processes) for r in rounds), sum(len(r.files) for r in rounds)]
-    cells = [str(len(rounds)), *(", ".join(f"{n} x {k}" for k, n in sorted(c.items())) for c in (commands, statuses))]
-    return " | ".join([*cells, *map(str, counts)])
+def _counts(values: Iterable[object]) -> str:
+    return ", ".join(f"{n} x {value}" for value, n in sorted(Counter(map(str, values)).items()))
 
 
 def main() -> int:
     """Run the rounds; the status is 1 when one of them left anything that it must not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--strikes", type=int, default=1, help="at most in a round (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
-    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, SERVER], default=[*TARGETS, SERVER])
     parser.add_argument(
         "--span",
         type=float,
@@ -364,7 +421,7 @@ def main() -> int:
         chaos.computed(options.span)
     number = options.first
     while len(rounds) < options.rounds:
-        if (result := chaos.round(number)) is not None:
+        if (result := chaos.round(number, options.strikes)) is not None:
             rounds.append(result)
             print(_line(result), flush=True)
             if options.log is not None:
@@ -372,7 +429,7 @@ def main() -> int:
                     log.write(json.dumps(asdict(result)) + "\n")
         number += 1
     if options.log is not None:
-        rounds_known = [Round(**json.loads(line)) for line in options.log.read_text().splitlines()]
+        rounds_known = [Round.of(line) for line in options.log.read_text().splitlines()]
     print(text := table(rounds_known if options.log is not None else rounds))
     if options.write is not None:
         options.write.write_text(text + "\n")
@@ -384,9 +441,10 @@ def main() -> int:
 
 def _line(result: Round) -> str:
     facts = asdict(result)
-    del facts["seed"]
-    said = ", ".join(f"{key} {value}" for key, value in facts.items() if value not in (0, False, []))
-    return f"{'ok  ' if result.is_good else 'BAD '} {said}"
+    del facts["seed"], facts["strikes"]
+    said = [f"{key} {value}" for key, value in facts.items() if value not in (0, False, [])]
+    said += [f"{s.target} {s.signal} at {s.moment} -> {s.status}" for s in result.strikes]
+    return f"{'ok  ' if result.is_good else 'BAD '} {', '.join(said)}"
 
 
 if __name__ == "__main__":

@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from benchmarks.tracking_server import TrackingServer
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\
@@ -82,38 +81,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@contextmanager
-def _server(folder: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--artifacts-destination", str(folder)]
-    command = [sys.executable, "-m", "mlflow", "server", *options, "--backend-store-uri", f"sqlite:///{folder}/m.db"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **quiet}, cwd=folder
-        )
-    try:
-        while True:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            time.sleep(0.2)
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def main() -> int:
     """Run the sweep, and say how long the delivery took and what it asked of the server."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.delivery", description=__doc__)
     parser.add_argument("--delay", type=float, default=2.0, metavar="SECONDS", help="of each request (default: 2)")
     parser.add_argument("--conditions", type=int, default=12)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, _server(Path(name)) as port:
-        proxy = SlowProxy(port, options.delay)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        TrackingServer(Path(name, "m.db"), log=Path(name, "server.log")) as server,
+    ):
+        proxy = SlowProxy(server.port, options.delay)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         learning_rates = ", ".join(f"{0.001 * (n + 1):.3f}" for n in range(options.conditions))
         Path(name, "delivery.yaml").write_text(SPACE.replace("LRS", learning_rates))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import chaos
-from benchmarks.chaos import Round, table
+from benchmarks.chaos import Round, Strike, table
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,19 +29,30 @@ def test_a_sweep_survives_its_raylet_and_its_gcs(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rounds = [Round(**json.loads(line)) for line in log.read_text().splitlines()]
-    assert {(one.target, one.signal) for one in rounds} == {("raylet", "SIGKILL"), ("gcs", "SIGKILL")}
+    rounds = [Round.of(line) for line in log.read_text().splitlines()]
+    struck = [strike for one in rounds for strike in one.strikes]
+    assert {(strike.target, strike.signal) for strike in struck} == {("raylet", "SIGKILL"), ("gcs", "SIGKILL")}
     # Struck, and ended by the very command that was struck.
-    assert [one.statuses for one in rounds] == [[0], [0]]
-    assert "| all | | 2 | 2 x 1 | 2 x 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in done.stdout
+    assert [strike.status for strike in struck] == [0, 0]
+    assert [one.commands for one in rounds] == [1, 1]
+    assert "| all | | 2 | 2 x 0 | 0 |" in done.stdout
 
 
 def test_a_bad_round_shows_in_the_table() -> None:
-    bad = Round(1, 1, "worker", "SIGTERM", 0.5, statuses=[1, 1, 0], lost=1, different=2, another=True, files=["a", "b"])
-    good = Round(1, 2, "worker", "SIGTERM", 0.5, statuses=[0])
+    strike = Strike("worker", "SIGTERM", 0.5, status=0)
+    bad = Round(
+        1, 1, [strike, Strike("server", "SIGKILL", 0.1, status=3)], commands=3, lost=1, another=True, files=["a"]
+    )
+    good = Round(1, 2, [strike], commands=1)
     assert (bad.is_good, good.is_good) == (False, True)
-    row = "2 | 1 x 1, 1 x 3 | 1 x 0, 1 x 1 | 1 | 0 | 2 | 1 | 0 | 2 |"
-    assert table([bad, good]).splitlines()[2:] == [f"| worker | SIGTERM | {row}", f"| all | | {row}"]
+    lines = table([bad, good]).splitlines()
+    assert lines[2:5] == [
+        "| worker | SIGTERM | 2 | 2 x 0 | 1 |",
+        "| server | SIGKILL | 1 | 1 x 3 | 1 |",
+        "| all | | 3 | 2 x 0, 1 x 3 | 2 |",
+    ]
+    assert "rounds: 2, commands a round: 1 x 1, 1 x 3, conditions lost: 1" in lines[-1]
+    assert "rounds needing another command: 1" in lines[-1] and "files left: 1" in lines[-1]
 
 
 def test_times_are_no_difference_but_numbers_are() -> None:
