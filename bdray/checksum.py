@@ -8,12 +8,13 @@ intact file in another one's place does not match either.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
+
+from pydantic_core import from_json
 
 from bdray.errors import BdrayError
 
@@ -60,7 +61,8 @@ def unseal_json(data: bytes, place: str, *, may_lack: bool = False) -> dict[str,
     if found is not None and found[1].decode() != checksum(data[: found.start()], place):
         raise DamagedError("its checksum does not match")
     try:
-        content = json.loads(data)
+        # Takes half as long as `json.loads`, which counts for ten thousand records.
+        content = from_json(data)
     except ValueError:
         raise DamagedError("it is no JSON" if data.strip() else "it is empty") from None
     if not isinstance(content, dict) or (found is None and "checksum" in content):

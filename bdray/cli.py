@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shlex
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
         with stopping.listening():
             return int(options.run(options))
 
+    if kept and options.run in (_status, _results, _report, _compare):
+        # Records last until the end: to look for cycles among ten thousand took half of what `results` takes.
+        gc.set_threshold(200_000, 50, 50)
     if not kept or options.run is not _sweep or options.dry_run:
         return _status_of(work, options.command_line, errors)
     from bdray.sweeping.keeper import keep

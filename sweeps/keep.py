@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from bdray.record import TrialRecord
-from bdray.report import SweepDescription, make_report
+from bdray.report.page import SweepDescription, make_report
 from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
 from bdray.store.storage import Storage

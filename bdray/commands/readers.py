@@ -22,7 +22,8 @@ from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_r
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
-    from bdray.report import Report, SearchView, SweepDescription
+    from bdray.report.page import Report, SweepDescription
+    from bdray.report.searching import SearchView
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
@@ -160,7 +161,7 @@ def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = ()) -> Report:
     Raises:
         UserError: nothing has been measured yet.
     """
-    from bdray.report import make_report
+    from bdray.report.page import make_report
 
     for sweep in sweeps:
         _load_plugins(sweep)
@@ -173,7 +174,7 @@ def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = ()) -> Report:
 
 def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
     """What the folders of several sweeps say of them. How each was searched is in its own report."""
-    from bdray.report import SweepDescription
+    from bdray.report.page import SweepDescription
 
     infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
     created = [info.created_ms for info in infos.values() if info.created_ms is not None]
@@ -199,7 +200,7 @@ def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialReco
 
 def _described(sweep: Storage) -> SweepDescription:
     """What the sweep's folder says of it."""
-    from bdray.report import SweepDescription
+    from bdray.report.page import SweepDescription
 
     space_yaml = sweep.read_text(SPACE)
     info = SweepFolder(sweep).info()
@@ -223,7 +224,7 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
 def _searched(sweep: Storage) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read."""
-    from bdray.report import SearchView
+    from bdray.report.searching import SearchView
     from bdray.searches.study import STUDY
     from bdray.space import load_space
 

@@ -1,6 +1,4 @@
-"""From a sweep's records to tables, figures and one HTML page."""
+"""From a sweep's records to tables, figures and one HTML page (`page.make_report`).
 
-from bdray.report.page import Report, SweepDescription, make_report
-from bdray.report.searching import SearchView
-
-__all__ = ["Report", "SearchView", "SweepDescription", "make_report"]
+Nothing is imported here: a table needs no matplotlib.
+"""

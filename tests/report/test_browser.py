@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report import SweepDescription, make_report
+from bdray.report.page import SweepDescription, make_report
 
 MakeRecord = Callable[..., TrialRecord]
 

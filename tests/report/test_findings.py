@@ -8,9 +8,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.record import TrialRecord
-from bdray.report import SweepDescription, make_report
 from bdray.report.cells import axes_of, estimate_of_differences, study_of
 from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.page import SweepDescription, make_report
 from bdray.report.retraining import retraining
 from bdray.report.statistics import auc_interval
 

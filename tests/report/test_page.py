@@ -14,10 +14,9 @@ import pytest
 from bdray.cli import main
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
-from bdray.report import SweepDescription, make_report
 from bdray.report.cells import study_of
 from bdray.report.figures import ROWS
-from bdray.report.page import percent, points
+from bdray.report.page import SweepDescription, make_report, percent, points
 from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
 from bdray.store.storage import Storage

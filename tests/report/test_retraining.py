@@ -7,8 +7,8 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.record import TrialRecord
-from bdray.report import SweepDescription, make_report
 from bdray.report.cells import study_of
+from bdray.report.page import SweepDescription, make_report
 from bdray.report.retraining import Retraining, above_floor, retraining
 
 MakeRecord = Callable[..., TrialRecord]

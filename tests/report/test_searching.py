@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from bdray.report import SearchView, SweepDescription, make_report
+from bdray.report.page import SweepDescription, make_report
+from bdray.report.searching import SearchView
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from benchmarks.searching import made_up

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from bdray.record import TrialRecord
-from bdray.report import SweepDescription, make_report
 from bdray.report.cells import study_of
+from bdray.report.page import SweepDescription, make_report
 from bdray.report.strips import trigger_strips
 from bdray.trial.contact_sheet import contact_sheet
 
