@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from bdray.processes import is_alive
+
 _VITAL = {"raylet": "Ray's raylet", "gcs_server": "Ray's GCS"}
 """By the names of their programs. When one is lost, Ray ends the process connected to it, up to a minute later, without
 a word to Python."""
@@ -28,7 +30,7 @@ def daemons_watched(lost: Callable[[str], None]) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(_LOOK_S):
             for process, what in vital.items():
-                if not _is_alive(process):
+                if not is_alive(process):
                     # Unless it was this process that ended it.
                     if not over.is_set():
                         lost(f"{what} has ended")
@@ -76,10 +78,3 @@ def _name(process: psutil.Process) -> str:
         return process.name()
     except psutil.Error:
         return ""
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

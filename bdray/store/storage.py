@@ -21,10 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import psutil
-
 from bdray.credentials import is_hidden, public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
+from bdray.processes import is_alive
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -200,7 +199,7 @@ class Storage:
             return
         with self._explained("look through", ""):
             for path in Path(self.uri).rglob(f".*{_TEMPORARY}"):
-                if not psutil.pid_exists(_writer_of(path.name)):
+                if not is_alive(_writer_of(path.name)):
                     path.unlink(missing_ok=True)
 
     def exists(self, path: str) -> bool:

@@ -28,6 +28,7 @@ import psutil
 
 from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, Losses
 from bdray.errors import BdrayError, ClusterError
+from bdray.processes import is_alive
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
@@ -206,7 +207,7 @@ def _members(leader: int) -> Iterator[psutil.Process]:
         with suppress(psutil.Error, OSError):
             if number != leader and os.getsid(number) == leader:
                 process = psutil.Process(number)
-                if process.status() != psutil.STATUS_ZOMBIE:
+                if is_alive(process):
                     yield process
 
 

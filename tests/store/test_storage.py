@@ -106,14 +106,18 @@ def test_errors_name_the_file_and_the_cause(storage: Storage, tmp_path: Path) ->
 def test_what_a_killed_writer_left_is_discarded_and_nothing_else(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path)
     writer = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    gone = int(writer.stdout)
+    # As in a container without init, where nobody asks how a process ended.
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     (tmp_path / "stages" / "one").mkdir(parents=True)
-    left = tmp_path / "stages" / "one" / f".checkpoint.pt.{gone}.0a1b2c3d.tmp"
+    left = tmp_path / "stages" / "one" / f".checkpoint.pt.{int(writer.stdout)}.0a1b2c3d.tmp"
+    unasked = tmp_path / f".progress.json.{zombie.pid}.0a1b2c3d.tmp"
     others = [tmp_path / f".record.json.{os.getpid()}.0a1b2c3d.tmp", tmp_path / ".mine.tmp", tmp_path / "notes.tmp"]
-    for path in (left, *others):
+    for path in (left, unasked, *others):
         path.write_bytes(b"half")
     storage.discard_unfinished()
-    assert not left.exists()
+    zombie.wait()
+    assert not left.exists() and not unasked.exists()
     assert all(path.exists() for path in others)
     Storage.open(tmp_path / "nowhere").discard_unfinished()
 
