@@ -199,6 +199,7 @@ class OptunaAsker(Asker):
             self._copy.take_sequences(self._kept)
         self._open: dict[str, _Cell] = {}
         self._known: set[str] = set()
+        self._unmeasured: set[str] = set()
         self._asked = 0
         self._again: list[_Cell] = []
         self._twins: dict[str, TrialRecord] = {}
@@ -232,13 +233,18 @@ class OptunaAsker(Asker):
                 self._learn(cell_id)
         if record.cell_id in self._open:
             self._open[record.cell_id].records[record.condition_id] = record
-        elif record.cell_id not in self._known and self._place(Condition.parse(record.condition)) is not None:
+        elif self._is_news(record.cell_id) and self._place(Condition.parse(record.condition)) is not None:
             self._loose.setdefault(record.cell_id, {})[record.condition["seed"]] = record
             self._learn(record.cell_id)
         for cell_id, cell in list(self._open.items()):
             if len(cell.records) == len(cell.conditions) and all(twin in self._twins for twin in cell.twins.values()):
                 del self._open[cell_id]
                 self._complete(cell)
+
+    def _is_news(self, cell_id: str) -> bool:
+        """Whether the study has no values of a cell: it has no trial, or all of it failed or were pruned, which may be
+        run again."""
+        return cell_id not in self._known or cell_id in self._unmeasured
 
     @property
     def said(self) -> Sequence[str]:
@@ -258,6 +264,10 @@ class OptunaAsker(Asker):
         copied = self._copy.add(trial)
         self._asked += not trial.user_attrs.get(FREE)
         self._known.add(trial.user_attrs[CELL])
+        if trial.state in (TrialState.FAIL, TrialState.PRUNED):
+            self._unmeasured.add(trial.user_attrs[CELL])
+        elif trial.state == TrialState.COMPLETE:
+            self._unmeasured.discard(trial.user_attrs[CELL])
         if trial.state == TrialState.RUNNING:
             conditions = self._conditions(assembled(self._ground, partial(_chosen, trial.params)))
             if conditions is None or conditions[0].cell_id != trial.user_attrs[CELL]:
@@ -318,6 +328,8 @@ class OptunaAsker(Asker):
             (cell.records[c.condition_id], self._twins.get(cell.twins.get(c.condition_id, ""))) for c in cell.conditions
         ]
         values, violations = self._measured(pairs)
+        if values is None:
+            self._unmeasured.add(cell.conditions[0].cell_id)
         was_pruned = any(record.status == "pruned" for record in cell.records.values())
         self._end(cell.kept, cell.copied, values, violations, was_pruned=was_pruned)
 
@@ -396,6 +408,7 @@ class OptunaAsker(Asker):
         for opened in (self._copy, self._kept):
             opened.add(trial)
         self._known.add(cell_id)
+        self._unmeasured.discard(cell_id)
 
     def _params(self, condition: Condition) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """What Optuna would have chosen for this condition."""

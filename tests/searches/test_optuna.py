@@ -143,6 +143,25 @@ def test_a_cell_that_failed_is_a_failed_trial(load: Load, tmp_path: Path) -> Non
     assert asker.finished
 
 
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_a_cell_that_failed_and_was_run_again_is_learnt(status: str, load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=1))
+    asker = begun(space, tmp_path)
+    first, second = asker.ask(1)
+    asker.tell(made_up(first))
+    asker.tell(made_up(second).model_copy(update={"status": status}))
+    ended = "PRUNED" if status == "pruned" else "FAIL"
+    assert states(tmp_path) == [ended]
+    for _ in range(2):
+        # With --retry-failed: what was known is told, and then what came out the second time.
+        again = begun(space, tmp_path)
+        for condition in (first, second):
+            again.tell(made_up(condition))
+        assert states(tmp_path) == [ended, "COMPLETE"], "an ended trial of Optuna's stays what it is"
+        assert again.finished
+    assert kept(tmp_path).best_value == pytest.approx(fmean(success_of(dict(c.flat())) for c in (first, second)))
+
+
 def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path: Path) -> None:
     space = load(parameters=PARAMETERS, search=search())
     elsewhere = load(
