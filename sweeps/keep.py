@@ -1,8 +1,8 @@
 """Keeps finished sweeps as evidence: `python sweeps/keep.py runs/axes-cifar10`.
 
-Into a folder of the sweep's name beside this file go the frozen space, the records, the table, the page and its
-figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes tables, pages and figures
-of all that are kept from their records.
+Into a folder of the sweep's name beside this file go the frozen space, the records, Optuna's study where there is one,
+the table, the page and its figures; models, journals and plans stay where they are. `python sweeps/keep.py --again`
+makes tables, pages and figures of all that are kept from their records.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from bdray.commands.readers import searched
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
+from bdray.searches.study import STUDY
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
 
@@ -35,7 +37,9 @@ def keep(folder: str) -> None:
         raise SystemExit(f"{folder}: {len(records)} of {len(planned)} conditions are finished")
     kept = HERE / sweep.name
     kept.mkdir(exist_ok=True)
-    (kept / SPACE).write_bytes(sweep.read_bytes(SPACE))
+    for name in (SPACE, STUDY):
+        if sweep.exists(name):
+            (kept / name).write_bytes(sweep.read_bytes(name))
     lines = [record.model_dump_json() for record in records]
     (kept / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     make(kept, lambda condition_id: files.condition(condition_id).read(PREVIEW))
@@ -48,7 +52,14 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] = lambda _: None)
     (kept / "results.csv").write_text(csv_of(result_table(records, floors_of(records))), encoding="utf-8")
     space = (kept / SPACE).read_text(encoding="utf-8")
     asked = yaml.safe_load(space).get("description", "")
-    described = SweepDescription(kept.name, asked, planned=len(records), space_yaml=space, picture_of=picture_of)
+    described = SweepDescription(
+        kept.name,
+        asked,
+        planned=len(records),
+        space_yaml=space,
+        search=searched(Storage.open(str(kept))),
+        picture_of=picture_of,
+    )
     report = make_report(records, described)
     (kept / "report.html").write_text(report.html, encoding="utf-8")
     for picture in report.pictures:

@@ -94,7 +94,7 @@ def _study_of(sweep: Storage) -> bytes:
     from bdray.searches.study import read_study, study_file
 
     _load_plugins(sweep)
-    view = _searched(sweep)
+    view = searched(sweep)
     if view is None or not isinstance(view.method, Optuna):
         raise UserError(f"--study: {sweep.uri} has no study; only `search: {{method: optuna}}` makes one")
     if view.study is not None and view.study.exists():
@@ -210,7 +210,7 @@ def _described(sweep: Storage) -> SweepDescription:
         created_ms=info.created_ms,
         planned=len(info.conditions) or None,
         space_yaml=space_yaml,
-        search=_searched(sweep),
+        search=searched(sweep),
         picture_of=lambda condition_id: _picture_in([sweep], condition_id),
     )
 
@@ -221,7 +221,7 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
     return next(filter(None, found), None)
 
 
-def _searched(sweep: Storage) -> SearchView | None:
+def searched(sweep: Storage) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read."""
     from bdray.report.searching import SearchView
