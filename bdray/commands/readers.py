@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from bdray.commands.tables import chosen, show_comparison, show_results
+from bdray.commands.tables import chosen, show_comparison, show_results, show_search
 from bdray.credentials import public
 from bdray.errors import UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
@@ -70,6 +70,8 @@ def results(options: argparse.Namespace) -> int:
     records = chosen(records, options.where)
     if not (options.csv or options.parquet):
         show_results(records, options)
+        if not (options.md or options.latex or options.where or options.by):
+            show_search_of(sweep, records, Console(highlight=False))
         return 0
     table = result_table(records, _floors(sweep, records))
     for file in filter(None, (options.csv, options.parquet)):
@@ -82,6 +84,15 @@ def results(options: argparse.Namespace) -> int:
     if options.parquet:
         table.to_parquet(Path(options.parquet), index=False)
     return 0
+
+
+def show_search_of(sweep: Storage, records: Sequence[TrialRecord], console: Console) -> None:
+    """Print what the search of a sweep found; nothing where conditions were not chosen by results."""
+    view = searched(sweep)
+    if view is not None:
+        from bdray.report.searching import search_parts
+
+        show_search(search_parts(view, records), console)
 
 
 def _study_of(sweep: Storage) -> bytes:

@@ -12,7 +12,7 @@ from typing import IO, cast
 from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
-from bdray.commands.readers import NOT_DELIVERED, report_of
+from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
 from bdray.credentials import public
 from bdray.errors import BdrayError
 from bdray.record import TrialRecord
@@ -108,11 +108,12 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         console.print()
         console.print(summary_table(outcome.records))
         console.print()
+        tuned = "; tuned: after clean fine-tuning" if any(record.repaired for record in outcome.records) else ""
         console.print(
-            "Means over seeds after the last epoch. C-Acc: clean accuracy; ASR: attack success rate; tuned: after"
-            " clean fine-tuning.",
+            f"Means over seeds after the last epoch. C-Acc: clean accuracy; ASR: attack success rate{tuned}.",
             style="dim",
         )
+        show_search_of(outcome.sweep, outcome.records, console)
         for sentence in mixtures(outcome.records):
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.errors import UserError, nearest
@@ -15,6 +20,9 @@ from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
 from bdray.values import show
+
+if TYPE_CHECKING:
+    from bdray.report.searching import Part
 
 
 def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRecord]:
@@ -49,12 +57,22 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
-        console.print(
-            "Means after the last epoch [95 % intervals over seeds]; tuned: after the last stage of the repair.",
-            markup=False,
-        )
+        tuned = "; tuned: after the last stage of the repair" if listing.is_tuned else ""
+        console.print(f"Means after the last epoch [95 % intervals over seeds]{tuned}.", markup=False)
         for sentence in mixtures(records):
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
+
+
+def show_search(parts: Sequence[Part], console: Console) -> None:
+    """Print what a search found: the tables of its part of the page."""
+    for part in parts:
+        console.print(f"\n{part.title}", markup=False, style="bold")
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+        for index, head in enumerate(part.head):
+            table.add_column(head, justify="right" if index > 0 else "left")
+        for row in part.rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
 
 
 def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], Sequence[TrialRecord]]) -> None:

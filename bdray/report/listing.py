@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -32,7 +33,7 @@ class Listing:
     """A table of groups of records.
 
     Attributes:
-        heads: of the columns: axes, `n`, those of `RATE_COLUMNS`, marks.
+        heads: of the columns: axes, `n`, those of `RATE_COLUMNS` (`tuned` where something was), marks.
         rows: by head; axes as values, `n` as a number, rates as (mean, interval over seeds or None), marks as text.
     """
 
@@ -40,8 +41,14 @@ class Listing:
     rows: tuple[Mapping[str, Any], ...]
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether there was a repair."""
+        return any(row["tuned C-Acc"] is not None for row in self.rows)
+
+    @cached_property
     def heads(self) -> tuple[str, ...]:
-        return (*self.axes, "n", *RATE_COLUMNS, "")
+        rates = [head for head in RATE_COLUMNS if self.is_tuned or not head.startswith("tuned")]
+        return (*self.axes, "n", *rates, "")
 
     def sorted_by(self, column: str) -> Listing:
         """In the order of a column; `-ASR` for the highest first. What has no value comes last.
@@ -185,6 +192,7 @@ def latex_of(listing: Listing) -> str:
     """A LaTeX table (`booktabs`), with intervals."""
     import pandas as pd
 
+    count = len(listing.axes)
     frame = pd.DataFrame(cells_of(listing, intervals=True), columns=list(listing.heads))
     style = frame.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
-    return style.to_latex(hrules=True, column_format="l" * len(listing.axes) + "r" * 5 + "l")
+    return style.to_latex(hrules=True, column_format="l" * count + "r" * (len(listing.heads) - count - 1) + "l")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from bdray.condition import Condition, flatten
 from bdray.record import TrialRecord
-from bdray.report.figures import BLUE, GREY, ORANGE, WIDTH, Picture
+from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, WIDTH, Picture
+from bdray.results.tables import axes_of, axis_name
 from bdray.searches.base import SearchMethod
-from bdray.searches.boundary import Boundary, BoundaryAsker
+from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
 from bdray.searches.ground import Ground
 from bdray.searches.optuna import Optuna
 from bdray.searches.replication import Replication, interval_of, why_more
-from bdray.searches.study import FREE, read_study
+from bdray.searches.study import CELL, FREE, read_study
+from bdray.values import show_cell
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -69,6 +73,7 @@ def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
     metric = Metric(rule.until.metric)
     by_id = {record.condition_id: record for record in records}
     cells: dict[str, list[TrialRecord]] = {}
+    axes = axes_of(records)
     for record in sorted(records, key=lambda record: record.condition["seed"]):
         if record.role == "poisoned":
             cells.setdefault(record.cell_id, []).append(record)
@@ -78,37 +83,87 @@ def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
         found = interval_of([value for value in values if value is not None])
         more = "yes" if len(members) > rule.min else "no"
         left = why_more(rule.until, found) or "settled"
-        rows.append((cell_id, str(found.count), f"{found.mean:.3f} ± {found.half_width:.3f}", more, left))
+        mean = f"{found.mean:.3f} ± {found.half_width:.3f}"
+        rows.append((_named(members[0], axes), str(found.count), mean, more, left, cell_id))
     text = (
         f"Each cell got {rule.min} seeds, and more, up to {rule.max}, while the interval of {rule.until.metric} was "
         "wider than asked or held the line. Intervals are t-intervals at 97.5 %: after a rule that stops when they are "
         "narrow, these cover 95 % (simulated)."
     )
-    return Part("Which cells got more seeds", (text,), ("cell", "seeds", "mean", "more", "now"), tuple(rows))
+    return Part("Which cells got more seeds", (text,), ("cell", "seeds", "mean", "more", "now", "id"), tuple(rows))
+
+
+def _named(record: TrialRecord, axes: Sequence[str]) -> str:
+    flat = flatten(record.condition)
+    return ", ".join(f"{axis_name(path)} {show_cell(flat[path])}" for path in axes if path in flat)
 
 
 def _twin(record: TrialRecord, by_id: dict[str, TrialRecord]) -> TrialRecord | None:
-    from bdray.condition import Condition
-
     return by_id.get(Condition.parse(record.condition).baseline().condition_id)
 
 
 def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) -> Part:
-    asker = BoundaryAsker(method, ground, records)
+    cells: dict[str, Cell] = {}
+    for cell in BoundaryAsker(method, ground, records).cells.values():
+        axes = [axis for axis in ground.axes if axis.name in cell.place]
+        words = [f"{axis_name(axis.name)} {axis.labels[int(cell.place[axis.name])]}" for axis in axes]
+        cells[", ".join(words) or "all"] = cell
     rows = []
-    for cell in asker.cells.values():
-        found, axes = cell.crossing, [axis for axis in ground.axes if axis.name in cell.place]
-        name = ", ".join(f"{axis.name} {axis.labels[int(cell.place[axis.name])]}" for axis in axes) or "all"
+    for name, cell in cells.items():
+        found = cell.crossing
         answer = f"{10**found.middle:.3g} [{10**found.low:.3g}, {10**found.high:.3g}]"
         if found.above > 0.5 or found.below > 0.5:
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
-        rows.append((name, answer, str(len(cell.values)), "yes" if cell.is_settled(method) else "no"))
+        located = "yes" if cell.is_located(method) else "not in max_trials" if cell.is_settled(method) else "not yet"
+        rows.append((name, answer, str(len(cell.values)), located))
     text = (
         f"The {method.parameter} at which {method.metric} crosses {method.at:g}: the median and the central 95 % of "
         "what the trials leave possible, under a logistic curve between a floor and a ceiling. One trial is one value "
         "and one seed, so the interval speaks of single trainings and their spread."
     )
-    return Part(f"Boundary: {method.parameter}", (text,), ("cell", method.parameter, "trials", "settled"), tuple(rows))
+    head = ("cell", f"{method.parameter} [95 %]", "trials", "as narrow as asked")
+    values = {
+        record.condition_id: float(ground.flat(Condition.parse(record.condition))[method.parameter])
+        for record in records
+        if record.role == "poisoned"
+    }
+    picture = _crossings(method, cells, values)
+    return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (picture,))
+
+
+def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str, float]) -> Picture:
+    """Every trial at its value of the parameter, and where each cell's metric crosses the level.
+
+    Args:
+        values: of the parameter, by condition.
+    """
+    figure = Figure(figsize=(WIDTH, 0.6 * len(cells) + 1.3), layout="constrained")
+    axes = figure.add_subplot()
+    for row, cell in enumerate(cells.values()):
+        trials = [(values[name], value) for name, value in cell.values.items() if value is not None and name in values]
+        dots = axes.scatter(
+            [x for x, _ in trials],
+            [row] * len(trials),
+            c=[value for _, value in trials],
+            cmap="viridis",
+            vmin=0.0,
+            vmax=1.0,
+            s=34,
+            edgecolors=BLACK,
+            linewidths=0.4,
+        )
+        found = cell.crossing
+        if max(found.above, found.below) <= 0.5:
+            axes.plot([10**found.low, 10**found.high], [row - 0.28] * 2, color=ORANGE, linewidth=3)
+            axes.plot(10**found.middle, row - 0.28, color=BLACK, marker="|", markersize=9)
+    figure.colorbar(dots, ax=axes, label=method.metric.replace("_", " "))
+    axes.set(xscale="log", xlabel=method.parameter, ylim=(len(cells) - 0.6, -0.6))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(cells)), list(cells))
+    text = f"each trial, and where {method.metric} crosses {method.at:g} (bar: 95 %, tick: median)"
+    return Picture("search_boundary", text, figure)
 
 
 def _optuna(method: Optuna, path: Path) -> list[Part]:
@@ -126,7 +181,7 @@ def _optuna(method: Optuna, path: Path) -> list[Part]:
         + " The best of many noisy cells looks better than it is: replicate it with new seeds before it is quoted."
     )
     best = study.best_trials
-    head = ("cell", *method.metrics, "settings")
+    head = ("settings", *method.metrics, "id")
     rows = tuple(_row(trial) for trial in sorted(best, key=lambda trial: trial.values)[:20])
     title = "The best cell" if len(method.metrics) == 1 else "Pareto front"
     picture = _history(method, done) if len(method.metrics) == 1 else _front(method, done, best)
@@ -134,8 +189,9 @@ def _optuna(method: Optuna, path: Path) -> list[Part]:
 
 
 def _row(trial: FrozenTrial) -> tuple[str, ...]:
-    shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
-    return str(trial.user_attrs["cell"]), *(f"{value:.4g}" for value in trial.values), shown
+    shown = {axis_name(k): f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in trial.params.items()}
+    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return settings, *(f"{value:.4g}" for value in trial.values), str(trial.user_attrs[CELL])
 
 
 def _feasible(trial: FrozenTrial) -> bool:

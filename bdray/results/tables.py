@@ -183,17 +183,19 @@ _SHORT = 22
 
 
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
-    """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
-    axes = axes_of(records)
+    """One line a cell: means over its seeds, C-Acc and ASR after the poison stage and, where there is one, the last."""
+    axes, heads = axes_of(records), ["C-Acc", "ASR"]
+    if any(record.repaired for record in records):
+        heads += ["tuned C-Acc", "tuned ASR"]
     cells: dict[str, list[TrialRecord]] = {}
     for record in records:
         cells.setdefault(record.cell_id, []).append(record)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    lines = [_cell_line(members, axes) for members in list(cells.values())[:limit]]
+    lines = [_cell_line(members, axes, len(heads)) for members in list(cells.values())[:limit]]
     for k, name in enumerate(axis_columns([axis_name(path) for path in axes])):
         # A name is not broken where two lines in a head make room for it.
         table.add_column(name, overflow="fold", no_wrap=max(len(line[k]) for line in lines) <= _SHORT)
-    for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
+    for name in ("n", *heads, ""):
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(*map(escape, line))
@@ -212,7 +214,8 @@ def axis_columns(cells: Sequence[str]) -> list[str]:
     return list(cells) if len(cells) <= WIDE_AXES else [" / ".join(cells)]
 
 
-def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]:
+def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str], rates: int) -> list[str]:
+    """The first so many rates of clean accuracy and attack success, before and after the repair."""
     flat = flatten(members[0].condition)
     poisoned = [record.poisoned for record in members if record.poisoned]
     finetuned = [record.repaired for record in members if record.repaired]
@@ -223,15 +226,12 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str]) -> list[str]
         "-" if is_baseline and path.startswith(("trigger.", "poison.")) else show_cell(flat.get(path)) for path in axes
     ]
     marks = ["baseline", *marks] if is_baseline else marks
-    return [
-        *axis_columns(axis_cells),
-        str(len(members)),
-        _mean([rates.clean_accuracy for rates in poisoned]),
-        _mean([rates.attack_success_rate for rates in poisoned]),
-        _mean([rates.clean_accuracy for rates in finetuned]),
-        _mean([rates.attack_success_rate for rates in finetuned]),
-        ", ".join(marks),
+    means = [
+        _mean([getattr(each, rate) for each in found])
+        for found in (poisoned, finetuned)
+        for rate in ("clean_accuracy", "attack_success_rate")
     ]
+    return [*axis_columns(axis_cells), str(len(members)), *means[:rates], ", ".join(marks)]
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -97,9 +97,11 @@ class Cell:
         return self.posterior.crossing()
 
     def is_settled(self, method: Boundary) -> bool:
-        """No more need be asked."""
-        if method.max_trials is not None and len(self.asked) >= method.max_trials:
-            return True
+        """No more need, or may, be asked."""
+        return (method.max_trials is not None and len(self.asked) >= method.max_trials) or self.is_located(method)
+
+    def is_located(self, method: Boundary) -> bool:
+        """Its crossing is known as narrowly as asked."""
         found = self.crossing
         if len(self.values) < LEAST:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from statistics import fmean
 
@@ -12,6 +13,7 @@ from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.report.listing import cells_of, latex_of, listing_of, markdown_of, table_of
 from bdray.report.statistics import rate_interval
+from bdray.results.tables import summary_table
 from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]
@@ -48,6 +50,20 @@ def test_groups_count_a_seed_once(records: list[TrialRecord]) -> None:
     assert mean == pytest.approx(fmean([0.9, 0.8, 0.2, 0.4]))
     assert interval == rate_interval([fmean([0.9, 0.2]), fmean([0.8, 0.4])], [2000, 2000])
     assert listing_of(records, ["poison.rate", "trigger.name"]).axes == ("rate", "trigger")
+
+
+def test_without_a_repair_nothing_is_called_tuned(make_record: MakeRecord) -> None:
+    whole = [make_record((0.9, 0.1)), make_record((0.8, 0.1), seed=1)]
+    assert "tuned ASR" in listing_of(whole).heads
+    cut = [record.model_copy(update={"stages": record.stages[:1]}) for record in whole]
+    listing = listing_of(cut)
+    assert listing.heads == ("trigger", "n", "C-Acc", "ASR", "")
+    assert {len(row) for row in cells_of(listing, intervals=True)} == {5}
+    assert "tuned" not in markdown_of(listing) + latex_of(listing)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(cut))
+    console.print(table_of(listing, 80))
+    assert "tuned" not in console.export_text()
 
 
 def test_sorting(records: list[TrialRecord]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import yaml
 
+from bdray.commands.tables import show_search
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.searching import SearchView
+from bdray.report.searching import Part, SearchView
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
+from bdray.terminal import Console
 from benchmarks.searching import made_up
 
 RATES = {"min": 0.001, "max": 0.3, "distribution": "log_uniform"}
@@ -44,6 +48,7 @@ def test_optuna_shows_its_history_or_its_front_and_what_mattered(tmp_path: Path)
     goals = ["maximize attack_success_rate", "minimize poison.rate"]
     html, _ = page(tmp_path / "two", parameters=parameters, search={**search, "metrics": goals})
     assert "Pareto front" in html
+    assert re.search(r">rate 0\.\d+, size [23]<", html)
 
 
 def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
@@ -52,8 +57,10 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
         parameters={"poison.rate": RATES, "trigger.size": {"values": [1, 4]}},
         search={"method": "boundary", "parameter": "poison.rate"},
     )
-    assert html.count("trigger.size 1") >= 1
+    assert ">size 1<" in html
+    assert ">yes<" in html and "not in max_trials" not in html
     assert "Boundary: poison.rate" in html
+    assert "each trial, and where attack_success_rate crosses 0.5" in html
     html, space = page(
         tmp_path,
         parameters={"poison.rate": {"values": [0.005, 0.1]}},
@@ -61,6 +68,22 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
     )
     assert "Which cells got more seeds" in html
     assert all(condition.cell_id in html for condition in space.conditions())
+    assert ">rate 0.005<" in html
+
+
+def test_a_boundary_that_took_all_its_trials_does_not_look_settled(tmp_path: Path) -> None:
+    search = {"method": "boundary", "parameter": "poison.rate", "within": 1.01, "max_trials": 5}
+    html, _ = page(tmp_path, parameters={"poison.rate": RATES}, search=search)
+    assert "not in max_trials" in html
+
+
+def test_a_terminal_has_the_answer_too() -> None:
+    part = Part("Boundary: poison.rate", ("said",), ("cell", "poison.rate [95 %]"), (("size 1", "0.02 [0.01, 0.03]"),))
+    console = Console(width=80, record=True, file=io.StringIO())
+    show_search([part], console)
+    lines = [line.split("  ") for line in console.export_text().splitlines()]
+    assert ["Boundary: poison.rate"] in lines
+    assert ["size 1", "0.02 [0.01, 0.03]"] in [[cell.strip() for cell in line if cell] for line in lines]
 
 
 def test_a_grid_has_no_such_part(tmp_path: Path) -> None:
