@@ -31,7 +31,9 @@ PARAMETERS: Mapping[str, Any] = {
 
 BEST: Mapping[str, Any] = {"poison.rate": HIGHEST, "train.lr": 0.1, "trigger.size": 3}
 SUCCESS, POISON = "maximize attack_success_rate", "minimize poison.rate"
-ONE_GOAL, TWO_GOALS = ("tpe", "cmaes", "qmc"), ("tpe", "nsgaii", "qmc")
+ONE_GOAL, TWO_GOALS = ("tpe", "cmaes", "qmc"), ("tpe", "gp", "nsgaii", "qmc")
+MOST = {"gp": 20}
+"""Cells beyond which a sampler takes too long to be measured here: `gp` about a second an ask."""
 
 Found = tuple[float, float]
 """Success and poison rate of a cell."""
@@ -45,12 +47,16 @@ def measure(*, quick: bool = False) -> Report:
         ((SUCCESS,), ONE_GOAL, _short_of_best),
         ((SUCCESS, POISON), TWO_GOALS, _uncovered),
     ):
-        left = {sampler: _left(sampler, goals, counts, seeds, missing) for sampler in samplers if _is_there(sampler)}
+        left = {
+            sampler: _left(sampler, goals, [n for n in counts if n <= MOST.get(sampler, n)], seeds, missing)
+            for sampler in samplers
+            if _is_there(sampler)
+        }
         longer = [count for n in counts for count in (n, TIMES * n)]
         random = _left("random", goals, longer, seeds, missing)
         what = "one goal" if len(goals) == 1 else "two goals"
         for sampler, by_count in left.items():
-            for n in counts:
+            for n in by_count:
                 figures = {"left": by_count[n], "random, n": random[n], f"random, {TIMES} n": random[TIMES * n]}
                 target = Target("under", 1.0) if sampler != "qmc" else None
                 rows.append(Row(f"{what}, {sampler}, n = {n}", figures, by_count[n] / random[TIMES * n], target))
@@ -62,8 +68,8 @@ def measure(*, quick: bool = False) -> Report:
             f"Medians over {seeds} seeds of what is left to the known answer. One goal: the highest possible success"
             f" ({success_of(dict(BEST)):.4f}) less the best found. Two goals: the share of the area under the known"
             " front of success over poison rate that the cells found do not cover. Results are exact, told one at a"
-            " time; four axes, one of which does nothing and brings a fifth (`benchmarks/samplers.py`). `gp` is left"
-            " out: seconds an ask."
+            " time; four axes, one of which does nothing and brings a fifth (`benchmarks/samplers.py`). `gp` takes about"
+            " a second an ask: for two goals and 20 cells only."
         ],
     )
 
