@@ -68,8 +68,8 @@ def measure(*, quick: bool = False) -> Report:
             f"Medians over {seeds} seeds of what is left to the known answer. One goal: the highest possible success"
             f" ({success_of(dict(BEST)):.4f}) less the best found. Two goals: the share of the area under the known"
             " front of success over poison rate that the cells found do not cover. Results are exact, told one at a"
-            " time; four axes, one of which does nothing and brings a fifth (`benchmarks/samplers.py`). `gp` takes about"
-            " a second an ask: for two goals and 20 cells only."
+            " time; four axes, one of which does nothing and brings a fifth (`benchmarks/samplers.py`). `gp` takes"
+            " about a second an ask: for two goals and 20 cells only."
         ],
     )
 
