@@ -24,7 +24,7 @@ from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
 
 HERE = Path(__file__).parent
 RECORDS = "records.jsonl"
-FIGURES = ("attack_success", "clean_accuracy", "persistence")
+FIGURES = ("attack_success", "clean_accuracy", "persistence", "search_boundary", "search_front", "search_history")
 
 
 def keep(folder: str) -> None:

@@ -134,9 +134,13 @@ def heat_map(study: Study, most_columns: int = 24) -> HeatMap | None:
 
 
 def _in_order(columns: set[tuple[str, ...]], cells: Sequence[Cell], axes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """By the values of each axis in turn, in the order in which the cells have them."""
-    ranks = [
-        {text: rank for rank, text in enumerate(dict.fromkeys(values_of(cell, [path])[0] for cell in cells))}
-        for path in axes
-    ]
+    """By the values of each axis in turn: numbers by size, others in the order in which the cells have them."""
+    ranks = [_ranks(cells, path) for path in axes]
     return tuple(sorted(columns, key=lambda column: [rank[text] for rank, text in zip(ranks, column, strict=True)]))
+
+
+def _ranks(cells: Sequence[Cell], path: str) -> dict[str, float]:
+    found = {values_of(cell, [path])[0]: cell.values[path] for cell in cells}
+    if all(isinstance(value, (int, float)) for value in found.values()):
+        return {text: float(value) for text, value in found.items()}
+    return {text: float(rank) for rank, text in enumerate(found)}

@@ -43,6 +43,14 @@ def test_a_heat_map_holds_every_cell_at_its_place(records: list[TrialRecord]) ->
     assert len(heat.squares) == 2 * 2 * 4
 
 
+def test_numbers_across_stand_by_size(make_record: MakeRecord) -> None:
+    rates = {"patch": (0.2, 0.02), "blend": (0.05, 0.1)}
+    found = [make_record(trigger=name, poison={"rate": rate}) for name, both in rates.items() for rate in both]
+    heat = heat_map(study_of(found))
+    assert heat is not None
+    assert heat.columns == (("2 %",), ("5 %",), ("10 %",), ("20 %",))
+
+
 def test_what_does_not_fit_across_is_averaged_and_said(records: list[TrialRecord]) -> None:
     heat = heat_map(study_of(records), most_columns=2)
     assert heat is not None
