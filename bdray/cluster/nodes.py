@@ -123,7 +123,7 @@ def await_place() -> bool:
 
 def inventories() -> Iterator[NodeInventory]:
     """What every node has, also those that run no trials."""
-    for node, answer in _asked(nodes(), lambda node: (_sections,), timeout_s=None):
+    for node, answer in asked(nodes(), lambda node: (_sections,), timeout_s=None):
         yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
 
 
@@ -157,7 +157,7 @@ def unlike(job: ClusterJob, able: Sequence[Node], mine: Installation) -> list[tu
     problems: list[tuple[Node, Sequence[str]]] = []
     job.sweep.write_atomic(f"{_PROBE}/{token}/driver", token)
     try:
-        for node, answer in _asked(able, lambda node: (_checked, job, token, node.node_id), timeout_s=ANSWER_S):
+        for node, answer in asked(able, lambda node: (_checked, job, token, node.node_id), timeout_s=ANSWER_S):
             found = [answer] if isinstance(answer, str) else [*answer[1], *installation_problems(answer[0], mine)]
             if not found and not job.sweep.exists(f"{_PROBE}/{token}/{node.node_id}"):
                 found = [f"what it writes into {job.sweep.uri} does not arrive there"]
@@ -170,7 +170,7 @@ def unlike(job: ClusterJob, able: Sequence[Node], mine: Installation) -> list[tu
 
 def unprepared(job: ClusterJob, able: Sequence[Node], contents: Sequence[str]) -> list[tuple[Node, Sequence[str]]]:
     """What is wrong with the data sets of each node, once they are fetched and decoded there."""
-    answers = _asked(able, lambda node: (_prepared, job, contents), timeout_s=None)
+    answers = asked(able, lambda node: (_prepared, job, contents), timeout_s=None)
     return [(node, [answer] if isinstance(answer, str) else answer) for node, answer in answers]
 
 
@@ -180,17 +180,17 @@ def _require_none(problems: Sequence[tuple[Node, Sequence[str]]]) -> None:
         raise UserError("nothing was started: the nodes are not alike\n  " + "\n  ".join(lines))
 
 
-def _asked(
+def asked(
     able: Sequence[Node], question: Callable[[Node], tuple[Any, ...]], timeout_s: float | None
 ) -> Iterator[tuple[Node, Any]]:
     """Every node's answer to `question(node)` (a function and its arguments), asked side by side; a string where there
     is none."""
-    asked = []
+    references = []
     for node in able:
         function, *arguments = question(node)
         remote = ray.remote(max_retries=0, **node.options)(function)
-        asked.append((node, remote.remote(*arguments)))
-    for node, reference in asked:
+        references.append((node, remote.remote(*arguments)))
+    for node, reference in references:
         try:
             yield node, ray.get(reference, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:

@@ -24,6 +24,7 @@ from bdray.commands import inspection
 from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.inventory import Installation
+from bdray.machine import Machine
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
 
@@ -114,6 +115,15 @@ def test_doctor_lists_every_node(
     assert len(re.findall(r"digits +\d+ training, \d+ test images", said)) == 2
     assert said.count("cores") == 2
     assert "half copied" in said
+
+
+def test_the_kinds_of_machine_are_those_of_the_nodes_that_answer(
+    cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sweep whose precision is `auto` asks."""
+    monkeypatch.chdir(folder)
+    with ClusterRun(ClusterSettings(address=cluster)) as run:
+        assert run.machines(gpus=False, cpus=True) == [Machine.here()]
 
 
 WORK = """
