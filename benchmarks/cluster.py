@@ -100,6 +100,14 @@ _COUNT = "import sys; from benchmarks.cluster import count_records; count_record
 _FOUND = "import json, sys; from benchmarks.cluster import found_in; print(json.dumps(found_in(*sys.argv[1:3])))"
 
 
+def space_of(*, epochs: int, short: bool) -> str:
+    """The search space as YAML."""
+    text = SPACE.replace("EPOCHS", str(epochs))
+    for name, values in (SHORT if short else FULL).items():
+        text = text.replace(name, values)
+    return text
+
+
 @dataclass
 class Outcome:
     """What became of one disturbed sweep.
@@ -388,10 +396,7 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(130))
     print("hosts are network namespaces; Ray and bdray come from this virtual environment, not from the image")
     alone = Path(tempfile.mkdtemp(prefix="bdray-alone-"))
-    text = SPACE.replace("EPOCHS", str(options.epochs))
-    for name, values in (SHORT if options.short else FULL).items():
-        text = text.replace(name, values)
-    (alone / "hosts.yaml").write_text(text)
+    (alone / "hosts.yaml").write_text(space_of(epochs=options.epochs, short=options.short))
     began = time.monotonic()
     expected = undisturbed(alone)
     print(f"undisturbed: {len(expected['results'])} conditions in {time.monotonic() - began:.0f} s", flush=True)

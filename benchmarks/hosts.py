@@ -20,7 +20,7 @@ set -e
 hostname {name}
 mount --bind {folder}/hosts /etc/hosts
 mount --bind {folder}/resolv.conf /etc/resolv.conf
-mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray
+mkdir -p {folder}/{volume} /tmp/ray && mount --bind {folder}/{volume} /tmp/ray
 mount -t tmpfs tmpfs /run && mkdir /run/secrets && mount --bind {folder}/secrets /run/secrets
 touch {folder}/{name}.made
 while :; do sleep 3600 & wait; done
@@ -37,10 +37,11 @@ class Host:
 
     Args:
         folder: holds `hosts`, which names all of them, and `secrets`; what runs here says it in `<name>.log` there.
+        volume: whose `/tmp/ray` it sees.
     """
 
-    def __init__(self, name: str, address: str, prefix: str, folder: Path) -> None:
-        self.name, self.address, self._folder = name, address, folder
+    def __init__(self, name: str, address: str, prefix: str, folder: Path, volume: str) -> None:
+        self.name, self.address, self._folder, self._volume = name, address, folder, f"ray-{volume}"
         self.namespace, self.switch, self.link = f"{prefix}{name}", f"{prefix}switch", f"v{prefix}{address[-1]}"
         self._anchor: subprocess.Popen[bytes] | None = None
         self._first = 0
@@ -53,7 +54,7 @@ class Host:
         Raises:
             SystemExit: this system does not let it.
         """
-        script = _MAKE.format(name=self.name, folder=self._folder)
+        script = _MAKE.format(name=self.name, folder=self._folder, volume=self._volume)
         command = ["ip", "netns", "exec", self.namespace, *_UNSHARE, "sh", "-c", script]
         with self.log.open("ab") as log:
             self._anchor = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -152,15 +153,22 @@ def _ip(*words: str) -> None:
 
 
 @contextmanager
-def network(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Host]]:
+def network(folder: Path, names: Sequence[str], volumes: Mapping[str, str] | None = None) -> Iterator[dict[str, Host]]:
     """Hosts of these names, joined by veth pairs to a bridge in a namespace of its own: nothing reaches this machine's
-    network, and nothing is left behind."""
+    network, and nothing is left behind.
+
+    Args:
+        volumes: hosts that share the `/tmp/ray` of another one.
+    """
     prefix = f"b{secrets.token_hex(2)}"
     addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, 1)}
     (folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in addresses.items()) + _LOCAL)
     # Nobody answers there, and says so at once; else Ray's resolver waits for an answer.
     (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
-    hosts = {name: Host(name, address, prefix, folder) for name, address in addresses.items()}
+    hosts = {
+        name: Host(name, address, prefix, folder, (volumes or {}).get(name, name))
+        for name, address in addresses.items()
+    }
     with ExitStack() as stack:
         switch = f"{prefix}switch"
         for namespace in (switch, *(host.namespace for host in hosts.values())):
