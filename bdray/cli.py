@@ -126,7 +126,11 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
     sweep.add_argument("--name", help="name of the sweep (default: the space's)")
     _storage_option(sweep)
-    sweep.add_argument("--tracking-uri", help="MLflow server or database (default: mlflow.db in the storage)")
+    sweep.add_argument(
+        "--tracking-uri",
+        help="MLflow server or database (default: tracking.uri of the space, MLFLOW_TRACKING_URI, mlflow.db in the"
+        " storage)",
+    )
     sweep.add_argument("--address", help="of a running Ray cluster (default: start one here)")
     sweep.add_argument("--max-concurrent", type=_positive, metavar="N", help="trials at once at most")
     sweep.add_argument("--num-cpus", type=_positive, metavar="N", help="logical CPUs of the cluster started here")
@@ -165,7 +169,7 @@ def _add_inspection(commands: Any) -> None:
     doctor = _command(commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", _doctor)
     doctor.add_argument("space", metavar="SPACE", nargs="?", help="also all that this search space would need")
     _data_root_option(doctor)
-    doctor.add_argument("--tracking-uri", help="MLflow server or database to look for")
+    doctor.add_argument("--tracking-uri", help="MLflow server or database to look for (default: MLFLOW_TRACKING_URI)")
     doctor.add_argument("--address", help="of a running Ray cluster: say it of every node")
 
 

@@ -20,6 +20,7 @@ NAMES = (
     "precision",
     "efficiency",
     "overhead",
+    "nodes",
     "reuse",
     "memory",
     "gpu",

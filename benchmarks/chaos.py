@@ -195,16 +195,17 @@ def results_of(sweep: Storage) -> dict[str, Any]:
         with suppress(StorageNotFoundError):
             record = sweep.read_json(f"conditions/{name}/record.json")
             lines = [json.loads(line) for line in sweep.read_text(f"conditions/{name}/journal.jsonl").splitlines()]
-            found[name] = _lasting({"record": record, "journal": lines})
+            found[name] = lasting({"record": record, "journal": lines})
     return found
 
 
-def _lasting(value: Any) -> Any:
+def lasting(value: Any) -> Any:
+    """A value without the parts that two runs of one condition need not have in common."""
     match value:
         case dict():
-            return {k: _lasting(v) for k, v in value.items() if not any(part in k for part in _VARIES)}
+            return {k: lasting(v) for k, v in value.items() if not any(part in k for part in _VARIES)}
         case list():
-            return [_lasting(entry) for entry in value]
+            return [lasting(entry) for entry in value]
     return value
 
 

@@ -1,19 +1,20 @@
-"""A cluster of three hosts that is disturbed in the middle of a sweep (`make cluster-test`; Linux, root).
+"""A cluster that is disturbed in the middle of a sweep (`make cluster-test`; Linux, root, Debian's PostgreSQL).
 
-Hosts are network namespaces on one bridge, each with a `/tmp/ray` of its own: a head without CPUs and two workers,
-started by the commands of `docker/compose.yaml` from this virtual environment, not from the image. The head also runs
-an MLflow server over SQLite and, in the second run, moto's S3. A sweep with mixed fractions of (logical) GPUs runs with
-its storage on a shared folder, then in S3. In its middle one worker's link is cut, then the process of a trial is
-killed, then keeper and driver; the same command is typed again until it says that all is done. Records, journals and
-MLflow must equal what the conditions come to without Ray.
+A head without CPUs, two workers, a driver, PostgreSQL, S3 (`moto`) and MLflow, each on a host of its own (a network
+namespace), are started by the command lines of `docker/compose.yaml` from this virtual environment. A sweep with mixed
+fractions of (logical) GPUs runs with its storage on a shared folder, then in S3. In its middle one worker's link is
+cut, PostgreSQL is restarted, the process of a trial and then a whole worker are killed, and at last the driver, which
+is started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space
+on one machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -21,24 +22,34 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from bdray.cluster.job import PROCESS_NAME
-from bdray.space import load_space
+from bdray.errors import StorageNotFoundError
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import RECORD, SweepFolder
 from bdray.tracking.server import open_client
-from bdray.trial import TrialOptions, run_trial
-from benchmarks.chaos import results_of
+from benchmarks.chaos import lasting, results_of
+from benchmarks.hosts import Host, network, why_not
+from benchmarks.services import (
+    BIN,
+    COMPOSE,
+    ROOT,
+    PostgreSQL,
+    Services,
+    command_of,
+    environment_of,
+    make_secrets,
+    takes_connections,
+    until,
+)
 
-ROOT = Path(__file__).parents[1]
 SPACE = """\
 name: hosts
 seeds: [0, 1]
@@ -48,7 +59,8 @@ fixed:
   train: {epochs: EPOCHS, batch_size: 32, precision: float32}
   finetune: {epochs: 1, batch_size: 32, fraction: 0.1, precision: float32}
 parameters:
-  trigger.name: {values: [patch, blend, sinusoid]}
+  trigger.name: {values: TRIGGERS}
+  poison.rate: {values: RATES}
   finetune.lr: {values: [0.01, 0.1]}
 resources:
   cpu: 0.25
@@ -58,44 +70,42 @@ resources:
     - {when: {trigger.name: sinusoid, seed: 0}, gpu: 0.5}
     - {when: {trigger.name: sinusoid, seed: 1}, gpu: 1}
 """
-HEAD, WORKERS = "head", ("worker1", "worker2")
-ADDRESSES = {HEAD: "10.77.0.1", "worker1": "10.77.0.2", "worker2": "10.77.0.3"}
-BIN = Path(sys.executable).parent
-START_S, LIMIT_S, COMMANDS = 240.0, 1500.0, 6
+FULL = {"TRIGGERS": "[patch, blend, sinusoid, pixel, noise_patch]", "RATES": "[0.05, 0.1]"}
+"""40 conditions."""
 
+SHORT = {"TRIGGERS": "[patch, blend, sinusoid]", "RATES": "[0.1]"}
+"""12 of them."""
+
+HEAD, WORKERS, DRIVER = "head", ("worker1", "worker2"), "driver"
+NAMES = (HEAD, *WORKERS, DRIVER, "postgres", "s3", "mlflow")
+COMMANDS = 6
+"""How often the command is typed at most."""
 
 CUT_S = 45.0
 """Longer than Ray takes to give a node up (about 20 s)."""
 
-KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+POSTGRES_AWAY_S = 5.0
+IN_S3 = "s3://bdray/runs?scheme=http&endpoint_override=s3:9000&region=us-east-1"
 TABLE = (
     "| storage | conditions | disturbed | exit statuses | time | lost | doubled | different |",
     "|---|---|---|---|---|---|---|---|",
 )
-CONNECT = "import socket, sys; h, p = sys.argv[1].split(':'); socket.create_connection((h, int(p)), 5).close()"
-ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
-JOINED = """
+_JOINED = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 assert ray.cluster_resources().get("CPU") == 2
+print("ok")
 """
-MAKE_BUCKET = """
-import sys
-from pyarrow.fs import S3FileSystem
-host = sys.argv[1].partition("endpoint_override=")[2].partition("&")[0]
-S3FileSystem(region="us-east-1", scheme="http", endpoint_override=host, allow_bucket_creation=True).create_dir("bucket")
-"""
-RESULTS = """
-import json, sys
-from bdray.store.storage import Storage
-from benchmarks.chaos import results_of
-print(json.dumps(results_of(Storage.open(sys.argv[1]).child("hosts"))))
-"""
-RUNS = """
-import json, sys
-from benchmarks.cluster import runs_of
-print(json.dumps(runs_of(sys.argv[1])))
-"""
+_COUNT = "import sys; from benchmarks.cluster import count_records; count_records(sys.argv[1])"
+_FOUND = "import json, sys; from benchmarks.cluster import found_in; print(json.dumps(found_in(*sys.argv[1:3])))"
+
+
+def space_of(*, epochs: int, short: bool) -> str:
+    """The search space as YAML."""
+    text = SPACE.replace("EPOCHS", str(epochs))
+    for name, values in (SHORT if short else FULL).items():
+        text = text.replace(name, values)
+    return text
 
 
 @dataclass
@@ -104,22 +114,27 @@ class Outcome:
 
     Attributes:
         disturbances: what was done, and at how many records.
+        planned: how many there should be.
         statuses: of the commands typed.
         lost, doubled, different: conditions.
+        wrong: what else is not as in the undisturbed run.
     """
 
     storage: str
     conditions: int = 0
+    planned: int = 0
     disturbances: list[str] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     seconds: float = 0.0
     lost: int = 0
     doubled: int = 0
     different: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
-        return len(self.disturbances) == 3 and self.statuses[-1] == 0 and not self.lost + self.doubled + self.different
+        is_whole = len(self.disturbances) == self.planned and self.statuses[-1] == 0 and not self.wrong
+        return is_whole and not self.lost + self.doubled + self.different
 
     @property
     def row(self) -> str:
@@ -128,221 +143,143 @@ class Outcome:
         done = "; ".join(self.disturbances)
         return f"| {self.storage} | {self.conditions} | {done} | {statuses} | {self.seconds:.0f} s | {counts} |"
 
-
-class Host:
-    """A network namespace with processes."""
-
-    def __init__(self, name: str, prefix: str, folder: Path) -> None:
-        self.name, self.address, self._folder = name, ADDRESSES[name], folder
-        self.namespace, self.switch, self.link = f"{prefix}{name}", f"{prefix}switch", f"v{prefix}{self.address[-1]}"
-        self.ray: subprocess.Popen[bytes] | None = None
-        self._command: list[str] = []
-        self._environment: dict[str, str] = {}
-        self._restarts, self._over = threading.Thread(target=self._restart, daemon=True), threading.Event()
-
-    def command(self, *command: str) -> list[str]:
-        """One that runs on this host, beside its raylet if there is one."""
-        if self.ray is not None:
-            return ["nsenter", f"--net=/run/netns/{self.namespace}", "--mount", "--target", str(self.ray.pid), *command]
-        return ["ip", "netns", "exec", self.namespace, *command]
-
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{self.name}.log").open("ab") as log:
-            return subprocess.Popen(
-                self.command(*command),
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def start_ray(self, command: str, **environment: str) -> None:
-        """As a container does that is started again whenever it ends."""
-        script = f"mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && exec {BIN}/{command}"
-        self._command, self._environment = ["unshare", "--mount", "sh", "-c", script], environment
-        self.ray = self.start(*self._command, **environment)
-        self._restarts.start()
-
-    def _restart(self) -> None:
-        while not self._over.wait(1):
-            if self.ray is not None and self.ray.poll() is not None:
-                end(self.ray)
-                self.ray = None
-                self.ray = self.start(*self._command, **self._environment)
-
-    def cut(self, seconds: float) -> None:
-        """Take the link away for a while."""
-        _ip("-n", self.switch, "link", "set", self.link, "down")
-        threading.Timer(seconds, _ip, ("-n", self.switch, "link", "set", self.link, "up")).start()
-
-    def stop(self) -> None:
-        self._over.set()
-        if self._restarts.is_alive():
-            self._restarts.join()
-        if self.ray is not None:
-            end(self.ray)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that descends from it."""
-    with suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                child.kill()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@contextmanager
-def network(folder: Path) -> Iterator[dict[str, Host]]:
-    """The hosts, joined by veth pairs to a bridge in a namespace of its own: nothing reaches this machine's network."""
-    prefix = f"b{secrets.token_hex(2)}"
-    hosts = {name: Host(name, prefix, folder) for name in ADDRESSES}
-    switch = hosts[HEAD].switch
-    with ExitStack() as stack:
-        for namespace in (switch, *(host.namespace for host in hosts.values())):
-            _ip("netns", "add", namespace)
-            stack.callback(_ip, "netns", "delete", namespace)
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", switch, "link", "set", "bridge", "up")
-        for host in hosts.values():
-            _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
-            _ip("link", "set", host.link, "netns", switch)
-            _ip("-n", switch, "link", "set", host.link, "master", "bridge", "up")
-            for words in (
-                ("link", "set", "lo", "up"),
-                ("address", "add", f"{host.address}/24", "dev", "eth0"),
-                ("link", "set", "eth0", "up"),
-                # By it Ray finds its own address.
-                ("route", "add", "default", "dev", "eth0"),
-            ):
-                _ip("-n", host.namespace, *words)
-        yield hosts
+    def compare(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        """What `found_in` says of the disturbed sweep and of the undisturbed one."""
+        results, runs = found.get("results", {}), found.get("runs", {})
+        self.lost = sum(name not in results or name not in runs for name in expected["results"])
+        self.doubled = sum(len(each) > 1 for each in runs.values()) + len(results.keys() - expected["results"].keys())
+        for name, known in expected["results"].items():
+            differing = results.get(name) != known or runs.get(name) != expected["runs"][name]
+            self.different += differing and name in results and name in runs
+        if found.get("tables") != expected["tables"]:
+            self.wrong.append("the tables differ")
 
 
 class Rehearsal:
     """The services and nodes of one disturbed sweep."""
 
-    def __init__(self, hosts: Mapping[str, Host], folder: Path, epochs: int) -> None:
+    def __init__(self, hosts: Mapping[str, Host], folder: Path, *, s3: bool) -> None:
         self.hosts, self.folder = hosts, folder
-        self.tracking_uri = f"http://{ADDRESSES[HEAD]}:5000"
-        (folder / "token").write_text(secrets.token_hex(32))
-        (folder / "hosts.yaml").write_text(SPACE.replace("EPOCHS", str(epochs)))
-        self.environment = {
-            "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-            "BDRAY_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "COLUMNS": "200",
-            **KEYS,
-        }
-        self.services: list[subprocess.Popen[bytes]] = []
+        self.services = Services(hosts, folder)
+        self.storage = IN_S3 if s3 else str(folder / "runs")
 
-    def start(self, *, s3: bool) -> None:
-        """MLflow, S3 if it is wanted, the head and the workers, by the commands of `docker/compose.yaml`."""
-        head = self.hosts[HEAD]
-        database = f"sqlite:///{self.folder}/mlflow.db"
-        server = ["server", "--host", head.address, "--port", "5000", "--workers", "1", "--backend-store-uri", database]
-        artifacts = ["--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts")]
-        allowed = {"MLFLOW_SERVER_ALLOWED_HOSTS": f"{head.address}:5000"}
-        self.services.append(head.start(f"{BIN}/mlflow", *server, *artifacts, **self.environment, **allowed))
-        if s3:
-            moto = [sys.executable, "-m", "moto.server", "-H", head.address, "-p", "9000"]
-            self.services.append(head.start(*moto, **self.environment))
-            self._until("S3", lambda: self._succeeds(MAKE_BUCKET, self.storage(s3=True)))
-        self._until("MLflow", lambda: self._succeeds(ASK, f"{self.tracking_uri}/health"))
-        compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
-        for name, host in self.hosts.items():
-            command = " ".join(compose["head" if name == HEAD else "worker"]["command"].split())
-            command = command.replace("head:", f"{ADDRESSES[HEAD]}:")
-            share = "" if name == HEAD else " --num-cpus=1 --num-gpus=1"
-            host.start_ray(f"{command} --node-ip-address={host.address}{share}", **self.environment)
-            if name == HEAD:
-                self._until("the head", lambda: self._succeeds(CONNECT, f"{ADDRESSES[HEAD]}:6379"))
-        self._until("each worker", lambda: self._succeeds(JOINED, f"{ADDRESSES[HEAD]}:6379", beside_ray=True))
+    def start(self) -> None:
+        """Services, the head and the workers."""
+        self.services.start()
+        head, address = self.hosts[HEAD], str(COMPOSE["driver"]["environment"]["RAY_HEAD"])
+        environment = self.environment(HEAD)
+        self._start_node(HEAD)
+        until("the head", lambda: takes_connections(head, address, environment), self.folder)
+        for name in WORKERS:
+            self._start_node(name, "--num-cpus=1", "--num-gpus=1")
+        until("each worker", lambda: head.says_ok(_JOINED, address, environment=environment), self.folder)
 
-    def storage(self, *, s3: bool) -> str:
-        """What `--storage` is given."""
-        if not s3:
-            return str(self.folder / "runs")
-        return f"s3://bucket/runs?scheme=http&endpoint_override={ADDRESSES[HEAD]}:9000&region=us-east-1"
+    def _start_node(self, name: str, *shares: str) -> None:
+        service = HEAD if name == HEAD else "worker"
+        own = f"--node-ip-address={self.hosts[name].address}"
+        self.hosts[name].supervise(*command_of(service), own, *shares, environment=self.environment(service))
 
-    def driver(self, storage: str) -> subprocess.Popen[bytes]:
-        """The command, typed on the head."""
-        options = ["--address", f"{ADDRESSES[HEAD]}:6379", "--storage", storage, "--tracking-uri", self.tracking_uri]
-        return self.hosts[HEAD].start(
-            f"{BIN}/python", "-m", "bdray.sweep", str(self.folder / "hosts.yaml"), *options, **self.environment
-        )
+    def environment(self, service: str) -> dict[str, str]:
+        """Of a process of the cluster."""
+        return {**environment_of(service, self.folder), "BDRAY_STORAGE": self.storage}
 
-    def results(self, storage: str) -> dict[str, Any]:
-        """Records and journals, without times."""
-        if "://" not in storage:
-            return results_of(Storage.open(storage).child("hosts"))
-        return dict(json.loads(self._run(RESULTS, storage) or "{}"))
+    def drive(self) -> subprocess.Popen[bytes]:
+        """The command, typed on a host of its own as in a container."""
+        script = str(ROOT / "docker" / "drive.sh")
+        return self.hosts[DRIVER].start(script, str(self.folder / "hosts.yaml"), environment=self.environment(DRIVER))
 
-    def runs(self) -> Counter[str]:
-        """How many runs each condition has in MLflow."""
-        return Counter(json.loads(self._run(RUNS, self.tracking_uri) or "{}"))
+    def found(self) -> dict[str, Any]:
+        """What the sweep has left, as `found_in` says it."""
+        arguments = (self.storage, self.services.tracking_uri)
+        return dict(json.loads(self.hosts[HEAD].run(_FOUND, *arguments, environment=self.environment(HEAD)) or "{}"))
+
+
+class Records:
+    """How many there are, asked again and again by a process on a host that reaches the storage."""
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        host = rehearsal.hosts[HEAD]
+        command = host.command(sys.executable, "-u", "-c", _COUNT, rehearsal.storage)
+        environment = {**os.environ, **rehearsal.environment(HEAD)}
+        with host.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+        self.count = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.count = int(line)
 
     def stop(self) -> None:
-        for host in self.hosts.values():
-            host.stop()
-        for service in self.services:
-            end(service)
-
-    def _run(self, program: str, *arguments: str, beside_ray: bool = False) -> str:
-        """What a program says on the head; nothing where it fails."""
-        head = self.hosts[HEAD]
-        prefix = head.command() if beside_ray else ["ip", "netns", "exec", head.namespace]
-        command = [*prefix, sys.executable, "-c", program, *arguments]
-        done = subprocess.run(
-            command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=False
-        )
-        return done.stdout if done.returncode == 0 else ""
-
-    def _succeeds(self, program: str, *arguments: str, beside_ray: bool = False) -> bool:
-        return self._run(f"{program}\nprint('ok')", *arguments, beside_ray=beside_ray).strip() == "ok"
-
-    def _until(self, what: str, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_S
-        while not is_so():
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{what} does not answer; see {self.folder}/*.log")
-            time.sleep(1)
-        print(f"  {what} answers", flush=True)
+        self._process.kill()
+        self._process.wait()
 
 
-def disturbed(rehearsal: Rehearsal, expected: Mapping[str, Any], *, s3: bool) -> Outcome:
-    """Run the sweep, disturb it three times, type the command until it is done, and compare."""
-    storage = rehearsal.storage(s3=s3)
-    outcome, began = Outcome("S3 (moto)" if s3 else "shared folder", len(expected)), time.monotonic()
-    driver = rehearsal.driver(storage)
-    steps: list[tuple[int, Callable[[], str | None]]] = [
-        (2, lambda: _cut_link(rehearsal.hosts["worker1"])),
-        (4, lambda: _kill_trial(rehearsal.hosts["worker2"])),
-        (6, lambda: _kill_driver(driver)),
-    ]
-    while driver.poll() is None and time.monotonic() - began < LIMIT_S:
+def count_records(location: str) -> None:
+    """Prints how many records there are, every two seconds."""
+    sweep = Storage.open(location).child("hosts")
+    finished: set[str] = set()
+    while True:
+        names = SweepFolder(sweep).condition_ids()
+        finished |= {name for name in names if name not in finished and sweep.exists(f"conditions/{name}/{RECORD}")}
+        print(len(finished), flush=True)
         time.sleep(2)
-        done = len(rehearsal.results(storage))
-        if steps and done >= steps[0][0] and (what := steps[0][1]()) is not None:
-            outcome.disturbances.append(f"at {done} records: {what}")
-            print(f"  {outcome.disturbances[-1]}", flush=True)
-            steps.pop(0)
-    outcome.statuses.append(driver.wait())
-    while outcome.statuses[-1] != 0 and len(outcome.statuses) < COMMANDS:
-        outcome.statuses.append(rehearsal.driver(storage).wait())
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something done to the cluster.
+
+    Attributes:
+        share: of the conditions that are to be finished before.
+        strike: does it and says what it was; None while it cannot be done.
+    """
+
+    share: float
+    strike: Callable[[], str | None]
+
+
+def disturbances(rehearsal: Rehearsal) -> list[Disturbance]:
+    """In the order in which they come."""
+    hosts = rehearsal.hosts
+    first, second = (hosts[name] for name in WORKERS)
+    return [
+        Disturbance(0.1, lambda: _cut_link(first)),
+        Disturbance(0.25, lambda: _restart_postgres(rehearsal.services.postgres)),
+        Disturbance(0.4, lambda: _kill_trial(hosts)),
+        Disturbance(0.55, lambda: _kill_host(second)),
+        Disturbance(0.75, lambda: _kill_host(hosts[DRIVER])),
+    ]
+
+
+def disturbed(rehearsal: Rehearsal, expected: Mapping[str, Any], limit_s: float) -> Outcome:
+    """Run the sweep, disturb it, type the command until it is done, and compare."""
+    left, total = disturbances(rehearsal), len(expected["results"])
+    outcome = Outcome("S3 (moto)" if rehearsal.storage == IN_S3 else "shared folder", total, len(left))
+    began, records = time.monotonic(), Records(rehearsal)
+    driver = rehearsal.drive()
+    while time.monotonic() - began < limit_s:
+        time.sleep(0.5)
+        if (status := driver.poll()) is not None:
+            outcome.statuses.append(status)
+            if status == 0 or len(outcome.statuses) == COMMANDS:
+                break
+            driver = rehearsal.drive()
+        count = records.count
+        if left and count >= left[0].share * total and (what := left[0].strike()) is not None:
+            outcome.disturbances.append(f"at {count} records: {what}")
+            print(f"  {time.monotonic() - began:.0f} s, {outcome.disturbances[-1]}", flush=True)
+            left.pop(0)
+    else:
+        rehearsal.hosts[DRIVER].kill()
+        outcome.wrong.append(f"stopped after {limit_s:.0f} s with {records.count} records")
+        outcome.statuses.append(driver.wait())
+    records.stop()
     outcome.seconds = time.monotonic() - began
-    results, runs = rehearsal.results(storage), rehearsal.runs()
-    outcome.lost = sum(name not in results or not runs[name] for name in expected)
-    outcome.doubled = sum(count > 1 for count in runs.values()) + len(results.keys() - expected.keys())
-    outcome.different = sum(results[name] != known for name, known in expected.items() if name in results)
+    outcome.compare(rehearsal.found(), expected)
     return outcome
 
 
@@ -351,79 +288,123 @@ def _cut_link(host: Host) -> str:
     return f"the link of {host.name} cut for {CUT_S:.0f} s"
 
 
-def _kill_trial(host: Host) -> str | None:
-    """None while none runs there."""
-    if host.ray is None:
-        return None
-    with suppress(psutil.Error):
-        for process in psutil.Process(host.ray.pid).children(recursive=True):
-            if " ".join(process.cmdline()).startswith(f"ray::{PROCESS_NAME}.train"):
-                process.kill()
-                return f"a trial's process on {host.name} killed"
+def _restart_postgres(postgres: PostgreSQL) -> str:
+    postgres.restart(POSTGRES_AWAY_S)
+    return f"PostgreSQL restarted, away for {POSTGRES_AWAY_S:.0f} s"
+
+
+def _kill_trial(hosts: Mapping[str, Host]) -> str | None:
+    """None while none runs."""
+    for name in WORKERS:
+        for process in hosts[name].processes():
+            with suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith(f"ray::{PROCESS_NAME}.train"):
+                    process.kill()
+                    return f"a trial's process on {name} killed"
     return None
 
 
-def _kill_driver(keeper: subprocess.Popen[bytes]) -> str:
-    for process in (*psutil.Process(keeper.pid).children(recursive=True), psutil.Process(keeper.pid)):
-        with suppress(psutil.Error):
-            process.kill()
-    return "keeper, driver and mirror killed"
+def _kill_host(host: Host) -> str:
+    host.kill()
+    return f"{host.name} killed, started again"
 
 
-def runs_of(tracking_uri: str) -> Counter[str]:
-    """How many runs each condition has in MLflow."""
+def found_in(location: str, tracking_uri: str) -> dict[str, Any]:
+    """Records and journals, tables and MLflow's runs of the sweep, without what two runs need not have in common.
+
+    Returns:
+        `results` and `runs` (a list) by condition, `tables`: the rows of `results.csv`.
+    """
+    sweep = Storage.open(location).child("hosts")
+    try:
+        rows = list(csv.DictReader(io.StringIO(sweep.read_text("results.csv"))))
+    except StorageNotFoundError:
+        rows = []
+    return {"results": results_of(sweep), "tables": lasting(rows), "runs": runs_in(tracking_uri)}
+
+
+def runs_in(tracking_uri: str) -> dict[str, list[dict[str, Any]]]:
+    """Each run of each condition in MLflow: parameters, tags, status, all values of all metrics, names of artifacts."""
     client = open_client(tracking_uri)
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    names = (run.data.tags.get("bdray.condition_id") for run in runs)
-    return Counter(name for name in names if name is not None)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]):
+        name = run.data.tags.get("bdray.condition_id")
+        if name is None:
+            continue
+        histories = {key: client.get_metric_history(run.info.run_id, key) for key in lasting(run.data.metrics)}
+        one = {
+            "status": run.info.status,
+            "parameters": run.data.params,
+            "tags": {k: v for k, v in run.data.tags.items() if k.startswith("bdray.") and k != "bdray.delivered"},
+            "metrics": {key: sorted([m.step, m.value] for m in points) for key, points in histories.items()},
+            "artifacts": sorted(each.path for each in client.list_artifacts(run.info.run_id)),
+        }
+        found.setdefault(name, []).append(one)
+    return found
 
 
 def undisturbed(folder: Path) -> dict[str, Any]:
-    """What the conditions come to without Ray, in this process."""
-    sweep = Storage.open(folder / "direct")
-    for condition in load_space(folder / "hosts.yaml").conditions():
-        run_trial(condition, sweep=sweep, options=TrialOptions(cache=folder / "cache", device="cpu", threads=1))
-    return results_of(sweep)
+    """What `found_in` says of the sweep after the command alone, on this machine."""
+    options = ["--storage", str(folder / "alone"), "--no-dashboard", "--num-cpus", "2", "--num-gpus", "2"]
+    environment = {"PYTHONPATH": str(ROOT), "BDRAY_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    with (folder / "alone.log").open("ab") as log:
+        subprocess.run(
+            [f"{BIN}/python", "-m", "bdray.sweep", str(folder / "hosts.yaml"), *options, "--max-concurrent", "3"],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+    return found_in(str(folder / "alone"), f"sqlite:///{folder / 'alone' / 'mlflow.db'}")
 
 
-def rehearse(*, s3: bool, epochs: int) -> Outcome:
-    """One run, from an empty network to its outcome."""
+def rehearse(alone: Path, expected: Mapping[str, Any], *, s3: bool, limit_s: float) -> Outcome:
+    """One run, from an empty network to its outcome.
+
+    Args:
+        alone: the folder of the undisturbed run.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bdray-hosts-"))
+    # For PostgreSQL's user.
+    folder.chmod(0o711)
     print(f"{'S3' if s3 else 'shared folder'}: in {folder}", flush=True)
-    with network(folder) as hosts:
-        rehearsal = Rehearsal(hosts, folder, epochs)
-        expected = undisturbed(folder)
-        print(f"  {len(expected)} conditions computed without Ray", flush=True)
-        try:
-            rehearsal.start(s3=s3)
-            outcome = disturbed(rehearsal, expected, s3=s3)
-        finally:
-            rehearsal.stop()
+    make_secrets(folder)
+    shutil.copy(alone / "hosts.yaml", folder)
+    shutil.copytree(alone / "cache", folder / "cache")
+    with network(folder, NAMES) as hosts:
+        rehearsal = Rehearsal(hosts, folder, s3=s3)
+        rehearsal.start()
+        outcome = disturbed(rehearsal, expected, limit_s)
     if outcome.is_good:
         shutil.rmtree(folder)
     return outcome
 
 
-def why_not() -> str:
-    """What is missing here; "" where all is there."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "network namespaces take Linux and root"
-    missing = [tool for tool in ("ip", "nsenter", "unshare") if shutil.which(tool) is None]
-    return f"{', '.join(missing)} is not installed" if missing else ""
-
-
 def main() -> int:
-    """Both runs; the status is 1 when a condition was lost, doubled or different."""
+    """The status is 1 when a condition was lost, doubled or different."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--storages", nargs="+", choices=["folder", "s3"], default=["folder", "s3"])
-    parser.add_argument("--epochs", type=int, default=30, help="of each poison stage: how long the sweep takes")
+    parser.add_argument("--epochs", type=int, default=20, help="of each poison stage: how long the sweep takes")
+    parser.add_argument("--short", action="store_true", help="12 conditions instead of 40")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="for one disturbed sweep")
     options = parser.parse_args()
-    if why := why_not():
+    if why := why_not() or PostgreSQL.why_not():
         print(f"skipped: {why}")
         return 0
+    # Also where it was started in the background: hosts are taken down in any case.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(130))
     print("hosts are network namespaces; Ray and bdray come from this virtual environment, not from the image")
-    outcomes = [rehearse(s3=storage == "s3", epochs=options.epochs) for storage in options.storages]
+    alone = Path(tempfile.mkdtemp(prefix="bdray-alone-"))
+    (alone / "hosts.yaml").write_text(space_of(epochs=options.epochs, short=options.short))
+    began = time.monotonic()
+    expected = undisturbed(alone)
+    print(f"undisturbed: {len(expected['results'])} conditions in {time.monotonic() - began:.0f} s", flush=True)
+    outcomes = [rehearse(alone, expected, s3=each == "s3", limit_s=options.limit) for each in options.storages]
+    shutil.rmtree(alone)
     print("\n".join([*TABLE, *(outcome.row for outcome in outcomes)]))
+    for outcome in outcomes:
+        print("".join(f"{outcome.storage}: {said}\n" for said in outcome.wrong), end="")
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
 

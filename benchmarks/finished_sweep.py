@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
+from bdray.cluster.job import ClusterJob, Task
 from bdray.condition import Condition
 from bdray.record import Rates, StageRecord, TrialRecord
 from bdray.space import SearchSpace, load_space
+from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, ConditionFolder, SweepFolder, SweepInfo, now_ms
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import probes_of
 
 _WRITERS = 16
+_TEMPLATES = "templates"
 
 _YAML = """\
 name: large
@@ -63,7 +68,7 @@ def write_finished(
 
     def write(condition: Condition) -> None:
         folder = ConditionFolder(sweep, condition.condition_id)
-        folder.write_record(_in_the_name_of(condition, templates[condition.role]))
+        folder.write_record(in_the_name_of(condition, templates[condition.role]))
 
     with ThreadPoolExecutor(_WRITERS) as pool:
         list(pool.map(write, conditions))
@@ -75,7 +80,32 @@ def upload(near: Storage, far: Storage) -> None:
         list(pool.map(lambda file: far.copy_in(near, file.path, file.path), near.files()))
 
 
-def _in_the_name_of(condition: Condition, template: TrialRecord) -> TrialRecord:
+def write_templates(storage: Storage, templates: dict[str, TrialRecord]) -> None:
+    """For `leave_record`, in the folder of all sweeps."""
+    for role, record in templates.items():
+        storage.write_atomic(f"{_TEMPLATES}/{role}.json", record.model_dump_json())
+
+
+def leave_record(job: ClusterJob, task: Task) -> str:
+    """For `ClusterJob.work`: nothing is trained, but what a trained condition leaves is there, in its name."""
+    condition = Condition.parse(json.loads(task.content))
+    record = in_the_name_of(condition, _template(job.storage, condition.role))
+    folder = ConditionFolder(job.sweep, condition.condition_id)
+    folder.write_condition(condition)
+    journal = Journal(folder)
+    for stage in record.stages:
+        journal.add(stage.name, stage.result, stage.epochs)
+    journal.flush()
+    folder.write_record(record)
+    return record.status
+
+
+@lru_cache(maxsize=4)
+def _template(storage: Storage, role: str) -> TrialRecord:
+    return TrialRecord.model_validate_json(storage.read_bytes(f"{_TEMPLATES}/{role}.json"))
+
+
+def in_the_name_of(condition: Condition, template: TrialRecord) -> TrialRecord:
     chance = random.Random(condition.condition_id)
     return template.model_copy(
         update={

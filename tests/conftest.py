@@ -23,6 +23,8 @@ settings.load_profile("bdray")
 
 # Tests run side by side; more threads than cores only slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Sweeps of tests are delivered to databases of their own.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _nothing_left_behind() -> Iterator[None]:

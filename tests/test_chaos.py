@@ -58,6 +58,6 @@ def test_a_bad_round_shows_in_the_table() -> None:
 def test_times_are_no_difference_but_numbers_are() -> None:
     one = {"started_ms": 1, "stages": [{"epochs": [{"loss": 0.5, "seconds": 3.0}], "reused": True}]}
     other = {"started_ms": 2, "stages": [{"epochs": [{"loss": 0.5, "seconds": 4.0}], "reused": False}]}
-    assert chaos._lasting(one) == chaos._lasting(other)
+    assert chaos.lasting(one) == chaos.lasting(other)
     other["stages"][0]["epochs"][0]["loss"] = 0.6
-    assert chaos._lasting(one) != chaos._lasting(other)
+    assert chaos.lasting(one) != chaos.lasting(other)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,27 @@ def test_the_servers_password_is_in_no_argument(tmp_path: Path) -> None:
     arguments, uri = run.stdout.splitlines()
     assert "rd" not in arguments
     assert uri == "postgresql+psycopg2://mlflow:p%40ss%2Fw%3Ard@db:5432/mlflow"
+
+
+def pods(manifest: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod template of a RayJob, by its group. The RayJob itself is KubeRay's, whose schema Kubernetes has not."""
+    job = yaml.safe_load((DOCKER / manifest).read_text())["spec"]["rayClusterSpec"]
+    yield "head", job["headGroupSpec"]["template"]
+    for group in job["workerGroupSpecs"]:
+        yield group["groupName"], group["template"]
+
+
+def test_the_rayjobs_pods_are_what_kubernetes_knows() -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate")
+
+    def check(template: dict[str, Any]) -> None:
+        whole = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
+        kubernetes.validate(whole, kubernetes.latest_version(), strict=True)
+
+    found = dict(pods("kuberay-rayjob.yaml"))
+    assert found.keys() == {"head", "workers"}
+    for template in found.values():
+        check(template)
+    container = found["head"]["spec"]["containers"][0]
+    with pytest.raises(kubernetes.ValidationError):
+        check({"spec": {"containers": [{**container, "volumeMount": []}]}})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
+
+if TYPE_CHECKING:
+    from bdray.cluster.alike import Expectation
 
 PROCESS_NAME = "Condition"
 """What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""
@@ -70,6 +73,7 @@ class ClusterJob:
         cwd: what relative paths (`data.root`) are relative to.
         pruning: which poison stages may end early; None: none.
         pruner: the actor that decides it, once there is one.
+        alike: what nodes must be like that join while the sweep runs; None: on one machine.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
     """
@@ -84,6 +88,7 @@ class ClusterJob:
     cwd: str = ""
     pruning: Pruning | None = None
     pruner: Any = None
+    alike: Expectation | None = None
     work: str = "bdray.cluster.work:run_task"
 
 

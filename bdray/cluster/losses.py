@@ -38,10 +38,24 @@ def memory_exhausted(said: str) -> str:
     return f"the memory of its machine ran out, {found[1]} of {found[2]} were used" if found else ""
 
 
+def gpu_memory_exhausted(said: str) -> str:
+    """What torch says where the memory of a trial's share of a GPU was not enough; "" where that was not the cause."""
+    found = re.search(r"OutOfMemoryError: (CUDA out of memory\.(?: Tried to allocate [^ ]+ \S+\.)?)", said)
+    return f"the memory of its share of a GPU ran out: {found[1].rstrip('.')}" if found else ""
+
+
+def unlike_node(said: str) -> tuple[str, str] | None:
+    """The id of the node and what is wrong with it, where a process ended because its node is not alike."""
+    found = re.search(r"UnlikeNodeError: node ([0-9a-f]+) is not alike: ([^\n]*)", said)
+    return (found[1], found[2].strip()) if found else None
+
+
 def in_one_line(said: str) -> str:
     """What Ray says of a lost process, in a few words: its exit code or signal where it knows one."""
-    if memory := memory_exhausted(said):
+    if memory := memory_exhausted(said) or gpu_memory_exhausted(said):
         return memory
+    if unlike := unlike_node(said):
+        return f"its node {unlike[0][:6]} is not alike"
     detail = re.search(r"Worker exit detail: ([^.\n]*)", said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return detail[1].strip() if detail else (lines[-1][:200] if lines else "nothing is known of its end")

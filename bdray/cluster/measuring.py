@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from bdray.cluster.job import ClusterJob
-from bdray.cluster.nodes import Node, able_nodes
+from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
+from bdray.errors import ClusterError
 from bdray.machine import Machine
 from bdray.recipes import Resolved
 from bdray.trial.compiling import Compiling
@@ -76,12 +77,24 @@ def node_cpus() -> list[float]:
 
 
 def _cpu_nodes() -> dict[Machine, Node]:
-    """A node for each kind of processor."""
+    """A node for each kind of processor, of those that answer.
+
+    Raises:
+        ClusterError: none does.
+    """
     able = able_nodes()
     if [node.node_id for node in able] == [ray.get_runtime_context().get_node_id()]:
         return {Machine.here(): able[0]}
-    asked = [ray.remote(**node.options)(Machine.here).remote() for node in able]
-    return dict(zip(ray.get(asked), able, strict=True))
+    answers = asked(able, lambda node: (_here,), timeout_s=ANSWER_S)
+    found = {answer: node for node, answer in answers if isinstance(answer, Machine)}
+    if not found:
+        raise ClusterError("no node of the cluster that may run trials answers")
+    return found
+
+
+def _here() -> Machine:
+    """On the node. Ray takes no bound method."""
+    return Machine.here()
 
 
 def _on_machine(machine: Machine) -> dict[str, Any]:

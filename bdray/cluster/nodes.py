@@ -5,7 +5,6 @@ Each is asked in a process there that needs none of its CPUs, so a busy node ans
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +16,13 @@ import ray
 from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bdray.cluster.alike import Expectation, contents_of, data_problems, installation_problems, unshared
 from bdray.cluster.job import ClusterJob
 from bdray.cluster.losses import in_one_line
 from bdray.cluster.places import Place
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
-from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
+from bdray.errors import StorageError, StorageNotFoundError, UserError
 from bdray.inventory import Installation, Rows, data_sets, devices, versions
 from bdray.plugins import PluginError, load_plugins
 from bdray.store.storage import Storage
@@ -123,11 +123,11 @@ def await_place() -> bool:
 
 def inventories() -> Iterator[NodeInventory]:
     """What every node has, also those that run no trials."""
-    for node, answer in _asked(nodes(), lambda node: (_sections,), timeout_s=None):
+    for node, answer in asked(nodes(), lambda node: (_sections,), timeout_s=None):
         yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
 
 
-def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> int:
+def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> Expectation:
     """Whether trials come to the same on all nodes that may run one; fetches and decodes the data there.
 
     Args:
@@ -135,29 +135,43 @@ def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> int:
         conditions: whose data sets are needed.
 
     Returns:
-        How many nodes there are.
+        The nodes there are, and what those must be like that join later.
 
     Raises:
         UserError: one sentence a node whose code, plugins, versions, data or view of the storage are not the driver's.
         StorageError: the driver cannot write into the storage.
     """
-    able, mine, token = able_nodes(), Installation.here(job.plugins), secrets.token_hex(8)
+    able, mine, contents = able_nodes(), Installation.here(job.plugins), contents_of(conditions)
+    _require_none(unlike(job, able, mine))
+    _require_none(unprepared(job, able, contents))
+    return Expectation(mine, frozenset(node.node_id for node in able), contents)
+
+
+def unlike(job: ClusterJob, able: Sequence[Node], mine: Installation) -> list[tuple[Node, Sequence[str]]]:
+    """What is wrong with the code, plugins, versions and view of the storage of each node.
+
+    Raises:
+        StorageError: the driver cannot write into the storage.
+    """
+    token = secrets.token_hex(8)
     problems: list[tuple[Node, Sequence[str]]] = []
     job.sweep.write_atomic(f"{_PROBE}/{token}/driver", token)
     try:
-        for node, answer in _asked(able, lambda node: (_checked, job, token, node.node_id), timeout_s=ANSWER_S):
-            found = [answer] if isinstance(answer, str) else _problems(answer, mine)
+        for node, answer in asked(able, lambda node: (_checked, job, token, node.node_id), timeout_s=ANSWER_S):
+            found = [answer] if isinstance(answer, str) else [*answer[1], *installation_problems(answer[0], mine)]
             if not found and not job.sweep.exists(f"{_PROBE}/{token}/{node.node_id}"):
                 found = [f"what it writes into {job.sweep.uri} does not arrive there"]
             problems.append((node, found))
     finally:
         with suppress(StorageError):
             job.sweep.delete_folder(_PROBE)
-    _require_none(problems)
-    contents = [json.dumps(c.content()) for c in {condition.data: condition for condition in conditions}.values()]
-    answers = _asked(able, lambda node: (_prepared, job, contents), timeout_s=None)
-    _require_none([(node, [answer] if isinstance(answer, str) else answer) for node, answer in answers])
-    return len(able)
+    return problems
+
+
+def unprepared(job: ClusterJob, able: Sequence[Node], contents: Sequence[str]) -> list[tuple[Node, Sequence[str]]]:
+    """What is wrong with the data sets of each node, once they are fetched and decoded there."""
+    answers = asked(able, lambda node: (_prepared, job, contents), timeout_s=None)
+    return [(node, [answer] if isinstance(answer, str) else answer) for node, answer in answers]
 
 
 def _require_none(problems: Sequence[tuple[Node, Sequence[str]]]) -> None:
@@ -166,23 +180,17 @@ def _require_none(problems: Sequence[tuple[Node, Sequence[str]]]) -> None:
         raise UserError("nothing was started: the nodes are not alike\n  " + "\n  ".join(lines))
 
 
-def _problems(answer: tuple[Installation, list[str]], mine: Installation) -> list[str]:
-    theirs, others = answer
-    differing = theirs.differences(mine)
-    return [*others, *([f"unlike the driver's, {', '.join(differing)}"] if differing else [])]
-
-
-def _asked(
+def asked(
     able: Sequence[Node], question: Callable[[Node], tuple[Any, ...]], timeout_s: float | None
 ) -> Iterator[tuple[Node, Any]]:
     """Every node's answer to `question(node)` (a function and its arguments), asked side by side; a string where there
     is none."""
-    asked = []
+    references = []
     for node in able:
         function, *arguments = question(node)
         remote = ray.remote(max_retries=0, **node.options)(function)
-        asked.append((node, remote.remote(*arguments)))
-    for node, reference in asked:
+        references.append((node, remote.remote(*arguments)))
+    for node, reference in references:
         try:
             yield node, ray.get(reference, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:
@@ -218,7 +226,7 @@ def _storage_problem(sweep: Storage, token: str, node_id: str) -> list[str]:
         sweep.read_text(f"{_PROBE}/{token}/driver")
         sweep.write_atomic(f"{_PROBE}/{token}/{node_id}", token)
     except StorageNotFoundError:
-        return [f"it does not see the driver's files in {sweep.uri}: the storage must be a folder that all nodes share"]
+        return [unshared(sweep)]
     except StorageError as error:
         return [str(error)]
     return []
@@ -227,11 +235,4 @@ def _storage_problem(sweep: Storage, token: str, node_id: str) -> list[str]:
 def _prepared(job: ClusterJob, contents: Sequence[str]) -> list[str]:
     """On the node: what is wrong with its data sets."""
     set_up_worker(job)
-    problems = []
-    for content in contents:
-        data = Condition.parse(json.loads(content)).data
-        try:
-            data.prepare(job.trial_options.get("cache"))
-        except BdrayError as error:
-            problems.append(f"data set {data.name}: {error}")
-    return problems
+    return data_problems(job, contents)

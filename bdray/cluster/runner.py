@@ -35,10 +35,12 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from bdray.cluster.alike import Expectation  # noqa: E402
 from bdray.cluster.confined import confined, has_token  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
-from bdray.cluster.losses import Losses, in_one_line, memory_exhausted  # noqa: E402
+from bdray.cluster.joining import Joining  # noqa: E402
+from bdray.cluster.losses import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.metrics import Told  # noqa: E402
@@ -49,6 +51,7 @@ from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
+from bdray.gpu import show_gpu  # noqa: E402
 from bdray.machine import Machine  # noqa: E402
 from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.scratch import scratch_folder  # noqa: E402
@@ -84,6 +87,7 @@ class ClusterRun:
         self.settings = settings
         self.dashboard_url: str | None = None
         self._watch = ExitStack()
+        self._alike: Expectation | None = None
 
     def __enter__(self) -> ClusterRun:
         settings = self.settings
@@ -145,8 +149,9 @@ class ClusterRun:
 
     def require_alike(self, job: ClusterJob, conditions: Sequence[Condition]) -> int:
         """Raises `UserError` when a node's code, plugins, versions, storage or data are not the driver's; returns how
-        many nodes there are."""
-        return require_alike(replace(job, tasks=()), conditions)
+        many nodes there are. From then on nodes that join are checked while tasks run."""
+        self._alike = require_alike(replace(job, tasks=()), conditions)
+        return len(self._alike.checked)
 
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         """The kinds of machine in the cluster that trials may land on: with a GPU, and without."""
@@ -178,6 +183,8 @@ class ClusterRun:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted
         (SIGINT or SIGTERM)."""
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
+        job = replace(job, alike=self._alike)
+        joining = None if self._alike is None else Joining(replace(job, tasks=()), self._alike)
         search = ConditionSearch(
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
@@ -186,10 +193,18 @@ class ClusterRun:
             start_again=losses.start_again,
             source=source,
             largest=max(node_cpus(), default=math.inf),
+            excused=joining.excuses if joining else _never,
+            avoided=joining.avoided if joining else frozenset,
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
-        with scratch_folder() as folder, stderr_in(log), _terminate_like_interrupt(), memory_kills_are_losses():
+        with (
+            scratch_folder() as folder,
+            stderr_in(log),
+            _terminate_like_interrupt(),
+            memory_kills_are_losses(),
+            joining or nullcontext(),
+        ):
             if job.pruning is not None:
                 job = replace(job, pruner=start_pruner(job.pruning))
             trainable = tune.with_parameters(ConditionTrainable, job=replace(job, tasks=()))
@@ -207,6 +222,10 @@ class ClusterRun:
             )
             tuner.fit()
         return teller.ended == search.total_samples and (source is None or source.exhausted)
+
+
+def _never(said: str) -> bool:
+    return False
 
 
 def _connect(address: str, own: Mapping[str, Any]) -> Any:
@@ -272,8 +291,11 @@ class _Teller(tune.Callback):
             self.ended += 1
             self._observer.lost(condition_id, in_one_line(said), said)
         else:
-            cpu = self._search.enlarged.get(condition_id) if memory_exhausted(said) else None
-            share = f"; {cpu:g} CPUs are its share now, so that less runs beside it" if cpu else ""
+            larger, share = self._search.enlarged.get(condition_id), ""
+            if larger is not None and memory_exhausted(said):
+                share = f"; {larger.cpu:g} CPUs are its share now, so that less runs beside it"
+            elif larger is not None and gpu_memory_exhausted(said):
+                share = f"; {show_gpu(larger.gpu)} of a GPU is its share now"
             self._observer.restarts(condition_id, f"{in_one_line(said)}{share}")
 
 

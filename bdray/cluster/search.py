@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from bdray.cluster.job import Source, Task
-from bdray.cluster.losses import memory_exhausted
+from bdray.cluster.losses import gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.queue import StageQueue
+from bdray.gpu import round_gpu
 
 
 class ConditionSearch(SearchAlgorithm):
@@ -30,7 +32,10 @@ class ConditionSearch(SearchAlgorithm):
             process that dies while it is reset for the next trial, so they are not used.
         source: of more tasks.
         largest: CPUs of the largest node: up to there a condition for which the memory of its machine was not enough
-            gets twice its share, so that fewer run beside it.
+            gets twice its share, so that fewer run beside it. One for which the memory of its part of a GPU was not
+            enough gets twice that part, up to a whole one.
+        excused: whether a lost process is not its condition's fault, by what Ray says of it.
+        avoided: ids of the nodes that new trials are kept off.
     """
 
     def __init__(
@@ -43,14 +48,16 @@ class ConditionSearch(SearchAlgorithm):
         start_again: Callable[[str], bool] = lambda condition_id: False,
         source: Source | None = None,
         largest: float = math.inf,
+        excused: Callable[[str], bool] = lambda said: False,
+        avoided: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
         self._start_again, self._source = start_again, source
-        self._largest = largest
+        self._largest, self._excused, self._avoided = largest, excused, avoided
         self._alive: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
-        self.enlarged: dict[str, float] = {}
-        """CPUs of the conditions that were given more than they had asked for."""
+        self.enlarged: dict[str, Task] = {}
+        """The conditions that were given more than they had asked for."""
         self._starts: Counter[str] = Counter()
         self._total = len(tasks)
         self.given_up: set[str] = set()
@@ -94,18 +101,25 @@ class ConditionSearch(SearchAlgorithm):
         task, trial = self._alive.pop(trial_id, None), self._trials.pop(trial_id, None)
         if task is None or trial is None:
             return
-        if error and memory_exhausted(said_of(trial)) and task.cpu < self._largest:
-            # Its threads remain what they were, and so do the bits.
-            task = replace(task, cpu=min(2 * task.cpu, self._largest))
-            self.enlarged[task.condition_id] = task.cpu
-            self._queue.put_back(task)
+        if error and (larger := self._enlarged(task, said_of(trial))) is not None:
+            self.enlarged[task.condition_id] = larger
+            self._queue.put_back(larger)
             return
-        if error and self._start_again(task.condition_id):
+        if error and (self._excused(said_of(trial)) or self._start_again(task.condition_id)):
             self._queue.put_back(task)
             return
         if error:
             self.given_up.add(trial_id)
         self._queue.ended(task)
+
+    def _enlarged(self, task: Task, said: str) -> Task | None:
+        """With twice of what was not enough, up to a whole device; None where that is no remedy. Its threads remain
+        what they were, and so do the bits."""
+        if memory_exhausted(said) and task.cpu < self._largest:
+            return replace(task, cpu=min(2 * task.cpu, self._largest))
+        if gpu_memory_exhausted(said) and 0 < task.gpu < 1:
+            return replace(task, gpu=round_gpu(2 * task.gpu))
+        return None
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
         """Nothing is decided on intermediate results."""
@@ -120,7 +134,7 @@ class ConditionSearch(SearchAlgorithm):
             config={"condition_id": task.condition_id, "task": task},
             trial_id=name,
             experiment_tag=name,
-            placement_group_factory=PlacementGroupFactory([share]),
+            placement_group_factory=PlacementGroupFactory([share], **_elsewhere(self._avoided())),
             storage=self._experiment.storage,
         )
 
@@ -132,6 +146,11 @@ class ConditionSearch(SearchAlgorithm):
 
     def has_checkpoint(self, dirpath: str) -> bool:
         return False
+
+
+def _elsewhere(avoided: Collection[str]) -> dict[str, Any]:
+    """What a placement group is given so that it stays off these nodes: Ray labels each with its id."""
+    return {"bundle_label_selector": [{NODE_ID_LABEL_KEY: f"!in({','.join(sorted(avoided))})"}]} if avoided else {}
 
 
 def said_of(trial: Trial) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ray import _raylet, tune
 
 from bdray.checksum import take_said
+from bdray.cluster.alike import require_alike_here
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
 from bdray.plugins import load_plugins
 
@@ -30,6 +31,7 @@ class ConditionTrainable(tune.Trainable):
         self._job, self._frozen = job, False
         self._task: Task = config["task"]
         set_up_worker(job)
+        require_alike_here(job)
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.

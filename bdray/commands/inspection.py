@@ -110,7 +110,7 @@ def doctor(
         missing += _tell(console, here)
     else:
         _tell_nodes(console, address)
-    missing += _tell(console, {"tracking": _tracking(tracking_uri or (space.tracking.uri if space else None))})
+    missing += _tell(console, {"tracking": _tracking(tracking_uri, space.tracking.uri if space else None)})
     if missing:
         console.print(f"[red]{missing} missing[/red]")
     return int(missing > 0)
@@ -163,10 +163,12 @@ def _data_sets_of(space: SearchSpace) -> list[Finding]:
     return findings
 
 
-def _tracking(uri: str | None) -> list[Finding]:
-    from bdray.tracking import check_tracking
+def _tracking(*given: str | None) -> list[Finding]:
+    from bdray.tracking import check_tracking, named_tracking_uri
 
+    uri = named_tracking_uri(*given)
     if uri is None:
-        return [Finding("mlflow", "a SQLite file beside every sweep, unless --tracking-uri names a server")]
+        said = "a SQLite file beside every sweep, unless --tracking-uri or MLFLOW_TRACKING_URI names a server"
+        return [Finding("mlflow", said)]
     said = check_tracking(uri)
     return [Finding("mlflow", said, is_missing=said.startswith("not usable"))]

@@ -51,7 +51,7 @@ class Tracking(Identified):
     experiment: str | None = Field(default=None, min_length=1)
     """MLflow experiment; the sweep's name where it is None."""
     uri: str | None = Field(default=None, min_length=1)
-    """MLflow tracking URI; a database beside the sweep where it is None."""
+    """MLflow tracking URI; where it is None: `MLFLOW_TRACKING_URI`, else a database beside the sweep."""
 
     @field_validator("uri")
     @classmethod

@@ -52,7 +52,14 @@ from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
-from bdray.tracking import DeliveryReport, Mirror, start_mirror, tracking_mark, tracking_uri_for
+from bdray.tracking import (
+    DeliveryReport,
+    Mirror,
+    named_tracking_uri,
+    start_mirror,
+    tracking_mark,
+    tracking_uri_for,
+)
 from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.needs import Need, Packing
 
@@ -69,7 +76,7 @@ class SweepSettings:
 
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
-        tracking_uri: MLflow's; None: the space's, or else SQLite in the storage.
+        tracking_uri: MLflow's; None: the space's, or else the environment's, or else SQLite in the storage.
         retry_failed: run failed, diverged and pruned conditions again, these to their end.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
@@ -146,7 +153,7 @@ def run_conditions(
         raise UserError(f"--name {settings.name!r}: {NAME_PROBLEM}")
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
-    tracking_uri = tracking_uri_for(sweep, settings.tracking_uri, space.tracking.uri)
+    tracking_uri = tracking_uri_for(sweep, named_tracking_uri(settings.tracking_uri, space.tracking.uri))
 
     def busy(holder: str) -> UserError:
         return UserError(f"the sweep in {sweep.uri} is being run by {holder}; wait for it or stop it")

@@ -16,6 +16,7 @@ from bdray.tracking.server import (
     UnreachableError,
     check_tracking,
     default_tracking_uri,
+    named_tracking_uri,
     tracking_mark,
     tracking_uri_for,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "TrackingError",
     "check_tracking",
     "default_tracking_uri",
+    "named_tracking_uri",
     "start_mirror",
     "sync_sweep",
     "tracking_mark",

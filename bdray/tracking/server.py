@@ -48,6 +48,10 @@ _REFUSALS = frozenset(
 """MLflow's error codes that say no; with any other, the same request may succeed later."""
 
 
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+"""MLflow's own, which `docker/compose.yaml` sets."""
+
+
 class UnreachableError(TrackingError):
     """The server does not answer, or not now: trying again later is right."""
 
@@ -67,6 +71,11 @@ def default_tracking_uri(storage_root: str | Storage) -> str:
     if path is None:
         raise UserError(f"--tracking-uri is needed: MLflow's database can't live in {storage.uri}")
     return f"sqlite:///{path}"
+
+
+def named_tracking_uri(*given: str | None) -> str | None:
+    """The first of `given` that is a URI, else the environment's; None where nobody names one."""
+    return next(filter(None, (*given, os.environ.get(TRACKING_VARIABLE))), None)
 
 
 def tracking_uri_for(sweep: Storage, *given: str | None) -> str:

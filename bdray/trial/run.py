@@ -25,7 +25,6 @@ from torch import nn
 
 from bdray.condition import Condition, PlannedStage
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
-from bdray.gpu import show_gpu
 from bdray.machine import usable_cores
 from bdray.recipes import Resolved
 from bdray.record import (
@@ -149,26 +148,30 @@ def attempt_trial(
 ) -> TrialRecord:
     """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`.
 
-    What is wrong with the machine (a full disk, a stop request) is still raised: trying again may help.
+    What is wrong with the machine (a full disk, a stop request) or with the share of it (a part of a GPU whose memory
+    runs out) is still raised: trying again may help.
     """
-    started = now_ms()
+    started, options = now_ms(), options or TrialOptions()
     try:
         return run_trial(condition, sweep=sweep, storage=storage, reporter=reporter, options=options)
     except (StorageError, TrialInterrupted):
         raise
     except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) and 0 < options.gpu_share < 1:
+            raise
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
-        failure = _failure(error, options or TrialOptions())
+        failure = _failure(error)
         detail = f"{failure.kind}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
 
 
-def _failure(error: Exception, options: TrialOptions) -> ErrorRecord:
+def _failure(error: Exception) -> ErrorRecord:
     if not isinstance(error, torch.OutOfMemoryError):
         return ErrorRecord(kind=type(error).__name__, message=str(error))
-    said = str(error).partition(". ")[0]
-    problem = f"the GPU's memory ran out within this trial's share of {show_gpu(options.gpu_share or 1.0)} of a GPU"
-    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; raise resources.gpu or lower batch_size ({said})")
+    # Torch's first sentences have the numbers, the others are advice.
+    said = ". ".join(" ".join(str(error).split()).split(". ")[:4])
+    problem = "the GPU's memory ran out with a whole GPU as this trial's share"
+    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; lower batch_size ({said})")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from bdray.commands import inspection
 from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.inventory import Installation
+from bdray.machine import Machine
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE
 
 ROOT = Path(__file__).parents[2]
 CONTENT = {
@@ -42,8 +45,19 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[str]:
+def cluster(folder: Path, installations: None) -> Iterator[str]:
     """Its address."""
+    sys.path.append(str(folder / "here"))
+    with raylets(folder) as ray:
+        for name, share in {"other": {"num_cpus": 2, "num_gpus": 1}, "broken": {"num_cpus": 1}}.items():
+            ray.add_node(**share, env_vars={"PYTHONPATH": str(folder / name)})
+        yield ray.address
+    sys.path.remove(str(folder / "here"))
+
+
+@pytest.fixture(scope="module")
+def installations(folder: Path) -> None:
+    """Folders that nodes import from: `here`, `other` (another version) and `broken`."""
     (folder / "here").mkdir()
     (folder / "here" / "nodes_plugin.py").write_text("")
     shutil.copytree(Path(bdray.__file__).parent, folder / "other" / "bdray")
@@ -54,15 +68,18 @@ def cluster(folder: Path) -> Iterator[str]:
     (folder / "other" / "timm-0.0.1.dist-info" / "METADATA").write_text("Name: timm\nVersion: 0.0.1\n")
     (folder / "broken" / "bdray").mkdir(parents=True)
     (folder / "broken" / "bdray" / "__init__.py").write_text("raise ImportError('half copied')\n")
-    sys.path.append(str(folder / "here"))
+
+
+@contextmanager
+def raylets(folder: Path) -> Iterator[Cluster]:
+    """A cluster of one node that has one CPU."""
     options = {"include_dashboard": False, "temp_dir": str(folder / "ray")}
     with confined():
         ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
-        for name, share in {"other": {"num_cpus": 2, "num_gpus": 1}, "broken": {"num_cpus": 1}}.items():
-            ray.add_node(**share, env_vars={"PYTHONPATH": str(folder / name)})
-        yield ray.address
-        ray.shutdown()
-    sys.path.remove(str(folder / "here"))
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
@@ -98,6 +115,87 @@ def test_doctor_lists_every_node(
     assert len(re.findall(r"digits +\d+ training, \d+ test images", said)) == 2
     assert said.count("cores") == 2
     assert "half copied" in said
+
+
+def test_the_kinds_of_machine_are_those_of_the_nodes_that_answer(
+    cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sweep whose precision is `auto` asks."""
+    monkeypatch.chdir(folder)
+    with ClusterRun(ClusterSettings(address=cluster)) as run:
+        assert run.machines(gpus=False, cpus=True) == [Machine.here()]
+
+
+WORK = """
+import time
+import ray
+
+def note_node(job, task):
+    \"\"\"After the first few, each waits until a second node has come to one.\"\"\"
+    ran = job.sweep.child("ran")
+    ran.write_atomic(task.condition_id, ray.get_runtime_context().get_node_id())
+    deadline = time.monotonic() + 120
+    while int(task.condition_id, 16) > 5 and not job.sweep.exists("enough") and time.monotonic() < deadline:
+        if len({ran.read_text(name) for name in ran.list()}) > 1:
+            break
+        time.sleep(0.5)
+    else:
+        job.sweep.write_atomic("enough", "")
+    return "finished"
+"""
+
+
+class Joined:
+    """An observer that lets nodes join when the first trials have ended."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.ended_ids: list[str] = []
+        self.restarted: list[str] = []
+        self.nodes: dict[str, str] = {}
+
+    def started(self, condition_id: str) -> None: ...
+
+    def ended(self, condition_id: str, status: str) -> None:
+        self.ended_ids.append(condition_id)
+        if len(self.ended_ids) == 2:
+            for name in ("other", "broken", "here"):
+                path = f"{self.folder / name}:{ROOT}"
+                self.nodes[name] = self.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path}).node_id
+
+    def restarts(self, condition_id: str, cause: str) -> None:
+        self.restarted.append(cause)
+
+    def lost(self, condition_id: str, cause: str, detail: str) -> None:
+        raise AssertionError(detail)
+
+
+def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ(
+    installations: None, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder / "here"))
+    (folder / "here" / "joining_work.py").write_text(WORK)
+    sweep = Storage.open(folder / "runs" / "joined")
+    sweep.write_atomic(SPACE, "name: joined")
+    tasks = [Task(f"{number:04x}", "{}", (f"s{number}",)) for number in range(40)]
+    path = (str(folder / "here"),)
+    job = ClusterJob(sweep, sweep.parent, tasks, ("nodes_plugin",), sys_path=path, work="joining_work:note_node")
+    with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)) as run:
+        assert run.require_alike(job, [Condition.parse(CONTENT)]) == 1
+        heard = Joined(cluster, folder)
+        assert run.run(job, heard)
+    assert len(heard.ended_ids) == len(tasks)
+    ran = {sweep.read_text(f"ran/{name}") for name in sweep.list("ran")}
+    assert heard.nodes["here"] in ran, "one that is alike helps"
+    assert not ran & {heard.nodes["other"], heard.nodes["broken"]}
+    said = {
+        name: [line for line in caplog.messages if f"node {node[:6]}" in line] for name, node in heard.nodes.items()
+    }
+    assert {name: len(lines) for name, lines in said.items()} == {"other": 1, "broken": 1, "here": 0}
+    assert "timm is 0.0.1, not " in said["other"][0]
+    assert "gets no trials: unlike the driver's" in said["other"][0]
+    assert "half copied" in said["broken"][0]
 
 
 def test_what_tells_installations_apart() -> None:

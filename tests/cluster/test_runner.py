@@ -41,6 +41,17 @@ class Killer(Trigger):
             os.kill(os.getpid(), 9)
         return 255 - images
 
+@TRIGGERS.register("runner_glutton")
+class Glutton(Trigger):
+    """Asks for more memory than there is, as a GPU's allocator sees it, until it has so much of a GPU."""
+    enough: float
+
+    def apply(self, images, generator):
+        import ray, torch
+        if ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0) < self.enough:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 9 GiB. Advice.")
+        return 255 - images
+
 @TRIGGERS.register("runner_sleeper")
 class Sleeper(Trigger):
     """Takes its time."""
@@ -104,6 +115,7 @@ class Heard:
         self.ends: dict[str, str] = {}
         self.causes: dict[str, str] = {}
         self.restarted: list[str] = []
+        self.why: list[str] = []
 
     def started(self, condition_id: str) -> None:
         self.began.append(condition_id)
@@ -114,6 +126,7 @@ class Heard:
 
     def restarts(self, condition_id: str, cause: str) -> None:
         self.restarted.append(condition_id)
+        self.why.append(cause)
 
     def lost(self, condition_id: str, cause: str, detail: str) -> None:
         assert cause.strip().count("\n") == 0
@@ -132,7 +145,7 @@ def cluster(plugins: Path) -> Iterator[ClusterRun]:
     sys.path.append(str(plugins))
     __import__("runner_plugin")
     before = signal.getsignal(signal.SIGTERM)
-    with ClusterRun(ClusterSettings(num_cpus=2, dashboard=False)) as run:
+    with ClusterRun(ClusterSettings(num_cpus=2, num_gpus=1, dashboard=False)) as run:
         # Ray's own would end the process with status 15.
         assert signal.getsignal(signal.SIGTERM) is before
         yield run
@@ -174,7 +187,7 @@ def test_every_condition_leaves_a_record_and_stages_are_shared(
     cluster: ClusterRun, sweep: Storage, plugins: Path
 ) -> None:
     assert cluster.dashboard_url is None
-    assert cluster.resources() == {"cpu": 2.0, "gpu": 0.0}
+    assert cluster.resources() == {"cpu": 2.0, "gpu": 1.0}
     leader = condition()
     follower = condition(finetune={**leader.finetune.model_dump(), "lr": 0.2})
     broken = condition(finetune={**leader.finetune.model_dump(), "fraction": 0.001}, seed=5)
@@ -210,6 +223,26 @@ def test_a_process_that_dies_is_started_again_and_given_up_the_third_time(
     assert len(notes[99].read_text()) == 3
     assert sorted(heard.restarted) == sorted([once.condition_id, always.condition_id, always.condition_id])
     assert read_record(sweep, always.condition_id) is None
+
+
+def test_a_part_of_a_gpu_that_is_too_small_is_doubled_up_to_a_whole_one(
+    cluster: ClusterRun, sweep: Storage, plugins: Path
+) -> None:
+    """A logical GPU, and torch's error without one: what its allocator does is not seen here."""
+    half, never = (condition(trigger={"name": "runner_glutton", "enough": enough}) for enough in (0.5, 2.0))
+    work, heard = job(sweep, plugins, half, never), Heard()
+    assert cluster.run(replace(work, tasks=[replace(one, gpu=0.25) for one in work.tasks]), heard)
+    assert heard.ends == {half.condition_id: "finished", never.condition_id: "failed"}
+    assert sorted(heard.restarted) == sorted([half.condition_id, never.condition_id, never.condition_id])
+    first, last = heard.why[0], heard.why[-1]
+    problem = "the memory of its share of a GPU ran out: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert first == f"{problem}; 1/2 of a GPU is its share now"
+    assert last == f"{problem}; 1 of a GPU is its share now"
+    record = read_record(sweep, never.condition_id)
+    assert record is not None
+    assert record.error is not None
+    assert record.error.kind == "OutOfMemory"
+    assert "a whole GPU as this trial's share" in record.error.message
 
 
 @pytest.mark.parametrize("moment", ["starting", "training", "resetting", "idle"])

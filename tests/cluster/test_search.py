@@ -231,3 +231,22 @@ def test_what_ran_out_of_memory_gets_twice_the_share_up_to_a_machine(
     assert losses == ["0001"] * 3
     assert len(search.given_up) == 1
     assert search.is_finished()
+
+
+FULL = (
+    "ray::Condition.train() ... torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."
+)
+
+
+def test_a_part_of_a_gpu_that_was_too_small_is_doubled_up_to_a_whole_one(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdray.cluster.search.said_of", lambda trial: FULL)
+    search = ConditionSearch([task(1, "s", cpu=1.0, gpu=0.25)], lambda stage: False, poll_seconds=0.0)
+    search.add_configurations(experiment)
+    shares = []
+    while (trial := search.next_trial()) is not None:
+        shares.append((trial.config["task"].gpu, trial.config["task"].cpu))
+        search.on_trial_complete(trial.trial_id, error=True)
+    assert shares == [(1 / 4, 1), (1 / 2, 1), (1, 1)]
+    assert len(search.given_up) == 1, "torch's error with a whole one is recorded by the trial and never comes here"

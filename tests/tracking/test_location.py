@@ -13,7 +13,7 @@ import yaml
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.sweeping.driver import _freeze
-from bdray.tracking import sync_sweep, tracking_uri_for
+from bdray.tracking import named_tracking_uri, sync_sweep, tracking_uri_for
 
 SPACE = "name: demo\nseeds: [0]\nfixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}\n"
 
@@ -30,6 +30,7 @@ def frozen(folder: Path, in_space: str | None, on_command_line: str | None = Non
 
 def test_command_line_then_space_then_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     sweep = Storage.open(tmp_path / "runs" / "demo")
     assert tracking_uri_for(sweep, None, None) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert frozen(tmp_path, None) == (None, None)
@@ -37,6 +38,16 @@ def test_command_line_then_space_then_storage(tmp_path: Path, monkeypatch: pytes
     assert frozen(tmp_path, "sqlite:///other.db") == (absolute, absolute)
     server = "http://host:5000"
     assert frozen(tmp_path, "sqlite:///other.db", server) == (server, server)
+
+
+def test_mlflows_own_variable_stands_behind_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker/compose.yaml` and `docker/kuberay-rayjob.yaml` name the server by it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert named_tracking_uri(None, None) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert named_tracking_uri(None, None) == "http://mlflow:5000"
+    assert named_tracking_uri(None, "http://space:5000") == "http://space:5000"
+    assert named_tracking_uri("http://typed:5000", "http://space:5000") == "http://typed:5000"
 
 
 def test_a_default_that_was_named_is_still_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

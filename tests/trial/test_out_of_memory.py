@@ -2,30 +2,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from bdray.condition import Condition
+from bdray.record import TrialRecord
 from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial
+
+SAID = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.19 GiB is free."
+    " 19.78 GiB allowed; Of the allocated memory 18.10 GiB is allocated by PyTorch. If reserved but unallocated memory"
+    " is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+)
+CONTENT = {"data": {"name": "digits", "train_limit": 60, "test_limit": 20, "image_size": 16}, "model": "resnet8"}
 
 
 class FullCard(Reporter):
     """Where a GPU's allocator would raise, this does."""
 
     def batch(self, *progress: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 79 GiB.")
+        raise torch.OutOfMemoryError(SAID)
 
 
-def test_a_trial_that_runs_out_of_memory_says_what_share_it_had(tmp_path: Path) -> None:
-    content = {"data": {"name": "digits", "train_limit": 60, "test_limit": 20, "image_size": 16}, "model": "resnet8"}
-    condition = Condition.parse({**content, "poison": {"rate": 0.0}})
-    record = attempt_trial(
-        condition, sweep=Storage.open(tmp_path), reporter=FullCard(), options=TrialOptions(gpu_share=0.25)
-    )
+def attempt(folder: Path, gpu_share: float) -> TrialRecord:
+    condition = Condition.parse({**CONTENT, "poison": {"rate": 0.0}})
+    options = TrialOptions(device="cpu", gpu_share=gpu_share)
+    return attempt_trial(condition, sweep=Storage.open(folder), reporter=FullCard(), options=options)
+
+
+def test_with_a_part_of_a_gpu_it_is_no_result_yet(tmp_path: Path) -> None:
+    """Whoever runs it gives it a larger one."""
+    with pytest.raises(torch.OutOfMemoryError):
+        attempt(tmp_path, 0.25)
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+def test_with_a_whole_gpu_the_record_has_the_numbers(tmp_path: Path) -> None:
+    record = attempt(tmp_path, 1.0)
     assert record.status == "failed"
     assert record.error is not None
     assert record.error.kind == "OutOfMemory"
-    assert "share of 1/4 of a GPU" in record.error.message
-    assert "raise resources.gpu" in record.error.message
-    assert "CUDA out of memory" in record.error.message
+    said = (
+        "a whole GPU as this trial's share; lower batch_size (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"
+    )
+    assert said in record.error.message
+    assert "79.11 GiB" in record.error.message
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in record.error.message
