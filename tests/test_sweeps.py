@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
 from bdray.poisoning.kept import TriggerKept
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.cells import study_of
 from bdray.report.retraining import above_floor, verdict
+from bdray.report.searching import search_parts
+from bdray.store.storage import Storage
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 README = SWEEPS / "README.md"
@@ -263,6 +266,40 @@ def runs(values: Sequence[float]) -> str:
 
 
 REGULARIZERS = ("contrastive", "logit_squeezing", "manifold_mixup", "soft_nearest_neighbors")
+
+
+SEARCHED = {"Where it tips over": "tipping-point-small"}
+"""The headings below which stands what a search found, and whose it is."""
+
+
+@pytest.mark.parametrize(("title", "name"), SEARCHED.items())
+def test_what_a_search_found_is_recomputed_from_its_records(title: str, name: str) -> None:
+    records = records_of(name)
+    part = search_parts(searched(Storage.open(str(SWEEPS / name))), records)[0]
+    columns = [k for k, head in enumerate(part.head) if head != "id"]
+    wanted = [f"| {' | '.join(row[k] for k in columns)} |" for row in part.rows]
+    assert table_in(section(title)) == wanted, "the table should be:\n" + "\n".join(wanted)
+    (counts,) = {(record.data.train_images, record.data.test_images) for record in records if record.data}
+    (epochs,) = {record.condition["train"]["epochs"] for record in records}
+    trained = f"{len(records)} trainings of {epochs} epochs on {counts[0]:,} images; {counts[1]:,} test images."
+    assert trained in " ".join(section(title).split()), trained
+
+
+def test_what_is_said_of_the_tipping_points_is_recomputed_from_its_records() -> None:
+    rates: dict[str, list[tuple[float, float]]] = {"patch": [], "blend": [], "filter": []}
+    for record in records_of("tipping-point-small"):
+        if record.poisoned:
+            flat = flatten(record.condition)
+            rates[flat["trigger.name"]].append((100 * flat["poison.rate"], _percent(record.poisoned)))
+    said = " ".join(section("Where it tips over").split())
+    patch, near = sorted(rates["patch"]), [success for rate, success in rates["filter"] if 2 < rate < 3]
+    below, above = [each for each in patch if each[1] < 50][-1], next(each for each in patch if each[1] > 50)
+    assert (
+        f"from {below[1]:.0f} % of success at a rate of {below[0]:.2f} % to {above[1]:.0f} % at {above[0]:.2f} %"
+        in said
+    )
+    assert f"eight of its trials between 2 and 3 % gave {min(near):.0f} to {max(near):.0f} %" in said
+    assert len(near) == 8
 
 
 def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
