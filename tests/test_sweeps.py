@@ -285,6 +285,17 @@ def test_what_a_search_found_is_recomputed_from_its_records(title: str, name: st
     assert trained in " ".join(section(title).split()), trained
 
 
+def test_what_is_said_of_zero_batch_norms_is_recomputed_from_its_records() -> None:
+    clean: dict[bool, list[float]] = {False: [], True: []}
+    for record in records_of("zero-init"):
+        assert record.poisoned and record.stages[0].environment["precision"] == "float32"
+        clean[record.condition["model"]["zero_init_residual"]].append(100 * record.poisoned.clean_accuracy)
+    ones, zeros = (_mean_and_range(values) for values in clean.values())
+    said = " ".join((SWEEPS.parent / "docs" / "silent-choices.md").read_text().split())
+    assert f"clean accuracy is {ones} with ones and {zeros} with zeros" in said
+    assert {len(values) for values in clean.values()} == {3}
+
+
 def test_what_is_said_of_the_tipping_points_is_recomputed_from_its_records() -> None:
     rates: dict[str, list[tuple[float, float]]] = {"patch": [], "blend": [], "filter": []}
     for record in records_of("tipping-point-small"):
