@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from bdray.record import TrialRecord
-from bdray.report.figures import BLUE, GREY, ORANGE, WIDTH, Picture
+from bdray.report.figures import BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker
 from bdray.searches.ground import Ground
@@ -168,7 +168,7 @@ def _front(method: Optuna, done: Sequence[FrozenTrial], best: Sequence[FrozenTri
 
 
 def _axes() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(PAGE.width, 3.6), layout="constrained")
     return figure, figure.add_subplot()
 
 

@@ -381,6 +381,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
                 total - len(run.left),
                 mirror.notify,
                 on_count=told.count,
+                on_left=told.left,
                 watcher=watcher,
                 sweep=run.sweep,
             ) as progress,
