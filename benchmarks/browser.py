@@ -219,6 +219,15 @@ class Page:
         """Until the page shows all of them."""
         self.wait_for(f"{json.dumps(texts)}.every((text) => document.body?.innerText.includes(text))", seconds)
 
+    def replace(self, old: str, new: str) -> None:
+        """Show another text wherever one stands: what a picture need not tell of the machine."""
+        self.run(f"""
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            while (walker.nextNode()) {{
+              walker.currentNode.data = walker.currentNode.data.replaceAll({json.dumps(old)}, {json.dumps(new)});
+            }}
+        """)
+
     def picture(self, top: int = 0, height: int | None = None) -> Image.Image:
         """What it shows from `top` on, in the page's pixels."""
         clip = {"x": 0, "y": top, "width": self.width, "height": height or self.height, "scale": 1}

@@ -35,8 +35,9 @@ STUDY = Path(tempfile.gettempdir()) / "bdray-study"
 
 _WIDE, _NARROW = (140, 44), (80, 34)
 _COMMAND_S, _SWEEP_S = 120.0, 3600.0
+_SAID_BY_RAY = ("/api/v0/platform_events", "/api/grafana_health", "/api/prometheus_health")
 _SAID_BY_MLFLOW = ("mlflow/users/current", "ResizeObserver loop")
-"""What its own pages complain of, with any run."""
+"""What their own pages complain of, whatever they show: features that are not there."""
 
 _VISITED = {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
 """MLflow opens its assistant at the first visit, and never again."""
@@ -172,7 +173,8 @@ def _dashboard(album: Album, browser: Browser, said: str, environment: dict[str,
         page = browser.open(f"{url}/#/{name}", width=1400, height=800)
         page.wait_for_text(*shown)
         browser.hear(2)
-        album.page(f"ray-{name}", page)
+        page.replace(f"{sys.executable} {Path(sys.executable).parent}/", "")
+        album.page(f"ray-{name}", page, _SAID_BY_RAY)
 
 
 def _results(album: Album, folder: Path, name: str) -> None:

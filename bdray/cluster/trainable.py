@@ -31,6 +31,10 @@ class ConditionTrainable(tune.Trainable):
         self._task: Task = config["task"]
         set_up_worker(job)
 
+    def __repr__(self) -> str:
+        """What the dashboard's list of actors shows: Ray takes it once, when the actor is made."""
+        return self._job.sweep.name
+
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
         module, _, function = self._job.work.partition(":")

@@ -355,7 +355,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
     # Ray is imported only when there is something to run.
     from bdray.cluster import ClusterRun
 
-    with ClusterRun(run.settings.cluster) as cluster:
+    with ClusterRun(replace(run.settings.cluster, job_name=run.sweep.name)) as cluster:
         if cluster.dashboard_url:
             token = " (asks for a token: ray get-auth-token)" if cluster.asks_for_a_token else ""
             run.console.print(f"dashboard  {cluster.dashboard_url}{token}", highlight=False, soft_wrap=True)

@@ -191,7 +191,7 @@ class SweepProgress(Bar):
         left = self._time_left() if done < self._total else None
         said = f", about {left} left" if left else ""
         running = [running_line(one) for one in self._running]
-        runs = f"; {running[0]}" if running else ""
+        runs = f"; {running[0]}" if running and self.running else ""
         line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
         # Where there is no terminal, a line a minute is enough while nothing happens.
         is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S
