@@ -146,6 +146,8 @@ def _run(album: Album, browser: Browser, folder: Path, space: str) -> str:
         album.terminal("status-80", narrow, watching)
         _dashboard(album, browser, wide.shown(), environment)
         wide.wait(wide.is_idle, _SWEEP_S)
+        if not runs.child(name).exists(REPORT):
+            raise SystemExit(f"the sweep did not come to its end:\n{wide.shown()}")
         album.terminal("summary-140", wide, command)
     return name
 

@@ -182,24 +182,49 @@ _SHORT = 22
 """Letters of a value that is kept on one line."""
 
 
+_MEASURED = ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", "")
+"""Columns of a summary right of the axes."""
+
+
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     """One line a cell: means over its seeds, C-Acc and ASR after each stage."""
-    axes = axes_of(records)
-    cells: dict[str, list[TrialRecord]] = {}
-    for record in records:
-        cells.setdefault(record.cell_id, []).append(record)
+    axes, cells = axes_of(records), _by_cell(records)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    lines = [_cell_line(members, axes) for members in list(cells.values())[:limit]]
+    lines = [_cell_line(members, axes) for members in cells[:limit]]
     for k, name in enumerate(axis_columns([axis_name(path) for path in axes])):
         # A name is not broken where two lines in a head make room for it.
         table.add_column(name, overflow="fold", no_wrap=max(len(line[k]) for line in lines) <= _SHORT)
-    for name in ("n", "C-Acc", "ASR", "tuned C-Acc", "tuned ASR", ""):
+    for name in _MEASURED:
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(*map(escape, line))
     if len(cells) > limit:
-        table.caption = f"{len(cells) - limit} more cells in results.csv"
+        table.caption = _more(len(cells) - limit)
     return table
+
+
+def summary_markdown(records: Sequence[TrialRecord], *, room: int) -> str:
+    """The same table as Markdown, with as many cells as there is room for, in characters."""
+    axes, cells = axes_of(records), _by_cell(records)
+    head = [*axis_columns([axis_name(path) for path in axes]), *_MEASURED]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * (len(head) - len(_MEASURED)) + " ---: |" * len(_MEASURED)]
+    for number, members in enumerate(cells):
+        line = "| " + " | ".join(text.replace("|", "\\|") for text in _cell_line(members, axes)) + " |"
+        if sum(map(len, lines)) + len(lines) + len(line) > room:
+            return "\n".join([*lines, "", _more(len(cells) - number)])
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _by_cell(records: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    cells: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        cells.setdefault(record.cell_id, []).append(record)
+    return list(cells.values())
+
+
+def _more(count: int) -> str:
+    return f"{count} more cells in results.csv"
 
 
 def axis_name(path: str) -> str:

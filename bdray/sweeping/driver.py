@@ -361,6 +361,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             run.console.print(f"dashboard  {cluster.dashboard_url}{token}", highlight=False, soft_wrap=True)
         ready = mirror.wait_ready()
         run.console.print(f"tracking   {ready.message}", markup=False, highlight=False, soft_wrap=True)
+        if ready.runs_page:
+            run.console.print(f"runs       {ready.runs_page}", markup=False, highlight=False, soft_wrap=True)
         job = _job(run)
         if run.settings.cluster.address is not None:
             _check_nodes(run, cluster, job)
