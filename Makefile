@@ -3,6 +3,7 @@
 #   make test     set up, then run all checks and tests
 # `make chaos ROUNDS=200 SEED=1` kills processes of real sweeps at random moments and looks what became of them.
 # `make cluster-test` disturbs a sweep on three hosts, which are network namespaces (Linux, root; else it says so and skips).
+# `make screenshots` takes the pictures in docs/images from a real sweep (Chromium and tmux; else it says so and skips).
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ ROUNDS ?= 10
 STRIKES ?= 3
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: sweep test lint bench chaos cluster-test gpu docs site clean
+.PHONY: sweep test lint bench chaos cluster-test screenshots gpu docs site clean
 
 sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
@@ -36,6 +37,9 @@ chaos: $(VENV)/installed
 
 cluster-test: $(VENV)/installed-test
 	@$(BIN)/python -m benchmarks.cluster
+
+screenshots: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.screenshots $(if $(SWEEP),--sweep $(SWEEP))
 
 gpu: $(VENV)/installed
 	@$(BIN)/python -m benchmarks gpu --write

@@ -197,7 +197,14 @@ def _add_sweep_readers(commands: Any) -> None:
                 metavar="FILE",
                 help="(default: report.html in the sweep's folder, of several sweeps in the storage)",
             )
-            reader.add_argument("--figures", metavar="DIR", help="also write the figures there, as SVG and PNG")
+            reader.add_argument(
+                "--figures", metavar="DIR", help="also write the figures there, for the page and 7 and 3.3 inches wide"
+            )
+            reader.add_argument(
+                "--watch",
+                action="store_true",
+                help="again whenever there are more results, until nothing runs any more",
+            )
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")
 

@@ -46,6 +46,7 @@ class ClusterSettings:
         num_cpus, num_gpus: logical resources of a cluster started here; None: what the machine has.
         max_concurrent: trials at once at most; None: as many as fit.
         dashboard: start the dashboard (on a cluster started here).
+        job_name: what the dashboard's list of jobs shows.
         lost: called with a cause, from a thread, when the raylet or the GCS of a cluster started here is lost: must end
             the process, which Ray would do too, up to a minute later.
     """
@@ -55,6 +56,7 @@ class ClusterSettings:
     num_gpus: int | None = None
     max_concurrent: int | None = None
     dashboard: bool = True
+    job_name: str = ""
     lost: Callable[[str], NoReturn] | None = None
 
 

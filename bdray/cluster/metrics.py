@@ -18,6 +18,7 @@ from bdray.training.reporter import Reporter
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bdray_conditions": ("Conditions of a sweep: finished, running, failed, pruned or waiting", ("sweep", "state")),
+    "bdray_left_seconds": ("Seconds until all conditions of a sweep are done, as on its terminal", ("sweep",)),
     "bdray_epoch": ("Last finished epoch of a running stage", ("sweep", "condition", "stage")),
     "bdray_images_per_second": ("Training images a second in that epoch", ("sweep", "condition", "stage")),
     "bdray_memory_bytes": (
@@ -68,6 +69,13 @@ class Told:
         """Conditions by state."""
         for state, number in conditions.items():
             self.set("bdray_conditions", number, state=state)
+
+    def left(self, seconds: float | None) -> None:
+        """The time left of the sweep; None while nobody knows."""
+        if seconds is None:
+            self.forget("bdray_left_seconds")
+        else:
+            self.set("bdray_left_seconds", seconds)
 
     def forget(self, name: str) -> None:
         """What was set under this name no longer holds."""

@@ -103,7 +103,7 @@ class ClusterRun:
         else:
             _require_listener(settings.address)
         with confined() if settings.address is None else nullcontext():
-            context = _connect(settings.address or "local", own)
+            context = _connect(settings.address or "local", {**own, "job_config": _job_config(settings.job_name)})
         if settings.address is None and settings.lost is not None:
             self._watch.enter_context(daemons_watched(settings.lost))
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
@@ -226,6 +226,11 @@ class ClusterRun:
 
 def _never(said: str) -> bool:
     return False
+
+
+def _job_config(name: str) -> ray.job_config.JobConfig:
+    """Under this name the dashboard lists the job."""
+    return ray.job_config.JobConfig(metadata={"job_name": name} if name else {})
 
 
 def _connect(address: str, own: Mapping[str, Any]) -> Any:

@@ -33,6 +33,10 @@ class ConditionTrainable(tune.Trainable):
         set_up_worker(job)
         require_alike_here(job)
 
+    def __repr__(self) -> str:
+        """What the dashboard's list of actors shows: Ray takes it once, when the actor is made."""
+        return self._job.sweep.name
+
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
         module, _, function = self._job.work.partition(":")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
@@ -24,6 +26,8 @@ from bdray.terminal import Console
 if TYPE_CHECKING:
     from bdray.report.page import Report, SweepDescription
     from bdray.report.searching import SearchView
+
+FIGURE_FILES: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf", "png")
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
@@ -146,7 +150,20 @@ def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, Floo
 def report(options: argparse.Namespace) -> int:
     """The HTML page, into the sweep's folder (of several: into the storage) or a file, and its figures as files."""
     sweeps, console = [find_sweep(name, options.storage) for name in options.sweep], Console(highlight=False)
-    made = report_of(*sweeps)
+    if options.watch:
+        from bdray.commands.live_report import follow
+
+        with suppress(KeyboardInterrupt):
+            follow(sweeps, lambda is_running: _write_page(sweeps, options, console, is_running=is_running))
+        return 0
+    _write_page(sweeps, options, console)
+    return 0
+
+
+def _write_page(
+    sweeps: Sequence[Storage], options: argparse.Namespace, console: Console, *, is_running: bool = False
+) -> None:
+    made = report_of(*sweeps, is_running=is_running)
     if options.output:
         _write(Path(options.output), made.html.encode())
         where = options.output
@@ -154,20 +171,29 @@ def report(options: argparse.Namespace) -> int:
         folder = sweeps[0] if len(sweeps) == 1 else Storage.open(options.storage)
         folder.write_atomic(REPORT, made.html)
         where = folder.uri_of(REPORT)
-    console.print(f"report   {where}", markup=False, soft_wrap=True)
-    for picture in made.pictures if options.figures else ():
-        for kind in ("svg", "pdf", "png"):
-            path = Path(options.figures) / f"{picture.name}.{kind}"
-            _write(path, picture.render(kind))
-            console.print(f"figure   {path}", markup=False, soft_wrap=True)
-    return 0
+    said = f" ({made.conditions} conditions so far)" if is_running else ""
+    console.print(f"report   {where}{said}", markup=False, soft_wrap=True)
+    if options.figures and not is_running:
+        _write_figures(made, Path(options.figures), console)
 
 
-def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = ()) -> Report:
+def _write_figures(made: Report, folder: Path, console: Console) -> None:
+    """Those of the page, and the same for a paper."""
+    from bdray.report.figures import COLUMN, TEXT
+
+    for picture in [*made.pictures, *made.draw(TEXT), *made.draw(COLUMN)]:
+        for kind in FIGURE_FILES:
+            _write(folder / f"{picture.name}.{kind}", picture.render(kind))
+        kinds = ", ".join(FIGURE_FILES)
+        console.print(f"figure   {folder / picture.name}.{{{kinds}}}", markup=False, soft_wrap=True)
+
+
+def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = (), is_running: bool = False) -> Report:
     """The report of sweeps as their folders stand; what several of them have counts once.
 
     Args:
         known: records that have been read already.
+        is_running: whoever has the page open sees the next one by itself.
 
     Raises:
         UserError: nothing has been measured yet.
@@ -180,6 +206,7 @@ def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = ()) -> Report:
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
     described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
+    described = replace(described, is_running=is_running)
     return make_report(sorted(records.values(), key=lambda record: record.condition_id), described)
 
 
@@ -269,9 +296,13 @@ def _load_plugins(sweep: Storage) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
+    """Whoever reads a file meanwhile sees the old content or the new; what is no file (a pipe) is written into."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            Storage.open(path.absolute().parent).write_atomic(path.name, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

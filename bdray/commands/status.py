@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -225,7 +226,7 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
     yield Text("more of one of them: bdray status SWEEP", style="dim")
 
 
-def _in_full(state: SweepState) -> Iterator[Text]:
+def _in_full(state: SweepState) -> Iterator[RenderableType]:
     yield Text.assemble((state.name, "bold"), f": {state.planned} conditions, {_said(state)}")
     for name in ("finished", "diverged", "failed", *(("pruned",) if state.counts["pruned"] else ())):
         yield Text(f"  {name:<10} {state.counts[name]:>6}")
@@ -253,14 +254,15 @@ def _said(state: SweepState) -> str:
     return state.word
 
 
-def _running(state: SweepState) -> Iterator[Text]:
+def _running(state: SweepState) -> Iterator[RenderableType]:
     """What runs, and the time left."""
     standing = state.standing
     if standing is None:
         return
     if state.is_alive:
         for running in standing.running:
-            yield Text(f"  {running_line(running)}")
+            # Between words, and below its beginning, is where a line goes on that is too long.
+            yield Padding(Text(running_line(running)), (0, 0, 0, 2), expand=False)
     if state.left:
         guessed = f" ({standing.timed} of {standing.kinds} kinds of training timed so far)"
         guessed = guessed if standing.timed < standing.kinds else ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -27,20 +27,15 @@ BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222",
 )  # fmt: skip
 GREY, LIGHT = "#8a8a8a", "#e4e4e4"
-ROWS = 60
-"""Rows of a figure at most; more cells become more figures."""
-WIDTH = 9.6
-"""Inches."""
-_ROW, _LETTER = 0.24, 0.07
-"""Inches: height of a row; width of a letter of a label."""
+_WITHIN = "#dcebf5"
+_ROW, _LETTER, _LINE = 0.24, 0.07, 0.15
+"""Inches, for text of 8.5 points: height of a row; width of a letter of a label; height of a line."""
 _STYLE: Any = {
-    "font.size": 9,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
-    "axes.titlesize": 9,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     # Names and values are text, not formulas, whatever signs they hold.
@@ -48,6 +43,45 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bdray",
 }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a figure is drawn for.
+
+    Attributes:
+        suffix: of its file's name.
+        width: inches.
+        points: size of its text.
+        rows, panels: cells, and panels of curves, in a figure at most; more become more figures.
+    """
+
+    suffix: str
+    width: float
+    points: float
+    rows: int
+    panels: int
+
+    @property
+    def letter(self) -> float:
+        """Width of a letter of a label, in inches."""
+        return _LETTER * self.points / 8.5
+
+    def columns(self, texts: Sequence[str], beside: float) -> int:
+        """How many of the texts stand side by side, each with `beside` inches of its own."""
+        longest = max(map(len, texts)) * self.letter + beside
+        return max(1, min(len(texts), int((self.width - 0.2) / longest)))
+
+
+MOST_PANELS = 24
+PAGE = Shape("", 9.6, 8.5, 60, MOST_PANELS)
+TEXT = Shape("_text", 7.0, 7.5, 20, MOST_PANELS)
+COLUMN = Shape("_column", 3.3, 7.0, 20, 12)
+"""For the report; for a paper, as wide as its text and as one of two columns."""
+
+
+def _style(shape: Shape) -> Any:
+    return {**_STYLE, "font.size": shape.points + 0.5, "axes.titlesize": shape.points + 0.5}
 
 
 _WITHOUT_DATES: dict[str, dict[str, Any]] = {
@@ -65,114 +99,163 @@ class Picture:
     Attributes:
         name: of its file, without a suffix.
         alt: for those who cannot see it.
+        shape: what it was drawn for.
     """
 
     name: str
     alt: str
     figure: Figure
+    shape: Shape = PAGE
 
     def render(self, kind: Literal["svg", "png", "pdf"]) -> bytes:
         """The file's bytes; the same for the same records."""
         buffer = io.BytesIO()
         metadata = _WITHOUT_DATES[kind]
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(_style(self.shape)):
             self.figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
         return buffer.getvalue()
 
 
-def attack_success_pictures(study: Study) -> list[Picture]:
+def attack_success_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
     """Attack success rate of every cell before and after fine-tuning."""
-    return _pictures("attack_success", "Attack success rate of every cell", study.cells, study.axes, _attack_success)
+
+    def draw(cells: Sequence[Cell]) -> Figure:
+        return _attack_success(cells, study.axes, shape)
+
+    return _pictures(
+        "attack_success", "Attack success rate of every cell", shape, draw, parts=study.cells, most=shape.rows
+    )
 
 
-def clean_accuracy_pictures(study: Study, behaviour: CleanBehaviour) -> list[Picture]:
+def clean_accuracy_pictures(study: Study, behaviour: CleanBehaviour, shape: Shape = PAGE) -> list[Picture]:
     """Clean accuracy of every cell beside its baseline's, and the difference."""
     differences = {difference.cell.cell_id: difference for difference in behaviour.cells}
 
-    def draw(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
-        return _clean_accuracy(cells, axes, differences, behaviour.margin)
+    def draw(cells: Sequence[Cell]) -> Figure:
+        return _clean_accuracy(cells, study.axes, differences, behaviour.margin, shape)
 
-    return _pictures("clean_accuracy", "Clean accuracy of every cell", study.cells, study.axes, draw)
+    return _pictures("clean_accuracy", "Clean accuracy of every cell", shape, draw, parts=study.cells, most=shape.rows)
+
+
+T = TypeVar("T")
 
 
 def _pictures(
-    name: str,
-    alt: str,
-    cells: Sequence[Cell],
-    axes: Sequence[str],
-    draw: Callable[[Sequence[Cell], Sequence[str]], Figure],
+    name: str, alt: str, shape: Shape, draw: Callable[[Sequence[T]], Figure], *, parts: Sequence[T], most: int
 ) -> list[Picture]:
-    chunks = [cells[start : start + ROWS] for start in range(0, len(cells), ROWS)]
+    """As many as it takes with `most` parts each, all about as long."""
+    size = -(-len(parts) // max(1, -(-len(parts) // most)))
+    chunks = [parts[start : start + size] for start in range(0, len(parts), size or 1)]
     pictures = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_style(shape)):
         for number, chunk in enumerate(chunks, 1):
-            suffix = f"_{number}" if len(chunks) > 1 else ""
+            suffix = shape.suffix + (f"_{number}" if len(chunks) > 1 else "")
             which = f" ({number} of {len(chunks)})" if len(chunks) > 1 else ""
-            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk, axes)))
+            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk), shape))
     return pictures
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Axes that share one row a cell, with the cells' axis values as columns of text at their left."""
+    """Axes that share one row a cell, with what the cells are at their left or, where that is too narrow, above each.
+
+    Attributes:
+        pitch: from the middle of a row to the next one's.
+    """
 
     figure: Figure
     panels: tuple[Axes, ...]
+    pitch: float
+
+    def placed(self, cells: Sequence[Cell]) -> Iterator[tuple[float, Cell]]:
+        """Each cell with the middle of its row."""
+        return ((number * self.pitch, cell) for number, cell in enumerate(cells))
 
 
-def _rows(cells: Sequence[Cell], axes: Sequence[str], panels: Sequence[float]) -> _Rows:
-    """`panels`: relative widths."""
+def _rows(
+    cells: Sequence[Cell], axes: Sequence[str], panels: Sequence[float], legend: Sequence[Any], shape: Shape
+) -> _Rows:
+    """`panels`: relative widths. `legend`: above everything else, where the whole width is free."""
     words = [axis_words(path) for path in axes]
-    widths = [_LETTER * max(len(word), *(len(cell.texts[k]) for cell in cells)) + 0.16 for k, word in enumerate(words)]
-    left, top, bottom = sum(widths) + 0.15, 0.75, 0.5
-    right = 0.25 + 0.06 * max(len(cell.marks) for cell in cells)
-    width, height = max(WIDTH, left + right + 4.0), _ROW * len(cells) + top + bottom
+    longest = [max(len(word), *(len(cell.texts[k]) for cell in cells)) for k, word in enumerate(words)]
+    widths = [shape.letter * letters + 0.16 for letters in longest]
+    left, right = sum(widths) + 0.15, 0.25 + 0.85 * shape.letter * max(len(cell.marks) for cell in cells)
+    is_above = shape is not PAGE and left + right > 0.5 * shape.width
+    left, right, above = (0.15, 0.2, _LINE / _ROW) if is_above else (left, right, 0.0)
+    columns = shape.columns([str(entry.get_label()) for entry in legend], 0.4)
+    top, bottom = (0.12 if is_above else 0.31 + _ROW) + 0.2 * -(-len(legend) // columns), 0.5
+    width, height = (
+        max(shape.width, left + right + 4.0 * (shape is PAGE)),
+        _ROW * (1 + above) * len(cells) + top + bottom,
+    )
     figure = Figure(figsize=(width, height))
     grid = figure.add_gridspec(
         1, len(panels), width_ratios=panels, wspace=0.1,
         left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height,
     )  # fmt: skip
-    shared = tuple(figure.add_subplot(grid[0, k]) for k in range(len(panels)))
-    for panel in shared:
-        panel.set_ylim(len(cells) - 0.5, -0.5)
+    rows = _Rows(figure, tuple(figure.add_subplot(grid[0, k]) for k in range(len(panels))), 1 + above)
+    for panel in rows.panels:
+        panel.set_ylim((len(cells) - 1) * rows.pitch + 0.5, -0.5 - above)
         panel.set_yticks([])
         panel.spines["left"].set_visible(False)
-        panel.hlines(range(len(cells)), 0, 1, transform=panel.get_yaxis_transform(), color=LIGHT, lw=0.6, zorder=0)
-    _label_rows(figure, shared[0], cells, words, widths)
-    for row, cell in enumerate(cells):
-        if cell.marks:
-            shared[-1].text(
-                1.02, row, cell.marks, transform=shared[-1].get_yaxis_transform(), va="center", fontsize=7.5
-            )
-    return _Rows(figure, shared)
+        places = [place for place, _ in rows.placed(cells)]
+        panel.hlines(places, 0, 1, transform=panel.get_yaxis_transform(), color=LIGHT, lw=0.6, zorder=0)
+    if is_above:
+        _label_above(rows, cells, axes, shape)
+    else:
+        _label_beside(rows, cells, words, widths, shape)
+    figure.legend(
+        handles=list(legend), loc="upper right", bbox_to_anchor=(1 - 0.1 / width, 1 - 0.08 / height), ncols=columns,
+        frameon=False, fontsize=shape.points - 0.5, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
+    )  # fmt: skip
+    return rows
 
 
-def _label_rows(
-    figure: Figure,
-    panel: Axes,
-    cells: Sequence[Cell],
-    words: Sequence[str],
-    widths: Sequence[float],
+def _label_above(rows: _Rows, cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> None:
+    """What a cell is and how it is marked, in one line above its row."""
+    panel, room = rows.panels[0], int((shape.width - 0.3) / shape.letter)
+    for place, cell in rows.placed(cells):
+        said = words_of(cell, axes) + (f" ({cell.marks})" if cell.marks else "")
+        middle = place - 0.5 - (rows.pitch - 1) / 2
+        rows.figure.text(
+            0, middle, textwrap.shorten(said, room, placeholder=" …"),
+            transform=panel.get_yaxis_transform(), va="center", fontsize=shape.points,
+        )  # fmt: skip
+
+
+def _label_beside(
+    rows: _Rows, cells: Sequence[Cell], words: Sequence[str], widths: Sequence[float], shape: Shape
 ) -> None:
     """A value that the row above has too, with all values left of it, is not repeated."""
+    figure, (first, *_, last) = rows.figure, (*rows.panels, rows.panels[-1])
     width, height = figure.get_size_inches()
-    top, step = panel.get_position().y1, _ROW / height
+    top, step = first.get_position().y1, _ROW / height
     x = 0.1
     for column, word in enumerate(words):
-        figure.text(x / width, top + 0.4 * step, word, fontsize=8, color="#555555", va="bottom", style="italic")
+        figure.text(
+            x / width, top + 0.4 * step, word, fontsize=shape.points - 0.5, color="#555555", va="bottom", style="italic"
+        )
         previous: tuple[str, ...] = ()
         for row, cell in enumerate(cells):
             upto = cell.texts[: column + 1]
             if upto != previous:
-                figure.text(x / width, top - (row + 0.5) * step, upto[-1], va="center", fontsize=8.5)
+                figure.text(x / width, top - (row + 0.5) * step, upto[-1], va="center", fontsize=shape.points)
             previous = upto
         x += widths[column]
+    for place, cell in rows.placed(cells):
+        if cell.marks:
+            last.text(
+                1.02, place, cell.marks, transform=last.get_yaxis_transform(), va="center", fontsize=shape.points - 1
+            )
 
 
-def _attack_success(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
-    rows = _rows(cells, axes, [1.0])
+def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> Figure:
+    legend: list[Any] = [_entry("o", BLUE, "before fine-tuning"), _entry("D", ORANGE, "after fine-tuning")]
+    if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
+        legend.append(Patch(color="#cfcfcf", label="floor (baseline)"))
+    rows = _rows(cells, axes, [1.0], legend, shape)
     (panel,) = rows.panels
-    for row, cell in enumerate(cells):
+    for row, cell in rows.placed(cells):
         for stage, top in (("poison", row - 0.4), ("finetune", row)):
             floor = cell.floor(stage)
             if floor is not None:
@@ -186,14 +269,11 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str]) -> Figure:
     panel.set_xlim(-0.015, 1.015)
     panel.xaxis.set_major_formatter(_as_percent)
     panel.set_xlabel("attack success rate (% of triggered test images)")
-    entries: list[Any] = [
-        panel.plot([], [], "o", color=BLUE, ms=5, label="before fine-tuning")[0],
-        panel.plot([], [], "D", color=ORANGE, ms=4.5, label="after fine-tuning")[0],
-    ]
-    if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
-        entries.append(Patch(color="#cfcfcf", label="floor (baseline)"))
-    _legend(rows.figure, entries)
     return rows.figure
+
+
+def _entry(marker: str, color: str, label: str) -> Line2D:
+    return Line2D([], [], marker=marker, color=color, ms=5 if marker == "o" else 4.5, label=label)
 
 
 def _as_percent(rate: float, _: object) -> str:
@@ -216,47 +296,44 @@ def _unsound(panel: Axes, values: Sequence[float], y: float, color: str, marker:
     panel.plot(values, [y] * len(values), marker, color=color, mfc="white", ms=4, mew=0.9, ls="", zorder=3)
 
 
-def _legend(figure: Figure, entries: Sequence[Any]) -> None:
-    """Above everything else, where the whole width is free."""
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=list(entries), loc="upper right", bbox_to_anchor=(1 - 0.1 / width, 1 - 0.08 / height),
-        ncols=len(entries), frameon=False, fontsize=8, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
-    )  # fmt: skip
-
-
 def _clean_accuracy(
-    cells: Sequence[Cell], axes: Sequence[str], differences: dict[str, CleanDifference], margin: float
+    cells: Sequence[Cell], axes: Sequence[str], differences: dict[str, CleanDifference], margin: float, shape: Shape
 ) -> Figure:
-    rows = _rows(cells, axes, [1.5, 1.0] if differences else [1.0])
+    legend: list[Any] = [_entry("o", BLUE, "poisoned")]
+    if differences:
+        within = Patch(color=_WITHIN, label=f"within ±{100 * margin:g} points")
+        legend += [_entry("D", GREY, "baseline"), within]
+    rows = _rows(cells, axes, [1.5, 1.0] if differences else [1.0], legend, shape)
     panel = rows.panels[0]
-    for row, cell in enumerate(cells):
+    for row, cell in rows.placed(cells):
         _dot(panel, _baseline_accuracy(cell), row - 0.14, GREY, "D")
         _dot(panel, cell.estimate("poison", "clean_accuracy"), row + 0.14, BLUE, "o")
         _unsound(panel, cell.unsound_values("poison", "clean_accuracy"), row + 0.14, BLUE, "o")
     panel.xaxis.set_major_formatter(_as_percent)
-    panel.xaxis.set_major_locator(MaxNLocator(6))
-    panel.set_xlabel("clean accuracy (% of test images)")
-    entries = [panel.plot([], [], "o", color=BLUE, ms=5, label="poisoned")[0]]
+    panel.xaxis.set_major_locator(MaxNLocator(_ticks(rows.figure, panel)))
+    panel.set_xlabel("clean accuracy (% of test images)" if shape is PAGE else "clean accuracy (%)")
     if differences:
-        entries.append(panel.plot([], [], "D", color=GREY, ms=4.5, label="baseline")[0])
-        _difference_panel(rows.panels[1], cells, differences, margin)
-    _legend(rows.figure, entries)
+        _difference_panel(rows, cells, differences, margin, shape)
     return rows.figure
 
 
+def _ticks(figure: Figure, panel: Axes) -> int:
+    """How many numbers have room below it."""
+    return max(2, min(6, int(panel.get_position().width * figure.get_size_inches()[0] / 0.4)))
+
+
 def _difference_panel(
-    panel: Axes, cells: Sequence[Cell], differences: dict[str, CleanDifference], margin: float
+    rows: _Rows, cells: Sequence[Cell], differences: dict[str, CleanDifference], margin: float, shape: Shape
 ) -> None:
-    panel.axvspan(-100 * margin, 100 * margin, color="#dcebf5", lw=0, zorder=0)
+    panel = rows.panels[1]
+    panel.axvspan(-100 * margin, 100 * margin, color=_WITHIN, lw=0, zorder=0)
     panel.axvline(0, color=GREY, lw=0.8, zorder=1)
-    for row, cell in enumerate(cells):
+    for row, cell in rows.placed(cells):
         found = differences.get(cell.cell_id)
         if found:
             _dot(panel, _in_points(found.difference), row, GREEN, "o")
-    panel.set_xlabel("poisoned − baseline (points)")
-    panel.xaxis.set_major_locator(MaxNLocator(5))
-    panel.set_title(f"shaded: within ±{100 * margin:g} points", fontsize=8, color="#555555", loc="left", pad=6)
+    panel.set_xlabel("difference (points)" if shape is COLUMN else "poisoned − baseline (points)")
+    panel.xaxis.set_major_locator(MaxNLocator(min(5, _ticks(rows.figure, panel))))
 
 
 def _in_points(found: Estimate) -> Estimate:
@@ -272,12 +349,13 @@ def _baseline_accuracy(cell: Cell) -> Estimate | None:
 
 _COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 _KINDS = (("-", "o"), ("--", "s"), ("-.", "D"), (":", "^"))
-MOST_PANELS = 24
 
 Curve = list[tuple[int, Estimate]]
+_Panel = tuple[str, list[tuple[Cell, Curve]]]
+"""Its title and its curves."""
 
 
-def persistence_pictures(study: Study) -> list[Picture]:
+def persistence_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
     """How attack success rates fall over the epochs of fine-tuning (`lines_of`)."""
     curves = [(cell, curve) for cell in study.cells if (curve := mean_curve(cell)) and len(curve) > 1]
     if not curves:
@@ -286,9 +364,13 @@ def persistence_pictures(study: Study) -> list[Picture]:
     panels: dict[str, list[tuple[Cell, Curve]]] = {}
     for cell, curve in curves:
         panels.setdefault(words_of(cell, lines.panels), []).append((cell, curve))
-    with mpl.rc_context(_STYLE):
-        figure = _small_multiples(panels, lines)
-    return [Picture("persistence", "Attack success rate over the epochs of clean fine-tuning", figure)]
+    looks = _Looks.of([cell for cell, _ in curves], lines)
+
+    def draw(some: Sequence[_Panel]) -> Figure:
+        return _small_multiples(some, looks, shape)
+
+    alt = "Attack success rate over the epochs of clean fine-tuning"
+    return _pictures("persistence", alt, shape, draw, parts=list(panels.items()), most=shape.panels)
 
 
 def persistence_lines(study: Study) -> Lines:
@@ -312,29 +394,30 @@ def _curve(record: TrialRecord) -> dict[int, Rates]:
     return {epoch: rates for epoch, rates in found if rates and rates.attack_success_rate is not None}
 
 
-def _small_multiples(panels: dict[str, list[tuple[Cell, Curve]]], lines: Lines) -> Figure:
-    looks = _Looks.of([cell for members in panels.values() for cell, _ in members], lines)
-    columns = min(4, len(panels))
-    count = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH if columns > 1 else 6.0, 1.95 * count + 0.85), layout="constrained")
+def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> Figure:
+    columns = min(4, len(panels), int(shape.width / 1.6))
+    count, side = -(-len(panels) // columns), shape.width / min(4, int(shape.width / 1.6))
+    width = 6.0 if columns == 1 and shape is PAGE else shape.width
+    figure = Figure(figsize=(width, (0.8 * side) * count + 0.85), layout="constrained")
     grid = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for position, axes in enumerate(grid.flat):
         axes.set_visible(position < len(panels))
         if position + columns >= len(panels):
             axes.tick_params(labelbottom=True)
-    for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
+    for axes, (title, members) in zip(grid.flat, panels, strict=False):
         for cell, curve in members:
             _draw_curve(axes, curve, looks.of_cell(cell))
         floors = [floor for cell, _ in members if (floor := cell.floor("finetune")) is not None]
         if floors:
             axes.axhspan(0, fmean(floors), color="#cfcfcf", lw=0, zorder=0)
-        axes.set_title("\n".join(textwrap.wrap(title, 24)), loc="left", fontweight="bold")
+        room = int(10 * side if columns > 1 else 10 * width)
+        axes.set_title("\n".join(textwrap.wrap(title, room)), loc="left", fontweight="bold")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(_as_percent)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.supxlabel("fine-tuning epoch (0: before)", fontsize=9)
-    figure.supylabel("attack success rate (%)", fontsize=9)
-    looks.explain(figure)
+    figure.supxlabel("fine-tuning epoch (0: before)", fontsize="medium")
+    figure.supylabel("attack success rate (%)", fontsize="medium")
+    looks.explain(figure, shape)
     return figure
 
 
@@ -368,7 +451,7 @@ class _Looks:
         style, marker = self.kinds[values_of(cell, [self.lines.style])[0]] if self.lines.style else _KINDS[0]
         return {"color": color, "ls": style, "marker": marker}
 
-    def explain(self, figure: Figure) -> None:
+    def explain(self, figure: Figure, shape: Shape) -> None:
         """One legend above the panels: two of them would be laid over each other."""
         colors = [Line2D([], [], color=color, lw=2.5, label=text) for text, color in self.colors.items()]
         kinds = [
@@ -377,8 +460,10 @@ class _Looks:
         ]
         said = [("colour", self.lines.color), ("kind of line", self.lines.style)]
         if colors or kinds:
+            title = "; ".join(f"{look}: {axis_words(path)}" for look, path in said if path)
             figure.legend(
-                handles=[*colors, *kinds], loc="outside upper left", ncols=4, frameon=False, fontsize=8,
-                title="; ".join(f"{look}: {axis_words(path)}" for look, path in said if path),
-                title_fontsize=8, alignment="left",
+                handles=[*colors, *kinds], loc="outside upper left", frameon=False, fontsize=shape.points - 0.5,
+                ncols=min(4, shape.columns([*self.colors, *self.kinds], 0.42)),
+                title=textwrap.fill(title, int((shape.width - 0.2) / shape.letter)),
+                title_fontsize=shape.points - 0.5, alignment="left",
             )  # fmt: skip

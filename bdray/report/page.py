@@ -17,6 +17,7 @@ from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import (
     Picture,
+    Shape,
     attack_success_pictures,
     clean_accuracy_pictures,
     persistence_lines,
@@ -31,6 +32,9 @@ from bdray.report.strips import trigger_strips
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
+AGAIN_S = 15
+"""Seconds after which an open page of a sweep that runs loads itself again."""
+
 
 @dataclass(frozen=True)
 class SweepDescription:
@@ -41,6 +45,7 @@ class SweepDescription:
         planned: how many conditions the space has; None where that is not known.
         space_yaml: the frozen space.
         search: where conditions were chosen by results.
+        is_running: an open page loads itself again every `AGAIN_S`, for there will be a newer one.
     """
 
     name: str
@@ -49,16 +54,25 @@ class SweepDescription:
     planned: int | None = None
     space_yaml: str = ""
     search: SearchView | None = None
+    is_running: bool = False
     picture_of: Callable[[str], bytes | None] = lambda _condition_id: None
     """The contact sheet of a condition, by its id."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report. `pictures`: those of the page, to be written as files too."""
+    """A finished report.
+
+    Attributes:
+        pictures: those of the page, to be written as files too.
+        conditions: how many it is about.
+        draw: the figures of the study for another shape.
+    """
 
     html: str
     pictures: tuple[Picture, ...]
+    conditions: int
+    draw: Callable[[Shape], Sequence[Picture]]
 
 
 def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Report:
@@ -66,6 +80,11 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
     study = study_of(records)
     clean = clean_behaviour(study)
     searched = search_parts(sweep.search, study.records)
+
+    def draw(shape: Shape) -> Sequence[Picture]:
+        accuracy = clean_accuracy_pictures(study, clean, shape)
+        return [*attack_success_pictures(study, shape), *persistence_pictures(study, shape), *accuracy]
+
     pictures = {
         "success": attack_success_pictures(study),
         "persistence": persistence_pictures(study),
@@ -76,6 +95,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
     html = environment.get_template("report.html.jinja").render(
         script=Markup(script),
         script_hash=_hash(script),
+        again_s=AGAIN_S if sweep.is_running else None,
         sweep=sweep,
         study=study,
         facts=_facts(study, sweep),
@@ -96,7 +116,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         **pictures,
     )  # fmt: skip
     groups = [*pictures.values(), *(part.pictures for part in searched)]
-    return Report(html, tuple(picture for group in groups for picture in group))
+    return Report(html, tuple(picture for group in groups for picture in group), len(study.records), draw)
 
 
 def _hash(script: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bdray.condition import Condition, flatten
 from bdray.record import TrialRecord
-from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, WIDTH, Picture
+from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.tables import axes_of, axis_name
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
@@ -137,7 +137,7 @@ def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str,
     Args:
         values: of the parameter, by condition.
     """
-    figure = Figure(figsize=(WIDTH, 0.6 * len(cells) + 1.3), layout="constrained")
+    figure = Figure(figsize=(PAGE.width, 0.6 * len(cells) + 1.3), layout="constrained")
     axes = figure.add_subplot()
     for row, cell in enumerate(cells.values()):
         trials = [(values[name], value) for name, value in cell.values.items() if value is not None and name in values]
@@ -224,7 +224,7 @@ def _front(method: Optuna, done: Sequence[FrozenTrial], best: Sequence[FrozenTri
 
 
 def _axes() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(PAGE.width, 3.6), layout="constrained")
     return figure, figure.add_subplot()
 
 

@@ -184,24 +184,49 @@ _SHORT = 22
 
 def summary_table(records: Sequence[TrialRecord], *, limit: int = 40) -> Table:
     """One line a cell: means over its seeds, C-Acc and ASR after the poison stage and, where there is one, the last."""
-    axes, heads = axes_of(records), ["C-Acc", "ASR"]
-    if any(record.repaired for record in records):
-        heads += ["tuned C-Acc", "tuned ASR"]
-    cells: dict[str, list[TrialRecord]] = {}
-    for record in records:
-        cells.setdefault(record.cell_id, []).append(record)
+    axes, cells, measured = axes_of(records), _by_cell(records), _measured(records)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    lines = [_cell_line(members, axes, len(heads)) for members in list(cells.values())[:limit]]
+    lines = [_cell_line(members, axes, measured) for members in cells[:limit]]
     for k, name in enumerate(axis_columns([axis_name(path) for path in axes])):
         # A name is not broken where two lines in a head make room for it.
         table.add_column(name, overflow="fold", no_wrap=max(len(line[k]) for line in lines) <= _SHORT)
-    for name in ("n", *heads, ""):
+    for name in measured:
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(*map(escape, line))
     if len(cells) > limit:
-        table.caption = f"{len(cells) - limit} more cells in results.csv"
+        table.caption = _more(len(cells) - limit)
     return table
+
+
+def summary_markdown(records: Sequence[TrialRecord], *, room: int) -> str:
+    """The same table as Markdown, with as many cells as there is room for, in characters."""
+    axes, cells, measured = axes_of(records), _by_cell(records), _measured(records)
+    head = [*axis_columns([axis_name(path) for path in axes]), *measured]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * (len(head) - len(measured)) + " ---: |" * len(measured)]
+    for number, members in enumerate(cells):
+        line = "| " + " | ".join(text.replace("|", "\\|") for text in _cell_line(members, axes, measured)) + " |"
+        if sum(map(len, lines)) + len(lines) + len(line) > room:
+            return "\n".join([*lines, "", _more(len(cells) - number)])
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _measured(records: Sequence[TrialRecord]) -> list[str]:
+    """Columns of a summary right of the axes."""
+    tuned = ["tuned C-Acc", "tuned ASR"] if any(record.repaired for record in records) else []
+    return ["n", "C-Acc", "ASR", *tuned, ""]
+
+
+def _by_cell(records: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    cells: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        cells.setdefault(record.cell_id, []).append(record)
+    return list(cells.values())
+
+
+def _more(count: int) -> str:
+    return f"{count} more cells in results.csv"
 
 
 def axis_name(path: str) -> str:
@@ -214,8 +239,7 @@ def axis_columns(cells: Sequence[str]) -> list[str]:
     return list(cells) if len(cells) <= WIDE_AXES else [" / ".join(cells)]
 
 
-def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str], rates: int) -> list[str]:
-    """The first so many rates of clean accuracy and attack success, before and after the repair."""
+def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str], measured: Sequence[str]) -> list[str]:
     flat = flatten(members[0].condition)
     poisoned = [record.poisoned for record in members if record.poisoned]
     finetuned = [record.repaired for record in members if record.repaired]
@@ -231,7 +255,7 @@ def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str], rates: int) 
         for found in (poisoned, finetuned)
         for rate in ("clean_accuracy", "attack_success_rate")
     ]
-    return [*axis_columns(axis_cells), str(len(members)), *means[:rates], ", ".join(marks)]
+    return [*axis_columns(axis_cells), str(len(members)), *means[: len(measured) - 2], ", ".join(marks)]
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -362,12 +362,14 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
     # Ray is imported only when there is something to run.
     from bdray.cluster import ClusterRun
 
-    with ClusterRun(run.settings.cluster) as cluster:
+    with ClusterRun(replace(run.settings.cluster, job_name=run.sweep.name)) as cluster:
         if cluster.dashboard_url:
             token = " (asks for a token: ray get-auth-token)" if cluster.asks_for_a_token else ""
             run.console.print(f"dashboard  {cluster.dashboard_url}{token}", highlight=False, soft_wrap=True)
         ready = mirror.wait_ready()
         run.console.print(f"tracking   {ready.message}", markup=False, highlight=False, soft_wrap=True)
+        if ready.runs_page:
+            run.console.print(f"runs       {ready.runs_page}", markup=False, highlight=False, soft_wrap=True)
         job = _job(run)
         if run.settings.cluster.address is not None:
             _check_nodes(run, cluster, job)
@@ -388,6 +390,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
                 total - len(run.left),
                 mirror.notify,
                 on_count=told.count,
+                on_left=told.left,
                 watcher=watcher,
                 sweep=run.sweep,
             ) as progress,

@@ -59,6 +59,7 @@ class SweepProgress(Bar):
         before: of those, already finished when it starts.
         on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
         on_count: called with the number of conditions in each state when one changes.
+        on_left: called with the time left, in seconds, whenever it was estimated; None while nothing was timed.
         watcher: knows the time left; while it looks, from a thread, nobody waits.
         sweep: where what is shown is kept for `bdray status`.
     """
@@ -71,6 +72,7 @@ class SweepProgress(Bar):
         on_change: Callable[[str], None],
         *,
         on_count: Callable[[Mapping[str, int]], None] = lambda counts: None,
+        on_left: Callable[[float | None], None] = lambda seconds: None,
         watcher: Watcher | None = None,
         sweep: Storage | None = None,
     ) -> None:
@@ -85,7 +87,7 @@ class SweepProgress(Bar):
         self._running: Sequence[RunningCondition] = ()
         self._thread: threading.Thread | None = None
         self._said_at = time.monotonic()
-        self._on_count = on_count
+        self._on_count, self._on_left = on_count, on_left
         on_count(self.counts)
 
     def __enter__(self) -> Self:
@@ -173,6 +175,7 @@ class SweepProgress(Bar):
             self._watcher.look()
             left = self._watcher.left_s()
             self._left = None if left is None else (left, time.monotonic())
+            self._on_left(left)
             standing = self._watcher.standing(
                 total=self._total, finished=self.finished, failed=self.failed, left_s=left
             )
@@ -188,7 +191,7 @@ class SweepProgress(Bar):
         left = self._time_left() if done < self._total else None
         said = f", about {left} left" if left else ""
         running = [running_line(one) for one in self._running]
-        runs = f"; {running[0]}" if running else ""
+        runs = f"; {running[0]}" if running and self.running else ""
         line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
         # Where there is no terminal, a line a minute is enough while nothing happens.
         is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S

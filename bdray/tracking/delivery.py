@@ -31,6 +31,7 @@ from bdray.store.sweep_folder import (
     KeptRecord,
     SweepFolder,
     SweepInfo,
+    read_records,
 )
 from bdray.tracking import parent
 from bdray.tracking.files import Point, points_of
@@ -130,6 +131,7 @@ class Delivery:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
         self._held = parent_run.data.tags.get(parent.ARTIFACTS_TAG, "")
+        self._note = parent_run.data.tags.get(parent.NOTE, "")
         self._client = client
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
@@ -351,10 +353,15 @@ class Delivery:
         """What came of the sweep so far, into the parent run."""
         from mlflow.entities import Metric, RunTag
 
-        metrics = [Metric(*point) for point in parent.result_points(self.files, self.info)]
+        records = read_records(self.files.storage, self.info.conditions or None)
+        metrics = [Metric(*point) for point in parent.result_points(self.files, self.info, records)]
         for start in range(0, len(metrics), _MAX_ENTITIES):
             self._client.log_batch(self.parent_run_id, metrics[start : start + _MAX_ENTITIES])
             self.moved()
+        note = parent.note_of(self._note, self.info.description, records) if records else self._note
+        if note != self._note:
+            self._client.set_tag(self.parent_run_id, parent.NOTE, note)
+            self._note = note
         new = parent.changed_files(self.files, self._held)
         for name, data in new.items():
             with _on_disk(self.files.storage, name, data) as path:
@@ -433,9 +440,13 @@ def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Ru
                 client.set_tag(run.info.run_id, key, _shorten(value, _MAX_TAG_CHARACTERS))
         return run
     if info.description:
-        tags["mlflow.note.content"] = info.description
+        tags[parent.NOTE] = info.description
     tags |= {key: _shorten(value, _MAX_TAG_CHARACTERS) for key, value in parent.sweep_tags(info).items()}
-    return client.create_run(experiment_id, info.created_ms, tags, info.name)
+    run = client.create_run(experiment_id, info.created_ms, tags, info.name)
+    known = client.get_experiment(experiment_id).tags
+    for key, value in parent.view_tags(known, run.info.run_id).items():
+        client.set_experiment_tag(experiment_id, key, value)
+    return run
 
 
 def _search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:

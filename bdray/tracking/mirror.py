@@ -31,8 +31,12 @@ from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, RECORD, SweepFolder
 from bdray.tracking.delivery import Delivery
+from bdray.tracking.parent import runs_page
 from bdray.tracking.report import DeliveryReport, ReadyInfo, undelivered
 from bdray.tracking.server import GoneError, UnreachableError, probe
+
+_MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves a database, if nothing else is asked for."""
 
 _BACKOFF_S = (0.5, 5.0)
 _LOCK_S = 3.0
@@ -124,7 +128,9 @@ class _MirrorLoop:
             message = f"{self._error}; it will be delivered later: bdray sync {self._sweep.name}"
             return ReadyInfo(False, message)
         message = f"MLflow: {public(self._uri)}, experiment '{self._delivery.info.experiment}'"
-        return ReadyInfo(True, message, self._delivery.experiment_id, self._delivery.parent_run_id)
+        number = self._delivery.experiment_id
+        server = public(self._uri).rstrip("/") if self._uri.startswith("http") else _MLFLOW_UI
+        return ReadyInfo(True, message, number, self._delivery.parent_run_id, server + runs_page(number))
 
     def _read(self) -> None:
         ending = _ORPHAN

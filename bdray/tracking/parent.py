@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bdray.checksum import checksum
+from bdray.record import TrialRecord
 from bdray.results.summary import summary_metrics
-from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo, read_records
+from bdray.results.tables import summary_markdown
+from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
 
 if TYPE_CHECKING:
     from bdray.tracking.files import Point
@@ -20,7 +22,17 @@ ARTIFACTS_TAG = "bdray.artifacts"
 """Checksums of those that it holds already, so that a pass that finds nothing new uploads nothing."""
 
 VIEW = "bdray"
-"""Name of the saved choice of columns: `.../#/experiments/<id>/runs?viewStateShareKey=bdray`."""
+"""Name of the saved choice of columns (`runs_page`)."""
+
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow's page of a run shows as its description."""
+
+_NOTE_MARK = "**Results of bdray**"
+"""What stands above it is the user's."""
+
+_NOTE_CHARACTERS, _SWEEPS_SHOWN = 5000, 50
 
 COLUMNS = (
     "params.`data.name`",
@@ -37,9 +49,22 @@ COLUMNS = (
 """The ten that answer the first question, as MLflow's pages name columns."""
 
 
-def view_tags() -> dict[str, str]:
-    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share"."""
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS, "groupBy": None})}
+def view_tags(known: Mapping[str, str] | None = None, parent_run_id: str | None = None) -> dict[str, str]:
+    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share".
+
+    Args:
+        known: tags that it has.
+        parent_run_id: its children are in the list at once, and not only after a click.
+    """
+    view = {"selectedColumns": COLUMNS, "groupBy": None, **_parsed((known or {}).get(_VIEW_TAG, ""))}
+    shown = [*view.get("runsExpanded", {}), *([parent_run_id] if parent_run_id else [])]
+    return {_VIEW_TAG: json.dumps({**view, "runsExpanded": dict.fromkeys(shown[-_SWEEPS_SHOWN:], True)})}
+
+
+def runs_page(experiment_id: str) -> str:
+    """Where MLflow's pages show the runs in that choice of columns; without the last word they open another page, which
+    is about language models."""
+    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
 def origin_tags(info: SweepInfo) -> dict[str, str]:
@@ -59,11 +84,21 @@ def sweep_tags(info: SweepInfo) -> dict[str, str]:
     return {**origin_tags(info), **command}
 
 
-def result_points(files: SweepFolder, info: SweepInfo) -> list[Point]:
+def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str:
+    """The description of the parent run with the results below it, which is what one reads first.
+
+    Args:
+        known: as it is; what a user has written into it stays.
+    """
+    said = known.partition(_NOTE_MARK)[0].strip() or description
+    head = f"{said}\n\n{_NOTE_MARK}: means over seeds after the last epoch; tuned: after the repair"
+    return f"{head}\n\n{summary_markdown(records, room=_NOTE_CHARACTERS - len(head) - 100)}".strip()
+
+
+def result_points(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> list[Point]:
     """The metrics of the parent run. Its clock is the last end of a condition: a second pass changes nothing."""
     from bdray.tracking.files import Point
 
-    records = read_records(files.storage, info.conditions or None)
     if not records:
         return []
     planned = len(info.conditions) or len(files.condition_ids())

@@ -20,12 +20,14 @@ class ReadyInfo:
             all the same: everything is delivered when the server is back, or by `bdray sync`.
         message: one sentence for the user.
         experiment_id, parent_run_id: MLflow's names; empty while not reachable.
+        runs_page: where a browser finds the runs, of a database when `mlflow ui` serves it; empty likewise.
     """
 
     reachable: bool
     message: str
     experiment_id: str = ""
     parent_run_id: str = ""
+    runs_page: str = ""
 
 
 @dataclass(frozen=True)

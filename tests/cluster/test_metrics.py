@@ -20,6 +20,8 @@ import pytest
 
 from bdray.cluster.metrics import METRICS
 from bdray.space import load_space
+from bdray.store.standing import read_standing
+from bdray.store.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\
@@ -82,9 +84,12 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path) -> None:
     (condition,) = load_space(str(tmp_path / "watched.yaml")).conditions()
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
+    shown: set[float] = set()
     deadline = time.monotonic() + 240
     while not METRICS.keys() <= seen.keys() and time.monotonic() < deadline and running.poll() is None:
-        time.sleep(1)
+        time.sleep(0.5)
+        standing = read_standing(Storage.open(str(tmp_path / "runs" / "watched")))
+        shown |= {standing.left_s} if standing and standing.left_s is not None else set()
         # A gauge is there for some seconds after each time it is told.
         seen |= samples(scraped(running))
     titles = [title for child in below(running) if (title := " ".join(child.cmdline()).strip()).startswith("ray::Cond")]
@@ -97,7 +102,9 @@ def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path)
     assert {(labels["state"], value) for labels, value in seen["bdray_conditions"]} == {
         *(("running", 1.0), ("finished", 0.0), ("failed", 0.0), ("pruned", 0.0), ("waiting", 0.0))
     }
-    for name in METRICS.keys() - {"bdray_conditions"}:
+    ((_, left),) = seen["bdray_left_seconds"]
+    assert any(left == pytest.approx(seconds) for seconds in shown), "what `bdray status` and the terminal say"
+    for name in METRICS.keys() - {"bdray_conditions", "bdray_left_seconds"}:
         ((labels, value),) = seen[name]
         assert labels["condition"] == condition.condition_id
         assert value > 0 or name == "bdray_gpu_share"

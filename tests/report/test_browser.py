@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,10 @@ import pytest
 
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
+from benchmarks.browser import CHROMIUM, Browser, complaints_of
 
 MakeRecord = Callable[..., TrialRecord]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --enable-logging=stderr""".split()  # noqa: SIM905 - as they are typed
 
@@ -59,6 +58,29 @@ def test_the_table_is_filtered_and_sorted_and_nothing_is_complained_about(
     title, complaints = _opened(page, tmp_path)
     assert title == "demo – bdray report", "a script that is not the page's own"
     assert len(complaints) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_of_a_running_sweep_loads_itself_again(
+    tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdray.report.page.AGAIN_S", 2)
+    records, path = [make_record(seed=seed) for seed in range(2)], tmp_path / "page.html"
+
+    def write(count: int, *, is_running: bool) -> None:
+        described = SweepDescription("demo", planned=2, is_running=is_running)
+        path.write_text(make_report(records[:count], described).html, encoding="utf-8")
+
+    write(1, is_running=True)
+    with Browser() as browser:
+        page = browser.open(path.as_uri(), width=1000, height=800)
+        page.wait_for_text("1 recorded of 2 planned", "Still running")
+        write(2, is_running=False)
+        page.wait_for_text("2 recorded of 2 planned")
+        assert "Still running" not in page.run("document.body.innerText")
+        browser.hear(3)
+        assert page.run("performance.now()") > 2500, "the last page stays"
+        assert complaints_of(page.seen) == []
 
 
 def _opened(page: Path, folder: Path) -> tuple[str, list[str]]:

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from bdray.record import TrialRecord
 from bdray.report.cells import study_of
 from bdray.report.figures import (
-    ROWS,
+    COLUMN,
+    PAGE,
+    TEXT,
+    Shape,
     attack_success_pictures,
     clean_accuracy_pictures,
     mean_curve,
@@ -46,7 +51,7 @@ def test_attack_success_shows_every_cell_floor_and_mishap(make_record: MakeRecor
 
 
 def test_many_cells_make_several_figures(make_record: MakeRecord) -> None:
-    records = [make_record(rate=0.001 * (k + 1)) for k in range(ROWS + 5)]
+    records = [make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)]
     pictures = attack_success_pictures(study_of(records))
     assert [picture.name for picture in pictures] == ["attack_success_1", "attack_success_2"]
 
@@ -92,3 +97,44 @@ def test_a_value_is_text_and_no_formula(make_record: MakeRecord) -> None:
     assert evil[2] in words
     assert "\x1b" not in words
     assert picture.render("png")
+
+
+def undrawn_labels(figure: Figure) -> set[Text]:
+    """Numbers of ticks beyond an axis's ends, which Matplotlib keeps and does not draw."""
+    found = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+            found |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    return found
+
+
+@pytest.mark.parametrize("shape", [PAGE, TEXT, COLUMN], ids=["page", "text", "column"])
+def test_everything_that_is_written_is_within_the_figure_and_large_enough_to_read(
+    make_record: MakeRecord, make_baseline: MakeRecord, shape: Shape
+) -> None:
+    strategies = ("all_to_one", "one_to_one", "all_to_all", "clean_label")
+    records = [
+        make_record((0.9, 0.5, 0.2), trigger=trigger, poison={"rate": rate, "strategy": strategy}, seed=seed)
+        for trigger in ("noise_patch", "watermark")
+        for rate in (0.01, 0.1)
+        for strategy in strategies[: 4 if trigger == "watermark" else 2]
+        for seed in (0, 1)
+    ]
+    records.append(make_record(trigger="line", collapsed=True))
+    study = study_of([*records, *(make_baseline(records, 0.03, seed=seed) for seed in (0, 1))])
+    clean = clean_accuracy_pictures(study, clean_behaviour(study), shape)
+    for picture in [*attack_success_pictures(study, shape), *clean, *persistence_pictures(study, shape)]:
+        assert picture.render("pdf")
+        figure = picture.figure
+        assert figure.get_size_inches()[0] == pytest.approx(shape.width)
+        assert figure.get_size_inches()[1] < 15, "no taller than a page can be"
+        room = figure.bbox.padded(2)
+        undrawn = undrawn_labels(figure)
+        for text in figure.findobj(Text):
+            if isinstance(text, Text) and text.get_visible() and text.get_text().strip() and text not in undrawn:
+                box = text.get_window_extent()
+                assert room.contains(box.x0, box.y0), (picture.name, text.get_text())
+                assert room.contains(box.x1, box.y1), (picture.name, text.get_text())
+                assert text.get_fontsize() >= 6

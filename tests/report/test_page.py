@@ -15,7 +15,7 @@ from bdray.cli import main
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report.cells import study_of
-from bdray.report.figures import ROWS
+from bdray.report.figures import PAGE
 from bdray.report.page import SweepDescription, make_report, percent, points
 from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
@@ -118,10 +118,11 @@ def test_page_is_well_formed_and_self_contained(html: str) -> None:
 
 def test_of_many_figures_of_one_kind_the_first_is_open(make_record: MakeRecord) -> None:
     page = Page(
-        make_report([make_record(rate=0.001 * (k + 1)) for k in range(ROWS + 5)], SweepDescription("many")).html
+        make_report([make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)], SweepDescription("many")).html
     )
     assert page.text.count("1 more figure of this kind") == 2, "attack success and clean accuracy"
-    assert len(page.images) == 5
+    assert page.text.count("2 more figures of this kind") == 1, "panels over the epochs of fine-tuning"
+    assert len(page.images) == 7
 
 
 def test_every_rate_of_the_records_is_in_the_table(records: list[TrialRecord], html: str) -> None:
@@ -294,8 +295,9 @@ def test_command_writes_the_page_and_the_figures(
     assert "1 recorded of 2 planned" in page.text
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {
-        f"{name}.{kind}"
+        f"{name}{width}.{kind}"
         for name in ("attack_success", "persistence", "clean_accuracy")
+        for width in ("", "_text", "_column")
         for kind in ("svg", "pdf", "png")
     }
     assert str(tmp_path / "demo" / "report.html") in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_finished_condition_is_there_exactly(new_sweep: Any, shown: Any) -> No
     assert (artifacts / "preview.png").read_bytes() == b"\x89PNG"
     assert artifacts.is_relative_to(sweep.path.parent)
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["mlflow.note.content"] == "what it asks"
+    assert parent.data.tags["mlflow.note.content"].startswith("what it asks\n\n")
     assert mlflow.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
@@ -337,6 +338,19 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     assert metrics["by_trigger/blend/poisoned_attack_success_rate"] == pytest.approx(0.3)
     assert metrics["by_cell/patch/poisoned_clean_accuracy"] == 0.5
     assert (metrics["conditions/finished"], metrics["conditions/planned"]) == (3.0, 4.0)
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("what it asks\n\n")
+    assert "| patch | 2 | 50.0% | 15.0% | - | - |  |" in note
+    assert "| blend | 1 | 50.0% | 30.0% | - | - |  |" in note
+    experiment = mlflow.client.get_experiment(parent.info.experiment_id)
+    view = json.loads(experiment.tags["mlflow.sharedViewState.bdray"])
+    assert view["runsExpanded"] == {parent.info.run_id: True}
+    assert len(view["selectedColumns"]) == 10
+    mine = note.replace("what it asks", "patch is weaker: why?")
+    mlflow.client.set_tag(parent.info.run_id, "mlflow.note.content", mine)
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(3)
+    kept = mlflow.client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
+    assert kept == mine, "what a user wrote stays"
     history = mlflow.client.get_metric_history(parent.info.run_id, "by_cell/patch/poisoned_clean_accuracy")
     assert len(history) == 1
     names = [file.path for file in mlflow.client.list_artifacts(parent.info.run_id)]
