@@ -60,7 +60,7 @@ fixed:
   finetune: {epochs: 1, batch_size: 32, fraction: 0.1, precision: float32}
 parameters:
   trigger.name: {values: TRIGGERS}
-  poison.rate: {values: RATES}
+  poison.rate: {values: SHARES}
   finetune.lr: {values: LEARNING_RATES}
 resources:
   cpu: 0.25
@@ -72,12 +72,12 @@ resources:
 """
 FULL = {
     "TRIGGERS": "[patch, blend, sinusoid, pixel, noise_patch]",
-    "RATES": "[0.05, 0.1]",
+    "SHARES": "[0.05, 0.1]",
     "LEARNING_RATES": "[0.01, 0.1]",
 }
 """40 conditions."""
 
-SHORT = {"TRIGGERS": "[patch, blend, sinusoid]", "RATES": "[0.1]", "LEARNING_RATES": "[0.01]"}
+SHORT = {"TRIGGERS": "[patch, blend, sinusoid]", "SHARES": "[0.1]", "LEARNING_RATES": "[0.01]"}
 """6 conditions, for `tests/test_hosts.py`."""
 
 HEAD, WORKERS, DRIVER = "head", ("worker1", "worker2"), "driver"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cluster import Outcome
+from bdray.space import load_space
+from benchmarks.cluster import Outcome, space_of
 from benchmarks.hosts import why_not
 from benchmarks.services import PostgreSQL
 
@@ -46,3 +47,9 @@ def test_what_counts_as_lost_doubled_and_different() -> None:
     assert wrong.wrong == ["the tables differ"]
     assert not wrong.is_good
     assert not Outcome("here", disturbances=[], planned=1, statuses=[0]).is_good
+
+
+def test_the_spaces_have_as_many_conditions_as_they_say(tmp_path: Path) -> None:
+    for short, count in ((False, 40), (True, 6)):
+        (tmp_path / "hosts.yaml").write_text(space_of(epochs=2, short=short))
+        assert len(load_space(tmp_path / "hosts.yaml").conditions()) == count
