@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,9 @@ class PostgreSQL:
     @staticmethod
     def why_not() -> str:
         """What is missing here; "" where all is there."""
-        there = any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and shutil.which("setpriv")
-        return "" if there else "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("setpriv") is None:
+            return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        return "" if find_spec("psycopg2") else "psycopg2 is not installed (pip install -e .[test])"
 
     def start(self) -> None:
         """With an empty database `mlflow`, as its image makes one."""

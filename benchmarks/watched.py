@@ -20,7 +20,7 @@ from typing import Any
 from bdray.cluster.metrics import METRICS
 from bdray.condition import Condition
 from bdray.space import SearchSpace, load_space
-from benchmarks.cluster import DRIVER, HEAD, NAMES, Rehearsal, space_of
+from benchmarks.cluster import COMMANDS, DRIVER, HEAD, NAMES, Rehearsal, space_of
 from benchmarks.hosts import Host, network, why_not
 from benchmarks.services import ROOT, PostgreSQL, make_secrets, takes_connections, until
 
@@ -118,16 +118,18 @@ def watched(folder: Path) -> tuple[Watch, list[str]]:
         rehearsal = Rehearsal(hosts, folder, s3=False)
         rehearsal.start()
         start_prometheus(hosts, folder)
-        watch, began = Watch(hosts[HEAD], space, space.conditions()), time.monotonic()
+        watch, began, tries = Watch(hosts[HEAD], space, space.conditions()), time.monotonic(), 1
         driver = rehearsal.drive()
-        while driver.poll() is None and time.monotonic() - began < LIMIT_S:
+        while driver.poll() != 0 and time.monotonic() - began < LIMIT_S:
             watch.look()
             time.sleep(POLL_S)
+            if driver.poll() not in (None, 0) and tries < COMMANDS:
+                driver, tries = rehearsal.drive(), tries + 1
         if driver.poll() is None:
             hosts[DRIVER].kill()
         total, problems = len(space.conditions()), sorted(watch.wrong)
         last = watch.ask('max(last_over_time(ray_bdray_conditions{state="finished"}[1h]))', "sum(up)", "count(up)")
-        finished, up, targets = (float(answer[0]["value"][1]) for answer in last.values())
+        finished, up, targets = (float(answer[0]["value"][1]) if answer else 0.0 for answer in last.values())
         if driver.wait() != 0:
             problems.append(f"the sweep ended with {driver.returncode}")
         if finished != total:

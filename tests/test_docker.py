@@ -127,3 +127,9 @@ def test_the_rayjobs_pods_are_what_kubernetes_knows() -> None:
     container = found["head"]["spec"]["containers"][0]
     with pytest.raises(kubernetes.ValidationError):
         check({"spec": {"containers": [{**container, "volumeMount": []}]}})
+
+
+def test_prometheus_looks_often_for_nodes_that_join() -> None:
+    """The driver is one of them. What Ray leaves in that place is a link, whose target's changes nobody is told of."""
+    (job,) = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
+    assert [each["refresh_interval"] for each in job["file_sd_configs"]] == ["10s"]
