@@ -219,6 +219,11 @@ class Page:
         """Until the page shows all of them."""
         self.wait_for(f"{json.dumps(texts)}.every((text) => document.body?.innerText.includes(text))", seconds)
 
+    def click(self, script: str) -> None:
+        """On the element that an expression comes to, once it is there."""
+        self.wait_for(f"!!({script})")
+        self.run(f"({script}).click()")
+
     def replace(self, old: str, new: str) -> None:
         """Show another text wherever one stands: what a picture need not tell of the machine."""
         self.run(f"""
