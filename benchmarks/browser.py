@@ -224,12 +224,13 @@ class Page:
         self.wait_for(f"!!({script})")
         self.run(f"({script}).click()")
 
-    def replace(self, old: str, new: str) -> None:
-        """Show another text wherever one stands: what a picture need not tell of the machine."""
+    def replace(self, pattern: str, new: str) -> None:
+        """Show another text wherever a regular expression fits: what a picture need not tell of the machine."""
         self.run(f"""
+            const [pattern, text] = [new RegExp({json.dumps(pattern)}, "g"), {json.dumps(new)}];
             const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
             while (walker.nextNode()) {{
-              walker.currentNode.data = walker.currentNode.data.replaceAll({json.dumps(old)}, {json.dumps(new)});
+              walker.currentNode.data = walker.currentNode.data.replace(pattern, text);
             }}
         """)
 

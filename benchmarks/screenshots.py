@@ -35,7 +35,7 @@ STUDY = Path(tempfile.gettempdir()) / "bdray-study"
 """Where it happens. Its name is in the pictures, so it is always the same."""
 
 _WIDE, _NARROW = (140, 44), (80, 34)
-_COMMAND_S, _SWEEP_S = 120.0, 3600.0
+_COMMAND_S, _SWEEP_S = 300.0, 3600.0
 _SAID_BY_RAY = ("/api/v0/platform_events", "/api/grafana_health", "/api/prometheus_health")
 _SAID_BY_MLFLOW = ("mlflow/users/current", "ResizeObserver loop")
 """What their own pages complain of, whatever they show: features that are not there."""
@@ -182,7 +182,7 @@ def _dashboard(album: Album, browser: Browser, said: str, environment: dict[str,
         page = browser.open(f"{url}/#/{name}", width=1400, height=800)
         page.wait_for_text(*shown)
         browser.hear(2)
-        page.replace(f"{sys.executable} {Path(sys.executable).parent}/", "")
+        page.replace(r"/\S+/bin/", "")
         album.page(f"ray-{name}", page, _SAID_BY_RAY)
 
 
