@@ -219,12 +219,18 @@ class Page:
         """Until the page shows all of them."""
         self.wait_for(f"{json.dumps(texts)}.every((text) => document.body?.innerText.includes(text))", seconds)
 
-    def replace(self, old: str, new: str) -> None:
-        """Show another text wherever one stands: what a picture need not tell of the machine."""
+    def click(self, script: str) -> None:
+        """On the element that an expression comes to, once it is there."""
+        self.wait_for(f"!!({script})")
+        self.run(f"({script}).click()")
+
+    def replace(self, pattern: str, new: str) -> None:
+        """Show another text wherever a regular expression fits: what a picture need not tell of the machine."""
         self.run(f"""
+            const [pattern, text] = [new RegExp({json.dumps(pattern)}, "g"), {json.dumps(new)}];
             const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
             while (walker.nextNode()) {{
-              walker.currentNode.data = walker.currentNode.data.replaceAll({json.dumps(old)}, {json.dumps(new)});
+              walker.currentNode.data = walker.currentNode.data.replace(pattern, text);
             }}
         """)
 

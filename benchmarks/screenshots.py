@@ -23,6 +23,7 @@ from typing import Literal
 from bdray.store.standing import read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SweepFolder
+from bdray.tracking.parent import runs_page
 from bdray.tracking.server import open_client
 from benchmarks.browser import CHROMIUM, Browser, Page, complaints_of, save
 from benchmarks.tmux import TMUX, Terminal
@@ -34,10 +35,14 @@ STUDY = Path(tempfile.gettempdir()) / "bdray-study"
 """Where it happens. Its name is in the pictures, so it is always the same."""
 
 _WIDE, _NARROW = (140, 44), (80, 34)
-_COMMAND_S, _SWEEP_S = 120.0, 3600.0
+_COMMAND_S, _SWEEP_S = 300.0, 3600.0
 _SAID_BY_RAY = ("/api/v0/platform_events", "/api/grafana_health", "/api/prometheus_health")
 _SAID_BY_MLFLOW = ("mlflow/users/current", "ResizeObserver loop")
 """What their own pages complain of, whatever they show: features that are not there."""
+
+_UNFOLD = """document.querySelector("[data-component-id*='runnamecellrenderer']")"""
+_SHOW_MORE = "[...document.querySelectorAll('button')].find((button) => button.textContent === 'Show more')"
+"""What a reader clicks on: the conditions below a sweep, the rest of a description."""
 
 _VISITED = {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
 """MLflow opens its assistant at the first visit, and never again."""
@@ -123,8 +128,10 @@ def _environment() -> dict[str, str]:
 def _taken(folder: Path, sweep: Path) -> str:
     """Copies a finished sweep, and delivers it to an MLflow of its own. Returns its name."""
     shutil.copytree(sweep, folder / "runs" / sweep.name, ignore=shutil.ignore_patterns("stages", "delivered*"))
-    command = [sys.executable, "-m", "bdray", "sync", sweep.name, "--tracking-uri", f"sqlite:///{_database(folder)}"]
-    subprocess.run(command, cwd=folder, check=True, env={**os.environ, **_environment()})
+    sync = ["sync", sweep.name, "--tracking-uri", f"sqlite:///{_database(folder)}"]
+    for words in (["report", sweep.name], sync):
+        command = [sys.executable, "-m", "bdray", *words]
+        subprocess.run(command, cwd=folder, check=True, env={**os.environ, **_environment()})
     return sweep.name
 
 
@@ -175,7 +182,7 @@ def _dashboard(album: Album, browser: Browser, said: str, environment: dict[str,
         page = browser.open(f"{url}/#/{name}", width=1400, height=800)
         page.wait_for_text(*shown)
         browser.hear(2)
-        page.replace(f"{sys.executable} {Path(sys.executable).parent}/", "")
+        page.replace(r"/\S+/bin/", "")
         album.page(f"ray-{name}", page, _SAID_BY_RAY)
 
 
@@ -217,12 +224,13 @@ def _mlflow(album: Album, browser: Browser, folder: Path, name: str) -> None:
         (parent,) = client.search_runs([experiment.experiment_id], "tags.`bdray.role` = 'sweep'")
         runs = f"{server.uri}/#/experiments/{experiment.experiment_id}/runs"
         asked = "workflowType=machine_learning"
-        for picture, url, shown in (
-            ("mlflow-runs", f"{runs}?viewStateShareKey=bdray&{asked}", "poisoned/attack_success_rate"),
-            ("mlflow-sweep", f"{runs}/{parent.info.run_id}?{asked}", "by_trigger/"),
+        for picture, url, shown, click in (
+            ("mlflow-runs", server.uri + runs_page(experiment.experiment_id), "poisoned/attack_success_rate", _UNFOLD),
+            ("mlflow-sweep", f"{runs}/{parent.info.run_id}?{asked}", "by_trigger/", _SHOW_MORE),
         ):
             page = browser.open(url, width=1400, height=1000, stored=_VISITED)
             page.wait_for_text(shown)
+            page.click(click)
             browser.hear(3)
             album.page(picture, page, _SAID_BY_MLFLOW)
 

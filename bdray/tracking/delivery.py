@@ -442,11 +442,7 @@ def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Ru
     if info.description:
         tags[parent.NOTE] = info.description
     tags |= {key: _shorten(value, _MAX_TAG_CHARACTERS) for key, value in parent.sweep_tags(info).items()}
-    run = client.create_run(experiment_id, info.created_ms, tags, info.name)
-    known = client.get_experiment(experiment_id).tags
-    for key, value in parent.view_tags(known, run.info.run_id).items():
-        client.set_experiment_tag(experiment_id, key, value)
-    return run
+    return client.create_run(experiment_id, info.created_ms, tags, info.name)
 
 
 def _search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:

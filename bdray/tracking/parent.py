@@ -24,15 +24,13 @@ ARTIFACTS_TAG = "bdray.artifacts"
 VIEW = "bdray"
 """Name of the saved choice of columns (`runs_page`)."""
 
-_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page of a run shows as its description."""
 
 _NOTE_MARK = "**Results of bdray**"
 """What stands above it is the user's."""
 
-_NOTE_CHARACTERS, _SWEEPS_SHOWN = 5000, 50
+_NOTE_CHARACTERS = 5000
 
 COLUMNS = (
     "params.`data.name`",
@@ -49,16 +47,10 @@ COLUMNS = (
 """The ten that answer the first question, as MLflow's pages name columns."""
 
 
-def view_tags(known: Mapping[str, str] | None = None, parent_run_id: str | None = None) -> dict[str, str]:
-    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share".
-
-    Args:
-        known: tags that it has.
-        parent_run_id: its children are in the list at once, and not only after a click.
-    """
-    view = {"selectedColumns": COLUMNS, "groupBy": None, **_parsed((known or {}).get(_VIEW_TAG, ""))}
-    shown = [*view.get("runsExpanded", {}), *([parent_run_id] if parent_run_id else [])]
-    return {_VIEW_TAG: json.dumps({**view, "runsExpanded": dict.fromkeys(shown[-_SWEEPS_SHOWN:], True)})}
+def view_tags() -> dict[str, str]:
+    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share"; which rows are unfolded
+    is no part of it."""
+    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS, "groupBy": None})}
 
 
 def runs_page(experiment_id: str) -> str:
