@@ -43,7 +43,7 @@ def command(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
 
 
 def counted(page: str) -> tuple[int, int]:
@@ -68,8 +68,8 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
                 if AGAIN.search(text) and counted(text) not in seen:
                     seen.append(counted(text))
                 time.sleep(0.2)
-            said, _ = follows.communicate(timeout=60)
-        assert ran.wait(60) == 0
+            said, _ = follows.communicate(timeout=240)
+        assert ran.wait(240) == 0
     assert follows.returncode == 0, said
     assert seen, f"no page while it ran:\n{said}"
     assert seen[0][0] < 3
@@ -79,5 +79,5 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
     assert "Still running" not in page.read_text(encoding="utf-8")
 
     with command(tmp_path, "report", "watched", "--watch") as again:
-        said, _ = again.communicate(timeout=60)
+        said, _ = again.communicate(timeout=240)
     assert (again.returncode, said.count("report ")) == (0, 1), "where nothing runs, one page"
