@@ -10,7 +10,7 @@ from bdray.condition import flatten
 from bdray.errors import UserError, nearest
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_table
-from bdray.report.listing import latex_of, listing_of, markdown_of, table_of
+from bdray.report.listing import fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -49,10 +49,10 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
-        console.print(
-            "Means after the last epoch [95 % intervals over seeds]; tuned: after the last stage of the repair.",
-            markup=False,
-        )
+        shown = fit_of(listing, console.width).intervals
+        intervals = "[95 % intervals over seeds]" if shown else "(intervals: in a wider terminal, or with --md)"
+        said = f"Means after the last epoch {intervals}; tuned: after the last stage of the repair."
+        console.print(said, markup=False)
         for sentence in mixtures(records):
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
