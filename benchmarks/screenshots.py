@@ -41,8 +41,7 @@ _SAID_BY_MLFLOW = ("mlflow/users/current", "ResizeObserver loop")
 """What their own pages complain of, whatever they show: features that are not there."""
 
 _UNFOLD = """document.querySelector("[data-component-id*='runnamecellrenderer']")"""
-_SHOW_MORE = "[...document.querySelectorAll('button')].find((button) => button.textContent === 'Show more')"
-"""What a reader clicks on: the conditions below a sweep, the rest of a description."""
+"""What a reader clicks on to see the conditions of a sweep."""
 
 _VISITED = {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
 """MLflow opens its assistant at the first visit, and never again."""
@@ -226,11 +225,12 @@ def _mlflow(album: Album, browser: Browser, folder: Path, name: str) -> None:
         asked = "workflowType=machine_learning"
         for picture, url, shown, click in (
             ("mlflow-runs", server.uri + runs_page(experiment.experiment_id), "poisoned/attack_success_rate", _UNFOLD),
-            ("mlflow-sweep", f"{runs}/{parent.info.run_id}?{asked}", "by_trigger/", _SHOW_MORE),
+            ("mlflow-sweep", f"{runs}/{parent.info.run_id}?{asked}", "by_trigger/", None),
         ):
             page = browser.open(url, width=1400, height=1000, stored=_VISITED)
             page.wait_for_text(shown)
-            page.click(click)
+            if click is not None:
+                page.click(click)
             browser.hear(3)
             album.page(picture, page, _SAID_BY_MLFLOW)
 

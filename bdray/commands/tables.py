@@ -15,7 +15,7 @@ from bdray.condition import flatten
 from bdray.errors import UserError, nearest
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_table
-from bdray.report.listing import latex_of, listing_of, markdown_of, table_of
+from bdray.report.listing import fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -57,8 +57,10 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
+        shown = fit_of(listing, console.width).intervals
+        intervals = "[95 % intervals over seeds]" if shown else "(intervals: in a wider terminal, or with --md)"
         tuned = "; tuned: after the last stage of the repair" if listing.is_tuned else ""
-        console.print(f"Means after the last epoch [95 % intervals over seeds]{tuned}.", markup=False)
+        console.print(f"Means after the last epoch {intervals}{tuned}.", markup=False)
         for sentence in mixtures(records):
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 

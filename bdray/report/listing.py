@@ -161,15 +161,37 @@ def _text(value: Any, head: str, *, intervals: bool) -> str:
     return f"{mean:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def table_of(listing: Listing, width: int) -> Table:
-    """For a terminal of `width` columns: with intervals where they fit; no word is broken."""
-    for intervals in (True, False):
+@dataclass(frozen=True)
+class Fit:
+    """What of a listing fits into a terminal.
+
+    Attributes:
+        gap: between two columns.
+        stacked: all axes share one column.
+    """
+
+    intervals: bool
+    gap: int
+    stacked: bool
+
+
+def fit_of(listing: Listing, width: int) -> Fit:
+    """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
+    for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
         rows = cells_of(listing, intervals=intervals)
-        needed = sum(max(map(len, column)) + 2 for column in zip(listing.heads, *rows, strict=True))
-        if needed <= width:
-            break
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    stacked = needed > width and len(listing.axes) > 1
+        columns = list(zip(listing.heads, *rows, strict=True))
+        if sum(max(map(len, column)) + gap for column in columns) - gap <= width:
+            return Fit(intervals, gap, stacked=False)
+    return Fit(intervals=False, gap=2, stacked=len(listing.axes) > 1)
+
+
+def table_of(listing: Listing, width: int) -> Table:
+    """For a terminal of `width` columns; no word is broken."""
+    fit = fit_of(listing, width)
+    rows, stacked = cells_of(listing, intervals=fit.intervals), fit.stacked
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, fit.gap - 1, 0, 0)
+    )
     kept = listing.heads[len(listing.axes) :]
     for head in (" / ".join(listing.axes), *kept) if stacked else listing.heads:
         is_axis = head not in kept

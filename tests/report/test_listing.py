@@ -11,7 +11,7 @@ import pytest
 from bdray.commands.tables import chosen
 from bdray.errors import UserError
 from bdray.record import TrialRecord
-from bdray.report.listing import cells_of, latex_of, listing_of, markdown_of, table_of
+from bdray.report.listing import cells_of, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.report.statistics import rate_interval
 from bdray.results.tables import summary_table
 from bdray.terminal import Console
@@ -113,3 +113,17 @@ def test_no_word_is_broken(width: int, records: list[TrialRecord]) -> None:
     words = {word for row in cells_of(listing_of(records), intervals=False) for cell in row for word in cell.split()}
     assert {word for word in words if word not in text} == set()
     assert ("[" in text) == (width == 140)
+
+
+@pytest.mark.parametrize("width", range(64, 180, 4))
+def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord]) -> None:
+    listing = listing_of(records)
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(table_of(listing, width))
+    text = console.export_text()
+    assert "…" not in text
+    fit = fit_of(listing, width)
+    for row in cells_of(listing, intervals=fit.intervals):
+        assert all(cell in text for cell in row)
+    if not fit.stacked:
+        assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
