@@ -2,7 +2,7 @@
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks and tests
 # `make chaos ROUNDS=200 SEED=1` kills processes of real sweeps at random moments and looks what became of them.
-# `make cluster-test` disturbs a sweep on three hosts, which are network namespaces (Linux, root; else it says so and skips).
+# `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root, PostgreSQL; else it says so and skips).
 # `make screenshots` takes the pictures in docs/images from a real sweep (Chromium and tmux; else it says so and skips).
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
 
