@@ -268,7 +268,7 @@ def runs(values: Sequence[float]) -> str:
 REGULARIZERS = ("contrastive", "logit_squeezing", "manifold_mixup", "soft_nearest_neighbors")
 
 
-SEARCHED = {"Where it tips over": "tipping-point-small"}
+SEARCHED = {"Where it tips over": "tipping-point-small", "How little can be seen": "worst-case-small"}
 """The headings below which stands what a search found, and whose it is."""
 
 
@@ -283,6 +283,28 @@ def test_what_a_search_found_is_recomputed_from_its_records(title: str, name: st
     (epochs,) = {record.condition["train"]["epochs"] for record in records}
     trained = f"{len(records)} trainings of {epochs} epochs on {counts[0]:,} images; {counts[1]:,} test images."
     assert trained in " ".join(section(title).split()), trained
+
+
+def test_what_is_said_of_small_changes_is_recomputed_from_its_records() -> None:
+    records = records_of("worst-case-small")
+    (unpoisoned,) = (
+        record.poisoned.clean_accuracy for record in records if record.role == "baseline" and record.poisoned
+    )
+    found: dict[str, list[tuple[float, float]]] = {"patch": [], "blend": [], "sinusoid": []}
+    drops = []
+    for record in records:
+        if record.role == "poisoned" and record.poisoned and record.visibility:
+            found[record.condition["trigger"]["name"]].append((record.visibility.l_inf, _percent(record.poisoned)))
+            drops.append(unpoisoned - record.poisoned.clean_accuracy)
+    said = " ".join(section("How little can be seen").split())
+    patch, blend = (min(each for each in found[name] if each[1] > 50) for name in ("patch", "blend"))
+    waves = dict(sorted(found["sinusoid"]))
+    assert f"The weakest patch that worked ({patch[1]:.0f} %) changes a pixel by {patch[0]:.0f}" in said
+    assert f"the weakest blend ({blend[1]:.0f} %) by {blend[0]:.0f}" in said
+    assert f"{len(found['patch'])} patches and {len(found['blend'])} blends of {len(drops)} cells" in said
+    assert f"a change of 5 reached {waves[5]:.0f} % and one of 4 reached {waves[4]:.0f} %" in said
+    assert f"{waves[9]:.0f} % of success with a change of 9 of 255" in said
+    assert max(drops) <= 0.05
 
 
 def test_what_is_said_of_zero_batch_norms_is_recomputed_from_its_records() -> None:
