@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def test_a_disturbed_cluster_comes_to_the_same_as_one_machine() -> None:
     if why := why_not() or PostgreSQL.why_not():
         pytest.skip(why)
-    command = [sys.executable, "-m", "benchmarks.cluster", "--short", "--storages", "s3", "--epochs", "6"]
+    command = [sys.executable, "-m", "benchmarks.cluster", "--short", "--storages", "s3", "--epochs", "20"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.rstrip().endswith("| 0 | 0 | 0 |"), run.stdout
