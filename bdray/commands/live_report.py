@@ -24,14 +24,16 @@ def follow(sweeps: Sequence[Storage], make: Callable[[bool], None]) -> None:
     """
     every = LOOK_S if all(sweep.is_local for sweep in sweeps) else LOOK_REMOTE_S
     made: object = None
+    spared_until = 0.0
     while True:
         states = [state_of(sweep) for sweep in sweeps]
         is_alive = any(state.is_alive for state in states)
         there = [(head.condition_id, head.status, head.finished_ms) for state in states for head in state.heads]
         begun = time.monotonic()
-        if not is_alive or (there and there != made):
+        if not is_alive or (there and there != made and begun >= spared_until):
             make(is_alive)
-            made = there
+            made, took = there, time.monotonic() - begun
+            spared_until = time.monotonic() + _SPARED * took
         if not is_alive:
             return
-        time.sleep(max(every, _SPARED * (time.monotonic() - begun)))
+        time.sleep(every)

@@ -126,7 +126,7 @@ def _estimate(
     works = [forecaster.works[task.condition_id] for task in tasks]
     alone = [(work.label, forecaster.seconds_alone(work)) for work in works]
     kinds = {training_of(work.kind) for work in works}
-    basis = [f"{finished} finished conditions"] if finished else []
+    basis = [f"{finished} finished condition{'s' if finished > 1 else ''}"] if finished else []
     machines = dict.fromkeys(f"{cost.machine}, {_device(cost)}" for cost in costs.values())
     basis += [f"a rehearsal's timed steps on {' and '.join(machines)}"] if costs else []
     return CostEstimate(
@@ -161,6 +161,8 @@ def _stage_bytes(works: Sequence[Work], costs: Mapping[str, Cost]) -> float | No
 
 def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     """The estimate in words. `limit_gb`: `resources.stage_cache_gb`."""
+    if not cost.slowest:
+        return [Text.assemble(("nothing is left to run", "bold"), f": {cost.basis}")]
     lines = [Text.assemble(("what is left to run will take", "bold"), f", by {cost.basis}:")]
     for slots, seconds in cost.wall_s.items():
         at_once = "1 condition at a time" if slots == 1 else f"{slots} at a time"

@@ -85,7 +85,7 @@ def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path)
     (condition,) = load_space(str(tmp_path / "watched.yaml")).conditions()
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
     shown: set[float] = set()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 540
     while not METRICS.keys() <= seen.keys() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.5)
         standing = read_standing(Storage.open(str(tmp_path / "runs" / "watched")))

@@ -58,7 +58,7 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
     with command(
         tmp_path, "sweep", "watched.yaml", "--no-dashboard", "--num-cpus", "1", "--max-concurrent", "1"
     ) as ran:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 540
         while not (tmp_path / "runs" / "watched" / "sweep.json").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         with command(tmp_path, "report", "watched", "--watch", "--output", "page.html") as follows:

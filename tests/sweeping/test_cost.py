@@ -14,7 +14,7 @@ from bdray.record import EpochRecord, StageRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
-from bdray.sweeping.cost import cost_lines, estimate_cost, examples_of
+from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, examples_of
 from bdray.sweeping.work import work_of
 from bdray.trial.costing import COSTS, Cost
 from bdray.trial.measured import Measured
@@ -105,7 +105,21 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     assert cost is not None
     (each,) = {work_of(c).units * 4 for c in space.conditions()}
     assert cost.trial_s == pytest.approx(3 * 7.0 + 4 * (each * 0.4 + 1.0))
-    assert cost.basis.startswith("1 finished conditions and a rehearsal's timed steps")
+    assert cost.basis.startswith("1 finished condition and a rehearsal's timed steps")
+
+
+def test_where_all_is_done_there_is_nothing_to_price() -> None:
+    done = CostEstimate(
+        wall_s={1: 0.0},
+        trial_s=0.0,
+        on_gpu=False,
+        stage_bytes=None,
+        slowest=[],
+        basis="20 finished conditions",
+        guessed=0,
+        kinds=0,
+    )
+    assert [line.plain for line in cost_lines(done, None)] == ["nothing is left to run: 20 finished conditions"]
 
 
 def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Path) -> None:
