@@ -268,7 +268,11 @@ def runs(values: Sequence[float]) -> str:
 REGULARIZERS = ("contrastive", "logit_squeezing", "manifold_mixup", "soft_nearest_neighbors")
 
 
-SEARCHED = {"Where it tips over": "tipping-point-small", "How little can be seen": "worst-case-small"}
+SEARCHED = {
+    "Where it tips over": "tipping-point-small",
+    "How little can be seen": "worst-case-small",
+    "How many seeds": "enough-seeds-small",
+}
 """The headings below which stands what a search found, and whose it is."""
 
 
@@ -305,6 +309,21 @@ def test_what_is_said_of_small_changes_is_recomputed_from_its_records() -> None:
     assert f"a change of 5 reached {waves[5]:.0f} % and one of 4 reached {waves[4]:.0f} %" in said
     assert f"{waves[9]:.0f} % of success with a change of 9 of 255" in said
     assert max(drops) <= 0.05
+
+
+def test_what_is_said_of_the_noise_patch_is_recomputed_from_its_records() -> None:
+    found = sorted(
+        _percent(record.poisoned)
+        for record in records_of("enough-seeds-small")
+        if record.poisoned and (record.condition["trigger"] or {}).get("name") == "noise_patch"
+    )
+    low, high = found[:4], found[4:]
+    said = " ".join(section("How many seeds").split())
+    wanted = (
+        f"Four trainings end at {min(low):.0f} to {max(low):.0f} % of success and four at {runs(high)}, none between"
+    )
+    assert wanted in said
+    assert len(found) == 8
 
 
 def test_what_is_said_of_zero_batch_norms_is_recomputed_from_its_records() -> None:
