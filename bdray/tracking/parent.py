@@ -83,7 +83,8 @@ def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str
         known: as it is; what a user has written into it stays.
     """
     said = known.partition(_NOTE_MARK)[0].strip() or description
-    head = f"{said}\n\n{_NOTE_MARK}: means over seeds after the last epoch; tuned: after the repair"
+    tuned = "; tuned: after the repair" if any(record.repaired for record in records) else ""
+    head = f"{said}\n\n{_NOTE_MARK}: means over seeds after the last epoch{tuned}"
     return f"{head}\n\n{summary_markdown(records, room=_NOTE_CHARACTERS - len(head) - 100)}".strip()
 
 

@@ -135,12 +135,10 @@ def note_node(job, task):
     ran = job.sweep.child("ran")
     ran.write_atomic(task.condition_id, ray.get_runtime_context().get_node_id())
     deadline = time.monotonic() + 120
-    while int(task.condition_id, 16) > 5 and not job.sweep.exists("enough") and time.monotonic() < deadline:
-        if len({ran.read_text(name) for name in ran.list()}) > 1:
-            break
-        time.sleep(0.5)
-    else:
-        job.sweep.write_atomic("enough", "")
+    while int(task.condition_id, 16) > 5 and not job.sweep.exists("enough"):
+        if len({ran.read_text(name) for name in ran.list()}) > 1 or time.monotonic() > deadline:
+            job.sweep.write_atomic("enough", "")
+        time.sleep(0.2)
     return "finished"
 """
 

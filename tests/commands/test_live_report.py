@@ -20,7 +20,7 @@ fixed:
   data: {name: digits, image_size: 16, train_limit: 200, test_limit: 60}
   model: {name: resnet8}
   trigger: {name: patch}
-  train: {epochs: 6, batch_size: 50, precision: float32}
+  train: {epochs: 100, batch_size: 50, precision: float32}
   finetune: {epochs: 1}
 baselines: false
 """

@@ -340,8 +340,9 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     assert (metrics["conditions/finished"], metrics["conditions/planned"]) == (3.0, 4.0)
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("what it asks\n\n")
-    assert "| patch | 2 | 50.0% | 15.0% | - | - |  |" in note
-    assert "| blend | 1 | 50.0% | 30.0% | - | - |  |" in note
+    assert "| patch | 2 | 50.0% | 15.0% |  |" in note
+    assert "tuned" not in note
+    assert "| blend | 1 | 50.0% | 30.0% |  |" in note
     experiment = mlflow.client.get_experiment(parent.info.experiment_id)
     view = json.loads(experiment.tags["mlflow.sharedViewState.bdray"])
     assert len(view["selectedColumns"]) == 10
