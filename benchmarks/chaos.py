@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class Sweep:
     """
 
     def __init__(self, folder: Path, database: Path | None, cpus: int, space: str = SPACE) -> None:
-        self.folder, self.cpus, self.output = folder, cpus, ""
+        self.folder, self.cpus = folder, cpus
         self.tracking: list[str] = []
         for name in ("t", "runs"):
             (folder / name).mkdir(parents=True)
@@ -286,10 +286,8 @@ class Chaos:
         database = None if draw.random() < 0.2 else self.database
         result, sweep = Round(self.seed, number), Sweep(self.work / f"r{number}", database, cpus)
         began = time.monotonic()
-        with ExitStack() as stack:
-            server = None
-            if any(strike.target == SERVER for strike in planned):
-                server = stack.enter_context(tracking_server(sweep))
+        has_server = any(strike.target == SERVER for strike in planned)
+        with tracking_server(sweep) if has_server else nullcontext() as server:
             self._run(sweep, planned, server, result)
         result.seconds = round(time.monotonic() - began, 1)
         self._look(sweep, result)
@@ -310,18 +308,18 @@ class Chaos:
 
     def _strike(self, process: subprocess.Popen[str], planned: Strike, server: TrackingServer | None) -> bool:
         """Whether it came to it before the command ended."""
+
+        def victim() -> psutil.Process | TrackingServer | None:
+            return server if planned.target == SERVER else find(planned.target, process.pid)
+
         while process.poll() is None:
-            if planned.target == SERVER or find(planned.target, process.pid) is not None:
+            if victim() is not None:
                 time.sleep(planned.moment * self.spans[planned.target])
-                victim = None if planned.target == SERVER else find(planned.target, process.pid)
-                if process.poll() is not None or (victim is None and planned.target != SERVER):
+                struck = victim()
+                if struck is None or process.poll() is not None:
                     return False
-                if server is not None and victim is None:
-                    server.strike(signal.Signals[planned.signal])
-                    return True
                 with suppress(psutil.Error):
-                    assert victim is not None
-                    victim.send_signal(signal.Signals[planned.signal])
+                    struck.send_signal(signal.Signals[planned.signal])
                     return True
             time.sleep(0.02)
         return False

@@ -21,12 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
 
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 from benchmarks.measure import Report, Row, Target, progress
+from benchmarks.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 DELAY_S = 0.03
@@ -77,7 +77,7 @@ class SlowStore:
 def slow_store() -> Iterator[SlowStore]:
     """moto's server in a process of its own with an empty bucket, the proxy in a thread of this one; both end with the
     context. Credentials are set for this process and those it starts."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     credentials = {
         "AWS_ACCESS_KEY_ID": "someone",
@@ -96,12 +96,6 @@ def slow_store() -> Iterator[SlowStore]:
         server.wait()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-def _free_port() -> int:
-    with socket(AF_INET, SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _make_bucket(port: int) -> None:

@@ -9,11 +9,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from socket import create_connection, socket
 from types import TracebackType
 from typing import Self
+from urllib.request import urlopen
+
+from benchmarks.ports import free_port
 
 _START_S = 120.0
+_ENDS_S = 3600
+"""It ends by itself, should the process that started it be killed."""
 
 
 class TrackingServer:
@@ -21,13 +25,12 @@ class TrackingServer:
 
     Args:
         log: file that what it says is appended to.
+        port: None: one that is free.
     """
 
-    def __init__(self, database: Path, log: Path) -> None:
+    def __init__(self, database: Path, log: Path, port: int | None = None) -> None:
         self._database, self._log = database, log
-        with socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port() if port is None else port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,21 +45,20 @@ class TrackingServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end(signal.SIGKILL)
 
-    def strike(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to all of its processes, and start it again when they have ended."""
         self._end(number)
         self._start()
 
     def wait(self) -> None:
-        """Until it takes connections.
+        """Until it says that it is well; connections are taken earlier, and broken again.
 
         Raises:
             RuntimeError: it ended, or did not in two minutes.
         """
         deadline = time.monotonic() + _START_S
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
-            with suppress(OSError):
-                create_connection(("127.0.0.1", self.port), timeout=1).close()
+            with suppress(OSError), urlopen(f"{self.uri}/health", timeout=2):
                 return
             time.sleep(0.2)
         raise RuntimeError(f"the tracking server did not start:\n{self._log.read_text()}")
@@ -69,7 +71,8 @@ class TrackingServer:
             "--backend-store-uri": f"sqlite:///{self._database}",
             "--artifacts-destination": str(self._database.parent / "served"),
         }
-        command = [sys.executable, "-m", "mlflow", "server", *(word for item in options.items() for word in item)]
+        words = (word for item in options.items() for word in item)
+        command = ["timeout", "-s", "KILL", str(_ENDS_S), sys.executable, "-m", "mlflow", "server", *words]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from bdray.record import ErrorRecord, Status, TrialRecord
+from benchmarks import ports
 
 STARTED, FINISHED = 1_700_000_000_000, 1_700_000_100_000
 
@@ -147,10 +147,4 @@ def shown() -> type[Shown]:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Finds a loopback port that nobody listens at."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
+    return ports.free_port

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 from bdray.errors import TrackingError
 from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 from bdray.tracking.server import open_client
+from benchmarks.tracking_server import TrackingServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,37 +32,9 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
+def server(folder: Path, port: int) -> TrackingServer:
     """A real tracking server over the folder's database, killed the hard way in the end."""
-    limit = ["timeout", "-s", "KILL", "300"]  # Ends by itself, should this process be killed.
-    options = {
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--workers": "1",
-        "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination": str(folder / "served"),
-    }
-    command = [*limit, sys.executable, "-m", "mlflow", "server", *(word for item in options.items() for word in item)]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **quiet}, cwd=folder
-        )
-    try:
-        wait_until(lambda: process.poll() is not None or is_healthy(port))
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def is_healthy(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    return TrackingServer(folder / "mlflow.db", folder / "server.log", port)
 
 
 class SlowLine(socketserver.ThreadingTCPServer):
@@ -335,6 +307,7 @@ import os, sys
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from bdray.tracking.server import open_client
+from benchmarks.tracking_server import TrackingServer
 
 @event.listens_for(Engine, "before_cursor_execute")
 def die(connection, cursor, statement, *rest):
