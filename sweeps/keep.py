@@ -2,7 +2,8 @@
 
 Into a folder of the sweep's name beside this file go the frozen space, the records, Optuna's study where there is one,
 the table, the page and its figures; models, journals and plans stay where they are. `python sweeps/keep.py --again`
-makes tables, pages and figures of all that are kept from their records.
+makes tables, pages and figures of all that are kept from their records; their triggers are stamped again, so it is run
+where the data sets are (`data/cifar10`, `data/flowers`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import yaml
 
 from bdray.commands.readers import searched
+from bdray.condition import Condition
+from bdray.errors import DataError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.controls import floors_of
@@ -21,6 +25,8 @@ from bdray.results.tables import csv_of, result_table
 from bdray.searches.study import STUDY
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
+from bdray.trial.contact_sheet import contact_sheet
+from bdray.trial.setup import Experiment
 
 HERE = Path(__file__).parent
 RECORDS = "records.jsonl"
@@ -45,10 +51,31 @@ def keep(folder: str) -> None:
     make(kept, lambda condition_id: files.condition(condition_id).read(PREVIEW))
 
 
-def make(kept: Path, picture_of: Callable[[str], bytes | None] = lambda _: None) -> None:
-    """Table, page and figures from the records. `picture_of`: see `SweepDescription`."""
+def stamped(record: TrialRecord) -> bytes | None:
+    """The contact sheet of a condition, as its trial made it; None of a baseline.
+
+    Raises:
+        SystemExit: its data set is not here.
+    """
+    condition = Condition.parse(record.condition)
+    if condition.trigger is None:
+        return None
+    try:
+        experiment = Experiment.prepare(condition, torch.device("cpu"))
+    except DataError as error:
+        raise SystemExit(f"its trigger cannot be stamped again: {error}") from None
+    return contact_sheet(*experiment.attack_examples(8))
+
+
+def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) -> None:
+    """Table, page and figures from the records.
+
+    Args:
+        picture_of: see `SweepDescription`; None: stamped again.
+    """
     lines = (kept / RECORDS).read_text(encoding="utf-8").splitlines()
     records = [TrialRecord.model_validate_json(line) for line in lines]
+    by_id = {record.condition_id: record for record in records}
     (kept / "results.csv").write_text(csv_of(result_table(records, floors_of(records))), encoding="utf-8")
     space = (kept / SPACE).read_text(encoding="utf-8")
     asked = yaml.safe_load(space).get("description", "")
@@ -58,7 +85,7 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] = lambda _: None)
         planned=len(records),
         space_yaml=space,
         search=searched(Storage.open(str(kept))),
-        picture_of=picture_of,
+        picture_of=picture_of or (lambda condition_id: stamped(by_id[condition_id])),
     )
     report = make_report(records, described)
     (kept / "report.html").write_text(report.html, encoding="utf-8")

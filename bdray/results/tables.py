@@ -157,7 +157,7 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def axes_of(records: Sequence[TrialRecord]) -> list[str]:
     """The varying paths without those that another one decides, such as a parameter that just one trigger has.
 
-    A number that no two cells share decides everything by accident and therefore nothing.
+    A number that no two cells share, of those that have it, decides everything by accident and therefore nothing.
     """
     poisoned = _poisoned(records)
     cells = dict(poisoned)
@@ -168,10 +168,15 @@ def axes_of(records: Sequence[TrialRecord]) -> list[str]:
     words = [path for path in columns if path.endswith((".name", ".strategy"))]
     kept: list[str] = []
     for path in [*words, *(path for path in columns if path not in words)]:
-        deciders = [other for other in kept if other in words or len(set(columns[other])) < len(cells)]
+        deciders = [other for other in kept if other in words or _is_shared(columns[other])]
         if not any(_decides(columns[other], columns[path]) for other in deciders):
             kept.append(path)
     return [path for path in columns if path in kept] or ["trigger.name"]
+
+
+def _is_shared(column: Sequence[str]) -> bool:
+    present = [value for value in column if value != repr(None)]
+    return len(set(present)) < len(present)
 
 
 def _decides(this: Sequence[str], that: Sequence[str]) -> bool:

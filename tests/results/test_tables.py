@@ -23,7 +23,7 @@ from bdray.record import (
     TrialRecord,
     persistence_of,
 )
-from bdray.results.tables import csv_of, result_row, result_table, summary_table, varying_paths, write_tables
+from bdray.results.tables import axes_of, csv_of, result_row, result_table, summary_table, varying_paths, write_tables
 from bdray.store.storage import Storage
 from bdray.triggers.visibility import Visibility
 
@@ -159,6 +159,16 @@ def test_axes_are_what_varies_among_the_poisoned() -> None:
     assert varying_paths(records[2:]) == []
     blend = record(condition(trigger={"name": "blend"}))
     assert varying_paths([records[0], blend]) == ["trigger.name"]
+
+
+def test_a_drawn_number_that_only_some_cells_have_hides_no_other_axis() -> None:
+    """As a search chooses them: the opacities of patches all differ, which decides the sizes by accident."""
+    patches = [
+        {"name": "patch", "size": size, "opacity": opacity} for size, opacity in ((2, 0.11), (2, 0.17), (3, 0.4))
+    ]
+    blends = [{"name": "blend", "alpha": alpha} for alpha in (0.1, 0.13)]
+    records = [record(condition(trigger=trigger)) for trigger in (*patches, *blends)]
+    assert axes_of(records) == ["trigger.name", "trigger.opacity", "trigger.size", "trigger.alpha"]
 
 
 def shown(records: list[TrialRecord], **options: Any) -> str:
