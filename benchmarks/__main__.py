@@ -62,7 +62,7 @@ def main() -> int:
         report.show()
         progress(f"{name} took {seconds:.0f} s")
         missed += sum(row.met is False for row in report.rows) + report.failures
-        how = f"`python -m benchmarks {name}`: {seconds:.0f} s; load average before it: {load:.2f}."
+        how = f"`python -m benchmarks {name}`: {seconds:.0f} s on {_cpu()}; load average before it: {load:.2f}."
         sections[name] = f"{report.markdown()}\n{how}\n"
     if not sections:
         return 1
@@ -112,7 +112,7 @@ def _preamble() -> str:
             "Written by `python -m benchmarks --write`, each section by the command below it. Every ratio was measured",
             "side by side in one run.",
             "",
-            f"- machine: {os.cpu_count()} cores ({_cpu()}), {memory:.0f} GiB memory, {_gpu()}",
+            f"- machine: {os.cpu_count()} cores, {memory:.0f} GiB memory, {_gpu()}; each section names its processor",
             f"- Python {platform.python_version()}, {versions}",
             "",
         ]
@@ -131,7 +131,7 @@ def _cpu() -> str:
         "AMX": torch.cpu._is_amx_tile_supported(),
     }
     has = ", ".join(f"{'with' if there else 'no'} {name}" for name, there in features.items())
-    return f"{cpu_model()}; {has}"
+    return f"{cpu_model()} ({has})"
 
 
 def _gpu() -> str:
