@@ -115,11 +115,15 @@ class Slurm:
         return self.hosts[NODES[0]].start("sbatch", "--wait", *own, *script, environment=self.environment)
 
     def status(self, job: int) -> int:
-        """As the script ended; for one that a signal ended, its number, negative. `sbatch --wait` says 0 of those."""
-        said = self.say("scontrol", "--oneliner", "show", "job", str(job))
-        found = re.search(r"JobState=(\w+) .* ExitCode=(\d+):(\d+)", said)
-        assert found is not None, said
-        state, status, number = found.groups()
+        """As the script ended; for one that a signal ended, its number, negative. `sbatch --wait` says 0 of those, and
+        returns while the job's steps are being ended."""
+        state, status, number = "COMPLETING", "0", "0"
+        while state in ("RUNNING", "COMPLETING"):
+            time.sleep(0.5)
+            said = self.say("scontrol", "--oneliner", "show", "job", str(job))
+            found = re.search(r"JobState=(\w+) .* ExitCode=(\d+):(\d+)", said)
+            assert found is not None, said
+            state, status, number = found.groups()
         return int(status) or -int(number) or (0 if state == "COMPLETED" else -int(signal.SIGTERM))
 
     @property
