@@ -1,8 +1,10 @@
 # Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks and tests
-# `make chaos ROUNDS=200 SEED=1` kills processes of real sweeps at random moments and looks what became of them.
-# `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root, PostgreSQL; else it says so and skips).
+# `make chaos ROUNDS=40 STRIKES=6 SEED=1` kills processes of real sweeps at random moments, cuts their link to MLflow, and
+# looks what became of them.
+# `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root, PostgreSQL; else it says so and skips);
+# `make cluster-test IMAGE=bdray` in the image of docker/Dockerfile, from podman's store.
 # `make screenshots` takes the pictures in docs/images from a real sweep (Chromium and tmux; else it says so and skips).
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
 
@@ -36,7 +38,7 @@ chaos: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) --strikes $(STRIKES) --seed $(SEED)
 
 cluster-test: $(VENV)/installed-test
-	@$(BIN)/python -m benchmarks.cluster
+	@$(BIN)/python -m benchmarks.cluster $(if $(IMAGE),--image $(IMAGE))
 
 screenshots: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.screenshots $(if $(SWEEP),--sweep $(SWEEP))

@@ -1,8 +1,9 @@
 """Kills processes of real sweeps at random moments, and looks what became of them (`make chaos ROUNDS=200 SEED=1`).
 
-Each round runs a small sweep in folders of its own, sends signals to its processes, types the same command again when
-one ended it, and so on until it says that all is done. What it leaves is compared with an undisturbed run. Round n of a
-seed is always the same processes, signals and moments, as far as a machine keeps its pace.
+Each round runs a small sweep in folders of its own, sends signals to its processes and cuts its link to the tracking
+server, types the same command again when one ended it, and so on until it says that all is done. What it leaves is
+compared with an undisturbed run. Round n of a seed is always the same processes, signals and moments, as far as a
+machine keeps its pace.
 
 Only processes that descend from this one are looked at and signalled: it is their reaper (`PR_SET_CHILD_SUBREAPER`), so
 those that lose their parents become its children. Linux only.
@@ -24,8 +25,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import psutil
 from bdray.errors import StorageNotFoundError
 from bdray.store.storage import Storage
 from bdray.tracking.server import open_client
+from benchmarks.hosts import Link, why_not
 from benchmarks.tracking_server import TrackingServer
 
 ROOT = Path(__file__).parents[1]
@@ -82,12 +85,20 @@ TARGETS: dict[str, Callable[[Sequence[str]], bool]] = {
 SERVER = "server"
 """The tracking server, which is none of the sweep's; whoever runs it starts it again."""
 
+LINK = "link"
+"""What joins the sweep and the tracking server, which then stands in a network namespace (Linux, root)."""
+
+CUTS = {"cut for 2 s": 2.0, "cut for 20 s": 20.0, "cut for 90 s": 90.0}
+"""The last is longer than a sweep waits, in the end, for a server that takes nothing."""
+
 
 @dataclass(frozen=True)
 class Strike:
-    """One signal.
+    """One signal, or one cut.
 
     Attributes:
+        target: a kind of process, or `LINK`.
+        signal: its name; of a cut, how long it was (`CUTS`).
         moment: share of the time in which a process of this kind may be struck: as long as it is there in the
             undisturbed run.
         status: of the command that was struck.
@@ -230,6 +241,21 @@ def find(target: str, keeper: int) -> psutil.Process | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Far:
+    """What is struck beyond the sweep's own processes."""
+
+    server: TrackingServer | None
+    link: Link | None
+
+    def blow(self, planned: Strike, keeper: int) -> Callable[[], None] | None:
+        """Strikes; None while what is to be struck is not there."""
+        if planned.target == LINK:
+            return None if self.link is None else partial(self.link.cut, CUTS[planned.signal])
+        victim = self.server if planned.target == SERVER else find(planned.target, keeper)
+        return None if victim is None else partial(victim.send_signal, signal.Signals[planned.signal])
+
+
 class Chaos:
     """The rounds of one seed."""
 
@@ -251,7 +277,7 @@ class Chaos:
                     first[target] = time.monotonic()
             time.sleep(0.05)
         self.spans = {target: time.monotonic() - since for target, since in first.items()}
-        self.spans[SERVER] = time.monotonic() - began
+        self.spans[SERVER] = self.spans[LINK] = time.monotonic() - began
         self.results = sweep.results
         if process.returncode or len(self.results) != 3 or first.keys() != TARGETS.keys():
             raise SystemExit(f"the undisturbed sweep did not work:\n{sweep.said}")
@@ -272,54 +298,61 @@ class Chaos:
         for condition in load_space(space).conditions():
             run_trial(condition, sweep=Storage.open(self.work / "direct"), options=options)
         self.results = results_of(Storage.open(self.work / "direct"))
-        self.spans = dict.fromkeys((*TARGETS, SERVER), span_s)
+        self.spans = dict.fromkeys((*TARGETS, SERVER, LINK), span_s)
 
     def round(self, number: int, strikes: int) -> Round | None:
         """One round of at most so many strikes; None when the sweep ended before the moment of the first came."""
         draw = random.Random(f"{self.seed}-{number}")
-        planned = [
-            Strike(draw.choice(list(self.targets)), draw.choice(SIGNALS), round(draw.random(), 3))
-            for _ in range(strikes)
-        ]
+        planned = [self._plan(draw) for _ in range(strikes)]
         cpus = draw.choice((1, 2))
         # To make one takes MLflow seconds: long enough to be struck in, too long for every round.
         database = None if draw.random() < 0.2 else self.database
         result, sweep = Round(self.seed, number), Sweep(self.work / f"r{number}", database, cpus)
-        began = time.monotonic()
-        has_server = any(strike.target == SERVER for strike in planned)
-        with tracking_server(sweep) if has_server else nullcontext() as server:
-            self._run(sweep, planned, server, result)
-        result.seconds = round(time.monotonic() - began, 1)
-        self._look(sweep, result)
+        began, struck = time.monotonic(), {strike.target for strike in planned}
+        with ExitStack() as stack:
+            link = stack.enter_context(Link()) if LINK in struck else None
+            with ExitStack() as served:
+                if struck & {SERVER, LINK}:
+                    server = served.enter_context(_tracking_server(sweep, link))
+                    sweep.tracking = ["--tracking-uri", server.uri]
+                else:
+                    server = None
+                self._run(sweep, planned, _Far(server, link), result)
+            result.seconds = round(time.monotonic() - began, 1)
+            # Who is left may still look for the server.
+            self._look(sweep, result)
         if result.is_good:
             shutil.rmtree(sweep.folder)
         return result if result.strikes else None
 
-    def _run(self, sweep: Sweep, planned: Sequence[Strike], server: TrackingServer | None, result: Round) -> None:
+    def _plan(self, draw: random.Random) -> Strike:
+        target = draw.choice(list(self.targets))
+        return Strike(target, draw.choice(list(CUTS) if target == LINK else SIGNALS), round(draw.random(), 3))
+
+    def _run(self, sweep: Sweep, planned: Sequence[Strike], far: _Far, result: Round) -> None:
         left, status = list(planned), -1
         while status != 0 and result.commands < len(planned) + COMMANDS:
             process, struck = sweep.start(), list[Strike]()
             result.commands += 1
-            while left and self._strike(process, left[0], server):
+            while left and self._strike(process, left[0], far):
                 struck.append(left.pop(0))
             status = self._wait(process)
+            if status != 0 and far.link is not None:
+                # What it says then is that the server cannot be reached; typed again at once it says so again.
+                far.link.wait()
             result.strikes += [replace(strike, status=status) for strike in struck]
         result.another = status != 0
 
-    def _strike(self, process: subprocess.Popen[str], planned: Strike, server: TrackingServer | None) -> bool:
+    def _strike(self, process: subprocess.Popen[str], planned: Strike, far: _Far) -> bool:
         """Whether it came to it before the command ended."""
-
-        def victim() -> psutil.Process | TrackingServer | None:
-            return server if planned.target == SERVER else find(planned.target, process.pid)
-
         while process.poll() is None:
-            if victim() is not None:
+            if far.blow(planned, process.pid) is not None:
                 time.sleep(planned.moment * self.spans[planned.target])
-                struck = victim()
-                if struck is None or process.poll() is not None:
+                blow = far.blow(planned, process.pid)
+                if blow is None or process.poll() is not None:
                     return False
                 with suppress(psutil.Error):
-                    struck.send_signal(signal.Signals[planned.signal])
+                    blow()
                     return True
             time.sleep(0.02)
         return False
@@ -348,22 +381,19 @@ class Chaos:
         result.another |= "--retry-failed" in sweep.said or "Traceback" in sweep.said
 
 
-@contextmanager
-def tracking_server(sweep: Sweep) -> Iterator[TrackingServer]:
-    """A tracking server over the database of a sweep, which is told of it."""
-    with TrackingServer(sweep.folder / "runs" / "mlflow.db", log=sweep.folder / "server") as server:
-        sweep.tracking = ["--tracking-uri", server.uri]
-        yield server
+def _tracking_server(sweep: Sweep, link: Link | None) -> TrackingServer:
+    """Over the database of a sweep."""
+    return TrackingServer(sweep.folder / "runs" / "mlflow.db", log=sweep.folder / "server", link=link)
 
 
 def table(rounds: Sequence[Round]) -> str:
     """The strikes by process and signal, as Markdown, and what became of the rounds."""
     lines = [
-        "| process | signal | strikes | exit status of the command | in rounds that went wrong |",
+        "| struck | how | strikes | exit status of the command | in rounds that went wrong |",
         "|---|---|---|---|---|",
     ]
-    for target in (*TARGETS, SERVER):
-        for name in SIGNALS:
+    for target in (*TARGETS, SERVER, LINK):
+        for name in (*SIGNALS, *CUTS):
             here = [(r, s) for r in rounds for s in r.strikes if (s.target, s.signal) == (target, name)]
             if here:
                 wrong = sum(not r.is_good for r, _ in here)
@@ -393,9 +423,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--strikes", type=int, default=1, help="at most in a round (default: %(default)s)")
+    parser.add_argument("--total", type=int, metavar="STRIKES", help="go on until there were so many, not --rounds")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
-    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, SERVER], default=[*TARGETS, SERVER])
+    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, SERVER, LINK])
     parser.add_argument(
         "--span",
         type=float,
@@ -408,18 +439,23 @@ def main() -> int:
         "--write", type=Path, help="write the table of the log's rounds, or of this run's, to this file"
     )
     options = parser.parse_args()
+    targets = options.targets or [*TARGETS, SERVER, LINK]
+    if LINK in targets and (why := why_not()):
+        print(f"no link is cut: {why}")
+        targets.remove(LINK)
     adopt_orphans()
     rounds: list[Round] = []
     # Ray's sockets need a short path.
     work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))
-    chaos = Chaos(work, options.seed, options.targets)
-    print(f"seed {options.seed}, rounds {options.rounds}, in {work}", flush=True)
+    chaos = Chaos(work, options.seed, targets)
+    wanted = f"{options.rounds} rounds" if options.total is None else f"{options.total} strikes"
+    print(f"seed {options.seed}, {wanted}, in {work}", flush=True)
     if options.span is None:
         chaos.undisturbed()
     else:
         chaos.computed(options.span)
     number = options.first
-    while len(rounds) < options.rounds:
+    while (options.total is None and len(rounds) < options.rounds) or _strikes(rounds) < (options.total or 0):
         if (result := chaos.round(number, options.strikes)) is not None:
             rounds.append(result)
             print(_line(result), flush=True)
@@ -436,6 +472,10 @@ def main() -> int:
     if is_good:
         shutil.rmtree(work)
     return 0 if is_good else 1
+
+
+def _strikes(rounds: Sequence[Round]) -> int:
+    return sum(len(each.strikes) for each in rounds)
 
 
 def _line(result: Round) -> str:

@@ -1,8 +1,9 @@
 """A cluster that is disturbed in the middle of a sweep (`make cluster-test`; Linux, root, Debian's PostgreSQL).
 
 A head without CPUs, two workers, a driver, PostgreSQL, S3 (`moto`) and MLflow, each on a host of its own (a network
-namespace), are started by the command lines of `docker/compose.yaml` from this virtual environment. A sweep with mixed
-fractions of (logical) GPUs runs with its storage on a shared folder, then in S3. In its middle one worker's link is
+namespace), are started by the command lines of `docker/compose.yaml`, in the image of `docker/Dockerfile` as its own
+user (`--image`) or from this virtual environment. A sweep with mixed fractions of (logical) GPUs runs with its storage
+on a shared folder, then in S3. In its middle one worker's link is
 cut, PostgreSQL is restarted, the process of a trial and then a whole worker are killed, and at last the driver, which
 is started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space
 on one machine.
@@ -23,8 +24,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from bdray.store.sweep_folder import RECORD, SweepFolder
 from bdray.tracking.server import open_client
 from benchmarks.chaos import lasting, results_of
 from benchmarks.hosts import Host, network, why_not
+from benchmarks.image import Image, unpacked
 from benchmarks.services import (
     BIN,
     COMPOSE,
@@ -89,6 +92,9 @@ CUT_S = 45.0
 """Longer than Ray takes to give a node up (about 20 s)."""
 
 POSTGRES_AWAY_S = 5.0
+RUNS = "runs"
+"""What the image's containers have in `/runs`."""
+
 IN_S3 = "s3://bdray/runs?scheme=http&endpoint_override=s3:9000&region=us-east-1"
 TABLE = (
     "| storage | conditions | disturbed | exit statuses | time | lost | doubled | different |",
@@ -164,8 +170,10 @@ class Rehearsal:
 
     def __init__(self, hosts: Mapping[str, Host], folder: Path, *, s3: bool) -> None:
         self.hosts, self.folder = hosts, folder
+        self.in_image = hosts[HEAD].image is not None
         self.services = Services(hosts, folder)
-        self.storage = IN_S3 if s3 else str(folder / "runs")
+        self.storage = IN_S3 if s3 else str(folder / RUNS)
+        """As this machine sees it."""
 
     def start(self) -> None:
         """Services, the head and the workers."""
@@ -176,26 +184,35 @@ class Rehearsal:
         until("the head", lambda: takes_connections(head, address, environment), self.folder)
         for name in WORKERS:
             self._start_node(name, "--num-cpus=1", "--num-gpus=1")
-        until("each worker", lambda: head.says_ok(_JOINED, address, environment=environment), self.folder)
+        joined = partial(head.says_ok, _JOINED, address, environment=environment, contained=True)
+        until("each worker", joined, self.folder)
 
     def _start_node(self, name: str, *shares: str) -> None:
         service = HEAD if name == HEAD else "worker"
         own = f"--node-ip-address={self.hosts[name].address}"
-        self.hosts[name].supervise(*command_of(service), own, *shares, environment=self.environment(service))
+        command = [*command_of(service, in_image=self.in_image), own, *shares]
+        self.hosts[name].supervise(*command, environment=self.environment(service), contained=True)
 
     def environment(self, service: str) -> dict[str, str]:
         """Of a process of the cluster."""
-        return {**environment_of(service, self.folder), "BDRAY_STORAGE": self.storage}
+        given = environment_of(service, self.folder, in_image=self.in_image)
+        # In the image the shared folder is where the command looks for it by itself.
+        is_default = self.in_image and self.storage != IN_S3
+        return given if is_default else {**given, "BDRAY_STORAGE": self.storage}
 
     def drive(self) -> subprocess.Popen[bytes]:
         """The command, typed on a host of its own as in a container."""
-        script = str(ROOT / "docker" / "drive.sh")
-        return self.hosts[DRIVER].start(script, str(self.folder / "hosts.yaml"), environment=self.environment(DRIVER))
+        if self.in_image:
+            command = [str(COMPOSE["driver"]["entrypoint"][-1]), "/runs/hosts.yaml"]
+        else:
+            command = [str(ROOT / "docker" / "drive.sh"), str(self.folder / RUNS / "hosts.yaml")]
+        return self.hosts[DRIVER].start(*command, environment=self.environment(DRIVER), contained=True)
 
     def found(self) -> dict[str, Any]:
         """What the sweep has left, as `found_in` says it."""
         arguments = (self.storage, self.services.tracking_uri)
-        return dict(json.loads(self.hosts[HEAD].run(_FOUND, *arguments, environment=self.environment(HEAD)) or "{}"))
+        environment = environment_of(HEAD, self.folder)
+        return dict(json.loads(self.hosts[HEAD].run(_FOUND, *arguments, environment=environment) or "{}"))
 
 
 class Records:
@@ -204,7 +221,7 @@ class Records:
     def __init__(self, rehearsal: Rehearsal) -> None:
         host = rehearsal.hosts[HEAD]
         command = host.command(sys.executable, "-u", "-c", _COUNT, rehearsal.storage)
-        environment = {**os.environ, **rehearsal.environment(HEAD)}
+        environment = {**os.environ, **environment_of(HEAD, rehearsal.folder)}
         with host.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -369,26 +386,47 @@ def undisturbed(folder: Path) -> dict[str, Any]:
     return found_in(str(folder / "alone"), f"sqlite:///{folder / 'alone' / 'mlflow.db'}")
 
 
-def rehearse(alone: Path, expected: Mapping[str, Any], *, s3: bool, limit_s: float, short: bool = False) -> Outcome:
-    """One run, from an empty network to its outcome.
+@dataclass(frozen=True)
+class Rehearsing:
+    """How sweeps are disturbed, and what they should come to.
 
-    Args:
+    Attributes:
         alone: the folder of the undisturbed run.
+        expected: what `found_in` says of it.
+        limit_s: for one sweep.
     """
-    folder = Path(tempfile.mkdtemp(prefix="bdray-hosts-"))
-    # For PostgreSQL's user.
-    folder.chmod(0o711)
-    print(f"{'S3' if s3 else 'shared folder'}: in {folder}", flush=True)
-    make_secrets(folder)
-    shutil.copy(alone / "hosts.yaml", folder)
-    shutil.copytree(alone / "cache", folder / "cache")
-    with network(folder, NAMES) as hosts:
-        rehearsal = Rehearsal(hosts, folder, s3=s3)
-        rehearsal.start()
-        outcome = disturbed(rehearsal, disturbances(rehearsal, short=short), expected, limit_s)
-    if outcome.is_good:
-        shutil.rmtree(folder)
-    return outcome
+
+    alone: Path
+    expected: Mapping[str, Any]
+    image: Image | None
+    limit_s: float
+    short: bool
+
+    def run(self, *, s3: bool) -> Outcome:
+        """One sweep, from an empty network to its outcome."""
+        folder = Path(tempfile.mkdtemp(prefix="bdray-hosts-"))
+        # For PostgreSQL's user and the image's.
+        folder.chmod(0o711)
+        print(f"{'S3' if s3 else 'shared folder'}: in {folder}", flush=True)
+        self._prepare(folder)
+        with network(folder, NAMES, image=self.image) as hosts:
+            rehearsal = Rehearsal(hosts, folder, s3=s3)
+            rehearsal.start()
+            steps = disturbances(rehearsal, short=self.short)
+            outcome = disturbed(rehearsal, steps, self.expected, self.limit_s)
+        if outcome.is_good:
+            shutil.rmtree(folder)
+        return outcome
+
+    def _prepare(self, folder: Path) -> None:
+        make_secrets(folder)
+        runs = folder / RUNS
+        runs.mkdir()
+        shutil.copy(self.alone / "hosts.yaml", runs)
+        shutil.copytree(self.alone / "cache", folder / "cache" if self.image is None else runs / ".cache")
+        if self.image is not None:
+            for path in (runs, folder / "secrets", *runs.rglob("*"), *(folder / "secrets").iterdir()):
+                os.chown(path, *self.image.owner)
 
 
 def main() -> int:
@@ -399,6 +437,7 @@ def main() -> int:
     parser.add_argument(
         "--short", action="store_true", help="6 conditions instead of 40, without cutting and killing nodes"
     )
+    parser.add_argument("--image", metavar="NAME", help="in podman's store (default: this virtual environment)")
     parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="for one disturbed sweep")
     options = parser.parse_args()
     if why := why_not() or PostgreSQL.why_not():
@@ -407,14 +446,17 @@ def main() -> int:
     # Also where it was started in the background: hosts are taken down in any case.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(130))
-    print("hosts are network namespaces; Ray and bdray come from this virtual environment, not from the image")
+    runs_in_what = f"the image {options.image}" if options.image else "this virtual environment"
+    print(f"hosts are network namespaces; Ray, bdray and MLflow's server come from {runs_in_what}")
     alone = Path(tempfile.mkdtemp(prefix="bdray-alone-"))
     (alone / "hosts.yaml").write_text(space_of(epochs=options.epochs, short=options.short))
     began = time.monotonic()
     expected = undisturbed(alone)
     print(f"undisturbed: {len(expected['results'])} conditions in {time.monotonic() - began:.0f} s", flush=True)
-    how = {"limit_s": options.limit, "short": options.short}
-    outcomes = [rehearse(alone, expected, s3=each == "s3", **how) for each in options.storages]
+    with ExitStack() as stack:
+        image = stack.enter_context(unpacked(options.image)) if options.image else None
+        rehearsing = Rehearsing(alone, expected, image, options.limit, options.short)
+        outcomes = [rehearsing.run(s3=each == "s3") for each in options.storages]
     shutil.rmtree(alone)
     print("\n".join([*TABLE, *(outcome.row for outcome in outcomes)]))
     for outcome in outcomes:

@@ -41,32 +41,37 @@ print("ok")
 _ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5); print('ok')"
 
 
-def environment_of(service: str, folder: Path) -> dict[str, str]:
-    """What `docker/compose.yaml` gives a service, with this virtual environment in the place of the image's.
+def environment_of(service: str, folder: Path, *, in_image: bool = False) -> dict[str, str]:
+    """What `docker/compose.yaml` gives a service, and what reaches S3.
 
     Args:
         folder: for what the image keeps in `/runs`.
+        in_image: else this virtual environment stands in the place of the image's.
     """
     given = {name: str(value) for name, value in (COMPOSE[service].get("environment") or {}).items()}
-    key = (folder / "secrets" / "s3").read_text().strip()
+    store = {
+        "AWS_ACCESS_KEY_ID": COMPOSE["s3"]["environment"]["MINIO_ROOT_USER"],
+        "AWS_SECRET_ACCESS_KEY": (folder / "secrets" / "s3").read_text().strip(),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    if in_image:
+        return {**given, **store, "COLUMNS": "200"}
     return {
         **given,
+        **store,
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         "BDRAY_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
-        "AWS_ACCESS_KEY_ID": COMPOSE["s3"]["environment"]["MINIO_ROOT_USER"],
-        "AWS_SECRET_ACCESS_KEY": key,
-        "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
-def command_of(service: str) -> list[str]:
-    """The command line of a service, with the scripts of this tree in the place of the image's."""
+def command_of(service: str, *, in_image: bool = False) -> list[str]:
+    """The command line of a service; without the image, with the scripts of this tree in the place of its own."""
     command = COMPOSE[service]["command"]
     words = command.split() if isinstance(command, str) else list(command)
-    return [word.replace(IMAGE_BIN, f"{ROOT}/docker/") for word in words]
+    return words if in_image else [word.replace(IMAGE_BIN, f"{ROOT}/docker/") for word in words]
 
 
 def make_secrets(folder: Path) -> None:
@@ -187,6 +192,8 @@ class Services:
         until("S3", lambda: takes_connections(s3, "s3:9000", environment), self.folder)
         if not s3.says_ok(_MAKE_BUCKETS, environment=environment):
             raise SystemExit(f"S3 takes no buckets; see {self.folder}/s3.log")
-        mlflow.supervise(*command_of("mlflow"), environment={**environment, "MLFLOW_WORKERS": "1"})
+        in_image = mlflow.image is not None
+        own = {**environment_of("mlflow", self.folder, in_image=in_image), "MLFLOW_WORKERS": "1"}
+        mlflow.supervise(*command_of("mlflow", in_image=in_image), environment=own, contained=True)
         health = f"{self.tracking_uri}/health"
         until("MLflow", lambda: mlflow.says_ok(_ASK, health, environment=environment), self.folder)

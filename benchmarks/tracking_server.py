@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 from urllib.request import urlopen
 
+from benchmarks.hosts import Link
 from benchmarks.ports import free_port
 
 _START_S = 120.0
@@ -26,16 +27,18 @@ class TrackingServer:
     Args:
         log: file that what it says is appended to.
         port: None: one that is free.
+        link: which it stands at the other end of; None: on loopback.
     """
 
-    def __init__(self, database: Path, log: Path, port: int | None = None) -> None:
-        self._database, self._log = database, log
+    def __init__(self, database: Path, log: Path, port: int | None = None, link: Link | None = None) -> None:
+        self._database, self._log, self._link = database, log, link
+        self._address = "127.0.0.1" if link is None else link.address
         self.port = free_port() if port is None else port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._address}:{self.port}"
 
     def __enter__(self) -> Self:
         self._start()
@@ -65,14 +68,16 @@ class TrackingServer:
 
     def _start(self) -> None:
         options = {
-            "--host": "127.0.0.1",
+            "--host": self._address,
+            "--allowed-hosts": f"{self._address}:{self.port}",
             "--port": str(self.port),
             "--workers": "1",
             "--backend-store-uri": f"sqlite:///{self._database}",
             "--artifacts-destination": str(self._database.parent / "served"),
         }
         words = (word for item in options.items() for word in item)
-        command = ["timeout", "-s", "KILL", str(_ENDS_S), sys.executable, "-m", "mlflow", "server", *words]
+        there = () if self._link is None else self._link.beyond
+        command = [*there, "timeout", "-s", "KILL", str(_ENDS_S), sys.executable, "-m", "mlflow", "server", *words]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

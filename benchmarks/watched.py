@@ -20,7 +20,7 @@ from typing import Any
 from bdray.cluster.metrics import METRICS
 from bdray.condition import Condition
 from bdray.space import SearchSpace, load_space
-from benchmarks.cluster import COMMANDS, DRIVER, HEAD, NAMES, Rehearsal, space_of
+from benchmarks.cluster import COMMANDS, DRIVER, HEAD, NAMES, RUNS, Rehearsal, space_of
 from benchmarks.hosts import Host, network, why_not
 from benchmarks.services import ROOT, PostgreSQL, make_secrets, takes_connections, until
 
@@ -113,7 +113,7 @@ def start_prometheus(hosts: Mapping[str, Host], folder: Path) -> None:
 
 def watched(folder: Path) -> tuple[Watch, list[str]]:
     """The sweep from its start to its end; what was seen, and what is wrong with it."""
-    space = load_space(folder / "hosts.yaml")
+    space = load_space(folder / RUNS / "hosts.yaml")
     with network(folder, (*NAMES, PROMETHEUS), {PROMETHEUS: HEAD}) as hosts:
         rehearsal = Rehearsal(hosts, folder, s3=False)
         rehearsal.start()
@@ -148,7 +148,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="bdray-hosts-"))
     folder.chmod(0o711)
     make_secrets(folder)
-    (folder / "hosts.yaml").write_text(space_of(epochs=12, short=True))
+    (folder / RUNS).mkdir()
+    (folder / RUNS / "hosts.yaml").write_text(space_of(epochs=12, short=True))
     watch, problems = watched(folder)
     print(watch.table())
     for problem in problems:

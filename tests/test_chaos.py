@@ -1,4 +1,4 @@
-"""A short form of `make chaos`: real sweeps that lose Ray's raylet and its GCS."""
+"""A short form of `make chaos`: a real sweep that is struck six times."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos import Round, Strike, table
+from benchmarks.hosts import why_not
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are followed by what only Linux has")
-def test_a_sweep_survives_its_raylet_and_its_gcs(tmp_path: Path) -> None:
-    """Seed 126 kills the one and then the other, late."""
+def test_a_sweep_that_is_struck_six_times_comes_to_the_same(tmp_path: Path) -> None:
+    """Round 1 of seed 3683: a worker, the driver, the GCS, a raylet, the mirror, and the link to MLflow."""
     log = tmp_path / "log"
-    options = ["--span", "6", "--rounds", "2", "--seed", "126", "--targets", "raylet", "gcs", "--log", str(log)]
+    options = ["--span", "6", "--total", "6", "--strikes", "6", "--seed", "3683", "--log", str(log)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *options],
         cwd=ROOT,
@@ -31,11 +32,13 @@ def test_a_sweep_survives_its_raylet_and_its_gcs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = [Round.of(line) for line in log.read_text().splitlines()]
     struck = [strike for one in rounds for strike in one.strikes]
-    assert {(strike.target, strike.signal) for strike in struck} == {("raylet", "SIGKILL"), ("gcs", "SIGKILL")}
-    # Struck, and ended by the very command that was struck.
-    assert [strike.status for strike in struck] == [0, 0]
-    assert [one.commands for one in rounds] == [1, 1]
-    assert "| all | | 2 | 2 x 0 | 0 |" in done.stdout
+    assert len(struck) >= 6
+    assert f"| all | | {len(struck)} |" in done.stdout
+    assert all(one.is_good and one.commands for one in rounds)
+    assert {strike.status for strike in struck} <= {0, 3, 130, -9}
+    if not why_not() and len(rounds) == 1:
+        kinds = {"worker", "driver", "gcs", "raylet", "mirror", "link"}
+        assert {strike.target for strike in struck} == kinds
 
 
 def test_a_bad_round_shows_in_the_table() -> None:
