@@ -8,6 +8,7 @@ equal, value for value, an undisturbed run of the same space on one machine.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import secrets
@@ -132,20 +133,25 @@ class Slurm:
         return sum(1 for _ in self.folder.glob(f"runs/hosts/conditions/*/{RECORD}"))
 
 
-def disturbed(slurm: Slurm, outcome: Outcome, limit_s: float) -> None:
-    """Submit the sweep until it is done, and disturb the first jobs."""
-    strikes = [
-        ("cancelled", LONG_JOB, ("scancel", "--name=bdray")),
-        ("SIGTERM by scancel --batch", LONG_JOB, ("scancel", "--signal=TERM", "--batch", "--name=bdray")),
-        ("SIGTERM before the time limit", SHORT_JOB, ()),
-    ]
+STRIKES = (
+    ("cancelled", LONG_JOB, ("scancel", "--name=bdray")),
+    ("SIGTERM by scancel --batch", LONG_JOB, ("scancel", "--signal=TERM", "--batch", "--name=bdray")),
+    ("SIGTERM before the time limit", SHORT_JOB, ()),
+)
+"""What befalls a job: in words, its options, the command that does it once a few more conditions are finished."""
+
+
+def disturbed(slurm: Slurm, outcome: Outcome, limit_s: float, *, short: bool) -> None:
+    """Submit the sweep until it is done, and disturb the first jobs; the short form only one, early."""
+    strikes, few = list(STRIKES[1:2] if short else STRIKES), 1 if short else 3
+    outcome.planned = len(strikes)
     deadline = time.monotonic() + limit_s
     while len(outcome.statuses) < JOBS and (not outcome.statuses or outcome.statuses[-1] != 0):
         what, options, strike = strikes.pop(0) if strikes else ("", LONG_JOB, ())
         before, job = slurm.records, slurm.submit(*options)
         while job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.5)
-            if strike and slurm.records >= before + 3:
+            if strike and slurm.records >= before + few:
                 slurm.say(*strike)
                 strike = ()
         if job.poll() is None:
@@ -158,29 +164,36 @@ def disturbed(slurm: Slurm, outcome: Outcome, limit_s: float) -> None:
             print(f"  {outcome.disturbances[-1]}: {outcome.statuses[-1]}", flush=True)
 
 
-def rehearse(folder: Path, limit_s: float) -> Outcome:
+def rehearse(folder: Path, limit_s: float, *, short: bool) -> Outcome:
     """One run, from an empty network to its outcome."""
     began = time.monotonic()
     expected = undisturbed(folder)
     print(f"undisturbed: {len(expected['results'])} conditions in {time.monotonic() - began:.0f} s", flush=True)
-    outcome = Outcome("shared folder", len(expected["results"]), planned=3)
+    outcome = Outcome("shared folder", len(expected["results"]))
     (folder / "secrets").mkdir()
     with network(folder, NODES) as hosts:
         slurm = Slurm(hosts, folder)
         slurm.start()
         began = time.monotonic()
-        disturbed(slurm, outcome, limit_s)
+        disturbed(slurm, outcome, limit_s, short=short)
         outcome.seconds = time.monotonic() - began
     runs = folder / "runs"
     outcome.compare(found_in(str(runs), f"sqlite:///{runs / 'mlflow.db'}"), expected)
     return outcome
 
 
+def why_no_slurm() -> str:
+    """What is missing here; "" where all is there."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"{', '.join(missing)} is not installed (Debian: apt-get install slurm-wlm munge)" if missing else ""
+
+
 def main() -> int:
     """The status is 1 when a condition was lost, doubled or different."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    no_slurm = f"{', '.join(missing)} is not installed (Debian: apt-get install slurm-wlm munge)" if missing else ""
-    if why := why_not() or no_slurm:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slurm", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="6 conditions instead of 40, and one SIGTERM")
+    short = parser.parse_args().short
+    if why := why_not() or why_no_slurm():
         print(f"skipped: {why}")
         return 0
     # Also where it was started in the background: hosts are taken down in any case.
@@ -188,8 +201,8 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(130))
     folder = Path(tempfile.mkdtemp(prefix="bdray-slurm-"))
     print(f"in {folder}; nodes are network namespaces", flush=True)
-    (folder / "hosts.yaml").write_text(space_of(epochs=20, short=False))
-    outcome = rehearse(folder, limit_s=1800)
+    (folder / "hosts.yaml").write_text(space_of(epochs=20, short=short))
+    outcome = rehearse(folder, limit_s=1800, short=short)
     print("\n".join([*TABLE, outcome.row, *outcome.wrong]))
     if outcome.is_good:
         shutil.rmtree(folder)

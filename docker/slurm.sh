@@ -40,7 +40,7 @@ here="$SLURMD_NODENAME"
 on_nodes 1 --nodelist="$here" ray start --head --node-ip-address="$ip" --port="$port" &
 head=$!
 until ray health-check --address "$address" 2> /dev/null; do
-    kill -0 "$head"
+    kill -0 "$head" 2> /dev/null || { echo "Ray's head has not come up at $address" >&2; exit 1; }
     sleep 2
 done
 others=$((SLURM_JOB_NUM_NODES - 1))
