@@ -19,8 +19,8 @@ shift
 storage="${BDRAY_STORAGE:-$PWD/runs}"
 # As Ray finds it, for /etc/hosts often has a machine's own name on 127.0.1.1. This script runs on the first node.
 ip="$(python3 -c 'import ray; print(ray.util.get_node_ip_address())')"
-# Of this job, for nodes may be shared.
-port="${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}"
+# Four from here on are this job's, for nodes may be shared.
+port="${RAY_PORT:-$((20000 + SLURM_JOB_ID % 2500 * 4))}"
 address="$ip:$port"
 
 # One token for this job, which its processes inherit: whoever reaches Ray's ports without it is refused.
@@ -33,11 +33,13 @@ on_nodes() {
     shift
     # srun does not take --cpus-per-task from the job since Slurm 22.05.
     srun --nodes="$count" --ntasks="$count" --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@" \
+        --dashboard-agent-listen-port="$((port + 1))" --min-worker-port=0 --max-worker-port=0 \
         --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block > /dev/null
 }
 
 here="$SLURMD_NODENAME"
-on_nodes 1 --nodelist="$here" ray start --head --node-ip-address="$ip" --port="$port" &
+on_nodes 1 --nodelist="$here" ray start --head --node-ip-address="$ip" --port="$port" \
+    --dashboard-port="$((port + 2))" --ray-client-server-port="$((port + 3))" &
 head=$!
 until ray health-check --address "$address" 2> /dev/null; do
     kill -0 "$head" 2> /dev/null || { echo "Ray's head has not come up at $address" >&2; exit 1; }
