@@ -73,6 +73,13 @@ def test_the_image_is_not_root_and_pins_its_versions() -> None:
     assert all((DOCKER.parent / path).exists() for path in copied)
 
 
+def test_login_shells_find_what_other_shells_find() -> None:
+    """`ray up` and older KubeRay start Ray in them, and they set PATH anew."""
+    text = (DOCKER / "Dockerfile").read_text()
+    (folder,) = re.findall(r"^ENV PATH=(\S+):\$PATH", text, re.MULTILINE)
+    assert f'echo "PATH={folder}:\\$PATH" > /etc/profile.d/' in text
+
+
 def test_what_is_copied_is_not_ignored() -> None:
     kept = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
     copies = re.findall(r"^COPY (.*)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
