@@ -340,7 +340,8 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
         condition=condition.content(),
         status="failed",
         started_ms=started_ms,
-        finished_ms=now_ms(),
+        # The clock may have been set back.
+        finished_ms=max(started_ms, now_ms()),
         warning=warning_for(condition),
     )
 
