@@ -380,7 +380,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
-        require_places([*job.tasks, *examples], cluster.places())
+        known = [*job.tasks, *examples]
+        require_places(known, cluster.places(known))
         total, watcher = len(run.conditions), _watcher(run, cluster, job)
         with (
             cluster.told(run.sweep) as told,
