@@ -297,6 +297,7 @@ def _freeze(
             command=command,
             user=origin.user(),
             git_commit=origin.git_commit(),
+            decided=space.resources.decided.plain,
         )
     )
 
@@ -462,7 +463,7 @@ def _pruning(run: _Run) -> Pruning | None:
 
 
 def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:
-    """Decide what is not decided yet and changes speed and bits alone, write it into `space.yaml`, and say it."""
+    """Decide what is not decided yet and changes speed and bits alone, write it down, and say it."""
     space, before = run.space, run.space.resources.decided
     space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
     space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
@@ -471,6 +472,8 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     space = with_decided(space, decide_compiling(space, run.shown, cluster, run.storage, job))
     decided = space.resources.decided
     if decided != before:
+        folder = SweepFolder(run.sweep)
+        folder.write_info(replace(folder.info(), decided=decided.plain))
         _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
         chosen = getattr(decided, name)
