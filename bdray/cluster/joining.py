@@ -13,7 +13,7 @@ import ray
 from bdray.cluster.alike import Expectation
 from bdray.cluster.job import ClusterJob
 from bdray.cluster.losses import unlike_node
-from bdray.cluster.nodes import Node, able_nodes, unlike, unprepared
+from bdray.cluster.nodes import Node, able_nodes, node_of_process, unlike, unprepared
 from bdray.errors import StorageError
 
 POLL_S = 5.0
@@ -55,12 +55,14 @@ class Joining:
 
     def excuses(self, said: str) -> bool:
         """Whether a lost process is the fault of its node, not of its condition, by what Ray says of it: the node is
-        not alike, or one is still being asked (it may not even be able to import bdray)."""
+        not alike, or nobody knows yet whether it is (it may not even be able to import bdray)."""
         if found := unlike_node(said):
             self._avoid(*found)
             return True
+        node_id = node_of_process(said)
         with self._lock:
-            return bool(self._asked)
+            # Where Ray does not tell, it may have been one that is being asked.
+            return bool(self._asked) if node_id is None else node_id not in self._known - self._avoided
 
     def _watch(self) -> None:
         while not self._over.wait(POLL_S):
@@ -82,7 +84,8 @@ class Joining:
             for node, problems in found:
                 if problems:
                     self._avoid(node.node_id, "; ".join(problems), node.name)
-            self._known |= {node.node_id for node in new}
+            with self._lock:
+                self._known |= {node.node_id for node in new}
         finally:
             with self._lock:
                 self._asked = set()

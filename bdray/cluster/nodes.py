@@ -5,6 +5,7 @@ Each is asked in a process there that needs none of its CPUs, so a busy node ans
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bdray.cluster.alike import Expectation, contents_of, data_problems, installation_problems, unshared
-from bdray.cluster.job import ClusterJob
+from bdray.cluster.autoscaling import added, has_autoscaler, waiting
+from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.losses import in_one_line
 from bdray.cluster.places import Place
 from bdray.cluster.trainable import set_up_worker
@@ -34,6 +36,9 @@ ANSWER_S = 180.0
 
 JOIN_S = 120.0
 """How long a cluster without any node that may run trials is waited for."""
+
+GROW_S = 900.0
+"""The same where an autoscaler starts it: a machine in a cloud takes minutes."""
 
 _PROBE = "probe"
 
@@ -101,23 +106,31 @@ def nodes() -> list[Node]:
     return sorted(found, key=lambda node: (node.address, node.node_id))
 
 
-def places() -> list[Place]:
-    """What the nodes have that can run trials, and the kinds of node that an autoscaler may add."""
+def node_of_process(said: str) -> str | None:
+    """The id of the node on which a trial's process was, by what Ray says of its loss; None where that is not known."""
+    found = re.search(r"actor_id[:=]\s*([0-9a-f]{32})", said)
+    facts = state.state.actor_table(found[1]) if found else {}
+    return facts.get("Address", {}).get("NodeID") or None
+
+
+def places(tasks: Sequence[Task] = ()) -> list[Place]:
+    """What the nodes have that can run trials; for those of `tasks` that none of them can run, what an autoscaler would
+    add."""
     there = [Place(node.cpu, node.gpu) for node in able_nodes()]
-    config = state.state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else ()
-    added = [Place(group.resources.get("CPU", 0), group.resources.get("GPU", 0)) for group in groups if group.max_count]
-    return there + [place for place in added if place.cpu]
+    shares = {Place(task.cpu, task.gpu) for task in tasks if not any(place.holds(task) for place in there)}
+    return there + added(sorted(shares))
 
 
 def await_place() -> bool:
-    """Waits for the first node that may run trials: those of a cluster that has just been started are still joining.
-    Returns whether there is one."""
-    deadline = time.monotonic() + JOIN_S
-    while not places():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
+    """Waits for the first node that may run trials: those of a cluster that was just started are still joining, and an
+    autoscaler adds none before something waits. Returns whether there is one."""
+    grows = has_autoscaler()
+    deadline = time.monotonic() + (GROW_S if grows else JOIN_S)
+    with waiting([Place(1.0)] if grows else []):
+        while not able_nodes():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
     return True
 
 

@@ -38,7 +38,7 @@ from ray import tune  # noqa: E402
 from bdray.cluster.alike import Expectation  # noqa: E402
 from bdray.cluster.confined import confined, has_token  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
-from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source  # noqa: E402
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
 from bdray.cluster.losses import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
@@ -135,12 +135,13 @@ class ClusterRun:
         """Logical CPUs of each node that has some."""
         return node_cpus()
 
-    def places(self) -> list[Place]:
-        """What each node has that may run trials, those included that an autoscaler may add."""
-        return places()
+    def places(self, tasks: Sequence[Task] = ()) -> list[Place]:
+        """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
+        return places(tasks)
 
     def await_place(self) -> bool:
-        """Waits for the first node that may run trials, up to two minutes; returns whether there is one."""
+        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; returns
+        whether there is one."""
         return await_place()
 
     def inventory(self) -> Iterator[NodeInventory]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from bdray.commands.readers import find_sweep
 from bdray.errors import StorageError, UserError
+from bdray.store.locks import holder_of
 from bdray.store.standing import Standing, read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -93,7 +94,8 @@ class SweepState:
         """Time left; of a sweep that does not run, how much there was when it ended."""
         if self.standing is None or self.standing.left_s is None or self.is_done:
             return ""
-        passed = (now_ms() - self.standing.updated_ms) / 1000 if self.is_alive else 0.0
+        # A driver that lives says it anew all the time: where the clock says otherwise, it was set, or is another's.
+        passed = min(max(0, now_ms() - self.standing.updated_ms), _SILENT_MS) / 1000 if self.is_alive else 0.0
         return show_duration(max(0.0, self.standing.left_s - passed))
 
     @property
@@ -192,10 +194,13 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
 
 
 def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
-    """Whether a driver holds the sweep's lock; where there are no locks, whether it has said something lately."""
+    """Whether a driver holds the sweep's lock; where there are no locks, whether the one that has the lease is a living
+    process of this machine, or one of another that has said something lately."""
     if not sweep.is_local:
-        is_open = standing is not None and standing.phase not in ("finished", "interrupted")
-        return is_open and standing is not None and now_ms() - standing.updated_ms < _SILENT_MS
+        holder = holder_of(sweep, DRIVER_LOCK)
+        if holder is None or holder.lives is not None:
+            return holder is not None and bool(holder.lives)
+        return standing is not None and abs(now_ms() - standing.updated_ms) < _SILENT_MS
     if not sweep.exists(DRIVER_LOCK):
         return False
     busy = UserError("a driver holds it")

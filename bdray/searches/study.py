@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from bdray.checksum import damaged_name, say_damaged
 from bdray.errors import UserError
 from bdray.store.scratch import scratch_folder
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 STUDY, STUDY_NAME = "study.journal", "bdray"
 CELL, FREE, CONDITIONS = "cell", "free", "conditions"
 """What bdray notes of a trial: the cell it is; whether it was learnt from records instead of asked for; its ids."""
+
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LookupError, AssertionError)
+"""Whatever is no journal breaks Optuna's reading of it in one of these ways."""
 
 METRICS, CONSTRAINTS = "metrics", "constraints"
 """What bdray notes of a study: goals and constraints, in words."""
@@ -95,7 +99,10 @@ def open_study(
     """
     import optuna
 
-    opened = OpenStudy.create(journal(path) if path is not None else optuna.storages.InMemoryStorage(), directions)
+    if path is None:
+        opened = OpenStudy.create(optuna.storages.InMemoryStorage(), directions)
+    else:
+        opened = _kept_study(path, directions)
     study = opened.study
     asked = study.user_attrs.get(METRICS, list(metrics))
     if asked != list(metrics):
@@ -105,6 +112,20 @@ def open_study(
         study.set_user_attr(METRICS, list(metrics))
         study.set_user_attr(CONSTRAINTS, list(constraints))
         study.set_metric_names([goal.partition(" ")[2] for goal in metrics])
+    return opened
+
+
+def _kept_study(path: Path, directions: Directions) -> OpenStudy:
+    """The study in a file; a new one where there is none, or one that Optuna cannot read."""
+    try:
+        opened = OpenStudy.create(journal(path), directions)
+        opened.study.get_trials(deepcopy=False)
+    except _UNREADABLE as error:
+        aside = path.with_name(damaged_name(path.name))
+        path.rename(aside)
+        problem = f"Optuna cannot read it ({type(error).__name__})"
+        say_damaged(str(path), problem, f"put aside as {aside.name}; the search begins anew, with what the records say")
+        return OpenStudy.create(journal(path), directions)
     return opened
 
 
@@ -141,8 +162,7 @@ def read_study(path: Path) -> optuna.Study:
             optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=memory)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # Whatever is no journal breaks Optuna's reading of it in one of these ways.
+        except _UNREADABLE:
             raise UserError(f"{path}: this is no journal of one study of Optuna") from None
         return optuna.load_study(study_name=name, storage=memory)
 

@@ -81,6 +81,11 @@ class Decided(Identified):
     because: dict[str, str] = Field(default_factory=dict)
     """Why, by key."""
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """For a file; empty where nothing is decided."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+
     def updated(self, newer: Decided) -> Decided:
         """These decisions, and those of `newer` in their place."""
         given = {name: value for name, value in newer if value is not None}
@@ -122,7 +127,7 @@ class ResourceRules:
 
     def plain(self) -> dict[str, Any]:
         overrides = [{"when": rule.plain(), **needs.model_dump(exclude_none=True)} for rule, needs in self.overrides]
-        decided = self.decided.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        decided = self.decided.plain
         return {**self.default.model_dump(), "overrides": overrides, **({"decided": decided} if decided else {})}
 
 
@@ -150,7 +155,9 @@ def decided_in(text: str) -> Decided:
     """What the `space.yaml` of a sweep says was decided.
 
     Raises:
-        SpaceError: it is no such file.
+        SpaceError: it is no such file, or only its beginning.
     """
-    node = parse_yaml(text, "space.yaml").mapping("").get("resources")
-    return parse_resources(node).decided
+    content = parse_yaml(text, "space.yaml")
+    if "plugins" not in content.mapping(""):
+        raise content.error("its end is missing", "")
+    return parse_resources(content.mapping("").get("resources")).decided

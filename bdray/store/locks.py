@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError
@@ -56,7 +55,8 @@ class Holder:
     Attributes:
         token: of this holding of it.
         machine: tells systems, and containers on one, apart, whatever they are called.
-        born_s: when the process began, Unix time in seconds: process numbers come again.
+        born_s: when the process began, in seconds after the system: process numbers come again. Not by the clock,
+            which may be set while the process lives.
         beat: grows as long as the lease is kept.
     """
 
@@ -71,7 +71,7 @@ class Holder:
     @classmethod
     def me(cls) -> Holder:
         """This process, from now on."""
-        return cls(socket.gethostname(), os.getpid(), time.time(), _machine(), psutil.Process().create_time())
+        return cls(socket.gethostname(), os.getpid(), time.time(), _machine(), _born_s(os.getpid()) or 0.0)
 
     @classmethod
     def parse(cls, text: str | bytes) -> Holder | None:
@@ -90,10 +90,7 @@ class Holder:
         """Whether the process is there; None where it is another machine's."""
         if not self.machine or self.machine != _machine():
             return None
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.born_s) < 1
-        except psutil.Error:
-            return False
+        return _born_s(self.pid) == self.born_s
 
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -222,13 +219,22 @@ class _Lease:
         return holder is not None and holder.token == self._me.token
 
     def _read(self) -> Holder | None:
-        try:
-            return Holder.parse(self._storage.read_bytes(self._name))
-        except StorageNotFoundError:
-            return None
+        return holder_of(self._storage, self._name)
 
     def _write(self) -> None:
         self._storage.write_atomic(self._name, self._me.text)
+
+
+def holder_of(storage: Storage, name: str) -> Holder | None:
+    """Who has a lease, or had it when he was killed.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    try:
+        return Holder.parse(storage.read_bytes(name))
+    except StorageNotFoundError:
+        return None
 
 
 def _named(path: Path) -> str:
@@ -238,6 +244,18 @@ def _named(path: Path) -> str:
         if holder is not None and holder.lives is not False:
             return str(holder)
     return "another process"
+
+
+def _born_s(pid: int) -> float | None:
+    """When a process began, in seconds after the system; None where there is none, or nobody tells. `psutil` adds the
+    time of day at which the system started, which is another one whenever the clock is set."""
+    try:
+        # The second field, the name in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, ticks = fields[0], fields[19]
+    return None if state == "Z" else int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _machine() -> str:

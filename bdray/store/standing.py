@@ -25,7 +25,6 @@ class RunningCondition(BaseModel):
 
     condition_id: str
     label: str
-    since_ms: int
     stage: str = ""
     """"" before its first epoch is over."""
     epoch: int = 0

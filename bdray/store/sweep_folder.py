@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -69,6 +69,7 @@ class SweepInfo:
         searched_s: how long such a search has gone on, in seconds.
         command: that continues the sweep, without passwords; "" where it was started from Python.
         user, git_commit: who started it last, and what the folder it was started in had checked out; "" where unknown.
+        decided: what changes bits and was decided by measurement (`resources.decided`), so far.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SweepInfo:
     command: str = ""
     user: str = ""
     git_commit: str = ""
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,8 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
         condition=condition.content(),
         status="failed",
         started_ms=started_ms,
-        finished_ms=now_ms(),
+        # The clock may have been set back.
+        finished_ms=max(started_ms, now_ms()),
         warning=warning_for(condition),
     )
 

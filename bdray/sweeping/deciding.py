@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from bdray.checksum import say_damaged
 from bdray.condition import Condition
 from bdray.errors import SpaceError, StorageNotFoundError
 from bdray.machine import Machine
 from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE
+from bdray.store.sweep_folder import SPACE, SweepFolder
 from bdray.trial.compiling import COMPILINGS, Compiling, asks_for_compiling, decide_compile
 from bdray.trial.measured import Measured
 from bdray.trial.pace import PACES, Pace, Training, decide_precision, is_auto, trainings
@@ -42,11 +43,25 @@ class Cluster(Protocol):
 
 def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
     """The space with what this sweep has decided before."""
+    return with_decided(space, _decided_before(sweep).updated(space.resources.decided))
+
+
+def _decided_before(sweep: Storage) -> Decided:
+    """By `sweep.json`, which has a checksum; where that was lost, or is of an older version, by `space.yaml`. What was
+    deleted there is decided anew."""
+    folder = SweepFolder(sweep)
+    known = Decided.model_validate(folder.info().decided) if folder.is_sweep else Decided()
     try:
-        known = decided_in(sweep.read_text(SPACE))
-    except (StorageNotFoundError, SpaceError):
-        return space
-    return with_decided(space, known.updated(space.resources.decided))
+        said = decided_in(sweep.read_bytes(SPACE).decode(errors="replace"))
+    except StorageNotFoundError:
+        return known
+    except SpaceError as error:
+        again = (
+            "what was decided is known from sweep.json" if known != Decided() else "what was decided is decided anew"
+        )
+        say_damaged(sweep.uri_of(SPACE), str(error), f"it is written again; {again}")
+        return known
+    return said if said == Decided() or known == Decided() else known
 
 
 def with_decided(space: SearchSpace, decided: Decided) -> SearchSpace:

@@ -297,6 +297,7 @@ def _freeze(
             command=command,
             user=origin.user(),
             git_commit=origin.git_commit(),
+            decided=space.resources.decided.plain,
         )
     )
 
@@ -380,7 +381,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
-        require_places([*job.tasks, *examples], cluster.places())
+        known = [*job.tasks, *examples]
+        require_places(known, cluster.places(known))
         total, watcher = len(run.conditions), _watcher(run, cluster, job)
         with (
             cluster.told(run.sweep) as told,
@@ -461,7 +463,7 @@ def _pruning(run: _Run) -> Pruning | None:
 
 
 def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:
-    """Decide what is not decided yet and changes speed and bits alone, write it into `space.yaml`, and say it."""
+    """Decide what is not decided yet and changes speed and bits alone, write it down, and say it."""
     space, before = run.space, run.space.resources.decided
     space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
     space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
@@ -470,6 +472,8 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     space = with_decided(space, decide_compiling(space, run.shown, cluster, run.storage, job))
     decided = space.resources.decided
     if decided != before:
+        folder = SweepFolder(run.sweep)
+        folder.write_info(replace(folder.info(), decided=decided.plain))
         _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
         chosen = getattr(decided, name)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -15,7 +16,7 @@ from bdray.errors import StorageError
 from bdray.store.journal import read_journal
 from bdray.store.standing import RunningCondition, Standing
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_record, read_records
+from bdray.store.sweep_folder import SweepFolder, now_ms, read_record, read_records
 from bdray.sweeping.forecast import Capacity, Forecaster, Under
 from bdray.sweeping.work import Work, training_of, work_of
 
@@ -32,7 +33,8 @@ class Watcher:
     Args:
         conditions: all that are known when it starts.
         tasks: those that are to be run, in their order.
-        clock: seconds since 1970, as the records and journals count them.
+        clock: seconds since any moment; nobody sets it while the sweep runs.
+        wall_ms: Unix time, as the journals have it; not believed where a clock was set, or another machine's differs.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class Watcher:
         capacity: Capacity,
         *,
         max_batches: int | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = now_ms,
     ) -> None:
-        self._sweep, self._folder, self._max_batches, self._clock = sweep, SweepFolder(sweep), max_batches, clock
+        self._sweep, self._folder, self._max_batches = sweep, SweepFolder(sweep), max_batches
+        self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
         self._running: dict[str, float] = {}
+        self._reports: dict[str, _Report] = {}
         self._under: dict[str, Under] = {}
         self._told: dict[str, RunningCondition] = {}
         self._ended: list[tuple[str, float]] = []
@@ -85,6 +90,7 @@ class Watcher:
             self._running.pop(condition_id, None)
             self._under.pop(condition_id, None)
             self._told.pop(condition_id, None)
+            self._reports.pop(condition_id, None)
             self._free.append(now)
             if not again:
                 self._tasks.pop(condition_id, None)
@@ -113,9 +119,13 @@ class Watcher:
             entries, _ = read_journal(self._folder.condition(condition_id))
         except StorageError:
             entries = []
-        under, told = under_of(work, entries, begun)
         with self._lock:
+            report = self._reports.get(condition_id, _Report(begun, begun)).looked_at(
+                self._clock(), entries, self._wall_ms()
+            )
+            under, told = under_of(work, entries, begun, report.seen_s)
             if condition_id in self._running:
+                self._reports[condition_id] = report
                 self._under[condition_id], self._told[condition_id] = under, told
 
     def left_s(self) -> float | None:
@@ -130,13 +140,13 @@ class Watcher:
         """For `bdray status`."""
         with self._lock:
             told = [
-                self._told.get(name) or _told(self.forecaster.works[name], begun)
-                for name, begun in self._running.items()
+                self._told.get(name) or _told(self.forecaster.works[name])
+                for name in self._running
                 if name in self.forecaster.works
             ]
         return Standing(
             phase="running",
-            updated_ms=int(self._clock() * 1000),
+            updated_ms=self._wall_ms(),
             total=total,
             finished=finished,
             failed=failed,
@@ -152,9 +162,32 @@ class Watcher:
         return sum(self.forecaster.rates.knows(kind) for kind in self._kinds)
 
 
-def under_of(work: Work, entries: Sequence[dict[str, Any]], begun_s: float) -> tuple[Under, RunningCondition]:
+@dataclass(frozen=True)
+class _Report:
+    """When a running condition last reported an epoch.
+
+    Attributes:
+        seen_s, looked_s: when that was, and when its journal was last looked at, by the watcher's clock.
+        lines: of the journal by then.
+    """
+
+    seen_s: float
+    looked_s: float
+    lines: int = 0
+
+    def looked_at(self, now_s: float, entries: Sequence[dict[str, Any]], now_ms: int) -> _Report:
+        """By now. A new line is no older than the last look, whatever clock it carries the time of."""
+        if len(entries) <= self.lines:
+            return replace(self, looked_s=now_s)
+        age_s = (now_ms - entries[-1]["time_ms"]) / 1000
+        return _Report(now_s - min(max(0.0, age_s), now_s - self.looked_s), now_s, len(entries))
+
+
+def under_of(
+    work: Work, entries: Sequence[dict[str, Any]], begun_s: float, seen_s: float
+) -> tuple[Under, RunningCondition]:
     """How far a running condition is by its journal's lines: for the forecast, and for people."""
-    under, told, over = Under(begun_s, begun_s), _told(work, begun_s), set[str]()
+    under, told, over = Under(begun_s, begun_s), _told(work), set[str]()
     seconds = units = 0.0
     for stage in work.stages:
         cost = "cost" if stage.name == "poison" else f"{stage.name}_cost"
@@ -167,8 +200,7 @@ def under_of(work: Work, entries: Sequence[dict[str, Any]], begun_s: float) -> t
         units += part * stage.units
         before = work.stages[: work.stages.index(stage) + (part >= 1.0)]
         over = {earlier.name for earlier in before}
-        seen = max(begun_s, last["time_ms"] / 1000)
-        under = Under(begun_s, seen, seconds, units, frozenset(over), stage.name, part)
+        under = Under(begun_s, seen_s, seconds, units, frozenset(over), stage.name, part)
         told = told.model_copy(
             update={
                 "stage": stage.name,
@@ -180,5 +212,5 @@ def under_of(work: Work, entries: Sequence[dict[str, Any]], begun_s: float) -> t
     return under, told
 
 
-def _told(work: Work, begun_s: float) -> RunningCondition:
-    return RunningCondition(condition_id=work.condition_id, label=work.label, since_ms=int(begun_s * 1000))
+def _told(work: Work) -> RunningCondition:
+    return RunningCondition(condition_id=work.condition_id, label=work.label)

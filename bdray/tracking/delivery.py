@@ -12,7 +12,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
+from bdray.record import TrialRecord
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
@@ -31,6 +32,7 @@ from bdray.store.sweep_folder import (
     KeptRecord,
     SweepFolder,
     SweepInfo,
+    now_ms,
     read_records,
 )
 from bdray.tracking import parent
@@ -75,6 +77,7 @@ class _ConditionRun:
     run_id: str
     status: str
     delivered: str
+    started_ms: int
     params: frozenset[str] = frozenset()
     is_described: bool = False
     has_error: bool = False
@@ -132,6 +135,8 @@ class Delivery:
         self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
         self._held = parent_run.data.tags.get(parent.ARTIFACTS_TAG, "")
         self._note = parent_run.data.tags.get(parent.NOTE, "")
+        self._results: dict[str, float] = dict(parent_run.data.metrics)
+        self._parent_started_ms = int(parent_run.info.start_time)
         self._client = client
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
@@ -239,7 +244,9 @@ class Delivery:
         elif run.has_error:
             self._client.delete_tag(run.run_id, "bdray.error")
         run.has_error = bool(record.error)
-        self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), record.finished_ms)
+        # The clock may have been set back since the run began.
+        ended_ms = max(record.finished_ms, run.started_ms)
+        self._client.set_terminated(run.run_id, _RUN_STATUS.get(record.status, "FAILED"), ended_ms)
         self.moved()
         try:
             self._upload(run, found, kept)
@@ -303,7 +310,7 @@ class Delivery:
         started = started or min((point.time_ms for point in journal.points), default=None)
         run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
         self.moved()
-        return _ConditionRun(str(run.info.run_id), "running", "")
+        return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))
 
     def _index(self) -> dict[str, _ConditionRun]:
         if self._runs is None:
@@ -329,6 +336,7 @@ class Delivery:
                     run.info.run_id,
                     status,
                     delivered,
+                    int(run.info.start_time),
                     params,
                     is_described=bool(delivered),
                     has_error="bdray.error" in tags,
@@ -345,19 +353,17 @@ class Delivery:
         except Exception as error:
             raise self._explain(error) from error
         try:
-            self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED")
+            ended_ms = max(now_ms(), self._parent_started_ms)
+            self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED", ended_ms)
         except Exception as error:
             raise explain(error, self.uri) from error
 
     def _deliver_results(self) -> None:
         """What came of the sweep so far, into the parent run."""
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import RunTag
 
         records = read_records(self.files.storage, self.info.conditions or None)
-        metrics = [Metric(*point) for point in parent.result_points(self.files, self.info, records)]
-        for start in range(0, len(metrics), _MAX_ENTITIES):
-            self._client.log_batch(self.parent_run_id, metrics[start : start + _MAX_ENTITIES])
-            self.moved()
+        self._log_results(records)
         note = parent.note_of(self._note, self.info.description, records) if records else self._note
         if note != self._note:
             self._client.set_tag(self.parent_run_id, parent.NOTE, note)
@@ -370,6 +376,24 @@ class Delivery:
         if new:
             self._held = parent.artifacts_tag(self._held, new)
             self._client.log_batch(self.parent_run_id, tags=[RunTag(parent.ARTIFACTS_TAG, self._held)])
+
+    def _log_results(self, records: Sequence[TrialRecord]) -> None:
+        """The metrics of the parent run, where they are others than it has."""
+        from mlflow.entities import Metric
+
+        results = parent.result_metrics(self.files, self.info, records)
+        if results.items() <= self._results.items():
+            return
+        # Of two values of a step MLflow shows the later one, or the larger: the clock may have been set back since.
+        known = next((name for name in results if name in self._results), None)
+        history = self._client.get_metric_history(self.parent_run_id, known) if known else []
+        last_ms = max(record.finished_ms for record in records)
+        time_ms = max([last_ms, *(metric.timestamp + 1 for metric in history)])
+        metrics = [Metric(name, value, time_ms, 0) for name, value in results.items()]
+        for start in range(0, len(metrics), _MAX_ENTITIES):
+            self._client.log_batch(self.parent_run_id, metrics[start : start + _MAX_ENTITIES])
+            self.moved()
+        self._results |= results
 
     def _explain(self, error: Exception) -> TrackingError:
         """What went wrong with one condition: while the server answers, it is this condition's own trouble."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bdray.checksum import checksum
 from bdray.record import TrialRecord
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import summary_markdown
 from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
-
-if TYPE_CHECKING:
-    from bdray.tracking.files import Point
 
 RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
 """Files of a sweep that its parent run holds."""
@@ -88,15 +85,11 @@ def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str
     return f"{head}\n\n{summary_markdown(records, room=_NOTE_CHARACTERS - len(head) - 100)}".strip()
 
 
-def result_points(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> list[Point]:
-    """The metrics of the parent run. Its clock is the last end of a condition: a second pass changes nothing."""
-    from bdray.tracking.files import Point
-
+def result_metrics(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> dict[str, float]:
+    """The metrics of the parent run; none before the first condition has ended."""
     if not records:
-        return []
-    planned = len(info.conditions) or len(files.condition_ids())
-    last_ms = max(record.finished_ms for record in records)
-    return [Point(name, value, last_ms, 0) for name, value in summary_metrics(records, planned).items()]
+        return {}
+    return summary_metrics(records, len(info.conditions) or len(files.condition_ids()))
 
 
 def changed_files(files: SweepFolder, known: str) -> dict[str, bytes]:

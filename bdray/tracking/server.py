@@ -60,6 +60,10 @@ class GoneError(UnreachableError):
     """An experiment or run that was there is not any more: connecting again finds or makes it."""
 
 
+_NO_DATABASE = ("database disk image is malformed", "file is not a database")
+"""What SQLite says of a damaged file."""
+
+
 def default_tracking_uri(storage_root: str | Storage) -> str:
     """`sqlite:///<storage>/mlflow.db` with an absolute path (four slashes on POSIX).
 
@@ -224,6 +228,10 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     text = public(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"
+    if any(sign in text for sign in _NO_DATABASE):
+        # Not by itself: it may hold other people's experiments.
+        again = "move it away, and the same command fills a new one from the records"
+        return UnreachableError(f"{server}: the file is damaged ({text}); {again}")
     code = getattr(error, "error_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return GoneError(f"{server} has lost something: {text}")

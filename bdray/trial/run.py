@@ -214,7 +214,12 @@ class _Trial:
         self.journal = Journal(self.folder) if self.folder else None
         self.trainer = condition.condition_id
         """The condition for whose sake stages are trained here."""
-        self.checkpointed = time.monotonic()
+        self.started_ms, self.begun = now_ms(), time.monotonic()
+        self.checkpointed = self.begun
+
+    def _ended_ms(self) -> int:
+        """Now, by a clock that nobody sets while the trial runs: its two times tell how long it took."""
+        return self.started_ms + round(1000 * (time.monotonic() - self.begun))
 
     def run(self) -> TrialRecord:
         try:
@@ -226,7 +231,6 @@ class _Trial:
                     self.journal.flush()
 
     def _measure(self) -> TrialRecord:
-        started = now_ms()
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads or usable_cores())
         prepare_memory(device, self.options.gpu_share)
@@ -245,16 +249,16 @@ class _Trial:
         try:
             ends = [self._poison_stage(experiment, model, self.condition.stages[0])]
         except _Pruned as pruned:
-            return self._pruned(pruned.record, started, experiment, visibility, surroundings)
+            return self._pruned(pruned.record, experiment, visibility, surroundings)
         probing.measure(model, ends[0].record)
         for end in self._repair(experiment, model, ends[0]):
             ends.append(end)
             probing.measure(model, end.record)
         stages = tuple(end.record for end in ends)
-        record = blank_record(self.condition, started).model_copy(
+        record = blank_record(self.condition, self.started_ms).model_copy(
             update={
                 "status": "diverged" if any(stage.diverged for stage in stages) else "finished",
-                "finished_ms": now_ms(),
+                "finished_ms": self._ended_ms(),
                 "data": experiment.describe(),
                 "visibility": visibility,
                 "stages": stages,
@@ -270,17 +274,16 @@ class _Trial:
     def _pruned(
         self,
         stage: StageRecord,
-        started: int,
         experiment: Experiment,
         visibility: Visibility | None,
         surroundings: Mapping[str, Any],
     ) -> TrialRecord:
         """The record of a condition whose poison stage ended early. Its checkpoint stays: conditions that share the
         stage need not train it again to end there too, and one that is run again goes on from there."""
-        record = blank_record(self.condition, started).model_copy(
+        record = blank_record(self.condition, self.started_ms).model_copy(
             update={
                 "status": "pruned",
-                "finished_ms": now_ms(),
+                "finished_ms": self._ended_ms(),
                 "data": experiment.describe(),
                 "visibility": visibility,
                 "stages": (stage,),

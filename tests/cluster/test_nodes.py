@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 import bdray
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.cluster.alike import Expectation
 from bdray.cluster.confined import confined
-from bdray.cluster.nodes import _storage_problem
+from bdray.cluster.joining import Joining
+from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
 from bdray.cluster.places import Place, require_places
 from bdray.commands import inspection
 from bdray.condition import Condition
@@ -48,10 +51,10 @@ def folder() -> Iterator[Path]:
 def cluster(folder: Path, installations: None) -> Iterator[str]:
     """Its address."""
     sys.path.append(str(folder / "here"))
-    with raylets(folder) as ray:
+    with raylets(folder) as nodes:
         for name, share in {"other": {"num_cpus": 2, "num_gpus": 1}, "broken": {"num_cpus": 1}}.items():
-            ray.add_node(**share, env_vars={"PYTHONPATH": str(folder / name)})
-        yield ray.address
+            nodes.add_node(**share, env_vars={"PYTHONPATH": str(folder / name)})
+        yield nodes.address
     sys.path.remove(str(folder / "here"))
 
 
@@ -75,11 +78,11 @@ def raylets(folder: Path) -> Iterator[Cluster]:
     """A cluster of one node that has one CPU."""
     options = {"include_dashboard": False, "temp_dir": str(folder / "ray")}
     with confined():
-        ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
         try:
-            yield ray
+            yield cluster
         finally:
-            ray.shutdown()
+            cluster.shutdown()
 
 
 def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
@@ -194,6 +197,42 @@ def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ
     assert "timm is 0.0.1, not " in said["other"][0]
     assert "gets no trials: unlike the driver's" in said["other"][0]
     assert "half copied" in said["broken"][0]
+
+
+class Doomed:
+    """A trial's process, which ends itself."""
+
+    def train(self) -> None:
+        os._exit(3)
+
+
+def test_a_loss_is_excused_only_where_it_was_a_node_that_nobody_knows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A condition that kills its process does so on any node; what joins meanwhile is no excuse for it."""
+    monkeypatch.chdir(folder)
+    sweep = Storage.open(folder / "runs" / "excused")
+    job = ClusterJob(sweep, sweep.parent, ())
+    with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)):
+        (first,) = able_nodes()
+        second = cluster.add_node(num_cpus=1).node_id
+        joining = Joining(job, Expectation(Installation.here(()), frozenset({first.node_id}), ()))
+        said = {}
+        for node in able_nodes():
+            doomed = ray.remote(Doomed).options(**{**node.options, "num_cpus": 1}).remote()
+            with pytest.raises(ray.exceptions.RayActorError) as lost:
+                ray.get(doomed.train.remote())
+            said[node.node_id] = str(lost.value)
+            assert node_of_process(said[node.node_id]) == node.node_id
+        joining._asked = {second}
+        assert joining.excuses(said[second])
+        assert not joining.excuses(said[first.node_id])
+        assert joining.excuses("nothing is known of it"), "it may have been there"
+        joining._known, joining._asked = joining._known | {second}, set()
+        assert not joining.excuses(said[second]), "it is alike"
+        joining._avoid(second, "it is another one")
+        assert joining.excuses(said[second])
+        assert not joining.excuses("nothing is known of it")
 
 
 def test_what_tells_installations_apart() -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from bdray.cli import main
+from bdray.commands.status import state_of
 from bdray.condition import Condition
 from bdray.record import ErrorRecord
-from bdray.store.standing import RunningCondition, Standing, write_standing
-from bdray.store.storage import Storage
+from bdray.store.locks import Holder
+from bdray.store.standing import RunningCondition, Standing, read_standing, write_standing
+from bdray.store.storage import Storage, _Remote
 from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +52,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     running = RunningCondition(
         condition_id=names[2],
         label="patch-0.1-resnet8",
-        since_ms=now_ms(),
         stage="poison",
         epoch=3,
         epochs=8,
@@ -105,6 +109,38 @@ def test_a_sweep_without_a_command_names_one(sweep: Storage, capsys: pytest.Capt
     uri = sweep.uri
     said = f"continue with: bdray sweep {uri}/space.yaml --name study --storage {sweep.parent.uri}\n"
     assert said in shown(capsys, "study")
+
+
+@pytest.mark.parametrize("set_by", [-86_400_000, 86_400_000])
+def test_the_time_left_is_believed_whatever_the_clock_says(
+    sweep: Storage, capsys: pytest.CaptureFixture[str], set_by: int
+) -> None:
+    standing = read_standing(sweep)
+    assert standing is not None
+    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+        assert re.search(r"about 2 h (1 min )?left", shown(capsys, "study"))
+
+
+def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(
+    sweep: Storage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said last is from an hour ago, or from the future: the clock was set."""
+    monkeypatch.setattr(
+        "bdray.store.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2])
+    )
+    far = Storage(f"hdfs://{sweep.uri}")
+    standing, me = read_standing(sweep), Holder.me()
+    assert standing is not None
+    for set_by in (-3_600_000, 3_600_000):
+        write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+        for holder, alive in ((me, True), (replace(me, born_s=1.0), False), (replace(me, machine="other"), False)):
+            sweep.write_atomic(DRIVER_LOCK, holder.text)
+            assert state_of(far).is_alive is alive, (set_by, holder)
+    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms()}))
+    assert state_of(far).is_alive, "another machine's"
+    sweep.delete(DRIVER_LOCK)
+    assert not state_of(far).is_alive
 
 
 def test_a_rehearsal_is_shown_while_it_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,13 +106,14 @@ def test_a_record_changed_behind_its_copy_is_noticed(sweep: Storage) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".json", ".gz"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "bit"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "bit"])
 def test_a_damaged_or_lost_copy_is_made_again(suffix: str, damage: str, sweep: Storage) -> None:
     before = read_records(sweep, IDS)
     (file,) = Path(sweep.uri, "records").glob(f"*{suffix}")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    file.unlink() if damage == "missing" else file.write_bytes(bytes(content) if damage == "bit" else b"")
+    kept = {"bit": bytes(content), "cut": bytes(content[: len(content) // 2]), "empty": b""}
+    file.unlink() if damage == "missing" else file.write_bytes(kept[damage])
     assert read_records(sweep, IDS) == before
     assert len(GatheredRecords(sweep).copies) == COUNT - 1
     assert read_records(sweep, IDS) == before

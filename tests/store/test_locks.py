@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from pyarrow.fs import LocalFileSystem
 
@@ -116,6 +118,36 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(storage: Storage, monk
         storage.write_atomic("lease", holder.text)
         with held(storage):
             pass
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says when its processes began")
+def test_a_living_holder_lives_when_the_clock_is_set(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says when it was started by the clock as it is now: an hour later, once that was set forward."""
+    monkeypatch.setattr(locks, "EXPIRY_S", 1e9)
+    holder = Holder.me()
+    storage.write_atomic("lease", holder.text)
+    proc = Path(storage.uri.partition("//")[2], "proc")
+    proc.mkdir()
+    for entry in Path("/proc").iterdir():
+        (proc / entry.name).symlink_to(entry)
+    (proc / "stat").unlink()
+    later = re.sub(r"(?<=btime )\d+", lambda found: str(int(found[0]) + 3600), Path("/proc/stat").read_text())
+    (proc / "stat").write_text(later)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(proc))
+    assert psutil.boot_time() != int(holder.born_s), "it is set"
+    assert holder.lives
+    assert Holder.me().born_s == holder.born_s
+    with pytest.raises(UserError, match=f"held by process {os.getpid()} "), held(storage):
+        pass
+
+
+def test_a_dead_process_that_nobody_has_asked_about_holds_nothing(storage: Storage) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as zombie:
+        holder = replace(Holder.me(), pid=zombie.pid, born_s=locks._born_s(zombie.pid) or 0.0)
+        assert holder.lives
+        zombie.kill()
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        assert holder.lives is False
 
 
 def test_what_is_no_lease_holds_nothing(storage: Storage) -> None:

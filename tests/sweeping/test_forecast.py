@@ -81,7 +81,12 @@ class Simulation:
         self.sweep = Storage.open(folder)
         SweepFolder(self.sweep).write_info(SweepInfo("long", "long"))
         self.watcher = Watcher(
-            self.sweep, space.conditions(), self.tasks, Capacity(float(slots)), clock=lambda: self.now
+            self.sweep,
+            space.conditions(),
+            self.tasks,
+            Capacity(float(slots)),
+            clock=lambda: self.now,
+            wall_ms=lambda: int(1000 * self.now),
         )
 
     def moments(self, looked_at: int) -> Iterator[tuple[float, float | None, float]]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from bdray.store.locks import Holder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, read_records
+from benchmarks.clock import Clock
 from benchmarks.slow_store import slow_store
 
 ROOT = Path(__file__).parents[2]
@@ -45,13 +48,13 @@ class Drivers:
         self.started: list[subprocess.Popen[str]] = []
         (folder / "far.yaml").write_text(SPACE)
 
-    def start(self, *prefix: str) -> subprocess.Popen[str]:
+    def start(self, *prefix: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
         options = ["--storage", self.storage.location, "--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command = [*prefix, sys.executable, "-m", "bdray.sweep", "far.yaml", "--no-dashboard", "--num-cpus", "1"]
         process = subprocess.Popen(
             [*command, *options],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "BDRAY_CACHE": str(self.folder / "cache")},
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "BDRAY_CACHE": str(self.folder / "cache")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -107,3 +110,26 @@ def test_a_second_driver_is_told_of_the_first_and_goes_on_after_its_death(driver
     assert third.returncode == 0, said
     assert [record.status for record in read_records(storage.child("far"))] == ["finished"] * 2
     assert not {DRIVER_LOCK, "mirror.lock"} & set(storage.child("far").list()), "given back"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="a clock is set with Linux and a cc")
+@pytest.mark.parametrize("behind", [True, False])
+def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(
+    drivers: Drivers, storage: Storage, behind: bool
+) -> None:
+    """The second driver, on another machine as far as anybody can tell, has another time of day than the first."""
+    clock = Clock(drivers.folder)
+    first = drivers.start()
+    holder = drivers.holder()
+    assert holder is not None
+    clock.set(-3600 if behind else 3600)
+    second = drivers.start(*apart(), environment=clock.environment)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 2 and f"being run by process {holder.pid} on" in said, said
+    assert first.poll() is None, "the first one goes on"
+    first.kill()
+    first.wait()
+    third = drivers.start(*apart(), environment=clock.environment)
+    said, _ = third.communicate(timeout=300)
+    assert third.returncode == 0, said
+    assert [record.status for record in read_records(storage.child("far"))] == ["finished"] * 2

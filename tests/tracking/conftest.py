@@ -60,7 +60,13 @@ class SweepFolder:
     def metrics(condition_id: str, step: int) -> dict[str, float]:
         return {"train/loss": 1 / (step + int(condition_id, 16) / 7), "poisoned/attack_success_rate": step / 3}
 
-    def record(self, condition_id: str, status: Status = "finished", error: str | None = None) -> None:
+    def record(
+        self,
+        condition_id: str,
+        status: Status = "finished",
+        error: str | None = None,
+        times: tuple[int, int] = (STARTED, FINISHED),
+    ) -> None:
         record = TrialRecord(
             condition_id=condition_id,
             cell_id=f"cell{int(condition_id, 16)}",
@@ -68,8 +74,8 @@ class SweepFolder:
             condition={},
             status=status,
             error=None if error is None else ErrorRecord(kind="OutOfMemory", message=error),
-            started_ms=STARTED,
-            finished_ms=FINISHED,
+            started_ms=times[0],
+            finished_ms=times[1],
         )
         self._write(condition_id, "record.json", record.model_dump_json())
 

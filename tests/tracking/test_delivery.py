@@ -296,6 +296,28 @@ def test_wrong_uris_are_explained(tmp_path: Path, free_port: Callable[[], int]) 
     assert "secret" not in check_tracking(secret)
 
 
+def test_what_ends_after_the_clock_was_set_back_is_the_last_word(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep(created_ms=4_000_000_000_000)
+    first, second = sweep.finished(1), sweep.condition(2)
+    sweep.journal(second, 2)
+    assert sync_sweep(str(sweep.path)).delivered == 2
+    day_before = FINISHED - 86_400_000
+    sweep.record(second, "failed", "gone", times=(day_before, day_before + 5))
+    for _ in range(2):
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(2)
+    mlflow = shown(sweep)
+    (parent,) = mlflow.parents
+    assert (parent.data.metrics["conditions/failed"], parent.data.metrics["conditions/finished"]) == (1.0, 1.0)
+    sweep.record(second, times=(day_before, day_before + 9))
+    for _ in range(2):
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(2)
+    mlflow = shown(sweep)
+    (parent,) = mlflow.parents
+    assert (parent.data.metrics["conditions/failed"], parent.data.metrics["conditions/finished"]) == (0.0, 2.0)
+    for run in (parent, mlflow.run(first), mlflow.run(second)):
+        assert run.info.end_time >= run.info.start_time
+
+
 def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     from bdray.condition import Condition
     from bdray.record import EpochRecord, Rates, StageRecord

@@ -1,0 +1,209 @@
+"""Each file of a real sweep, damaged in each way, and the same command typed again: as the table of the documentation
+says (`benchmarks/damages.py`)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from bdray.checksum import say_damaged
+from bdray.data.content import _keep, _read_kept
+from bdray.searches.study import STUDY, open_study
+from bdray.store.storage import Storage
+from bdray.trial.compiling import COMPILINGS
+from bdray.trial.costing import COSTS
+from bdray.trial.measured import Measured
+from bdray.trial.needs import PACKING
+from bdray.trial.pace import PACES
+from benchmarks.damages import DAMAGES, TABLE, markdown
+
+ROOT = Path(__file__).parents[1]
+SPACE = """\
+name: damaged
+seeds: [0]
+fixed:
+  data: {name: digits, image_size: 8, train_limit: 60, test_limit: 20}
+  model: {name: resnet8}
+  train: {epochs: 2, batch_size: 32}
+  finetune: {epochs: 1, batch_size: 32, fraction: 0.1}
+parameters:
+  trigger.name: {values: [pixel, patch]}
+"""
+WRITTEN = ("progress.json", "results.csv", "results.parquet", "report.html", ".lock", "mirror.lock", "mirror.log")
+
+
+def damage(file: Path, how: str) -> None:
+    chance, content = random.Random(f"{file.name} {how}"), bytearray(file.read_bytes())
+    match how:
+        case "cut":
+            file.write_bytes(content[: len(content) // 2])
+        case "bit":
+            # In front of its checksum: without that very word a file is one of an older version, and its content whole.
+            content[chance.randrange(len(content) // 2)] ^= 1 << chance.randrange(8)
+            file.write_bytes(content)
+        case "empty":
+            file.write_bytes(b"")
+        case _:
+            file.unlink()
+
+
+def typed(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bdray.sweep", "damaged.yaml", "--no-dashboard", "--num-cpus", "1"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BDRAY_CACHE": str(folder.parent / "cache"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished sweep."""
+    folder = tmp_path_factory.mktemp("damaged") / "done"
+    folder.mkdir()
+    (folder / "damaged.yaml").write_text(SPACE)
+    first = typed(folder)
+    assert first.returncode == 0, first.stdout + first.stderr
+    return folder
+
+
+@pytest.fixture
+def sweep(done: Path) -> Iterator[Path]:
+    """A copy of it: the folder in which the command is typed."""
+    copy = done.with_name("copy")
+    shutil.copytree(done, copy)
+    yield copy
+    shutil.rmtree(copy)
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in (folder / "runs/damaged/conditions").glob("*/record.json")}
+
+
+def test_each_file_of_a_sweep_has_a_row(done: Path) -> None:
+    """Whoever adds a kind of file says what becomes of it."""
+    runs = done / "runs"
+    kinds = set[str]()
+    for file in (path.relative_to(runs) for path in runs.rglob("*") if path.is_file()):
+        place, *rest = file.parts
+        if place == "damaged" and rest[0] in ("conditions", "stages"):
+            kinds.add(f"{rest[0]}/{'ID' if rest[0] == 'conditions' else 'FINGERPRINT'}/{rest[2]}")
+        elif place != "mlflow-artifacts" and file.name != "mlflow.db.lock":
+            kinds.add("/".join(rest) or place)
+    assert kinds <= TABLE.keys()
+    assert {cell for cells in TABLE.values() for cell in map(len, TABLE.values())} == {len(DAMAGES)}
+
+
+def test_the_documentation_has_the_table() -> None:
+    assert markdown() in (ROOT / "docs" / "operations.md").read_text()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_what_is_written_anew_each_time(sweep: Path, how: str) -> None:
+    folder, before = sweep / "runs" / "damaged", records(sweep)
+    (picture, *_) = sorted(folder.glob("conditions/*/preview.png"))
+    for name in (*WRITTEN, ".delivered", "sweep.json"):
+        damage(folder / name, how)
+    damage(picture, how)
+    kept = picture.read_bytes() if picture.exists() else None
+    again = typed(sweep)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert records(sweep) == before, "nothing is computed"
+    for name in (*WRITTEN, ".delivered", "sweep.json"):
+        is_said = f"damaged file {folder / name}: " in again.stderr
+        assert is_said == TABLE[name][DAMAGES.index(how)].startswith("said"), (name, again.stderr)
+        assert (folder / name).stat().st_size > 0, "there again"
+    assert (picture.read_bytes() if picture.exists() else None) == kept
+    last = typed(sweep)
+    assert (last.returncode, last.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_space_and_the_database(sweep: Path, how: str) -> None:
+    folder, before = sweep / "runs" / "damaged", records(sweep)
+    space = (folder / "space.yaml").read_text()
+    damage(folder / "space.yaml", how)
+    damage(sweep / "runs" / "mlflow.db", how)
+    (folder / ".delivered").unlink()
+    again = typed(sweep)
+    assert records(sweep) == before, "nothing is computed"
+    assert (folder / "space.yaml").read_text() == space, "what was decided is known"
+    if how in ("cut", "empty"):
+        assert f"damaged file {folder / 'space.yaml'}: " in again.stderr
+        assert "what was decided is known from sweep.json" in again.stderr
+    if how == "cut":
+        assert again.returncode == 3
+        assert "the file is damaged" in again.stdout and "move it away" in again.stdout, again.stdout
+        (sweep / "runs" / "mlflow.db").rename(sweep / "mlflow.db.damaged")
+        again = typed(sweep)
+    assert again.returncode in ((0, 3) if how == "bit" else (0,)), again.stdout + again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    say_damaged.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "bdray"]
+
+
+@pytest.mark.parametrize(("how", "seed"), [*((how, 0) for how in DAMAGES), *(("bit", seed) for seed in range(1, 30))])
+def test_a_study_that_optuna_cannot_read(how: str, seed: int, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    path = tmp_path / STUDY
+    study = open_study(path, ["maximize a"], [], ["maximize"]).study
+    for number in range(4):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, number / 4)
+    if seed:
+        content, chance = bytearray(path.read_bytes()), random.Random(seed)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+    else:
+        damage(path, how)
+    trials = len(open_study(path, ["maximize a"], [], ["maximize"]).study.trials)
+    asides = list(tmp_path.glob(f"{STUDY}.damaged-*"))
+    assert len(said()) == len(asides)
+    assert trials <= 4
+    if how != "bit":
+        assert not asides
+        assert (trials > 0) == (how == "cut"), "its whole lines count"
+    study = open_study(path, ["maximize a"], [], ["maximize"]).study
+    study.tell(study.ask(), 1.0)
+    assert len(open_study(path, ["maximize a"], [], ["maximize"]).study.trials) == trials + 1, "it goes on"
+
+
+class Number(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [PACKING, PACES, COMPILINGS, COSTS])
+def test_a_damaged_measurement_is_measured_again(
+    name: str, how: str, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    kept = Measured(Storage.open(tmp_path), name, Number)
+    kept.add({"one": Number(number=1)})
+    damage(tmp_path / name, how)
+    assert kept.read() == {}
+    assert len(said()) == (how != "missing")
+    kept.add({"two": Number(number=2)})
+    assert kept.read() == {"two": Number(number=2)}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_digests_of_pictures_are_not_believed(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "digests" / "ab.json"
+    _keep(path, {"a": "1" * 32})
+    assert _read_kept(path) == {"a": "1" * 32}
+    damage(path, how)
+    assert _read_kept(path) == {}
