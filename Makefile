@@ -3,7 +3,7 @@
 #   make test     set up, then run all checks and tests
 # `make chaos ROUNDS=40 STRIKES=6 SEED=1` kills processes of real sweeps at random moments, cuts their link to MLflow, and
 # looks what became of them.
-# `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root, PostgreSQL; else it says so and skips);
+# `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root; else it says so and skips);
 # `make cluster-test IMAGE=bdray` in the image of docker/Dockerfile, from podman's store.
 # `make screenshots` takes the pictures in docs/images from a real sweep (Chromium and tmux; else it says so and skips).
 # On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.

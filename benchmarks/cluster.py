@@ -1,4 +1,4 @@
-"""A cluster that is disturbed in the middle of a sweep (`make cluster-test`; Linux, root, Debian's PostgreSQL).
+"""A cluster that is disturbed in the middle of a sweep (`make cluster-test`; Linux, root, the tools of the tests).
 
 A head without CPUs, two workers, a driver, PostgreSQL, S3 (`moto`) and MLflow, each on a host of its own (a network
 namespace), are started by the command lines of `docker/compose.yaml`, in the image of `docker/Dockerfile` as its own

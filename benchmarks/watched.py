@@ -1,4 +1,4 @@
-"""A running sweep as Prometheus sees it (Linux, root, Debian's PostgreSQL and Prometheus).
+"""A running sweep as Prometheus sees it (Linux, root, the tools of the tests, Debian's Prometheus).
 
 The services and nodes of `benchmarks.cluster` and a Prometheus with `docker/prometheus.yml`, which shares the head's
 `/tmp/ray` as in `docker/compose.yaml`. While a sweep runs, every query of Grafana's dashboard is asked again and again,

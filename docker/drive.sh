@@ -4,5 +4,5 @@
 set -euo pipefail
 
 : "${RAY_HEAD:?host:port of the head}"
-ray start --address="$RAY_HEAD" --num-cpus=0 --num-gpus=0 > /dev/null
+ray start --address="$RAY_HEAD" --num-cpus=0 --num-gpus=0 --object-store-memory=100000000 > /dev/null
 exec bdray sweep --address "$RAY_HEAD" --storage "${BDRAY_STORAGE:-/runs}" "$@"

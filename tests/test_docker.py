@@ -41,6 +41,20 @@ def test_every_secret_is_a_file_that_is_not_kept() -> None:
             assert not named or str(value).startswith("/run/secrets/"), key
 
 
+@pytest.mark.parametrize("name", ["compose.gpu.yaml", "compose.s3.yaml"])
+def test_what_a_second_file_changes_is_there_and_its_secrets_are_files(name: str) -> None:
+    added: dict[str, Any] = yaml.safe_load((DOCKER / name).read_text())
+    assert added["services"].keys() <= SERVICES.keys()
+    secrets = {**COMPOSE["secrets"], **added.get("secrets", {})}
+    for service, changes in added["services"].items():
+        # A list replaces none of the first file's: it must name them again where an implementation does not add.
+        assert set(changes.get("secrets", SERVICES[service]["secrets"])) >= set(SERVICES[service]["secrets"])
+        for secret in changes.get("secrets", []):
+            assert secrets[secret]["file"] == f"./secrets/{secret}"
+        for key, value in (changes.get("environment") or {}).items():
+            assert not re.search("SECRET|PASSWORD|CREDENTIALS", key) or value.startswith("/run/secrets/")
+
+
 def test_volumes_that_are_used_exist() -> None:
     named = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert {name for name in named if not name.startswith(".")} == set(COMPOSE["volumes"])
