@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BdrayError(Exception):
     """Root of every error bdray raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is: a worker's error reaches the driver pickled, and its arguments are not those that made it."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class UserError(BdrayError):
@@ -92,6 +97,12 @@ class ClusterError(BdrayError):
 
 class TrialInterrupted(BdrayError):  # noqa: N818 - a request, not a mistake
     """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
+
+
+def _restored(kind: type[BdrayError], args: tuple[Any, ...], state: dict[str, Any]) -> BdrayError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def nearest(name: str, known: Iterable[str], *, limit: int = 12) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bdray.errors import ComponentError, SpaceError, StorageError, nearest
+import pickle
+
+from bdray.cluster.alike import UnlikeNodeError
+from bdray.errors import ClusterError, ComponentError, SpaceError, StorageError, nearest
 
 
 def test_the_nearest_name_is_offered_or_all_that_there_are() -> None:
@@ -29,3 +32,15 @@ def test_a_space_error_names_file_line_and_path() -> None:
 
 def test_a_storage_error_says_what_could_not_be_done() -> None:
     assert str(StorageError("write", "/a/b", "the disk is full")) == "cannot write /a/b: the disk is full"
+
+
+def test_errors_of_a_worker_arrive_as_they_were() -> None:
+    """Of a full disk only a `TypeError` arrived."""
+    for error in (
+        StorageError("write", "/a/b", "the disk is full"),
+        SpaceError("is wrong", file="a.yaml", line=3, path="seeds"),
+        UnlikeNodeError("ab", ["it is another one"]),
+        ClusterError("gone"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
