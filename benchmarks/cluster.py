@@ -4,8 +4,8 @@ A head without CPUs, two workers, a driver, PostgreSQL, S3 (`moto`) and MLflow, 
 namespace), are started by the command lines of `docker/compose.yaml`, in the image of `docker/Dockerfile` as its own
 user (`--image`) or from this virtual environment. A sweep with mixed fractions of (logical) GPUs runs with its storage
 on a shared folder, then in S3. In its middle one worker's link is
-cut, PostgreSQL is restarted, the process of a trial and then a whole worker are killed, and at last the driver, which
-is started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space
+cut, PostgreSQL is restarted, the process of a trial and then a whole worker are killed, the link of S3 is cut where it
+is the storage, and at last the driver is killed, and started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space
 on one machine.
 """
 
@@ -92,6 +92,7 @@ CUT_S = 45.0
 """Longer than Ray takes to give a node up (about 20 s)."""
 
 POSTGRES_AWAY_S = 5.0
+STORE_AWAY_S = 30.0
 RUNS = "runs"
 """What the image's containers have in `/runs`."""
 
@@ -274,11 +275,13 @@ def disturbances(rehearsal: Rehearsal, *, short: bool) -> list[Disturbance]:
             Disturbance(0.15, lambda: _restart_postgres(postgres)),
             Disturbance(0.3, lambda: _kill_host(hosts[DRIVER])),
         ]
+    away = [Disturbance(0.65, lambda: _cut_link(hosts["s3"], STORE_AWAY_S))]
     return [
-        Disturbance(0.1, lambda: _cut_link(first)),
+        Disturbance(0.1, lambda: _cut_link(first, CUT_S)),
         Disturbance(0.25, lambda: _restart_postgres(postgres)),
         Disturbance(0.4, lambda: _kill_trial(hosts)),
         Disturbance(0.55, lambda: _kill_host(second)),
+        *(away if rehearsal.storage == IN_S3 else []),
         Disturbance(0.75, lambda: _kill_host(hosts[DRIVER])),
     ]
 
@@ -311,9 +314,9 @@ def disturbed(rehearsal: Rehearsal, left: list[Disturbance], expected: Mapping[s
     return outcome
 
 
-def _cut_link(host: Host) -> str:
-    host.cut(CUT_S)
-    return f"the link of {host.name} cut for {CUT_S:.0f} s"
+def _cut_link(host: Host, seconds: float) -> str:
+    host.cut(seconds)
+    return f"the link of {host.name} cut for {seconds:.0f} s"
 
 
 def _restart_postgres(postgres: PostgreSQL) -> str:

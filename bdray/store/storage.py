@@ -37,6 +37,9 @@ _TEMPORARY = ".tmp"
 _CONNECTIONS = 24
 """Requests under way at a time; pyarrow's own client opens up to 25."""
 
+_ATTEMPTS = 11
+"""Of a patient request. Between two, 25 ms, 50 ms, 100 ms, ... pass: where nobody listens, 51 s in all."""
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -68,10 +71,12 @@ class Storage:
         uri: absolute path of a local folder, or the URI of a remote one with `***` for the secrets in it: what may be
             shown and written down.
         login: host and query of the URI as they were given, where they hold secrets.
+        is_patient: see `patiently`.
     """
 
     uri: str
     login: str = field(default="", repr=False)
+    is_patient: bool = field(default=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, location: str | os.PathLike[str] | Storage) -> Storage:
@@ -100,6 +105,12 @@ class Storage:
             raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
         login = f"{parts.netloc}?{parts.query}" if text != given else ""
         return cls(_with_path(urlsplit(text), parts.path.rstrip("/")), login)
+
+    def patiently(self) -> Storage:
+        """The same folder, and all below it; an S3 store that cannot be reached is tried for most of a minute, and not
+        for 6 seconds. For what has begun and would have to begin again; not for the first request, for a mistyped
+        host is no better after a minute."""
+        return replace(self, is_patient=True)
 
     @property
     def location(self) -> str:
@@ -315,7 +326,7 @@ class Storage:
 
     @property
     def _remote(self) -> _Remote:
-        return _open_remote(self.location)
+        return _open_remote(self.location, self.is_patient)
 
     @contextmanager
     def _explained(self, action: str, path: str) -> Iterator[None]:
@@ -394,14 +405,14 @@ class _Remote:
         ]
 
 
-def _open_remote(uri: str) -> _Remote:
+def _open_remote(uri: str, is_patient: bool) -> _Remote:
     parts = urlsplit(uri)
-    files, root = _file_system(_with_path(parts, "/"))
+    files, root = _file_system(_with_path(parts, "/"), is_patient)
     return _Remote(files, f"{root.rstrip('/')}{unquote(parts.path)}".rstrip("/"))
 
 
 @lru_cache(maxsize=64)
-def _file_system(uri: str) -> tuple[fs.FileSystem, str]:
+def _file_system(uri: str, is_patient: bool) -> tuple[fs.FileSystem, str]:
     """What pyarrow opens for all folders of a storage (its connections are shared), and its topmost folder."""
     import pyarrow as pa
     from pyarrow.fs import FileSystem
@@ -413,7 +424,17 @@ def _file_system(uri: str) -> tuple[fs.FileSystem, str]:
         files, root = FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"storage '{public(uri)}' cannot be opened: {public(str(error), uri)}") from None
-    return files, str(root)
+    return _patient(files) if is_patient else files, str(root)
+
+
+def _patient(files: fs.FileSystem) -> fs.FileSystem:
+    from pyarrow.fs import AwsDefaultS3RetryStrategy, S3FileSystem
+
+    if not isinstance(files, S3FileSystem):
+        return files
+    # No URI can say it; a file system is pickled as the arguments that make it.
+    options = files.__reduce__()[1][0]
+    return S3FileSystem(**{**options, "retry_strategy": AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)})
 
 
 def _with_path(parts: SplitResult, path: str) -> str:

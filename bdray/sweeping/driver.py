@@ -160,6 +160,8 @@ def run_conditions(
 
     # One driver a sweep: two would compute everything twice.
     with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
+        # It has answered.
+        storage, sweep = storage.patiently(), sweep.patiently()
         space, adopted = as_decided(space, sweep), list[str]()
 
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:

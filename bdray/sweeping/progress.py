@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
+from bdray.errors import StorageError
 from bdray.progress import Bar
 from bdray.store.standing import RunningCondition, write_standing
 from bdray.store.storage import Storage
@@ -19,6 +20,9 @@ from bdray.values import show_duration
 
 _LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
 """Between two looks at what runs: on a disk, and where each is a request."""
+
+_REST_S = 120.0
+"""Between two looks at most, should one have taken long."""
 
 _QUIET_LINE_S = 60.0
 _SHOWN = 4
@@ -172,7 +176,9 @@ class SweepProgress(Bar):
         wait = 0.0
         while not self._over.wait(wait):
             begun = time.monotonic()
-            self._watcher.look()
+            # What is not there is seen at the next look; a storage that stays away ends the sweep, not this thread.
+            with suppress(StorageError):
+                self._watcher.look()
             left = self._watcher.left_s()
             self._left = None if left is None else (left, time.monotonic())
             self._on_left(left)
@@ -183,7 +189,7 @@ class SweepProgress(Bar):
             if self._sweep is not None:
                 write_standing(self._sweep, standing)
             self._redraw()
-            wait = max(every, 20 * (time.monotonic() - begun))
+            wait = max(every, min(_REST_S, 20 * (time.monotonic() - begun)))
 
     def _redraw(self, *, news: bool = False) -> None:
         done = self.finished + self.failed + self.pruned

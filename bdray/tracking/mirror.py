@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("sweep", help="what a list of processes shows; the whole URI comes by stdin")
     parser.parse_args()
     tracking_uri, location = (sys.stdin.readline().rstrip("\n") for _ in range(2))
-    loop = _MirrorLoop(Storage.open(location), tracking_uri, answers := _private_stdout())
+    loop = _MirrorLoop(Storage.open(location).patiently(), tracking_uri, answers := _private_stdout())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.listen()
     try:
