@@ -3,10 +3,10 @@
 A head without CPUs, two workers, a driver, PostgreSQL, S3 (`moto`) and MLflow, each on a host of its own (a network
 namespace), are started by the command lines of `docker/compose.yaml`, in the image of `docker/Dockerfile` as its own
 user (`--image`) or from this virtual environment. A sweep with mixed fractions of (logical) GPUs runs with its storage
-on a shared folder, then in S3. In its middle one worker's link is
-cut, PostgreSQL is restarted, the process of a trial and then a whole worker are killed, the link of S3 is cut where it
-is the storage, and at last the driver is killed, and started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space
-on one machine.
+on a shared folder, then in S3. In its middle one worker's link is cut, PostgreSQL is restarted, the process of a trial
+and then a whole worker are killed, the link of S3 is cut where it is the storage, and at last the driver is killed and
+started again. Records, journals, tables and MLflow must equal, value for value, an undisturbed run of the same space on
+one machine.
 """
 
 from __future__ import annotations
