@@ -6,9 +6,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bdray.errors import StorageError
+
 LOSSES_WITHOUT_PROGRESS = 3
 """A loss of a process is the infrastructure's fault, whatever the process was doing; a condition that loses this many
 in a row without one more epoch in between may be what kills them."""
+
+LOSSES_UNREAD = 10
+"""So many losses may pass of which nobody can say how far the condition had come, as while a store is away: then a
+trial ends for that, after most of a minute of trying."""
 
 
 @dataclass
@@ -20,12 +26,17 @@ class Losses:
     """
 
     progress: Callable[[str], int]
+    _unread: dict[str, int] = field(default_factory=dict)
     _count: dict[str, int] = field(default_factory=dict)
     _reached: dict[str, int] = field(default_factory=dict)
 
     def start_again(self, condition_id: str) -> bool:
         """A condition has just lost its process: whether it is started again."""
-        reached = self.progress(condition_id)
+        try:
+            reached = self.progress(condition_id)
+        except StorageError:
+            self._unread[condition_id] = self._unread.get(condition_id, 0) + 1
+            return self._unread[condition_id] < LOSSES_UNREAD
         is_stuck = reached <= self._reached.get(condition_id, -1)
         self._reached[condition_id] = reached
         self._count[condition_id] = self._count.get(condition_id, 0) + 1 if is_stuck else 1

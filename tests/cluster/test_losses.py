@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bdray.cluster.losses import Losses, in_one_line
+from collections.abc import Iterator
+
+from bdray.cluster.losses import LOSSES_UNREAD, Losses, in_one_line
+from bdray.errors import StorageError
 
 DIED = """Failure # 1 (occurred at 2026-11-24)
 The actor died unexpectedly before finishing this task.
@@ -28,6 +31,26 @@ def test_conditions_are_counted_apart() -> None:
     losses = Losses(lambda condition_id: 0)
     assert [losses.start_again(name) for name in "abab"] == [True] * 4
     assert not losses.start_again("a")
+
+
+def test_a_store_that_is_away_is_no_fault_of_the_condition() -> None:
+    answers: Iterator[int | StorageError] = iter([3, *[StorageError("read", "s3://bucket/runs", "gone")] * 5, 3, 3])
+
+    def progress(condition_id: str) -> int:
+        if isinstance(answer := next(answers), StorageError):
+            raise answer
+        return answer
+
+    losses = Losses(progress)
+    assert [losses.start_again("a") for _ in range(8)] == [True] * 7 + [False]
+
+
+def test_a_store_that_stays_away_ends_it() -> None:
+    def progress(condition_id: str) -> int:
+        raise StorageError("read", "s3://bucket/runs", "gone")
+
+    losses = Losses(progress)
+    assert [losses.start_again("a") for _ in range(LOSSES_UNREAD)] == [True] * (LOSSES_UNREAD - 1) + [False]
 
 
 def test_rays_text_becomes_one_line() -> None:
