@@ -127,7 +127,7 @@ def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(
 ) -> None:
     """What it said last is from an hour ago, or from the future: the clock was set."""
     monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2])
+        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
     )
     far = Storage(f"hdfs://{sweep.uri}")
     standing, me = read_standing(sweep), Holder.me()

@@ -56,7 +56,7 @@ def test_a_lock_of_the_system_names_its_holder(tmp_path: Path) -> None:
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A folder that is looked at as a far one, by leases in quick time."""
     monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2])
+        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
     )
     for name, seconds in {"BEAT_S": 0.2, "EXPIRY_S": 3.0, "SETTLE_S": 0.5, "_LOOK_S": 0.05}.items():
         monkeypatch.setattr(locks, name, seconds)

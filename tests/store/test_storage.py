@@ -24,7 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     if request.param == "local":
         return Storage.open(tmp_path)
     monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri: _Remote(LocalFileSystem(), uri.partition("//")[2])
+        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
     )
     return Storage(f"hdfs://{tmp_path}")
 
@@ -235,7 +235,8 @@ def test_wrong_locations_are_explained(location: str, message: str) -> None:
 
 
 def test_remote_roots_come_from_pyarrow() -> None:
-    remote = _open_remote("s3://bucket/runs/demo?endpoint_override=localhost:9&scheme=http&region=x")
+    uri = "s3://bucket/runs/demo?endpoint_override=localhost:9&scheme=http&region=x"
+    remote = _open_remote(uri, is_patient=False)
     assert (remote.root, remote.files.type_name) == ("bucket/runs/demo", "s3")
     assert remote.path("a/b") == "bucket/runs/demo/a/b"
 
