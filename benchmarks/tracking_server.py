@@ -69,12 +69,14 @@ class TrackingServer:
     def _start(self) -> None:
         options = {
             "--host": self._address,
-            "--allowed-hosts": f"{self._address}:{self.port}",
             "--port": str(self.port),
             "--workers": "1",
             "--backend-store-uri": f"sqlite:///{self._database}",
             "--artifacts-destination": str(self._database.parent / "served"),
         }
+        if self._link is not None:
+            # On loopback all are, by default, so that a proxy may stand before it.
+            options["--allowed-hosts"] = f"{self._address}:{self.port}"
         words = (word for item in options.items() for word in item)
         there = () if self._link is None else self._link.beyond
         command = [*there, "timeout", "-s", "KILL", str(_ENDS_S), sys.executable, "-m", "mlflow", "server", *words]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
+
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\
@@ -296,6 +299,9 @@ def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable
         "precision: float32\n", "precision: bfloat16\n", 1
     )
     space.write_text(elsewhere)
+    folder = SweepFolder(Storage.open(space.parent))
+    info = folder.info()
+    folder.write_info(replace(info, decided={**info.decided, "cpu": 2, "precision": "bfloat16"}))
     status, output = sweeper.run("--retry-failed")
     assert status == 0, output
     assert "1 already done, 1 to run" in output
