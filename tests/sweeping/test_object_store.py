@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -113,16 +114,14 @@ def test_a_second_driver_is_told_of_the_first_and_goes_on_after_its_death(driver
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="a clock is set with Linux and a cc")
-@pytest.mark.parametrize("behind", [True, False])
-def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(
-    drivers: Drivers, storage: Storage, behind: bool
-) -> None:
-    """The second driver, on another machine as far as anybody can tell, has another time of day than the first."""
+def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(drivers: Drivers, storage: Storage) -> None:
+    """The second driver, on another machine as far as anybody can tell, has another time of day than the first: an hour
+    behind or ahead, by the run's seed, for each takes a minute and a half."""
     clock = Clock(drivers.folder)
     first = drivers.start()
     holder = drivers.holder()
     assert holder is not None
-    clock.set(-3600 if behind else 3600)
+    clock.set(random.choice((-3600, 3600)))
     second = drivers.start(*apart(), environment=clock.environment)
     said, _ = second.communicate(timeout=120)
     assert second.returncode == 2 and f"being run by process {holder.pid} on" in said, said
