@@ -33,13 +33,13 @@ while :; do sleep 3600 & wait; done
 """What makes a namespace look like a container of `docker/compose.yaml`; then its first process, which reaps."""
 
 _UNPACK = """
-mkdir -p {own}/changed {own}/work {own}/root
-mount -t overlay overlay -o lowerdir={image},upperdir={own}/changed,workdir={own}/work {own}/root
-for each in proc dev sys run; do mount --rbind /$each {own}/root/$each; done
-mount --bind {folder}/hosts {own}/root/etc/hosts
-mount --bind {folder}/resolv.conf {own}/root/etc/resolv.conf
-mount --bind {folder}/{volume} {own}/root/tmp/ray
-mount --bind {folder}/runs {own}/root/runs
+mkdir -p {own}/changed {own}/work {own}/whole
+mount -t overlay overlay -o lowerdir={image},upperdir={own}/changed,workdir={own}/work {own}/whole
+for each in proc dev sys run; do mount --rbind /$each {own}/whole/$each; done
+mount --bind {folder}/hosts {own}/whole/etc/hosts
+mount --bind {folder}/resolv.conf {own}/whole/etc/resolv.conf
+mount --bind {folder}/{volume} {own}/whole/tmp/ray
+mount --bind {folder}/runs {own}/whole/runs
 """
 """The file system of an image with what is mounted into its containers."""
 
@@ -107,7 +107,7 @@ class Host:
         """
         here = ["nsenter", "--net", "--mount", "--uts", "--pid", "--target", str(self._first)]
         if contained and self.image is not None:
-            command = tuple(self.image.command(self._folder / f"image-{self.name}" / "root", *command))
+            command = tuple(self.image.command(self._folder / f"image-{self.name}" / "whole", *command))
         return [*here, *command]
 
     def _environment(self, given: Mapping[str, str], contained: bool) -> dict[str, str]:

@@ -41,6 +41,14 @@ def test_a_sweep_that_is_struck_six_times_comes_to_the_same(tmp_path: Path) -> N
         assert {strike.target for strike in struck} == kinds
 
 
+def test_the_table_in_the_docs_is_that_of_the_kept_log() -> None:
+    rounds = [Round.of(line) for line in (ROOT / "tests" / "chaos" / "seed-2.jsonl").read_text().splitlines()]
+    assert sum(len(one.strikes) for one in rounds) > 200
+    assert all(one.is_good and one.seed == 2 for one in rounds)
+    said = (ROOT / "docs" / "operations.md").read_text()
+    assert table(rounds) in said
+
+
 def test_a_bad_round_shows_in_the_table() -> None:
     strike = Strike("worker", "SIGTERM", 0.5, status=0)
     bad = Round(
