@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bdray.condition import Condition
 from bdray.space import load_space
+from bdray.training.loop import Stage
+from bdray.training.optimization import lr_factor
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
 
@@ -24,7 +30,7 @@ TRAINING: dict[str, tuple[Any, dict[str, Any]]] = {
     "epochs": (100, {"train.epochs": 100}),
     "client_optimizer": ("sgd", {"train.optimizer": "sgd"}),
     "lr": (0.01, {"train.lr": 0.01}),
-    "lr_scheduler": ("CosineAnnealingLR", {"train.schedule": "cosine"}),
+    "lr_scheduler, over 100 epochs whatever they are": ("CosineAnnealingLR", {"train.schedule": "cosine"}),
     "sgd_momentum": (0.9, {"train.momentum": 0.9}),
     "SGD without nesterov=True": (True, {"train.nesterov": False}),
     "wd": (0.0005, {"train.weight_decay": 0.0005}),
@@ -95,9 +101,32 @@ def test_every_setting_is_compared() -> None:
 
 
 def test_the_small_one_is_the_same_recipe_on_fewer_pictures_for_fewer_epochs() -> None:
-    whole, small = (attack_of(f"backdoorbench_badnet{end}").flat() for end in ("", "_small"))
-    cut = {"data.train_limit", "data.test_limit", "train.epochs", "finetune.epochs"}
-    assert {path for path in whole.keys() | small.keys() if whole.get(path) != small.get(path)} == cut
+    whole, small = (attack_of(f"backdoorbench_badnet{end}") for end in ("", "_small"))
+    ours, theirs = whole.flat(), small.flat()
+    cut = {"data.train_limit", "data.test_limit"}
+    cut |= {f"{stage}.{name}" for stage in ("train", "finetune") for name in ("epochs", "schedule")}
+    assert {path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)} == cut
+
+
+def test_the_small_one_has_their_learning_rates() -> None:
+    """Their `CosineAnnealingLR` has `T_max=100` whatever the epochs are, and steps after each."""
+    whole, small = (attack_of(f"backdoorbench_badnet{end}") for end in ("", "_small"))
+    for recipe, of_whole in ((small.train, whole.train), (small.finetune, whole.finetune)):
+        optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=recipe.lr)
+        theirs = CosineAnnealingLR(optimizer, T_max=of_whole.epochs)
+        for epoch in range(recipe.epochs):
+            assert lr_factor(recipe.schedule, epoch, recipe.epochs) * recipe.lr == pytest.approx(
+                theirs.get_last_lr()[0], rel=3e-4
+            )
+            optimizer.step()
+            theirs.step()
+
+
+def test_an_epoch_has_a_batch_more_than_theirs_and_sees_every_picture() -> None:
+    """They drop the last, incomplete one."""
+    stage = SimpleNamespace(source=range(50_000), recipe=attack_of("backdoorbench_badnet").train, max_batches=None)
+    batches = cast(property, Stage.whole_epoch).__get__(stage)
+    assert (batches, 50_000 // 128, 50_000 % 128) == (391, 390, 80)
 
 
 def test_its_network_has_as_many_parameters_as_theirs() -> None:

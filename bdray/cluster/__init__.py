@@ -1,4 +1,5 @@
-"""Running conditions as Ray Tune trials: the only package that imports ray (and only in `runner`, when it runs)."""
+"""Running conditions as Ray Tune trials. The only package that imports ray; what is named here does so only when a
+`ClusterRun` is asked for, so that planning a sweep does without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop. One loop serves both stages:
+"""The training loop. One loop serves every stage that trains:
 
     for epoch in epochs:
         for batch in a fresh permutation:
@@ -66,7 +66,7 @@ class Stage:
     """One stage, ready to run.
 
     Attributes:
-        name: `poison` or `finetune`.
+        name: `poison`, or what the repair calls it; part of every stream it draws from.
         epochs, lr, recipe: how it is optimized; nothing of it is left to be decided.
         augmentation: what `recipe.augment` comes to on this data set.
         layers: which parameters are trained.

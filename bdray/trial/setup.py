@@ -1,4 +1,5 @@
-"""A condition made concrete: its data on the device, its poison plan, its test sets, its two stages."""
+"""A condition made concrete: its data on the device, its poison plan, its test sets, its model and the stages that train
+it."""
 
 from __future__ import annotations
 
