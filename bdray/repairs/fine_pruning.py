@@ -22,12 +22,14 @@ class FinePruning(Repair):
     """Prune the channels of the last feature map that are dormant on clean data, most dormant first, until clean
     accuracy on the clean set would fall by more than `max_drop`; then fine-tune as `finetune` says.
 
-    A channel's activity is its mean over the clean images and all positions of the map that enters global pooling. The
-    head sees each channel through one weight a class, so a channel is pruned by a mask on that column of the head
-    (`torch.nn.utils.prune`); it stays pruned while the model is fine-tuned.
+    A channel's activity is the mean over the clean images of the absolute value of what global pooling hands to the
+    head. After a ReLU that is the mean over all positions of the map, as in the paper; where no ReLU precedes pooling, a
+    strongly negative channel is active too. The head sees each channel through one weight a class, so a channel is
+    pruned by a mask on that column of the head (`torch.nn.utils.prune`); it stays pruned while the model is fine-tuned.
     """
 
     SOURCE: ClassVar[str] = "Liu, Dolan-Gavitt & Garg 2018 (fine-pruning); the size of the drop is our choice"
+    VERSION: ClassVar[int] = 2  # in the first, channels were ranked by their mean, so strongly negative ones went first
 
     max_drop: float = Field(default=0.04, ge=0.0, lt=1.0)
     """How much clean accuracy on the clean set pruning may cost, as a fraction of its images."""
@@ -72,14 +74,14 @@ def pruning_curve(
         weight, bias: of the linear head, `K x D` and `K`.
 
     Returns:
-        The channels by ascending mean activation, int64, `D`; correctly classified images with the first 0, 1, ..., `D`
+        The channels by ascending mean absolute value, int64, `D`; correctly classified images with the first 0, 1, ..., `D`
         of them pruned, int64, `D + 1`. Both on the device of `features`.
     """
     import torch
 
     # In float64: thousands of channels are taken away one after the other.
     features, weight = features.double(), weight.double()
-    order = features.mean(0).argsort(stable=True)
+    order = features.abs().mean(0).argsort(stable=True)
     logits = features @ weight.T + bias.double()
     correct = [(logits.argmax(1) == labels).sum()]
     for channel in range(len(order)):

@@ -131,14 +131,33 @@ def test_weights_of_a_pruned_model_go_into_a_fresh_one() -> None:
 
 def test_the_curve_counts_what_a_head_without_these_columns_gets_right() -> None:
     generator = torch.Generator().manual_seed(1)
-    features = torch.rand(40, 9, generator=generator)
+    features = torch.randn(40, 9, generator=generator)
     weight, bias = torch.randn(3, 9, generator=generator), torch.randn(3, generator=generator)
     labels = torch.randint(0, 3, (40,), generator=generator)
     order, correct = pruning_curve(features, labels, weight, bias)
     assert sorted(order.tolist()) == list(range(9))
-    means = features.double().mean(0)[order]
-    assert bool((means.diff() >= 0).all())
+    activity = features.double().abs().mean(0)[order]
+    assert bool((activity.diff() >= 0).all())
     for gone in range(10):
         kept = order[gone:]
         logits = features[:, kept].double() @ weight[:, kept].double().T + bias.double()
         assert int(correct[gone]) == int((logits.argmax(1) == labels).sum())
+
+
+def test_strongly_negative_channels_are_active() -> None:
+    """Without a ReLU before pooling (`preact_resnet18, final_norm: false`) features have both signs."""
+    features = torch.tensor([[-9.0, 0.1, 2.0, -0.2], [-8.0, -0.1, -2.0, 0.3]])
+    order, _ = pruning_curve(features, torch.zeros(2, dtype=torch.int64), torch.zeros(2, 4), torch.zeros(2))
+    assert order.tolist() == [1, 3, 2, 0]
+
+
+def test_after_a_relu_activity_is_the_mean_bit_for_bit() -> None:
+    """What was ranked by the mean before is ranked alike: numbers of networks that end in ReLU stand."""
+    for name in ("resnet8", "resnet18"):
+        model, clean = prepared(name, images=12)
+        features = clean.outputs(model).features
+        head = model.get_submodule("fc")
+        assert isinstance(head, nn.Linear)
+        order, _ = pruning_curve(features, clean.labels, head.weight.detach(), head.bias.detach())
+        assert torch.equal(features.abs(), features)
+        assert torch.equal(order, features.double().mean(0).argsort(stable=True))
