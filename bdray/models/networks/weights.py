@@ -19,6 +19,11 @@ State = Mapping[str, torch.Tensor]
 PROBE_SECONDS = 5.0
 """How long the weights' server may take to answer at all, before a download is tried."""
 
+_HOLDS_OBJECTS = (
+    "it holds no tensors, or Python objects beside them, and is not opened, because loading those can run code; "
+    "where the file comes from, write its weights alone: `torch.save(model.state_dict(), FILE)`"
+)
+
 
 def fetch(name: str, **options: Any) -> nn.Module:
     """timm's model `name` with its pretrained weights, downloaded or from timm's cache.
@@ -51,7 +56,9 @@ def read_state(path: Path) -> State:
         state: State = load_state_dict(str(path), device="cpu", weights_only=True)
         tensors = [name for name, value in state.items() if isinstance(value, torch.Tensor)]
     except Exception as error:  # whatever torch and safetensors make of a file that is not theirs
-        raise WeightsError(f"{path} is no state dict that can be read: {_first_line(error)}") from error
+        # Torch advises to open such a file with `weights_only=False`, which runs what is in it.
+        problem = _HOLDS_OBJECTS if "weights_only" in str(error) else f"it cannot be read: {_first_line(error)}"
+        raise WeightsError(f"{path} is no state dict: {problem}") from error
     if not tensors or len(tensors) != len(state):
         raise WeightsError(f"{path} is no state dict: it holds other things than tensors, or nothing")
     return state

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,10 +86,18 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path, name: str) -> N
         build_model("resnet8", 10, 32, weights="file", weights_file=str(tmp_path / name))
 
 
-def test_a_file_that_would_run_code_is_refused(source: nn.Module, tmp_path: Path) -> None:
-    torch.save(source, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth is no state dict"):
+@pytest.mark.parametrize("kind", ["a whole network", "objects beside tensors", "no tensors"])
+def test_a_file_that_may_run_code_is_refused_without_advice_to_run_it(
+    source: nn.Module, tmp_path: Path, kind: str
+) -> None:
+    contents = {"a whole network": source, "objects beside tensors": {**source.state_dict(), "folder": tmp_path}}
+    torch.save(contents.get(kind), tmp_path / "w.pth")
+    if kind == "no tensors":
+        (tmp_path / "w.pth").write_bytes(b"not weights at all")
+    with pytest.raises(WeightsError, match=r"w\.pth is no state dict: it holds no tensors, or Python") as caught:
         build_model("resnet8", 10, 32, weights="file", weights_file=str(tmp_path / "w.pth"))
+    assert "torch.save(model.state_dict(), FILE)" in str(caught.value)
+    assert not re.search("weights_only|trust|retry", str(caught.value))
 
 
 OFFLINE = """
