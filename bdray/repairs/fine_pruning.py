@@ -23,9 +23,9 @@ class FinePruning(Repair):
     accuracy on the clean set would fall by more than `max_drop`; then fine-tune as `finetune` says.
 
     A channel's activity is the mean over the clean images of the absolute value of what global pooling hands to the
-    head. After a ReLU that is the mean over all positions of the map, as in the paper; where no ReLU precedes pooling, a
-    strongly negative channel is active too. The head sees each channel through one weight a class, so a channel is
-    pruned by a mask on that column of the head (`torch.nn.utils.prune`); it stays pruned while the model is fine-tuned.
+    head. After a ReLU that is its mean over all positions of the map, as in the paper; without one a strongly negative
+    channel is active too. The head sees each channel through one weight a class, so a channel is pruned by a mask on
+    that column of the head (`torch.nn.utils.prune`); it stays pruned while the model is fine-tuned.
     """
 
     SOURCE: ClassVar[str] = "Liu, Dolan-Gavitt & Garg 2018 (fine-pruning); the size of the drop is our choice"
@@ -74,8 +74,8 @@ def pruning_curve(
         weight, bias: of the linear head, `K x D` and `K`.
 
     Returns:
-        The channels by ascending mean absolute value, int64, `D`; correctly classified images with the first 0, 1, ..., `D`
-        of them pruned, int64, `D + 1`. Both on the device of `features`.
+        The channels by ascending mean absolute value, int64, `D`; correctly classified images with the first 0, 1, ...,
+        `D` of them pruned, int64, `D + 1`. Both on the device of `features`.
     """
     import torch
 

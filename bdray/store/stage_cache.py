@@ -23,8 +23,8 @@ class StageCache:
     Args:
         sweep: the sweep's folder.
         limit_bytes: what all stages may take together.
-        waiting: condition id -> fingerprints of the kept stages it needs, a surrogate's and those of its repair among them
-            (`bdray.sweeping.tasks.stages_of`), of every condition that is still to run.
+        waiting: condition id -> fingerprints of the kept stages it needs, those of a surrogate and of its repair among
+            them (`bdray.sweeping.tasks.stages_of`), of every condition that is still to run.
     """
 
     def __init__(self, sweep: Storage, limit_bytes: int, waiting: Mapping[str, Sequence[str]]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bdray.trial.run import TrialOptions, attempt_trial, run_trial
+    from bdray.trial.options import TrialOptions
+    from bdray.trial.run import attempt_trial, run_trial
 
 __all__ = ["TrialOptions", "attempt_trial", "run_trial"]
 

@@ -1,5 +1,5 @@
-"""A condition made concrete: its data on the device, its poison plan, its test sets, its model and the stages that train
-it."""
+"""A condition made concrete: its data on the device, its poison plan, its test sets, its model and the stages that
+train it."""
 
 from __future__ import annotations
 

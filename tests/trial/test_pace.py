@@ -153,7 +153,7 @@ def cache(tmp_path: Path) -> Path:
 def test_a_real_measurement_is_kept_and_obeyed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine said to have bfloat16 arithmetic: here it may be emulated, which is slow and just as measurable."""
     storage, listener = Storage.open(tmp_path / "runs"), Listener()
-    monkeypatch.setattr("bdray.trial.run.machine_of", lambda device: INTEL)
+    monkeypatch.setattr("bdray.trial.auto.machine_of", lambda device: INTEL)
     monkeypatch.setattr("bdray.trial.pace.AT_MOST", 10.0)
     options = TrialOptions(device="cpu", threads=1, cache=cache)
     record = run_trial(condition(), sweep=storage.child("s"), storage=storage, reporter=listener, options=options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, Losses
 from bdray.condition import Condition
+from bdray.errors import TrialInterrupted
 from bdray.poisoning.pgd import Adversary
+from bdray.record import EpochRecord, StageName
 from bdray.store.storage import Storage
 from bdray.sweeping.tasks import stages_of
 from bdray.training.loop import run_stage
+from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.setup import Experiment
 from bdray.trial.surrogate import surrogate_of
@@ -118,3 +123,50 @@ def test_the_record_says_which_surrogate_was_used(cache: Path, tmp_path: Path) -
     first, second = told.values()
     assert first.startswith("natural training, own seed")
     assert second.startswith("adversarial training, other seed")
+
+
+class StopAfterOne(Reporter):
+    """Asks to stop after the first epoch it hears of."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+
+    def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
+        self.heard.append((stage, record.epoch))
+        raise TrialInterrupted
+
+
+def test_a_surrogate_hears_of_a_stop_and_is_seen_to_get_on(cache: Path, tmp_path: Path) -> None:
+    epochs = LOSSES_WITHOUT_PROGRESS + 1
+    one = condition(train={"epochs": epochs, "batch_size": 32})
+    planned = surrogate_of(one)
+    assert planned is not None
+    sweep, options = Storage.open(tmp_path), TrialOptions(device="cpu", cache=cache)
+    journal = tmp_path / "conditions" / one.condition_id / "journal.jsonl"
+    checkpoint = tmp_path / "stages" / planned.stage.fingerprint / "checkpoint.pt"
+    losses = Losses(lambda _: journal.stat().st_size)
+    for epoch in range(1, epochs + 1):
+        stopped = StopAfterOne()
+        with pytest.raises(TrialInterrupted):
+            run_trial(one, sweep=sweep, options=options, reporter=stopped)
+        assert stopped.heard == [("surrogate", epoch)]
+        assert checkpoint.is_file()
+        assert losses.start_again(one.condition_id)
+    record = run_trial(one, sweep=sweep, options=options)
+    alone = run_trial(one, options=options)
+    assert [[e.rates for e in s.epochs] for s in record.stages] == [[e.rates for e in s.epochs] for s in alone.stages]
+    metrics = {name for line in journal.read_text().splitlines() for name in json.loads(line)["metrics"]}
+    assert {name for name in metrics if name.startswith("surrogate/")} == {
+        f"surrogate/{name}" for name in ("loss", "penalty", "accuracy", "clean_accuracy")
+    }
+
+
+def test_a_surrogate_is_the_stage_of_a_baseline_whoever_trains_it_first(cache: Path, tmp_path: Path) -> None:
+    one, options = condition(), TrialOptions(device="cpu", cache=cache)
+    sweep = Storage.open(tmp_path)
+    run_trial(one, sweep=sweep, options=options)
+    baseline = run_trial(one.baseline(), sweep=sweep, options=options)
+    assert baseline.stages[0].reused
+    assert (baseline.stages[0].name, baseline.stages[0].result) == ("poison", "poisoned")
+    alone = run_trial(one.baseline(), options=options)
+    assert [e.rates for e in baseline.stages[0].epochs] == [e.rates for e in alone.stages[0].epochs]

@@ -1,0 +1,240 @@
+"""One stage after the other: computed, gone on with from its checkpoint, or loaded where it was computed before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from torch import nn
+
+from bdray.condition import PlannedStage
+from bdray.errors import TrialInterrupted
+from bdray.record import Confusion, EpochRecord, StageRecord
+from bdray.repairs.base import RepairStage, Surgery, Tuning
+from bdray.store.journal import Journal
+from bdray.store.sweep_folder import now_ms, warning_for
+from bdray.training.device import Compute, stage_environment
+from bdray.training.evaluation import Evaluation
+from bdray.training.loop import Stage, StageState, run_stage
+from bdray.training.reporter import Reporter
+from bdray.trial.options import TrialOptions
+from bdray.trial.setup import Experiment
+from bdray.trial.stages import KeptStage, StageStore
+
+_UNKNOWN = {"attack_success_rate": None, "robust_accuracy": None}
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """How a stage ended."""
+
+    record: StageRecord
+    confusion: Confusion
+
+    @property
+    def as_epoch_0(self) -> EpochRecord:
+        """What the next stage starts from."""
+        last = self.record.epochs[-1]
+        return EpochRecord(epoch=0, rates=last.rates, finished_ms=last.finished_ms)
+
+
+class Pruned(Exception):  # noqa: N818 - an answer, not a mistake
+    """The poison stage was ended early.
+
+    Attributes:
+        record: of the stage, as far as it got.
+    """
+
+    def __init__(self, record: StageRecord) -> None:
+        super().__init__()
+        self.record = record
+
+
+@dataclass
+class StageRunner:
+    """Takes one model through stages of one experiment.
+
+    Attributes:
+        model: changed in place, by every stage.
+        trainer: id of the condition for whose sake this is done.
+        store: where stages are kept and checkpoints written; None: nowhere.
+        journal: of the trainer; None: none is written.
+        reporter: hears of every batch and epoch.
+        shown_as: what journal and reporter call a stage of a model that is not the trainer's own, whose attack it is
+            not made for; "": by its name.
+    """
+
+    experiment: Experiment
+    model: nn.Module
+    trainer: str
+    store: StageStore | None
+    journal: Journal | None
+    reporter: Reporter
+    options: TrialOptions
+    shown_as: str = ""
+    _checkpointed: float = field(default_factory=time.monotonic, init=False)
+
+    def poison(self, planned: PlannedStage) -> StageEnd:
+        """Train on poisoned data.
+
+        Raises:
+            Pruned: the reporter ends it.
+        """
+        return self._once(planned, partial(self._poison, planned))
+
+    def repair(self, planned: PlannedStage, step: RepairStage, before: StageEnd) -> StageEnd:
+        """One stage of a repair, after the one that ended with `before`."""
+        if isinstance(step, Tuning):
+            return self._once(planned, partial(self._tune, planned, step, before))
+        step.prepare(self.model)
+        return self._once(planned, partial(self._operate, planned, step, before))
+
+    def _once(self, planned: PlannedStage, compute: Callable[[], StageEnd]) -> StageEnd:
+        """What `compute` makes of the model; loaded where another condition has computed it."""
+        data, store = self.experiment.data.fingerprint, self.store if planned.shared else None
+        kept = store.finished(planned.fingerprint, data) if store else None
+        if kept is not None:
+            end = self._load(planned, kept)
+        else:
+            end = compute()
+            if store and self.options.keep_stages:
+                store.save_finished(
+                    end.record,
+                    end.confusion,
+                    self.model,
+                    data_fingerprint=data,
+                    attack=self.experiment.attack,
+                    warning=warning_for(self.experiment.condition),
+                    condition_id=self.trainer,
+                )
+        self.reporter.stage(self.shown_as or planned.name, reused=kept is not None)
+        return end
+
+    def _load(self, planned: PlannedStage, kept: KeptStage) -> StageEnd:
+        self.model.load_state_dict(kept.weights)
+        end = StageEnd(kept.manifest.record, kept.manifest.confusion)
+        if kept.manifest.attack != self.experiment.attack:
+            end = _measured_again(end.record, self.experiment.poison_stage().evaluate(self.model))
+        # What an interrupted attempt at this very condition has trained is its own.
+        own = kept.manifest.condition_id == self.trainer
+        end = replace(end, record=end.record.model_copy(update={"reused": not own}))
+        self._note(planned, end.record.epochs)
+        return end
+
+    def _poison(self, planned: PlannedStage) -> StageEnd:
+        stage = self.experiment.poison_stage()
+        return self._train(stage, stage.start(self.model), planned)
+
+    def _tune(self, planned: PlannedStage, tuning: Tuning, before: StageEnd) -> StageEnd:
+        """Retrain on clean data. Epoch 0 is the model as it came."""
+        stage = self.experiment.tuning_stage(tuning)
+        state = stage.start(self.model)
+        state.history.append(before.as_epoch_0)
+        end = self._train(stage, state, planned)
+        return end if end.record.epochs[-1].epoch else replace(end, confusion=before.confusion)
+
+    def _operate(self, planned: PlannedStage, surgery: Surgery, before: StageEnd) -> StageEnd:
+        """Change the model at once: epoch 0 is the model as it came, epoch 1 what it is now."""
+        started = time.perf_counter()
+        details = surgery.operate(self.model, self.experiment.clean_set())
+        evaluation = self.experiment.poison_stage().evaluate(self.model)
+        now = EpochRecord(
+            epoch=1,
+            rates=evaluation.rates(),
+            stage_seconds=time.perf_counter() - started,
+            finished_ms=now_ms(),
+        )
+        record = StageRecord(
+            name=planned.name,
+            result=planned.result,
+            fingerprint=planned.fingerprint,
+            epochs=(before.as_epoch_0, now),
+            details=dict(details),
+            environment=_computed_on(self.experiment, self.experiment.compute),
+        )
+        self._note(planned, record.epochs)
+        self.reporter.epoch(planned.name, 1, now)
+        return StageEnd(record, evaluation.confusions())
+
+    def _train(self, stage: Stage, state: StageState, planned: PlannedStage) -> StageEnd:
+        """From the checkpoint, if there is one, to the last epoch."""
+        if self.store:
+            self.store.load_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint)
+        self._note(planned, state.history)
+        if self._is_pruned(stage, state, planned):
+            raise Pruned(_record_of(self.experiment, stage, state, planned))
+        name = self.shown_as or planned.name
+        run_stage(
+            stage,
+            state,
+            after_epoch=lambda state: self._after_epoch(stage, state, planned),
+            on_batch=lambda epoch, batch, batches: self.reporter.batch(name, epoch, stage.epochs, batch, batches),
+        )
+        evaluation = state.evaluation or stage.evaluate(state.model)
+        return StageEnd(_record_of(self.experiment, stage, state, planned), evaluation.confusions())
+
+    def _after_epoch(self, stage: Stage, state: StageState, planned: PlannedStage) -> None:
+        self._note(planned, state.history)
+        is_due = time.monotonic() - self._checkpointed > self.options.checkpoint_seconds
+        if is_due and state.epoch < stage.epochs:
+            self._checkpoint(state, planned)
+        try:
+            self.reporter.epoch(self.shown_as or planned.name, stage.epochs, state.history[-1])
+        except TrialInterrupted:
+            self._checkpoint(state, planned)
+            raise
+        if self._is_pruned(stage, state, planned):
+            self._checkpoint(state, planned)
+            raise Pruned(_record_of(self.experiment, stage, state, planned))
+
+    def _checkpoint(self, state: StageState, planned: PlannedStage) -> None:
+        if self.store:
+            self.store.save_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint)
+            self._checkpointed = time.monotonic()
+
+    def _is_pruned(self, stage: Stage, state: StageState, planned: PlannedStage) -> bool:
+        """Whether the reporter ends a poison stage that has not come to its end by itself."""
+        condition = self.experiment.condition
+        if planned.name != "poison" or condition.is_baseline:
+            return False
+        has_ended = state.epoch >= stage.epochs or any(epoch.diverged for epoch in state.history[-1:])
+        return self.reporter.prunes(condition, state.history) and not has_ended
+
+    def _note(self, planned: PlannedStage, epochs: Sequence[EpochRecord]) -> None:
+        """Into the journal, which grows with every epoch of whatever is trained: who grows is not stuck."""
+        if not self.journal:
+            return
+        if self.shown_as:
+            self.journal.add(self.shown_as, self.shown_as, map(_without_attack, epochs))
+        else:
+            self.journal.add(planned.name, planned.result, epochs)
+
+
+def _record_of(experiment: Experiment, stage: Stage, state: StageState, planned: PlannedStage) -> StageRecord:
+    """A stage as far as it got."""
+    compiled = "yes" if stage.recipe.compile else "no"
+    return StageRecord(
+        name=planned.name,
+        result=planned.result,
+        fingerprint=planned.fingerprint,
+        epochs=tuple(state.history),
+        environment={**_computed_on(experiment, stage.compute), "compiled": compiled},
+    )
+
+
+def _computed_on(experiment: Experiment, compute: Compute) -> dict[str, str | int]:
+    """What a stage's numbers depend on beside its condition."""
+    return {**stage_environment(compute), "data_fingerprint": experiment.data.fingerprint}
+
+
+def _measured_again(record: StageRecord, evaluation: Evaluation) -> StageEnd:
+    """A kept stage under another attack: its clean rates stand, the last epoch's attack is measured, others unknown."""
+    epochs = [_without_attack(epoch) for epoch in record.epochs]
+    epochs[-1] = epochs[-1].model_copy(update={"rates": evaluation.rates()})
+    return StageEnd(record.model_copy(update={"epochs": tuple(epochs)}), evaluation.confusions())
+
+
+def _without_attack(epoch: EpochRecord) -> EpochRecord:
+    return epoch.model_copy(update={"rates": epoch.rates and epoch.rates.model_copy(update=_UNKNOWN)})
