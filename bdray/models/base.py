@@ -62,10 +62,17 @@ class Architecture(Component):
         wrap the call in `torch.random.fork_rng`.
 
         Raises:
-            ComponentError: the architecture cannot take images of this size.
+            ComponentError: the architecture cannot take images of this size, or does not see the whole of them.
             WeightsError: weights were asked for and cannot be had, or do not fit.
         """
+        from bdray.models.networks.coverage import require_seen
+
         self.check(image_size)
+        require_seen(self, image_size)
+        return self._begun(num_classes, image_size)
+
+    def _begun(self, num_classes: int, image_size: int) -> nn.Module:
+        """What `make` gives, with its first weights."""
         network = self.make(num_classes, image_size)
         if self.weights != "none":
             from bdray.models.networks.weights import fetch, read_state, start_from

@@ -30,12 +30,11 @@ class TimmModel(Architecture):
 
         return make_timm(self.variant, num_classes, image_size, pretrained=False)
 
-    def build(self, num_classes: int, image_size: int) -> nn.Module:
+    def _begun(self, num_classes: int, image_size: int) -> nn.Module:
         if self.weights != "imagenet":
-            return super().build(num_classes, image_size)
+            return super()._begun(num_classes, image_size)
         from bdray.models.networks.timm_model import make_timm
 
-        self.check(image_size)
         # Not through the state dict: timm itself fits position embeddings to another image size.
         return make_timm(self.variant, num_classes, image_size, pretrained=True)
 

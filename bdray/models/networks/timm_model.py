@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from bdray.errors import ComponentError, nearest
+from bdray.errors import ComponentError, WeightsError, nearest
 from bdray.models.networks.taps import Taps, carries_everything
 from bdray.models.networks.weights import fetch
 
@@ -25,7 +25,9 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool)
         options["img_size"] = image_size
     try:
         network: nn.Module = fetch(name, **options) if pretrained else timm.create_model(name, **options)
-    except (AssertionError, ValueError, TypeError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # sizes that do not fit are asserted, divided by zero, looked up in vain
         raise ComponentError("name", f"timm/{name} cannot be built for {image_size} pixels: {error}") from error
     network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
     network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
@@ -64,6 +66,6 @@ def _only_cuts(name: str, network: nn.Module, image_size: int) -> Taps:
     images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         paths = [path for point, path in taps.points.items() if carries_everything(network, point, images)]
-    except RuntimeError as error:
+    except Exception as error:  # as above
         raise ComponentError("name", f"timm/{name} cannot take images of {image_size} pixels: {error}") from error
     return Taps(taps.head, {f"stage{i}": path for i, path in enumerate(paths, start=1)})
