@@ -142,3 +142,13 @@ def test_the_curve_counts_what_a_head_without_these_columns_gets_right() -> None
         kept = order[gone:]
         logits = features[:, kept].double() @ weight[:, kept].double().T + bias.double()
         assert int(correct[gone]) == int((logits.argmax(1) == labels).sum())
+
+
+def test_a_head_without_bias_whose_logits_are_scaled_is_pruned_as_any() -> None:
+    model, clean = prepared("airbench")
+    stage = prune_stage(0.3)
+    stage.prepare(model)
+    details = stage.operate(model, clean)
+    after = details["clean_set_accuracy_after"]
+    assert 0 < float(details["pruned_channels"]) < float(details["channels"])  # type: ignore[arg-type]
+    assert (clean.outputs(model).logits.argmax(1) == clean.labels).double().mean().item() == pytest.approx(after)
