@@ -32,7 +32,9 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance(pictures: torch.
         out = model.whiten(pictures)
     half = out[:, :12].permute(0, 2, 3, 1).reshape(-1, 12).double().numpy()
     second_moment = half.T @ half / len(half)
-    values = np.linalg.eigvalsh(np.cov(patches_of(pictures).T, bias=True) + np.outer(*[patches_of(pictures).mean(0)] * 2))
+    values = np.linalg.eigvalsh(
+        np.cov(patches_of(pictures).T, bias=True) + np.outer(*[patches_of(pictures).mean(0)] * 2)
+    )
     np.testing.assert_allclose(second_moment, np.diag(values[::-1] / (values[::-1] + 5e-4)), atol=1e-4)
     torch.testing.assert_close(out[:, 12:], -out[:, :12])
 
