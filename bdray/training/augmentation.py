@@ -24,7 +24,7 @@ def augment(
     """
     if mode == "none":
         return images
-    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device, flipped)
+    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device, flipped=flipped)
     return crop(images, rows, columns, mode)
 
 
@@ -34,6 +34,7 @@ def draw_crops(
     mode: Augmentation,
     generator: torch.Generator,
     device: torch.device,
+    *,
     flipped: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which row and which column of an image each row and column of its copy is: two int64 `count x side`, on `device`,
@@ -52,7 +53,7 @@ def draw_crops(
 
 
 def alternating_flips(count: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
-    """Which of all images of a stage are flipped in `epoch` (from 1): bool, `count`, on the CPU; each in every other one.
+    """Which of a stage's images are flipped in `epoch` (from 1): bool, `count`, on the CPU; each in every other epoch.
 
     `generator`: gives the same bits in every epoch: of a stream that none indexes.
     """

@@ -44,7 +44,6 @@ from bdray.training.evaluation import Evaluation, Normalization, TestSet, evalua
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
 from bdray.training.source import BatchSource, batches
 
-
 FIRST_PICTURES = 5_000
 """Training pictures that a network is shown before it is trained, where it takes something from them."""
 

@@ -73,15 +73,18 @@ def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
     if schedule == "cosine":
         return _cosine(1.0, 0.0, step / steps)
     if schedule == "triangular":
-        start, peak, end = 0.2, 0.23, 0.07
-        progress = step / steps
-        if progress <= peak:
-            return start + (1 - start) * progress / peak
-        return 1 - (1 - end) * (progress - peak) / (1 - peak)
+        return _between_corners(step / steps)
     top = 0.3 * steps - 1
     if step <= top:
         return _cosine(1 / 25, 1.0, step / top)
     return _cosine(1.0, 1 / 250_000, (step - top) / (steps - 1 - top))
+
+
+def _between_corners(progress: float) -> float:
+    start, peak, end = 0.2, 0.23, 0.07
+    if progress <= peak:
+        return start + (1 - start) * progress / peak
+    return 1 - (1 - end) * (progress - peak) / (1 - peak)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
