@@ -144,7 +144,7 @@ class Stage:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
         optimizer = make_optimizer(
-            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases_of(model)
+            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
         )
         return StageState(model, own, optimizer, average=Lookahead(model) if self.recipe.lookahead else None)
 
@@ -278,7 +278,9 @@ def train_step(
 ) -> torch.Tensor:
     """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
 
-    `late_rows`: the rows to stamp after augmentation (`LateStamps.rows`). `flipped`: the images to flip (`Stage.flips`).
+    Args:
+        late_rows: the rows to stamp after augmentation (`LateStamps.rows`).
+        flipped: the images to flip (`Stage.flips`).
 
     Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
     """

@@ -25,6 +25,7 @@ def make_optimizer(
     lr: float,
     device: torch.device,
     undecayed: Iterable[nn.Parameter] = (),
+    *,
     norm_biases: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW, fused into one kernel per step.
@@ -66,7 +67,8 @@ def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
     """Learning rate of `step` (0-based, of `steps`) as a fraction of the peak.
 
     `one_cycle` is Smith & Topin 2018 as torch's `OneCycleLR` anneals it: cosine from 1/25 up over the first 30 %,
-    then down to 1/250,000. `triangular`: Jordan 2024. A pure function of the step, so a resumed stage needs no scheduler state.
+    then down to 1/250,000. `triangular`: Jordan 2024. A pure function of the step: a resumed stage needs no scheduler
+    state.
     """
     if schedule == "constant" or steps <= 1:
         return 1.0

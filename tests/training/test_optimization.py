@@ -122,7 +122,8 @@ def test_norm_biases_move_faster_and_decay_as_all_others() -> None:
     nn.init.ones_(linear.weight)
     network = nn.Sequential(norm, linear)
     recipe = Optimization(norm_bias_lr=64.0, weight_decay=0.01, momentum=0.0)
-    optimizer = make_optimizer(network.parameters(), recipe, 0.1, torch.device("cpu"), (), norm_biases_of(network))
+    biases = norm_biases_of(network)
+    optimizer = make_optimizer(network.parameters(), recipe, 0.1, torch.device("cpu"), norm_biases=biases)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     set_lr(optimizer, 0.05)
