@@ -30,9 +30,10 @@ class Airbench(Architecture):
     """Channels of the first group; the other two have `expansion` times as many (64 and 256 in airbench94)."""
     expansion: int = Field(default=4, ge=1)
     """See `width`."""
-    padded: bool = False
-    """Repeat the last row and column of the picture once. Without it the maps of a 32-pixel picture are 31, 15, 7 and 3
-    wide and every pool drops a last row and column (`docs/silent-choices.md`)."""
+    padded: bool = True
+    """Repeat the last row and column of the picture once (airbench94 does not). Without it the maps of a 32-pixel picture
+    are 31, 15, 7 and 3 wide, every pool drops a last row and column, and a patch in the bottom right corner is hardly
+    seen (`docs/silent-choices.md`)."""
     logit_scale: float = Field(default=1 / 9, gt=0.0)
     """Factor of the logits."""
 
