@@ -13,6 +13,9 @@ Resolved = Literal["bfloat16", "float32"]
 """What a precision comes to."""
 
 
+Schedule = Literal["one_cycle", "cosine", "constant", "triangular"]
+
+
 class EvaluationTimes(Identified):
     """When and on how much a stage is evaluated. The last epoch always uses the whole test set."""
 
@@ -39,11 +42,23 @@ class Optimization(Identified):
     """Of `sgd`: Nesterov's form of momentum, which looks ahead. He et al. 2016, torchvision and BackdoorBench: off."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
     """Of all weights of the model, norms and biases included; decoupled with `adamw`."""
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    """Of the learning rate, moved after every step."""
+    norm_bias_lr: float = Field(default=1.0, gt=0.0)
+    """Factor of the learning rate of normalisation layers' biases; their weight decay is divided by it, so that they
+    decay as all others do (64 in airbench94, Jordan 2024)."""
+    schedule: Schedule = "one_cycle"
+    """Of the learning rate, moved after every step. `triangular`: from 0.2 up to the peak at 23 %, down to 0.07, all in
+    straight lines (Jordan 2024)."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Part of each label that is spread evenly over all classes (Szegedy et al. 2016)."""
+    lookahead: bool = False
+    """Every five steps the network becomes the moving average of its weights, which starts to remember as training goes
+    on (Zhang et al. 2019, as Jordan 2024 does it), and after the last step."""
     augment: Literal["auto", "none", "crop", "crop_flip", "zero_crop_flip"] = "auto"
     """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
     BackdoorBench do), and horizontal flip; `auto` is the data set's own choice."""
+    flip: Literal["random", "alternating"] = "random"
+    """Where pictures are flipped: `alternating` flips each picture in every other epoch, a random half of them in the
+    first (Jordan 2024)."""
     precision: Precision = "auto"
     """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; one for a sweep."""
     compile: bool | Literal["auto"] = False

@@ -21,7 +21,9 @@ def mix(tensor: torch.Tensor, permutation: torch.Tensor, lam: float | torch.Tens
     return lam * tensor + (1 - lam) * tensor[permutation.to(tensor.device)]
 
 
-def mixed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, mixing: Mixing | None) -> torch.Tensor:
+def mixed_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, mixing: Mixing | None, *, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """The batch's mean cross-entropy with the one-hot labels that `mixing` mixes; plain cross-entropy without.
 
     Computed in float32, or in float64 where the logits are. Cross-entropy is linear in the label, so this is the
@@ -31,13 +33,15 @@ def mixed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, mixing: Mixi
         logits: `N x K`.
         labels: int64, `N`, on the device of `logits`.
         mixing: what was mixed in this step.
+        label_smoothing: part of each label that is spread evenly over all classes.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    own = cross_entropy(wide, labels)
+    own = cross_entropy(wide, labels, label_smoothing=label_smoothing)
     if mixing is None:
         return own
-    partner = cross_entropy(wide, labels[mixing.permutation.to(labels.device)])
+    others = labels[mixing.permutation.to(labels.device)]
+    partner = cross_entropy(wide, others, label_smoothing=label_smoothing)
     return mixing.lam * own + (1 - mixing.lam) * partner

@@ -44,10 +44,9 @@ class FinePruning(Repair):
     def _prune(self, model: nn.Module, clean: CleanData) -> Details:
         head = _head(model)
         features = clean.outputs(model).features
-        weight, bias, mask = (
-            cast("torch.Tensor", getattr(head, name)) for name in ("weight_orig", "bias", "weight_mask")
-        )
-        order, correct = pruning_curve(features, clean.labels, weight.detach(), bias.detach())
+        weight, mask = (cast("torch.Tensor", getattr(head, name)) for name in ("weight_orig", "weight_mask"))
+        bias = cast("torch.Tensor | None", head.bias)
+        order, correct = pruning_curve(features, clean.labels, weight.detach(), bias if bias is None else bias.detach())
         counts: list[int] = correct.tolist()
         enough = counts[0] - self.max_drop * len(clean.labels)
         pruned = next((n for n, count in enumerate(counts) if count < enough), len(counts)) - 1
@@ -64,14 +63,14 @@ class FinePruning(Repair):
 
 
 def pruning_curve(
-    features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """In which order channels are pruned, and how many images are right after each.
 
     Args:
         features: penultimate features (globally pooled channels), float, `N x D`.
         labels: int64, `N`.
-        weight, bias: of the linear head, `K x D` and `K`.
+        weight, bias: of the linear head, `K x D` and `K` (None where it has none).
 
     Returns:
         The channels by ascending mean absolute value, int64, `D`; correctly classified images with the first 0, 1, ...,
@@ -82,7 +81,9 @@ def pruning_curve(
     # In float64: thousands of channels are taken away one after the other.
     features, weight = features.double(), weight.double()
     order = features.abs().mean(0).argsort(stable=True)
-    logits = features @ weight.T + bias.double()
+    logits = features @ weight.T
+    if bias is not None:
+        logits += bias.double()
     correct = [(logits.argmax(1) == labels).sum()]
     for channel in range(len(order)):
         which = order[channel : channel + 1]

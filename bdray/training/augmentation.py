@@ -8,25 +8,34 @@ from torch.nn.functional import pad as with_border
 from bdray.data.base import Augmentation
 
 
-def augment(images: torch.Tensor, mode: Augmentation, generator: torch.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, mode: Augmentation, generator: torch.Generator, flipped: torch.Tensor | None = None
+) -> torch.Tensor:
     """Randomly cropped (after reflecting 1/8 of the side, or adding so much black) and flipped copies of `images`.
 
     Args:
         images: `N x 3 x S x S`, any dtype; left as they are.
         mode: `crop_flip`, `crop`, `zero_crop_flip` (black outside), or `none` (returns `images` themselves).
         generator: on the device of `images`.
+        flipped: which images are flipped, bool, `N`, on their device; None: drawn.
 
     Returns:
         Same shape and dtype, in channels-last memory.
     """
     if mode == "none":
         return images
-    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device)
+    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device, flipped=flipped)
     return crop(images, rows, columns, mode)
 
 
 def draw_crops(
-    count: int, side: int, mode: Augmentation, generator: torch.Generator, device: torch.device
+    count: int,
+    side: int,
+    mode: Augmentation,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    flipped: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which row and which column of an image each row and column of its copy is: two int64 `count x side`, on `device`,
     where `generator` is too; `side` stands for what is black. See `augment`; `none` draws nothing."""
@@ -37,9 +46,19 @@ def draw_crops(
     shift = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator, device=device)
     rows, columns = outside(place + shift[0], side), outside(place + shift[1], side)
     if mode != "crop":
-        flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
+        if flipped is None:
+            flipped = torch.rand(count, generator=generator, device=device) < 0.5
+        columns = torch.where(flipped[:, None], columns.flip(1), columns)
     return rows, columns
+
+
+def alternating_flips(count: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
+    """Which of a stage's images are flipped in `epoch` (from 1): bool, `count`, on the CPU; each in every other epoch.
+
+    `generator`: gives the same bits in every epoch: of a stream that none indexes.
+    """
+    first = torch.rand(count, generator=generator) < 0.5
+    return first if epoch % 2 else ~first
 
 
 def crop(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, mode: Augmentation) -> torch.Tensor:

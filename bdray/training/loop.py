@@ -18,13 +18,13 @@ computes the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from bdray.data.base import Augmentation
 from bdray.gpu import to_device
@@ -36,12 +36,25 @@ from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy
 from bdray.seeds import Stream, stream
-from bdray.training.augmentation import augment
+from bdray.training.augmentation import alternating_flips, augment
+from bdray.training.averaging import Lookahead
 from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
-from bdray.training.optimization import lr_factor, make_optimizer, select_layers
+from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
 from bdray.training.source import BatchSource, batches
+
+FIRST_PICTURES = 5_000
+"""Training pictures that a network is shown before it is trained, where it takes something from them."""
+
+
+@runtime_checkable
+class FromPictures(Protocol):
+    """A network part of which is computed from training pictures, not trained."""
+
+    def set_from_pictures(self, pictures: torch.Tensor) -> None:
+        """`pictures`: normalised, `N x 3 x S x S`."""
+        ...
 
 
 @dataclass
@@ -52,6 +65,7 @@ class StageState:
     regularizer_state: nn.Module | None
     optimizer: torch.optim.Optimizer
     history: list[EpochRecord] = field(default_factory=list)
+    average: Lookahead | None = None
     evaluation: Evaluation | None = None
     """The last one, with its confusion matrices."""
 
@@ -112,14 +126,32 @@ class Stage:
         order = torch.randperm(len(self.source), generator=generator)
         return list(order.tensor_split(self.whole_epoch)[: self.steps_per_epoch])
 
+    def flips(self, epoch: int, orders: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Which images of each batch are flipped: bool, on the device; None where that is drawn with the crops."""
+        if self.recipe.flip == "random" or self.augmentation in ("none", "crop"):
+            return [None] * len(orders)
+        flipped = alternating_flips(len(self.source), epoch, self.stream("augment", 0))
+        return [to_device(flipped[order], self.compute.device) for order in orders]
+
     def start(self, model: nn.Module) -> StageState:
-        """A fresh state: chosen parameters unfrozen, optimizer without history."""
+        """A fresh state: chosen parameters unfrozen, optimizer without history, what a network takes from its training
+        pictures taken (in the poison stage: later ones go on with it)."""
+        if self.name == "poison" and isinstance(model, FromPictures):
+            model.set_from_pictures(self._first_pictures())
         parameters = select_layers(model, self.layers)
         own = self.regularizer.make_state()
         if own is not None:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
-        return StageState(model, own, make_optimizer(parameters, self.recipe, self.lr, self.compute.device, undecayed))
+        optimizer = make_optimizer(
+            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
+        )
+        return StageState(model, own, optimizer, average=Lookahead(model) if self.recipe.lookahead else None)
+
+    def _first_pictures(self) -> torch.Tensor:
+        """Some training pictures as files, normalised."""
+        pictures, _ = self.source.gather(torch.arange(min(FIRST_PICTURES, len(self.source))))
+        return self.normalize(pictures.to(self.compute.device).float().div_(255))
 
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
@@ -185,10 +217,14 @@ def _train_epoch(
         torch.manual_seed(generators.dropout_seed)
         orders = stage.orders(generators.order)
         late = stage.late.rows(orders, device) if stage.late else [()] * steps
+        flips = stage.flips(epoch, orders)
         coming = batches(stage.source, orders, device)
-        for batch, ((pixels, labels), rows) in enumerate(zip(coming, late, strict=True)):
-            _set_lr(state.optimizer, stage, (epoch - 1) * steps + batch)
-            totals += train_step(stage, state, pixels, labels, generators, late_rows=rows)
+        for batch, ((pixels, labels), rows, flipped) in enumerate(zip(coming, late, flips, strict=True)):
+            step, all_steps = (epoch - 1) * steps + batch, stage.epochs * steps
+            set_lr(state.optimizer, stage.lr * lr_factor(stage.recipe.schedule, step, all_steps))
+            totals += train_step(stage, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
+            if state.average is not None:
+                state.average.after_step(state.model, step, all_steps)
             images += len(labels)
             on_batch(epoch, batch + 1, steps)
     loss, penalty, correct = totals.tolist()
@@ -238,15 +274,18 @@ def train_step(
     generators: StepGenerators,
     *,
     late_rows: tuple[torch.Tensor, ...] = (),
+    flipped: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
 
-    `late_rows`: the rows to stamp after augmentation (`LateStamps.rows`).
+    Args:
+        late_rows: the rows to stamp after augmentation (`LateStamps.rows`).
+        flipped: the images to flip (`Stage.flips`).
 
     Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
     """
     model, regularizer = state.model, stage.regularizer
-    pixels = augment(images, stage.augmentation, generators.augment)
+    pixels = augment(images, stage.augmentation, generators.augment, flipped)
     if stage.late is not None:
         pixels = stage.late.stamp(pixels, late_rows, generators.trigger)
     pixels = pixels.float().div_(255)
@@ -265,10 +304,7 @@ def train_step(
     with stage.compute.autocast():
         outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
     logits = outputs.logits.float()
-    if mixing is None:
-        cross_entropy = functional.cross_entropy(logits, labels)
-    else:
-        cross_entropy = mixed_cross_entropy(logits, labels, mixing)
+    cross_entropy = mixed_cross_entropy(logits, labels, mixing, label_smoothing=stage.recipe.label_smoothing)
     penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
     loss = cross_entropy if penalty is None else cross_entropy + penalty
     state.optimizer.zero_grad(set_to_none=True)
@@ -284,12 +320,6 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
     if mixing is None:
         return {}
     return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, stage: Stage, step: int) -> None:
-    lr = stage.lr * lr_factor(stage.recipe.schedule, step, stage.epochs * stage.steps_per_epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _peak_memory(device: torch.device) -> int:

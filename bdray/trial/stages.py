@@ -131,6 +131,7 @@ class StageStore:
             "model": state.model.state_dict(),
             "regularizer": state.regularizer_state.state_dict() if state.regularizer_state else None,
             "optimizer": state.optimizer.state_dict(),
+            "average": state.average.state_dict() if state.average else None,
             "history": [epoch.model_dump(mode="json") for epoch in state.history],
         }
         buffer = io.BytesIO()
@@ -163,6 +164,8 @@ class StageStore:
         if state.regularizer_state is not None:
             state.regularizer_state.load_state_dict(regularizer)
         state.optimizer.load_state_dict(optimizer)
+        if state.average is not None:
+            state.average.load_state_dict(content["average"])
         state.history[:] = history
         return True
 

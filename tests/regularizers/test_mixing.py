@@ -43,3 +43,14 @@ def test_without_mixing_it_is_plain_cross_entropy() -> None:
 
 def test_half_precision_logits_are_computed_in_float32() -> None:
     assert mixed_cross_entropy(LOGITS.bfloat16(), LABELS, Mixing("input", PERMUTATION, 0.4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("mixing", [None, Mixing("input", PERMUTATION, 0.3)])
+def test_smoothed_labels_are_spread_over_all_classes(mixing: Mixing | None) -> None:
+    smooth = 0.2
+    labels = torch.nn.functional.one_hot(LABELS, 4).double()
+    if mixing is not None:
+        labels = mix(labels, PERMUTATION, 0.3)
+    labels = (1 - smooth) * labels + smooth / 4
+    expected = -(labels * LOGITS.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(mixed_cross_entropy(LOGITS, LABELS, mixing, label_smoothing=smooth), expected)

@@ -161,3 +161,13 @@ def test_after_a_relu_activity_is_the_mean_bit_for_bit() -> None:
         order, _ = pruning_curve(features, clean.labels, head.weight.detach(), head.bias.detach())
         assert torch.equal(features.abs(), features)
         assert torch.equal(order, features.double().mean(0).argsort(stable=True))
+
+
+def test_a_head_without_bias_whose_logits_are_scaled_is_pruned_as_any() -> None:
+    model, clean = prepared("airbench")
+    stage = prune_stage(0.3)
+    stage.prepare(model)
+    details = stage.operate(model, clean)
+    after = details["clean_set_accuracy_after"]
+    assert 0 < float(details["pruned_channels"]) < float(details["channels"])  # type: ignore[arg-type]
+    assert (clean.outputs(model).logits.argmax(1) == clean.labels).double().mean().item() == pytest.approx(after)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bdray.data.base import Augmentation
-from bdray.training.augmentation import augment
+from bdray.training.augmentation import alternating_flips, augment
 
 
 def images(side: int, count: int = 30) -> torch.Tensor:
@@ -70,3 +70,21 @@ def test_none_returns_the_images_themselves() -> None:
 
 def test_the_result_lies_channels_last() -> None:
     assert augment(images(16), "crop", generator()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_alternating_flips_show_each_picture_both_ways() -> None:
+    epochs = [alternating_flips(500, epoch, torch.Generator().manual_seed(2)) for epoch in (1, 2, 3)]
+    assert torch.equal(epochs[0], ~epochs[1])
+    assert torch.equal(epochs[0], epochs[2])
+    assert 200 < epochs[0].sum() < 300
+
+
+def test_given_flips_are_made() -> None:
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    flipped = torch.tensor([True, False] * 3)
+    ours, theirs = (
+        augment(images, mode, torch.Generator().manual_seed(5), given)
+        for mode, given in (("crop_flip", flipped), ("crop", None))
+    )
+    assert torch.equal(ours[1::2], theirs[1::2])
+    assert torch.equal(ours[::2], theirs[::2].flip(-1))

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from bdray.recipes import Optimization
-from bdray.training.optimization import lr_factor, make_optimizer, select_layers
+from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
 
 PEAK = 0.37
 
@@ -106,3 +107,32 @@ def test_layers_name_what_is_trained(new_model: Callable[..., nn.Module]) -> Non
     assert chosen("head") == {"fc.weight", "fc.bias"}
     assert chosen("batch_norm") == {name for name in names.values() if ".bn" in name or name.startswith("bn")}
     assert chosen("all") == set(names.values())
+
+
+def test_the_triangle_is_the_published_one() -> None:
+    """Jordan's schedule: straight lines between three points."""
+    steps = 100
+    expected = np.interp(np.arange(steps), [0, 23, steps], [0.2, 1.0, 0.07])
+    assert [lr_factor("triangular", step, steps) for step in range(steps)] == pytest.approx(list(expected))
+
+
+def test_norm_biases_move_faster_and_decay_as_all_others() -> None:
+    norm, linear = nn.BatchNorm1d(3), nn.Linear(3, 3)
+    nn.init.ones_(norm.bias)
+    nn.init.ones_(linear.weight)
+    network = nn.Sequential(norm, linear)
+    recipe = Optimization(norm_bias_lr=64.0, weight_decay=0.01, momentum=0.0)
+    biases = norm_biases_of(network)
+    optimizer = make_optimizer(network.parameters(), recipe, 0.1, torch.device("cpu"), norm_biases=biases)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    set_lr(optimizer, 0.05)
+    optimizer.step()
+    torch.testing.assert_close(norm.bias, torch.full((3,), 1 - 0.05 * 0.01))
+    torch.testing.assert_close(linear.weight, torch.full((3, 3), 1 - 0.05 * 0.01))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = norm.bias.detach().clone(), linear.weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(before[0] - norm.bias, torch.full((3,), 64 * 0.05), rtol=1e-3, atol=0)
+    torch.testing.assert_close(before[1] - linear.weight, torch.full((3, 3), 0.05), rtol=0.02, atol=0)
