@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from bdray.intensity import Intensity
-from bdray.poisoning.base import STRATEGIES, Poison, Surrogate, check_class
+from bdray.poisoning.base import STRATEGIES, ClassIndex, Poison, Surrogate, check_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class CleanLabel(Poison):
     SOURCE: ClassVar[str] = "Turner et al. 2019, arXiv 1912.02771; steps and step size are our choice"
     VERSION: ClassVar[int] = 2
 
-    target: int = Field(default=0, ge=0)
+    target: ClassIndex = 0
     """The class the attacker wants, and the only one that is poisoned."""
     perturbation: Literal["none", "pgd"] = "none"
     """`pgd`: before stamping, poisoned images are moved away from their class by projected gradient ascent on the loss

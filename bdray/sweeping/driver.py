@@ -322,7 +322,8 @@ def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) ->
         same_place = [
             record.condition_id
             for record in read_records(other, finished)
-            if record.condition["data"] == wanted[record.condition_id].content()["data"]
+            # A record of an earlier version lacks later options, which are at their default here: the ids are the same.
+            if (mine := wanted[record.condition_id].content()["data"]) == {**mine, **record.condition["data"]}
         ]
         sweep.each(partial(_take_over, sweep, other), same_place)
         adopted += same_place

@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bdray.condition import Condition, flatten
+from bdray.condition import Condition
 from bdray.progress import Bar
 from bdray.record import TrialRecord
 from bdray.results.tables import axes_of, axis_columns, axis_name
@@ -106,7 +106,7 @@ def cost_table(outcome: SweepOutcome) -> Table:
     for name in ("seconds", "images/s", "peak memory", ""):
         table.add_column(name, justify="right")
     for record in sorted(outcome.records, key=_seconds, reverse=True):
-        flat = flatten(record.condition)
+        flat = record.flat
         settings = axis_columns([show_cell(flat.get(path)) for path in axes])
         mark = "" if record.status == "finished" else record.status
         table.add_row(*map(escape, settings), f"{_seconds(record):.1f}", *_cost(record), mark)

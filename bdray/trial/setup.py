@@ -12,7 +12,7 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.data.base import ImageData
-from bdray.data.duplicates import DuplicatesRecord
+from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
@@ -237,6 +237,8 @@ class Experiment:
             cover_images=len(self.plan.cover_indices),
             duplicates=DuplicatesRecord.of(self.data.duplicates),
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
+            unread=len(self.data.unread),
+            unread_named=self.data.unread[:NAMED],
         )
 
     @property
