@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bdray.intensity import Intensity
+from bdray.errors import ComponentError
+from bdray.intensity import Intensity, whole_levels
 from bdray.poisoning.base import STRATEGIES, ClassIndex, Poison, Surrogate, check_class
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class CleanLabel(Poison):
     surrogate: Surrogate = Surrogate()
     """Whose loss is raised. Turner et al. use an adversarially trained network that is not the victim's
     (`{training: adversarial, seed: other}`); the default, the victim's own twin on clean data, is our choice."""
+
+    @model_validator(mode="after")
+    def _perturbs(self) -> CleanLabel:
+        if self.perturbation == "pgd" and not whole_levels(self.epsilon):
+            problem = f"{self.epsilon:g} comes to 0 levels of 255; the smallest that is not nothing is {1 / 255:.3g}"
+            raise ComponentError("epsilon", problem)
+        return self
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.target)

@@ -16,7 +16,7 @@ from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
-from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import DataRecord, StageName
@@ -313,6 +313,7 @@ class Experiment:
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:
     """The plan over the poison stage's images, told in positions of the whole training set."""
+    require_some(condition.poison, labels, num_classes)
     plan = make_poison_plan(
         labels,
         strategy=condition.poison,
