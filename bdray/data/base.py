@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,8 +12,6 @@ from bdray.errors import DataError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from bdray.data.cache import Selection
@@ -121,11 +120,9 @@ class DataSet(Component):
         return source.class_names if source else None
 
     def looked_at(self) -> Source | None:
-        """What `source` gives, where it needs no download and finds the folder as expected."""
-        from bdray.data.cache import cache_folder
-
+        """What `source` says of the folder `root`, where that is as expected and needs no download; else None."""
         try:
-            return None if self.would_download() else self.source(cache_folder() / "downloads" / self.name)
+            return self.source(Path(self.root)) if self.root is not None and not self.would_download() else None
         except (DataError, OSError):
             # On a cluster the data need not be where the plan is made.
             return None
