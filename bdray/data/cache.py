@@ -336,6 +336,8 @@ def _write(contents: Contents, selection: Selection, folder: Path, place: str) -
             with _npy(folder / f"{split}_labels.npy", np.int64, labels.shape) as write:
                 write(labels)
     decoder.check()
+    for note in decoder.notes():
+        Console(stderr=True).print(f"note: {selection.name}: {note}", markup=False, highlight=False, soft_wrap=True)
     mean, std = zip(*(_moments(channel) for channel in levels), strict=True)
     meta = _Meta(
         class_names=contents.class_names,
