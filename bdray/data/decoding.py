@@ -2,8 +2,8 @@
 
 Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit levels are
 scaled to 8 bits by their whole range (pictures that use a sixteenth of it, as 12-bit ones do, are refused); of an
-animation the first frame is used; colour profiles are ignored. The shorter side is resized with Pillow's bicubic filter,
-which antialiases when it shrinks, and the centre square is cut out; a picture that already has the right size keeps its
+animation the first frame is used; colour profiles are ignored. The shorter side is resized with Pillow's bicubic
+filter, which antialiases when it shrinks, and the centre square is cut out; a picture of the right size keeps its
 exact pixels.
 """
 
