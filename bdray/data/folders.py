@@ -188,11 +188,14 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
         count = sum(len(classes[name]) for classes in splits.values())
         if count < 2:
             raise DataError(f"{where}: class '{name}' has {count} image; at least 2 are needed")
-    listing = ClassFolders(root, splits, layout, tuple(unread))
+    # Records are UTF-8, names of files need not be.
+    named = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in unread)
+    listing = ClassFolders(root, splits, layout, tuple(named))
     if unread and layout.unread == "refuse":
+        known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
         raise DataError(
-            f"{where}: {said_unread(unread)} in class folders and would not be read (known: {', '.join(SUFFIXES)}, "
-            "directly in the folder of a class); convert, move or remove what is there, or set data.unread to leave_out"
+            f"{where}: {said_unread(listing.unread)} in class folders and would not be read ({known}); convert, move or "
+            "remove what is there, or set data.unread to leave_out"
         )
     return listing
 

@@ -190,6 +190,14 @@ def test_names_that_are_not_utf8(tmp_path: Path, make_folders: Make) -> None:
     assert len(data.train_labels) + len(data.test_labels) == 5
 
 
+def test_of_names_that_are_not_utf8_a_record_can_be_written(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / os.fsdecode(b"\xff.avif")).write_bytes(b"")
+    listing = list_class_folders(tmp_path, "image_folder", Layout(unread="leave_out"))
+    assert listing.unread == ("a/\\xff.avif",)
+    assert listing.unread[0].encode()
+
+
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
