@@ -194,8 +194,8 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
     if unread and layout.unread == "refuse":
         known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
         raise DataError(
-            f"{where}: {said_unread(listing.unread)} in class folders and would not be read ({known}); convert, move or "
-            "remove what is there, or set data.unread to leave_out"
+            f"{where}: {said_unread(listing.unread)} in class folders and would not be read ({known}); convert, move "
+            "or remove what is there, or set data.unread to leave_out"
         )
     return listing
 
