@@ -15,6 +15,7 @@ from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning.base import STRATEGIES, Poison
+from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
@@ -94,7 +95,7 @@ class Condition(Identified):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Condition:
-        """A validated condition from nested content.
+        """A validated condition from nested content, in which a class may be named wherever its index is meant.
 
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
@@ -107,7 +108,7 @@ class Condition(Identified):
             if required not in content:
                 raise ConditionError(f"{required}.name", f"is missing: every condition needs a {required}")
         try:
-            condition = cls.model_validate(content)
+            condition = cls.model_validate(_with_indices(content))
         except ValidationError as error:
             raise ConditionError(*_explain_section(error)) from None
         condition.check()
@@ -212,6 +213,30 @@ class Condition(Identified):
     def shared_fingerprints(self) -> tuple[str, ...]:
         """Of the stages whose models are kept for other conditions."""
         return tuple(stage.fingerprint for stage in self.stages if stage.shared)
+
+
+def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content with the index of every class that it names.
+
+    Raises:
+        ConditionError: there is no such class.
+    """
+    poison = content.get("poison")
+    if not isinstance(poison, Mapping):
+        return content
+    options = class_options(poison["strategy"])
+    if not any(isinstance(poison.get(option), str) for option in options):
+        return content
+    build: Callable[[Any], DataSet] = _section("data", DATASETS).func  # type: ignore[assignment]
+    data = build(content["data"])
+    names, indices = data.class_names(), {}
+    for option in options:
+        if isinstance(name := poison.get(option), str):
+            try:
+                indices[option] = index_of(name, names, data.name)
+            except ComponentError as error:
+                raise ConditionError(f"poison.{option}", error.problem) from None
+    return {**content, "data": data, "poison": {**poison, **indices}}
 
 
 def digest(content: Mapping[str, Any]) -> str:

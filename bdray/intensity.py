@@ -21,3 +21,9 @@ Intensity = Annotated[float, BeforeValidator(_fraction)]
 """A fraction of the full range, 0 to 1: the one unit of every amount of brightness. What is above 1 is taken for levels
 of 255, since YAML cannot say `20/255`: `20` and `0.0784...` are the same setting, and have the same id. `1` is the
 whole range; one level is `0.00392`. Where 0 makes no sense, the field says `gt=0`."""
+
+
+def whole_levels(intensity: float) -> int:
+    """How many whole levels of 255 an intensity comes to."""
+    # Written with a few digits, 0.03137 for 8/255, it must give 8 levels, not 7.
+    return int(intensity * _LEVELS + 1e-2)

@@ -15,6 +15,7 @@ from pathlib import Path
 import bdray
 from bdray.checksum import checksum
 from bdray.data.base import DATASETS, DataSet
+from bdray.data.folders import said_unread
 from bdray.data.roots import root_of, variable_of
 from bdray.errors import BdrayError
 from bdray.machine import Machine
@@ -142,7 +143,8 @@ def said_of(data: DataSet) -> str:
     """How many images a data set has, and where they come from."""
     images = data.load()
     where = "" if data.root is None else f", from {data.root}"
-    return f"{len(images.train_images)} training, {len(images.test_images)} test images{where}"
+    unread = f"; {said_unread(images.unread)} in class folders and left out" if images.unread else ""
+    return f"{len(images.train_images)} training, {len(images.test_images)} test images{where}{unread}"
 
 
 def in_one_line(error: Exception) -> str:

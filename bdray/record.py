@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from bdray.condition import flatten
 from bdray.data.duplicates import DuplicatesRecord
+from bdray.poisoning.classes import classes_in
 from bdray.poisoning.kept import TriggerKept
 from bdray.triggers.variations import Variation
 from bdray.triggers.visibility import Visibility
@@ -138,6 +140,10 @@ class DataRecord(_Frozen):
     """Training images that are test images too; None in records of earlier versions."""
     trigger_kept: TriggerKept | None = None
     """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
+    unread: int = 0
+    """What lay in class folders and was left out (`data.unread: leave_out`)."""
+    unread_named: tuple[str, ...] = ()
+    """The first of them."""
 
 
 class FloorRecord(_Frozen):
@@ -190,6 +196,12 @@ class TrialRecord(_Frozen):
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The condition's resolved content by dotted path; classes know their names, where data were loaded."""
+        flat = flatten(self.condition)
+        return flat | classes_in(flat, self.data.class_names if self.data else None)
 
     def stage(self, name: StageName) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.name == name), None)

@@ -15,6 +15,7 @@ from bdray.condition import COMPONENTS
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
+from bdray.poisoning.classes import said_classes
 from bdray.registry import Registry
 from bdray.searches import SEARCHES
 from bdray.space import SearchSpace
@@ -67,6 +68,8 @@ def preview(space: SearchSpace, output: str) -> int:
     step = max(1, len(data.test_images) // PREVIEW_IMAGES)
     draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], output)
     console.print(f"{len(triggers)} triggers drawn to {output}")
+    for option, shown in said_classes(space.flat(c) for c in conditions if not c.is_baseline).items():
+        console.print(f"{option} is class {shown}", markup=False, soft_wrap=True)
     if data.duplicates:
         where, name = f"data.drop_duplicates of {conditions[0].data.name}", "training images are test images too"
         console.print(f"{len(data.duplicates)} {name} ({where} leaves them out):", soft_wrap=True)

@@ -107,6 +107,8 @@ def _shown(value: Any) -> str:
 
 def kind_of(schema: Mapping[str, Any]) -> str:
     """The type that a JSON schema describes, in words: `integer from 1`, `number above 0, at most 1`, `a | b`."""
+    if schema.get("class"):
+        return "a class: its name as text, or its index as a number"
     if "anyOf" in schema:
         return " or ".join(map(kind_of, schema["anyOf"]))
     if "enum" in schema or "const" in schema:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
+from bdray.commands.tables import said_of_classes
 from bdray.credentials import public
 from bdray.errors import BdrayError
 from bdray.record import TrialRecord
@@ -114,7 +115,7 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
             style="dim",
         )
         show_search_of(outcome.sweep, outcome.records, console)
-        for sentence in mixtures(outcome.records):
+        for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)

@@ -11,8 +11,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bdray.condition import flatten
 from bdray.errors import UserError, nearest
+from bdray.poisoning.classes import said_classes
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_table
 from bdray.report.listing import fit_of, latex_of, listing_of, markdown_of, table_of
@@ -32,7 +32,7 @@ def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRe
         UserError: one is no such text, names a path that no record has, or leaves nothing.
     """
     for text, rule in zip(where, parse_rules_of_options(where, "--where"), strict=True):
-        flats = [flatten(record.condition) for record in records]
+        flats = [record.flat for record in records]
         paths = dict.fromkeys(path for flat in flats for path in flat)
         for path in rule.paths:
             if path not in paths:
@@ -61,8 +61,14 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
         intervals = "[95 % intervals over seeds]" if shown else "(intervals: in a wider terminal, or with --md)"
         tuned = "; tuned: after the last stage of the repair" if listing.is_tuned else ""
         console.print(f"Means after the last epoch {intervals}{tuned}.", markup=False)
-        for sentence in mixtures(records):
+        for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
+
+
+def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
+    """A sentence for each option that holds a class: "target is class 0 (airplane)"."""
+    said = said_classes(record.flat for record in records if record.role == "poisoned")
+    return [f"{option} is class {classes}" for option, classes in said.items()]
 
 
 def show_search(parts: Sequence[Part], console: Console) -> None:

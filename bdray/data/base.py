@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,8 +12,6 @@ from bdray.errors import DataError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from bdray.data.cache import Selection
@@ -33,6 +32,7 @@ class ImageData:
         mean, std: of the training images' channels, in [0, 1] units; `std` is of the population, at least 1/255.
         fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
         duplicates: training images that are test images too.
+        unread: what lies in class folders and was left out.
     """
 
     train_images: torch.Tensor
@@ -44,6 +44,7 @@ class ImageData:
     std: tuple[float, float, float]
     fingerprint: str
     duplicates: tuple[Duplicate, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -58,13 +59,15 @@ class DataSet(Component):
     Class attributes:
         NUM_CLASSES: number of classes where it is known before loading, else None.
         TRAIN_SIZES: training images of each class where they are known without looking, else None.
+        CLASS_NAMES: names of the classes, by label, where they are always the same, else None.
         AUGMENTATION: what `augment: auto` means for these pictures.
         DOWNLOADED: the folder that a download makes; None where nothing is ever downloaded.
     """
 
-    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root"})
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root", "unread"})
     NUM_CLASSES: ClassVar[int | None] = None
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = None
+    CLASS_NAMES: ClassVar[tuple[str, ...] | None] = None
     AUGMENTATION: ClassVar[Augmentation] = "crop_flip"
     DOWNLOADED: ClassVar[str | None] = None
 
@@ -83,6 +86,10 @@ class DataSet(Component):
     """Leave out every training image that equals a test image value for value at this `image_size`, whatever its label:
     within the limits, from the clean pool too. No test image is left out, and none is drawn instead."""
 
+    unread: Literal["refuse", "leave_out"] = "refuse"
+    """What is done about files in class folders that are not read (folders in them, files without a picture's suffix):
+    `refuse` names them; `leave_out` goes on without them, which plan, `bdray doctor` and every record say."""
+
     def source(self, downloads: Path) -> Source:
         """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing (it may download).
 
@@ -97,16 +104,25 @@ class DataSet(Component):
     def train_sizes(self) -> tuple[int, ...] | None:
         """Training images of each class by label, before `train_limit`, where they are known without a download; else
         None. Cheap: it looks at names at most."""
-        from bdray.data.folders import existing_root, is_empty
-
         if self.drop_duplicates:
             # Only pictures that were decoded can be compared.
             return None
         if self.root is None:
             return self.TRAIN_SIZES
+        source = self.looked_at()
+        return source.train_sizes if source else None
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, by label, where they are known without a download; else None. Cheap likewise."""
+        if self.CLASS_NAMES is not None:
+            return self.CLASS_NAMES
+        source = self.looked_at()
+        return source.class_names if source else None
+
+    def looked_at(self) -> Source | None:
+        """What `source` says of the folder `root`, where that is as expected and needs no download; else None."""
         try:
-            root = existing_root(self.root, self.name)
-            return None if is_empty(root) else self.source(root).train_sizes
+            return self.source(Path(self.root)) if self.root is not None and not self.would_download() else None
         except (DataError, OSError):
             # On a cluster the data need not be where the plan is made.
             return None
@@ -132,7 +148,8 @@ class DataSet(Component):
         """
         from bdray.data.cache import load_arrays
 
-        return load_arrays(*self._wanted(cache))
+        source, selection, folder = self._wanted(cache)
+        return replace(load_arrays(source, selection, folder), unread=source.unread)
 
     def prepare(self, cache: Path | None = None) -> None:
         """Makes sure that `load` finds decoded arrays. Where it would, this looks at names and sizes only.

@@ -293,15 +293,23 @@ def _select(source: Source, selection: Selection) -> Contents:
             raise DataError(f"{source.where}: class '{missing}' has no {split} image")
     return Contents(
         contents.class_names,
-        _limited(contents.train, selection.train_limit, selection.name, "train"),
-        _limited(contents.test, selection.test_limit, selection.name, "test"),
+        _limited(contents.train, selection.train_limit, selection, "train"),
+        _limited(contents.test, selection.test_limit, selection, "test"),
     )
 
 
-def _limited(pictures: Pictures, limit: int | None, name: str, split: str) -> Pictures:
+def _limited(pictures: Pictures, limit: int | None, selection: Selection, split: str) -> Pictures:
+    """Raises `DataError` where a class would be left without pictures."""
     if limit is None or limit >= len(pictures.labels):
         return pictures
-    order = stratified_order(pictures.labels, stream(0, "subset", name, split))
+    order = stratified_order(pictures.labels, stream(0, "subset", selection.name, split))
+    _, first = np.unique(pictures.labels[order], return_index=True)
+    if limit <= first.max():
+        left = f"leaves {int((first >= limit).sum())} of {len(first)} classes with 0"
+        raise DataError(
+            f"data.{split}_limit of {selection.name}: {limit} of {len(pictures.labels)} images {left}; "
+            f"the smallest that leaves none so is {first.max() + 1}"
+        )
     return pictures.take(np.sort(order[:limit]))
 
 
@@ -328,6 +336,8 @@ def _write(contents: Contents, selection: Selection, folder: Path, place: str) -
             with _npy(folder / f"{split}_labels.npy", np.int64, labels.shape) as write:
                 write(labels)
     decoder.check()
+    for note in decoder.notes():
+        Console(stderr=True).print(f"note: {selection.name}: {note}", markup=False, highlight=False, soft_wrap=True)
     mean, std = zip(*(_moments(channel) for channel in levels), strict=True)
     meta = _Meta(
         class_names=contents.class_names,

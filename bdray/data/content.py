@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bdray.checksum import DamagedError, seal_json, unseal_json
 from bdray.data.cache import cache_folder
-from bdray.data.folders import ClassFolders, ImageFile, list_class_folders
+from bdray.data.folders import ClassFolders, ImageFile, Layout, list_class_folders
 from bdray.errors import DataError
 
 QUICK_SECONDS = 0.005
@@ -30,15 +30,15 @@ SETTLED_NS = 2_000_000_000
 Digests = Mapping[str, str]
 """What a file is known by (path below the root, size, times) -> BLAKE2b of its bytes, 16 bytes in hex."""
 
-_listed: dict[Path, tuple[float, str]] = {}
-"""Root -> (until when it may be reused, content digest), for folders that take longer than that to list."""
+_listed: dict[tuple[Path, Layout], tuple[float, str]] = {}
+"""Root and layout -> (until when it may be reused, content digest), for folders that take longer than that to list."""
 _known: dict[Path, Digests] = {}
 """Resolved root -> the digests this process has computed or read."""
 _settled: dict[tuple[Path, str], str] = {}
 """Resolved root and `ClassFolders.state` -> content digest, of listings in which no file had just changed."""
 
 
-def recent_content(root: Path, data_set: str) -> str:
+def recent_content(root: Path, data_set: str, layout: Layout) -> str:
     """`content_of` the folder as it is, or was a moment ago. A plan asks for it again and again, so the listing of a
     large folder is reused for twenty times as long as it took.
 
@@ -46,14 +46,14 @@ def recent_content(root: Path, data_set: str) -> str:
         DataError: not laid out as expected, or a file that cannot be read.
     """
     start = time.monotonic()
-    until, content = _listed.get(root, (start, ""))
+    until, content = _listed.get((root, layout), (start, ""))
     if start < until:
         return content
-    listing = list_class_folders(root, data_set)
+    listing = list_class_folders(root, data_set, layout)
     took = time.monotonic() - start
     content = content_of(listing)
     if took > QUICK_SECONDS:
-        _listed[root] = (time.monotonic() + 20 * took, content)
+        _listed[root, layout] = (time.monotonic() + 20 * took, content)
     return content
 
 
@@ -79,7 +79,7 @@ def content_of(listing: ClassFolders) -> str:
     _known[root] = {key: value for key, value in current.items() if key not in hasty}
     if _known[root] and time.monotonic() - start > WORTH_KEEPING_SECONDS:
         _keep(_kept_in(root), _known[root])
-    lines = [f"{paths[key]!r} {value}" for key, value in current.items()]
+    lines = [f"{name!r} {value}" for name, value in zip(_names(listing), current.values(), strict=True)]
     content = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     if not hasty:
         _settled[root, listing.state] = content
@@ -92,10 +92,18 @@ def last_changed(listing: ClassFolders) -> str:
 
 
 def _files(listing: ClassFolders) -> Iterator[tuple[str, ImageFile]]:
+    """Paths below the root, and what is known of the files."""
     for split, classes in listing.splits.items():
         for folder, files in classes.items():
             for file in files:
-                yield f"{split}/{folder}/{file.name}", file
+                yield f"{listing.place(split)}/{folder}/{file.name}", file
+
+
+def _names(listing: ClassFolders) -> Iterator[str]:
+    """What the files are in the digest, in the same order: whatever the two folders are called."""
+    for split, classes in listing.splits.items():
+        for folder, files in classes.items():
+            yield from (f"{split}/{folder}/{file.name}" for file in files)
 
 
 def _known_by(path: str, file: ImageFile) -> str:

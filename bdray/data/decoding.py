@@ -1,13 +1,15 @@
 """From image files of any kind to square uint8 RGB arrays.
 
-Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit grayscale
-is scaled to 8 bits; of an animation the first frame is used; colour profiles are ignored. The shorter side is resized
-with Pillow's bicubic filter, which antialiases when it shrinks, and the centre square is cut out; a picture that
-already has the right size keeps its exact pixels.
+Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit levels are
+scaled to 8 bits by their whole range (pictures that use a sixteenth of it, as 12-bit ones do, are refused); of an
+animation the first frame is used; colour profiles are ignored. The shorter side is resized with Pillow's bicubic
+filter, which antialiases when it shrinks, and the centre square is cut out; a picture of the right size keeps its
+exact pixels.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +29,9 @@ SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".
 MAX_PIXELS = 2**26
 """Pictures with more (8,192 x 8,192) are not decoded: a few kilobytes can unpack to gigabytes."""
 
+BLACK, DARK = 2**12 - 1, 2**15 - 1
+"""Where no 16-bit picture of a data set has a higher level, they are refused, or said to be dark."""
+
 BATCH = 512
 """Pictures that are decoded ahead of the writer, so that memory stays small however many there are."""
 
@@ -36,11 +41,15 @@ class Decoder:
 
     Attributes:
         unreadable: (path, reason) of each such file, in order.
+        deep: the highest level in each file of 16 bits, of 65,535.
+        warnings: what Pillow warned of: metadata that it cannot read.
     """
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
         self.unreadable: list[tuple[Path, str]] = []
+        self.deep: dict[Path, int] = {}
+        self.warnings: list[str] = []
 
     def batches(self, pictures: Pictures) -> Iterator[Pixels]:
         """The pictures in order, as uint8 `B x 3 x S x S`. Unreadable files leave zeros (see `check`)."""
@@ -53,8 +62,14 @@ class Decoder:
                     yield self._decoded(chunk, pool)
 
     def check(self) -> None:
-        """Raises `DataError` that names the unreadable files, if there were any."""
+        """Raises `DataError` that names the unreadable files, if there were any, or 16-bit ones that are black."""
         if not self.unreadable:
+            if self.deep and (highest := max(self.deep.values())) <= BLACK:
+                bits = max(highest.bit_length(), 1)
+                raise DataError(
+                    f"{self._range()}, as pictures of {bits} bits do, and would be black ({min(self.deep)}, ...); "
+                    "stretch their levels to 16 bits, or save them with 8"
+                )
             return
         count = len(self.unreadable)
         shown = [f"\n  {path}: {reason}" for path, reason in self.unreadable[:10]]
@@ -62,9 +77,27 @@ class Decoder:
         files = "1 image file" if count == 1 else f"{count} image files"
         raise DataError(f"cannot read {files}; repair or remove what is listed:{''.join(shown)}{more}")
 
+    def notes(self) -> list[str]:
+        """What is odd about the pictures, in sentences."""
+        notes = []
+        if self.deep and max(self.deep.values()) <= DARK:
+            notes.append(f"{self._range()}: they are scaled by the whole range, and dark")
+        if self.warnings:
+            said = f"{len(self.warnings)} warnings about their metadata, such as: {self.warnings[0]}"
+            notes.append(f"{said} Their pixels are read; an orientation that cannot be read is not applied")
+        return notes
+
+    def _range(self) -> str:
+        count = "1 image file" if len(self.deep) == 1 else f"all {len(self.deep)} image files"
+        return f"of 16 bits, {count} use levels up to {max(self.deep.values()):,} of 65,535"
+
     def _decoded(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> Pixels:
         batch = np.zeros((len(paths), 3, self.image_size, self.image_size), dtype=np.uint8)
-        for place, result in enumerate(pool.map(self._attempt, paths)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = list(pool.map(self._attempt, paths))
+        self.warnings += [" ".join(str(each.message).split()) for each in caught]
+        for place, result in enumerate(results):
             if isinstance(result, str):
                 self.unreadable.append((paths[place], result))
             else:
@@ -73,7 +106,7 @@ class Decoder:
 
     def _attempt(self, path: Path) -> Pixels | str:
         try:
-            return decode(path, self.image_size)
+            return decode(path, self.image_size, deep=self.deep)
         except MemoryError:
             raise
         # Pillow's readers let errors of many kinds through (struct, zlib, SyntaxError, ...): each means a bad file.
@@ -88,8 +121,11 @@ class Decoder:
         return np.stack([fit(Image.fromarray(chw.transpose(1, 2, 0)), self.image_size) for chw in pixels])
 
 
-def decode(path: Path, image_size: int) -> Pixels:
+def decode(path: Path, image_size: int, deep: dict[Path, int] | None = None) -> Pixels:
     """One image file as uint8 `3 x S x S`; see the module for how.
+
+    Args:
+        deep: gets the highest level of a file of 16 bits.
 
     Raises:
         Exception: whatever Pillow raises for a file it cannot read completely.
@@ -100,8 +136,15 @@ def decode(path: Path, image_size: int) -> Pixels:
         raise OSError("the file is empty")
     with Image.open(path) as image:
         require_reasonable(image)
+        # Colours of 16 bits are cut to their upper halves while they are loaded, and only the file's raw mode says so.
+        is_cut = ";16" in str(image.tile)
         image.load()
-        return fit(to_rgb(ImageOps.exif_transpose(image)), image_size)
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+        if deep is not None and image.mode.startswith("I"):
+            deep[path] = int(np.asarray(image).max())
+        elif deep is not None and is_cut:
+            deep[path] = int(np.asarray(rgb).max()) * 256 + 255
+        return fit(rgb, image_size)
 
 
 def require_reasonable(image: Image) -> None:

@@ -20,6 +20,7 @@ class Digits(DataSet):
 
     SOURCE: ClassVar[str] = "UCI Optical Recognition of Handwritten Digits, Alpaydin and Kaynak 1998, test part"
     NUM_CLASSES: ClassVar[int | None] = 10
+    CLASS_NAMES: ClassVar[tuple[str, ...] | None] = tuple(map(str, range(10)))
     TRAIN_SIZES: ClassVar[tuple[int, ...] | None] = (142, 146, 142, 146, 145, 146, 145, 143, 139, 144)
     AUGMENTATION: ClassVar[Augmentation] = "crop"  # a flipped digit is another digit
 
@@ -35,4 +36,4 @@ def _read() -> Contents:
     labels = bunch.target.astype(np.int64)
     whole = Pictures(np.repeat(gray[:, None], 3, axis=1), labels)
     train, test = split_test(labels, 0.2, stream(0, "subset", "digits", "test_split"))
-    return Contents(tuple(map(str, range(10))), whole.take(train), whole.take(test))
+    return Contents(Digits.CLASS_NAMES or (), whole.take(train), whole.take(test))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 import socket
+import stat
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from bdray.data.cache import locked, unfinished
 from bdray.errors import DataError
@@ -40,13 +45,58 @@ def download(folder: Path, name: str, fetch: Callable[[str], object], advice: st
             try:
                 with _impatient():
                     fetch(str(fetched))
-            # Torchvision raises RuntimeError for what is corrupt and OSError (URLError) for what is out of reach;
-            # tarfile's data filter refuses a member that leads out of the folder, and a device.
-            except (OSError, RuntimeError, tarfile.TarError) as error:
-                raise DataError(f"cannot download {name} ({error}); {advice}") from error
+            # Torchvision raises RuntimeError for what is corrupt and OSError (URLError) for what is out of reach.
+            except (OSError, RuntimeError, *UNREADABLE) as error:
+                said = " ".join(str(error).split())
+                raise DataError(f"cannot download {name} ({said}); {advice}") from error
+            if not (fetched / name).is_dir():
+                raise DataError(f"cannot download {name} (there is no such folder in the archive); {advice}")
             for child in (fetched / name).iterdir():
                 child.rename(building / child.name)
             shutil.rmtree(fetched)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Writes the files of a tar or zip archive into `folder`, which nobody else writes into.
+
+    Of an archive only names and bytes are taken, no modes, owners or times. Neither `tarfile`, whose filters not every
+    Python 3.11 has, nor torchvision decides where they go. Pictures need no links, so an archive with one is refused.
+
+    Raises:
+        RuntimeError: a member is no file or folder, or leads out of `folder`; it and what follows is not written.
+        OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError: it cannot be read or written.
+    """
+    with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
+        for name, kind, content in _zipped(opened) if isinstance(opened, zipfile.ZipFile) else _tarred(opened):
+            place = PurePosixPath(name)
+            if kind not in ("file", "folder") or place.is_absolute() or ".." in place.parts or "\0" in name:
+                raise RuntimeError(f"{name!r} in {archive.name} is no file or folder inside it")
+            target = folder / place
+            (target if kind == "folder" else target.parent).mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                with content() as source, target.open("wb") as written:
+                    shutil.copyfileobj(source, written)
+
+
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+"""What reading an archive raises beside `OSError`."""
+
+_Members = Iterator[tuple[str, str, Callable[[], Any]]]
+"""Names, kinds (`file`, `folder`, or anything else), and what opens a file."""
+
+
+def _tarred(archive: tarfile.TarFile) -> _Members:
+    for member in archive:
+        kind = "file" if member.isreg() else "folder" if member.isdir() else "other"
+        yield member.name, kind, partial(archive.extractfile, member)
+
+
+def _zipped(archive: zipfile.ZipFile) -> _Members:
+    for member in archive.infolist():
+        # The upper half is a Unix mode, or 0 where it was not packed on Unix.
+        is_other = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
+        kind = "other" if is_other else "folder" if member.is_dir() else "file"
+        yield member.filename, kind, partial(archive.open, member)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.downloads import download
-from bdray.data.folders import existing_root, found, is_empty, list_class_folders, list_images
+from bdray.data.downloads import download, unpack
+from bdray.data.folders import Layout, existing_root, found, is_empty, list_class_folders, list_images
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.errors import DataError
 
@@ -41,19 +41,38 @@ class Flowers102(DataSet):
     def source(self, downloads: Path) -> Source:
         root = downloads if self.root is None else existing_root(self.root, "flowers102")
         if self.root is None or is_empty(root):
-            from torchvision import datasets
-
             advice = f"set data.root to a folder that holds {FOLDER}/, or train/<class>/* and test/<class>/*"
-            download(root, FOLDER, lambda folder: datasets.Flowers102(folder, download=True), advice)
+            download(root, FOLDER, _fetch, advice)
         if (root / FOLDER).is_dir():
             return _canonical_source(root)
-        listing = list_class_folders(root, "flowers102")
+        listing = list_class_folders(root, "flowers102", Layout(unread=self.unread))
         if len(listing.class_names) != NUM_CLASSES:
             raise DataError(
                 f"data.root of flowers102: expected {FOLDER}/ or {NUM_CLASSES} class folders in {root}, not "
                 f"{len(listing.class_names)}; {found(root)}"
             )
         return listing.source()
+
+    def class_names(self) -> tuple[str, ...] | None:
+        if self.root is None or Path(self.root, FOLDER).expanduser().is_dir():
+            return _class_names()
+        return super().class_names()
+
+
+def _class_names() -> tuple[str, ...]:
+    from torchvision.datasets import Flowers102 as Published
+
+    return tuple(Published.classes)
+
+
+def _fetch(folder: str) -> None:
+    from torchvision.datasets import Flowers102 as Published
+    from torchvision.datasets.utils import download_url
+
+    target, prefix = Path(folder, FOLDER), Published._download_url_prefix
+    for kind, (name, md5) in Published._file_dict.items():
+        download_url(prefix + name, str(target if kind != "image" else folder), md5=md5)
+    unpack(Path(folder, Published._file_dict["image"][0]), target)
 
 
 def _canonical_source(root: Path) -> Source:
@@ -73,7 +92,6 @@ def _canonical_source(root: Path) -> Source:
 
 def _read(folder: Path) -> Contents:
     from scipy.io import loadmat
-    from torchvision import datasets
 
     try:
         ids = loadmat(str(folder / "setid.mat"), squeeze_me=True)
@@ -87,4 +105,4 @@ def _read(folder: Path) -> Contents:
         numbers = np.sort(numbers.astype(np.int64))
         return Pictures([folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers], labels[numbers - 1])
 
-    return Contents(tuple(datasets.Flowers102.classes), pictures(train_ids), pictures(test_ids))
+    return Contents(_class_names(), pictures(train_ids), pictures(test_ids))

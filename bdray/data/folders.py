@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,36 @@ from bdray.seeds import stream
 
 TEST_FRACTION = 0.2
 """Of every class, where the folders have no test split of their own."""
+
+OF_THE_SYSTEM = frozenset(
+    (*("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "lost+found", "__macosx", "__pycache__", "@eadir"),
+     *("$recycle.bin", "system volume information"))
+)  # fmt: skip
+"""What systems leave in folders, in lower case: passed over, as are hidden files that are no pictures."""
+
+_USUAL_NAMES = (("train", "training", "trn"), ("test", "testing", "val", "valid", "validation", "eval", "dev"))
+"""What the folders of a training and of a test set are often called, in lower case."""
+
+_NAMED = 3
+"""So many of the files that are not read are named in messages."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in class folders, and what is done about files that are not read.
+
+    Attributes:
+        train, test: names of the two folders below the root.
+        test_fraction: of every class, where there are no two folders.
+        unread: `refuse` them, or `leave_out`: they are counted.
+        can_be_set: the first three are options of the data set, which messages then name.
+    """
+
+    train: str = "train"
+    test: str = "test"
+    test_fraction: float = TEST_FRACTION
+    unread: Literal["refuse", "leave_out"] = "refuse"
+    can_be_set: bool = False
 
 
 class ImageFile(NamedTuple):
@@ -48,17 +79,26 @@ class ClassFolders:
     """The listing of a data set in class folders.
 
     Attributes:
-        root: the folder that holds `train` and `test`, or the classes themselves.
+        root: the folder that holds the training and the test folder, or the classes themselves.
         splits: `train` and `test`, or `.` for one tree that is yet to be split.
+        layout: how it lies there.
+        unread: what lies in class folders, or is a picture beside them, and is not read; below the root, folders with
+            a slash behind.
     """
 
     root: Path
     splits: Mapping[str, Classes]
+    layout: Layout = Layout()
+    unread: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The folders' names, sorted."""
         return tuple(next(iter(self.splits.values())))
+
+    def place(self, split: str) -> str:
+        """The folder of a split, below the root."""
+        return {"train": self.layout.train, "test": self.layout.test}.get(split, split)
 
     @cached_property
     def state(self) -> str:
@@ -67,7 +107,7 @@ class ClassFolders:
         for split, classes in self.splits.items():
             for folder, files in classes.items():
                 lines = "\n".join(map(repr, files))
-                digest.update(f"{split}/{folder!r}\n{lines}\n".encode())
+                digest.update(f"{self.place(split)}/{folder!r}\n{lines}\n".encode())
         return digest.hexdigest()
 
     def source(self, names: Mapping[str, str] | None = None) -> Source:
@@ -77,26 +117,36 @@ class ClassFolders:
             names: folder name -> class name, in the order of the labels (default: the sorted folder names).
         """
         names = names or {folder: folder for folder in self.class_names}
-        key = {"folder": str(self.root.resolve()), "state": self.state, "classes": list(names.items())}
-        return Source(f"the folder {self.root}", key, lambda: self._read(names), self._train_sizes(list(names)))
+        key: dict[str, Any] = {"folder": str(self.root.resolve()), "state": self.state, "classes": list(names.items())}
+        if self.layout.test_fraction != TEST_FRACTION:
+            key["test_fraction"] = self.layout.test_fraction
+        return Source(
+            f"the folder {self.root}",
+            key,
+            lambda: self._read(names),
+            self._train_sizes(list(names)),
+            tuple(names.values()),
+            self.unread,
+        )
 
     def _train_sizes(self, folders: list[str]) -> tuple[int, ...]:
         if "." not in self.splits:
             return tuple(len(self.splits["train"][folder]) for folder in folders)
         counts = [len(self.splits["."][folder]) for folder in folders]
-        return tuple(count - count_of_test(count, TEST_FRACTION) for count in counts)
+        return tuple(count - count_of_test(count, self.layout.test_fraction) for count in counts)
 
     def _read(self, names: Mapping[str, str]) -> Contents:
         pictures = {split: self._pictures(split, list(names)) for split in self.splits}
         if "." in pictures:
             whole = pictures["."]
-            train, test = split_test(whole.labels, TEST_FRACTION, stream(0, "subset", "test_split"))
+            generator = stream(0, "subset", "test_split")
+            train, test = split_test(whole.labels, self.layout.test_fraction, generator)
             return Contents(tuple(names.values()), whole.take(train), whole.take(test))
         return Contents(tuple(names.values()), pictures["train"], pictures["test"])
 
     def _pictures(self, split: str, folders: list[str]) -> Pictures:
-        classes = self.splits[split]
-        paths = [self.root / split / folder / file.name for folder in folders for file in classes[folder]]
+        classes, place = self.splits[split], self.root / self.place(split)
+        paths = [place / folder / file.name for folder in folders for file in classes[folder]]
         sizes = [len(classes[folder]) for folder in folders]
         return Pictures(paths, np.repeat(np.arange(len(folders), dtype=np.int64), sizes))
 
@@ -114,28 +164,77 @@ def existing_root(root: str, data_set: str) -> Path:
     raise DataError(f"data.root of {data_set}: {path} {problem}")
 
 
-def list_class_folders(root: Path, data_set: str) -> ClassFolders:
-    """The listing of the class folders in `root`, which has `train` and `test` or is one tree of classes.
+def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> ClassFolders:
+    """The listing of the class folders in `root`, which has a training and a test folder or is one tree of classes.
 
     Raises:
-        DataError: neither layout, or an empty or too small class; names the folder, what was looked for, and what
-            was found.
+        DataError: neither layout, an empty or too small class, two names that look alike, or a file that is not read
+            and is not to be left out; names the folder, what was looked for, and what was found.
     """
-    folders = _subfolders(root)
-    if "train" in folders or "test" in folders:
-        if not {"train", "test"} <= set(folders):
-            raise DataError(f"data.root of {data_set}: {root} has 'train' or 'test' but not both; {found(root)}")
-        splits = {split: _list_classes(root / split, data_set) for split in ("train", "test")}
-        if set(splits["train"]) != set(splits["test"]):
-            odd = sorted(set(splits["train"]) ^ set(splits["test"]))
-            raise DataError(f"data.root of {data_set}: {root}: class '{odd[0]}' is only in one of 'train' and 'test'")
-    else:
-        splits = {".": _list_classes(root, data_set)}
-    for name in splits[next(iter(splits))]:
+    where, folders = f"data.root of {data_set}: {root}", _subfolders(root)
+    wanted = (layout.train, layout.test)
+    is_split = not set(wanted).isdisjoint(folders) or wanted != (Layout.train, Layout.test)
+    if is_split and (missing := [name for name in wanted if name not in folders]):
+        halves = " and ".join(f"'{name}'" for name in missing)
+        raise DataError(f"{where} has no folder {halves}; {found(root)}{_advice(root, folders, layout)}")
+    places = {"train": layout.train, "test": layout.test} if is_split else {".": "."}
+    unread: list[str] = []
+    splits = {split: _list_classes(root, place, data_set, unread, layout) for split, place in places.items()}
+    names = sorted({name for classes in splits.values() for name in classes})
+    _require_distinct(names, where)
+    if odd := [name for name in names if any(name not in classes for classes in splits.values())]:
+        raise DataError(f"{where}: class '{odd[0]}' is only in one of '{layout.train}' and '{layout.test}'")
+    for name in names:
         count = sum(len(classes[name]) for classes in splits.values())
         if count < 2:
-            raise DataError(f"data.root of {data_set}: {root}: class '{name}' has {count} image; at least 2 are needed")
-    return ClassFolders(root, splits)
+            raise DataError(f"{where}: class '{name}' has {count} image; at least 2 are needed")
+    # Records are UTF-8, names of files need not be.
+    named = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in unread)
+    listing = ClassFolders(root, splits, layout, tuple(named))
+    if unread and layout.unread == "refuse":
+        known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
+        raise DataError(
+            f"{where}: {said_unread(listing.unread)} in class folders and would not be read ({known}); convert, move "
+            "or remove what is there, or set data.unread to leave_out"
+        )
+    return listing
+
+
+def said_unread(unread: Sequence[str]) -> str:
+    """How many files there are, and the first of them by name: "2 entries (a/b.avif, a/deeper/) lie"."""
+    more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+    count = f"{len(unread)} entries" if len(unread) > 1 else "1 entry"
+    return f"{count} ({', '.join(unread[:_NAMED])}{more}) {'lie' if len(unread) > 1 else 'lies'}"
+
+
+def _advice(root: Path, folders: Sequence[str], layout: Layout) -> str:
+    """What to do about folders that are not called `train` and `test`, as far as there is an option for it."""
+    if not layout.can_be_set:
+        return ""
+    known = [next((name for name in folders if name.lower() in usual), None) for usual in _USUAL_NAMES]
+    options = (("data.train_folder", layout.train), ("data.test_folder", layout.test))
+    named = [
+        f"{option}: {name}" for (option, set_to), name in zip(options, known, strict=True) if name not in (None, set_to)
+    ]
+    how = (
+        f"set {' and '.join(named)}"
+        if named and all(known)
+        else "name the two with data.train_folder, data.test_folder"
+    )
+    classes = root / (known[0] or "...")
+    return f"; {how}, or set data.root to one folder of classes ({classes}), part of which becomes the test set"
+
+
+def _require_distinct(names: Sequence[str], where: str) -> None:
+    """Raises `DataError` where two names of folders are one text that Unicode can spell in two ways."""
+    spelt: dict[str, str] = {}
+    for name in names:
+        other = spelt.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            both = f"{other!a} and {name!a}"
+            raise DataError(
+                f"{where}: two class folders look alike ('{name}') and are spelt {both}; rename one of them"
+            )
 
 
 def named_classes(
@@ -157,49 +256,88 @@ def named_classes(
 
 def found(folder: Path) -> str:
     """What a folder holds, for messages: `found: a, b/, c, ...`."""
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder) if not entry.name.startswith("."))
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in _entries(folder))
     return "found: " + (", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing")
 
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but hidden files (such as the lock that a failed download leaves)."""
-    return all(path.name.startswith(".") for path in folder.iterdir())
+    return not _entries(folder)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, without what belongs to the system, sorted by name.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((each for each in entries if not _is_of_the_system(each.name)), key=lambda each: each.name)
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from None
+
+
+def _is_of_the_system(name: str) -> bool:
+    hidden = name.startswith("._") or (name.startswith(".") and not _is_picture(name))
+    return hidden or name.lower() in OF_THE_SYSTEM
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__")))
+    return [entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _list_classes(folder: Path, data_set: str) -> Classes:
-    classes = {name: list_images(folder / name) for name in _subfolders(folder)}
-    if len(classes) < 2:
+def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layout: Layout) -> Classes:
+    """The classes of one folder below the root. Appends to `unread`."""
+    folder, where = root / place, f"data.root of {data_set}"
+    names = _subfolders(folder)
+    beside = [entry.name for entry in _entries(folder) if entry.name not in names and _is_picture(entry.name)]
+    if len(names) < 2:
+        unsorted = f"; {len(beside)} pictures lie beside them, of no class" if beside else ""
+        tree = _advice(root, [layout.train], layout) if place != "." and beside else ""
         raise DataError(
-            f"data.root of {data_set}: expected at least two class folders with images in {folder} "
-            f"(train/<class>/* and test/<class>/*, or <class>/*); {found(folder)}"
+            f"{where}: expected at least two class folders with images in {folder} "
+            f"({layout.train}/<class>/* and {layout.test}/<class>/*, or <class>/*); {found(folder)}{unsorted}{tree}"
         )
+    classes, prefix = {}, "" if place == "." else f"{place}/"
+    unread += [prefix + name for name in beside]
+    for name in names:
+        classes[name], rest = _list_images(folder / name)
+        unread += [f"{prefix}{name}/{each}" for each in rest]
     for name, files in classes.items():
         if not files:
-            raise DataError(f"data.root of {data_set}: no image file in {folder / name}; {found(folder / name)}")
+            are_splits = place == "." and not any(classes.values()) and len(names) < 4
+            advice = _advice(root, names, layout) if are_splits else ""
+            raise DataError(f"{where}: no image file in {folder / name}; {found(folder / name)}{advice}")
     return classes
 
 
 def list_images(folder: Path) -> tuple[ImageFile, ...]:
-    """The image files directly in `folder`, by their suffix, sorted by name; hidden files are left out.
+    """The image files directly in `folder`, by their suffix, sorted by name.
 
     Raises:
-        DataError: one is no file, or a link that leads nowhere.
+        DataError: one is no file, or a link that leads nowhere, or the folder cannot be listed.
     """
-    files = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                try:
-                    status = entry.stat()
-                except OSError as error:
-                    raise DataError(f"cannot read {entry.path}: {error.strerror}") from None
-                if not stat.S_ISREG(status.st_mode):
-                    # Reading a pipe or a device never ends.
-                    raise DataError(f"{entry.path} is called like an image and is no file; remove it")
-                files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return tuple(sorted(files))
+    return _list_images(folder)[0]
+
+
+def _list_images(folder: Path) -> tuple[tuple[ImageFile, ...], list[str]]:
+    """The image files and the names of all else."""
+    files, rest = [], []
+    for entry in _entries(folder):
+        if not _is_picture(entry.name) or entry.name.startswith("."):
+            rest.append(entry.name + "/" * entry.is_dir())
+            continue
+        try:
+            status = entry.stat()
+        except OSError as error:
+            raise DataError(f"cannot read {entry.path}: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            # Reading a pipe or a device never ends.
+            raise DataError(f"{entry.path} is called like an image and is no file; remove it")
+        files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(files), rest

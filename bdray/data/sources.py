@@ -50,9 +50,13 @@ class Source:
         key: JSON content that changes whenever the pictures, their labels or their split do.
         read: finds the pictures (and downloads them first if need be); called only when the cache lacks them.
         train_sizes: training images of each class by label, where they are known before anything is read.
+        class_names: by label, likewise.
+        unread: files that lie among the pictures and are left out.
     """
 
     where: str
     key: Mapping[str, Any]
     read: Callable[[], Contents]
     train_sizes: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bdray.errors import DataError
+from bdray.shares import comes_to_nothing
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,8 @@ def split_clean(
         generator: the `clean_split` stream, on the CPU.
 
     Raises:
-        DataError: either stage would get no image, or the clean set does not fit where it is drawn from.
+        DataError: either stage or the pool would get no image although it should, or the clean set does not fit where
+            it is drawn from.
     """
     total = len(labels)
     pool_size, clean_size = round(held_out_fraction * total), round(fraction * total)
@@ -58,8 +60,9 @@ def split_clean(
     pool, train = order[:pool_size], order[pool_size:]
     if not len(train):
         raise DataError(f"holding out {held_out_fraction:g} of {total} training images leaves none to train on")
-    if fraction > 0 and not clean_size:
-        raise DataError(f"finetune.fraction: {fraction:g} of {total} training images is less than one image")
+    for option, share in (("finetune.fraction", fraction), ("data.clean_pool", held_out_fraction)):
+        if problem := comes_to_nothing(share, total, "training images", option):
+            raise DataError(f"{option}: {problem}")
     available = pool if split == "held_out" else train
     if clean_size > len(available):
         raise DataError(

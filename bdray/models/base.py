@@ -82,6 +82,17 @@ class Architecture(Component):
             start_from(network, state, source, fresh_stem=self.has_cifar_stem(image_size))
         return network
 
+    def prepare(self) -> None:
+        """Looks whether published weights that are asked for are here or can be reached.
+
+        Raises:
+            WeightsError: neither.
+        """
+        if self.weights == "imagenet":
+            from bdray.models.networks.weights import require_published
+
+            require_published(str(self.published))
+
     def has_cifar_stem(self, image_size: int) -> bool:
         """What `stem` comes to for images of this size."""
         return self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)

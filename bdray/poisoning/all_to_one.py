@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from bdray.poisoning.base import STRATEGIES, Poison, check_class
+from bdray.poisoning.base import STRATEGIES, ClassIndex, Poison, check_class
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,7 +21,7 @@ class AllToOne(Poison):
     SOURCE: ClassVar[str] = "BadNets, Gu et al. 2017, arXiv 1708.06733"
     VERSION: ClassVar[int] = 2
 
-    target: int = Field(default=0, ge=0)
+    target: ClassIndex = 0
     """The class the attacker wants."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:

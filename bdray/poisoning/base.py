@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     import torch
 
     Labels = npt.NDArray[np.int64]
+
+
+IS_CLASS: dict[str, Any] = {"class": True}
+"""What the JSON schema of an option says that holds a class."""
+
+ClassIndex = Annotated[int, Field(ge=0, json_schema_extra=IS_CLASS)]
+"""An option that holds a class, by its index. Whoever writes a condition may name the class instead."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bdray.intensity import Intensity
-from bdray.poisoning.base import STRATEGIES, Poison, Surrogate, check_class
+from bdray.errors import ComponentError
+from bdray.intensity import Intensity, whole_levels
+from bdray.poisoning.base import STRATEGIES, ClassIndex, Poison, Surrogate, check_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ class CleanLabel(Poison):
     SOURCE: ClassVar[str] = "Turner et al. 2019, arXiv 1912.02771; steps and step size are our choice"
     VERSION: ClassVar[int] = 2
 
-    target: int = Field(default=0, ge=0)
+    target: ClassIndex = 0
     """The class the attacker wants, and the only one that is poisoned."""
     perturbation: Literal["none", "pgd"] = "none"
     """`pgd`: before stamping, poisoned images are moved away from their class by projected gradient ascent on the loss
@@ -43,6 +44,13 @@ class CleanLabel(Poison):
     surrogate: Surrogate = Surrogate()
     """Whose loss is raised. Turner et al. use an adversarially trained network that is not the victim's
     (`{training: adversarial, seed: other}`); the default, the victim's own twin on clean data, is our choice."""
+
+    @model_validator(mode="after")
+    def _perturbs(self) -> CleanLabel:
+        if self.perturbation == "pgd" and not whole_levels(self.epsilon):
+            problem = f"{self.epsilon:g} comes to 0 levels of 255; the smallest that is not nothing is {1 / 255:.3g}"
+            raise ComponentError("epsilon", problem)
+        return self
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.target)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from bdray.errors import ComponentError
-from bdray.poisoning.base import STRATEGIES, Poison, check_class
+from bdray.poisoning.base import STRATEGIES, ClassIndex, Poison, check_class
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,9 +23,9 @@ class OneToOne(Poison):
     SOURCE: ClassVar[str] = "the single target attack of BadNets, Gu et al. 2017, arXiv 1708.06733"
     VERSION: ClassVar[int] = 2
 
-    source: int = Field(default=1, ge=0)
+    source: ClassIndex = 1
     """The class whose images are poisoned."""
-    target: int = Field(default=0, ge=0)
+    target: ClassIndex = 0
     """The class the attacker wants."""
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bdray.intensity import whole_levels
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -86,8 +88,7 @@ def to_uint8(moved: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch
     """
     import torch
 
-    # An epsilon written with a few digits, 0.03137 for 8/255, must give 8 levels, not 7.
-    levels = int(epsilon * 255 + 1e-2)
+    levels = whole_levels(epsilon)
     original = images.int()
     rounded = torch.clamp((moved * 255).round().int(), original - levels, original + levels)
     return rounded.clamp(0, 255).to(torch.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bdray.errors import PoisonError
 from bdray.poisoning.base import STRATEGIES, Poison, PoisonPlan
+from bdray.shares import comes_to_nothing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,6 +57,22 @@ def make_poison_plan(
         cover_indices=cover,
         append=poison.mode == "append",
     )
+
+
+def require_some(poison: Poison, labels: npt.ArrayLike | torch.Tensor, num_classes: int) -> None:
+    """Refuses a rate above 0 that comes to no image: nothing would be poisoned, and nothing would say so.
+
+    Raises:
+        PoisonError: names the option first, then the smallest rate that is not nothing.
+    """
+    true = _as_labels(labels, num_classes)
+    total, things = len(true), "training images"
+    if problem := comes_to_nothing(poison.cover_rate, total, things, "poison.cover_rate"):
+        raise PoisonError(f"cover_rate {problem}")
+    if poison.rate_of == "eligible":
+        total, things = int(poison.eligible(true, num_classes).sum()), f"images that '{poison.name}' may poison"
+    if problem := comes_to_nothing(poison.rate, total, things, "poison.rate"):
+        raise PoisonError(f"rate {problem}")
 
 
 def _strategy(strategy: str | Poison, options: dict[str, Any]) -> Poison:

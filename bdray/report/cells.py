@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from bdray.condition import flatten
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.statistics import Interval, rate_interval, t_interval, wilson_interval
 from bdray.results.controls import Control, controls_of
@@ -181,7 +180,7 @@ def _cell(records: Sequence[TrialRecord], axes: Sequence[str], controls: Mapping
 
 def _described(record: TrialRecord) -> dict[str, Any]:
     """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
-    flat = flatten(record.condition)
+    flat = record.flat
     attack = ("trigger.", "poison.")
     return {k: v for k, v in flat.items() if record.role == "poisoned" or not k.startswith(attack)}
 

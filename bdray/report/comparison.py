@@ -18,7 +18,10 @@ from bdray.report.statistics import Interval, t_interval
 from bdray.results.tables import axes_of, axis_name
 from bdray.values import show_cell
 
-_NOT_SCIENTIFIC = ("data.root", "trigger.path", "model.weights_file")
+_NOT_SCIENTIFIC = (
+    *("data.root", "data.unread", "data.train_folder", "data.test_folder"),
+    *("trigger.path", "model.weights_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def comparison_table(comparison: Comparison) -> Table:
         cells.setdefault(pair[0].cell_id, []).append(pair)
     for pairs in cells.values():
         first = pairs[0][0]
-        flat = flatten(first.condition)
+        flat = first.flat
         name = "baseline" if first.role == "baseline" else " / ".join(show_cell(flat.get(path)) for path in axes)
         table.add_row(escape(name), str(len(pairs)), *_shown(comparison.differences(pairs)))
     table.add_section()

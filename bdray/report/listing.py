@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.errors import UserError, nearest
+from bdray.poisoning.classes import in_common
 from bdray.record import Rates, TrialRecord
 from bdray.report.statistics import rate_interval
 from bdray.results.tables import axes_of, axis_name
@@ -81,7 +82,7 @@ def listing_of(records: Sequence[TrialRecord], by: Sequence[str] = ()) -> Listin
         UserError: an axis that no condition has.
     """
     axes = [_axis(name, records) for name in by] if by else axes_of(records)
-    flats = {record.condition_id: flatten(record.condition) for record in records}
+    flats = {record.condition_id: record.flat for record in records}
     groups: dict[Any, list[TrialRecord]] = {}
     for record in records:
         flat = flats[record.condition_id]
@@ -116,7 +117,8 @@ def _names(axes: Sequence[str]) -> list[str]:
 def _row(members: Sequence[TrialRecord], axes: Mapping[str, str], flats: Mapping[str, Any]) -> dict[str, Any]:
     first = members[0]
     row: dict[str, Any] = {
-        name: None if _lacks(first, path) else flats[first.condition_id].get(path) for name, path in axes.items()
+        name: None if _lacks(first, path) else in_common([flats[each.condition_id].get(path) for each in members])
+        for name, path in axes.items()
     }
     row["n"] = len(members)
     for head, (rate, after) in RATE_COLUMNS.items():

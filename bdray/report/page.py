@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bdray.data.duplicates import DuplicatesRecord
+from bdray.poisoning.classes import said_classes
 from bdray.record import Rates, TrialRecord
 from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.report.figures import (
@@ -199,6 +200,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
         ("varied", ", ".join(axis_words(path) for path in study.axes)),
         ("data", _values(records, "data", "name")),
         ("model", _values(records, "model", "name")),
+        *said_classes(record.flat for record in records if record.role == "poisoned").items(),
         ("clean split", clean_splits(records)),
         ("run", _when(records, sweep.created_ms)),
         *((name, text) for name, text in _versions(records).items()),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from bdray.condition import Condition, flatten
+from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.tables import axes_of, axis_name
@@ -94,7 +94,7 @@ def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
 
 
 def _named(record: TrialRecord, axes: Sequence[str]) -> str:
-    flat = flatten(record.condition)
+    flat = record.flat
     return ", ".join(f"{axis_name(path)} {show_cell(flat[path])}" for path in axes if path in flat)
 
 

@@ -245,7 +245,7 @@ def axis_columns(cells: Sequence[str]) -> list[str]:
 
 
 def _cell_line(members: Sequence[TrialRecord], axes: Sequence[str], measured: Sequence[str]) -> list[str]:
-    flat = flatten(members[0].condition)
+    flat = members[0].flat
     poisoned = [record.poisoned for record in members if record.poisoned]
     finetuned = [record.repaired for record in members if record.repaired]
     marks = [name for name in ("failed", "diverged", "pruned") if any(record.status == name for record in members)]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
-from bdray.values import freeze
+from bdray.poisoning.classes import is_meant
 
 Flat = dict[str, Any]
 """Values by dotted condition path."""
@@ -185,7 +185,7 @@ def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:
 
 
 def _agrees(flat: Mapping[str, Any], row: Flat) -> bool:
-    return all(freeze(lookup(flat, path)) == freeze(value) for path, value in row.items())
+    return all(is_meant(value, lookup(flat, path)) for path, value in row.items())
 
 
 def is_finite(ground: Ground) -> bool:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, nearest
+from bdray.poisoning.classes import meanings
 from bdray.registry import Identified, explain
 from bdray.searches.ground import MISSING, Distribution, Flat, Kind, lookup
 from bdray.space.source import Located, Where
@@ -35,7 +36,7 @@ class Rule:
 
     def wants(self, path: str, value: Any) -> bool:
         """Whether `value` is one that this rule names for `path`."""
-        return freeze(value) in self._wanted[path]
+        return not self._wanted[path].isdisjoint(meanings(value))
 
     def matches(self, flat: Mapping[str, Any]) -> bool | None:
         """True or False; None when `flat` leaves it open because some path is not in it."""
@@ -44,7 +45,7 @@ class Rule:
             value = lookup(flat, path)
             if value is MISSING:
                 known = None
-            elif freeze(value) not in wanted:
+            elif wanted.isdisjoint(meanings(value)):
                 return False
         return known
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bdray.condition import COMPONENTS, Condition, flatten
+from bdray.data.base import DataSet
 from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
+from bdray.poisoning.classes import classes_in, is_meant
 from bdray.searches.ground import Flat
 from bdray.space.axes import NAME_KEYS, Rule, crossed
 from bdray.space.grammar import Grammar
@@ -18,17 +20,25 @@ SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
 
 
 class Flats:
-    """Resolved flat content of conditions, made once for every section object (conditions share those)."""
+    """Resolved flat content of conditions, made once for every section object (conditions share those). Classes know
+    their names in it, where the data set knows them."""
 
     def __init__(self) -> None:
         self._cache: dict[int, tuple[Any, Flat]] = {}
+        self._classes: dict[int, tuple[DataSet, Sequence[str] | None]] = {}
 
     def __call__(self, condition: Condition) -> Flat:
         flat: Flat = {}
         for name in SECTIONS:
             flat.update(self.section(name, getattr(condition, name)))
         flat["seed"] = condition.seed
+        flat.update(classes_in(flat, self._class_names(condition.data)))
         return flat
+
+    def _class_names(self, data: DataSet) -> Sequence[str] | None:
+        if id(data) not in self._classes:
+            self._classes[id(data)] = data, data.class_names()
+        return self._classes[id(data)][1]
 
     def section(self, name: str, section: Any) -> Flat:
         if section is None:
@@ -64,6 +74,8 @@ class Builder:
         for path, value in assignment.items():
             head = path.partition(".")[0]
             given[head] = (*given.get(head, ()), path, repr(value))
+        # What a class that is named in it stands for depends on the data.
+        given["poison"] += given["data"]
         keys = {name: (name, given[name]) for name in SECTIONS}
         if not self._sections.keys() >= set(keys.values()):
             parsed = Condition.parse(nest(assignment))
@@ -140,7 +152,7 @@ def _node(path: str, assignment: Flat, grammar: Grammar) -> Located | None:
     """Where a parameter gave this path its value."""
     for parameter in grammar.parameters.values():
         for row, value in zip(parameter.rows, parameter.values, strict=True):
-            if path in row and path in assignment and freeze(row[path]) == freeze(assignment[path]):
+            if path in row and path in assignment and is_meant(row[path], assignment[path]):
                 return _descend(value, path.removeprefix(parameter.path))
         if parameter.path == path and parameter.distribution is not None:
             return Located(None, parameter.key, parameter.key)

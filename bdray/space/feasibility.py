@@ -1,4 +1,5 @@
-"""What can only fail, known before any picture is read: too large a trigger, too few images to poison."""
+"""What can only fail, known before any picture is read: too large a trigger, too few images to poison, a share that is
+rounded to nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from bdray.condition import Condition
 from bdray.data.base import DataSet
 from bdray.errors import ComponentError, ConditionError, PoisonError
 from bdray.poisoning.base import Poison
-from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.plan import make_poison_plan, require_some
+from bdray.shares import comes_to_nothing
 
 Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 """At least and at most how many images of each class there are, and how many in all."""
@@ -20,9 +22,9 @@ Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 
 def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
     """A condition that can only fail, and why: its trigger is larger than its images, or on no draw of its training set
-    can it poison as many images as it should, or find as many cover images.
+    can it poison as many images as it should, or find as many cover images, or one of its shares comes to no image.
 
-    The latter for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
+    All but the first for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
     for condition in {(id(c.trigger), c.data.image_size): c for c in conditions}.values():
         try:
@@ -30,30 +32,45 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
                 condition.trigger.check(condition.data.image_size)
         except ComponentError as error:
             return condition, error.below("trigger")
-    return _unfillable(conditions)
-
-
-def _unfillable(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
-    # Of conditions that differ in nothing but the rate, the highest asks for most.
-    hardest: dict[tuple[Any, ...], Condition] = {}
-    keys: dict[int, Any] = {}
+    sizes: dict[int, Bounds | None] = {}
     for condition in conditions:
+        if id(condition.data) not in sizes:
+            sizes[id(condition.data)] = _bounds(condition.data)
+    known = [(condition, bounds) for condition in conditions if (bounds := sizes[id(condition.data)]) is not None]
+    return _empty(known) or _unfillable(known)
+
+
+def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
+    """One whose limit is below the number of classes, or whose clean set or pool has no image."""
+    kinds = {(id(c.data), c.clean_fraction, c.held_out_fraction): (c, bounds) for c, bounds in conditions}
+    for condition, (low, _, total) in kinds.values():
+        if total < len(low):
+            problem = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
+            return condition, ConditionError("data.train_limit", problem)
+        shares = {"finetune.fraction": condition.clean_fraction, "data.clean_pool": condition.held_out_fraction}
+        for path, share in shares.items():
+            if problem := comes_to_nothing(share, total, "training images", path):
+                return condition, ConditionError(path, problem)
+    return None
+
+
+def _unfillable(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
+    # Of conditions that differ in nothing but the rate, the highest asks for most; the lowest may come to nothing.
+    alike: dict[tuple[Any, ...], list[tuple[Condition, Bounds]]] = {}
+    keys: dict[int, Any] = {}
+    for condition, bounds in conditions:
         poison = condition.poison
         if id(poison) not in keys:
             options = [getattr(poison, option) for option in type(poison).model_fields if option != "rate"]
             keys[id(poison)] = poison.name, repr(options)
         key = id(condition.data), condition.held_out_fraction, keys[id(poison)]
-        if key not in hardest or poison.rate > hardest[key].poison.rate:
-            hardest[key] = condition
-    sizes: dict[int, Bounds | None] = {}
-    for condition in hardest.values():
-        data = condition.data
-        if id(data) not in sizes:
-            sizes[id(data)] = _bounds(data)
-        known = sizes[id(data)]
-        error = _error(condition, known) if known else None
-        if error:
-            return condition, error
+        alike.setdefault(key, []).append((condition, bounds))
+    for members in alike.values():
+        members.sort(key=lambda member: member[0].poison.rate)
+        lowest = next((member for member in members if member[0].poison.rate > 0), members[0])
+        for condition, bounds in (members[-1], *([lowest] if lowest is not members[-1] else [])):
+            if error := _error(condition, bounds):
+                return condition, error
     return None
 
 
@@ -77,6 +94,7 @@ def _refusal(poison: Poison, bounds: Bounds, wanted: npt.NDArray[np.bool_]) -> C
     labels, rng = _easiest(wanted, bounds), np.random.default_rng(0)
     try:
         make_poison_plan(labels, strategy=poison, num_classes=len(wanted), generator=rng)
+        require_some(poison, labels, len(wanted))
     except PoisonError as error:
         # It begins with the option that asks for too much.
         return ConditionError(f"poison.{str(error).partition(' ')[0]}", str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import Condition
+from bdray.data.folders import said_unread
 from bdray.gpu import show_gpu
+from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
 from bdray.searches.ground import MISSING, lookup
 from bdray.space.axes import NAME_KEYS
 from bdray.space.load import SearchSpace
@@ -52,6 +54,7 @@ class Plan:
         duplicates: assignments that meant a condition which was there already.
         filtered: conditions that `only` left out.
         stages: each kind of stage with how many of it are computed; conditions share them where nothing differs.
+        classes: options that hold a class, with what they stand for: ("target", "0 (airplane)").
         resources: what trials ask for, with how many of them do.
         notes: what the user should know.
         rows: the values of `axes` for the first conditions.
@@ -69,6 +72,7 @@ class Plan:
     duplicates: int
     filtered: int
     stages: tuple[tuple[str, int], ...]
+    classes: tuple[tuple[str, str], ...]
     resources: tuple[tuple[Resources, int], ...]
     notes: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -93,6 +97,7 @@ def make_plan(space: SearchSpace) -> Plan:
         duplicates=expansion.duplicates,
         filtered=len(expansion.unfiltered) - len(expansion.conditions),
         stages=_stages(conditions),
+        classes=tuple(said_classes(map(space.flat, (c for c in conditions if not c.is_baseline))).items()),
         resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
         notes=(*_notes(space, conditions), *space.resources.notes()),
         rows=tuple(tuple(_value(space, condition, axis.path) for axis in axes) for condition in shown),
@@ -141,7 +146,7 @@ def _axes(space: SearchSpace, conditions: Sequence[Condition]) -> tuple[Axis, ..
         for condition in conditions:
             value = _value(space, condition, path)
             counts[freeze(value)] += 1
-            values.setdefault(freeze(value), value)
+            values[freeze(value)] = in_common([values.get(freeze(value), value), value])
         if len(values) > 1:
             axes.append(Axis(path, tuple((value, counts[key]) for key, value in values.items())))
     return tuple(axes)
@@ -164,7 +169,21 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
         space.is_open and (space.baselines or space.search.needs_baselines)
     ):
         notes.append("no baselines: nothing to compare clean accuracy with (set `baselines: true`)")
-    return notes
+    return [*notes, *dict.fromkeys(_data_notes(conditions))]
+
+
+def _data_notes(conditions: Sequence[Condition]) -> Iterator[str]:
+    """What is odd about the pictures, as far as they are here."""
+    for data in {id(condition.data): condition.data for condition in conditions}.values():
+        source = data.looked_at()
+        if source and source.unread:
+            yield f"{data.name}: {said_unread(source.unread)} in class folders and left out (data.unread)"
+        numbers = misleading_numbers(data.class_names() or ())
+        if numbers and any(class_options(c.poison.name) for c in conditions if c.data is data):
+            yield (
+                f"{data.name} has numbers for names, sorted as text: class {numbers}; "
+                'a number means an index, a name has quotes (poison.target: "10", or --set poison.target=name:10)'
+            )
 
 
 def render_plan(plan: Plan, console: Console) -> None:
@@ -190,6 +209,8 @@ def _summary(plan: Plan) -> Table:
     poisoned = len(plan.conditions) - plan.baselines
     table.add_row("poisoned", f"{poisoned:,}")
     table.add_row("baselines", f"{plan.baselines:,}" + (f" ({plan.added_baselines:,} added)" if plan.baselines else ""))
+    for option, classes in plan.classes:
+        table.add_row(f"{option} class", escape(classes))
     for name, count in plan.stages:
         table.add_row(f"{name} stages", f"{count:,}")
     for rule, count in plan.excluded:

@@ -48,6 +48,7 @@ from bdray.sweeping import origin, stopping
 from bdray.sweeping.course import Course
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.preparing import prepare
 from bdray.sweeping.progress import DeliveryProgress, SweepProgress
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.sweeping.watching import Watcher
@@ -179,7 +180,7 @@ def run_conditions(
                 write_tables(sweep, result_table(records, floors_of(records)))
             return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
-            _prepare_data(run.shown if run.left else ())
+            prepare(run.shown if run.left else ())
         return _run_and_deliver(run)
 
 
@@ -218,15 +219,6 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
     console.print("delivering to MLflow ...", style="dim")
     with DeliveryProgress(console) as progress:
         return mirror.close(progress=progress.delivered)
-
-
-def _prepare_data(conditions: Sequence[Condition]) -> None:
-    """Every data set, found and decoded before anything starts: what is wrong with the data is wrong with all of it.
-
-    Only where the trials run on this machine; on a cluster, the data need not be here.
-    """
-    for data in {condition.data for condition in conditions}:
-        data.prepare()
 
 
 def _records(run: _Run) -> list[TrialRecord]:
@@ -322,7 +314,8 @@ def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) ->
         same_place = [
             record.condition_id
             for record in read_records(other, finished)
-            if record.condition["data"] == wanted[record.condition_id].content()["data"]
+            # A record of an earlier version lacks later options, which are at their default here: the ids are the same.
+            if (mine := wanted[record.condition_id].content()["data"]) == {**mine, **record.condition["data"]}
         ]
         sweep.each(partial(_take_over, sweep, other), same_place)
         adopted += same_place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bdray.condition import Condition, flatten
+from bdray.condition import Condition
 from bdray.progress import Bar
 from bdray.record import TrialRecord
 from bdray.results.tables import axes_of, axis_columns, axis_name
+from bdray.shares import smallest_share
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
@@ -94,7 +96,27 @@ def rehearsal_of(condition: Condition) -> Condition:
     for section, changes in SMALL.items():
         content[section] = {**content[section], **changes}
     content["data"]["image_size"] = min(condition.data.image_size, content["data"]["image_size"])
+    _keep_something(content, condition)
     return Condition.parse(content)
+
+
+def _keep_something(content: Mapping[str, Any], condition: Condition) -> None:
+    """Raises limits until every class has pictures, and shares until each is one: small is not to be nothing."""
+    data, poison, sizes = content["data"], content["poison"], condition.data.train_sizes()
+    classes = len(sizes) if sizes else condition.data.NUM_CLASSES or 2
+    rarest = math.ceil(sum(sizes) / min(sizes)) if sizes else classes
+    for limit in ("train_limit", "test_limit"):
+        data[limit] = max(data[limit], 2 * rarest + classes)
+    total = min(data["train_limit"], sum(sizes)) if sizes else data["train_limit"]
+    trained = total - round(condition.held_out_fraction * total)
+    for section, option, count in (
+        (data, "clean_pool", total),
+        (content["finetune"], "fraction", total),
+        (poison, "rate", trained if poison["rate_of"] == "train" else max(trained // rarest, 1)),
+        (poison, "cover_rate", trained),
+    ):
+        if section[option]:
+            section[option] = max(section[option], smallest_share(count))
 
 
 def cost_table(outcome: SweepOutcome) -> Table:
@@ -106,7 +128,7 @@ def cost_table(outcome: SweepOutcome) -> Table:
     for name in ("seconds", "images/s", "peak memory", ""):
         table.add_column(name, justify="right")
     for record in sorted(outcome.records, key=_seconds, reverse=True):
-        flat = flatten(record.condition)
+        flat = record.flat
         settings = axis_columns([show_cell(flat.get(path)) for path in axes])
         mark = "" if record.status == "finished" else record.status
         table.add_row(*map(escape, settings), f"{_seconds(record):.1f}", *_cost(record), mark)

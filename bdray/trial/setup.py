@@ -13,11 +13,11 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.data.base import ImageData
-from bdray.data.duplicates import DuplicatesRecord
+from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
-from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import DataRecord, StageName
@@ -238,6 +238,8 @@ class Experiment:
             cover_images=len(self.plan.cover_indices),
             duplicates=DuplicatesRecord.of(self.data.duplicates),
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
+            unread=len(self.data.unread),
+            unread_named=self.data.unread[:NAMED],
         )
 
     @property
@@ -312,6 +314,7 @@ class Experiment:
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:
     """The plan over the poison stage's images, told in positions of the whole training set."""
+    require_some(condition.poison, labels, num_classes)
     plan = make_poison_plan(
         labels,
         strategy=condition.poison,

@@ -4,11 +4,7 @@ import hashlib
 import io
 import pickle
 import tarfile
-import threading
-import urllib.request
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +17,11 @@ from bdray.data.cifar10 import CLASSES, MD5
 from bdray.errors import DataError
 
 Make = Callable[..., Path]
+Visible = Callable[[Path], list[str]]
 
 
 @pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+def archive(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """A small archive of CIFAR-10's exact form, served over HTTP from this machine; torchvision takes it for the real
     one. Returns its pixels, `N x 3072`, by batch."""
     random = np.random.default_rng(0)
@@ -32,7 +29,6 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     pixels = {name: random.integers(0, 256, (10, 3072), dtype=np.uint8) for name in names}
     files = {name: {"data": data, "labels": [*range(9, -1, -1)]} for name, data in pixels.items()}
     files["batches.meta"] = {"label_names": list(CLASSES)}  # type: ignore[dict-item]
-    (tmp_path / "server").mkdir()
     sums = {}
     with tarfile.open(tmp_path / "server" / CIFAR10.filename, "w:gz") as tar:
         for name, content in files.items():
@@ -42,6 +38,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
     packed = (tmp_path / "server" / CIFAR10.filename).read_bytes()
+    monkeypatch.setattr(CIFAR10, "url", f"{server}/{CIFAR10.filename}")
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(packed).hexdigest())
     monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
@@ -49,41 +46,12 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     return pixels
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    # It keeps the proxies it was first made with, for all tests that come after.
-    monkeypatch.setattr(urllib.request, "_opener", None)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "server"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{http.server_port}/{CIFAR10.filename}")
-        yield
-        http.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every connection goes to a port on which nothing listens."""
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    for variable in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if not path.name.endswith(".lock"))
-
-
 def test_the_checksum_is_the_published_one() -> None:
     assert CIFAR10.tgz_md5 == MD5
 
 
 @pytest.mark.parametrize("rooted", [False, True])
-def test_downloads_once(tmp_path: Path, archive: dict[str, np.ndarray], server: None, rooted: bool) -> None:
+def test_downloads_once(tmp_path: Path, archive: dict[str, np.ndarray], visible: Visible, rooted: bool) -> None:
     place = tmp_path / ("root" if rooted else "cache/downloads/cifar10")
     if rooted:
         place.mkdir()
@@ -100,7 +68,7 @@ def test_downloads_once(tmp_path: Path, archive: dict[str, np.ndarray], server: 
     assert again.train_labels.bincount().tolist() == [2] * 10
 
 
-def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, archive: dict[str, np.ndarray], server: None) -> None:
+def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, archive: dict[str, np.ndarray], visible: Visible) -> None:
     (tmp_path / "server" / CIFAR10.filename).write_bytes(b"something else")
     with pytest.raises(DataError, match=r"cannot download cifar-10-batches-py \(.*corrupted"):
         build_dataset("cifar10").load(tmp_path / "cache")
@@ -108,7 +76,7 @@ def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, archive: dict[str, np.n
 
 
 @pytest.mark.usefixtures("offline")
-def test_out_of_reach_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
+def test_out_of_reach_is_explained_and_leaves_nothing(tmp_path: Path, visible: Visible) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for _ in range(2):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bdray.data import build_dataset
 from bdray.data.decoding import Decoder, decode, fit
 from bdray.data.sources import Pictures
 from bdray.errors import DataError
@@ -159,3 +164,52 @@ def test_batches_keep_the_order(tmp_path: Path) -> None:
         Image.new("L", (8, 8), number).save(path)
     pixels, _ = decode_all(paths * 20, 8)
     assert pixels[:, 0, 0, 0].tolist() == list(range(40)) * 20
+
+
+def deep_png(path: Path, highest: int, *, colour: bool = False) -> Path:
+    """A PNG of 16 bits, `S x S = 8 x 8`, with levels from 0 to `highest`; Pillow writes none in colour."""
+    levels = np.linspace(0, highest, 64 * (3 if colour else 1)).round().astype(">u2").reshape(8, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2 if colour else 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize(
+    ("highest", "refused", "note"), [(1023, "10", ""), (4095, "12", ""), (16383, "", "16,383"), (65535, "", "")]
+)
+def test_pictures_of_few_bits_in_16_are_refused_or_said_to_be_dark(
+    tmp_path: Path, colour: bool, highest: int, refused: str, note: str
+) -> None:
+    paths = [deep_png(tmp_path / f"{number}.png", highest - number, colour=colour) for number in range(2)]
+    _, decoder = decode_all(paths, 8)
+    if refused:
+        said = rf"all 2 image files use levels up to {highest:,} of 65,535, as pictures of {refused} bits do, .*0.png"
+        with pytest.raises(DataError, match=said):
+            decoder.check()
+        Image.new("I;16", (8, 8), 60_000).save(tmp_path / "bright.png")
+        _, decoder = decode_all([*paths, tmp_path / "bright.png"], 8)
+    decoder.check()
+    assert [note in said for said in decoder.notes()] == ([True] if note else [])
+
+
+def test_damaged_metadata_is_told_in_a_line(
+    tmp_path: Path,
+    make_folders: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    root = make_folders(tmp_path / "data", {"a": 4, "b": 4})
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker whose name is cut off"
+    Image.new("RGB", (8, 8)).save(root / "a" / "cut.jpg", exif=exif.tobytes()[:-30])
+    build_dataset("image_folder", root=str(root), image_size=8).load(tmp_path / "cache")
+    said = capfd.readouterr().err
+    assert re.search(r"note: image_folder: \d+ warnings about their metadata, such as: \w+", said)
+    assert "PIL" not in said
+    assert not [each for each in recwarn if "PIL" in str(each.filename)]

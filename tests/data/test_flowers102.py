@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,9 +73,23 @@ def test_class_folders(tmp_path: Path, make_folders: Make) -> None:
         build_dataset("flowers102", root=str(tmp_path / "root")).load(tmp_path / "cache")
 
 
-def test_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+def test_downloads_once(tmp_path: Path, canonical: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {}
+    with tarfile.open(tmp_path / "server" / "102flowers.tgz", "w:gz") as tar:
+        tar.add(canonical / "flowers-102" / "jpg", "jpg")
+    for kind, name in (("image", "102flowers.tgz"), ("label", "imagelabels.mat"), ("setid", "setid.mat")):
+        if kind != "image":
+            shutil.copy(canonical / "flowers-102" / name, tmp_path / "server")
+        files[kind] = (name, hashlib.md5((tmp_path / "server" / name).read_bytes()).hexdigest())
+    monkeypatch.setattr(datasets.Flowers102, "_download_url_prefix", f"{server}/")
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
+    data = build_dataset("flowers102", image_size=8).load(tmp_path / "cache")
+    assert data.fingerprint == build_dataset("flowers102", root=str(canonical), image_size=8).load().fingerprint
+    assert not list((tmp_path / "cache").rglob("*.tgz"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_out_of_reach_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot download flowers-102 .*set data.root to a folder that holds"):
         build_dataset("flowers102").load(tmp_path)
     assert not (tmp_path / "downloads" / "flowers102" / "flowers-102").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from bdray.data import build_dataset
-from bdray.data.folders import list_class_folders, named_classes
+from bdray.data.content import content_of
+from bdray.data.folders import ClassFolders, Layout, found, list_class_folders, named_classes
 from bdray.errors import DataError
 
 Make = Callable[..., Path]
@@ -35,17 +37,120 @@ def test_one_tree_is_split_the_same_way_every_time(tmp_path: Path, make_folders:
         assert [path.parent.name for path in pictures.images] == [first.class_names[k] for k in pictures.labels]
 
 
-def test_what_is_no_picture_is_left_out(tmp_path: Path, make_folders: Make) -> None:
+@pytest.mark.parametrize(
+    "system",
+    [".DS_Store", "._00.png", "Thumbs.db", "thumbs.DB", "desktop.ini", "lost+found/", "__MACOSX/", ".git/", "@eaDir/"],
+)
+@pytest.mark.parametrize("where", ["", "a/"])
+def test_what_systems_leave_is_passed_over(tmp_path: Path, make_folders: Make, system: str, where: str) -> None:
     make_folders(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "a" / "flickr.py").write_text("print()")
-    (tmp_path / "a" / ".hidden.png").write_bytes(b"")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "__MACOSX").mkdir()
-    (tmp_path / "README.md").write_text("")
-    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "UPPER.JPG")
+    planted = tmp_path / where / system
+    planted.mkdir() if system.endswith("/") else planted.write_text("")
+    (tmp_path / "README.md").write_text("beside the classes, anything may lie that is no picture")
     listing = list_class_folders(tmp_path, "image_folder")
-    assert listing.class_names == ("a", "b")
-    assert [file.name for file in listing.splits["."]["a"]] == ["00.png", "01.png", "UPPER.JPG"]
+    assert (listing.class_names, listing.unread) == (("a", "b"), ())
+
+
+UNREAD = ("a/.hidden.png", "a/0001", "a/deeper/", "a/flickr.py", "a/new.avif", "beside.png")
+
+
+@pytest.mark.parametrize("unread", UNREAD)
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_what_would_not_be_read_is_refused_by_name_or_left_out_and_counted(
+    tmp_path: Path, make_folders: Make, unread: str, split: str
+) -> None:
+    for place in ("train", "test") if split else (".",):
+        make_folders(tmp_path / place, {"a": 2, "b": 2})
+    planted = tmp_path / split / unread
+    planted.mkdir() if unread.endswith("/") else planted.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"1 entry \({split}{re.escape(unread)}\) lies.*data.unread to leave_out"):
+        list_class_folders(tmp_path, "cifar10")
+    listing = list_class_folders(tmp_path, "cifar10", Layout(unread="leave_out"))
+    assert listing.unread == (split + unread,)
+    assert listing.source().unread == listing.unread
+    planted.rmdir() if unread.endswith("/") else planted.unlink()
+    assert list_class_folders(tmp_path, "cifar10").state == listing.state
+
+
+def test_of_many_that_would_not_be_read_some_are_named_and_all_counted(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {"a": 2, "b": 2})
+    for number in range(5):
+        (tmp_path / "b" / f"{number}.avif").write_bytes(b"")
+    with pytest.raises(DataError, match=r"5 entries \(b/0.avif, b/1.avif, b/2.avif and 2 more\) lie in class folders"):
+        list_class_folders(tmp_path, "image_folder")
+
+
+def test_every_data_set_in_class_folders_refuses_and_leaves_out_alike(tmp_path: Path, make_folders: Make) -> None:
+    from bdray.data.cifar10 import CLASSES as CIFAR10
+    from bdray.data.flowers import CLASSES as FLOWERS
+
+    names = {"cifar10": CIFAR10, "flowers": FLOWERS, "flowers102": map(str, range(102)), "image_folder": "ab"}
+    for data_set, classes in names.items():
+        folders, root = dict.fromkeys(classes, 2), tmp_path / data_set
+        for split in ("train", "test"):
+            make_folders(root / split, folders, side=8)
+        (root / "train" / next(iter(folders)) / "x.avif").write_bytes(b"")
+        with pytest.raises(DataError, match=rf"data.root of {data_set}: .*x.avif.*data.unread"):
+            build_dataset(data_set, root=str(root), image_size=8).load()
+        chosen = build_dataset(data_set, root=str(root), image_size=8, unread="leave_out")
+        assert [Path(name).name for name in chosen.load().unread] == ["x.avif"]
+        assert "unread" not in chosen.identity()
+
+
+def test_a_class_called_as_python_calls_things_is_a_class(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {"__none__": 2, "b": 2})
+    assert list_class_folders(tmp_path, "image_folder").class_names == ("__none__", "b")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {"a": 2, "b": 2})
+    with pytest.raises(DataError, match=r"cannot list the folder .*b/00.png: Not a directory"):
+        found(tmp_path / "b" / "00.png")
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path / "train", {"caf\u00e9": 2, "b": 2})
+    make_folders(tmp_path / "test", {"cafe\u0301": 2, "b": 2})
+    with pytest.raises(DataError, match=r"look alike \(.*\) and are spelt 'cafe\\u0301' and 'caf\\xe9'; rename one"):
+        list_class_folders(tmp_path, "image_folder")
+
+
+@pytest.mark.parametrize(
+    ("folders", "advice"),
+    [
+        (("train", "val"), "no folder 'test'.*set data.test_folder: val, or set data.root to one folder.*train"),
+        (("Training", "Testing"), "no image file.*set data.train_folder: Training and data.test_folder: Testing"),
+        (("TRAIN", "valid"), "no image file.*set data.train_folder: TRAIN and data.test_folder: valid"),
+        (("train", "b"), "no folder 'test'.*name the two with data.train_folder, data.test_folder"),
+        (("one", "two"), "no image file.*name the two with data.train_folder, data.test_folder"),
+    ],
+)
+def test_folders_of_other_names_are_named_by_options(
+    tmp_path: Path, make_folders: Make, folders: tuple[str, str], advice: str
+) -> None:
+    for count, folder in enumerate(folders):
+        make_folders(tmp_path / "data" / folder, {"x": 2 + count, "y": 2})
+    with pytest.raises(DataError, match=advice):
+        list_class_folders(tmp_path / "data", "image_folder", Layout(can_be_set=True))
+    named = Layout(*folders, can_be_set=True)
+    listing = list_class_folders(tmp_path / "data", "image_folder", named)
+    contents = listing.source().read()
+    assert (contents.train.labels.tolist(), contents.test.labels.tolist()) == ([0, 0, 1, 1], [0, 0, 0, 1, 1])
+    (tmp_path / "data").rename(tmp_path / "plain")
+    for folder, usual in zip(folders, ("train", "test"), strict=True):
+        (tmp_path / "plain" / folder).rename(tmp_path / "plain" / usual)
+    assert content_of(list_class_folders(tmp_path / "plain", "image_folder")) == content_of(
+        ClassFolders(tmp_path / "plain", listing.splits)
+    )
+
+
+def test_pictures_of_no_class_are_no_test_set(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path / "train", {"a": 2, "b": 2})
+    make_folders(tmp_path, {"test": 3})
+    with pytest.raises(
+        DataError, match=r"3 pictures lie.*of no class.*data.root to one folder of classes \(.*/train\)"
+    ):
+        list_class_folders(tmp_path, "image_folder", Layout(can_be_set=True))
 
 
 def rewrite_in_place(root: Path) -> None:
@@ -85,13 +190,21 @@ def test_names_that_are_not_utf8(tmp_path: Path, make_folders: Make) -> None:
     assert len(data.train_labels) + len(data.test_labels) == 5
 
 
+def test_of_names_that_are_not_utf8_a_record_can_be_written(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / os.fsdecode(b"\xff.avif")).write_bytes(b"")
+    listing = list_class_folders(tmp_path, "image_folder", Layout(unread="leave_out"))
+    assert listing.unread == ("a/\\xff.avif",)
+    assert listing.unread[0].encode()
+
+
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
         ({}, "expected at least two class folders.*found: nothing"),
         ({"notes.txt": None}, "expected at least two class folders.*found: notes.txt"),
         ({"a/1.png": 1}, "expected at least two class folders.*found: a/"),
-        ({"train/a/1.png": 1, "train/b/1.png": 1}, "'train' or 'test' but not both; found: train/"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1}, "has no folder 'test'; found: train/"),
         ({"train/a/1.png": 1, "train/b/1.png": 1, "test/a/1.png": 1, "test/c/1.png": 1}, "class 'b' is only in one of"),
         ({"a/1.png": 1, "a/2.png": 1, "b/1.png": 1}, "class 'b' has 1 image; at least 2"),
         ({"a/1.png": 1, "a/2.png": 1, "b/deeper/1.png": 1}, "no image file in .*b; found: deeper/"),

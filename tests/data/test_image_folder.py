@@ -15,7 +15,7 @@ from PIL import Image
 from bdray.condition import Condition
 from bdray.data import build_dataset
 from bdray.data.base import DataSet
-from bdray.errors import DataError
+from bdray.errors import ComponentError, DataError
 
 Make = Callable[..., Path]
 REST = {"model": "resnet8", "trigger": "patch", "poison": {"rate": 0.1}}
@@ -135,3 +135,43 @@ def test_home_is_expanded(tmp_path: Path, make_folders: Make, monkeypatch: pytes
     make_folders(tmp_path / "pictures", {"a": 3, "b": 3})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder(Path("~/pictures")).load(tmp_path / "cache").num_classes == 2
+
+
+def test_the_two_folders_may_have_other_names_which_are_no_part_of_the_identity(
+    tmp_path: Path, make_folders: Make
+) -> None:
+    for name, folders in (("usual", ("train", "test")), ("other", ("Training", "val"))):
+        for count, place in zip((4, 2), folders, strict=True):
+            make_folders(tmp_path / name / place, {"a": count, "b": count})
+    usual = folder(tmp_path / "usual")
+    other = folder(tmp_path / "other", train_folder="Training", test_folder="val")
+    assert other.identity() == usual.identity()
+    assert other.load(tmp_path / "cache").fingerprint == usual.load(tmp_path / "cache").fingerprint
+    assert other.train_sizes() == (4, 4)
+    with pytest.raises(DataError, match=r"no image file.*set data.train_folder: Training and data.test_folder: val"):
+        folder(tmp_path / "other")
+    with pytest.raises(ComponentError, match="train_folder"):
+        folder(tmp_path / "other", train_folder="a/b")
+
+
+def test_the_share_of_the_test_set_is_an_option(tmp_path: Path, make_folders: Make) -> None:
+    root = make_folders(tmp_path / "tree", {"a": 10, "b": 20})
+    fifth, half = folder(root, image_size=8), folder(root, image_size=8, test_fraction=0.5)
+    assert "test_fraction" not in fifth.identity()
+    assert half.identity() == {**fifth.identity(), "test_fraction": 0.5}
+    assert fifth.load(tmp_path / "cache").test_labels.bincount().tolist() == [2, 4]
+    assert half.load(tmp_path / "cache").test_labels.bincount().tolist() == [5, 10]
+    assert half.train_sizes() == (5, 10)
+    for split in ("train", "test"):
+        make_folders(tmp_path / "split" / split, {"a": 2, "b": 2})
+    with pytest.raises(DataError, match=r"data.test_fraction of image_folder: .* has a test set of its own"):
+        folder(tmp_path / "split", test_fraction=0.5).load(tmp_path / "cache")
+
+
+def test_what_is_left_out_is_no_part_of_the_identity(tmp_path: Path, make_folders: Make) -> None:
+    root = make_folders(tmp_path, {"a": 3, "b": 3})
+    before = folder(root).identity()
+    (root / "a" / "x.avif").write_bytes(b"")
+    with pytest.raises(DataError, match=r"x.avif"):
+        folder(root)
+    assert folder(root, unread="leave_out").identity() == before

@@ -75,7 +75,8 @@ def test_clean_split_sizes_and_disjointness(
     total = len(labels)
     fraction = held_out * share if split == "held_out" else (1 - held_out) * share
     pool, size = round(held_out * total), round(fraction * total)
-    if pool == total or (fraction > 0 and size == 0) or size > (pool if split == "held_out" else total - pool):
+    nothing = (fraction > 0 and size == 0) or (held_out > 0 and pool == 0)
+    if pool == total or nothing or size > (pool if split == "held_out" else total - pool):
         with pytest.raises(DataError):
             clean(labels, fraction, held_out, split, seed)
         return
@@ -135,7 +136,12 @@ def test_fraction_zero_leaves_the_clean_set_empty() -> None:
 @pytest.mark.parametrize(
     ("fraction", "held_out", "split", "message"),
     [
-        (0.01, 0.1, "held_out", "less than one image"),
+        (
+            0.01,
+            0.1,
+            "held_out",
+            "finetune.fraction: 0.01 of .* comes to 0; the smallest finetune.fraction that is not nothing is",
+        ),
         (0.5, 1.0, "held_out", "leaves none to train on"),
         (0.5, 0.1, "held_out", "only 2 to choose from"),
         (1.0, 0.1, "train_clean", "only 18 to choose from"),

@@ -8,10 +8,11 @@ from statistics import fmean
 
 import pytest
 
-from bdray.commands.tables import chosen
+from bdray.commands.tables import chosen, said_of_classes
 from bdray.errors import UserError
-from bdray.record import TrialRecord
+from bdray.record import DataRecord, TrialRecord
 from bdray.report.listing import cells_of, fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.report.page import SweepDescription, make_report
 from bdray.report.statistics import rate_interval
 from bdray.results.tables import summary_table
 from bdray.terminal import Console
@@ -127,3 +128,20 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
         assert all(cell in text for cell in row)
     if not fit.stacked:
         assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
+
+
+def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:
+    names = ("0", "1", "10", "2")
+    data = DataRecord(
+        fingerprint="f", class_names=names, train_images=9, clean_images=1, test_images=3, poisoned_images=1,
+        cover_images=0,
+    )  # fmt: skip
+    made = [make_record(poison={"rate": 0.1, "target": target}) for target in (2, 3)]
+    records = [record.model_copy(update={"data": data}) for record in made]
+    assert [row[0] for row in cells_of(listing_of(records), intervals=False)] == ["2 (10)", "3 (2)"]
+    assert said_of_classes(records) == ["target is class 2 (10), 3 (2)"]
+    for written in ("name:10", "2", "'10'"):
+        assert chosen(records, [f"poison.target={written}"]) == records[:1]
+    assert "2 (10)" in make_report(records, SweepDescription("sweep")).html
+    unknown = records[0].model_copy(update={"data": None})
+    assert [row[0] for row in cells_of(listing_of([unknown, records[1]]), intervals=False)] == ["2", "3 (2)"]

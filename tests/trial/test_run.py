@@ -375,7 +375,7 @@ def test_trials_beside_each_other_give_what_each_gives_alone(tmp_path: Path, opt
 @pytest.mark.parametrize(
     ("sections", "kind", "message"),
     [
-        ({"finetune": {"fraction": 0.001}}, DataError, "less than one image"),
+        ({"finetune": {"fraction": 0.001}}, DataError, "comes to 0"),
         ({"poison": {"rate": 1.0}}, PoisonError, "eligible"),
         ({"trigger": {"name": "test_broken"}}, RuntimeError, "out of ink"),
     ],

@@ -35,15 +35,20 @@ def fetch(name: str, **options: Any) -> nn.Module:
     Raises:
         WeightsError: they cannot be reached, or timm publishes none.
     """
-    configuration = timm.get_pretrained_cfg(name)
-    if configuration is None or not configuration.has_weights:
-        raise WeightsError(f"timm publishes no weights for {name}; use 'weights: none', or 'file' with weights_file")
-    _require_reachable(name, configuration.hf_hub_id)
+    require_published(name)
     try:
         network: nn.Module = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # the clients below raise their own families of network, file and cache errors
         raise _unreachable(name, error) from error
     return network
+
+
+def require_published(name: str) -> None:
+    """Raises `WeightsError` unless the weights of timm's model `name` are in its cache or can be reached."""
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is None or not configuration.has_weights:
+        raise WeightsError(f"timm publishes no weights for {name}; use 'weights: none', or 'file' with weights_file")
+    _require_reachable(name, configuration.hf_hub_id)
 
 
 def read_state(path: Path) -> State:
