@@ -64,7 +64,7 @@ from bdray.trial.compiling import (
     shape_of,
 )
 from bdray.trial.contact_sheet import contact_sheet
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, attempted
 from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
 from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
@@ -325,7 +325,7 @@ class _Trial:
                 precision=experiment.precision,
                 processes=1,
                 kept=_COMPILINGS if self.kept_in is None else Measured(self.kept_in, COMPILINGS, Compiling),
-                measure=lambda machine, work: [measure_compiling(experiment, work[0].images)],
+                measure=lambda machine, work: [attempted(lambda: measure_compiling(experiment, work[0].images))],
             )
             self.options = replace(self.options, compiled=chosen.shapes)
             self.reporter.decided("compile", "yes" if chosen.shapes else "no", chosen.why)
