@@ -38,14 +38,14 @@ def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) 
     Args:
         job: what workers set themselves up with; its tasks are not needed.
     """
-    return _in_a_worker(_on_gpu(gpu_type), job, _need, conditions)
+    return measured_elsewhere(_on_gpu(gpu_type), job, _need, conditions)
 
 
 def paces_on(
     machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
 ) -> list[Pace | Unmeasured]:
     """Measure how fast `conditions` train on a machine of this kind."""
-    return _in_a_worker(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
+    return measured_elsewhere(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
 
 
 def compilings_on(
@@ -55,7 +55,7 @@ def compilings_on(
     found = []
     for training in work:
         measure = partial(_compiling, machine=machine, threads=threads, images=training.images)
-        found += _in_a_worker(_on_machine(machine), job, measure, [training.example])
+        found += measured_elsewhere(_on_machine(machine), job, measure, [training.example])
     return found
 
 
@@ -63,7 +63,7 @@ def costs_on(
     machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
 ) -> list[Cost | Unmeasured]:
     """Measure what `conditions` cost on a machine of this kind."""
-    return _in_a_worker(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
+    return measured_elsewhere(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
 
 
 def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
@@ -110,7 +110,7 @@ def _on_gpu(gpu_type: str) -> dict[str, Any]:
     return {"num_gpus": 1, "resources": {_resource(gpu_type): 0.001}}
 
 
-def _in_a_worker(
+def measured_elsewhere(
     where: dict[str, Any], job: ClusterJob, measure: _Measure[M], conditions: Sequence[Condition]
 ) -> list[M | Unmeasured]:
     """`measure` of each condition, one after the other in a process elsewhere.

@@ -140,10 +140,13 @@ class ClusterRun:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
         return places(tasks)
 
-    def await_place(self) -> bool:
-        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; returns
-        whether there is one."""
-        return await_place()
+    def await_place(self) -> None:
+        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it.
+
+        Raises:
+            ClusterError: none has come.
+        """
+        await_place()
 
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""

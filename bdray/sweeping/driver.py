@@ -19,7 +19,7 @@ from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, memory_exhausted
 from bdray.cluster.places import require_places
 from bdray.condition import Condition, digest
 from bdray.credentials import public
-from bdray.errors import BdrayError, ClusterError, StorageError, StorageNotFoundError, UserError
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.controls import floors_of
@@ -441,13 +441,10 @@ def _job(run: _Run) -> ClusterJob:
 
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
-    """Raises `UserError` when a node of somebody's cluster is not as the driver, `ClusterError` when there is none."""
+    """Raises `UserError` when a node of somebody's cluster is not as the driver."""
     if not cluster.places():
         run.console.print("waiting for a node that can run trials ...", style="dim")
-        if not cluster.await_place():
-            raise ClusterError(
-                "no node of the cluster can run trials, and none has joined: each needs a CPU (ray status)"
-            )
+        cluster.await_place()
     run.console.print("checking code, versions, storage and data of every node ...", style="dim")
     run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
 
