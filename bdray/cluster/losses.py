@@ -43,18 +43,9 @@ class Losses:
         return self._count[condition_id] < LOSSES_WITHOUT_PROGRESS
 
 
-_MEMORY = re.compile(r"Memory on the node .*? was (\S+) used / (\S+) limit")
-
-
-def memory_limit(said: str) -> str:
-    """What memory a machine has on which Ray killed a process for it; "" where that was not the cause."""
-    found = _MEMORY.search(said)
-    return found[2] if found else ""
-
-
 def memory_exhausted(said: str) -> str:
     """What Ray says of the memory of a machine where it killed a process for it; "" where that was not the cause."""
-    found = _MEMORY.search(said)
+    found = re.search(r"Memory on the node .*? was (\S+) used / (\S+) limit", said)
     return f"the memory of its machine ran out, {found[1]} of {found[2]} were used" if found else ""
 
 

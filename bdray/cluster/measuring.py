@@ -12,7 +12,7 @@ import ray
 from pydantic import BaseModel
 
 from bdray.cluster.job import ClusterJob
-from bdray.cluster.losses import in_one_line, memory_limit
+from bdray.cluster.losses import in_one_line
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -138,14 +138,8 @@ def _until_lost(
             found.append(ray.get(answer))  # noqa: PERF401 - what was found before the loss is kept
     except ray.exceptions.RayError as error:
         if len(found) < len(contents):
-            found.append(Unmeasured(cause_of(str(error))))
+            found.append(Unmeasured(in_one_line(str(error))))
     return found
-
-
-def cause_of(said: str) -> str:
-    """Why a process that measured was lost, by what Ray says of it."""
-    limit = memory_limit(said)
-    return f"needs more than the {limit} of memory that its machine has" if limit else in_one_line(said)
 
 
 def gpu_types() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings
-from bdray.cluster.measuring import cause_of, measured_elsewhere
+from bdray.cluster.measuring import measured_elsewhere
 from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.trial.measured import Unmeasured
@@ -71,21 +71,3 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
     # Those that failed were tried once more, each in a process that measured nothing else.
     assert [int(seed) for seed, _ in tries] == [0, 2, 1, 3, 4, 5, 2, 1, 3]
     assert [process for _, process in tries[-3:]] == list(dict.fromkeys(process for _, process in tries))[-3:]
-
-
-@pytest.mark.parametrize(
-    ("said", "cause"),
-    [
-        (
-            "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 34)"
-            " was 22.71GB used / 23.54GB limit (0.955053)\nOOM kill reason: ...",
-            "needs more than the 23.54GB of memory that its machine has",
-        ),
-        (
-            "Worker exit detail: Worker exits unexpectedly by a signal. SIGKILL.",
-            "Worker exits unexpectedly by a signal",
-        ),
-    ],
-)
-def test_rays_words_for_what_took_the_process_with_it(said: str, cause: str) -> None:
-    assert cause_of(said) == cause
