@@ -72,10 +72,10 @@ def kind_of(condition: Condition) -> Kind:
 
 
 def training_label(condition: Condition) -> str:
-    """What people call a kind of training: `nasnet, 32 pixels, logit_squeezing, 128 pictures a step`."""
+    """A kind of training in words: `nasnet weights=imagenet, 224 pixels, manifold_mixup, 32 pictures a step`."""
     size, step = f"{condition.data.image_size} pixels", f"{condition.train.batch_size} pictures a step"
-    regularizer = () if condition.regularizer.name == "none" else (condition.regularizer.name,)
-    return ", ".join((condition.model.name, size, *regularizer, step))
+    regularizer = () if condition.regularizer.name == "none" else (condition.regularizer.label,)
+    return ", ".join((condition.model.label, size, *regularizer, step))
 
 
 def training_of(kind: Kind) -> Kind:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bdray.condition import Condition
 from bdray.data.flowers import CLASSES
+from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning import make_poison_plan
 from bdray.space import SearchSpace, load_space
 from bdray.space.feasibility import infeasible
@@ -83,7 +85,18 @@ def test_a_small_picture_meets_the_network_that_the_real_one_meets(
     made = small(model=model, data=data)
     assert (made.data.image_size, made.model.stem) == (32, stem)
     real = Condition.parse({**LARGE, "model": model, "data": data})
-    assert made.model.has_cifar_stem(32) == real.model.has_cifar_stem(image_size)
+    with torch.device("meta"):
+        networks = [made.model.make(5, 32), real.model.make(5, image_size)]
+    shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_architecture_from_elsewhere_is_taken_to_be_made_for_its_size() -> None:
+    @ARCHITECTURES.register("rehearsed_elsewhere")
+    class Elsewhere(Architecture):
+        """Says nothing of its size."""
+
+    assert small(model="rehearsed_elsewhere").data.image_size == 128
 
 
 def test_what_is_made_for_one_size_keeps_it() -> None:
