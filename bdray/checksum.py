@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from bdray.errors import BdrayError
 
-_SEAL = re.compile(rb', "checksum": "([0-9a-f]{32})"\}\Z')
+_SEAL = re.compile(rb'(?:, |(?<=\A\{))"checksum": "([0-9a-f]{32})"\}\Z')
 _TRAILER = b"bdray blake2b:"
 _DIGITS = 32
 
@@ -42,9 +42,10 @@ def checksum(data: bytes | memoryview, place: str = "") -> str:
 
 
 def seal_json(text: str, place: str) -> str:
-    """A JSON object with members, as text, with one more key at its end: `checksum`."""
+    """A JSON object as text, with one more key at its end: `checksum`."""
     body = text.rstrip().removesuffix("}").rstrip()
-    return f'{body}, "checksum": "{checksum(body.encode(), place)}"}}'
+    comma = "" if body == "{" else ", "
+    return f'{body}{comma}"checksum": "{checksum(body.encode(), place)}"}}'
 
 
 def unseal_json(data: bytes, place: str, *, may_lack: bool = False) -> dict[str, Any]:

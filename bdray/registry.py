@@ -110,6 +110,17 @@ class Component(Identified):
         variant = getattr(self, "variant", "") if self.registered_name.endswith("/") else ""
         return self.registered_name + variant
 
+    @property
+    def label(self) -> str:
+        """Its name, and what is not at its default: "patch size=5"."""
+        fields = [(name, getattr(self, name), field) for name, field in type(self).model_fields.items()]
+        changed = [
+            f"{name}={value}"
+            for name, value, field in fields
+            if not field.is_required() and value != field.get_default(call_default_factory=True)
+        ]
+        return " ".join([self.name, *changed])
+
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = handler(self)

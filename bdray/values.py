@@ -26,6 +26,11 @@ def show_cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else show(value)
 
 
+def show_rate(images_per_second: float) -> str:
+    """Images a second: whole ones, of few two digits (`812`, `4.3`, `0.027`)."""
+    return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
+
+
 def quote(value: Any, limit: int = 60) -> str:
     """The value as a message quotes it: text in quotes, and no more than `limit` characters."""
     text = repr(value) if isinstance(value, str) else show(value)

@@ -33,6 +33,7 @@ from bdray.store.storage import Storage
 from bdray.training.device import prepare_process
 from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, attempt_trial, run_trial
+from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, measure_peak
 from benchmarks.loop import Size, against_bare, loop, prepare, synthetic
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress
@@ -213,8 +214,8 @@ def needs(scale: Scale, folder: Path) -> Iterator[Row]:
             wide = replace(size, batch_size=size.batch_size * factor)
             condition = short(wide)
             need = measure_peak(condition, scale.device)
-            if need is None:
-                raise RuntimeError(f"{scale.device} has no allocator to ask")
+            if isinstance(need, Unmeasured):
+                raise RuntimeError(need.cause)  # noqa: TRY004
             record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, need.share))
             used = max((epoch.peak_memory_bytes for stage in record.stages for epoch in stage.epochs), default=0)
             figures = {"measured MiB": need.peak_bytes / MIB, "used MiB": used / MIB, "share": need.share}
@@ -227,7 +228,9 @@ def cap(scale: Scale, folder: Path) -> Iterator[Row]:
     had happened."""
     size = scale.sizes[-1]
     condition = short(size)
-    need = measure_peak(condition, scale.device) or Need(peak_bytes=MIB, total_bytes=CONTEXT_BYTES)
+    need = measure_peak(condition, scale.device)
+    if isinstance(need, Unmeasured):
+        need = Need(peak_bytes=MIB, total_bytes=CONTEXT_BYTES)
     # Of what a share this small leaves the allocator half.
     too_small = need.peak_bytes / need.total_bytes / 2
     record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, too_small))

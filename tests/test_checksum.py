@@ -41,6 +41,17 @@ def test_a_sealed_object_stays_plain_json_and_no_flipped_bit_of_it_passes(indent
         unseal_json(data, PLACE.replace("0", "1"))
 
 
+def test_an_object_without_members_is_sealed_too() -> None:
+    data = seal_json("{}", PLACE).encode()
+    assert json.loads(data).keys() == {"checksum"}
+    assert unseal_json(data, PLACE) == {}
+    for place in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        with pytest.raises(DamagedError):
+            unseal_json(bytes(flipped), PLACE)
+
+
 def test_an_object_without_a_checksum_is_older_or_damaged() -> None:
     data = json.dumps(CONTENT).encode()
     with pytest.raises(UnsealedError):

@@ -164,6 +164,21 @@ def test_preview_draws_the_triggers(work: Path, tmp_path: Path, capsys: pytest.C
     assert min(Image.open(tmp_path / "p.png").size) > 100
 
 
+@pytest.mark.parametrize(
+    "method", ["{method: boundary, parameter: poison.rate, at: 0.5}", "{method: optuna, max_trials: 3}"]
+)
+def test_an_open_search_is_drawn_and_tried_by_what_it_might_ask_for(
+    method: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "open.yaml").write_text(f"{SPACE}  poison.rate: {{min: 0.1, max: 0.5}}\nsearch: {method}\n")
+    space = str(tmp_path / "open.yaml")
+    status, output, _ = run(capsys, "preview", space, "--output", str(tmp_path / "p.png"))
+    assert (status, "2 triggers drawn to" in output) == (0, True)
+    first = load_space(tmp_path / "open.yaml").shown()[0].condition_id
+    status, output, _ = run(capsys, "trial", space, "--device", "cpu")
+    assert (status, f"condition {first} (poisoned)" in output) == (0, True)
+
+
 def test_trial_runs_the_chosen_condition(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = load_space(work / "tiny.yaml").conditions()[2].condition_id
     arguments = ("trial", "tiny.yaml", "--id", chosen[:8], "--device", "cpu")

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdray.values import quote, show, show_cell
+from bdray.values import quote, show, show_cell, show_rate
 
 
 @given(
@@ -27,6 +27,14 @@ def test_yaml_reads_back_what_is_shown(value: Any) -> None:
 )
 def test_tables_show_four_digits_and_a_dash_for_nothing(value: Any, shown: str) -> None:
     assert show_cell(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0.0271, "0.027"), (0.4, "0.4"), (0.96, "0.96"), (4.26, "4.3"), (9.96, "10"), (12.6, "13"), (12345.6, "12,346")],
+)
+def test_few_images_a_second_are_not_none(rate: float, shown: str) -> None:
+    assert show_rate(rate) == shown
 
 
 def test_messages_quote_text_and_cut_what_is_long() -> None:

@@ -4,13 +4,15 @@ holds no memory."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+from pydantic import BaseModel
 
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.losses import in_one_line
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -19,46 +21,49 @@ from bdray.machine import Machine
 from bdray.recipes import Resolved
 from bdray.trial.compiling import Compiling
 from bdray.trial.costing import Cost
+from bdray.trial.measured import Unmeasured, attempted
 from bdray.trial.needs import Need
 from bdray.trial.pace import Pace, Training
 
 if TYPE_CHECKING:
     from bdray.trial.setup import Experiment
 
-_Measure = Callable[[Condition, ClusterJob], Need | Pace | Compiling | Cost | None]
+M = TypeVar("M", bound=BaseModel)
+_Measure = Callable[[Condition, ClusterJob], M | Unmeasured]
 
 
-def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
-    """Measure `conditions` one after the other on a whole GPU of this type; None where that was not possible.
+def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
+    """Measure what `conditions` need of a whole GPU of this type, one after the other.
 
     Args:
         job: what workers set themselves up with; its tasks are not needed.
     """
-    # Whole GPUs, where nothing is known, are slow and safe.
-    peaks = _in_a_worker(_on_gpu(gpu_type), job, _need, conditions)
-    return [Need.model_validate(peak) if peak else None for peak in peaks]
+    return measured_elsewhere(_on_gpu(gpu_type), job, _need, conditions)
 
 
-def paces_on(machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob) -> list[Pace | None]:
-    """Measure how fast `conditions` train on a machine of this kind; None where that was not possible."""
-    found = _in_a_worker(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
-    return [Pace.model_validate(pace) if pace else None for pace in found]
+def paces_on(
+    machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+) -> list[Pace | Unmeasured]:
+    """Measure how fast `conditions` train on a machine of this kind."""
+    return measured_elsewhere(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
 
 
-def compilings_on(machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob) -> list[Compiling | None]:
-    """Measure what compiling brings each training on a machine of this kind; None where it is too short to try, or that
-    was not possible."""
+def compilings_on(
+    machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+) -> list[Compiling | Unmeasured]:
+    """Measure what compiling brings each training on a machine of this kind."""
     found = []
     for training in work:
         measure = partial(_compiling, machine=machine, threads=threads, images=training.images)
-        found += _in_a_worker(_on_machine(machine), job, measure, [training.example])
-    return [Compiling.model_validate(one) if one else None for one in found]
+        found += measured_elsewhere(_on_machine(machine), job, measure, [training.example])
+    return found
 
 
-def costs_on(machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob) -> list[Cost | None]:
-    """Measure what `conditions` cost on a machine of this kind; None where that was not possible."""
-    found = _in_a_worker(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
-    return [Cost.model_validate(cost) if cost else None for cost in found]
+def costs_on(
+    machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
+) -> list[Cost | Unmeasured]:
+    """Measure what `conditions` cost on a machine of this kind."""
+    return measured_elsewhere(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
 
 
 def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
@@ -105,15 +110,36 @@ def _on_gpu(gpu_type: str) -> dict[str, Any]:
     return {"num_gpus": 1, "resources": {_resource(gpu_type): 0.001}}
 
 
-def _in_a_worker(
-    where: dict[str, Any], job: ClusterJob, measure: _Measure, conditions: Sequence[Condition]
-) -> list[dict[str, Any] | None]:
-    """`_measure` in a process elsewhere; None for all where it is lost: what is wrong shows in the trials."""
-    measuring = ray.remote(max_retries=0, **where)(_measure)
+def measured_elsewhere(
+    where: dict[str, Any], job: ClusterJob, measure: _Measure[M], conditions: Sequence[Condition]
+) -> list[M | Unmeasured]:
+    """`measure` of each condition, one after the other in a process elsewhere.
+
+    Where that raises an error or takes the process with it, it is tried once more in a process of its own: the memory
+    that was not enough may have been that of the one before.
+    """
+    contents, found = [json.dumps(condition.content()) for condition in conditions], list[M | Unmeasured]()
+    while len(found) < len(contents):
+        found += _until_lost(where, job, measure, contents[len(found) :])
+    return [
+        _until_lost(where, job, measure, [content])[0] if isinstance(one, Unmeasured) and one.failed else one
+        for content, one in zip(contents, found, strict=True)
+    ]
+
+
+def _until_lost(
+    where: dict[str, Any], job: ClusterJob, measure: _Measure[M], contents: Sequence[str]
+) -> list[M | Unmeasured]:
+    """What a process measures of `contents`, up to the one with which it is lost."""
+    measuring = ray.remote(max_retries=0, max_calls=1, num_returns="streaming", **where)(_measure)
+    found: list[M | Unmeasured] = []
     try:
-        return list(ray.get(measuring.remote(job, measure, [json.dumps(c.content()) for c in conditions])))
-    except ray.exceptions.RayError:
-        return [None] * len(conditions)
+        for answer in measuring.remote(job, measure, contents):
+            found.append(ray.get(answer))  # noqa: PERF401 - what was found before the loss is kept
+    except ray.exceptions.RayError as error:
+        if len(found) < len(contents):
+            found.append(Unmeasured(in_one_line(str(error))))
+    return found
 
 
 def gpu_types() -> list[str]:
@@ -126,21 +152,18 @@ def _resource(gpu_type: str) -> str:
     return f"accelerator_type:{gpu_type}"
 
 
-def _measure(job: ClusterJob, measure: _Measure, contents: Sequence[str]) -> list[dict[str, Any] | None]:
+def _measure(job: ClusterJob, measure: _Measure[M], contents: Sequence[str]) -> Iterator[M | Unmeasured]:
     """In the worker."""
     set_up_worker(job)
-    found: list[dict[str, Any] | None] = []
     for content in contents:
-        try:
-            measured = measure(Condition.parse(json.loads(content)), job)
-        except Exception:
-            # Whatever is wrong with a condition, its own trial will record it.
-            measured = None
-        found.append(measured.model_dump() if measured else None)
-    return found
+        yield attempted(partial(_measure_one, job, measure, content))
 
 
-def _need(condition: Condition, job: ClusterJob) -> Need | None:
+def _measure_one(job: ClusterJob, measure: _Measure[M], content: str) -> M | Unmeasured:
+    return measure(Condition.parse(json.loads(content)), job)
+
+
+def _need(condition: Condition, job: ClusterJob) -> Need | Unmeasured:
     from bdray.training.device import pick_device
     from bdray.trial.needs import measure_peak
 
@@ -161,7 +184,7 @@ def _cost(condition: Condition, job: ClusterJob, *, machine: Machine, threads: i
 
 def _compiling(
     condition: Condition, job: ClusterJob, *, machine: Machine, threads: int, images: float
-) -> Compiling | None:
+) -> Compiling | Unmeasured:
     from bdray.trial.compiling import measure_compiling
 
     return measure_compiling(_experiment(condition, job, machine, threads), images)

@@ -24,7 +24,7 @@ from bdray.cluster.losses import in_one_line
 from bdray.cluster.places import Place
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
-from bdray.errors import StorageError, StorageNotFoundError, UserError
+from bdray.errors import ClusterError, StorageError, StorageNotFoundError, UserError
 from bdray.inventory import Installation, Rows, data_sets, devices, versions
 from bdray.plugins import PluginError, load_plugins
 from bdray.store.storage import Storage
@@ -121,17 +121,20 @@ def places(tasks: Sequence[Task] = ()) -> list[Place]:
     return there + added(sorted(shares))
 
 
-def await_place() -> bool:
+def await_place() -> None:
     """Waits for the first node that may run trials: those of a cluster that was just started are still joining, and an
-    autoscaler adds none before something waits. Returns whether there is one."""
+    autoscaler adds none before something waits.
+
+    Raises:
+        ClusterError: none has come.
+    """
     grows = has_autoscaler()
     deadline = time.monotonic() + (GROW_S if grows else JOIN_S)
     with waiting([Place(1.0)] if grows else []):
         while not able_nodes():
             if time.monotonic() > deadline:
-                return False
+                raise ClusterError("no node with a CPU has joined the cluster, so none can run trials (ray status)")
             time.sleep(0.5)
-    return True
 
 
 def inventories() -> Iterator[NodeInventory]:

@@ -59,6 +59,7 @@ from bdray.store.storage import Storage  # noqa: E402
 from bdray.store.sweep_folder import RAY_LOG, SweepFolder  # noqa: E402
 from bdray.trial.compiling import Compiling  # noqa: E402
 from bdray.trial.costing import Cost  # noqa: E402
+from bdray.trial.measured import Unmeasured  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace, Training  # noqa: E402
 
@@ -127,8 +128,8 @@ class ClusterRun:
         """The types of GPU in the cluster; none where GPUs are only logical."""
         return gpu_types()
 
-    def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | None]:
-        """What each condition needs of a GPU of this type; None where it could not be measured."""
+    def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
+        """What each condition needs of a GPU of this type."""
         return measure_on(gpu_type, conditions, replace(job, tasks=()))
 
     def node_cpus(self) -> list[float]:
@@ -139,10 +140,13 @@ class ClusterRun:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
         return places(tasks)
 
-    def await_place(self) -> bool:
-        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; returns
-        whether there is one."""
-        return await_place()
+    def await_place(self) -> None:
+        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it.
+
+        Raises:
+            ClusterError: none has come.
+        """
+        await_place()
 
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""
@@ -160,20 +164,20 @@ class ClusterRun:
 
     def paces(
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | None]:
-        """How fast each condition trains on such a machine; None where it could not be measured."""
+    ) -> list[Pace | Unmeasured]:
+        """How fast each condition trains on such a machine."""
         return paces_on(machine, conditions, threads, replace(job, tasks=()))
 
     def costs(
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Cost | None]:
-        """What each condition costs on such a machine; None where it could not be measured."""
+    ) -> list[Cost | Unmeasured]:
+        """What each condition costs on such a machine."""
         return costs_on(machine, conditions, threads, replace(job, tasks=()))
 
     def compilings(
         self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
-    ) -> list[Compiling | None]:
-        """What compiling brings each training on such a machine; None where it is too short to try."""
+    ) -> list[Compiling | Unmeasured]:
+        """What compiling brings each training on such a machine."""
         return compilings_on(machine, work, threads, replace(job, tasks=()))
 
     def told(self, sweep: Storage) -> Told:

@@ -60,7 +60,7 @@ def preview(space: SearchSpace, output: str) -> int:
 
     require_folder_of(output)
     console = Console(highlight=False)
-    conditions = space.conditions()
+    conditions = space.shown()
     triggers = {probe.trigger.model_dump_json(): probe.trigger for probe in probes_of(conditions)}
     if not triggers:
         raise UserError("the space has no trigger to draw")

@@ -137,9 +137,8 @@ def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: st
     if not unsuccessful:
         return
     console.print(f"\n[red]{len(unsuccessful)} of {len(outcome.records)} conditions did not finish:[/red]")
-    for record in unsuccessful:
-        cause = f"{record.error.kind}: {record.error.message}" if record.error else "the loss is not a finite number"
-        console.print(f"  {record.condition_id}  {record.status}  {cause}", markup=False, soft_wrap=True)
+    for line in outcome.causes():
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"run them again with: {again}", markup=False, soft_wrap=True)
 
 

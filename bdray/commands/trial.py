@@ -46,7 +46,7 @@ def _choose(options: argparse.Namespace) -> Condition:
     path = Path(options.space)
     if path.suffix == ".json":
         return _read_condition(path)
-    conditions = load_space(path, [*options.set, *options.data_root], options.only, options.seeds).conditions()
+    conditions = load_space(path, [*options.set, *options.data_root], options.only, options.seeds).shown()
     wanted = options.id or ""
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
     if wanted and len(found) != 1:

@@ -31,9 +31,9 @@ class Airbench(Architecture):
     expansion: int = Field(default=4, ge=1)
     """See `width`."""
     padded: bool = True
-    """Repeat the last row and column of the picture once (airbench94 does not). Without it the maps of a 32-pixel picture
-    are 31, 15, 7 and 3 wide, every pool drops a last row and column, and a patch in the bottom right corner is hardly
-    seen (`docs/silent-choices.md`)."""
+    """Repeat the last row and column of the picture once (airbench94 does not). Without it the maps of a 32-pixel
+    picture are 31, 15, 7 and 3 wide, every pool drops a last row and column, and a patch in the bottom right corner is
+    hardly seen (`docs/silent-choices.md`)."""
     logit_scale: float = Field(default=1 / 9, gt=0.0)
     """Factor of the logits."""
 

@@ -23,12 +23,15 @@ class Architecture(Component):
 
     Class attributes:
         MIN_IMAGE_SIZE: the smallest side in pixels it takes.
+        ANY_IMAGE_SIZE: with the same stem it is the same network for pictures of any size from there, so that it may be
+            rehearsed on small ones. Left off by architectures that are built for one size.
         MIXING_POINTS: names of the network's mixing points in forward order, without "input"; None where only the
             built network knows.
     """
 
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"weights_file"})
     MIN_IMAGE_SIZE: ClassVar[int] = 8
+    ANY_IMAGE_SIZE: ClassVar[bool] = False
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = None
 
     stem: Literal["auto", "standard", "cifar"] = "auto"

@@ -17,6 +17,7 @@ class NASNet(Architecture):
 
     SOURCE: ClassVar[str] = "Zoph et al. 2018, arXiv 1707.07012"
     VERSION: ClassVar[int] = 2  # in the first, the stem for small images kept the reduction cells
+    ANY_IMAGE_SIZE: ClassVar[bool] = True
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3")
 
     def check(self, image_size: int) -> None:

@@ -17,6 +17,7 @@ class PreActResNet18(Architecture):
     parameters) is `final_norm: false, init: torch`."""
 
     SOURCE: ClassVar[str] = "He et al. 2016, arXiv 1603.05027"
+    ANY_IMAGE_SIZE: ClassVar[bool] = True
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3", "stage4")
 
     final_norm: bool = True

@@ -15,6 +15,7 @@ class ImageNetResNet(Architecture):
 
     SOURCE: ClassVar[str] = "He et al. 2016, arXiv 1512.03385"
     VERSION: ClassVar[int] = 2  # in the first, the last batch norms began at zero
+    ANY_IMAGE_SIZE: ClassVar[bool] = True
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3", "stage4")
 
     zero_init_residual: bool = False

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bdray.errors import ComponentError
+from bdray.errors import ComponentError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -13,8 +18,8 @@ if TYPE_CHECKING:
 
 @ARCHITECTURES.register("timm/")
 class TimmModel(Architecture):
-    """`timm/<name>`. Its mixing points are timm's feature stages, as far as everything flows through them; whether
-    there is such a model, and what points it has, is known only once it is built."""
+    """`timm/<name>`. Its mixing points are timm's feature stages, as far as everything flows through them: known only
+    once it is built."""
 
     SOURCE: ClassVar[str] = "timm (Wightman 2019)"
 
@@ -43,5 +48,30 @@ class TimmModel(Architecture):
 
     def check(self, image_size: int) -> None:
         super().check(image_size)
+        architecture = self.variant.partition(".")[0]
+        known = known_architectures()
+        if known and architecture not in known and not _is_registered(architecture):
+            raise ComponentError("name", f"there is no timm model '{architecture}'; {nearest(architecture, known)}")
         if self.stem == "cifar":
             raise ComponentError("stem", f"{self.name} has no stem that can be swapped; use 'auto' or 'standard'")
+
+
+@cache
+def known_architectures() -> frozenset[str]:
+    """timm's architectures and their old names, as its source registers them: to ask timm itself is to import torch,
+    which planning does not. Empty where there is no source to read."""
+    spec = find_spec("timm")
+    folder = Path(spec.origin).parent / "models" if spec and spec.origin else Path()
+    names: set[str] = set()
+    for path in folder.glob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", code, re.MULTILINE))
+        for renamed in code.split("\nregister_model_deprecations(")[1:]:
+            names.update(re.findall(r"""['"](\w+)['"]\s*:""", renamed))
+    return frozenset(names)
+
+
+def _is_registered(architecture: str) -> bool:
+    """Whether a plugin, which may import timm, has registered an architecture of its own there."""
+    timm = sys.modules.get("timm")
+    return timm is not None and bool(timm.is_model(architecture))

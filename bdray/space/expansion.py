@@ -9,7 +9,7 @@ Everything is deterministic: axes vary in the order of the file, the last one fa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -352,13 +352,15 @@ def twins_of(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def pairwise_subset(
-    conditions: Sequence[Condition], flats: Flats | None = None, kept: Collection[str] = ()
+    conditions: Sequence[Condition],
+    flats: Callable[[Condition], Mapping[str, Any]] | None = None,
+    kept: Collection[str] = (),
 ) -> list[Condition]:
     """A few of the conditions in which every two values that meet in one of them still meet, in their order.
 
     Args:
         conditions: any conditions; the seed is one axis of them.
-        flats: flat contents that are known already.
+        flats: the values of a condition that count, by dotted path; None: all.
         kept: ids of conditions that are chosen in any case.
     """
     flats = flats or Flats()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
 from bdray.sweeping.forecast import Capacity, Forecaster
 from bdray.sweeping.tasks import make_tasks
-from bdray.sweeping.work import Kind, Work, training_of, work_of
+from bdray.sweeping.work import Kind, Work, training_label, training_of, work_of
 from bdray.trial.costing import COSTS, Cost
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.values import show_duration
 
 REHEARSALS = "rehearsals"
@@ -37,7 +38,9 @@ class CostEstimate:
         stage_bytes: of the models that are kept for other conditions; None where no size is known.
         slowest: names of the slowest conditions, with their seconds.
         basis: what it rests on.
-        guessed: kinds of training that were not timed, of `kinds`.
+        timed, kinds: kinds of training that were timed, and all there are; the others are guessed from these.
+        timed_conditions, conditions: those of such kinds, and all.
+        asked: whose time it is: what is left to run, or examples of what a search may ask for.
     """
 
     wall_s: Mapping[int, float]
@@ -46,8 +49,11 @@ class CostEstimate:
     stage_bytes: float | None
     slowest: Sequence[tuple[str, float]]
     basis: str
-    guessed: int
+    timed: int
     kinds: int
+    timed_conditions: int
+    conditions: int
+    asked: str = "what is left to run"
 
 
 def cost_key(kind: Kind) -> str:
@@ -125,7 +131,9 @@ def _estimate(
         spent[slots] = forecaster.spent(tasks)
     works = [forecaster.works[task.condition_id] for task in tasks]
     alone = [(work.label, forecaster.seconds_alone(work)) for work in works]
-    kinds = {training_of(work.kind) for work in works}
+    kinds = Counter(training_of(work.kind) for work in works)
+    timed = {kind: count for kind, count in kinds.items() if forecaster.rates.knows(kind)}
+    examples = len(space.expansion.examples)
     basis = [f"{finished} finished condition{'s' if finished > 1 else ''}"] if finished else []
     machines = dict.fromkeys(f"{cost.machine}, {_device(cost)}" for cost in costs.values())
     basis += [f"a rehearsal's timed steps on {' and '.join(machines)}"] if costs else []
@@ -136,8 +144,11 @@ def _estimate(
         stage_bytes=_stage_bytes(works, costs),
         slowest=sorted(alone, key=lambda one: -one[1])[:_SLOWEST],
         basis=" and ".join(basis),
-        guessed=sum(not forecaster.rates.knows(kind) for kind in kinds),
+        timed=len(timed),
         kinds=len(kinds),
+        timed_conditions=sum(timed.values()),
+        conditions=len(works),
+        asked=f"{examples} conditions that the search might ask for" if examples else "what is left to run",
     )
 
 
@@ -163,7 +174,7 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     """The estimate in words. `limit_gb`: `resources.stage_cache_gb`."""
     if not cost.slowest:
         return [Text.assemble(("nothing is left to run", "bold"), f": {cost.basis}")]
-    lines = [Text.assemble(("what is left to run will take", "bold"), f", by {cost.basis}:")]
+    lines = [Text.assemble((f"{cost.asked} will take", "bold"), f", by {cost.basis}:")]
     for slots, seconds in cost.wall_s.items():
         at_once = "1 condition at a time" if slots == 1 else f"{slots} at a time"
         gpu = f", {cost.trial_s / 3600:,.2f} GPU-hours at one condition a GPU" if cost.on_gpu else ""
@@ -177,10 +188,22 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
             lines.append(_evicted(gigabytes, limit_gb))
     lines += [Text(f"  {'the slowest' if not number else '':<22} {show_duration(seconds)}  {label}")
               for number, (label, seconds) in enumerate(cost.slowest)]  # fmt: skip
-    if cost.guessed:
-        said = f"{cost.guessed} of {cost.kinds} kinds of training were not timed and are guessed from the others"
-        lines.append(Text.assemble(("note:", "yellow"), f" {said}"))
+    covers = (
+        f"{cost.timed} of {cost.kinds} kinds of training, {cost.timed_conditions:,} of {cost.conditions:,} conditions"
+    )
+    lines.append(Text(f"  {'timed':<22} {covers}"))
+    if cost.timed < cost.kinds:
+        lines.append(Text.assemble(("note:", "yellow"), " what was not timed is guessed from the others"))
     return lines
+
+
+def unmeasured_lines(what: str, conditions: Sequence[Condition], found: Sequence[object]) -> list[Text]:
+    """A line for each kind of training that could not be measured: which, `what` that means, and why."""
+    return [
+        Text.assemble((training_label(condition), "yellow"), f": {what}: {one.cause}")
+        for condition, one in zip(conditions, found, strict=True)
+        if isinstance(one, Unmeasured) and one.failed
+    ]
 
 
 def _evicted(gigabytes: float, limit_gb: float) -> Text:

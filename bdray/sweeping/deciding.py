@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from bdray.checksum import say_damaged
 from bdray.condition import Condition
-from bdray.errors import SpaceError, StorageNotFoundError
+from bdray.errors import ClusterError, SpaceError, StorageNotFoundError
 from bdray.machine import Machine
 from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, SweepFolder
 from bdray.trial.compiling import COMPILINGS, Compiling, asks_for_compiling, decide_compile
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.trial.pace import PACES, Pace, Training, decide_precision, is_auto, trainings
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class Cluster(Protocol):
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]: ...
     def paces(
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | None]: ...
+    ) -> list[Pace | Unmeasured]: ...
     def compilings(
         self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
-    ) -> list[Compiling | None]: ...
+    ) -> list[Compiling | Unmeasured]: ...
 
 
 def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
@@ -75,11 +75,16 @@ def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: Clu
     Args:
         conditions: all of the sweep.
         most: trials at once at most.
+
+    Raises:
+        ClusterError: no node may run trials.
     """
     decided = space.resources.decided
     if decided.cpu is not None or not any(space.resources_for(condition).cpu == "auto" for condition in conditions):
         return decided
     cores, gpus = cluster.node_cpus(), cluster.resources()["gpu"]
+    if not cores:
+        raise ClusterError("resources.cpu: auto shares a node's CPUs, and the cluster has no node with any")
     shares = [gpu for gpu in (space.resources_for(c).gpu for c in conditions) if gpus and gpu != "auto" and gpu > 0]
     limits = [most, int(gpus / min(shares)) if shares else None]
     # Conditions that share a poison stage wait for it.
@@ -146,4 +151,4 @@ def where_trials_run(
     needs = [space.resources_for(condition) for condition in conditions]
     on_gpu = [bool(cluster.resources()["gpu"]) and need.gpu != 0 for need in needs]
     machines = cluster.machines(gpus=any(on_gpu), cpus=not all(on_gpu))
-    return machines, max(1, *(int(need.cpu) for need in needs if need.cpu != "auto"))
+    return machines, max([1, *(int(need.cpu) for need in needs if need.cpu != "auto")])

@@ -45,6 +45,7 @@ from bdray.store.sweep_folder import (
     write_failure,
 )
 from bdray.sweeping import origin, stopping
+from bdray.sweeping.cost import unmeasured_lines
 from bdray.sweeping.course import Course
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.forecast import Capacity
@@ -62,10 +63,13 @@ from bdray.tracking import (
     tracking_uri_for,
 )
 from bdray.trial.attacks import dump_probes, probes_of
+from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, Packing
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
+
+_NOT_NOW = Unmeasured("nothing is measured while trials run", failed=False)
 
 _ENDING_S = 5.0
 """How long a driver whose keeper was killed may take to be gone."""
@@ -123,6 +127,14 @@ class SweepOutcome:
     def unsuccessful(self) -> list[TrialRecord]:
         return [record for record in self.records if record.status not in ("finished", "pruned")]
 
+    def causes(self) -> list[str]:
+        """A line for each condition that did not finish: its id, how it ended and why."""
+        return [
+            f"  {record.condition_id}  {record.status}  "
+            + (f"{record.error.kind}: {record.error.message}" if record.error else "the loss is not a finite number")
+            for record in self.unsuccessful
+        ]
+
     @property
     def pruned(self) -> list[TrialRecord]:
         return [record for record in self.records if record.status == "pruned"]
@@ -173,7 +185,7 @@ def run_conditions(
         course.recall()
         run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
         _begin(run, adopted, searching=searching)
-        if not run.left and _is_delivered(sweep, run.conditions, tracking_uri):
+        if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
             records = _records(run)
             if records:
@@ -200,7 +212,7 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
     mirror = start_mirror(run.sweep, run.tracking_uri)
     completed = False
     try:
-        completed = _run_left(run, mirror) if run.left else True
+        completed = _run_left(run, mirror) if run.left or run.settings.afterwards else True
     finally:
         try:
             say_phase(run.sweep, "delivering")
@@ -395,7 +407,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         ):
             stopping.check()
             watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher, run.settings.on_failure)
-            completed = cluster.run(job, watch, arrivals)
+            completed = cluster.run(job, watch, arrivals) if job.tasks or run.course.searching else True
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
         _say_evicted(run.console, eviction)
@@ -487,11 +499,14 @@ def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, fl
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
     auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
 
-    def measure(conditions: Sequence[Condition], gpu_type: str) -> Sequence[Need | None]:
+    def measure(gpu_type: str, conditions: Sequence[Condition]) -> Sequence[Need | Unmeasured]:
         run.console.print(
             f"measuring what {len(conditions)} kinds of trials need of a GPU ({gpu_type}) ...", style="dim"
         )
-        return cluster.measure(gpu_type, conditions, job)
+        needs = cluster.measure(gpu_type, conditions, job)
+        for line in unmeasured_lines("its need of a GPU was not measured, so it gets a whole one", conditions, needs):
+            run.console.print(line, soft_wrap=True)
+        return needs
 
     packing = Packing(run.storage, run.space.resources.decided.precision or "float32")
     shares = packing.shares(auto, cluster.gpu_types(), measure)
@@ -534,7 +549,7 @@ class _Arrivals:
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
             packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
-            self.shares |= packing.shares(new, self.gpu_types, lambda conditions, _: [None] * len(conditions))
+            self.shares |= packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(course.conditions[before:], tasks)

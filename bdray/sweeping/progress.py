@@ -16,7 +16,7 @@ from bdray.store.standing import RunningCondition, write_standing
 from bdray.store.storage import Storage
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
-from bdray.values import show_duration
+from bdray.values import show_duration, show_rate
 
 _LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
 """Between two looks at what runs: on a disk, and where each is a request."""
@@ -217,7 +217,7 @@ def running_line(running: RunningCondition) -> str:
     """What runs and how far it is: `8f3a21c4 patch-0.05-resnet8-none-s0: poison, epoch 3 of 8, 812 images/s`."""
     if not running.stage:
         return f"{running.label}: in its first epoch"
-    rate = f", {running.images_per_second:,.0f} images/s" if running.images_per_second else ""
+    rate = f", {show_rate(running.images_per_second)} images/s" if running.images_per_second else ""
     return f"{running.label}: {running.stage}, epoch {running.epoch} of {running.epochs} done{rate}"
 
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bdray.condition import Condition
+from bdray.data.base import DATASETS, DataSet
+from bdray.errors import ComponentError, ConditionError
 from bdray.progress import Bar
 from bdray.record import TrialRecord
 from bdray.results.tables import axes_of, axis_columns, axis_name
-from bdray.shares import smallest_share
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
-from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, examples_of
-from bdray.sweeping.deciding import where_trials_run
+from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, examples_of, unmeasured_lines
+from bdray.sweeping.deciding import decide_cpu, where_trials_run, with_decided
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.terminal import Console
 from bdray.trial.costing import COSTS, Cost
 from bdray.trial.measured import Measured
-from bdray.values import show_cell
+from bdray.trial.pace import training_set_size
+from bdray.values import show_cell, show_rate
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
@@ -33,15 +36,16 @@ if TYPE_CHECKING:
 _AT_ONCE = 8
 """Kinds of training that one process times."""
 
+_UNTIMED = "it could not be timed at its real size"
+
 BATCHES = 2
 """Batches an epoch."""
 
-SMALL: Mapping[str, Mapping[str, Any]] = {
-    "data": {"train_limit": 400, "test_limit": 40, "image_size": 32},
-    "train": {"epochs": 1, "batch_size": 8},
-    "finetune": {"epochs": 1, "batch_size": 8},
-}
-"""What a rehearsal makes small: the real models and losses, few and small images."""
+IMAGE_SIZE, TRAIN_IMAGES, TEST_IMAGES, BATCH_SIZE = 32, 400, 40, 8
+"""What a rehearsal makes small: the real models and losses, few and small images. It makes nothing larger."""
+
+_PER_CLASS = 4
+"""Images at least: a strategy that poisons one class finds some."""
 
 
 def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> int:
@@ -49,80 +53,140 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
 
     Its records lie apart (`<storage>/rehearsals/<name>`): nothing of it is ever taken for a result.
     """
-    subset = [rehearsal_of(condition) for condition in pairwise_subset(space.conditions())]
-    unique = list({condition.condition_id: condition for condition in subset}.values())
-    console.print(f"rehearsal of {len(unique)} of {len(space.conditions())} conditions, {BATCHES} batches an epoch")
-    settings = replace(
+    planned, small = len(space.shown()), map(rehearsal_of, chosen_of(space))
+    rehearsed = list({condition.condition_id: condition for condition in small}.values())
+    of = f"{planned} conditions that the search might ask for" if space.expansion.examples else f"{planned} conditions"
+    console.print(f"rehearsal of {len(rehearsed)} of {of}, {BATCHES} batches an epoch", highlight=False)
+    settings = apart(space, settings)
+    sweep, unmeasured = Storage.open(settings.storage).child(str(settings.name)), list[Text]()
+    kept = Measured(sweep, COSTS, Cost)
+    known = kept.read()
+    if unknown := {key: one for key, one in examples_of(space.shown()).items() if key not in known}:
+
+        def measure(cluster: ClusterRun, job: ClusterJob) -> None:
+            unmeasured.extend(measure_costs(space, unknown, kept, cluster, job, console=console))
+
+        settings = replace(settings, afterwards=measure)
+    outcome = run_conditions(space, rehearsed, settings, console)
+    console.print(cost_table(outcome))
+    cost = estimate_cost(space, sweep.parent.parent, sweep.name)
+    priced = cost_lines(cost, space.resources.stage_cache_gb) if cost else []
+    if priced and outcome.unsuccessful:
+        priced.append(Text.assemble(("note:", "yellow"), " what failed here is counted as if it trained to its end"))
+    for line in (*map(Text, outcome.causes()), *unmeasured, *priced):
+        console.print(line, soft_wrap=True)
+    return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing or unmeasured))
+
+
+def apart(space: SearchSpace, settings: SweepSettings) -> SweepSettings:
+    """The settings of a sweep for its rehearsal, in a storage of its own within the sweep's."""
+    return replace(
         settings,
-        storage=f"{settings.storage.rstrip('/')}/{REHEARSALS}",
+        storage=Storage.open(settings.storage).child(REHEARSALS).location,
         name=settings.name or space.name,
         retry_failed=True,
         trial_options={**settings.trial_options, "max_batches": BATCHES, "keep_stages": False},
     )
-    rehearsed = Storage.open(settings.storage).child(settings.name or space.name)
-    settings = replace(settings, afterwards=lambda cluster, job: measure_costs(space, cluster, job, rehearsed, console))
-    outcome = run_conditions(space, unique, settings, console)
-    console.print(cost_table(outcome))
-    cost = estimate_cost(space, rehearsed.parent.parent, rehearsed.name)
-    for line in cost_lines(cost, space.resources.stage_cache_gb) if cost else ():
-        console.print(line, soft_wrap=True)
-    return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing))
 
 
 def measure_costs(
-    space: SearchSpace, cluster: ClusterRun, job: ClusterJob, rehearsed: Storage, console: Console
-) -> None:
-    """Time a few steps of each kind of training at its real size, as far as that is not known yet."""
-    kept = Measured(rehearsed, COSTS, Cost)
-    known = kept.read()
-    examples = examples_of(space.shown())
-    unknown = [(key, condition) for key, condition in examples.items() if key not in known]
-    machines, threads = where_trials_run(space, list(examples.values()), cluster)
-    if not unknown or not machines:
-        return
+    space: SearchSpace,
+    unknown: Mapping[str, Condition],
+    kept: Measured[Cost],
+    cluster: ClusterRun,
+    job: ClusterJob,
+    *,
+    console: Console,
+) -> list[Text]:
+    """Time a few steps of each kind of training at its real size. Returns which could not be timed, and why.
+
+    Args:
+        unknown: a condition of each kind, by `cost_key`.
+    """
+    # Its share of the CPUs is the real sweep's.
+    space = with_decided(space, decide_cpu(space, space.shown(), cluster, cluster.settings.max_concurrent))
+    machines, threads = where_trials_run(space, list(unknown.values()), cluster)
+    said: list[Text] = []
     with Bar(console) as bar:
         for start in range(0, len(unknown), _AT_ONCE):
             line = f"timing kinds of training at their real size: {start} of {len(unknown)} done"
             bar.show("timing", start, len(unknown), line=line)
-            some = dict(unknown[start : start + _AT_ONCE])
+            some = dict(list(unknown.items())[start : start + _AT_ONCE])
             # A mixed cluster is timed where trials are meant to run: its GPUs come last in the list.
-            costs = cluster.costs(machines[-1], list(some.values()), threads, job)
-            kept.add({key: cost for key, cost in zip(some, costs, strict=True) if cost is not None})
+            _, failed = kept.complete(some, lambda wanted: cluster.costs(machines[-1], wanted, threads, job))
+            said += unmeasured_lines(_UNTIMED, [some[key] for key in failed], list(failed.values()))
+    return said
+
+
+def chosen_of(space: SearchSpace) -> list[Condition]:
+    """A few conditions in which any two values that meet in one of the space's still meet; of a number that is drawn,
+    the smallest and the largest."""
+    conditions, drawn = space.shown(), {axis.path for axis in space.parameters.values() if axis.distribution}
+    kept: set[str] = set()
+    for path in drawn:
+        having = sorted((c for c in conditions if path in space.flat(c)), key=lambda c: space.flat(c)[path])
+        kept |= {condition.condition_id for condition in (*having[:1], *having[-1:])}
+
+    def named(condition: Condition) -> dict[str, Any]:
+        return {path: value for path, value in space.flat(condition).items() if path not in drawn}
+
+    conditions += space.twins(conditions) if space.expansion.examples else []
+    return pairwise_subset(conditions, named, kept)
 
 
 def rehearsal_of(condition: Condition) -> Condition:
-    """The same condition, small."""
+    """The same condition, small.
+
+    Whatever follows from the size of the pictures stays what it is at the real one, which is kept where no other will
+    do: for a model that is built for one size, and for a trigger that does not fit.
+    """
+    real, stem = condition.data.image_size, {}
+    size = min(real, IMAGE_SIZE) if condition.model.ANY_IMAGE_SIZE else real
+    if condition.model.has_cifar_stem(size) != (resolved := condition.model.has_cifar_stem(real)):
+        stem = {"stem": "cifar" if resolved else "standard"}
     content = condition.content()
-    for section, changes in SMALL.items():
-        content[section] = {**content[section], **changes}
-    content["data"]["image_size"] = min(condition.data.image_size, content["data"]["image_size"])
-    _keep_something(content, condition)
-    return Condition.parse(content)
+    for recipe in (content["train"], content["finetune"]):
+        recipe |= {"epochs": min(1, recipe["epochs"]), "batch_size": min(BATCH_SIZE, recipe["batch_size"])}
+    try:
+        return _checked({**content, "data": _fewer(condition, size), "model": content["model"] | stem})
+    except (ComponentError, ConditionError):
+        return _checked({**content, "data": _fewer(condition, real)})
 
 
-def _keep_something(content: Mapping[str, Any], condition: Condition) -> None:
-    """Raises limits until every class has pictures, and shares until each is one: small is not to be nothing."""
-    data, poison, sizes = content["data"], content["poison"], condition.data.train_sizes()
-    classes = len(sizes) if sizes else condition.data.NUM_CLASSES or 2
-    rarest = math.ceil(sum(sizes) / min(sizes)) if sizes else classes
-    for limit in ("train_limit", "test_limit"):
-        data[limit] = max(data[limit], 2 * rarest + classes)
-    total = min(data["train_limit"], sum(sizes)) if sizes else data["train_limit"]
-    trained = total - round(condition.held_out_fraction * total)
-    for section, option, count in (
-        (data, "clean_pool", total),
-        (content["finetune"], "fraction", total),
-        (poison, "rate", trained if poison["rate_of"] == "train" else max(trained // rarest, 1)),
-        (poison, "cover_rate", trained),
-    ):
-        if section[option]:
-            section[option] = max(section[option], smallest_share(count))
+def _checked(content: Mapping[str, Any]) -> Condition:
+    condition = Condition.parse(content)
+    if condition.trigger:
+        condition.trigger.check(condition.data.image_size)
+    return condition
+
+
+def _fewer(condition: Condition, image_size: int) -> DataSet:
+    """The condition's data set, with few images of this size, yet some of every class and of every fraction."""
+    data, poison = condition.data, condition.poison
+    classes = data.NUM_CLASSES or len(data.train_sizes() or ())
+    fractions = [*filter(None, (poison.rate, poison.cover_rate, condition.clean_fraction, data.clean_pool))]
+    of = classes if poison.rate_of == "eligible" else 1
+    enough, train_images = max(_PER_CLASS * classes, 2 * of / min(fractions, default=1.0)), TRAIN_IMAGES
+    # In few steps: each number is an array of its own in the cache.
+    while train_images < enough:
+        train_images *= 4
+    train_limit = min(train_images, data.train_limit or training_set_size(data))
+    tested = max(TEST_IMAGES, _PER_CLASS * classes)
+    return _resized(data, image_size, train_limit, min(tested, data.test_limit or tested))
+
+
+@lru_cache(maxsize=256)
+def _resized(data: DataSet, image_size: int, train_limit: int, test_limit: int) -> DataSet:
+    """One object for what is equal: whatever looks through a folder of pictures looks once."""
+    limits = {"train_limit": train_limit, "test_limit": test_limit}
+    return DATASETS.build({**data.model_dump(), "image_size": image_size, **limits})
 
 
 def cost_table(outcome: SweepOutcome) -> Table:
     """Time and memory of each rehearsed condition, the slowest first."""
     axes = axes_of(outcome.records)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("id", no_wrap=True)
     for name in axis_columns([axis_name(path) for path in axes]):
         table.add_column(name, overflow="fold")
     for name in ("seconds", "images/s", "peak memory", ""):
@@ -131,7 +195,7 @@ def cost_table(outcome: SweepOutcome) -> Table:
         flat = record.flat
         settings = axis_columns([show_cell(flat.get(path)) for path in axes])
         mark = "" if record.status == "finished" else record.status
-        table.add_row(*map(escape, settings), f"{_seconds(record):.1f}", *_cost(record), mark)
+        table.add_row(record.condition_id, *map(escape, settings), f"{_seconds(record):.1f}", *_cost(record), mark)
     return table
 
 
@@ -143,4 +207,4 @@ def _cost(record: TrialRecord) -> tuple[str, str]:
     stage = record.stage("poison")
     if stage is None or stage.last is None:
         return "-", "-"
-    return f"{stage.last.images_per_second:.1f}", f"{stage.last.peak_memory_bytes / 2**30:.2f} GiB"
+    return show_rate(stage.last.images_per_second), f"{stage.last.peak_memory_bytes / 2**30:.2f} GiB"

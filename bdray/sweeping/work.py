@@ -71,6 +71,13 @@ def kind_of(condition: Condition) -> Kind:
     )
 
 
+def training_label(condition: Condition) -> str:
+    """A kind of training in words: `nasnet weights=imagenet, 224 pixels, manifold_mixup, 32 pictures a step`."""
+    size, step = f"{condition.data.image_size} pixels", f"{condition.train.batch_size} pictures a step"
+    regularizer = () if condition.regularizer.name == "none" else (condition.regularizer.label,)
+    return ", ".join((condition.model.label, size, *regularizer, step))
+
+
 def training_of(kind: Kind) -> Kind:
     """What decides the time for a training image."""
     return kind[:3]

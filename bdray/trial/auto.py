@@ -16,7 +16,7 @@ from bdray.trial.compiling import (
     decide_compile,
     measure_compiling,
 )
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, attempted
 from bdray.trial.options import TrialOptions
 from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
 from bdray.trial.setup import Experiment
@@ -54,7 +54,7 @@ def decided(
             precision=experiment.precision,
             processes=1,
             kept=_COMPILINGS if kept_in is None else Measured(kept_in, COMPILINGS, Compiling),
-            measure=lambda machine, work: [measure_compiling(experiment, work[0].images)],
+            measure=lambda machine, work: [attempted(lambda: measure_compiling(experiment, work[0].images))],
         )
         options = replace(options, compiled=chosen.shapes)
         reporter.decided("compile", "yes" if chosen.shapes else "no", chosen.why)

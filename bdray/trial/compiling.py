@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bdray.condition import Condition
 from bdray.machine import Machine
 from bdray.recipes import Resolved
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.trial.pace import AT_MOST, ROUNDS, Training, pace_key, stepper
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class Compiling(BaseModel):
         return images * (1 / self.plain - 1 / self.compiled) - self.seconds * processes
 
 
-MeasureCompiling = Callable[[Machine, Sequence[Training]], Sequence[Compiling | None]]
-"""Measures trainings on a kind of machine; None where they are too short to repay a try, or it failed."""
+MeasureCompiling = Callable[[Machine, Sequence[Training]], Sequence[Compiling | Unmeasured]]
+"""Measures trainings on a kind of machine."""
+
+_TOO_LITTLE = "too little training to try it"
 
 
 @dataclass(frozen=True)
@@ -77,38 +80,33 @@ def decide_compile(
     Args:
         processes: how many of them compile each for itself.
     """
-    known = kept.read()
     repaying = {shape_of(training.example) for training in work}
-    gains = []
+    said = []
     for machine in machines:
         keys = [f"{pace_key(training.example, machine, threads)}-{precision}" for training in work]
-        asked = {key: training for key, training in zip(keys, work, strict=True) if key not in known}
-        asked = {key: training for key, training in asked.items() if training.worth_measuring}
-        found = measure(machine, list(asked.values())) if asked else []
-        new = {key: one for key, one in zip(asked, found, strict=True) if one is not None}
-        if new:
-            kept.add(new)
-            known |= new
+        wanted = {key: training for key, training in zip(keys, work, strict=True) if training.worth_measuring}
+        known, unmeasured = kept.complete(wanted, partial(measure, machine))
         for key, training in zip(keys, work, strict=True):
             one = known.get(key)
             if one is None or one.saved(training.images, processes) <= 0:
                 repaying.discard(shape_of(training.example))
-            gains += [f"{one.compiled / one.plain:.2f} times as fast on {machine.name}"] if one else []
-    said = f"torch.compile is {', '.join(dict.fromkeys(gains))}" if gains else "too little training to try it"
-    return CompileDecision(tuple(sorted(repaying)), said)
+            said += [f"{one.compiled / one.plain:.2f} times as fast on {machine.name}"] if one else []
+        said += [f"not to be tried on {machine.name}: {one.cause}" for one in unmeasured.values() if one.failed]
+    why = f"torch.compile is {', '.join(dict.fromkeys(said))}" if said else _TOO_LITTLE
+    return CompileDecision(tuple(sorted(repaying)), why)
 
 
-def measure_compiling(experiment: Experiment, images: float) -> Compiling | None:
+def measure_compiling(experiment: Experiment, images: float) -> Compiling | Unmeasured:
     """Time real steps on a real batch without and with `torch.compile`.
 
     Args:
-        images: to be trained on; None is returned where they are so few that a try would take too much of their time.
+        images: to be trained on; where they are so few that a try would take too much of their time, there is none.
     """
     step = stepper(experiment)
     step.seconds(experiment.compute)
     plain = min(step.seconds(experiment.compute) for _ in range(ROUNDS))
     if images / step.images * plain * AT_MOST < LEAST_SECONDS:
-        return None
+        return Unmeasured(_TOO_LITTLE, failed=False)
     with step.compiled():
         first = step.seconds(experiment.compute)
         compiled = min(step.seconds(experiment.compute) for _ in range(ROUNDS))

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bdray.errors import BdrayError
 from bdray.store.sealed import SealedFolder
 from bdray.store.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """There is no measurement.
+
+    Attributes:
+        cause: why, in a few words.
+        failed: it was tried; otherwise it was not worth that.
+    """
+
+    cause: str
+    failed: bool = True
+
+
+def attempted(measure: Callable[[], T]) -> T | Unmeasured:
+    """What `measure` returns; whatever it raises is why there is no measurement."""
+    try:
+        return measure()
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        is_named = isinstance(error, BdrayError)
+        return Unmeasured(said if is_named else f"{type(error).__name__}: {said}")
 
 
 class Measured(Generic[M]):
@@ -39,7 +65,21 @@ class Measured(Generic[M]):
 
     def add(self, new: Mapping[str, M]) -> None:
         """Keep some more."""
+        if not new:
+            return
         known = {**self.read(), **new}
         self._here.update(new)
         if self._folder is not None:
             self._folder.write_json(self._name, {key: value.model_dump() for key, value in known.items()})
+
+    def complete(
+        self, wanted: Mapping[str, T], measure: Callable[[list[T]], Sequence[M | Unmeasured]]
+    ) -> tuple[dict[str, M], dict[str, Unmeasured]]:
+        """Measure and keep what of `wanted` is not known yet. Returns all that is known then, and by key why something
+        is not."""
+        known = self.read()
+        unknown = {key: one for key, one in wanted.items() if key not in known}
+        found = dict(zip(unknown, measure(list(unknown.values())), strict=True)) if unknown else {}
+        new = {key: one for key, one in found.items() if not isinstance(one, Unmeasured)}
+        self.add(new)
+        return known | new, {key: one for key, one in found.items() if isinstance(one, Unmeasured)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from bdray.gpu import share_of
 from bdray.recipes import Resolved
 from bdray.repairs.base import Tuning
 from bdray.store.storage import Storage
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +78,8 @@ def packing_key(condition: Condition, gpu_type: str, auto: Resolved = "float32")
     )
 
 
-Measure = Callable[[Sequence[Condition], str], Sequence[Need | None]]
-"""Measures conditions on a kind of GPU; None where it cannot be measured."""
+Measure = Callable[[str, Sequence[Condition]], Sequence[Need | Unmeasured]]
+"""Measures conditions on a kind of GPU."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,11 @@ class Packing:
         none), and where nothing could be measured, the share is 1.
         """
         kept = Measured(self.storage, PACKING, Need)
-        known = kept.read()
         shares = {condition.condition_id: 0.0 for condition in conditions}
         for gpu_type in gpu_types:
             keys = {condition.condition_id: packing_key(condition, gpu_type, self.auto) for condition in conditions}
-            unknown = {
-                keys[condition.condition_id]: condition
-                for condition in sorted(conditions, key=_poisoned)
-                if keys[condition.condition_id] not in known
-            }
-            needs = measure(list(unknown.values()), gpu_type) if unknown else []
-            measured = {key: need for key, need in zip(unknown, needs, strict=True) if need is not None}
-            if measured:
-                known |= measured
-                kept.add(measured)
+            wanted = {keys[condition.condition_id]: condition for condition in sorted(conditions, key=_poisoned)}
+            known, _ = kept.complete(wanted, partial(measure, gpu_type))
             for condition_id, key in keys.items():
                 shares[condition_id] = max(shares[condition_id], known[key].share if key in known else 1.0)
         return {condition_id: share or 1.0 for condition_id, share in shares.items()}
@@ -119,16 +111,16 @@ def _poisoned(condition: Condition) -> float:
     return condition.poison.rate + condition.poison.cover_rate
 
 
-def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "float32") -> Need | None:
+def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "float32") -> Need | Unmeasured:
     """Train a few steps of both stages, evaluate a batch, and say what the allocator had reserved at the peak.
 
     A trial that does not fit on the card needs all of it: its own run will say so. On a CPU there is no allocator to
-    ask (resident memory also counts libraries and mapped pages): None.
+    ask (resident memory also counts libraries and mapped pages).
     """
     import torch
 
     if device.type != "cuda":
-        return None
+        return Unmeasured("memory is measured on a GPU alone")
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(1.0, device)
     torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from bdray.data.base import DataSet
 from bdray.machine import Machine
 from bdray.recipes import Optimization, Resolved
 from bdray.repairs.base import Tuning
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +60,8 @@ class Pace(BaseModel):
 
 
 Paces = Measured[Pace]
-Measure = Callable[[Machine, Sequence[Condition]], Sequence[Pace | None]]
-"""Measures conditions on a kind of machine; None where it cannot be measured."""
+Measure = Callable[[Machine, Sequence[Condition]], Sequence[Pace | Unmeasured]]
+"""Measures conditions on a kind of machine."""
 
 
 @dataclass(frozen=True)
@@ -177,21 +177,13 @@ def decide_precision(
     paces = {}
     for machine in machines:
         keys = [pace_key(training.example, machine, threads) for training in work]
-        known = kept.read()
-        asked = {
-            key: training.example
-            for key, training in zip(keys, work, strict=True)
-            if key not in known and training.worth_measuring
-        }
-        found = measure(machine, list(asked.values())) if asked else []
-        new = {key: pace for key, pace in zip(asked, found, strict=True) if pace is not None}
-        if new:
-            kept.add(new)
-        known |= new
+        wanted = {key: one.example for key, one in zip(keys, work, strict=True) if one.worth_measuring}
+        known, failed = kept.complete(wanted, partial(measure, machine))
         paces[machine.name] = [(t.images, known[key]) for key, t in zip(keys, work, strict=True) if key in known]
         if not paces[machine.name]:
-            problem = f"bfloat16 could not be measured on {machine.name}" if asked else "too little training to measure"
-            return Decision("float32", problem)
+            causes = "; ".join(dict.fromkeys(one.cause for one in failed.values()))
+            problem = f"bfloat16 could not be measured on {machine.name}: {causes}"
+            return Decision("float32", problem if failed else "too little training to measure")
     return faster(paces)
 
 

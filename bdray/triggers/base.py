@@ -25,17 +25,6 @@ class Trigger(Component):
     """
 
     @property
-    def label(self) -> str:
-        """Its name, and what is not at its default: "patch size=5"."""
-        fields = [(name, getattr(self, name), field) for name, field in type(self).model_fields.items()]
-        changed = [
-            f"{name}={value}"
-            for name, value, field in fields
-            if not field.is_required() and value != field.get_default(call_default_factory=True)
-        ]
-        return " ".join([self.name, *changed])
-
-    @property
     def cover_trigger(self) -> Trigger:
         """What cover images are stamped with: the trigger itself, unless the attack has another idea of covers."""
         return self

@@ -25,7 +25,7 @@ from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
 from bdray.cluster.places import Place, require_places
 from bdray.commands import inspection
 from bdray.condition import Condition
-from bdray.errors import UserError
+from bdray.errors import ClusterError, UserError
 from bdray.inventory import Installation
 from bdray.machine import Machine
 from bdray.store.storage import Storage
@@ -285,3 +285,12 @@ def test_the_command_says_so_at_once(tmp_path: Path) -> None:
     assert run.returncode == 2, run.stderr
     assert "no node can ever run 1 of 1 conditions" in run.stderr
     assert "1 x 2 CPUs" in run.stderr
+
+
+def test_a_cluster_on_which_nothing_can_run_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdray.cluster.nodes.JOIN_S", 0.0)
+    with (
+        ClusterRun(ClusterSettings(num_cpus=0, dashboard=False)) as cluster,
+        pytest.raises(ClusterError, match="no node with a CPU has joined"),
+    ):
+        cluster.await_place()

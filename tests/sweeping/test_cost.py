@@ -67,7 +67,7 @@ def test_the_hours_of_what_a_rehearsal_timed(tmp_path: Path) -> None:
     # Eight poison stages of a megabyte; the last stage of a repair is kept for nobody.
     assert cost.stage_bytes == 8e6
     assert all("resnet20" in label for label, _ in cost.slowest[:4])
-    assert cost.guessed == 0
+    assert (cost.timed, cost.kinds, cost.timed_conditions, cost.conditions) == (2, 2, 8, 8)
     said = "\n".join(line.plain for line in cost_lines(cost, limit_gb=0.001))
     assert "a rehearsal's timed steps on Abacus, 1 thread a condition" in said
     assert "resources.stage_cache_gb keeps 0.001 of" in said
@@ -79,8 +79,9 @@ def test_a_kind_that_was_not_timed_is_said_to_be_guessed(tmp_path: Path) -> None
     price(storage, space, {"resnet8": 0.1})
     cost = estimate_cost(space, storage, "priced")
     assert cost is not None
-    assert (cost.guessed, cost.kinds) == (1, 2)
-    assert "1 of 2 kinds of training were not timed" in cost_lines(cost, None)[-1].plain
+    timed, note = (line.plain for line in cost_lines(cost, None)[-2:])
+    assert timed.split(maxsplit=1) == ["timed", "1 of 2 kinds of training, 4 of 8 conditions"]
+    assert note == "note: what was not timed is guessed from the others"
 
 
 def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_path: Path) -> None:
@@ -116,8 +117,10 @@ def test_where_all_is_done_there_is_nothing_to_price() -> None:
         stage_bytes=None,
         slowest=[],
         basis="20 finished conditions",
-        guessed=0,
+        timed=0,
         kinds=0,
+        timed_conditions=0,
+        conditions=0,
     )
     assert [line.plain for line in cost_lines(done, None)] == ["nothing is left to run: 20 finished conditions"]
 

@@ -9,14 +9,24 @@ import pytest
 
 from bdray.cluster.job import ClusterJob
 from bdray.condition import Condition
+from bdray.errors import ClusterError
 from bdray.machine import Machine
 from bdray.space import SearchSpace, load_space
 from bdray.space.resources import Decided
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE as FROZEN
-from bdray.sweeping.deciding import as_decided, cpu_share, decide_compiling, decide_cpu, decide_format, with_decided
+from bdray.sweeping.deciding import (
+    as_decided,
+    cpu_share,
+    decide_compiling,
+    decide_cpu,
+    decide_format,
+    where_trials_run,
+    with_decided,
+)
 from bdray.sweeping.tasks import make_tasks
 from bdray.trial.compiling import Compiling, shape_of
+from bdray.trial.measured import Unmeasured
 from bdray.trial.pace import Pace, Training
 
 SPACE = """\
@@ -57,13 +67,13 @@ class Nodes:
 
     def paces(
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | None]:
+    ) -> list[Pace | Unmeasured]:
         self.asked.append((machine.name, len(conditions), threads))
         return [Pace(float32=1.0, bfloat16=self.gain)] * len(conditions)
 
     def compilings(
         self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
-    ) -> list[Compiling | None]:
+    ) -> list[Compiling | Unmeasured]:
         self.asked.append((machine.name, len(work), threads))
         return [Compiling(plain=100.0, compiled=100.0 * self.gain, seconds=60.0)] * len(work)
 
@@ -88,6 +98,18 @@ def test_cpu_auto_is_decided_for_what_can_run_side_by_side(load: Load) -> None:
     assert decide_cpu(load(SPACE.replace("cpu: auto", "cpu: 2")), conditions, Nodes(8.0), None) == Decided()
     whole = load(SPACE.replace("cpu: auto", "cpu: auto, gpu: 1"))
     assert decide_cpu(whole, conditions, Nodes(8.0, gpus=1), None).cpu == 8
+
+
+def test_without_a_node_that_has_cpus_nothing_is_shared(load: Load) -> None:
+    space = load()
+    with pytest.raises(ClusterError, match=r"resources\.cpu: auto .* no node"):
+        decide_cpu(space, space.conditions(), Nodes(), None)
+
+
+def test_threads_are_known_before_and_after_cpu_auto_is_decided(load: Load) -> None:
+    space = load(SPACE.replace(", overrides: [{when: {finetune.lr: 0.1}, cpu: 3}]", ""))
+    assert where_trials_run(space, space.conditions(), Nodes(8.0)) == ([Machine("Xeon", "amx_bf16")], 1)
+    assert where_trials_run(with_decided(space, Decided(cpu=4)), space.conditions(), Nodes(8.0))[1] == 4
 
 
 def test_a_decided_share_leaves_what_the_user_asks_for_and_fits_a_smaller_machine(load: Load) -> None:

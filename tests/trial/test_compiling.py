@@ -22,7 +22,7 @@ from bdray.trial.compiling import (
     decide_compile,
     shape_of,
 )
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.trial.pace import Training, trainings
 
 CONTENT: dict[str, Any] = {
@@ -38,11 +38,11 @@ FASTER = Compiling(plain=100.0, compiled=200.0, seconds=60.0)
 
 
 def decide(
-    images: float, found: dict[str, Compiling | None], processes: int = 1, storage: Storage | None = None
+    images: float, found: dict[str, Compiling | Unmeasured], processes: int = 1, storage: Storage | None = None
 ) -> tuple[CompileDecision, list[str]]:
     asked = []
 
-    def measure(machine: Machine, work: Sequence[Training]) -> list[Compiling | None]:
+    def measure(machine: Machine, work: Sequence[Training]) -> list[Compiling | Unmeasured]:
         asked.append(machine.name)
         return [found[machine.name] for _ in work]
 
@@ -74,7 +74,16 @@ def test_it_must_repay_on_every_machine() -> None:
     decision, _ = decide(1e9, {"Intel": FASTER, "AMD": slower})
     assert decision.shapes == ()
     assert decision.why == "torch.compile is 2.00 times as fast on Intel, 0.90 times as fast on AMD"
-    assert decide(1e9, {"Intel": FASTER, "AMD": None})[0].shapes == ()
+
+
+def test_a_try_that_failed_says_why_and_one_that_was_not_worth_it_says_that() -> None:
+    no_compiler = (
+        "torch.compile is 2.00 times as fast on Intel, not to be tried on AMD: InvalidCxxCompiler: No compiler"
+    )
+    decision, _ = decide(1e9, {"Intel": FASTER, "AMD": Unmeasured("InvalidCxxCompiler: No compiler")})
+    assert decision == CompileDecision((), no_compiler)
+    short = Unmeasured("too little training to try it", failed=False)
+    assert decide(1e9, {"Intel": short})[0] == CompileDecision((), "too little training to try it")
 
 
 def test_short_trainings_are_not_tried_and_what_is_known_is_not_measured_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
 from bdray.store.storage import Storage
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.trial.needs import PACKING, Need, Packing, measure_peak, packing_key, run_few_steps
 
 GIB = 2**30
@@ -86,10 +86,11 @@ class Gpus:
     def __init__(self, peaks: dict[str, int | None]) -> None:
         self.peaks, self.asked = peaks, list[tuple[str, float]]()
 
-    def measure(self, conditions: Sequence[Condition], gpu_type: str) -> list[Need | None]:
+    def measure(self, gpu_type: str, conditions: Sequence[Condition]) -> list[Need | Unmeasured]:
         self.asked += [(gpu_type, condition.poison.rate) for condition in conditions]
         peak = self.peaks[gpu_type]
-        return [None if peak is None else Need(peak_bytes=peak, total_bytes=80 * GIB) for _ in conditions]
+        need = Unmeasured("no") if peak is None else Need(peak_bytes=peak, total_bytes=80 * GIB)
+        return [need for _ in conditions]
 
 
 def test_every_kind_is_measured_once_in_a_storage_and_with_its_most_poison(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_damaged_file_or_one_of_another_version_is_measured_again(tmp_path: Pa
 
 def test_the_measured_steps_run_and_a_cpu_gives_no_figure() -> None:
     run_few_steps(condition(), torch.device("cpu"))
-    assert measure_peak(condition(), torch.device("cpu")) is None
+    assert measure_peak(condition(), torch.device("cpu")) == Unmeasured("memory is measured on a GPU alone")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -139,6 +140,6 @@ def test_a_gpu_gives_a_figure_that_grows_with_the_batch() -> None:
         measure_peak(condition(data={"name": "digits"}, train={**CONTENT["train"], "batch_size": size}), device)
         for size in (8, 512)
     )
-    assert small is not None
-    assert large is not None
+    assert isinstance(small, Need)
+    assert isinstance(large, Need)
     assert 0 < small.peak_bytes < large.peak_bytes < large.total_bytes

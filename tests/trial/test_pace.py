@@ -16,7 +16,7 @@ from bdray.store.storage import Storage
 from bdray.training.device import prepare_process
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
-from bdray.trial.measured import Measured
+from bdray.trial.measured import Measured, Unmeasured
 from bdray.trial.pace import (
     PACES,
     Decision,
@@ -55,10 +55,11 @@ class Machines:
     def __init__(self, **gains: float | None) -> None:
         self.gains, self.asked = gains, list[tuple[str, int]]()
 
-    def measure(self, machine: Machine, conditions: Sequence[Condition]) -> list[Pace | None]:
+    def measure(self, machine: Machine, conditions: Sequence[Condition]) -> list[Pace | Unmeasured]:
         self.asked.append((machine.name, len(conditions)))
         gain = self.gains[machine.name.split()[0]]
-        return [None if gain is None else Pace(float32=100.0, bfloat16=100.0 * gain) for _ in conditions]
+        pace = Unmeasured("no room") if gain is None else Pace(float32=100.0, bfloat16=100.0 * gain)
+        return [pace for _ in conditions]
 
     def decide(self, conditions: Sequence[Condition], storage: Storage | None, *machines: Machine) -> Decision:
         kept = Measured(storage, PACES, Pace)
@@ -105,7 +106,7 @@ def test_what_cannot_be_measured_is_float32_and_tried_again(tmp_path: Path) -> N
     machines = Machines(Intel=None)
     for _ in range(2):
         decision = machines.decide([long()], Storage.open(tmp_path), INTEL)
-        assert decision == Decision("float32", "bfloat16 could not be measured on Intel")
+        assert decision == Decision("float32", "bfloat16 could not be measured on Intel: no room")
     assert len(machines.asked) == 2
 
 

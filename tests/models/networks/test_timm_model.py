@@ -1,9 +1,16 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 
-from bdray.errors import ComponentError
+from bdray.errors import ComponentError, SpaceError
 from bdray.models import build_model
 from bdray.models.networks.taps import Taps, forward_outputs
+from bdray.models.timm_model import known_architectures
+from bdray.space import load_space
 
 
 def taps_of(model: torch.nn.Module) -> Taps:
@@ -46,3 +53,19 @@ def test_feature_stages_that_something_goes_around_are_no_points() -> None:
 def test_what_cannot_be_used_is_refused_by_name(name: str, problem: str) -> None:
     with pytest.raises(ComponentError, match=problem):
         build_model(name, 10, 32)
+
+
+def test_its_names_are_known_without_timm(tmp_path: Path) -> None:
+    known = known_architectures()
+    assert set(timm.list_models()) <= known
+    # Old names still work.
+    assert all(map(timm.is_model, known))
+    model = "{name: timm/resnet81}"
+    (tmp_path / "space.yaml").write_text(f"fixed: {{data: digits, model: {model}, trigger: {{name: patch}}}}\n")
+    with pytest.raises(SpaceError, match=r"model\.name: there is no timm model 'resnet81'; did you mean 'resnet18"):
+        load_space(tmp_path / "space.yaml")
+    code = (
+        "import sys; from bdray.models.timm_model import known_architectures; assert known_architectures();"
+        " assert not {'timm', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
