@@ -167,8 +167,9 @@ def _all_of(storage: Storage) -> Iterator[SweepState]:
 
 def _named(name: str, storage_uri: str) -> Iterator[SweepState]:
     """The sweep, and its rehearsal as long as that runs; the rehearsal alone where there is no such sweep yet."""
-    rehearsal = Storage.open(storage_uri).child(REHEARSALS).child(name)
-    rehearsed = state_of(rehearsal, f"{REHEARSALS}/{name}") if SweepFolder(rehearsal).is_sweep else None
+    rehearsal = Storage.open(storage_uri).child(REHEARSALS).named(name)
+    is_there = rehearsal is not None and SweepFolder(rehearsal).is_sweep
+    rehearsed = state_of(rehearsal, f"{REHEARSALS}/{name}") if rehearsal and is_there else None
     try:
         yield state_of(find_sweep(name, storage_uri))
     except UserError:

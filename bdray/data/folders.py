@@ -107,7 +107,7 @@ def existing_root(root: str, data_set: str) -> Path:
     Raises:
         DataError: it is not a folder.
     """
-    path = Path(root).expanduser()
+    path = Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
     if path.is_dir():
         return path
     problem = "is a file, not a folder" if path.exists() else "does not exist"

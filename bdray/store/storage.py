@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from bdray.credentials import is_hidden, public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.processes import is_alive
+from bdray.values import quote
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -83,16 +84,19 @@ class Storage:
         """The folder at a path or URI; nothing is created, and nothing remote is asked yet.
 
         Raises:
-            UserError: the scheme is not one pyarrow opens, or the URI's password is hidden or cannot be told from the
-                path.
+            UserError: no folder can be called so, the scheme is not one pyarrow opens, or the URI's password is hidden
+                or cannot be told from the path.
         """
         if isinstance(location, Storage):
             return location
         text = os.fspath(location)
         if "://" not in text:
-            return cls(str(Path(text).expanduser().absolute()))
+            return cls(_absolute(text))
         given, text = text, public(text)
-        parts = urlsplit(given)
+        try:
+            parts = urlsplit(given)
+        except ValueError as error:
+            raise UserError(f"storage '{text}': is no URI ({error})") from None
         if parts.scheme not in _SCHEMES:
             raise UserError(f"storage '{text}': no file system '{parts.scheme}://'; {nearest(parts.scheme, _SCHEMES)}")
         if is_hidden(given) or urlsplit(text).path != parts.path:
@@ -100,7 +104,9 @@ class Storage:
         if parts.scheme == "file":
             if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
                 raise UserError(f"storage '{text}': a file URI has three slashes and an absolute path: file:///folder")
-            return cls(str(Path(unquote(parts.path))))
+            return cls(_absolute(unquote(parts.path)))
+        if {".", ".."} & set(parts.path.split("/")) or "\0" in parts.path:
+            raise UserError(f"storage '{text}': a URI's path has no '.', '..' or NUL")
         if not parts.netloc and parts.scheme not in ("hdfs", "viewfs"):
             raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
         login = f"{parts.netloc}?{parts.query}" if text != given else ""
@@ -143,6 +149,15 @@ class Storage:
     def child(self, *parts: str) -> Storage:
         """The folder below, whether or not it exists."""
         return replace(self, uri=self.uri_of("/".join(parts)))
+
+    def named(self, name: str) -> Storage | None:
+        """The folder below that a user names (`quickstart`, `rehearsals/quickstart`); None where the name is a path or
+        URI of its own (`./x`, `../x`, `~/x`, `/x`, `s3://...`)."""
+        is_path = not name or name.startswith(("/", "~")) or "://" in name or {".", ".."} & set(name.split("/"))
+        if is_path:
+            return None
+        child = self.child(name)
+        return Storage(_absolute(child.uri)) if child.is_local else child
 
     def uri_of(self, path: str) -> str:
         """Absolute path or URI of a file in here."""
@@ -440,6 +455,29 @@ def _patient(files: fs.FileSystem) -> fs.FileSystem:
 def _with_path(parts: SplitResult, path: str) -> str:
     # Not urlunsplit: it makes hdfs:/folder of hdfs:///folder.
     return f"{parts.scheme}://{parts.netloc}{path}" + (f"?{parts.query}" if parts.query else "")
+
+
+def _absolute(text: str) -> str:
+    """The absolute path of a folder that a user names.
+
+    Raises:
+        UserError: no folder can be called so.
+    """
+    problem = "is empty" if not text else "no path has a NUL in it" if "\0" in text else ""
+    path = Path(text)
+    try:
+        path = path.expanduser().absolute()
+        if not problem:
+            path.lstat()
+    except RuntimeError as error:
+        problem = str(error)
+    except OSError as error:
+        # A path that is too long is so everywhere; what else is wrong is said by what is done there.
+        problem = cause_of(error) if error.errno == errno.ENAMETOOLONG else ""
+    if problem:
+        raise UserError(f"folder {quote(text)}: {problem}")
+    # Only then: links stay as they are named.
+    return os.path.realpath(path) if ".." in path.parts else str(path)
 
 
 def _relative(path: str) -> str:

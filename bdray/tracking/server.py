@@ -115,7 +115,7 @@ def absolute_tracking_uri(uri: str) -> str:
         raise UserError(
             f"--tracking-uri '{public(uri)}': MLflow has no '{scheme}://'; try http://, sqlite:///, postgresql://"
         )
-    return str(Path(uri).expanduser().absolute())
+    return Storage.open(uri).uri
 
 
 def artifact_location(tracking_uri: str, storage: Storage) -> str | None:
