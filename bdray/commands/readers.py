@@ -19,7 +19,6 @@ from bdray.errors import StorageError, UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
-from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage, cause_of
 from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in
 from bdray.terminal import Console
@@ -275,12 +274,10 @@ def searched(sweep: Storage) -> SearchView | None:
     from bdray.searches.study import STUDY
     from bdray.space import load_space
 
-    with scratch_folder() as folder:
-        (folder / SPACE).write_text(text)
-        try:
-            space = load_space(folder / SPACE)
-        except UserError:
-            return None
+    try:
+        space = load_space(sweep.uri_of(SPACE), text=text)
+    except UserError:
+        return None
     if not space.is_open:
         return None
     return SearchView(space.search, space.expansion.ground, space.replication, sweep.local_path(STUDY))
@@ -294,10 +291,7 @@ def _load_plugins(sweep: Storage) -> None:
     """
     from bdray.space import load_plugins_of
 
-    with scratch_folder() as folder:
-        space = folder / SPACE
-        space.write_bytes(sweep.read_bytes(SPACE))
-        load_plugins_of(space)
+    load_plugins_of(sweep.read_text(SPACE), sweep.uri_of(SPACE))
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -99,7 +99,10 @@ class SealedFolder:
 
     def read_listed(self, name: str, files: Mapping[str, str], consequence: str) -> bytes | None:
         """A file whose checksum `files` lists; None when it is missing or damaged."""
-        data = self.read(name)
+        return self.verified(name, self.read(name), files, consequence)
+
+    def verified(self, name: str, data: bytes | None, files: Mapping[str, str], consequence: str) -> bytes | None:
+        """The content of such a file, as it was read; None when it is missing or damaged."""
         if data is None:
             say_damaged(self.storage.uri_of(name), "it is missing", consequence)
         elif checksum(data, self.place_of(name)) != files[name]:
