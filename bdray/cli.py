@@ -99,6 +99,9 @@ def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> in
     except BdrayError as error:
         errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return UNSUCCESSFUL
+    except PermissionError as error:
+        errors.print(f"error: {error.filename}: {error.strerror}", markup=False, style="red")
+        return WRONG
     except KeyboardInterrupt:
         errors.print(f"interrupted; continue with: {command_line}", markup=False)
         return INTERRUPTED

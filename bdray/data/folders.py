@@ -108,9 +108,12 @@ def existing_root(root: str, data_set: str) -> Path:
         DataError: it is not a folder.
     """
     path = Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
-    if path.is_dir():
-        return path
-    problem = "is a file, not a folder" if path.exists() else "does not exist"
+    try:
+        if path.is_dir():
+            return path
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
     raise DataError(f"data.root of {data_set}: {path} {problem}")
 
 
@@ -155,20 +158,32 @@ def named_classes(
     return {known[name]: name for name in classes}
 
 
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, hidden files and all, sorted by name.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as listed:
+            return sorted(listed, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}") from None
+
+
 def found(folder: Path) -> str:
     """What a folder holds, for messages: `found: a, b/, c, ...`."""
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder) if not entry.name.startswith("."))
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in entries(folder) if not entry.name.startswith("."))
     return "found: " + (", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing")
 
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but hidden files (such as the lock that a failed download leaves)."""
-    return all(path.name.startswith(".") for path in folder.iterdir())
+    return all(entry.name.startswith(".") for entry in entries(folder))
 
 
 def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__")))
+    return [entry.name for entry in entries(folder) if entry.is_dir() and not entry.name.startswith((".", "__"))]
 
 
 def _list_classes(folder: Path, data_set: str) -> Classes:
@@ -191,15 +206,14 @@ def list_images(folder: Path) -> tuple[ImageFile, ...]:
         DataError: one is no file, or a link that leads nowhere.
     """
     files = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                try:
-                    status = entry.stat()
-                except OSError as error:
-                    raise DataError(f"cannot read {entry.path}: {error.strerror}") from None
-                if not stat.S_ISREG(status.st_mode):
-                    # Reading a pipe or a device never ends.
-                    raise DataError(f"{entry.path} is called like an image and is no file; remove it")
-                files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return tuple(sorted(files))
+    for entry in entries(folder):
+        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+            try:
+                status = entry.stat()
+            except OSError as error:
+                raise DataError(f"cannot read {entry.path}: {error.strerror}") from None
+            if not stat.S_ISREG(status.st_mode):
+                # Reading a pipe or a device never ends.
+                raise DataError(f"{entry.path} is called like an image and is no file; remove it")
+            files.append(ImageFile(entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(files)

@@ -311,7 +311,7 @@ class Storage:
             if not self.is_local:
                 return [facts for facts in self._remote.facts() if not _is_temporary(facts.path)]
             found: list[FileFacts] = []
-            for folder, _, names in os.walk(self.uri):
+            for folder, _, names in os.walk(self.uri, onerror=_unless_gone):
                 base = Path(folder)
                 for name in names:
                     with suppress(FileNotFoundError):
@@ -350,7 +350,9 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             raise StorageNotFoundError(action, self.uri_of(path), "it does not exist") from None
         except OSError as error:
-            raise StorageError(action, self.uri_of(path), cause_of(error)) from error
+            # What the system names may lie deeper.
+            place = error.filename if self.is_local and isinstance(error.filename, str) else self.uri_of(path)
+            raise StorageError(action, place, cause_of(error)) from error
 
 
 @dataclass(frozen=True)
@@ -495,6 +497,11 @@ def _writer_of(temporary: str) -> int:
     """The process that writes a temporary file; this one for a file that only looks like one."""
     parts = temporary.split(".")
     return int(parts[-3]) if len(parts) >= 5 and parts[-3].isdigit() else os.getpid()
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _is_temporary(path: str) -> bool:

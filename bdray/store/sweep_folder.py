@@ -317,10 +317,19 @@ class ConditionFolder(SealedFolder):
 
 
 def sweeps_in(storage: Storage) -> list[Storage]:
-    """The sweeps of a storage, by name."""
+    """The sweeps of a storage, by name, but for folders that this user may not look into (`lost+found`)."""
     children = [storage.child(name) for name in storage.list()]
-    are_sweeps = storage.each(lambda child: SweepFolder(child).is_sweep, children)
+    are_sweeps = storage.each(_is_open_sweep, children)
     return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
+
+
+def _is_open_sweep(folder: Storage) -> bool:
+    try:
+        return SweepFolder(folder).is_sweep
+    except StorageError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return False
+        raise
 
 
 def warning_for(condition: Condition) -> str:
