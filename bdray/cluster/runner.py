@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -239,6 +240,7 @@ def _connect(address: str, own: Mapping[str, Any]) -> Any:
 
     Raises:
         ClusterError: Ray neither starts nor connects.
+        UserError: the paths of its sockets are too long.
     """
     begun, tries = time.monotonic(), 0
     while True:
@@ -249,10 +251,23 @@ def _connect(address: str, own: Mapping[str, Any]) -> Any:
         except Exception as error:
             # Ray raises plain exceptions here.
             ray.shutdown()
+            _require_short_paths(str(error))
             now = time.monotonic()
             if tries >= START_TRIES and (now - tried < SLOW_START_S or now - begun > START_S):
                 where = "start on this machine" if address == "local" else f"connect to {address}"
                 raise ClusterError(f"Ray does not {where} (tried {tries} times): {error}") from None
+
+
+def _require_short_paths(said: str) -> None:
+    """Raises `UserError` where Ray says that a socket's path is too long: another try would have the same."""
+    found = re.search(r"AF_UNIX path length cannot exceed (\d+) bytes: ((.+)/ray/session_.+)", said)
+    if found:
+        most, folder = int(found[1]), found[3]
+        room = len(os.fsencode(folder)) - (len(os.fsencode(found[2])) - most)
+        raise UserError(
+            f"the temporary folder {folder} has too long a path: below it, Ray's sockets would have over {most} bytes;"
+            f" set TMPDIR or RAY_TMPDIR to one of at most {room} bytes"
+        )
 
 
 def _require_listener(address: str) -> None:

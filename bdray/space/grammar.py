@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from bdray.condition import MAX_SEED
 from bdray.data.base import DATASETS
 from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
@@ -259,8 +260,8 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
         raise node.error(f"lists {len(items):,} seeds; at most {MAX_SEEDS:,} are taken", "seeds")
     for item in items:
         seed = item.content
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise item.error(f"seeds are whole numbers from 0, got {quote(item.plain())}", "seeds")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise item.error(f"seeds are whole numbers from 0 to {MAX_SEED}, got {quote(item.plain())}", "seeds")
         if seed in seeds:
             raise item.error(f"{seed} is listed twice", "seeds")
         seeds[seed] = None

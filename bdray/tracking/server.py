@@ -63,6 +63,8 @@ class GoneError(UnreachableError):
 _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
 
+_FULL = ("database or disk is full", "No space left on device")
+
 
 def default_tracking_uri(storage_root: str | Storage) -> str:
     """`sqlite:///<storage>/mlflow.db` with an absolute path (four slashes on POSIX).
@@ -202,8 +204,12 @@ def _make_database(database: Path) -> None:
 
     unfinished = database.with_name(f".{database.name}.tmp")
     unfinished.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
-    unfinished.replace(database)
+    try:
+        MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        unfinished.replace(database)
+    finally:
+        # On a full disk it would keep the room that others need.
+        unfinished.unlink(missing_ok=True)
 
 
 def check_tracking(uri: str) -> str:
@@ -232,6 +238,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         # Not by itself: it may hold other people's experiments.
         again = "move it away, and the same command fills a new one from the records"
         return UnreachableError(f"{server}: the file is damaged ({text}); {again}")
+    if any(sign in text for sign in _FULL):
+        return UnreachableError(f"{server}: the disk is full; make room, and the same command delivers the rest")
     code = getattr(error, "error_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return GoneError(f"{server} has lost something: {text}")

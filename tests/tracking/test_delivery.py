@@ -270,6 +270,18 @@ def test_a_new_database_is_made_without_a_word(tmp_path: Path, new_sweep: Any) -
     assert check_tracking(uri) == f"{uri}: reachable"
 
 
+def test_a_database_for_which_there_is_no_room_is_named_and_takes_none(
+    small_disk: Callable[[int], Path], new_sweep: Any
+) -> None:
+    disk, sweep = small_disk(256), new_sweep()
+    sweep.finished(1)
+    report = sync_sweep(str(sweep.path), f"sqlite:///{disk}/mlflow.db")
+    assert report.error == (
+        f"MLflow at sqlite:///{disk}/mlflow.db: the disk is full; make room, and the same command delivers the rest"
+    )
+    assert [path.name for path in disk.iterdir()] == ["mlflow.db.lock"]
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
