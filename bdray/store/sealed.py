@@ -68,22 +68,19 @@ class SealedFolder:
         except StorageNotFoundError:
             return None
 
-    def read_json(self, name: str, consequence: str, *, may_lack: bool = False) -> dict[str, Any] | None:
+    def read_json(self, name: str, consequence: str) -> dict[str, Any] | None:
         """What `write_json` wrote; None when it is not there or damaged.
 
         Args:
             consequence: what is said to follow when it is damaged.
-            may_lack: a file without a checksum (of an older version) is taken as it stands.
         """
         data = self.read(name)
-        return None if data is None else self.unsealed_json(name, data, consequence, may_lack=may_lack)
+        return None if data is None else self.unsealed_json(name, data, consequence)
 
-    def unsealed_json(
-        self, name: str, data: bytes, consequence: str, *, may_lack: bool = False
-    ) -> dict[str, Any] | None:
+    def unsealed_json(self, name: str, data: bytes, consequence: str) -> dict[str, Any] | None:
         """What the bytes of a file that `write_json` wrote say; see `read_json`."""
         try:
-            return unseal_json(data, self.place_of(name), may_lack=may_lack)
+            return unseal_json(data, self.place_of(name))
         except DamagedError as error:
             self.put_aside(name, str(error), consequence)
             return None

@@ -200,7 +200,7 @@ def test_what_is_damaged_is_said_and_stops_no_other(
     assert runs == {journal: "finished", record: "running", sound: "finished"}
     said = [entry.getMessage() for entry in caplog.records if entry.name == "bdray"]
     assert len(said) == 3
-    assert f"{journal}/journal.jsonl: line 1 is no line of a journal; put aside as journal.jsonl.damaged-" in said[0]
+    assert f"{journal}/journal.jsonl: line 1: it has no checksum; put aside as journal.jsonl.damaged-" in said[0]
     assert f"{record}/record.json: it is no JSON; put aside as record.json.damaged-" in said[1]
     assert f"{condition}/condition.json: it is empty; put aside as condition.json.damaged-" in said[2]
 
