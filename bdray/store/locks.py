@@ -252,7 +252,7 @@ def is_kept(storage: Storage, name: str) -> bool:
     Raises:
         StorageError: the storage cannot be read.
     """
-    began, uri = time.monotonic(), storage.uri_of(name)
+    began, uri, said = time.monotonic(), storage.uri_of(name), False
     while True:
         holder, now = holder_of(storage, name), time.monotonic()
         if holder is None or holder.lives is not None:
@@ -266,6 +266,9 @@ def is_kept(storage: Storage, name: str) -> bool:
         if now - began >= SIGN_OF_LIFE_S:
             _seen[uri] = holder, -math.inf
             return False
+        if not said and now - began > _LOOK_S:
+            sys.stderr.write(f"looking up to {SIGN_OF_LIFE_S:.0f} s for a sign of life of {holder}\n")
+            said = True
         time.sleep(_LOOK_S)
 
 
