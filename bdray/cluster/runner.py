@@ -62,6 +62,7 @@ from bdray.trial.compiling import Compiling  # noqa: E402
 from bdray.trial.costing import Cost  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace, Training  # noqa: E402
+from bdray.values import quote  # noqa: E402
 
 START_TRIES, START_S = 3, 300.0
 """How often Ray is started before it counts as refusing; how long it is waited for where it is only slow."""
@@ -274,15 +275,18 @@ def _require_listener(address: str) -> None:
     """Ray itself tries for minutes to reach a cluster that is not there.
 
     Raises:
-        UserError: nobody listens at `host:port`.
+        UserError: nobody listens at `host:port`, or it is no such address.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
         return
+    if not host or not port.isdecimal() or len(port) > len("65535"):
+        raise UserError(f"--address {quote(address)}: must be HOST:PORT, ray://HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None
+    except (OSError, OverflowError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"--address {quote(address)}: no Ray cluster answers there ({cause})") from None
 
 
 class _Teller(tune.Callback):

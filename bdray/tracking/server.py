@@ -110,7 +110,10 @@ def absolute_tracking_uri(uri: str) -> str:
     if uri.startswith("sqlite:///"):
         path = uri.removeprefix("sqlite:///")
         return uri if path.startswith(("/", ":memory:")) else f"sqlite:///{Path(path).absolute()}"
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    try:
+        scheme = urlsplit(uri).scheme.partition("+")[0]
+    except ValueError as error:
+        raise UserError(f"--tracking-uri '{public(uri)}': is no URI ({error})") from None
     if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
         return uri
     if scheme:
@@ -155,17 +158,23 @@ def probe(tracking_uri: str) -> None:
 
     Raises:
         UnreachableError: no connection.
+        TrackingError: it is no address.
     """
-    parts = urlsplit(tracking_uri)
+    try:
+        parts = urlsplit(tracking_uri)
+        port = parts.port
+    except ValueError as error:
+        raise TrackingError(f"{public(tracking_uri)} is no address ({error})") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return
     if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise UnreachableError(f"{public(tracking_uri)} is not reachable: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UnreachableError(f"{public(tracking_uri)} is not reachable: {cause}") from None
 
 
 def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient:

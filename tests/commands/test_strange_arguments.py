@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from bdray.cli import _parser, main
 from bdray.condition import Condition
+from bdray.errors import TrackingError, UserError
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.sweeping.notifying import Notifier
+from bdray.tracking.server import absolute_tracking_uri, probe
 
 SPACE = """\
 name: q
@@ -53,7 +57,7 @@ BASES = {
 """What each command is given beside; `trial` so that nothing is trained."""
 
 SLOW = {("doctor", "address"), ("doctor", "tracking_uri"), ("sync", "tracking_uri")}
-"""What connects somewhere, and takes its time; `tests/tracking` and `tests/cluster` have their strange values."""
+"""What connects somewhere, and takes its time; see the last test."""
 
 
 def arguments() -> Iterator[tuple[str, argparse.Action]]:
@@ -174,3 +178,19 @@ def test_what_is_wrong_with_an_argument_is_named(
         status = int(left.code or 0)
     assert status == 2
     assert said.format(above=work.parent, here=work) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value", [*PATHS, *WORDS, "http://h:port", "http://h:99999", f"http://{'h' * 300}", "host:99999"]
+)
+def test_a_strange_address_is_answered_before_anything_is_asked(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `SLOW` leaves out, and `--notify`, which no dry run looks at; none of these is anybody's address."""
+    from bdray.cluster import ClusterRun, ClusterSettings
+
+    monkeypatch.setenv("no_proxy", "*")
+    with suppress(TrackingError, UserError):
+        probe(absolute_tracking_uri(value))
+    with suppress(UserError):
+        Notifier(value, str)
+    with pytest.raises(UserError, match="--address"):
+        ClusterRun(ClusterSettings(address=value)).__enter__()
