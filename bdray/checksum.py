@@ -21,17 +21,11 @@ from bdray.errors import BdrayError
 _SEAL = re.compile(rb'(?:, |(?<=\A\{))"checksum": "([0-9a-f]{32})"\}\Z')
 _TRAILER = b"bdray blake2b:"
 _DIGITS = 32
+_UNSEALED = "it has no checksum"
 
 
 class DamagedError(BdrayError):
     """A file is not what bdray wrote; says why in a few words ("its checksum does not match")."""
-
-
-class UnsealedError(DamagedError):
-    """A file carries no checksum: it is damaged, or older than checksums."""
-
-    def __init__(self) -> None:
-        super().__init__("it has no checksum")
 
 
 def checksum(data: bytes | memoryview, place: str = "") -> str:
@@ -48,15 +42,11 @@ def seal_json(text: str, place: str) -> str:
     return f'{body}{comma}"checksum": "{checksum(body.encode(), place)}"}}'
 
 
-def unseal_json(data: bytes, place: str, *, may_lack: bool = False) -> dict[str, Any]:
+def unseal_json(data: bytes, place: str) -> dict[str, Any]:
     """What `seal_json` sealed, without its checksum.
 
-    Args:
-        may_lack: an object without a checksum (of an older version) is taken as it stands.
-
     Raises:
-        UnsealedError: it carries no checksum.
-        DamagedError: it does not match its checksum, or is no JSON object.
+        DamagedError: it carries no checksum, does not match it, or is no JSON object.
     """
     found = _SEAL.search(data)
     if found is not None and found[1].decode() != checksum(data[: found.start()], place):
@@ -68,9 +58,9 @@ def unseal_json(data: bytes, place: str, *, may_lack: bool = False) -> dict[str,
         raise DamagedError("it is no JSON" if data.strip() else "it is empty") from None
     if not isinstance(content, dict) or (found is None and "checksum" in content):
         raise DamagedError("its checksum does not match" if isinstance(content, dict) else "it is no JSON object")
-    if found is None and not may_lack:
-        raise UnsealedError
-    content.pop("checksum", None)
+    if found is None:
+        raise DamagedError(_UNSEALED)
+    del content["checksum"]
     return content
 
 
@@ -83,12 +73,11 @@ def unseal_bytes(data: bytes, place: str) -> memoryview:
     """What `seal_bytes` sealed.
 
     Raises:
-        UnsealedError: it carries no checksum (it was cut off, for example).
-        DamagedError: it does not match its checksum.
+        DamagedError: it carries no checksum (it was cut off, for example), or does not match it.
     """
     size = len(data) - _DIGITS - len(_TRAILER)
     if size < 0 or data[size : size + len(_TRAILER)] != _TRAILER:
-        raise UnsealedError if data else DamagedError("it is empty")
+        raise DamagedError(_UNSEALED if data else "it is empty")
     content = memoryview(data)[:size]
     if checksum(content, place).encode() != data[size + len(_TRAILER) :]:
         raise DamagedError("its checksum does not match")

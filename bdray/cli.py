@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bdray import __version__
@@ -16,12 +18,16 @@ from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
 from bdray.sweeping import stopping
 from bdray.terminal import Console
+from bdray.values import quote
 
 if TYPE_CHECKING:
     from bdray.space import SearchSpace
 
 FINISHED, UNSUCCESSFUL, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
+
+_DIGITS = 9
+"""Of the largest number of trials, CPUs, GPUs or threads that is taken for one."""
 
 TYPED_PASSWORD = (
     "warning: a password in the command line can be read by every user of this machine while the command runs; set"
@@ -93,6 +99,9 @@ def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> in
     except BdrayError as error:
         errors.print(f"error: {public(str(error))}", markup=False, style="red")
         return UNSUCCESSFUL
+    except PermissionError as error:
+        errors.print(f"error: {error.filename}: {error.strerror}", markup=False, style="red")
+        return WRONG
     except KeyboardInterrupt:
         errors.print(f"interrupted; continue with: {command_line}", markup=False)
         return INTERRUPTED
@@ -124,7 +133,7 @@ def _add_sweep(commands: Any) -> None:
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
     sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
-    sweep.add_argument("--name", help="name of the sweep (default: the space's)")
+    sweep.add_argument("--name", type=_sweep_name, help="name of the sweep (default: the space's)")
     _storage_option(sweep)
     sweep.add_argument(
         "--tracking-uri",
@@ -149,7 +158,7 @@ def _add_trial(commands: Any) -> None:
     trial.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
     trial.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     trial.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
-    trial.add_argument("--output", metavar="DIR", help="also write the condition's files below this folder")
+    trial.add_argument("--output", type=_file, metavar="DIR", help="also write the condition's files below this folder")
 
 
 def _add_inspection(commands: Any) -> None:
@@ -165,7 +174,7 @@ def _add_inspection(commands: Any) -> None:
         reader.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="load it too (repeatable)")
     preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
     _space_options(preview)
-    preview.add_argument("--output", default="preview.png", metavar="PNG", help="(default: preview.png)")
+    preview.add_argument("--output", type=_file, default="preview.png", metavar="PNG", help="(default: preview.png)")
     doctor = _command(commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", _doctor)
     doctor.add_argument("space", metavar="SPACE", nargs="?", help="also all that this search space would need")
     _data_root_option(doctor)
@@ -187,18 +196,26 @@ def _add_sweep_readers(commands: Any) -> None:
         if name == "status":
             reader.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
         if name == "results":
-            reader.add_argument("--csv", metavar="FILE", help="write one row a condition as CSV ('-': standard output)")
-            reader.add_argument("--parquet", metavar="FILE", help="write one row a condition as Parquet")
-            reader.add_argument("--study", metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE")
+            reader.add_argument(
+                "--csv", type=_file, metavar="FILE", help="write one row a condition as CSV ('-': standard output)"
+            )
+            reader.add_argument("--parquet", type=_file, metavar="FILE", help="write one row a condition as Parquet")
+            reader.add_argument(
+                "--study", type=_file, metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE"
+            )
             _table_options(reader)
         if name == "report":
             reader.add_argument(
                 "--output",
+                type=_file,
                 metavar="FILE",
                 help="(default: report.html in the sweep's folder, of several sweeps in the storage)",
             )
             reader.add_argument(
-                "--figures", metavar="DIR", help="also write the figures there, for the page and 7 and 3.3 inches wide"
+                "--figures",
+                type=_file,
+                metavar="DIR",
+                help="also write the figures there, for the page and 7 and 3.3 inches wide",
             )
             reader.add_argument(
                 "--watch",
@@ -218,7 +235,7 @@ def _add_comparing(commands: Any) -> None:
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
     stages = _command(commands, "stages", "kept models of a sweep", _stages)
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
-    stages.add_argument("--prune", type=float, metavar="GB", help="forget the longest unused until so many are left")
+    stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
 
 
@@ -272,6 +289,28 @@ def _data_root(text: str) -> str:
     return f"data_roots.{name}={json.dumps(folder)}"
 
 
+def _file(text: str) -> str:
+    """What may be the path of a file or folder; whether it can be written is seen then."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("is empty" if not text else "no path has a NUL in it")
+    return text
+
+
+def _sweep_name(text: str) -> str:
+    from bdray.space.grammar import NAME_PROBLEM, is_name
+
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"{quote(text)}: {NAME_PROBLEM}")
+    return text
+
+
+def _size(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{quote(text)} is not a number of at least 0")
+
+
 def _positive(text: str) -> int:
     number = _natural(text)
     if number == 0:
@@ -280,8 +319,8 @@ def _positive(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is not a whole number of at least 0")
     return int(text)
 
 

@@ -26,6 +26,9 @@ SCHEMA = 2
 """Part of every id and fingerprint; raised when ids are made in another way, which orphans every result. What only
 changes its own meaning raises its own `VERSION` instead."""
 
+MAX_SEED = 2**63 - 1
+"""Tables keep seeds as whole numbers of 64 bits."""
+
 COMPONENTS: dict[str, Registry[Any]] = {
     "data": DATASETS,
     "model": ARCHITECTURES,
@@ -91,7 +94,7 @@ class Condition(Identified):
     )
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Condition:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from bdray.condition import flatten
 from bdray.data.duplicates import DuplicatesRecord
@@ -115,14 +115,6 @@ class Persistence(_Frozen):
     left_at_end: float | None
     """Attack success rate after the last epoch."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_was_dropped(cls, content: Any) -> Any:
-        """Earlier records name the first epoch below 10 %, whatever the floor: no verdict rests on that any more."""
-        if isinstance(content, Mapping):
-            return {name: value for name, value in content.items() if name != "first_epoch_below_10_percent"}
-        return content
-
 
 class DataRecord(_Frozen):
     """What was trained and tested on."""
@@ -137,7 +129,7 @@ class DataRecord(_Frozen):
     poisoned_images: int
     cover_images: int
     duplicates: DuplicatesRecord | None = None
-    """Training images that are test images too; None in records of earlier versions."""
+    """Training images that are test images too; None where it was not looked for."""
     trigger_kept: TriggerKept | None = None
     """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
     unread: int = 0

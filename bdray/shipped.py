@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ def find(path: str | Path) -> Path:
 
     A search space may be named without its ending (`quickstart`). What is found nowhere is returned as it was given.
     """
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user whom nobody knows as he is
     if _is_file(given) or given.is_absolute() or str(given.parent) not in (".", FOLDER):
         return given
     known = shipped()

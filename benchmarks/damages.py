@@ -1,8 +1,8 @@
 """What comes of each file of a sweep that is damaged: the table of `docs/operations.md`, which tests hold to it.
 
 `tests/test_damaged_files.py` tries what concerns a whole sweep, by real commands, and sees that each file of one has a
-row; `tests/trial/test_damage.py`, `tests/store/test_gathered.py` and `tests/data/test_cache.py` try conditions, stages,
-copies of records and the cache.
+row; `tests/trial/test_damage.py`, `tests/store/test_gathered.py` and `tests/data/test_cache.py` try conditions,
+stages, copies of records and the cache.
 """
 
 from __future__ import annotations

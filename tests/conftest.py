@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+import subprocess
 import sys
+import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -68,3 +73,47 @@ def _own_opener(monkeypatch: pytest.MonkeyPatch) -> None:
     """urllib keeps the first opener it makes, with the proxies of that moment: a test that sets a dead one would leave
     it to all that follow."""
     monkeypatch.setattr(urllib.request, "_opener", None)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may look into, unlike `tmp_path`."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        if not all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(folder).parents):
+            pytest.skip("the temporary folder is closed to others")
+        yield Path(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes the folder of a file system of its own with so many KiB."""
+    disk = tmp_path / "disk"
+
+    def mount(kib: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(disk)]
+        if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("mounting a small disk is not permitted here")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def another_user() -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks in which this process has the rights of a user who owns nothing: root may do anything."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+
+    @contextmanager
+    def become() -> Iterator[None]:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return become

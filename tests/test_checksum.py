@@ -10,7 +10,6 @@ import pytest
 
 from bdray.checksum import (
     DamagedError,
-    UnsealedError,
     checksum,
     say_damaged,
     seal_bytes,
@@ -28,7 +27,7 @@ PLACE = "conditions/0123/record.json"
 def test_a_sealed_object_stays_plain_json_and_no_flipped_bit_of_it_passes(indent: int | None) -> None:
     data = seal_json(json.dumps(CONTENT, indent=indent), PLACE).encode()
     assert json.loads(data).keys() == {*CONTENT, "checksum"}
-    assert unseal_json(data, PLACE) == unseal_json(data, PLACE, may_lack=True) == CONTENT
+    assert unseal_json(data, PLACE) == CONTENT
     for place in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[place // 8] ^= 1 << place % 8
@@ -36,7 +35,7 @@ def test_a_sealed_object_stays_plain_json_and_no_flipped_bit_of_it_passes(indent
             unseal_json(bytes(flipped), PLACE)
     for end in range(len(data)):
         with pytest.raises(DamagedError):
-            unseal_json(data[:end], PLACE, may_lack=True)
+            unseal_json(data[:end], PLACE)
     with pytest.raises(DamagedError, match="does not match"):
         unseal_json(data, PLACE.replace("0", "1"))
 
@@ -52,15 +51,14 @@ def test_an_object_without_members_is_sealed_too() -> None:
             unseal_json(bytes(flipped), PLACE)
 
 
-def test_an_object_without_a_checksum_is_older_or_damaged() -> None:
-    data = json.dumps(CONTENT).encode()
-    with pytest.raises(UnsealedError):
-        unseal_json(data, PLACE)
-    assert unseal_json(data, PLACE, may_lack=True) == CONTENT
-    with pytest.raises(DamagedError, match="does not match"):
-        unseal_json(json.dumps({"checksum": "0" * 32, **CONTENT}).encode(), PLACE, may_lack=True)
-    with pytest.raises(DamagedError, match="no JSON object"):
-        unseal_json(b"[1]", PLACE, may_lack=True)
+def test_what_has_no_checksum_is_damaged() -> None:
+    for data, said in (
+        (json.dumps(CONTENT), "it has no checksum"),
+        (json.dumps({"checksum": "0" * 32, **CONTENT}), "does not match"),
+        ("[1]", "no JSON object"),
+    ):
+        with pytest.raises(DamagedError, match=said):
+            unseal_json(data.encode(), PLACE)
 
 
 def test_bytes_come_back_whole_or_not_at_all() -> None:

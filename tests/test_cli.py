@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from bdray.cli import main
 from bdray.data.base import DATASETS, DataSet, ImageData
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
 from bdray.trial import TrialOptions, run_trial
 
 SPACE = """\
@@ -42,15 +41,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space = load_space(folder / "tiny.yaml")
     sweep = Storage.open(folder / "runs" / "tiny")
     sweep.write_atomic("space.yaml", space.to_yaml())
-    content = {
-        "name": "tiny",
-        "experiment": "bdray-tiny",
-        "tracking_uri": f"sqlite:///{folder}/runs/mlflow.db",
-        "description": "",
-        "created_ms": 1,
-        "conditions": [condition.condition_id for condition in space.conditions()],
-    }
-    sweep.write_atomic("sweep.json", json.dumps(content))
+    ids = tuple(condition.condition_id for condition in space.conditions())
+    uri = f"sqlite:///{folder}/runs/mlflow.db"
+    SweepFolder(sweep).write_info(SweepInfo("tiny", "bdray-tiny", tracking_uri=uri, created_ms=1, conditions=ids))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for condition in space.conditions()[:3]:
@@ -224,7 +217,7 @@ def test_results_go_to_the_terminal_or_into_files(
 
 
 def test_results_of_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Storage.open(work / "runs" / "empty").write_atomic("sweep.json", "{}")
+    SweepFolder(Storage.open(work / "runs" / "empty")).write_info(SweepInfo("empty", "bdray-empty"))
     status, _, error = run(capsys, "results", "empty")
     assert (status, "has no finished condition yet" in error) == (2, True)
 

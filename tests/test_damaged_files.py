@@ -46,7 +46,6 @@ def damage(file: Path, how: str) -> None:
         case "cut":
             file.write_bytes(content[: len(content) // 2])
         case "bit":
-            # In front of its checksum: without that very word a file is one of an older version, and its content whole.
             content[chance.randrange(len(content) // 2)] ^= 1 << chance.randrange(8)
             file.write_bytes(content)
         case "empty":

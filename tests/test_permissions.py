@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bdray.cli import main
+from bdray.condition import Condition
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
 
 SPACE = """name: demo
 fixed:
@@ -34,6 +45,84 @@ def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
     open_to_all = [path for path in written if path.lstat().st_mode & stat.S_IWOTH and not path.is_symlink()]
     assert open_to_all == []
     assert any(path.stat().st_mode & stat.S_IWGRP for path in written)
+
+
+CONDITION = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
+
+
+@pytest.fixture
+def work(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A storage with a sweep, a search space and its pictures; all of it open."""
+    monkeypatch.chdir(open_folder)
+    folder = SweepFolder(Storage.open("runs/q"))
+    folder.write_info(SweepInfo("q", "bdray-q", conditions=(CONDITION.condition_id,)))
+    folder.storage.write_atomic("space.yaml", SPACE)
+    one = folder.condition(CONDITION.condition_id)
+    one.write_condition(CONDITION)
+    one.write_record(blank_record(CONDITION, 1).model_copy(update={"status": "finished"}))
+    for split, name in itertools.product(("train", "test"), "ab"):
+        (pictures := Path("pictures", split, name)).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(pictures / f"{number}.png")
+    Path("space.yaml").write_text(SPACE.replace("name: digits", "name: image_folder, root: pictures"))
+    return open_folder
+
+
+READERS = [
+    ("status", "q"),
+    ("results", "q"),
+    ("stages", "q"),
+    ("compare", "q", "q"),
+    ("report", "q", "--output", "p.html"),
+]
+
+
+@pytest.mark.parametrize(
+    ("closed", "argv"),
+    [
+        *(("runs", argv) for argv in (("status",), *READERS)),
+        *(("runs/q", argv) for argv in READERS),
+        *(("runs/q/conditions", argv) for argv in READERS),
+        *((f"runs/q/conditions/{CONDITION.condition_id}", argv) for argv in READERS),
+        ("runs/q/stages", ("stages", "q")),
+        ("pictures", ("sweep", "space.yaml", "--dry-run")),
+        ("pictures/train", ("sweep", "space.yaml", "--dry-run")),
+        ("pictures/test/a", ("preview", "space.yaml", "--output", "p.png")),
+        ("space.yaml", ("sweep", "space.yaml", "--dry-run")),
+        ("space.yaml", ("doctor", "space.yaml")),
+        ("space.yaml", ("trial", "space.yaml")),
+    ],
+)
+def test_what_may_not_be_read_is_named_with_the_cause(
+    closed: str,
+    argv: tuple[str, ...],
+    work: Path,
+    another_user: Callable[[], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (work / "runs" / "q" / "stages").mkdir(exist_ok=True)
+    # What the command imports, it imports as a user who may.
+    main(list(argv))
+    capsys.readouterr()
+    (work / closed).chmod(0)
+    try:
+        with another_user():
+            status = main(list(argv))
+    finally:
+        (work / closed).chmod(0o755)
+    said = capsys.readouterr()
+    assert status in (1, 2)
+    assert re.search(rf"error: .*{re.escape(closed)}.*: Permission denied", said.err), said
+    assert "Traceback" not in said.out + said.err
+
+
+def test_a_folder_that_is_nobodys_business_hides_no_sweep(
+    work: Path, another_user: Callable[[], AbstractContextManager[None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "runs" / "lost+found").mkdir(mode=0)
+    with another_user():
+        assert main(["status"]) == 0
+    assert "q" in capsys.readouterr().out
 
 
 def test_the_page_on_security_names_tests_that_exist() -> None:

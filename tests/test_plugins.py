@@ -16,6 +16,7 @@ from bdray.cli import main
 from bdray.errors import SpaceError
 from bdray.plugins import PluginError, load_plugins
 from bdray.space import load_space
+from bdray.store.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 TRIGGER = '''
@@ -198,3 +199,24 @@ def test_a_broken_installed_plugin_is_named(
     assert "the plugin 'broken_install' cannot be imported" in capsys.readouterr().err
     assert main(["doctor"]) == 1
     assert "registered twice" in capsys.readouterr().out
+
+
+def test_reading_a_sweep_adds_no_folder_but_those_its_space_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary folder that is gone may be made again, by anybody, with modules in it."""
+    from bdray.commands.readers import _load_plugins, searched
+
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "far_away_too.py").write_text(TRIGGER.format(name="far_too"))
+    text = space(plugins="plugins: [far_away_too]\nplugin_path: [parts]", trigger="far_too")
+    search = "search: {method: optuna, max_trials: 2}\nparameters: {train.lr: {min: 0.001, max: 0.1}}\n"
+    (tmp_path / "own.yaml").write_text(text + search)
+    sweep = Storage.open(tmp_path / "runs" / "own")
+    sweep.write_atomic("space.yaml", load_space(tmp_path / "own.yaml").to_yaml())
+    monkeypatch.setattr(sys, "path", before := [path for path in sys.path if not path.startswith(str(tmp_path))])
+    known = {*before, str(Path.cwd()), str(parts), str(tmp_path)}
+    assert searched(sweep) is not None
+    _load_plugins(sweep)
+    assert set(sys.path) == known

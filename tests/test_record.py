@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -46,11 +45,6 @@ def test_the_area_is_numpys_trapezoid_over_the_evaluated_epochs(curve: dict[int,
     found = persistence(stage(sorted(curve.items())))
     assert found.area_under_curve == pytest.approx(expected, abs=1e-12)
     assert found.left_at_end == heights[-1]
-
-
-def test_records_that_carry_the_first_epoch_below_ten_percent_still_load() -> None:
-    content = {"first_epoch_below_10_percent": 2, "area_under_curve": 0.25, "left_at_end": 0.125}
-    assert Persistence.model_validate_json(json.dumps(content)) == Persistence(area_under_curve=0.25, left_at_end=0.125)
 
 
 def test_epochs_that_were_not_evaluated_do_not_count() -> None:

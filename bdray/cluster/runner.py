@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -62,6 +63,7 @@ from bdray.trial.costing import Cost  # noqa: E402
 from bdray.trial.measured import Unmeasured  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
 from bdray.trial.pace import Pace, Training  # noqa: E402
+from bdray.values import quote  # noqa: E402
 
 START_TRIES, START_S = 3, 300.0
 """How often Ray is started before it counts as refusing; how long it is waited for where it is only slow."""
@@ -243,6 +245,7 @@ def _connect(address: str, own: Mapping[str, Any]) -> Any:
 
     Raises:
         ClusterError: Ray neither starts nor connects.
+        UserError: the paths of its sockets are too long.
     """
     begun, tries = time.monotonic(), 0
     while True:
@@ -253,25 +256,41 @@ def _connect(address: str, own: Mapping[str, Any]) -> Any:
         except Exception as error:
             # Ray raises plain exceptions here.
             ray.shutdown()
+            _require_short_paths(str(error))
             now = time.monotonic()
             if tries >= START_TRIES and (now - tried < SLOW_START_S or now - begun > START_S):
                 where = "start on this machine" if address == "local" else f"connect to {address}"
                 raise ClusterError(f"Ray does not {where} (tried {tries} times): {error}") from None
 
 
+def _require_short_paths(said: str) -> None:
+    """Raises `UserError` where Ray says that a socket's path is too long: another try would have the same."""
+    found = re.search(r"AF_UNIX path length cannot exceed (\d+) bytes: ((.+)/ray/session_.+)", said)
+    if found:
+        most, folder = int(found[1]), found[3]
+        room = len(os.fsencode(folder)) - (len(os.fsencode(found[2])) - most)
+        raise UserError(
+            f"the temporary folder {folder} has too long a path: below it, Ray's sockets would have over {most} bytes;"
+            f" set TMPDIR or RAY_TMPDIR to one of at most {room} bytes"
+        )
+
+
 def _require_listener(address: str) -> None:
     """Ray itself tries for minutes to reach a cluster that is not there.
 
     Raises:
-        UserError: nobody listens at `host:port`.
+        UserError: nobody listens at `host:port`, or it is no such address.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
         return
+    if not host or not port.isdecimal() or len(port) > len("65535"):
+        raise UserError(f"--address {quote(address)}: must be HOST:PORT, ray://HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None
+    except (OSError, OverflowError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"--address {quote(address)}: no Ray cluster answers there ({cause})") from None
 
 
 class _Teller(tune.Callback):

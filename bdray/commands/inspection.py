@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from bdray.commands.readers import require_folder_of
+from bdray.commands.readers import require_folder_of, write_file
 from bdray.commands.reference import SECTIONS, classes, option_table, options_of
 from bdray.condition import COMPONENTS
 from bdray.errors import BdrayError, UserError, nearest
@@ -66,7 +68,9 @@ def preview(space: SearchSpace, output: str) -> int:
         raise UserError("the space has no trigger to draw")
     data = conditions[0].data.load()
     step = max(1, len(data.test_images) // PREVIEW_IMAGES)
-    draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], output)
+    picture = io.BytesIO()
+    draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], picture)
+    write_file(Path(output), picture.getvalue())
     console.print(f"{len(triggers)} triggers drawn to {output}")
     for option, shown in said_classes(space.flat(c) for c in conditions if not c.is_baseline).items():
         console.print(f"{option} is class {shown}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,12 +15,11 @@ from rich.markup import escape
 
 from bdray.commands.tables import chosen, show_comparison, show_results, show_search
 from bdray.credentials import public
-from bdray.errors import UserError, nearest
+from bdray.errors import StorageError, UserError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
-from bdray.store.scratch import scratch_folder
-from bdray.store.storage import Storage
+from bdray.store.storage import Storage, cause_of
 from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in
 from bdray.terminal import Console
 
@@ -39,17 +39,19 @@ def find_sweep(name: str, storage_uri: str) -> Storage:
     Raises:
         UserError: there is none; names the nearest.
     """
-    storage = Storage.open(storage_uri)
-    for sweep in (storage.child(name), Storage.open(name)):
-        if SweepFolder(sweep).is_sweep:
+    storage, at_path = Storage.open(storage_uri), Storage.open(name)
+    in_storage = storage.named(name)
+    for sweep in (in_storage, at_path):
+        if sweep is not None and SweepFolder(sweep).is_sweep:
             return sweep
     known = [sweep.name for sweep in sweeps_in(storage)]
-    raise UserError(f"there is no sweep '{name}' in {storage.uri}; {nearest(name, known)}")
+    where = f"'{name}' in {storage.uri}" if in_storage else f"in {at_path.uri}"
+    raise UserError(f"there is no sweep {where}; {nearest(at_path.name, known)}")
 
 
 def require_folder_of(file: str) -> None:
     """Raises `UserError` when `file` cannot be written for want of its folder."""
-    if not Path(file).absolute().parent.is_dir():
+    if not Path(Storage.open(Path(file).parent).uri).is_dir():
         raise UserError(f"{file}: its folder does not exist")
 
 
@@ -65,7 +67,7 @@ def results(options: argparse.Namespace) -> int:
     sweep = find_sweep(options.sweep, options.storage)
     if options.study:
         require_folder_of(options.study)
-        _write(Path(options.study), _study_of(sweep))
+        write_file(Path(options.study), _study_of(sweep))
         Console(highlight=False).print(f"study      optuna-dashboard {options.study}", markup=False, soft_wrap=True)
         return 0
     records = _in_plan_order(sweep)
@@ -84,9 +86,11 @@ def results(options: argparse.Namespace) -> int:
         if options.csv == "-":
             sys.stdout.write(csv_of(table))
         else:
-            _write(Path(options.csv), csv_of(table).encode())
+            write_file(Path(options.csv), csv_of(table).encode())
     if options.parquet:
-        table.to_parquet(Path(options.parquet), index=False)
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        write_file(Path(options.parquet), buffer.getvalue())
     return 0
 
 
@@ -165,7 +169,7 @@ def _write_page(
 ) -> None:
     made = report_of(*sweeps, is_running=is_running)
     if options.output:
-        _write(Path(options.output), made.html.encode())
+        write_file(Path(options.output), made.html.encode())
         where = options.output
     else:
         folder = sweeps[0] if len(sweeps) == 1 else Storage.open(options.storage)
@@ -183,7 +187,7 @@ def _write_figures(made: Report, folder: Path, console: Console) -> None:
 
     for picture in [*made.pictures, *made.draw(TEXT), *made.draw(COLUMN)]:
         for kind in FIGURE_FILES:
-            _write(folder / f"{picture.name}.{kind}", picture.render(kind))
+            write_file(folder / f"{picture.name}.{kind}", picture.render(kind))
         kinds = ", ".join(FIGURE_FILES)
         console.print(f"figure   {folder / picture.name}.{{{kinds}}}", markup=False, soft_wrap=True)
 
@@ -270,12 +274,10 @@ def searched(sweep: Storage) -> SearchView | None:
     from bdray.searches.study import STUDY
     from bdray.space import load_space
 
-    with scratch_folder() as folder:
-        (folder / SPACE).write_text(text)
-        try:
-            space = load_space(folder / SPACE)
-        except UserError:
-            return None
+    try:
+        space = load_space(sweep.uri_of(SPACE), text=text)
+    except UserError:
+        return None
     if not space.is_open:
         return None
     return SearchView(space.search, space.expansion.ground, space.replication, sweep.local_path(STUDY))
@@ -289,14 +291,15 @@ def _load_plugins(sweep: Storage) -> None:
     """
     from bdray.space import load_plugins_of
 
-    with scratch_folder() as folder:
-        space = folder / SPACE
-        space.write_bytes(sweep.read_bytes(SPACE))
-        load_plugins_of(space)
+    load_plugins_of(sweep.read_text(SPACE), sweep.uri_of(SPACE))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Whoever reads a file meanwhile sees the old content or the new; what is no file (a pipe) is written into."""
+def write_file(path: Path, content: bytes) -> None:
+    """Whoever reads a file meanwhile sees the old content or the new; what is no file (a pipe) is written into.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
@@ -304,7 +307,9 @@ def _write(path: Path, content: bytes) -> None:
         else:
             Storage.open(path.absolute().parent).write_atomic(path.name, content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {cause_of(error)}") from None
+    except StorageError as error:
+        raise UserError(str(error)) from None
 
 
 def sync(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bdray.commands.readers import find_sweep
 from bdray.errors import StorageError, UserError
-from bdray.store.locks import holder_of
+from bdray.store.locks import is_kept, is_locked
 from bdray.store.standing import Standing, read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -38,7 +38,7 @@ from bdray.values import show_duration
 
 _WATCH_S, _WATCH_PLAIN_S = 2.0, 10.0
 _SILENT_MS = 60_000
-"""A driver on a storage without locks is taken for dead when it has said nothing for so long."""
+"""A driver that lives says anew how long it will take at least so often."""
 
 _FAILURES = 20
 
@@ -157,18 +157,17 @@ def _shown(name: str | None, storage_uri: str) -> tuple[list[RenderableType], bo
 
 
 def _all_of(storage: Storage) -> Iterator[SweepState]:
-    for sweep in sweeps_in(storage):
-        yield state_of(sweep)
-    for sweep in sweeps_in(storage.child(REHEARSALS)):
-        state = state_of(sweep, f"{REHEARSALS}/{sweep.name}")
-        if state.is_alive:
-            yield state
+    yield from storage.each(state_of, sweeps_in(storage))
+    rehearsals = sweeps_in(storage.child(REHEARSALS))
+    states = storage.each(lambda sweep: state_of(sweep, f"{REHEARSALS}/{sweep.name}"), rehearsals)
+    yield from (state for state in states if state.is_alive)
 
 
 def _named(name: str, storage_uri: str) -> Iterator[SweepState]:
     """The sweep, and its rehearsal as long as that runs; the rehearsal alone where there is no such sweep yet."""
-    rehearsal = Storage.open(storage_uri).child(REHEARSALS).child(name)
-    rehearsed = state_of(rehearsal, f"{REHEARSALS}/{name}") if SweepFolder(rehearsal).is_sweep else None
+    rehearsal = Storage.open(storage_uri).child(REHEARSALS).named(name)
+    is_there = rehearsal is not None and SweepFolder(rehearsal).is_sweep
+    rehearsed = state_of(rehearsal, f"{REHEARSALS}/{name}") if rehearsal and is_there else None
     try:
         yield state_of(find_sweep(name, storage_uri))
     except UserError:
@@ -194,24 +193,15 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
 
 
 def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
-    """Whether a driver holds the sweep's lock; where there are no locks, whether the one that has the lease is a living
-    process of this machine, or one of another that has said something lately."""
-    if not sweep.is_local:
-        holder = holder_of(sweep, DRIVER_LOCK)
-        if holder is None or holder.lives is not None:
-            return holder is not None and bool(holder.lives)
-        return standing is not None and abs(now_ms() - standing.updated_ms) < _SILENT_MS
-    if not sweep.exists(DRIVER_LOCK):
-        return False
-    busy = UserError("a driver holds it")
+    """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
+    lock = sweep.local_path(DRIVER_LOCK)
+    if lock is None:
+        return is_kept(sweep, DRIVER_LOCK)
     try:
-        with SweepFolder(sweep).locked(DRIVER_LOCK, 0, lambda _holder: busy):
-            return False
-    except UserError:
-        return True
+        return is_locked(lock)
     except StorageError:
-        # Somebody else's folder: not to be locked, only to be read.
-        return False
+        # Another user's, who lets nobody look: what its driver said last is all there is.
+        return standing is not None and standing.phase not in ("finished", "interrupted")
 
 
 def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[RenderableType]:

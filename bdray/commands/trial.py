@@ -68,7 +68,7 @@ def _read_condition(path: Path) -> Condition:
     load_plugins(folders=[path.absolute().parent])
     for sweep in path.absolute().parents[2:3]:
         if (sweep / SPACE).is_file():
-            load_plugins_of(sweep / SPACE)
+            load_plugins_of(Storage.open(sweep).read_text(SPACE), str(sweep / SPACE))
     return Condition.parse(content.get("content", content))
 
 

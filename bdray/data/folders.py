@@ -157,10 +157,13 @@ def existing_root(root: str, data_set: str) -> Path:
     Raises:
         DataError: it is not a folder.
     """
-    path = Path(root).expanduser()
-    if path.is_dir():
-        return path
-    problem = "is a file, not a folder" if path.exists() else "does not exist"
+    path = Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
+    try:
+        if path.is_dir():
+            return path
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
     raise DataError(f"data.root of {data_set}: {path} {problem}")
 
 
@@ -254,6 +257,19 @@ def named_classes(
     return {known[name]: name for name in classes}
 
 
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, hidden files and all, sorted by name.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as listed:
+            return sorted(listed, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}") from None
+
+
 def found(folder: Path) -> str:
     """What a folder holds, for messages: `found: a, b/, c, ...`."""
     names = sorted(entry.name + "/" * entry.is_dir() for entry in _entries(folder))
@@ -266,16 +282,8 @@ def is_empty(folder: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, without what belongs to the system, sorted by name.
-
-    Raises:
-        DataError: it cannot be listed.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((each for each in entries if not _is_of_the_system(each.name)), key=lambda each: each.name)
-    except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from None
+    """What a folder holds, without what belongs to the system."""
+    return [entry for entry in entries(folder) if not _is_of_the_system(entry.name)]
 
 
 def _is_of_the_system(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bdray.triggers.visibility import Visibility, visibility
 
@@ -36,7 +36,11 @@ class _Stamped:
 
 
 def draw_preview(
-    images: torch.Tensor, triggers: Sequence[tuple[str, Trigger]], path: str | os.PathLike[str], *, seed: int = 0
+    images: torch.Tensor,
+    triggers: Sequence[tuple[str, Trigger]],
+    file: str | os.PathLike[str] | IO[bytes],
+    *,
+    seed: int = 0,
 ) -> None:
     """Writes a PNG with one row a trigger: images clean, triggered, and their difference, amplified as said.
 
@@ -66,7 +70,7 @@ def draw_preview(
             sheet.write(_MARGIN, below - 0.165 * line, text, color=_FAINT, size=7.5)
         for left, name in zip(lefts, _PARTS, strict=True):
             sheet.show(row.pictures[name][:shown], left, top - tile, group, tile)
-    sheet.save(path)
+    sheet.save(file)
 
 
 def _stamp(trigger: Trigger, images: torch.Tensor, seed: int) -> _Stamped:
@@ -126,6 +130,6 @@ class _Sheet:
         axes.imshow(_side_by_side(pictures), interpolation="nearest")
         axes.set_axis_off()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
         # Without the version of matplotlib, the same picture has the same bytes.
-        self._figure.savefig(path, format="png", metadata={"Software": None})
+        self._figure.savefig(file, format="png", metadata={"Software": None})

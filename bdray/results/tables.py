@@ -134,12 +134,6 @@ def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
     sweep.write_atomic("results.parquet", buffer.getvalue())
 
 
-def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
-    """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
-    order they stand. Baselines do not count: what they lack is no axis."""
-    return _varying([flat for _, flat in _poisoned(records)])
-
-
 def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, dict[str, Any]]]:
     """Cell and parameters by path of those whose axes count."""
     poisoned = [record for record in records if record.role == "poisoned"] or records

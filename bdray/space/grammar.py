@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from bdray.condition import MAX_SEED
 from bdray.data.base import DATASETS
 from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
@@ -34,7 +35,7 @@ from bdray.space.axes import (
 )
 from bdray.space.overrides import Overrides
 from bdray.space.resources import ResourceRules, parse_resources
-from bdray.space.source import Located, load_yaml
+from bdray.space.source import Located, load_yaml, parse_yaml
 from bdray.values import quote
 
 MAX_SEEDS = 10_000
@@ -140,20 +141,24 @@ def _plain(value: Any) -> Any:
 
 
 def read_grammar(
-    path: str | Path, overrides: Sequence[str], only: Sequence[str], seeds: Sequence[int] | None
+    path: str | Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    seeds: Sequence[int] | None,
+    text: str | None = None,
 ) -> Grammar:
     """The pieces of the search space in the YAML file `path`; see `bdray.space.load.load_space`. Loads its plugins.
 
     Raises:
         SpaceError: whatever is wrong with a piece by itself.
     """
-    path = find(path)
-    root = load_yaml(path)
+    path = find(path) if text is None else Path(path)
+    root = load_yaml(path) if text is None else parse_yaml(text, str(path))
     if root.content is None:
         raise root.error("is empty: a search space needs at least `fixed` or `parameters`")
     forced = Overrides.parse(check_keys(root, KEYS, ""), KEYS, overrides, only, seeds)
     content = forced.content
-    plugins, plugin_path = load_named_plugins(content, path)
+    plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)
     fixed = leaves(content["fixed"], "fixed") if _given(content, "fixed") else {}
     for name, node in fixed.items():
         if name.partition(".")[0] == "seed":
@@ -194,8 +199,12 @@ def read_grammar(
     return replace(grammar, loosened=frozenset({*forced.values, *forced.parameters, *gone, *forced.seeds}))
 
 
-def load_named_plugins(content: Mapping[str, Located], path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Imports the modules that register users' own components. Returns their names and where they may lie."""
+def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Imports the modules that register users' own components. Returns their names and where they may lie.
+
+    Args:
+        beside: the folder of the search space; None for a text, beside which nothing lies.
+    """
     items = listed(content, "plugins")
     for item in items:
         if not isinstance(item.content, str) or not all(part.isidentifier() for part in item.content.split(".")):
@@ -204,8 +213,9 @@ def load_named_plugins(content: Mapping[str, Located], path: str | Path) -> tupl
         if not isinstance(folder.content, str):
             raise folder.error(f"must be a folder, got {quote(folder.plain())}", "plugin_path")
     # Absolute, so that the frozen space finds from another folder what lay beside this one.
-    named = [*(folder.content for folder in listed(content, "plugin_path")), ""]
-    folders = tuple(dict.fromkeys(str(Path(path).absolute().parent / folder) for folder in named))
+    named = [folder.content for folder in listed(content, "plugin_path")]
+    named = [str(beside / folder) for folder in (*named, "")] if beside else [f for f in named if Path(f).is_absolute()]
+    folders = tuple(dict.fromkeys(named))
     names = tuple(item.content for item in items)
     try:
         load_plugins(names, folders)
@@ -250,8 +260,8 @@ def parse_seeds(node: Located | None) -> tuple[int, ...]:
         raise node.error(f"lists {len(items):,} seeds; at most {MAX_SEEDS:,} are taken", "seeds")
     for item in items:
         seed = item.content
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise item.error(f"seeds are whole numbers from 0, got {quote(item.plain())}", "seeds")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise item.error(f"seeds are whole numbers from 0 to {MAX_SEED}, got {quote(item.plain())}", "seeds")
         if seed in seeds:
             raise item.error(f"{seed} is listed twice", "seeds")
         seeds[seed] = None

@@ -23,7 +23,7 @@ from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
 from bdray.space.resources import Resources
-from bdray.space.source import dump_yaml, load_yaml
+from bdray.space.source import dump_yaml, parse_yaml
 from bdray.store.storage import Storage
 
 
@@ -86,6 +86,8 @@ def load_space(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: Sequence[int] | str | None = None,
+    *,
+    text: str | None = None,
 ) -> SearchSpace:
     """The search space in the YAML file `path`.
 
@@ -94,12 +96,13 @@ def load_space(
             one (`search.method=random`, `baselines=false`) changes that section.
         only: `path=value` texts; conditions that do not match are left out. The value may be a list.
         seeds: instead of the file's; a sequence, or text such as "0,1,2" or "0-4".
+        text: what the file holds, where no file is to be read; plugins then lie nowhere but where it says.
 
     Raises:
         SpaceError: whatever is wrong, with file, line and key path.
     """
     listed = parse_seed_list(seeds) if isinstance(seeds, str) else seeds
-    expansion = expand(read_grammar(path, overrides, only, listed))
+    expansion = expand(read_grammar(path, overrides, only, listed, text))
     space = SearchSpace(**vars(expansion.grammar), expansion=expansion)
     found = infeasible([*expansion.conditions, *expansion.examples])
     if found:
@@ -113,13 +116,16 @@ def load_space(
     return _with_used_resources(space)
 
 
-def load_plugins_of(path: str | Path) -> None:
-    """Load the plugins that the search space in the YAML file `path` names; nothing else of it is read.
+def load_plugins_of(text: str, file: str) -> None:
+    """Load the plugins that a search space names; nothing else of it is read, and no folder but those it names.
+
+    Args:
+        file: what errors call it.
 
     Raises:
-        SpaceError: they cannot be imported, or the file cannot be read.
+        SpaceError: they cannot be imported, or `text` is no YAML.
     """
-    load_named_plugins(load_yaml(path).mapping(""), path)
+    load_named_plugins(parse_yaml(text, file).mapping(""), None)
 
 
 def _with_used_resources(space: SearchSpace) -> SearchSpace:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bdray.condition import Condition
+from bdray.condition import MAX_SEED, Condition
 from bdray.errors import SpaceError, nearest
 from bdray.space.axes import Parameter, Rule, leaves, parse_parameters
 from bdray.space.source import Located, Where, parse_yaml
+from bdray.values import quote
 
 MAX_RANGE = 10_000
 """Seeds in one range of `--seeds`."""
@@ -92,12 +93,13 @@ def parse_seed_list(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
+        match = re.fullmatch(r"\s*0*([0-9]{1,19})(?:\s*-\s*0*([0-9]{1,19}))?\s*", part)
         if match is None:
-            raise SpaceError(f"{part!r} is neither a number nor a range such as 0-4", file="--seeds")
+            problem = f"{quote(part)} is neither a whole number from 0 to {MAX_SEED} nor a range such as 0-4"
+            raise SpaceError(problem, file="--seeds")
         first, last = int(match[1]), int(match[2] or match[1])
         if not 0 <= last - first < MAX_RANGE:
-            raise SpaceError(f"{part!r} is not a range of up to {MAX_RANGE:,} seeds", file="--seeds")
+            raise SpaceError(f"{quote(part)} is not a range of up to {MAX_RANGE:,} seeds", file="--seeds")
         seeds += range(first, last + 1)
     return seeds
 

@@ -104,11 +104,14 @@ class GatheredRecords:
         return texts
 
     def _records(self, segment: str) -> tuple[str, bytes]:
-        name = f"{segment}.gz"
-        data = self._folder.read_listed(name, self._segments[segment][1], _ONE_BY_ONE)
+        name, listing = f"{segment}.gz", f"{segment}.json"
+        data = self._folder.read(name)
+        # Whoever gathers its records into a larger one deletes the listing first: then nothing is missing.
+        if data is not None or self._folder.storage.exists(listing):
+            data = self._folder.verified(name, data, self._segments[segment][1], _ONE_BY_ONE)
         if data is None:
             with suppress(StorageError):
-                self._folder.storage.delete(f"{segment}.json")
+                self._folder.storage.delete(listing)
             self._segments.pop(segment)
             return segment, b""
         return segment, gzip.decompress(data)

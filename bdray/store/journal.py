@@ -77,17 +77,16 @@ class Journal:
 
 
 def read_journal(folder: SealedFolder) -> tuple[list[dict[str, Any]], str | None]:
-    """A journal's good lines, and what is wrong with the others. Where no line has a checksum, none needs one."""
+    """A journal's good lines, and what is wrong with the others."""
     data = folder.read(JOURNAL)
     if data is None:
         return [], None
     folder.sums[JOURNAL] = checksum(data, folder.place_of(JOURNAL))
-    may_lack = b'"checksum"' not in data
     entries: list[dict[str, Any]] = []
     problem = None if data else "it is empty"
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), start=1):
         try:
-            entry = unseal_json(line, folder.place_of(JOURNAL), may_lack=may_lack)
+            entry = unseal_json(line, folder.place_of(JOURNAL))
         except DamagedError as error:
             problem = problem or f"line {number}: {error}"
             continue

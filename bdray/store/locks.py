@@ -15,6 +15,7 @@ lease for that long by its own.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -38,6 +39,9 @@ BEAT_S, EXPIRY_S = 10.0, 60.0
 SETTLE_S = 2.0
 """How long after its write a lease is read to see whether it was the last: longer than any other waiter's time from
 read to write, or that waiter waits for longer (`_Lease._claim`)."""
+
+SIGN_OF_LIFE_S = 3 * BEAT_S
+"""How long whoever only wants to know looks at a lease that does not change (`is_kept`)."""
 
 _LOOK_S = 1.0
 
@@ -235,6 +239,58 @@ def holder_of(storage: Storage, name: str) -> Holder | None:
         return Holder.parse(storage.read_bytes(name))
     except StorageNotFoundError:
         return None
+
+
+_seen: dict[str, tuple[Holder, float | None]] = {}
+"""Leases this process has looked at, and when each was last seen to change; None: not yet, -inf: not for long."""
+
+
+def is_kept(storage: Storage, name: str) -> bool:
+    """Whether a lease is kept by a living process. Another machine's is seen to write it anew: its clock may differ
+    from this one's, and so may the store's. The first look takes up to `SIGN_OF_LIFE_S`, another one no time.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    began, uri, said = time.monotonic(), storage.uri_of(name), False
+    while True:
+        holder, now = holder_of(storage, name), time.monotonic()
+        if holder is None or holder.lives is not None:
+            return holder is not None and bool(holder.lives)
+        seen, changed = _seen.setdefault(uri, (holder, None))
+        if holder != seen:
+            _seen[uri] = holder, now
+            return True
+        if changed is not None:
+            return now - changed < EXPIRY_S
+        if now - began >= SIGN_OF_LIFE_S:
+            _seen[uri] = holder, -math.inf
+            return False
+        if not said and now - began > _LOOK_S:
+            sys.stderr.write(f"looking up to {SIGN_OF_LIFE_S:.0f} s for a sign of life of {holder}\n")
+            said = True
+        time.sleep(_LOOK_S)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a `file_lock`, for whoever may only read its file.
+
+    Raises:
+        StorageError: the file cannot be read, or the file system has no locks.
+    """
+    import fcntl
+
+    try:
+        # Shared: a driver that starts just now waits for it, and two who look see no holder.
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise StorageError("look at", str(path), cause_of(error)) from error
+    return False
 
 
 def _named(path: Path) -> str:

@@ -68,22 +68,19 @@ class SealedFolder:
         except StorageNotFoundError:
             return None
 
-    def read_json(self, name: str, consequence: str, *, may_lack: bool = False) -> dict[str, Any] | None:
+    def read_json(self, name: str, consequence: str) -> dict[str, Any] | None:
         """What `write_json` wrote; None when it is not there or damaged.
 
         Args:
             consequence: what is said to follow when it is damaged.
-            may_lack: a file without a checksum (of an older version) is taken as it stands.
         """
         data = self.read(name)
-        return None if data is None else self.unsealed_json(name, data, consequence, may_lack=may_lack)
+        return None if data is None else self.unsealed_json(name, data, consequence)
 
-    def unsealed_json(
-        self, name: str, data: bytes, consequence: str, *, may_lack: bool = False
-    ) -> dict[str, Any] | None:
+    def unsealed_json(self, name: str, data: bytes, consequence: str) -> dict[str, Any] | None:
         """What the bytes of a file that `write_json` wrote say; see `read_json`."""
         try:
-            return unseal_json(data, self.place_of(name), may_lack=may_lack)
+            return unseal_json(data, self.place_of(name))
         except DamagedError as error:
             self.put_aside(name, str(error), consequence)
             return None
@@ -99,7 +96,10 @@ class SealedFolder:
 
     def read_listed(self, name: str, files: Mapping[str, str], consequence: str) -> bytes | None:
         """A file whose checksum `files` lists; None when it is missing or damaged."""
-        data = self.read(name)
+        return self.verified(name, self.read(name), files, consequence)
+
+    def verified(self, name: str, data: bytes | None, files: Mapping[str, str], consequence: str) -> bytes | None:
+        """The content of such a file, as it was read; None when it is missing or damaged."""
         if data is None:
             say_damaged(self.storage.uri_of(name), "it is missing", consequence)
         elif checksum(data, self.place_of(name)) != files[name]:

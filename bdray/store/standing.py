@@ -63,7 +63,7 @@ def write_standing(sweep: Storage, standing: Standing) -> None:
 
 def read_standing(sweep: Storage) -> Standing | None:
     """What the driver last said; None where it never did."""
-    content = SealedFolder(sweep).read_json(PROGRESS, "the driver writes it again", may_lack=True)
+    content = SealedFolder(sweep).read_json(PROGRESS, "the driver writes it again")
     try:
         return None if content is None else Standing.model_validate(content)
     except ValidationError:

@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from bdray.credentials import is_hidden, public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.processes import is_alive
+from bdray.values import quote
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -83,16 +84,19 @@ class Storage:
         """The folder at a path or URI; nothing is created, and nothing remote is asked yet.
 
         Raises:
-            UserError: the scheme is not one pyarrow opens, or the URI's password is hidden or cannot be told from the
-                path.
+            UserError: no folder can be called so, the scheme is not one pyarrow opens, or the URI's password is hidden
+                or cannot be told from the path.
         """
         if isinstance(location, Storage):
             return location
         text = os.fspath(location)
         if "://" not in text:
-            return cls(str(Path(text).expanduser().absolute()))
+            return cls(_absolute(text))
         given, text = text, public(text)
-        parts = urlsplit(given)
+        try:
+            parts = urlsplit(given)
+        except ValueError as error:
+            raise UserError(f"storage '{text}': is no URI ({error})") from None
         if parts.scheme not in _SCHEMES:
             raise UserError(f"storage '{text}': no file system '{parts.scheme}://'; {nearest(parts.scheme, _SCHEMES)}")
         if is_hidden(given) or urlsplit(text).path != parts.path:
@@ -100,7 +104,9 @@ class Storage:
         if parts.scheme == "file":
             if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
                 raise UserError(f"storage '{text}': a file URI has three slashes and an absolute path: file:///folder")
-            return cls(str(Path(unquote(parts.path))))
+            return cls(_absolute(unquote(parts.path)))
+        if {".", ".."} & set(parts.path.split("/")) or "\0" in parts.path:
+            raise UserError(f"storage '{text}': a URI's path has no '.', '..' or NUL")
         if not parts.netloc and parts.scheme not in ("hdfs", "viewfs"):
             raise UserError(f"storage '{text}': a bucket is missing: {parts.scheme}://bucket/folder")
         login = f"{parts.netloc}?{parts.query}" if text != given else ""
@@ -143,6 +149,15 @@ class Storage:
     def child(self, *parts: str) -> Storage:
         """The folder below, whether or not it exists."""
         return replace(self, uri=self.uri_of("/".join(parts)))
+
+    def named(self, name: str) -> Storage | None:
+        """The folder below that a user names (`quickstart`, `rehearsals/quickstart`); None where the name is a path or
+        URI of its own (`./x`, `../x`, `~/x`, `/x`, `s3://...`)."""
+        is_path = not name or name.startswith(("/", "~")) or "://" in name or {".", ".."} & set(name.split("/"))
+        if is_path:
+            return None
+        child = self.child(name)
+        return Storage(_absolute(child.uri)) if child.is_local else child
 
     def uri_of(self, path: str) -> str:
         """Absolute path or URI of a file in here."""
@@ -296,7 +311,7 @@ class Storage:
             if not self.is_local:
                 return [facts for facts in self._remote.facts() if not _is_temporary(facts.path)]
             found: list[FileFacts] = []
-            for folder, _, names in os.walk(self.uri):
+            for folder, _, names in os.walk(self.uri, onerror=_unless_gone):
                 base = Path(folder)
                 for name in names:
                     with suppress(FileNotFoundError):
@@ -335,7 +350,9 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             raise StorageNotFoundError(action, self.uri_of(path), "it does not exist") from None
         except OSError as error:
-            raise StorageError(action, self.uri_of(path), cause_of(error)) from error
+            # What the system names may lie deeper.
+            place = error.filename if self.is_local and isinstance(error.filename, str) else self.uri_of(path)
+            raise StorageError(action, place, cause_of(error)) from error
 
 
 @dataclass(frozen=True)
@@ -442,6 +459,29 @@ def _with_path(parts: SplitResult, path: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}" + (f"?{parts.query}" if parts.query else "")
 
 
+def _absolute(text: str) -> str:
+    """The absolute path of a folder that a user names.
+
+    Raises:
+        UserError: no folder can be called so.
+    """
+    problem = "is empty" if not text else "no path has a NUL in it" if "\0" in text else ""
+    path = Path(text)
+    try:
+        path = path.expanduser().absolute()
+        if not problem:
+            path.lstat()
+    except RuntimeError as error:
+        problem = str(error)
+    except OSError as error:
+        # A path that is too long is so everywhere; what else is wrong is said by what is done there.
+        problem = cause_of(error) if error.errno == errno.ENAMETOOLONG else ""
+    if problem:
+        raise UserError(f"folder {quote(text)}: {problem}")
+    # Only then: links stay as they are named.
+    return os.path.realpath(path) if ".." in path.parts else str(path)
+
+
 def _relative(path: str) -> str:
     parts = [part for part in path.split("/") if part]
     if ".." in parts or "." in parts:
@@ -457,6 +497,11 @@ def _writer_of(temporary: str) -> int:
     """The process that writes a temporary file; this one for a file that only looks like one."""
     parts = temporary.split(".")
     return int(parts[-3]) if len(parts) >= 5 and parts[-3].isdigit() else os.getpid()
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _is_temporary(path: str) -> bool:

@@ -9,8 +9,7 @@
     ray.log                                           what Ray says when it loses processes
 
 What is written here and later trusted carries a checksum (`bdray.checksum`). The journal, the poison plan and the
-confusion matrices of a finished condition are listed, with theirs, in its record. Files of versions that wrote no
-checksums are taken as they stand.
+confusion matrices of a finished condition are listed, with theirs, in its record.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bdray.checksum import DamagedError, UnsealedError, checksum, say_damaged, unseal_json
+from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError
@@ -106,7 +105,7 @@ class KeptRecord:
 
     Attributes:
         digest: names this version of the record: `--retry-failed` may replace a failed one.
-        files: checksums of the files it lists, by name; none where an older version wrote it.
+        files: checksums of the files it lists, by name.
         data: the file itself.
     """
 
@@ -133,7 +132,7 @@ class SweepFolder(SealedFolder):
         Raises:
             StorageNotFoundError: the folder is not a sweep's.
         """
-        content = self.read_json(SWEEP, "the next run of the sweep writes it again", may_lack=True)
+        content = self.read_json(SWEEP, "the next run of the sweep writes it again")
         if content is None and not self.is_sweep:
             raise StorageNotFoundError("read", self.storage.uri_of(SWEEP), "it does not exist")
         known = {name: (content or {}).get(name) for name in SweepInfo.__dataclass_fields__}
@@ -196,12 +195,11 @@ class ConditionFolder(SealedFolder):
         """What `condition.json` says; None when it is missing or damaged."""
         again = "the next run of the sweep writes it again"
         data = self.read(CONDITION)
-        content = None if data is None else self.unsealed_json(CONDITION, data, again, may_lack=True)
+        content = None if data is None else self.unsealed_json(CONDITION, data, again)
         if data is None or content is None:
             return None
         try:
-            label = content.get("label") or ""
-            return ConditionInfo(content["cell_id"], content["role"], label, content["flat"], data)
+            return ConditionInfo(content["cell_id"], content["role"], content["label"], content["flat"], data)
         except KeyError as error:
             self.put_aside(CONDITION, f"it has no {error}", again)
             return None
@@ -235,21 +233,11 @@ class ConditionFolder(SealedFolder):
             DamagedError: they are not what was written.
             ValidationError: they are no record of this version.
         """
-        content = self._unsealed_record(data)
-        files = content.pop("files", {})
-        return KeptRecord(TrialRecord.model_validate(content), checksum(data)[:16], files, data)
-
-    def _unsealed_record(self, data: bytes) -> dict[str, Any]:
-        try:
-            content = unseal_json(data, self.place_of(RECORD))
-        except UnsealedError:
-            # Whoever writes a record has written condition.json just before: with a checksum, or as an older version.
-            if b'"checksum"' in (self.read(CONDITION) or b""):
-                raise
-            content = unseal_json(data, self.place_of(RECORD), may_lack=True)
+        content = unseal_json(data, self.place_of(RECORD))
         if content.get("condition_id", self.condition_id) != self.condition_id:
             raise DamagedError(f"it is the record of {content['condition_id']}")
-        return content
+        files = content.pop("files")
+        return KeptRecord(TrialRecord.model_validate(content), checksum(data)[:16], files, data)
 
     def journal(self, kept: KeptRecord | None) -> list[dict[str, Any]]:
         """The journal's good lines. Where the record is there, what is lost is written again from it.
@@ -317,10 +305,19 @@ class ConditionFolder(SealedFolder):
 
 
 def sweeps_in(storage: Storage) -> list[Storage]:
-    """The sweeps of a storage, by name."""
+    """The sweeps of a storage, by name, but for folders that this user may not look into (`lost+found`)."""
     children = [storage.child(name) for name in storage.list()]
-    are_sweeps = storage.each(lambda child: SweepFolder(child).is_sweep, children)
+    are_sweeps = storage.each(_is_open_sweep, children)
     return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
+
+
+def _is_open_sweep(folder: Storage) -> bool:
+    try:
+        return SweepFolder(folder).is_sweep
+    except StorageError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return False
+        raise
 
 
 def warning_for(condition: Condition) -> str:

@@ -147,5 +147,5 @@ class Course:
     def _read(self, condition_id: str) -> Condition | None:
         """A condition of an earlier run, from what that one wrote of it."""
         folder = self._folder.condition(condition_id)
-        content = folder.read_json(CONDITION, "the condition is forgotten", may_lack=True) or {}
+        content = folder.read_json(CONDITION, "the condition is forgotten") or {}
         return Condition.parse(content["content"]) if "content" in content else None

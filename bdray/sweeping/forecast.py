@@ -148,7 +148,6 @@ class Spent:
 
     wall_s: float
     trial_s: float
-    gpu_s: float
 
 
 @dataclass
@@ -209,7 +208,7 @@ class Forecaster:
         done = set(self.finished)
         queue = StageQueue(ordered, done.__contains__)
         ends: list[tuple[float, int, Task]] = []
-        now = wall = trial = gpu = 0.0
+        now = wall = trial = 0.0
         free, number, held = 1.0, 0, None
         while True:
             while (task := held or queue.pop()) is not None:
@@ -220,10 +219,10 @@ class Forecaster:
                 held, free, number = None, free - share, number + 1
                 takes = left.get(task.condition_id)
                 takes = self._seconds(task, rates, done) + self.gap_s if takes is None else takes
-                trial, gpu = trial + takes, gpu + takes * task.gpu
+                trial += takes
                 heapq.heappush(ends, (now + takes, number, task))
             if not ends:
-                return Spent(wall, trial, gpu)
+                return Spent(wall, trial)
             now, _, task = heapq.heappop(ends)
             wall, free = max(wall, now), free + self.capacity.share(task)
             done.update(task.stages)

@@ -25,6 +25,14 @@ Event = Literal["finished", "failed", "stopped"]
 _PATIENCE_S = 10.0
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 class Notifier:
     """Posts small JSON objects: `event`, `sweep`, `text`, and counts.
 
@@ -37,7 +45,7 @@ class Notifier:
     """
 
     def __init__(self, url: str | None, complain: Callable[[str], None]) -> None:
-        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        if url is not None and not _is_address(url):
             raise UserError("--notify: must be the address of a server, such as https://HOST/PATH")
         self._url, self._complain = url, complain
         self._sending: list[threading.Thread] = []

@@ -56,7 +56,7 @@ class Watcher:
         self._reports: dict[str, _Report] = {}
         self._under: dict[str, Under] = {}
         self._told: dict[str, RunningCondition] = {}
-        self._ended: list[tuple[str, float]] = []
+        self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
         self._gaps: deque[float] = deque(maxlen=_GAPS)
         self.forecaster = Forecaster({}, capacity)
@@ -94,20 +94,24 @@ class Watcher:
             self._free.append(now)
             if not again:
                 self._tasks.pop(condition_id, None)
-                self._ended.append((condition_id, now))
+                self._ended.append(condition_id)
 
     def look(self) -> None:
-        """Read the records of what has ended since the last look, and the journals of what runs."""
-        with self._lock:
-            before, self._before = self._before, []
-            ended, self._ended = self._ended, []
-            running = dict(list(self._running.items())[:_SHOWN])
-        for record in read_records(self._sweep, before) if before else ():
+        """Read the records of what has ended since the last look, and the journals of what runs.
+
+        Raises:
+            StorageError: a record cannot be read now; the next look begins there.
+        """
+        for record in read_records(self._sweep, self._before) if self._before else ():
             self.forecaster.learn(record)
-        for condition_id, _ in ended:
-            record_of_it = read_record(self._sweep, condition_id)
+        self._before = []
+        while self._ended:
+            record_of_it = read_record(self._sweep, self._ended[0])
             if record_of_it is not None:
                 self.forecaster.learn(record_of_it)
+            self._ended.popleft()
+        with self._lock:
+            running = dict(list(self._running.items())[:_SHOWN])
         for condition_id, begun in running.items():
             self._look_at(condition_id, begun)
 

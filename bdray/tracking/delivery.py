@@ -228,7 +228,7 @@ class Delivery:
     def _update(self, run: _ConditionRun, found: _Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        batch = _Batch(_new_params(run, found), found.journal.points, tags)
+        batch = _Batch(_new_params(run, found), found.journal, tags)
         if found.record is not None:
             self._finish(run, found, found.record, batch)
         else:
@@ -307,8 +307,8 @@ class Delivery:
         if condition.role == "poisoned":
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
-        started = started or min((point.time_ms for point in journal.points), default=None)
-        run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
+        started = started or min((point.time_ms for point in journal), default=None)
+        run = self._client.create_run(self.experiment_id, started, tags, condition.label)
         self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))
 

@@ -126,11 +126,11 @@ class _MirrorLoop:
     def _ready(self) -> ReadyInfo:
         if self._delivery is None:
             message = f"{self._error}; it will be delivered later: bdray sync {self._sweep.name}"
-            return ReadyInfo(False, message)
+            return ReadyInfo(message)
         message = f"MLflow: {public(self._uri)}, experiment '{self._delivery.info.experiment}'"
         number = self._delivery.experiment_id
         server = public(self._uri).rstrip("/") if self._uri.startswith("http") else _MLFLOW_UI
-        return ReadyInfo(True, message, number, self._delivery.parent_run_id, server + runs_page(number))
+        return ReadyInfo(message, number, self._delivery.parent_run_id, server + runs_page(number))
 
     def _read(self) -> None:
         ending = _ORPHAN

@@ -73,7 +73,7 @@ class Mirror:
             case "died":
                 raise TrackingError(self._death)
         later = f"it will be delivered later: bdray sync {self._sweep.name}"
-        return ReadyInfo(False, f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
+        return ReadyInfo(f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
 
     def notify(self, condition_id: str) -> None:
         """Tells the mirror that a condition's files have changed. Never waits, never raises."""

@@ -16,14 +16,12 @@ class ReadyInfo:
     """What the mirror found when it started.
 
     Attributes:
-        reachable: whether the tracking server took the experiment and the parent run. If not, the sweep can run
-            all the same: everything is delivered when the server is back, or by `bdray sync`.
         message: one sentence for the user.
-        experiment_id, parent_run_id: MLflow's names; empty while not reachable.
+        experiment_id, parent_run_id: MLflow's names; empty while the server did not take them. The sweep can run all
+            the same: everything is delivered when the server is back, or by `bdray sync`.
         runs_page: where a browser finds the runs, of a database when `mlflow ui` serves it; empty likewise.
     """
 
-    reachable: bool
     message: str
     experiment_id: str = ""
     parent_run_id: str = ""

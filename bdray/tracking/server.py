@@ -63,6 +63,8 @@ class GoneError(UnreachableError):
 _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
 
+_FULL = ("database or disk is full", "No space left on device")
+
 
 def default_tracking_uri(storage_root: str | Storage) -> str:
     """`sqlite:///<storage>/mlflow.db` with an absolute path (four slashes on POSIX).
@@ -108,14 +110,17 @@ def absolute_tracking_uri(uri: str) -> str:
     if uri.startswith("sqlite:///"):
         path = uri.removeprefix("sqlite:///")
         return uri if path.startswith(("/", ":memory:")) else f"sqlite:///{Path(path).absolute()}"
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    try:
+        scheme = urlsplit(uri).scheme.partition("+")[0]
+    except ValueError as error:
+        raise UserError(f"--tracking-uri '{public(uri)}': is no URI ({error})") from None
     if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
         return uri
     if scheme:
         raise UserError(
             f"--tracking-uri '{public(uri)}': MLflow has no '{scheme}://'; try http://, sqlite:///, postgresql://"
         )
-    return str(Path(uri).expanduser().absolute())
+    return Storage.open(uri).uri
 
 
 def artifact_location(tracking_uri: str, storage: Storage) -> str | None:
@@ -153,17 +158,23 @@ def probe(tracking_uri: str) -> None:
 
     Raises:
         UnreachableError: no connection.
+        TrackingError: it is no address.
     """
-    parts = urlsplit(tracking_uri)
+    try:
+        parts = urlsplit(tracking_uri)
+        port = parts.port
+    except ValueError as error:
+        raise TrackingError(f"{public(tracking_uri)} is no address ({error})") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return
     if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise UnreachableError(f"{public(tracking_uri)} is not reachable: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UnreachableError(f"{public(tracking_uri)} is not reachable: {cause}") from None
 
 
 def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient:
@@ -202,8 +213,12 @@ def _make_database(database: Path) -> None:
 
     unfinished = database.with_name(f".{database.name}.tmp")
     unfinished.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
-    unfinished.replace(database)
+    try:
+        MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        unfinished.replace(database)
+    finally:
+        # On a full disk it would keep the room that others need.
+        unfinished.unlink(missing_ok=True)
 
 
 def check_tracking(uri: str) -> str:
@@ -232,6 +247,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         # Not by itself: it may hold other people's experiments.
         again = "move it away, and the same command fills a new one from the records"
         return UnreachableError(f"{server}: the file is damaged ({text}); {again}")
+    if any(sign in text for sign in _FULL):
+        return UnreachableError(f"{server}: the disk is full; make room, and the same command delivers the rest")
     code = getattr(error, "error_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return GoneError(f"{server} has lost something: {text}")

@@ -57,7 +57,7 @@ class Measured(Generic[M]):
         """All that is known."""
         if self._folder is None:
             return dict(self._here)
-        content = self._folder.read_json(self._name, "measured again", may_lack=True) or {}
+        content = self._folder.read_json(self._name, "measured again") or {}
         try:
             return {key: self._model.model_validate(value) for key, value in content.items()}
         except ValidationError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from bdray.errors import TriggerError
 from bdray.triggers.base import unchanged
@@ -43,16 +42,6 @@ class Visibility(BaseModel):
     """Of all triggered test images, those that the trigger leaves as they were."""
     unchanged_training_images: int | None = None
     """Of all stamped training images, the same; None where none was counted."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_as_before(cls, content: Any) -> Any:
-        """Earlier records call the mean `l_inf`, and the maximum, where they have it, `l_inf_max`."""
-        if not isinstance(content, Mapping) or "l_inf" not in content or "l_inf_mean" in content:
-            return content
-        renamed = {**content, "l_inf": content.get("l_inf_max"), "l_inf_mean": content["l_inf"]}
-        renamed.pop("l_inf_max", None)
-        return renamed
 
 
 def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,23 @@ with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
                 print("listens", connection.laddr.ip, connection.laddr.port, process.name())
 print("env", [os.environ.get(n) for n in ("RAY_enable_metrics_collection", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")])
 """
+
+
+LONG = "from bdray.cluster import ClusterRun, ClusterSettings; ClusterRun(ClusterSettings(num_cpus=1)).__enter__()"
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_said_at_once_with_advice(tmp_path: Path) -> None:
+    (folder := tmp_path / ("long" * 20)).mkdir()
+    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, env=environment, check=False)
+    said = re.search(
+        r"UserError: the temporary folder (\S+) has too long a path: .* of at most (\d+) bytes", done.stderr
+    )
+    assert said is not None, done.stderr
+    assert said[1] == str(folder)
+    # Sockets are named by the moment and the process, whose number may have more digits.
+    assert 30 < int(said[2]) < 60
+    assert len(list(folder.glob("ray/session_2*"))) == 1, "tried once"
 
 
 def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:

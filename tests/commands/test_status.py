@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from bdray.cli import main
 from bdray.commands.status import state_of
 from bdray.condition import Condition
 from bdray.record import ErrorRecord
+from bdray.store import locks
 from bdray.store.locks import Holder
 from bdray.store.standing import RunningCondition, Standing, read_standing, write_standing
 from bdray.store.storage import Storage, _Remote
@@ -122,25 +128,77 @@ def test_the_time_left_is_believed_whatever_the_clock_says(
         assert re.search(r"about 2 h (1 min )?left", shown(capsys, "study"))
 
 
-def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(
-    sweep: Storage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it said last is from an hour ago, or from the future: the clock was set."""
+@pytest.fixture
+def far(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """The same, looked at as a sweep in an object store."""
     monkeypatch.setattr(
         "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
     )
-    far = Storage(f"hdfs://{sweep.uri}")
+    monkeypatch.setattr(locks, "_LOOK_S", 0.01)
+    monkeypatch.setattr(locks, "_seen", {})
+    return Storage(f"hdfs://{sweep.uri}")
+
+
+def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(sweep: Storage, far: Storage) -> None:
+    """What it said last is from an hour ago, or from the future: the clock was set."""
     standing, me = read_standing(sweep), Holder.me()
     assert standing is not None
     for set_by in (-3_600_000, 3_600_000):
         write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
-        for holder, alive in ((me, True), (replace(me, born_s=1.0), False), (replace(me, machine="other"), False)):
+        for holder, alive in ((me, True), (replace(me, born_s=1.0), False)):
             sweep.write_atomic(DRIVER_LOCK, holder.text)
             assert state_of(far).is_alive is alive, (set_by, holder)
-    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms()}))
-    assert state_of(far).is_alive, "another machine's"
     sweep.delete(DRIVER_LOCK)
     assert not state_of(far).is_alive
+
+
+@pytest.mark.parametrize("set_by", [-90_000, 0, 90_000])
+def test_in_an_object_store_a_driver_elsewhere_lives_while_its_lease_changes(
+    set_by: int, sweep: Storage, far: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the difference of the two machines' clocks."""
+    standing, other = read_standing(sweep), replace(Holder.me(), machine="other")
+    assert standing is not None
+    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+    over = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count():
+            sweep.write_atomic(DRIVER_LOCK, replace(other, beat=number).text)
+            if over.wait(0.05):
+                return
+
+    sweep.write_atomic(DRIVER_LOCK, other.text)
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        assert state_of(far).word == "running"
+    finally:
+        over.set()
+        beating.join()
+    # One that was seen to change counts for a minute; one that never was is the lease of one that was killed.
+    assert state_of(far).word == "running"
+    monkeypatch.setattr(locks, "EXPIRY_S", 0.0)
+    assert state_of(far).word == "killed"
+
+
+def test_in_an_object_store_a_lease_that_does_not_change_is_one_of_the_dead(
+    sweep: Storage, far: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "SIGN_OF_LIFE_S", 0.05)
+    sweep.write_atomic(DRIVER_LOCK, replace(Holder.me(), machine="other").text)
+    assert state_of(far).word == "killed"
+
+
+def test_another_users_sweep_that_runs(
+    sweep: Storage, open_folder: Path, another_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Only to be read, not to be locked."""
+    shutil.copytree(Path(sweep.uri), theirs := open_folder / "study")
+    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError), another_user():  # type: ignore[arg-type]
+        assert state_of(Storage.open(theirs)).word == "running"
+    with another_user():
+        assert state_of(Storage.open(theirs)).word == "killed"
 
 
 def test_a_rehearsal_is_shown_while_it_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:

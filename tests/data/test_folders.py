@@ -104,7 +104,7 @@ def test_a_class_called_as_python_calls_things_is_a_class(tmp_path: Path, make_f
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, make_folders: Make) -> None:
     make_folders(tmp_path, {"a": 2, "b": 2})
-    with pytest.raises(DataError, match=r"cannot list the folder .*b/00.png: Not a directory"):
+    with pytest.raises(DataError, match=r"cannot read .*b/00.png: Not a directory"):
         found(tmp_path / "b" / "00.png")
 
 

@@ -20,7 +20,7 @@ from bdray.report.page import SweepDescription, make_report, percent, points
 from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder
+from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.triggers.base import TRIGGERS
 
 MakeRecord = Callable[..., TrialRecord]
@@ -286,7 +286,8 @@ def test_command_writes_the_page_and_the_figures(
 ) -> None:
     sweep = Storage.open(tmp_path).child("demo")
     sweep.write_atomic("space.yaml", SPACE)
-    sweep.write_atomic("sweep.json", '{"description": "Which trigger takes?", "conditions": ["a", "b"]}')
+    info = SweepInfo("demo", "bdray-demo", description="Which trigger takes?", conditions=("a", "b"))
+    SweepFolder(sweep).write_info(info)
     record = make_record()
     ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", "demo", "--storage", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
@@ -309,7 +310,7 @@ def test_command_writes_the_page_and_the_figures(
 def test_a_sweep_that_was_moved_is_reported_without_what_stayed_behind(tmp_path: Path, make_record: MakeRecord) -> None:
     sweep = Storage.open(tmp_path).child("demo")
     sweep.write_atomic("space.yaml", SPACE.replace("[patch, blend]", "[image]") + "  trigger.path: {value: gone.png}\n")
-    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    SweepFolder(sweep).write_info(SweepInfo("demo", "bdray-demo"))
     record = make_record()
     ConditionFolder(sweep, record.condition_id).write_record(record)
     assert main(["report", str(tmp_path / "demo")]) == 0
@@ -320,7 +321,7 @@ def test_a_sweep_that_was_moved_is_reported_without_what_stayed_behind(tmp_path:
 def test_command_says_that_there_is_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Storage.open(tmp_path).child("demo")
     sweep.write_atomic("space.yaml", SPACE)
-    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    SweepFolder(sweep).write_info(SweepInfo("demo", "bdray-demo"))
     assert main(["report", "demo", "--storage", str(tmp_path)]) == 2
     assert "no finished condition yet" in capsys.readouterr().err
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from bdray.errors import SpaceError
+from bdray.space import load_space
 from bdray.space.grammar import KEYS
 from bdray.space.overrides import Overrides, parse_seed_list
 from bdray.space.source import parse_yaml
@@ -49,7 +51,9 @@ def test_what_is_wrong_names_the_option(text: str, said: str) -> None:
     assert "--set" in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("5, 7-8", [5, 7, 8])])
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("5, 7-8", [5, 7, 8]), ("1700000000", [1_700_000_000])]
+)
 def test_lists_of_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seed_list(text) == seeds
 
@@ -58,3 +62,12 @@ def test_lists_of_seeds(text: str, seeds: list[int]) -> None:
 def test_what_is_no_list_of_seeds(text: str) -> None:
     with pytest.raises(SpaceError, match="--seeds"):
         parse_seed_list(text)
+
+
+def test_the_largest_seed_is_named(tmp_path: Path) -> None:
+    (path := tmp_path / "space.yaml").write_text("fixed: {data: digits, model: resnet8, trigger: patch}")
+    largest = 2**63 - 1
+    assert load_space(path, seeds=str(largest)).seeds == (largest,)
+    for text in (str(largest + 1), "9" * 5000):
+        with pytest.raises(SpaceError, match=rf"from 0 to {largest}"):
+            load_space(path, seeds=text)

@@ -133,6 +133,20 @@ def test_what_is_verified_is_not_read_again_until_it_changes(sweep: Storage) -> 
     assert not {IDS[1], IDS[2]} & GatheredRecords(sweep).copies.keys(), "what is run again has no copy that counts"
 
 
+def test_a_segment_that_another_reader_takes_in_meanwhile_is_not_missing(
+    sweep: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two readers that gather at once: the one has listed what the other deletes."""
+    before = read_records(sweep, IDS)
+    slow = GatheredRecords(sweep)
+    listed = list(slow.copies.values())
+    for file in sorted(Path(sweep.uri, "records").iterdir(), reverse=True):
+        file.unlink()
+    assert slow.read(listed) == {}
+    assert caplog.text == ""
+    assert read_records(sweep, IDS) == before
+
+
 def test_a_segment_takes_in_others(sweep: Storage) -> None:
     read_records(sweep)
     rewrite(sweep, CONDITIONS[3], finished_ms=77)

@@ -55,10 +55,3 @@ def test_a_file_in_anothers_place_does_not_match(folder: SealedFolder, tmp_path:
 def test_a_listed_file_that_is_missing_is_said(folder: SealedFolder, caplog: pytest.LogCaptureFixture) -> None:
     assert folder.read_listed("gone.npz", {"gone.npz": "0" * 32}, "run again") is None
     assert "it is missing" in caplog.text
-
-
-def test_only_what_may_lack_a_checksum_is_taken_without(folder: SealedFolder, place: Path) -> None:
-    place.mkdir(parents=True)
-    (place / "old.json").write_text('{"n": 1}')
-    assert folder.read_json("old.json", "", may_lack=True) == {"n": 1}
-    assert folder.read_json("old.json", "") is None

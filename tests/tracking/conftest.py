@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bdray.checksum import seal_json
 from bdray.record import ErrorRecord, Status, TrialRecord
 from benchmarks import ports
 
@@ -34,7 +35,7 @@ class SweepFolder:
             "description": "what it asks",
             "created_ms": self.created_ms,
         }
-        (self.path / "sweep.json").write_text(json.dumps(content))
+        (self.path / "sweep.json").write_text(seal_json(json.dumps(content), "sweep.json"))
 
     def condition(self, number: int, *, flat: dict[str, Any] | None = None, role: str = "poisoned") -> str:
         condition_id = f"{number:012x}"
@@ -46,7 +47,7 @@ class SweepFolder:
             "flat": flat if flat is not None else {"trigger.name": "patch", "poison.rate": 0.1, "seed": number},
             "label": f"patch-0.1-s{number}-{condition_id[:8]}",
         }
-        self._write(condition_id, "condition.json", json.dumps(content))
+        self._write(condition_id, "condition.json", [content])
         return condition_id
 
     def journal(self, condition_id: str, steps: int, metrics: dict[str, Any] | None = None) -> None:
@@ -54,7 +55,7 @@ class SweepFolder:
             {"step": step, "time_ms": STARTED + 10 * step, "metrics": metrics or self.metrics(condition_id, step)}
             for step in range(1, steps + 1)
         ]
-        self._write(condition_id, "journal.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+        self._write(condition_id, "journal.jsonl", lines)
 
     @staticmethod
     def metrics(condition_id: str, step: int) -> dict[str, float]:
@@ -77,7 +78,7 @@ class SweepFolder:
             started_ms=times[0],
             finished_ms=times[1],
         )
-        self._write(condition_id, "record.json", record.model_dump_json())
+        self._write(condition_id, "record.json", [{**record.model_dump(mode="json"), "files": {}}])
 
     def finished(self, number: int, steps: int = 3) -> str:
         condition_id = self.condition(number)
@@ -85,11 +86,13 @@ class SweepFolder:
         self.record(condition_id)
         return condition_id
 
-    def _write(self, condition_id: str, name: str, text: str) -> None:
+    def _write(self, condition_id: str, name: str, objects: Iterable[dict[str, Any]]) -> None:
+        place = f"conditions/{condition_id}/{name}"
+        text = "".join(f"{seal_json(json.dumps(content), place)}\n" for content in objects)
         folder = self.path / "conditions" / condition_id
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.tmp"
-        temporary.write_text(text)
+        temporary.write_text(text if name.endswith(".jsonl") else text.rstrip())
         temporary.replace(folder / name)
 
     def points(self, condition_id: str) -> list[tuple[str, float, int, int]]:

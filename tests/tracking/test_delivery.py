@@ -200,7 +200,7 @@ def test_what_is_damaged_is_said_and_stops_no_other(
     assert runs == {journal: "finished", record: "running", sound: "finished"}
     said = [entry.getMessage() for entry in caplog.records if entry.name == "bdray"]
     assert len(said) == 3
-    assert f"{journal}/journal.jsonl: line 1 is no line of a journal; put aside as journal.jsonl.damaged-" in said[0]
+    assert f"{journal}/journal.jsonl: line 1: it has no checksum; put aside as journal.jsonl.damaged-" in said[0]
     assert f"{record}/record.json: it is no JSON; put aside as record.json.damaged-" in said[1]
     assert f"{condition}/condition.json: it is empty; put aside as condition.json.damaged-" in said[2]
 
@@ -268,6 +268,18 @@ def test_a_new_database_is_made_without_a_word(tmp_path: Path, new_sweep: Any) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(working.iterdir()), "MLflow's own defaults would write into the working directory"
     assert check_tracking(uri) == f"{uri}: reachable"
+
+
+def test_a_database_for_which_there_is_no_room_is_named_and_takes_none(
+    small_disk: Callable[[int], Path], new_sweep: Any
+) -> None:
+    disk, sweep = small_disk(256), new_sweep()
+    sweep.finished(1)
+    report = sync_sweep(str(sweep.path), f"sqlite:///{disk}/mlflow.db")
+    assert report.error == (
+        f"MLflow at sqlite:///{disk}/mlflow.db: the disk is full; make room, and the same command delivers the rest"
+    )
+    assert [path.name for path in disk.iterdir()] == ["mlflow.db.lock"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 
 from bdray.space import load_space
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.driver import _freeze
 from bdray.tracking import named_tracking_uri, sync_sweep, tracking_uri_for
 
@@ -60,8 +61,8 @@ def test_a_storage_that_was_copied_leaves_the_old_database_alone(
 ) -> None:
     sweep = new_sweep()
     sweep.finished(1)
-    content = json.loads((sweep.path / "sweep.json").read_text()) | {"tracking_uri": None}
-    (sweep.path / "sweep.json").write_text(json.dumps(content))
+    folder = SweepFolder(Storage.open(sweep.path))
+    folder.write_info(replace(folder.info(), tracking_uri=None))
     before = (tmp_path / "mlflow.db").read_bytes()
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(sweep.path, elsewhere / "demo")

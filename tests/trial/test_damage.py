@@ -304,31 +304,6 @@ def test_a_model_that_would_run_code_is_not_run_whatever_its_checksum(
     assert "the stage is computed again" in line
 
 
-def test_files_of_versions_without_checksums_are_taken_as_they_stand(
-    bench: Bench, tmp_path: Path, said: Callable[[], list[str]]
-) -> None:
-    shutil.copytree(bench.finished, tmp_path / "sweep")
-    folder = tmp_path / "sweep" / CONDITION
-    for name in ("condition.json", "record.json"):
-        content = json.loads((folder / name).read_bytes())
-        (folder / name).write_text(json.dumps({k: v for k, v in content.items() if k not in ("checksum", "files")}))
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_bytes().splitlines()]
-    plain = [{key: value for key, value in line.items() if key != "checksum"} for line in lines]
-    (folder / "journal.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in plain))
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    one = SweepFolder(Storage.open(tmp_path / "sweep")).condition(ONE.condition_id)
-    kept = one.mended(ONE)
-    assert kept is not None
-    assert measured(kept.record) == bench.records[ONE.condition_id]
-    assert len(one.journal(kept)) == len(lines)
-    assert said() == []
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    # Half of one is damaged all the same.
-    cut(folder / "record.json", random.Random(0), bench)
-    assert one.mended(ONE) is None
-    assert len(said()) == 1
-
-
 @pytest.fixture
 def read_only(bench: Bench, tmp_path: Path) -> Iterator[Path]:
     """A sweep with a damaged record on a file system that can't be written."""

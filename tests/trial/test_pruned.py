@@ -12,7 +12,7 @@ from bdray.condition import Condition
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.tables import result_row, summary_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_record, statuses_of_intact
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record, statuses_of_intact
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 
@@ -48,7 +48,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> TrialOptions:
 @pytest.fixture
 def sweep(tmp_path: Path) -> Storage:
     sweep = Storage.open(tmp_path / "runs").child("one")
-    sweep.write_atomic("sweep.json", "{}")
+    SweepFolder(sweep).write_info(SweepInfo(sweep.name, sweep.name))
     return sweep
 
 

@@ -20,7 +20,7 @@ from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.controls import floors_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, read_record
+from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, SweepFolder, SweepInfo, read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
 from bdray.trial.attacks import Probe, attack_key, probes_of
@@ -77,7 +77,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def new_sweep(storage: Storage, name: str = "one") -> Storage:
     sweep = storage.child(name)
-    sweep.write_atomic("sweep.json", "{}")
+    SweepFolder(sweep).write_info(SweepInfo(sweep.name, sweep.name))
     return sweep
 
 

@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bdray.errors import TriggerError
-from bdray.triggers.visibility import Visibility, psnr, ssim, visibility
+from bdray.triggers.visibility import psnr, ssim, visibility
 
 
 @pytest.fixture(params=[(32, 32), (33, 20), (11, 11), (40, 12)])
@@ -51,16 +51,6 @@ def test_averages_leave_equal_images_out_of_psnr_only(pair: tuple[torch.Tensor, 
     assert seen.l_inf_mean == pytest.approx(difference.mean())
     assert seen.psnr_db == pytest.approx(float(psnr(clean[1:], stamped[1:]).mean()))
     assert seen.ssim == pytest.approx(float(ssim(clean, stamped).mean()))
-
-
-def test_earlier_records_called_the_mean_l_inf() -> None:
-    rest = {"psnr_db": 20.0, "ssim": 0.9, "unchanged_images": 0}
-    first = Visibility.model_validate({"l_inf": 3.5, **rest})
-    second = Visibility.model_validate({"l_inf": 3.5, "l_inf_max": 9.0, **rest})
-    assert (first.l_inf, first.l_inf_mean) == (None, 3.5)
-    assert (second.l_inf, second.l_inf_mean) == (9.0, 3.5)
-    assert Visibility.model_validate_json(second.model_dump_json()) == second
-    assert Visibility.model_validate_json(first.model_dump_json()) == first
 
 
 def test_equal_images() -> None:

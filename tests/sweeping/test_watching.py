@@ -1,0 +1,52 @@
+"""What a watcher knows when the storage is away for a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bdray.condition import Condition
+from bdray.errors import StorageError
+from bdray.record import EpochRecord, StageRecord
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record, now_ms
+from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.watching import Watcher
+from bdray.sweeping.work import work_of
+
+
+def write_record(sweep: Storage, condition: Condition) -> None:
+    stages = tuple(
+        StageRecord(
+            name=stage.name,
+            result=stage.name,
+            fingerprint=stage.fingerprint,
+            epochs=(EpochRecord(epoch=stage.epochs, images=10, seconds=1.0, stage_seconds=1.0, finished_ms=now_ms()),),
+        )
+        for stage in work_of(condition).stages
+    )
+    record = blank_record(condition, now_ms() - 60_000).model_copy(update={"status": "finished", "stages": stages})
+    ConditionFolder(sweep, condition.condition_id).write_record(record)
+
+
+@pytest.mark.parametrize("when", ["before this run", "in this run"])
+def test_what_ended_while_the_storage_was_away_is_learnt_when_it_is_back(when: str, tmp_path: Path) -> None:
+    condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
+    sweep = Storage.open(tmp_path)
+    SweepFolder(sweep).write_info(SweepInfo("one", "one"))
+    away = tmp_path / "conditions" / condition.condition_id / "record.json"
+    # Whoever reads a file that is a folder is told so by the system.
+    away.mkdir(parents=True)
+    watcher = Watcher(sweep, [condition], [], Capacity(1.0))
+    if when == "in this run":
+        watcher._before = []
+        watcher.started(condition.condition_id)
+        watcher.ended(condition.condition_id)
+    with pytest.raises(StorageError):
+        watcher.look()
+    assert watcher.timed == 0
+    away.rmdir()
+    write_record(sweep, condition)
+    watcher.look()
+    assert watcher.timed == 1
