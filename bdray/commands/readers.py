@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -66,7 +67,8 @@ def results(options: argparse.Namespace) -> int:
     if options.study:
         require_folder_of(options.study)
         _write(Path(options.study), _study_of(sweep))
-        Console(highlight=False).print(f"study      optuna-dashboard {options.study}", markup=False, soft_wrap=True)
+        show = shlex.join(["optuna-dashboard", options.study])
+        Console(highlight=False).print(f"study      {show}", markup=False, soft_wrap=True)
         return 0
     records = _in_plan_order(sweep)
     if not records:

@@ -11,7 +11,7 @@ from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.process import Mirror, start_mirror
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.server import (
     UnreachableError,
     check_tracking,
@@ -29,7 +29,9 @@ __all__ = [
     "check_tracking",
     "default_tracking_uri",
     "named_tracking_uri",
+    "pages_command",
     "start_mirror",
+    "sync_command",
     "sync_sweep",
     "tracking_mark",
     "tracking_uri_for",

@@ -32,7 +32,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, RECORD, SweepFolder
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.parent import runs_page
-from bdray.tracking.report import DeliveryReport, ReadyInfo, undelivered
+from bdray.tracking.report import DeliveryReport, ReadyInfo, sync_command, undelivered
 from bdray.tracking.server import GoneError, UnreachableError, probe
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
@@ -125,7 +125,7 @@ class _MirrorLoop:
 
     def _ready(self) -> ReadyInfo:
         if self._delivery is None:
-            message = f"{self._error}; it will be delivered later: bdray sync {self._sweep.name}"
+            message = f"{self._error}; it will be delivered later: {sync_command(self._sweep)}"
             return ReadyInfo(False, message)
         message = f"MLflow: {public(self._uri)}, experiment '{self._delivery.info.experiment}'"
         number = self._delivery.experiment_id

@@ -18,7 +18,7 @@ from bdray.credentials import public
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, sync_command, undelivered
 from bdray.tracking.server import absolute_tracking_uri
 
 _ATOMIC_WRITE = 4096
@@ -72,7 +72,7 @@ class Mirror:
                 return self.wait_ready(timeout_s)
             case "died":
                 raise TrackingError(self._death)
-        later = f"it will be delivered later: bdray sync {self._sweep.name}"
+        later = f"it will be delivered later: {sync_command(self._sweep)}"
         return ReadyInfo(False, f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
 
     def notify(self, condition_id: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from bdray.errors import TrackingError, UserError
+from bdray.store.standing import Standing, write_standing
 from bdray.store.storage import Storage
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
@@ -224,8 +225,23 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> No
     assert shown(sweep).points(first) == sweep.points(first)
 
     mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
-    with pytest.raises(TrackingError, match="'bdray-demo' was deleted: restore it"):
+    with pytest.raises(TrackingError, match="'bdray-demo' was deleted: "):
         sync_sweep(str(sweep.path))
+
+
+def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    sweep.finished(1)
+    for _ in range(2):
+        sync_sweep(str(sweep.path))
+        (parent,) = shown(sweep).parents
+        assert (parent.info.status, parent.info.end_time) == ("FINISHED", FINISHED)
+    sweep.journal(sweep.condition(2), 1)
+    last = Standing(phase="interrupted", updated_ms=FINISHED + 7, total=2)
+    write_standing(Storage.open(sweep.path), last)
+    sync_sweep(str(sweep.path))
+    (parent,) = shown(sweep).parents
+    assert (parent.info.status, parent.info.end_time) == ("KILLED", FINISHED + 7)
 
 
 def test_a_sweep_begun_anew_is_another_parent(new_sweep: Any, shown: Any) -> None:

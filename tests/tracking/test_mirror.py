@@ -121,7 +121,10 @@ def test_a_server_that_is_dead_dies_and_comes_back(
     ready = mirror.wait_ready()
     assert time.monotonic() - begin < 10
     assert not ready.reachable
-    assert ready.message == f"{uri} is not reachable: Connection refused; it will be delivered later: bdray sync demo"
+    assert (
+        ready.message
+        == f"{uri} is not reachable: Connection refused; it will be delivered later: bdray sync {sweep.path}"
+    )
     first, second = sweep.condition(1), sweep.finished(2)
     sweep.journal(first, 1)
     for name in (first, second):
