@@ -311,6 +311,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
+    from bdray.commands.status import is_alive
     from bdray.sweeping.progress import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 
@@ -318,7 +319,7 @@ def sync(options: argparse.Namespace) -> int:
     uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
     with DeliveryProgress(console) as progress:
-        report = sync_sweep(sweep, uri, progress.delivered)
+        report = sync_sweep(sweep, uri, progress.delivered, lambda: options.follow and is_alive(sweep))
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {escape(report.error)}", soft_wrap=True)

@@ -199,16 +199,17 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
     done = {head.condition_id for head in heads}
     others = [condition_id for condition_id in there if condition_id not in done]
     begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
-    return SweepState(name or sweep.name, sweep, info, _is_alive(sweep, standing), len(planned), heads, begun, standing)
+    return SweepState(name or sweep.name, sweep, info, is_alive(sweep), len(planned), heads, begun, standing)
 
 
-def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
+def is_alive(sweep: Storage) -> bool:
     """Whether a driver holds the sweep's lock; where there are no locks, whether the one that has the lease is a living
     process of this machine, or one of another that has said something lately."""
     if not sweep.is_local:
         holder = holder_of(sweep, DRIVER_LOCK)
         if holder is None or holder.lives is not None:
             return holder is not None and bool(holder.lives)
+        standing = read_standing(sweep)
         return standing is not None and abs(now_ms() - standing.updated_ms) < _SILENT_MS
     if not sweep.exists(DRIVER_LOCK):
         return False

@@ -171,8 +171,12 @@ class Delivery:
         return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run)
 
     def is_delivered(self, condition_id: str) -> bool:
-        """Whether MLflow is known to have all of a condition that can't change any more."""
-        run = self._runs.get(condition_id) if self._runs else None
+        """Whether MLflow is known to have all of a condition that can't change any more.
+
+        Raises:
+            UnreachableError: the server does not answer.
+        """
+        run = self._index().get(condition_id)
         return run is not None and run.status == "finished" and bool(run.delivered)
 
     def deliver(self, condition_id: str) -> bool:
@@ -209,7 +213,6 @@ class Delivery:
         """
         delivered, problems = 0, dict[str, str]()
         ids = self.files.condition_ids()
-        self._index()
         for condition_id in ids:
             if not self.is_delivered(condition_id):
                 folder = self.files.condition(condition_id)
