@@ -67,8 +67,8 @@ _RUN_STATUS = {
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", **parent.view_tags()}
-"""MLflow's pages open an experiment without the first on a view for language models instead of its runs."""
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
 
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
 
@@ -133,6 +133,7 @@ class Delivery:
         uri: str,
         experiment_id: str,
         parent_run: Run,
+        axes: Sequence[str] = (),
     ) -> None:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
@@ -140,7 +141,7 @@ class Delivery:
         self._note = parent_run.data.tags.get(parent.NOTE, "")
         self._results: dict[str, float] = dict(parent_run.data.metrics)
         self._parent_started_ms = int(parent_run.info.start_time)
-        self._client = client
+        self._client, self._axes = client, axes
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
         self._runs: dict[str, _ConditionRun] | None = None
@@ -162,13 +163,16 @@ class Delivery:
         uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
         client = open_client(uri, artifact_location(uri, sweep.parent))
         try:
-            experiment_id = _experiment(client, info.experiment, uri, sweep.parent)
+            axes = parent.axes_of(files)
+            place = artifact_location(uri, sweep.parent, info.experiment)
+            tags = _EXPERIMENT_TAGS | parent.view_tags(axes)
+            experiment_id = _experiment(client, info.experiment, uri, place, tags)
             parent_run = _parent_run(client, experiment_id, info)
         except TrackingError:
             raise
         except Exception as error:
             raise explain(error, uri) from error
-        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run)
+        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run, axes=axes)
 
     def is_delivered(self, condition_id: str) -> bool:
         """Whether MLflow is known to have all of a condition that can't change any more.
@@ -313,7 +317,8 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal.points), default=None)
-        run = self._client.create_run(self.experiment_id, started, tags, condition.label or condition_id)
+        name = parent.run_name(condition_id, condition, self._axes)
+        run = self._client.create_run(self.experiment_id, started, tags, name)
         self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))
 
@@ -437,11 +442,11 @@ def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:
     return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params}
 
 
-def _experiment(client: MlflowClient, name: str, uri: str, storage: Storage) -> str:
+def _experiment(client: MlflowClient, name: str, uri: str, place: str | None, tags: dict[str, str]) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location(uri, storage, name), _EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, place, tags))
         except Exception:
             # Another sweep may have made it meanwhile.
             found = client.get_experiment_by_name(name)
@@ -453,8 +458,8 @@ def _experiment(client: MlflowClient, name: str, uri: str, storage: Storage) -> 
             f"the MLflow experiment '{name}' was deleted: set tracking.experiment to another name, or restore it with:"
             f" {shlex.join(['env', f'{TRACKING_VARIABLE}={without_password(uri)}', *restore])}"
         )
-    for key, value in _EXPERIMENT_TAGS.items():
-        if key not in found.tags:
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
             client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 

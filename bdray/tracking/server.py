@@ -220,10 +220,10 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
         with nullcontext() if database is None else file_lock(Path(f"{database}.lock"), 60, busy):
             if database is not None and not database.exists():
                 _make_database(database)
-            elif database is not None and artifacts is not None:
-                _bring_artifacts_along(database, artifacts)
             client = MlflowClient(_log_in(tracking_uri))
             client.search_experiments(max_results=1)
+            if database is not None and artifacts is not None:
+                _bring_artifacts_along(database, artifacts)
             if database is not None and database.parent != (spelt := Path(tracking_uri[len(_SQLITE) :]).parent):
                 with suppress(OSError):
                     # MLflow makes a folder as the URI spells it.
@@ -252,7 +252,7 @@ def _bring_artifacts_along(database: Path, artifacts: str) -> None:
     Args:
         artifacts: the folder of all of them, as a URI.
     """
-    with closing(sqlite3.connect(database)) as connection, connection:
+    with closing(sqlite3.connect(database, timeout=REQUEST_S)) as connection, connection:
         places = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (place,) in places:
             storage, is_ours, _ = str(place).rpartition(f"/{_ARTIFACTS}/")
@@ -301,7 +301,7 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         return GoneError(f"{server} has lost something: {text}")
     if code in _REFUSALS:
         return TrackingError(f"{server} refuses: {text}")
-    if isinstance(error, (MlflowException, SQLAlchemyError, OSError)):
+    if isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
     return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
 
