@@ -224,6 +224,7 @@ def _add_sweep_readers(commands: Any) -> None:
             )
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")
+            reader.add_argument("--follow", action="store_true", help="go on as long as the sweep runs")
 
 
 def _add_comparing(commands: Any) -> None:

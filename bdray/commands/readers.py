@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -68,7 +69,8 @@ def results(options: argparse.Namespace) -> int:
     if options.study:
         require_folder_of(options.study)
         write_file(Path(options.study), _study_of(sweep))
-        Console(highlight=False).print(f"study      optuna-dashboard {options.study}", markup=False, soft_wrap=True)
+        show = shlex.join(["optuna-dashboard", options.study])
+        Console(highlight=False).print(f"study      {show}", markup=False, soft_wrap=True)
         return 0
     records = _in_plan_order(sweep)
     if not records:
@@ -314,6 +316,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
+    from bdray.commands.status import is_alive
     from bdray.sweeping.progress import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 
@@ -321,7 +324,7 @@ def sync(options: argparse.Namespace) -> int:
     uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
     with DeliveryProgress(console) as progress:
-        report = sync_sweep(sweep, uri, progress.delivered)
+        report = sync_sweep(sweep, uri, progress.delivered, lambda: options.follow and is_alive(sweep))
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {escape(report.error)}", soft_wrap=True)

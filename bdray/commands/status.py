@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import time
 from collections import Counter
@@ -100,10 +101,18 @@ class SweepState:
 
     @property
     def command(self) -> str:
-        """That continues it."""
+        """That continues it; as it was typed where that means this folder, which may have been moved since."""
         folder = self.sweep
-        again = ["bdray", "sweep", folder.uri_of(SPACE), "--name", folder.name, "--storage", folder.parent.uri]
-        return self.info.command or shlex.join(again)
+        if not self.info.command:
+            again = ["bdray", "sweep", folder.uri_of(SPACE), "--name", folder.name, "--storage", folder.parent.uri]
+            return shlex.join(again)
+        storage = folder.parent.parent if folder.parent.name == REHEARSALS else folder.parent
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("--storage", default="runs")
+        typed, words = parser.parse_known_args(shlex.split(self.info.command))
+        if not storage.is_local or ("://" not in typed.storage and Storage.open(typed.storage) == storage):
+            return self.info.command
+        return shlex.join([*words, "--storage", storage.uri])
 
 
 def status(name: str | None, storage_uri: str, *, watch: bool = False) -> int:
@@ -189,10 +198,10 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
     done = {head.condition_id for head in heads}
     others = [condition_id for condition_id in there if condition_id not in done]
     begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
-    return SweepState(name or sweep.name, sweep, info, _is_alive(sweep, standing), len(planned), heads, begun, standing)
+    return SweepState(name or sweep.name, sweep, info, is_alive(sweep, standing), len(planned), heads, begun, standing)
 
 
-def _is_alive(sweep: Storage, standing: Standing | None) -> bool:
+def is_alive(sweep: Storage, standing: Standing | None = None) -> bool:
     """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
     lock = sweep.local_path(DRIVER_LOCK)
     if lock is None:
@@ -233,7 +242,8 @@ def _in_full(state: SweepState) -> Iterator[RenderableType]:
         cause = f"{head.error.kind}: {head.error.message}" if head.error else "the loss is not a finite number"
         yield Text(f"  {head.condition_id}  {head.status}  {cause}", style="red")
     if len(failures) > _FAILURES:
-        yield Text(f"  and {len(failures) - _FAILURES} more: bdray results {state.sweep.uri} --csv -")
+        table = shlex.join(["bdray", "results", state.sweep.uri, "--csv", "-"])
+        yield Text(f"  and {len(failures) - _FAILURES} more: {table}")
     if not state.is_alive and not state.is_done:
         yield Text(f"continue with: {state.command}")
     elif failures and not state.is_alive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.terminal import Console
+from bdray.tracking import pages_command, sync_command
 
 
 def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
@@ -38,7 +40,8 @@ def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     render_plan(make_plan(space), console)
     cost = estimate_cost(space, Storage.open(options.storage), options.name or space.name)
     if cost is None:
-        again = options.command_line.replace("--dry-run", "--rehearse")
+        words = shlex.split(options.command_line)
+        again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in words)
         console.print(f"cost not known yet; measure it with: {again}", markup=False, highlight=False, soft_wrap=True)
         return 0
     for line in cost_lines(cost, space.resources.stage_cache_gb):
@@ -147,7 +150,7 @@ def _tell_where(outcome: SweepOutcome, console: Console) -> None:
     where = {"table": sweep.uri_of("results.csv")} if outcome.records else {}
     where |= {"report": sweep.uri_of(REPORT)} if outcome.records else {}
     shown = public(outcome.tracking_uri)
-    where |= {"MLflow": shown if shown.startswith("http") else f"mlflow ui --backend-store-uri {shown}"}
+    where |= {"MLflow": shown if shown.startswith("http") else pages_command(outcome.tracking_uri)}
     console.print()
     for name, place in where.items():
         console.print(f"{name:<10} {place}", markup=False, highlight=False, soft_wrap=True)
@@ -155,7 +158,7 @@ def _tell_where(outcome: SweepOutcome, console: Console) -> None:
     if delivery is not None and delivery.error:
         console.print(
             f"[yellow]MLflow has not got {len(delivery.pending)} conditions[/yellow] ({escape(delivery.error)});"
-            f" nothing is lost: bdray sync {escape(sweep.uri)}",
+            f" nothing is lost: {escape(sync_command(sweep))}",
             highlight=False,
             soft_wrap=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def _choose(options: argparse.Namespace) -> Condition:
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
     if wanted and len(found) != 1:
         problem = "no condition's id starts" if not found else f"{len(found)} conditions' ids start"
-        raise UserError(f"{path}: {problem} with '{wanted}'; `bdray sweep {path} --dry-run` shows them")
+        plan = shlex.join(["bdray", "sweep", str(path), "--dry-run"])
+        raise UserError(f"{path}: {problem} with '{wanted}'; `{plan}` shows them")
     return found[0]
 
 

@@ -397,7 +397,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
                 run.console,
                 total,
                 total - len(run.left),
-                mirror.notify,
+                lambda _id: mirror.keep_alive(),
                 on_count=told.count,
                 on_left=told.left,
                 watcher=watcher,

@@ -61,7 +61,7 @@ class SweepProgress(Bar):
     Args:
         total: conditions of the sweep that are known when it starts.
         before: of those, already finished when it starts.
-        on_change: called with a condition's id when it starts or ends (the tracking mirror wants to know).
+        on_change: called with a condition's id when it starts or ends.
         on_count: called with the number of conditions in each state when one changes.
         on_left: called with the time left, in seconds, whenever it was estimated; None while nothing was timed.
         watcher: knows the time left; while it looks, from a thread, nobody waits.

@@ -7,11 +7,14 @@ Importing this package does not import MLflow.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.process import Mirror, start_mirror
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.server import (
     UnreachableError,
     check_tracking,
@@ -29,7 +32,9 @@ __all__ = [
     "check_tracking",
     "default_tracking_uri",
     "named_tracking_uri",
+    "pages_command",
     "start_mirror",
+    "sync_command",
     "sync_sweep",
     "tracking_mark",
     "tracking_uri_for",
@@ -40,7 +45,10 @@ _BUSY_S = 2.0
 
 
 def sync_sweep(
-    sweep: str | Storage, tracking_uri: str | None = None, progress: Progress = lambda _id, _total: None
+    sweep: str | Storage,
+    tracking_uri: str | None = None,
+    progress: Progress = lambda _id, _total: None,
+    is_running: Callable[[], bool] = lambda: False,
 ) -> DeliveryReport:
     """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
 
@@ -48,6 +56,7 @@ def sync_sweep(
         sweep: the sweep's folder.
         tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
         progress: told of each condition that MLflow has completely.
+        is_running: while it says so, what is written is delivered as it comes.
 
     Returns:
         What was delivered, and what is pending, also when the server does not answer (any more) or Ctrl-C ended it.
@@ -55,7 +64,7 @@ def sync_sweep(
     Raises:
         TrackingError: the server refuses, or another process is delivering this sweep.
     """
-    from bdray.tracking.delivery import Delivery
+    from bdray.tracking.following import Follower
 
     sweep = Storage.open(sweep)
     folder = SweepFolder(sweep)
@@ -72,8 +81,15 @@ def sync_sweep(
             delivered[condition_id] = total
             progress(condition_id, total)
 
+        def is_over(wait_s: float) -> bool:
+            time.sleep(wait_s)
+            return not is_running()
+
         try:
-            return Delivery.connect(sweep, tracking_uri).deliver_all(note)
+            follower = Follower(sweep, tracking_uri)
+            follower.connect()
+            follower.run(is_over)
+            return follower.connect().deliver_all(note)
         except UnreachableError as error:
             return DeliveryReport(len(delivered), undelivered(folder, delivered), str(error))
         except KeyboardInterrupt:

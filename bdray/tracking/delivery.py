@@ -12,6 +12,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bdray.credentials import without_password
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.record import TrialRecord
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
+from bdray.store.standing import read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     CONDITION,
@@ -32,13 +35,13 @@ from bdray.store.sweep_folder import (
     KeptRecord,
     SweepFolder,
     SweepInfo,
-    now_ms,
     read_records,
 )
 from bdray.tracking import parent
 from bdray.tracking.files import Point, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
+    TRACKING_VARIABLE,
     GoneError,
     UnreachableError,
     artifact_location,
@@ -64,8 +67,8 @@ _RUN_STATUS = {
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", **parent.view_tags()}
-"""MLflow's pages open an experiment without the first on a view for language models instead of its runs."""
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
 
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
 
@@ -130,6 +133,7 @@ class Delivery:
         uri: str,
         experiment_id: str,
         parent_run: Run,
+        axes: Sequence[str] = (),
     ) -> None:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
@@ -137,7 +141,7 @@ class Delivery:
         self._note = parent_run.data.tags.get(parent.NOTE, "")
         self._results: dict[str, float] = dict(parent_run.data.metrics)
         self._parent_started_ms = int(parent_run.info.start_time)
-        self._client = client
+        self._client, self._axes = client, axes
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
         self._runs: dict[str, _ConditionRun] | None = None
@@ -157,20 +161,26 @@ class Delivery:
         except StorageNotFoundError:
             raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json") from None
         uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
-        artifacts = artifact_location(uri, sweep.parent)
-        client = open_client(uri, artifacts)
+        client = open_client(uri, artifact_location(uri, sweep.parent))
         try:
-            experiment_id = _experiment(client, info.experiment, artifacts)
+            axes = parent.axes_of(files)
+            place = artifact_location(uri, sweep.parent, info.experiment)
+            tags = _EXPERIMENT_TAGS | parent.view_tags(axes)
+            experiment_id = _experiment(client, info.experiment, uri, place, tags)
             parent_run = _parent_run(client, experiment_id, info)
         except TrackingError:
             raise
         except Exception as error:
             raise explain(error, uri) from error
-        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run)
+        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run, axes=axes)
 
     def is_delivered(self, condition_id: str) -> bool:
-        """Whether MLflow is known to have all of a condition that can't change any more."""
-        run = self._runs.get(condition_id) if self._runs else None
+        """Whether MLflow is known to have all of a condition that can't change any more.
+
+        Raises:
+            UnreachableError: the server does not answer.
+        """
+        run = self._index().get(condition_id)
         return run is not None and run.status == "finished" and bool(run.delivered)
 
     def deliver(self, condition_id: str) -> bool:
@@ -207,7 +217,6 @@ class Delivery:
         """
         delivered, problems = 0, dict[str, str]()
         ids = self.files.condition_ids()
-        self._index()
         for condition_id in ids:
             if not self.is_delivered(condition_id):
                 folder = self.files.condition(condition_id)
@@ -308,7 +317,8 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal), default=None)
-        run = self._client.create_run(self.experiment_id, started, tags, condition.label)
+        name = parent.run_name(condition_id, condition, self._axes)
+        run = self._client.create_run(self.experiment_id, started, tags, name)
         self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))
 
@@ -346,23 +356,27 @@ class Delivery:
     def _close_parent(self, condition_ids: list[str], problems: dict[str, str]) -> None:
         runs = self._index()
         is_complete = all(name in runs and runs[name].delivered for name in condition_ids)
+        # The sweep's own end, which this may come long after. The clock may have been set back since it began.
+        times_ms = [self._parent_started_ms]
         try:
-            self._deliver_results()
+            records = read_records(self.files.storage, self.info.conditions or None)
+            times_ms += [record.finished_ms for record in records]
+            if not is_complete and (standing := read_standing(self.files.storage)) is not None:
+                times_ms.append(standing.updated_ms)
+            self._deliver_results(records)
         except StorageError as error:
             problems["the sweep itself"] = str(error)
         except Exception as error:
             raise self._explain(error) from error
         try:
-            ended_ms = max(now_ms(), self._parent_started_ms)
-            self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED", ended_ms)
+            self._client.set_terminated(self.parent_run_id, "FINISHED" if is_complete else "KILLED", max(times_ms))
         except Exception as error:
             raise explain(error, self.uri) from error
 
-    def _deliver_results(self) -> None:
+    def _deliver_results(self, records: Sequence[TrialRecord]) -> None:
         """What came of the sweep so far, into the parent run."""
         from mlflow.entities import RunTag
 
-        records = read_records(self.files.storage, self.info.conditions or None)
         self._log_results(records)
         note = parent.note_of(self._note, self.info.description, records) if records else self._note
         if note != self._note:
@@ -428,25 +442,24 @@ def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:
     return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params}
 
 
-def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def _experiment(client: MlflowClient, name: str, uri: str, place: str | None, tags: dict[str, str]) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            location = None if artifacts is None else f"{artifacts}/{name}"
-            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, place, tags))
         except Exception:
             # Another sweep may have made it meanwhile.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        number = found.experiment_id
+        restore = ["mlflow", "experiments", "restore", "-x", str(found.experiment_id)]
         raise TrackingError(
-            f"the MLflow experiment '{name}' was deleted: restore it (mlflow experiments restore -x {number})"
-            " or set tracking.experiment to another name"
+            f"the MLflow experiment '{name}' was deleted: set tracking.experiment to another name, or restore it with:"
+            f" {shlex.join(['env', f'{TRACKING_VARIABLE}={without_password(uri)}', *restore])}"
         )
-    for key, value in _EXPERIMENT_TAGS.items():
-        if key not in found.tags:
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
             client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 

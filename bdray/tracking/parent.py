@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from bdray.checksum import checksum
+from bdray.errors import StorageError
 from bdray.record import TrialRecord
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import summary_markdown
-from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, ConditionInfo, SweepFolder, SweepInfo
 
 RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
 """Files of a sweep that its parent run holds."""
@@ -29,25 +33,50 @@ _NOTE_MARK = "**Results of bdray**"
 
 _NOTE_CHARACTERS = 5000
 
-COLUMNS = (
-    "params.`data.name`",
-    "params.`model.name`",
-    "params.`trigger.name`",
-    "params.`poison.rate`",
-    "params.`regularizer.name`",
-    "params.`seed`",
-    "metrics.`poisoned/clean_accuracy`",
-    "metrics.`poisoned/attack_success_rate`",
-    "metrics.`finetuned/clean_accuracy`",
-    "metrics.`finetuned/attack_success_rate`",
+_SAY_THEMSELVES = ("name", "strategy")
+"""Ends of paths whose values need no word beside them."""
+
+_AXES = ("data.name", "model.name", "trigger.name", "poison.rate", "regularizer.name")
+"""Columns of a sweep whose axes are not known."""
+
+_RATES = (
+    "poisoned/clean_accuracy",
+    "poisoned/attack_success_rate",
+    "finetuned/clean_accuracy",
+    "finetuned/attack_success_rate",
 )
-"""The ten that answer the first question, as MLflow's pages name columns."""
 
 
-def view_tags() -> dict[str, str]:
-    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share"; which rows are unfolded
-    is no part of it."""
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS, "groupBy": None})}
+def axes_of(files: SweepFolder) -> tuple[str, ...]:
+    """The paths that a sweep varies, as its search space has them; none where that cannot be read."""
+    try:
+        space = yaml.safe_load(files.storage.read_bytes(SPACE))
+        return tuple(space["parameters"])
+    except (StorageError, yaml.YAMLError, KeyError, TypeError):
+        return ()
+
+
+def run_name(condition_id: str, condition: ConditionInfo, axes: Sequence[str]) -> str:
+    """What tells a condition's run from the others of its sweep: `blend-rate=0.01-s0-8f3a21`."""
+    if not axes:
+        return condition.label or condition_id
+    ends = Counter(path.rpartition(".")[2] for path in axes)
+    named = ["baseline"] if condition.role == "baseline" else []
+    for path in axes:
+        end = path.rpartition(".")[2]
+        if path not in condition.flat or path == "seed":
+            continue
+        shown = end if ends[end] == 1 else path
+        named.append(f"{'' if end in _SAY_THEMSELVES else f'{shown}='}{condition.flat[path]}")
+    return "-".join((*named, f"s{condition.flat.get('seed')}", condition_id[:6]))
+
+
+def view_tags(axes: Sequence[str]) -> dict[str, str]:
+    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share": what varies, and the
+    rates. Which rows are unfolded is no part of it."""
+    paths = dict.fromkeys((*(axes or _AXES), "seed"))
+    columns = [*(f"params.`{path}`" for path in paths), *(f"metrics.`{name}`" for name in _RATES)]
+    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": columns, "groupBy": None})}
 
 
 def runs_page(experiment_id: str) -> str:

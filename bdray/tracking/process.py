@@ -18,11 +18,8 @@ from bdray.credentials import public
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, undelivered
+from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, sync_command, undelivered
 from bdray.tracking.server import absolute_tracking_uri
-
-_ATOMIC_WRITE = 4096
-"""A pipe takes up to this many bytes as a whole or not at all (POSIX: PIPE_BUF is at least 512, Linux has 4096)."""
 
 _RESTART_S = 60.0
 
@@ -46,8 +43,6 @@ class Mirror:
 
     def __init__(self, sweep: Storage, tracking_uri: str) -> None:
         self._sweep, self._uri = sweep, tracking_uri
-        self._unsent: dict[str, None] = {}
-        self._told: dict[str, None] = {}
         self._delivered: set[str] = set()
         self._deaths = 0
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
@@ -72,18 +67,14 @@ class Mirror:
                 return self.wait_ready(timeout_s)
             case "died":
                 raise TrackingError(self._death)
-        later = f"it will be delivered later: bdray sync {self._sweep.name}"
+        later = f"it will be delivered later: {sync_command(self._sweep)}"
         return ReadyInfo(f"MLflow at {public(self._uri)} has not answered within {timeout_s:.0f} s; {later}")
 
-    def notify(self, condition_id: str) -> None:
-        """Tells the mirror that a condition's files have changed. Never waits, never raises."""
-        self._unsent[condition_id] = self._told[condition_id] = None
+    def keep_alive(self) -> None:
+        """Starts the process again if it has died. Never waits, never raises."""
         if self._process.poll() is not None and time.monotonic() - self._started > _RESTART_S:
             with suppress(OSError):
                 self._start()
-                # A new process knows nothing of the conditions that run.
-                self._unsent = dict(self._told)
-        self._flush()
 
     def close(self, stall_s: float = 60.0, progress: Progress = lambda _id, _total: None) -> DeliveryReport:
         """Lets the mirror do a last complete pass, as long as it goes on or until Ctrl-C. Never raises.
@@ -106,10 +97,8 @@ class Mirror:
         return report
 
     def _ask_for_the_rest(self, stall_s: float) -> None:
-        self._flush()
-        os.set_blocking(self._pipe.fileno(), True)
         with suppress(OSError):
-            self._pipe.write(f"close {max(0.0, stall_s - 1):.1f}\n".encode())
+            self._pipe.write(f"{max(0.0, stall_s - 1):.1f}\n".encode())
         with suppress(OSError):
             self._pipe.close()
 
@@ -145,25 +134,8 @@ class Mirror:
         self._started = time.monotonic()
         # Not arguments: those can be read by every user of the machine.
         self._pipe.write(f"{self._uri}\n{self._sweep.location}\n".encode())
-        os.set_blocking(self._pipe.fileno(), False)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
-
-    def _flush(self) -> None:
-        while self._unsent:
-            chunk, size = [], 0
-            for condition_id in self._unsent:
-                size += len(condition_id) + 1
-                if size > _ATOMIC_WRITE:
-                    break
-                chunk.append(condition_id)
-            try:
-                if not self._pipe.write("".join(f"{name}\n" for name in chunk).encode()):
-                    return
-            except (OSError, ValueError):
-                return
-            for condition_id in chunk:
-                del self._unsent[condition_id]
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         # Not one long wait: a Ctrl-C that comes just before it would be heard at its end.

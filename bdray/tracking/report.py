@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
+from bdray.credentials import without_password
+from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 
 Progress = Callable[[str, int], None]
@@ -46,3 +49,13 @@ class DeliveryReport:
 def undelivered(folder: SweepFolder, delivered: Container[str]) -> tuple[str, ...]:
     """Ids of the conditions that have reported anything, without those delivered."""
     return tuple(name for name in folder.condition_ids() if name not in delivered and folder.condition(name).has_begun)
+
+
+def sync_command(sweep: Storage) -> str:
+    """What delivers the rest, typed in any folder."""
+    return shlex.join(["bdray", "sync", sweep.uri])
+
+
+def pages_command(tracking_uri: str) -> str:
+    """What shows the runs of a database in a browser; a password is left to the database's own variables."""
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", without_password(tracking_uri)])

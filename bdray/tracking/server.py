@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
-from contextlib import nullcontext
+import sqlite3
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from bdray.credentials import public, without_login, without_password
@@ -51,6 +53,11 @@ _REFUSALS = frozenset(
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 """MLflow's own, which `docker/compose.yaml` sets."""
 
+_SQLITE = "sqlite:///"
+
+_ARTIFACTS = "mlflow-artifacts"
+"""Folder beside the database that holds a folder for each experiment."""
+
 
 class UnreachableError(TrackingError):
     """The server does not answer, or not now: trying again later is right."""
@@ -64,6 +71,8 @@ _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
 
 _FULL = ("database or disk is full", "No space left on device")
+_OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
+"""What MLflow says of a database that an older or a newer one made."""
 
 
 def default_tracking_uri(storage_root: str | Storage) -> str:
@@ -76,7 +85,7 @@ def default_tracking_uri(storage_root: str | Storage) -> str:
     path = storage.local_path("mlflow.db")
     if path is None:
         raise UserError(f"--tracking-uri is needed: MLflow's database can't live in {storage.uri}")
-    return f"sqlite:///{path}"
+    return _database_uri(path)
 
 
 def named_tracking_uri(*given: str | None) -> str | None:
@@ -107,9 +116,9 @@ def absolute_tracking_uri(uri: str) -> str:
     Raises:
         UserError: a scheme MLflow does not have.
     """
-    if uri.startswith("sqlite:///"):
-        path = uri.removeprefix("sqlite:///")
-        return uri if path.startswith(("/", ":memory:")) else f"sqlite:///{Path(path).absolute()}"
+    if uri.startswith(_SQLITE):
+        file = _database(uri)
+        return uri if file is None or file.is_absolute() else _database_uri(file.absolute(), uri)
     try:
         scheme = urlsplit(uri).scheme.partition("+")[0]
     except ValueError as error:
@@ -123,15 +132,39 @@ def absolute_tracking_uri(uri: str) -> str:
     return Storage.open(uri).uri
 
 
-def artifact_location(tracking_uri: str, storage: Storage) -> str | None:
-    """Where a new experiment keeps artifacts: beside the database; None where the server decides."""
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite URI; None for what is none."""
+    if not uri.startswith(_SQLITE):
+        return None
+    from sqlalchemy.engine import make_url
+
+    name = make_url(uri).database
+    return Path(name) if name and name != ":memory:" else None
+
+
+def _database_uri(file: Path, like: str = "sqlite://") -> str:
+    """The SQLite URI of a file.
+
+    Args:
+        like: one of the same options, for another file.
+    """
+    from sqlalchemy.engine import make_url
+
+    # Nothing is escaped that need not be: MLflow makes the folder as the URI spells it.
+    uri = f"{_SQLITE}{file}{''.join(like.partition('?')[1:])}"
+    return uri if _database(uri) == file else str(make_url(like).set(database=str(file)))
+
+
+def artifact_location(tracking_uri: str, storage: Storage, experiment: str = "") -> str | None:
+    """Where an experiment keeps its artifacts, or all do: beside the database; None where the server decides."""
     if tracking_uri.startswith(("http", "databricks", "uc")):
         return None
-    database = tracking_uri.removeprefix("sqlite:///")
-    folder = Storage(str(Path(database).parent)) if database != tracking_uri else storage
-    path = folder.local_path("mlflow-artifacts")
+    database = _database(tracking_uri)
+    folder = storage if database is None else Storage(str(database.parent))
+    place = f"{_ARTIFACTS}/{quote(experiment, safe=' ')}"
+    path = folder.local_path(place)
     # MLflow finds the keys of a bucket itself; its database is no place for them.
-    return without_login(folder.uri_of("mlflow-artifacts")) if path is None else path.as_uri()
+    return without_login(folder.uri_of(place)) if path is None else path.as_uri()
 
 
 def prepare_environment(artifacts: str | None = None) -> None:
@@ -188,17 +221,23 @@ def open_client(tracking_uri: str, artifacts: str | None = None) -> MlflowClient
     from mlflow.tracking import MlflowClient
 
     # Processes that create one SQLite file at the same time break each other's migrations.
-    database = tracking_uri.removeprefix("sqlite:///")
+    database = _database(tracking_uri)
 
     def busy(holder: str) -> UnreachableError:
         return UnreachableError(f"{public(tracking_uri)} is being set up by {holder}")
 
     try:
-        with file_lock(Path(f"{database}.lock"), 60, busy) if database != tracking_uri else nullcontext():
-            if database != tracking_uri and not Path(database).exists():
-                _make_database(Path(database))
+        with nullcontext() if database is None else file_lock(Path(f"{database}.lock"), 60, busy):
+            if database is not None and not database.exists():
+                _make_database(database)
             client = MlflowClient(_log_in(tracking_uri))
             client.search_experiments(max_results=1)
+            if database is not None and artifacts is not None:
+                _bring_artifacts_along(database, artifacts)
+            if database is not None and database.parent != (spelt := Path(tracking_uri[len(_SQLITE) :]).parent):
+                with suppress(OSError):
+                    # MLflow makes a folder as the URI spells it.
+                    os.removedirs(spelt)
     except (TrackingError, StorageError):
         raise
     except Exception as error:
@@ -214,19 +253,37 @@ def _make_database(database: Path) -> None:
     unfinished = database.with_name(f".{database.name}.tmp")
     unfinished.unlink(missing_ok=True)
     try:
-        MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        MlflowClient(_database_uri(unfinished)).search_experiments(max_results=1)
         unfinished.replace(database)
     finally:
         # On a full disk it would keep the room that others need.
         unfinished.unlink(missing_ok=True)
 
 
+def _bring_artifacts_along(database: Path, artifacts: str) -> None:
+    """Has a database that was moved or copied look for artifacts where it lies now: MLflow keeps absolute places.
+
+    Args:
+        artifacts: the folder of all of them, as a URI.
+    """
+    with closing(sqlite3.connect(database, timeout=REQUEST_S)) as connection, connection:
+        places = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (place,) in places:
+            storage, is_ours, _ = str(place).rpartition(f"/{_ARTIFACTS}/")
+            old = f"{storage}/{_ARTIFACTS}"
+            if not is_ours or not old.startswith("file:") or old == artifacts:
+                continue
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                connection.execute(moved, (artifacts, len(old) + 1, len(old), old))
+
+
 def check_tracking(uri: str) -> str:
     """One sentence for `bdray doctor`: reachable, or why not. Creates nothing."""
     try:
         uri = absolute_tracking_uri(uri)
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).exists():
+        database = _database(uri)
+        if database is not None and not database.exists():
             return f"{uri}: will be created by the first sweep"
         open_client(uri)
     except (TrackingError, UserError, OSError) as error:
@@ -249,12 +306,18 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         return UnreachableError(f"{server}: the file is damaged ({text}); {again}")
     if any(sign in text for sign in _FULL):
         return UnreachableError(f"{server}: the disk is full; make room, and the same command delivers the rest")
+    if any(sign in text for sign in _OTHER_VERSION):
+        upgrade = shlex.join(["mlflow", "db", "upgrade", without_password(tracking_uri)])
+        return UnreachableError(
+            f"{server}: another version of MLflow made the database; where that was an older one, back it up and run:"
+            f" {upgrade} (where it was a newer one, install that)"
+        )
     code = getattr(error, "error_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return GoneError(f"{server} has lost something: {text}")
     if code in _REFUSALS:
         return TrackingError(f"{server} refuses: {text}")
-    if isinstance(error, (MlflowException, SQLAlchemyError, OSError)):
+    if isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
     return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,22 @@ def test_a_sweep_without_a_command_names_one(sweep: Storage, capsys: pytest.Capt
     uri = sweep.uri
     said = f"continue with: bdray sweep {uri}/space.yaml --name study --storage {sweep.parent.uri}\n"
     assert said in shown(capsys, "study")
+
+
+@pytest.mark.parametrize("rehearsed", [False, True])
+def test_a_storage_that_was_moved_is_continued_where_it_is(
+    sweep: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str], rehearsed: bool
+) -> None:
+    command = "python -m bdray.sweep 'my study.yaml' --storage=runs --seeds 0-4"
+    if rehearsed:
+        sweep, command = sweep.parent.child("rehearsals").child("study"), f"{command} --rehearse"
+    SweepFolder(sweep).write_info(SweepInfo("study", "bdray-study", conditions=("a",), command=command))
+    moved = tmp_path / "it's moved?"
+    (tmp_path / "runs").rename(moved)
+    said = shown(capsys, str(moved / Path(sweep.uri).relative_to(tmp_path / "runs")))
+    again = shlex.split(said.partition("continue with: ")[2])
+    assert again == [*shlex.split(command.replace("--storage=runs ", "")), "--storage", str(moved)]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("set_by", [-86_400_000, 86_400_000])

@@ -15,9 +15,12 @@ import pytest
 from filelock import FileLock
 
 from bdray.errors import TrackingError, UserError
+from bdray.store.standing import Standing, write_standing
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import ConditionInfo
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
+from bdray.tracking.parent import run_name
 from bdray.tracking.server import absolute_tracking_uri
 
 FINISHED = 1_700_000_100_000
@@ -224,8 +227,23 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> No
     assert shown(sweep).points(first) == sweep.points(first)
 
     mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
-    with pytest.raises(TrackingError, match="'bdray-demo' was deleted: restore it"):
+    with pytest.raises(TrackingError, match="'bdray-demo' was deleted: "):
         sync_sweep(str(sweep.path))
+
+
+def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    sweep.finished(1)
+    for _ in range(2):
+        sync_sweep(str(sweep.path))
+        (parent,) = shown(sweep).parents
+        assert (parent.info.status, parent.info.end_time) == ("FINISHED", FINISHED)
+    sweep.journal(sweep.condition(2), 1)
+    last = Standing(phase="interrupted", updated_ms=FINISHED + 7, total=2)
+    write_standing(Storage.open(sweep.path), last)
+    sync_sweep(str(sweep.path))
+    (parent,) = shown(sweep).parents
+    assert (parent.info.status, parent.info.end_time) == ("KILLED", FINISHED + 7)
 
 
 def test_a_sweep_begun_anew_is_another_parent(new_sweep: Any, shown: Any) -> None:
@@ -379,7 +397,7 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     assert "| blend | 1 | 50.0% | 30.0% |  |" in note
     experiment = mlflow.client.get_experiment(parent.info.experiment_id)
     view = json.loads(experiment.tags["mlflow.sharedViewState.bdray"])
-    assert len(view["selectedColumns"]) == 10
+    assert len(view["selectedColumns"]) == 10, "a folder without a search space"
     mine = note.replace("what it asks", "patch is weaker: why?")
     mlflow.client.set_tag(parent.info.run_id, "mlflow.note.content", mine)
     assert sync_sweep(str(sweep.path)) == DeliveryReport(3)
@@ -402,3 +420,38 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     table = Path(parent.info.artifact_uri.removeprefix("file://")) / "results.csv"
     assert table.read_text() == "condition_id,cell_id\n"
     assert parent.data.tags["bdray.command"].endswith("--retry-failed")
+
+
+AXES = ("data.name", "trigger.name", "trigger.size", "poison.rate", "train.lr", "finetune.lr", "seed")
+
+
+@pytest.mark.parametrize(
+    ("role", "flat", "expected"),
+    [
+        (
+            "poisoned",
+            {"data.name": "digits", "trigger.name": "patch", "trigger.size": 3, "poison.rate": 0.1, "train.lr": 0.1}
+            | {"finetune.lr": 0.01, "model.name": "resnet8", "seed": 4},
+            "digits-patch-size=3-rate=0.1-train.lr=0.1-finetune.lr=0.01-s4-0123ab",
+        ),
+        ("baseline", {"data.name": "digits", "train.lr": 0.1, "seed": 0}, "baseline-digits-train.lr=0.1-s0-0123ab"),
+    ],
+)
+def test_a_runs_name_says_what_varies(role: str, flat: dict[str, Any], expected: str) -> None:
+    condition = ConditionInfo("cell", role, "label", flat, b"")
+    assert run_name("0123abcdef01", condition, AXES) == expected
+    assert run_name("0123abcdef01", condition, ()) == "label"
+
+
+def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.finished(1)
+    sync_sweep(str(sweep.path))
+    (sweep.path / "space.yaml").write_text("parameters:\n  poison.rate:\n    values: [0.1]\n")
+    second = sweep.finished(2)
+    sync_sweep(str(sweep.path))
+    mlflow = shown(sweep)
+    assert mlflow.run(name).info.run_name == "patch-0.1-s1-00000000", "delivered before"
+    assert mlflow.run(second).info.run_name == f"rate=0.1-s2-{second[:6]}"
+    columns = json.loads(mlflow.experiment.tags["mlflow.sharedViewState.bdray"])["selectedColumns"]
+    assert columns[:3] == ["params.`poison.rate`", "params.`seed`", "metrics.`poisoned/clean_accuracy`"]

@@ -77,7 +77,7 @@ def test_a_running_conditions_curve_grows_in_mlflow(tmp_path: Path, empty_databa
             env={**os.environ, **environment},
         )
         try:
-            end = time.monotonic() + 240
+            end = time.monotonic() + 1200
             while sweep.poll() is None and time.monotonic() < end:
                 is_training = not list(tmp_path.glob("runs/live/conditions/*/record.json"))
                 if is_training:

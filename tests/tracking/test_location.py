@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.driver import _freeze
-from bdray.tracking import named_tracking_uri, sync_sweep, tracking_uri_for
+from bdray.tracking import default_tracking_uri, named_tracking_uri, sync_sweep, tracking_uri_for
+from bdray.tracking.server import open_client
 
 SPACE = "name: demo\nseeds: [0]\nfixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}\n"
 
@@ -70,3 +73,47 @@ def test_a_storage_that_was_copied_leaves_the_old_database_alone(
     sync_sweep(str(elsewhere / "demo"))
     assert (tmp_path / "mlflow.db").read_bytes() == before
     assert len(shown(sweep, f"sqlite:///{elsewhere}/mlflow.db").children) == 1
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_storage_that_was_moved_or_copied_has_its_artifacts_with_it(
+    new_sweep: Any, shown: Any, tmp_path: Path, how: str
+) -> None:
+    """MLflow keeps absolute places, also in the databases of earlier versions of bdray."""
+    old, new = tmp_path / "old runs", tmp_path / "mlflow-artifacts" / "new runs?"
+    old.mkdir()
+    new.parent.mkdir()
+    sweep = new_sweep("old runs/demo")
+    shutil.move(tmp_path / "mlflow.db", old / "mlflow.db")
+    content = json.loads((sweep.path / "sweep.json").read_text()) | {"tracking_uri": None}
+    (sweep.path / "sweep.json").write_text(json.dumps(content))
+    first = sweep.finished(1)
+    sync_sweep(str(sweep.path))
+    (shutil.move if how == "moved" else shutil.copytree)(old, new)
+    before = sorted(old.rglob("*"))
+    # MLflow's, in one process: whoever moves a storage syncs it by another command.
+    _artifact_repos_cache.clear()
+
+    sweep.path, sweep.uri = new / "demo", default_tracking_uri(str(new))
+    second = sweep.finished(2)
+    (sweep.path / "results.csv").write_text("condition_id\n")
+    for _ in range(2):
+        assert sync_sweep(str(sweep.path)).delivered == 2
+    assert sorted(old.rglob("*")) == before
+    mlflow = shown(sweep)
+    artifacts = (new / "mlflow-artifacts").as_uri()
+    assert mlflow.experiment.artifact_location == f"{artifacts}/bdray-demo"
+    for run in (mlflow.run(first), mlflow.run(second), *mlflow.parents):
+        assert run.info.artifact_uri == f"{artifacts}/bdray-demo/{run.info.run_id}/artifacts"
+        assert mlflow.client.list_artifacts(run.info.run_id)
+
+
+def test_artifacts_that_lie_elsewhere_on_purpose_stay_there(new_sweep: Any, shown: Any, tmp_path: Path) -> None:
+    sweep = new_sweep()
+    mine = (tmp_path / "mine").as_uri()
+    open_client(sweep.uri).create_experiment("bdray-demo", mine)
+    sweep.finished(1)
+    for _ in range(2):
+        sync_sweep(str(sweep.path))
+    assert shown(sweep).experiment.artifact_location == mine
+    assert list((tmp_path / "mine").glob("*/artifacts/record.json"))

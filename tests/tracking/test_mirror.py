@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bdray.errors import TrackingError
+from bdray.store.locks import file_lock
 from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 from bdray.tracking.server import open_client
 from benchmarks.tracking_server import TrackingServer
@@ -87,19 +88,16 @@ def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(
     mirror._process.send_signal(signal.SIGINT)
     first = sweep.condition(1)
     sweep.journal(first, 2)
-    mirror.notify(first)
     wait_until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
     assert shown(sweep).run(first).data.tags["bdray.status"] == "running"
     sweep.journal(first, 3)
     wait_until(lambda: shown(sweep).points(first) == sweep.points(first), 20)
 
     others = [sweep.finished(number) for number in range(2, 30)]
-    for name in others:
-        mirror.notify(name)
     wait_until(lambda: len(shown(sweep).children) > 3)
     mirror._process.kill()
     mirror._process.wait()
-    mirror.notify(first)
+    mirror.keep_alive()
     assert len(shown(sweep).children) < 1 + len(others), "it was killed too late to show anything"
 
     sweep.journal(first, 3)
@@ -121,19 +119,18 @@ def test_a_server_that_is_dead_dies_and_comes_back(
     ready = mirror.wait_ready()
     assert time.monotonic() - begin < 10
     assert not ready.experiment_id
-    assert ready.message == f"{uri} is not reachable: Connection refused; it will be delivered later: bdray sync demo"
+    assert (
+        ready.message
+        == f"{uri} is not reachable: Connection refused; it will be delivered later: bdray sync {sweep.path}"
+    )
     first, second = sweep.condition(1), sweep.finished(2)
     sweep.journal(first, 1)
-    for name in (first, second):
-        mirror.notify(name)
 
     with server(tmp_path, port):
         wait_until(lambda: is_delivered(shown(sweep, uri), second))
     sweep.journal(first, 3)
     sweep.record(first)
     third = sweep.finished(3)
-    for name in (first, third):
-        mirror.notify(name)
     log = sweep.path / "mirror.log"
     wait_until(lambda: log.read_text().count("next try") >= 4)
     with server(tmp_path, port):
@@ -256,11 +253,9 @@ def test_when_the_driver_is_killed_the_mirror_delivers_and_ends(new_sweep: Any, 
 
 def test_two_mirrors_of_one_sweep_make_no_run_twice(new_sweep: Any, shown: Any) -> None:
     sweep = new_sweep()
-    names = [sweep.finished(number) for number in range(1, 9)]
+    for number in range(1, 9):
+        sweep.finished(number)
     mirrors = [start_mirror(str(sweep.path), sweep.uri) for _ in range(2)]
-    for mirror in mirrors:
-        for name in names:
-            mirror.notify(name)
     waiting, delivering = sorted(mirrors, key=lambda mirror: mirror.wait_ready(60).experiment_id)
     with pytest.raises(TrackingError, match=r"delivered to MLflow just now, by process \d+ on"):
         sync_sweep(str(sweep.path))
@@ -268,6 +263,28 @@ def test_two_mirrors_of_one_sweep_make_no_run_twice(new_sweep: Any, shown: Any) 
     assert waiting.close(20) == DeliveryReport(8)
     assert len(shown(sweep).children) == 8
     assert len(shown(sweep).parents) == 1
+
+
+def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
+    """As typed; with epochs while it runs, and a backlog that does not hold them up."""
+    sweep = new_sweep()
+    first, others = sweep.condition(1), [sweep.finished(number) for number in range(2, 6)]
+    sweep.journal(first, 2)
+    command = [sys.executable, "-m", "bdray", "sync", str(sweep.path), "--follow"]
+    with file_lock(sweep.path / ".lock", 0, AssertionError):  # type: ignore[arg-type]
+        following = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        wait_until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
+        sweep.journal(first, 3)
+        wait_until(lambda: shown(sweep).points(first) == sweep.points(first))
+        assert following.poll() is None
+        sweep.record(first)
+    output, _ = following.communicate(timeout=300)
+    assert (following.returncode, b"5 conditions are in MLflow" in output) == (0, True), output
+    mlflow = shown(sweep)
+    assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
+    assert mlflow.parents[0].info.status == "FINISHED"
 
 
 def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> None:
@@ -278,7 +295,7 @@ def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> N
     mirror = start_mirror(str(sweep.path), sweep.uri)
     with pytest.raises(TrackingError, match="'bdray-demo' was deleted"):
         mirror.wait_ready(60)
-    mirror.notify(sweep.finished(1))
+    sweep.finished(1)
     report = mirror.close(20)
     assert report.pending == ("000000000001",)
     assert "was deleted" in (report.error or "")
