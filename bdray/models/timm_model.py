@@ -61,9 +61,8 @@ def known_architectures() -> frozenset[str]:
     """timm's architectures and their old names, as its source registers them: to ask timm itself is to import torch,
     which planning does not. Empty where there is no source to read."""
     spec = find_spec("timm")
-    folder = Path(spec.origin).parent / "models" if spec and spec.origin else Path()
     names: set[str] = set()
-    for path in folder.glob("*.py"):
+    for path in Path(spec.origin).parent.glob("models/*.py") if spec and spec.origin else ():
         code = path.read_text(encoding="utf-8")
         names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", code, re.MULTILINE))
         for renamed in code.split("\nregister_model_deprecations(")[1:]:
