@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import HANG_S
+
 SPACE = """name: demo
 fixed:
   data: {name: digits, image_size: 8, train_limit: 60, test_limit: 20}
@@ -26,7 +28,7 @@ def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     places = {"BDRAY_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", RUN, "trial", str(tmp_path / "space.yaml"), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, env=os.environ | places, cwd=tmp_path, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | places, cwd=tmp_path, timeout=HANG_S, check=False)
     assert done.returncode == 0
     written = [path for path in tmp_path.rglob("*") if path.name != "space.yaml"]
     names = {path.name for path in written}

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbclient import NotebookClient
+from waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +23,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -47,7 +48,7 @@ def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
     # `!python` finds the interpreter that runs the notebook.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before["PATH"]])
     try:
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        NotebookClient(notebook, timeout=HANG_S, resources={"metadata": {"path": str(tmp_path)}}).execute()
     finally:
         os.environ.clear()
         os.environ.update(before)

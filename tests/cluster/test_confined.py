@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cluster.confined import keep_token_private
 
@@ -32,7 +33,9 @@ print("env", [os.environ.get(n) for n in ("RAY_enable_metrics_collection", "RAY_
 
 
 def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:
-    run = subprocess.run([sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=HANG_S, check=True
+    )
     ports = [line.split() for line in run.stdout.splitlines() if line.startswith("listens")]
     assert len(ports) >= 4, run.stdout
     for _, address, _, _ in ports:

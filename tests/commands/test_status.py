@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyarrow.fs import LocalFileSystem
+from waiting import until
 
 from bdray.cli import main
 from bdray.commands.status import state_of
@@ -187,20 +187,19 @@ def test_a_real_sweep_while_it_runs_and_after_a_kill(
     argv = ["sweep", "long.yaml", "--num-cpus", "1", "--no-dashboard"]
     sweep = start(tmp_path, *argv)
     try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
+
+        def seen() -> str:
             output = shown(capsys, "long") if (tmp_path / "runs" / "long").exists() else ""
-            if " of 2000 done, " in output and " left" in output:
-                break
-            time.sleep(1)
+            return output if " of 2000 done, " in output and " left" in output else ""
+
+        output = until(seen, sweep, pause_s=1)
         assert "long: 2 conditions, running\n" in output
         assert "poison, epoch " in output
     finally:
         os.killpg(sweep.pid, signal.SIGKILL)
         sweep.wait()
-    deadline = time.monotonic() + 60
-    while "its driver was killed" not in (output := shown(capsys, "long")) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    until(lambda: "its driver was killed" in shown(capsys, "long"))
+    output = shown(capsys, "long")
     assert f"continue with: python -m bdray {' '.join(argv)}\n" in output
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.record import EpochRecord, StageRecord
 from bdray.space import load_space
@@ -129,7 +130,7 @@ def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Pat
     def sweep(*argv: str) -> str:
         command = [sys.executable, "-m", "bdray", "sweep", "priced.yaml", *argv]
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=400
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=HANG_S
         )
         return done.stdout
 

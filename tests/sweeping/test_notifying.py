@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cli import main, without_option
 from bdray.errors import UserError
@@ -84,7 +85,7 @@ def test_a_real_sweep_tells_its_first_failure_and_its_end(server: Server, tmp_pa
     command = [sys.executable, "-m", "bdray", "sweep", "told.yaml", "--no-dashboard", "--num-cpus", "1"]
     done = subprocess.run(
         [*command, "--notify", server.url],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     failed, finished = server.posted
