@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from waiting import HANG_S
 
 SPACE = """name: demo
@@ -23,6 +24,7 @@ parameters: {trigger.name: {values: [pixel]}}
 RUN = "import os, sys; os.umask(0); from bdray.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.system
 def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
     """Whatever the shell's umask; what a group may do stays as the user has it."""
     (tmp_path / "space.yaml").write_text(SPACE)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 import yaml
 from nbclient import NotebookClient
 from waiting import HANG_S
@@ -15,6 +16,7 @@ from waiting import HANG_S
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.system
 def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(
@@ -40,6 +42,7 @@ def test_every_page_can_be_found() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in nav] == []
 
 
+@pytest.mark.system
 def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs" / "example.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"

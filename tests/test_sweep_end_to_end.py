@@ -216,6 +216,7 @@ def test_the_same_command_again_computes_nothing(undisturbed: Sweeper) -> None:
     assert {run.info.run_id for run in undisturbed.runs()} == runs
 
 
+@pytest.mark.system
 def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.system
 def test_a_stop_before_anything_runs_is_a_stop_too(number: int, new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
     process = sweeper.start()
@@ -263,6 +265,7 @@ def test_a_stop_before_anything_runs_is_a_stop_too(number: int, new_sweeper: Cal
     assert "continue with: python -m bdray.sweep tiny.yaml" in output
 
 
+@pytest.mark.system
 def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("broken.yaml", BROKEN_SPACE)
     plugin = sweeper.folder / "my_trigger.py"
@@ -362,6 +365,7 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.system
 def test_damaged_files_are_said_put_aside_and_computed_again(new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
     status, output = sweeper.run()

@@ -24,6 +24,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 from benchmarks.ports import free_port
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"
 COMMANDS = (

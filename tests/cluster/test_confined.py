@@ -32,6 +32,7 @@ print("env", [os.environ.get(n) for n in ("RAY_enable_metrics_collection", "RAY_
 """
 
 
+@pytest.mark.system
 def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:
     run = subprocess.run(
         [sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=HANG_S, check=True

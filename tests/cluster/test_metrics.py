@@ -82,6 +82,7 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
+@pytest.mark.system
 def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path) -> None:
     (condition,) = load_space(str(tmp_path / "watched.yaml")).conditions()
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}

@@ -86,6 +86,7 @@ def raylets(folder: Path) -> Iterator[Cluster]:
             cluster.shutdown()
 
 
+@pytest.mark.system
 def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
     assert sweep.list() == [], "what was written to see whether it arrives is gone"
 
 
+@pytest.mark.system
 def test_doctor_lists_every_node(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +123,7 @@ def test_doctor_lists_every_node(
     assert "half copied" in said
 
 
+@pytest.mark.system
 def test_the_kinds_of_machine_are_those_of_the_nodes_that_answer(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +174,7 @@ class Joined:
         raise AssertionError(detail)
 
 
+@pytest.mark.system
 def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ(
     installations: None, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -271,6 +275,7 @@ def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
         require_places(fitting, [])
 
 
+@pytest.mark.system
 def test_the_command_says_so_at_once(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text(f"name: big\nseeds: [0]\nfixed: {CONTENT}\nresources: {{cpu: 3}}\n")
     run = subprocess.run(

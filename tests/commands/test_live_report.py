@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from waiting import HANG_S, until
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\

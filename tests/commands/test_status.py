@@ -179,6 +179,7 @@ def start(work: Path, *argv: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.system
 def test_a_real_sweep_while_it_runs_and_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage
 from benchmarks.ports import free_port
 
+pytestmark = pytest.mark.system
+
 AWAY_S = 9.0
 
 

@@ -31,8 +31,8 @@ AGAIN_AND_AGAIN = re.compile(
     r"/(\.lock|mirror\.lock|progress\.json|(conditions|stages)/\w+/(journal\.jsonl|checkpoint\.pt|condition\.json))"
     r"|(list-type=2&max-keys=1000&prefix=\S+conditions%2F\w+%2F)"
 )
-"""What is asked for as long as a sweep lasts, however little it does: leases, progress, checkpoints, and what the mirror
-looks at in a condition that runs. Each has a test of its own that counts it or the looks."""
+"""What is asked for as long as a sweep lasts, however little it does: leases, progress, checkpoints, and the mirror's
+looks at a condition that runs."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def store() -> Iterator[SlowStore]:
         yield store
 
 
+@pytest.mark.system
 def test_a_trained_condition_takes_few_requests_and_has_the_numbers_of_any_other(
     store: SlowStore, tmp_path: Path
 ) -> None:

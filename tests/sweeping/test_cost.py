@@ -123,6 +123,7 @@ def test_where_all_is_done_there_is_nothing_to_price() -> None:
     assert [line.plain for line in cost_lines(done, None)] == ["nothing is left to run: 20 finished conditions"]
 
 
+@pytest.mark.system
 def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Path) -> None:
     load(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from waiting import HANG_S, until
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, subprocess, sys, time

@@ -21,6 +21,8 @@ from bdray.store.sweep_folder import DRIVER_LOCK, read_records
 from benchmarks.clock import Clock
 from benchmarks.slow_store import slow_store
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 SPACE = """\
 name: far

@@ -23,6 +23,8 @@ from waiting import HANG_S, until
 from bdray.store.sweep_folder import RECORD
 from benchmarks.ports import free_port
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SPACE = """

@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 8
@@ -30,6 +33,7 @@ tracking: {{uri: "sqlite:///elsewhere.db"}}
 PLUGIN = '''
 import time
 from pathlib import Path
+import pytest
 from bdray.triggers.base import TRIGGERS, Trigger
 
 @TRIGGERS.register("slow")

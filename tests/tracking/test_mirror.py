@@ -23,6 +23,8 @@ from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 from bdray.tracking.server import open_client
 from benchmarks.tracking_server import TrackingServer
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 
 
