@@ -33,7 +33,11 @@ def test_a_requirement_without_a_bound_is_named(tmp_path: Path) -> None:
 
 def test_the_versions_of_make_are_no_older() -> None:
     """`constraints.txt` has what passes together."""
-    pinned = dict(line.split("==") for line in Path("constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = dict(
+        line.split("==")
+        for line in (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     bounds = {requirement.name: next(iter(requirement.specifier)).version for requirement in map(Requirement, lowest())}
     assert bounds.keys() - pinned.keys() <= {"packaging"}
     assert all(Version(pinned[name]) >= Version(bound) for name, bound in bounds.items() if name in pinned)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_up
 import pytest
 
 from bdray.condition import Condition
@@ -83,7 +84,7 @@ def test_what_another_sweep_has_finished_is_verified_and_copied_side_by_side(sto
         folder = ConditionFolder(first, condition.condition_id)
         folder.write_condition(condition)
         folder.write("poison_plan.npz", b"plan")
-        folder.write_record(blank_record(condition, 5).model_copy(update={"status": "finished"}))
+        folder.write_record(made_up.record(condition))
     SweepFolder(first).write_info(SweepInfo("first", "first"))
     damaged, failed = conditions[0], conditions[1]
     first.write_atomic(f"conditions/{damaged.condition_id}/poison_plan.npz", b"plan!")

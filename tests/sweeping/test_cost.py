@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import record, stage
 from waiting import HANG_S
 
-from bdray.record import EpochRecord, StageRecord
+from bdray.record import EpochRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, examples_of
 from bdray.sweeping.work import work_of
 from bdray.trial.costing import COSTS, Cost
@@ -90,18 +91,10 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     folder = SweepFolder(storage.child("priced"))
     done = next(condition for condition in space.conditions() if condition.model.name == "resnet8")
     folder.write_info(SweepInfo("priced", "bdray-priced"))
-    stages = tuple(
-        StageRecord(
-            name=stage.name,
-            result=stage.result,
-            fingerprint=stage.fingerprint,
-            epochs=(EpochRecord(epoch=1, images=1, stage_seconds=3.0),),
-        )
-        for stage in done.stages
-    )
-    ended = {"status": "finished", "finished_ms": 8_000, "stages": stages}
+    timed = EpochRecord(epoch=1, images=1, stage_seconds=3.0)
+    stages = (stage(timed, name=one.name, result=one.result, fingerprint=one.fingerprint) for one in done.stages)
     folder.condition(done.condition_id).write_condition(done)
-    folder.condition(done.condition_id).write_record(blank_record(done, 1_000).model_copy(update=ended))
+    folder.condition(done.condition_id).write_record(record(done, *stages, started_ms=1_000, finished_ms=8_000))
     cost = estimate_cost(space, storage, "priced")
     assert cost is not None
     (each,) = {work_of(c).units * 4 for c in space.conditions()}
