@@ -146,8 +146,12 @@ def test_a_living_holder_lives_when_the_clock_is_set(storage: Storage, monkeypat
 
 
 def test_a_dead_process_that_nobody_has_asked_about_holds_nothing(storage: Storage) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as zombie:
-        holder = replace(Holder.me(), pid=zombie.pid, born_s=locks._born_s(zombie.pid) or 0.0)
+    says_who_it_is = "from bdray.store.locks import Holder; print(Holder.me().text, flush=True); input()"
+    command = [sys.executable, "-c", says_who_it_is]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout is not None
+        holder = Holder.parse(zombie.stdout.readline())
+        assert holder is not None
         assert holder.lives
         zombie.kill()
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
