@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_disturbed_cluster_comes_to_the_same_as_one_machine() -> None:
     if why := why_not() or PostgreSQL.why_not():
         pytest.skip(why)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_job_that_is_ended_goes_on_when_it_is_submitted_again() -> None:
     if why := why_not() or slurm.why_no_slurm():
         pytest.skip(why)

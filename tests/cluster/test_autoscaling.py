@@ -149,6 +149,7 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grown]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback only by what Linux does")
+@pytest.mark.long
 def test_trials_that_wait_make_nodes_come_and_idle_ones_go(grown: Grown) -> None:
     refused = grown.sweep("never", cpus=9)
     said, _ = refused.communicate(timeout=HANG_S)

@@ -62,6 +62,7 @@ GB = 2**30
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recorded(tmp_path: Path) -> None:
     memory = psutil.virtual_memory()
     if "BDRAY_MEMORY_TEST" not in os.environ or memory.available < 9 * GB:

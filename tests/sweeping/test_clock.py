@@ -84,6 +84,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 @settable
 @pytest.mark.system
+@pytest.mark.long
 def test_a_sweep_whose_clock_is_set_again_and_again(run: Run) -> None:
     """Killed at the true time, it goes on a day before, loses an hour more on its way, is killed, ends a day after."""
     beside, space = run.sweep.folder.parent, (run.sweep.folder / "chaos.yaml").read_text()
@@ -112,6 +113,7 @@ def test_a_sweep_whose_clock_is_set_again_and_again(run: Run) -> None:
 
 @settable
 @pytest.mark.system
+@pytest.mark.long
 def test_a_clock_that_is_set_while_a_sweep_runs(run: Run) -> None:
     process = run.sweep.start()
     for lines, ahead in ((5, -HOUR), (12, DAY), (24, -DAY)):
