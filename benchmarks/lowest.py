@@ -1,4 +1,4 @@
-"""The lowest versions that `pyproject.toml` declares, one constraint of pip a line: what `make test-lowest` installs."""
+"""The lowest versions that `pyproject.toml` declares, a constraint of pip a line: what `make test-lowest` installs."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import rates, record, stage
 from pydantic import ValidationError
+from scipy.integrate import trapezoid
 
 from bdray.record import EpochRecord, Persistence, StageRecord, TrialRecord, finite, persistence_of
 
@@ -24,10 +24,10 @@ def curve(*points: tuple[int, float | None]) -> StageRecord:
 
 
 @given(st.dictionaries(st.integers(0, 40), st.floats(0, 1), min_size=2, max_size=12))
-def test_the_area_is_numpys_trapezoid_over_the_evaluated_epochs(heights_of: dict[int, float]) -> None:
+def test_the_area_is_scipys_trapezoid_over_the_evaluated_epochs(heights_of: dict[int, float]) -> None:
     epochs = sorted(heights_of)
     heights = [heights_of[epoch] for epoch in epochs]
-    expected = np.trapezoid(heights, epochs) / (epochs[-1] - epochs[0])
+    expected = trapezoid(heights, epochs) / (epochs[-1] - epochs[0])
     found = persistence(curve(*sorted(heights_of.items())))
     assert found.area_under_curve == pytest.approx(expected, abs=1e-12)
     assert found.left_at_end == heights[-1]
