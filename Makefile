@@ -1,6 +1,11 @@
 # Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
 #   make sweep    set up, then run the main job on the embedded data set
-#   make test     set up, then run all checks and tests
+#   make test     set up, then run all checks, the unit tests and one sweep end to end: under 8 minutes on two quiet cores
+# `make test-system` runs what needs longer: whole sweeps, clusters, servers and hosts, damaged, killed and slowed down, the
+# tools in benchmarks/, then `make chaos cluster-test`; with SHORT=1 only what CI has time for.
+# `make test-lowest` runs the unit tests on the lowest versions that pyproject.toml declares, in an environment of its own (6 GB);
+# with SHORT=1 only those of the packages whose versions matter most, with torch, torchvision and ray from $(VENV): nothing of
+# those three's lowest versions is shown then.
 # `make chaos ROUNDS=40 STRIKES=6 SEED=1` kills processes of real sweeps at random moments, cuts their link to MLflow, and
 # looks what became of them.
 # `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root; else it says so and skips);
@@ -11,19 +16,33 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOWEST := $(VENV)-lowest$(if $(SHORT),-short)
 SPACE ?= search_spaces/quickstart.yaml
 ROUNDS ?= 10
 STRIKES ?= 3
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: sweep test lint bench chaos cluster-test screenshots gpu docs site clean
+PYTEST = -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
+SAY_SEED = @echo "tests in random order; the same order again: make $@ SEED=$(SEED)$(if $(SHORT), SHORT=1)"
+
+.PHONY: sweep test test-system test-lowest lint bench chaos cluster-test screenshots gpu docs site clean
 
 sweep: $(VENV)/installed
 	@$(BIN)/python -m bdray.sweep $(SPACE)
 
 test: lint
-	@echo "tests in random order; the same order again: make test SEED=$(SEED)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
+	$(SAY_SEED)
+	@$(BIN)/python $(PYTEST) -m "not system"
+
+test-system: $(VENV)/installed-test
+	$(SAY_SEED)
+	@$(BIN)/python $(PYTEST) -m "system$(if $(SHORT), and not long)"
+	@$(if $(SHORT),,$(MAKE) chaos cluster-test)
+
+test-lowest: $(LOWEST)/installed
+	$(SAY_SEED)
+	@$(LOWEST)/bin/python -W ignore $(PYTEST) -m "not system" \
+	    $(if $(SHORT),$(addprefix tests/,commands data models report results searches space store tracking))
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .
@@ -63,5 +82,26 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+$(VENV)-lowest/installed: pyproject.toml
+	@echo "installing the lowest versions into $(VENV)-lowest (some minutes and 6 GB) ..."
+	@$(PYTHON) -m venv --clear $(VENV)-lowest
+	@$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	@$(VENV)-lowest/bin/python -m benchmarks.lowest > $(VENV)-lowest/lowest.txt
+	@$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-lowest/lowest.txt -e '.[test,cmaes]'
+	@touch $@
+
+# What is not in it is found in $(VENV). pip says which of the test tools there would rather have newer versions.
+$(VENV)-lowest-short/installed: $(VENV)/installed-test pyproject.toml
+	@echo "installing the lowest versions of all but torch, torchvision and ray ..."
+	@$(PYTHON) -m venv --clear $(VENV)-lowest-short
+	@$(BIN)/python -c "import sys; print(*(p for p in sys.path if p.endswith('site-packages')), sep='\n')" \
+	    > `$(VENV)-lowest-short/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/borrowed.pth
+	@$(BIN)/python -m benchmarks.lowest --without torch torchvision ray boto3 psycopg2-binary \
+	    > $(VENV)-lowest-short/lowest.txt
+	@$(VENV)-lowest-short/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -r $(VENV)-lowest-short/lowest.txt 2> $(VENV)-lowest-short/pip.log || { cat $(VENV)-lowest-short/pip.log; exit 1; }
+	@$(VENV)-lowest-short/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-lowest-short .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bdray import __version__
 from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
+from bdray.requirements import outdated
 from bdray.sweeping import stopping
 from bdray.terminal import Console
 from bdray.values import quote
@@ -57,10 +58,19 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.command_line != command_line:
         errors.print(TYPED_PASSWORD, markup=False, style="yellow")
+    old = outdated()
+    for package, versions in old.items():
+        errors.print(f"warning: {package} is {versions}: pip install --upgrade {package}", markup=False, style="yellow")
 
     def work() -> int:
         with stopping.listening():
-            return int(options.run(options))
+            try:
+                return int(options.run(options))
+            except Exception as error:
+                if not old or isinstance(error, BdrayError | BrokenPipeError):
+                    raise
+                said = str(error).partition("\n")[0]
+                raise UserError(f"with these older versions: {type(error).__name__}: {said}") from error
 
     if kept and options.run in (_status, _results, _report, _compare):
         # Records last until the end: to look for cycles among ten thousand took half of what `results` takes.

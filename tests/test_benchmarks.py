@@ -20,6 +20,8 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import backdoorbench, gpu, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.parametrize("module", [loop, ordinary, backdoorbench, precision], ids=lambda module: module.__name__)
 def test_quick_run_measures_finite_figures(module: object) -> None:

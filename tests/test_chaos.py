@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are followed by what only Linux has")
+@pytest.mark.system
 def test_a_sweep_that_is_struck_six_times_comes_to_the_same(tmp_path: Path) -> None:
     """Round 1 of seed 3683: a worker, the driver, the GCS, a raylet, the mirror, and the link to MLflow."""
     log = tmp_path / "log"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import HANG_S
 
 from bdray import __version__
 from bdray.cli import main
@@ -335,7 +336,7 @@ def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Pat
     assert "interrupted; continue with: " in started.stderr.read()
     started.stdout.close()
     started.stderr.close()
-    assert started.wait(timeout=60) == 130
+    assert started.wait(timeout=HANG_S) == 130
     last = [line for line in told if "epoch" in line][-1].split()[2]
     # It is told of the epochs it computes: the first one is the one after the last.
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)

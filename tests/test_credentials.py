@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cli import main
 from bdray.condition import Condition
@@ -131,7 +132,7 @@ def test_the_command_shows_no_password_and_warns_of_the_typed_one(
     )
     # A process of its own: a sweep's driver is a child of its command.
     command = [sys.executable, "-m", "bdray", "sweep", str(space), "--storage", storage]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     out, err = done.stdout, done.stderr
     assert done.returncode == 1, err
     assert any("Credential=AKIA/" in who for who in store[1]), "it was logged in with"

@@ -25,6 +25,8 @@ from bdray.trial.needs import PACKING
 from bdray.trial.pace import PACES
 from benchmarks.damages import DAMAGES, TABLE, markdown
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
 SPACE = """\
 name: damaged

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.space import load_space
 from benchmarks.cluster import Outcome, space_of
@@ -16,11 +17,13 @@ from benchmarks.services import PostgreSQL
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_a_disturbed_cluster_comes_to_the_same_as_one_machine() -> None:
     if why := why_not() or PostgreSQL.why_not():
         pytest.skip(why)
     command = [sys.executable, "-m", "benchmarks.cluster", "--short", "--storages", "s3", "--epochs", "20"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.rstrip().endswith("| 0 | 0 | 0 |"), run.stdout
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from waiting import HANG_S
 
 from bdray.cli import main
 from bdray.condition import Condition
@@ -32,12 +33,13 @@ parameters: {trigger.name: {values: [pixel]}}
 RUN = "import os, sys; os.umask(0); from bdray.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.system
 def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
     """Whatever the shell's umask; what a group may do stays as the user has it."""
     (tmp_path / "space.yaml").write_text(SPACE)
     places = {"BDRAY_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", RUN, "trial", str(tmp_path / "space.yaml"), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, env=os.environ | places, cwd=tmp_path, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | places, cwd=tmp_path, timeout=HANG_S, check=False)
     assert done.returncode == 0
     written = [path for path in tmp_path.rglob("*") if path.name != "space.yaml"]
     names = {path.name for path in written}

@@ -105,6 +105,7 @@ def only_poisoned(sweep: Path) -> Path:
     return found[0]
 
 
+@pytest.mark.system
 def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, cache: Path) -> None:
     site = tmp_path / "site"
     install(site, "own_triggers", "installed_negative")
@@ -135,6 +136,7 @@ def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, ca
     assert pd.read_csv(tmp_path / "with.csv")["asr_floor_after"].notna().sum() == 1
 
 
+@pytest.mark.system
 def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache: Path) -> None:
     study, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
     study.mkdir()

@@ -10,10 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from mlflow import MlflowClient
 
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\

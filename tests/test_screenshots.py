@@ -41,6 +41,7 @@ def test_its_pictures_are_small_and_tell_nothing_of_a_machine() -> None:
 
 @pytest.mark.skipif(TMUX is None, reason="no tmux")
 @pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.system
 def test_a_terminal_is_as_wide_as_it_says_and_keeps_its_colours(tmp_path: Path, columns: int) -> None:
     with Terminal(tmp_path, columns, 10, {}) as terminal:
         before = terminal.shown()
@@ -55,6 +56,7 @@ def test_a_terminal_is_as_wide_as_it_says_and_keeps_its_colours(tmp_path: Path, 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.system
 def test_what_a_page_does_wrong_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(

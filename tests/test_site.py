@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 import yaml
 from nbclient import NotebookClient
+from waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.system
 def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(
@@ -22,7 +25,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -39,6 +42,7 @@ def test_every_page_can_be_found() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in nav] == []
 
 
+@pytest.mark.system
 def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs" / "example.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"
@@ -47,7 +51,7 @@ def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
     # `!python` finds the interpreter that runs the notebook.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before["PATH"]])
     try:
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        NotebookClient(notebook, timeout=HANG_S, resources={"metadata": {"path": str(tmp_path)}}).execute()
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from benchmarks import slurm
 from benchmarks.hosts import why_not
@@ -14,11 +15,13 @@ from benchmarks.hosts import why_not
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_a_job_that_is_ended_goes_on_when_it_is_submitted_again() -> None:
     if why := why_not() or slurm.why_no_slurm():
         pytest.skip(why)
     command = [sys.executable, "-m", "benchmarks.slurm", "--short"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "SIGTERM by scancel --batch | 130, 0 |" in run.stdout
     assert run.stdout.rstrip().endswith("| 0 | 0 | 0 |"), run.stdout

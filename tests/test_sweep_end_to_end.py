@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
+from waiting import HANG_S, until
 
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
@@ -89,7 +89,7 @@ class Sweeper:
 
     def run(self, *options: str) -> tuple[int, str]:
         process = self.start(*options)
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=HANG_S)
         return process.returncode, output
 
     def close(self) -> None:
@@ -102,11 +102,7 @@ class Sweeper:
         return sorted(self.folder.glob(f"runs/{self.space.removesuffix('.yaml')}/{pattern}"))
 
     def wait_for(self, process: subprocess.Popen[str], pattern: str, count: int) -> None:
-        end = time.monotonic() + 500
-        while len(self.files(pattern)) < count:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < end, f"no {count} x {pattern}"
-            time.sleep(0.02)
+        until(lambda: len(self.files(pattern)) >= count, process, pause_s=0.02)
 
     def table(self) -> pd.DataFrame:
         return pd.read_csv(self.files("results.csv")[0])
@@ -220,6 +216,7 @@ def test_the_same_command_again_computes_nothing(undisturbed: Sweeper) -> None:
     assert {run.info.run_id for run in undisturbed.runs()} == runs
 
 
+@pytest.mark.system
 def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]
 ) -> None:
@@ -232,7 +229,7 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
         process = sweeper.start()
         sweeper.wait_for(process, pattern, known + 1)
         os.kill(process.pid, number)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=HANG_S)
         assert process.returncode == 130, output
         assert "Traceback" not in output
         assert "continue with: python -m bdray.sweep tiny.yaml --no-dashboard --num-cpus 2" in output
@@ -256,17 +253,19 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.system
 def test_a_stop_before_anything_runs_is_a_stop_too(number: int, new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
     process = sweeper.start()
     sweeper.wait_for(process, "sweep.json", 1)
     os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert "continue with: python -m bdray.sweep tiny.yaml" in output
 
 
+@pytest.mark.system
 def test_a_failing_condition_is_named_and_can_be_run_again(new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("broken.yaml", BROKEN_SPACE)
     plugin = sweeper.folder / "my_trigger.py"
@@ -366,6 +365,7 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.system
 def test_damaged_files_are_said_put_aside_and_computed_again(new_sweeper: Callable[..., Sweeper]) -> None:
     sweeper = new_sweeper("tiny.yaml", SPACE)
     status, output = sweeper.run()

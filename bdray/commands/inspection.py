@@ -19,6 +19,7 @@ from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of,
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.poisoning.classes import said_classes
 from bdray.registry import Registry
+from bdray.requirements import outdated
 from bdray.searches import SEARCHES
 from bdray.space import SearchSpace
 from bdray.space.grammar import roots_of_options
@@ -91,8 +92,8 @@ def doctor(
     """Say what bdray has to work with here, or on every node of the cluster at `address`; downloads nothing. Exits with
     1 when something is missing here.
 
-    What is missing: a package, a plugin that does not load, a tracking server that was named and does not answer, a
-    data set whose folder is set and wrong; and with a search space, any of its data sets.
+    What is missing: a package or a newer version of it, a plugin that does not load, a tracking server that was named
+    and does not answer, a data set whose folder is set and wrong; and with a search space, any of its data sets.
 
     Args:
         space_file: the search space whose needs are looked at, too.
@@ -106,7 +107,7 @@ def doctor(
     console = Console(highlight=False)
     space = load_space(space_file, overrides) if space_file else None
     here = {
-        "versions": [Finding(name, said, is_missing=said == NOT_INSTALLED) for name, said in versions()],
+        "versions": _versions(),
         "plugins": _plugins(),
         "devices": [Finding(*row) for row in devices()],
         "data sets": data_sets(roots_of_options(overrides)),
@@ -121,6 +122,14 @@ def doctor(
     if missing:
         console.print(f"[red]{missing} missing[/red]")
     return int(missing > 0)
+
+
+def _versions() -> list[Finding]:
+    old = outdated()
+    return [
+        *(Finding(name, said, is_missing=said == NOT_INSTALLED) for name, said in versions() if name not in old),
+        *(Finding(name, said, is_missing=True) for name, said in old.items()),
+    ]
 
 
 def _tell(console: Console, sections: Mapping[str, Iterable[Finding]], indent: str = "") -> int:

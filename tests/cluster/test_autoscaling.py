@@ -18,10 +18,13 @@ import pytest
 from ray._raylet import GcsClient
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from waiting import HANG_S, until
 
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 from benchmarks.ports import free_port
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"
@@ -137,10 +140,8 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grown]:
     folder = Path(tempfile.mkdtemp(prefix="bdray-a-"))
     cluster = Grown(folder)
     try:
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in (folder / "head").read_text():
-            assert cluster.head.poll() is None and time.monotonic() < deadline, (folder / "head").read_text()
-            time.sleep(0.2)
+        until(lambda: "Ray runtime started" in (folder / "head").read_text() or cluster.head.poll() is not None)
+        assert cluster.head.poll() is None, (folder / "head").read_text()
         yield cluster
     finally:
         cluster.end()
@@ -148,24 +149,21 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grown]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback only by what Linux does")
+@pytest.mark.long
 def test_trials_that_wait_make_nodes_come_and_idle_ones_go(grown: Grown) -> None:
     refused = grown.sweep("never", cpus=9)
-    said, _ = refused.communicate(timeout=400)
+    said, _ = refused.communicate(timeout=HANG_S)
     assert refused.returncode == 2, said + (grown.folder / "head").read_text()
     assert "no node can ever run 2 of 4 conditions" in " ".join(said.split()), (
         said + (grown.folder / "head").read_text()
     )
     sweep, seen = grown.sweep("grown", cpus=2), set[str]()
-    deadline = time.monotonic() + 500
-    while sweep.poll() is None and time.monotonic() < deadline:
+    while sweep.poll() is None:
         seen.update(grown.kinds())
         time.sleep(0.5)
-    said, _ = sweep.communicate(timeout=60)
+    said, _ = sweep.communicate(timeout=HANG_S)
     assert sweep.returncode == 0, said
     assert seen == {"small", "large"}
     records = read_records(Storage.open(grown.folder / "runs" / "grown"))
     assert [record.status for record in records] == ["finished"] * 4
-    deadline = time.monotonic() + 120
-    while grown.kinds():
-        assert time.monotonic() < deadline, "idle nodes go"
-        time.sleep(0.5)
+    until(lambda: not grown.kinds(), pause_s=0.5)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cluster.confined import keep_token_private
 
@@ -49,8 +50,11 @@ def test_a_temporary_folder_too_long_for_sockets_is_said_at_once_with_advice(tmp
     assert len(list(folder.glob("ray/session_2*"))) == 1, "tried once"
 
 
+@pytest.mark.system
 def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:
-    run = subprocess.run([sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=HANG_S, check=True
+    )
     ports = [line.split() for line in run.stdout.splitlines() if line.startswith("listens")]
     assert len(ports) >= 4, run.stdout
     for _, address, _, _ in ports:

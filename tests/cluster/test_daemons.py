@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cluster.daemons import daemons_watched, stderr_in
 
@@ -33,7 +34,7 @@ def test_a_daemon_that_is_lost_is_noticed_and_one_that_was_ended_is_not(tmp_path
         with daemons_watched(lost):
             if is_watched:
                 daemon.kill()
-                assert told.wait(60)
+                assert told.wait(HANG_S)
         daemon.kill()
         daemon.wait()
         assert heard == [cause] * is_watched

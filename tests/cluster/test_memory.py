@@ -14,6 +14,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError, RayActorError
+from waiting import HANG_S
 
 from bdray.cluster.losses import in_one_line, memory_exhausted
 from bdray.cluster.memory import memory_kills_are_losses
@@ -60,6 +61,8 @@ resources: {cpu: 1}
 GB = 2**30
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recorded(tmp_path: Path) -> None:
     memory = psutil.virtual_memory()
     if "BDRAY_MEMORY_TEST" not in os.environ or memory.available < 9 * GB:
@@ -82,7 +85,7 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_memory_usage_threshold": f"{limit:.3f}"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=HANG_S,
         check=False,
     )
     said = " ".join((run.stdout + run.stderr).split())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import HANG_S
 
 from bdray.cluster.metrics import METRICS
 from bdray.space import load_space
@@ -81,12 +82,12 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
+@pytest.mark.system
 def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path) -> None:
     (condition,) = load_space(str(tmp_path / "watched.yaml")).conditions()
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
     shown: set[float] = set()
-    deadline = time.monotonic() + 540
-    while not METRICS.keys() <= seen.keys() and time.monotonic() < deadline and running.poll() is None:
+    while not METRICS.keys() <= seen.keys() and running.poll() is None:
         time.sleep(0.5)
         standing = read_standing(Storage.open(str(tmp_path / "runs" / "watched")))
         shown |= {standing.left_s} if standing and standing.left_s is not None else set()
@@ -94,7 +95,7 @@ def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path)
         seen |= samples(scraped(running))
     titles = [title for child in below(running) if (title := " ".join(child.cmdline()).strip()).startswith("ray::Cond")]
     running.send_signal(signal.SIGTERM)
-    said, _ = running.communicate(timeout=120)
+    said, _ = running.communicate(timeout=HANG_S)
     assert running.returncode == 130, said
     assert seen.keys() == METRICS.keys(), said
     for name, (_, keys) in METRICS.items():

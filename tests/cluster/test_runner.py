@@ -22,6 +22,8 @@ from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_record
 
+pytestmark = pytest.mark.system
+
 PLUGIN = '''
 import os, time
 from pathlib import Path

@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from waiting import HANG_S, until
+
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 SPACE = """\
 name: watched
@@ -43,7 +48,7 @@ def command(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=240)
+        process.communicate(timeout=HANG_S)
 
 
 def counted(page: str) -> tuple[int, int]:
@@ -58,18 +63,16 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
     with command(
         tmp_path, "sweep", "watched.yaml", "--no-dashboard", "--num-cpus", "1", "--max-concurrent", "1"
     ) as ran:
-        deadline = time.monotonic() + 540
-        while not (tmp_path / "runs" / "watched" / "sweep.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until((tmp_path / "runs" / "watched" / "sweep.json").exists, ran)
         with command(tmp_path, "report", "watched", "--watch", "--output", "page.html") as follows:
-            while follows.poll() is None and time.monotonic() < deadline:
+            while follows.poll() is None:
                 text = page.read_text(encoding="utf-8") if page.exists() else ""
                 assert not text or text.endswith("</html>"), "never a part of a page"
                 if AGAIN.search(text) and counted(text) not in seen:
                     seen.append(counted(text))
                 time.sleep(0.2)
-            said, _ = follows.communicate(timeout=240)
-        assert ran.wait(240) == 0
+            said, _ = follows.communicate(timeout=HANG_S)
+        assert ran.wait(HANG_S) == 0
     assert follows.returncode == 0, said
     assert seen, f"no page while it ran:\n{said}"
     assert seen[0][0] < 3
@@ -79,5 +82,5 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
     assert "Still running" not in page.read_text(encoding="utf-8")
 
     with command(tmp_path, "report", "watched", "--watch") as again:
-        said, _ = again.communicate(timeout=240)
+        said, _ = again.communicate(timeout=HANG_S)
     assert (again.returncode, said.count("report ")) == (0, 1), "where nothing runs, one page"

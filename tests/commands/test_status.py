@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow.fs import LocalFileSystem
+from waiting import until
 
 from bdray.cli import main
 from bdray.commands.status import state_of
@@ -254,6 +254,7 @@ def start(work: Path, *argv: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.system
 def test_a_real_sweep_while_it_runs_and_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,20 +263,19 @@ def test_a_real_sweep_while_it_runs_and_after_a_kill(
     argv = ["sweep", "long.yaml", "--num-cpus", "1", "--no-dashboard"]
     sweep = start(tmp_path, *argv)
     try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
+
+        def seen() -> str:
             output = shown(capsys, "long") if (tmp_path / "runs" / "long").exists() else ""
-            if " of 2000 done, " in output and " left" in output:
-                break
-            time.sleep(1)
+            return output if " of 2000 done, " in output and " left" in output else ""
+
+        output = until(seen, sweep, pause_s=1)
         assert "long: 2 conditions, running\n" in output
         assert "poison, epoch " in output
     finally:
         os.killpg(sweep.pid, signal.SIGKILL)
         sweep.wait()
-    deadline = time.monotonic() + 60
-    while "its driver was killed" not in (output := shown(capsys, "long")) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    until(lambda: "its driver was killed" in shown(capsys, "long"))
+    output = shown(capsys, "long")
     assert f"continue with: python -m bdray {' '.join(argv)}\n" in output
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from waiting import HANG_S, until
 
 from bdray.checksum import say_damaged
 from bdray.data import ImageData, build_dataset
@@ -281,7 +281,7 @@ def test_two_processes_build_once(slow_folders: Path, tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     gate.touch()
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=HANG_S) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert results[0][0] == results[1][0]
     assert len(results[0][0].strip()) == 64
@@ -293,12 +293,9 @@ def test_two_processes_build_once(slow_folders: Path, tmp_path: Path) -> None:
 def test_a_killed_build_leaves_nothing_that_counts(slow_folders: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = start_loading(slow_folders, cache)
-    deadline = time.monotonic() + 30
     # A batch has been written, and more are to come.
-    while not any(path.stat().st_size > 10_000 for path in cache.glob("arrays/.*.partial/train_images.npy")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    written = "arrays/.*.partial/train_images.npy"
+    until(lambda: any(path.stat().st_size > 10_000 for path in cache.glob(written)), process, pause_s=0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert entries(cache) == []

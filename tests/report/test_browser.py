@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
@@ -87,7 +88,7 @@ def _opened(page: Path, folder: Path) -> tuple[str, list[str]]:
     """The page's title, once its scripts have run, and what the console says."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=True)
     title = re.search("<title>(.*?)</title>", done.stdout)
     assert title is not None
     return title[1], [line for line in done.stderr.splitlines() if "CONSOLE" in line]

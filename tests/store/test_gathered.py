@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_up import record
 
 from bdray.condition import Condition
 from bdray.record import ErrorRecord, TrialRecord
@@ -19,7 +20,6 @@ from bdray.store.sweep_folder import (
     ConditionFolder,
     SweepFolder,
     SweepInfo,
-    blank_record,
     read_heads,
     read_records,
     statuses_of_intact,
@@ -47,7 +47,7 @@ def fill(sweep: Storage) -> None:
         folder = ConditionFolder(sweep, condition.condition_id)
         folder.write_condition(condition)
         folder.write("poison_plan.npz", b"plan")
-        folder.write_record(blank_record(condition, 5).model_copy(update={"status": "finished", "finished_ms": 9}))
+        folder.write_record(record(condition, finished_ms=9))
 
     sweep.each(finish, CONDITIONS[1:])
     write_failure(sweep, CONDITIONS[0], ErrorRecord(kind="ValueError", message="no"), started_ms=1, detail="no")
@@ -74,8 +74,7 @@ def sweep(filled: Path, tmp_path: Path) -> Storage:
 
 
 def rewrite(sweep: Storage, condition: Condition, finished_ms: int) -> None:
-    record = blank_record(condition, 5).model_copy(update={"status": "finished", "finished_ms": finished_ms})
-    ConditionFolder(sweep, condition.condition_id).write_record(record)
+    ConditionFolder(sweep, condition.condition_id).write_record(record(condition, finished_ms=finished_ms))
 
 
 def finished_at(records: list[TrialRecord]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from pyarrow.fs import LocalFileSystem
+from waiting import HANG_S, until
 
 from bdray.errors import UserError
 from bdray.interrupting import interrupt_main_thread
@@ -87,7 +88,9 @@ def elsewhere(pid: int = 1) -> Holder:
     return replace(Holder.me(), machine="another", host="far", pid=pid)
 
 
-def test_of_another_machine_only_a_lease_that_is_kept_counts(storage: Storage) -> None:
+def test_of_another_machine_only_a_lease_that_is_kept_counts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever keeps it may be slow.
+    monkeypatch.setattr(locks, "EXPIRY_S", HANG_S)
     stop, other = threading.Event(), elsewhere()
     storage.write_atomic("lease", other.text)
 
@@ -105,6 +108,7 @@ def test_of_another_machine_only_a_lease_that_is_kept_counts(storage: Storage) -
     finally:
         stop.set()
         keeper.join()
+    monkeypatch.setattr(locks, "EXPIRY_S", 3.0)
     began = time.monotonic()
     with held(storage):
         assert time.monotonic() - began >= 3, "it could still have been kept"
@@ -142,8 +146,12 @@ def test_a_living_holder_lives_when_the_clock_is_set(storage: Storage, monkeypat
 
 
 def test_a_dead_process_that_nobody_has_asked_about_holds_nothing(storage: Storage) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as zombie:
-        holder = replace(Holder.me(), pid=zombie.pid, born_s=locks._born_s(zombie.pid) or 0.0)
+    says_who_it_is = "from bdray.store.locks import Holder; print(Holder.me().text, flush=True); input()"
+    command = [sys.executable, "-c", says_who_it_is]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout is not None
+        holder = Holder.parse(zombie.stdout.readline())
+        assert holder is not None
         assert holder.lives
         zombie.kill()
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
@@ -160,12 +168,12 @@ def test_of_many_at_once_one_gets_it(storage: Storage) -> None:
     start, won, refused = threading.Barrier(6), list[int](), list[str]()
 
     def compete(number: int) -> None:
+        lost: list[str] = []
         start.wait()
         try:
-            with held(storage):
-                won.append(number)
-                # Longer than any of them competes.
-                time.sleep(3)
+            with held(storage, told=lost):
+                until(lambda: lost or len(refused) == 5)
+            won.append(number)
         except UserError as error:
             refused.append(str(error))
 
@@ -181,9 +189,7 @@ def test_who_was_away_for_too_long_hears_who_has_it_now(storage: Storage) -> Non
         stack.enter_context(pytest.raises(UserError, match="held by process 7 on far since"))
         stack.enter_context(held(storage, told=told))
         storage.write_atomic("lease", elsewhere(7).text)
-        deadline = time.monotonic() + 30
-        while not told and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: told)
     assert told == ["lost"]
     assert Holder.parse(storage.read_bytes("lease")).pid == 7, "it is another's: it stays"  # type: ignore[union-attr]
 
@@ -191,5 +197,4 @@ def test_who_was_away_for_too_long_hears_who_has_it_now(storage: Storage) -> Non
 def test_a_loss_ends_what_the_main_thread_does(storage: Storage) -> None:
     with pytest.raises(UserError, match="on far"), leased(storage, "lease", 0, busy, interrupt_main_thread):
         storage.write_atomic("lease", elsewhere().text)
-        for _ in range(600):
-            time.sleep(0.05)
+        until(lambda: False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,37 +13,44 @@ from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage
 from benchmarks.ports import free_port
 
-AWAY_S = 9.0
+pytestmark = pytest.mark.system
+
+AWAY_S = 5.0
+"""Longer than a storage tries that is not patient."""
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Where moto's server will listen in `AWAY_S`."""
+def come(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Starts moto's server on a port, `AWAY_S` from now."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "someone")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    port, servers = free_port(), list[subprocess.Popen[bytes]]()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    servers, timers = list[subprocess.Popen[bytes]](), list[threading.Timer]()
 
-    def come() -> None:
+    def start(port: int) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
-    later = threading.Timer(AWAY_S, come)
-    later.start()
-    yield port
-    later.cancel()
-    later.join()
+    def come(port: int) -> None:
+        timers.append(threading.Timer(AWAY_S, start, [port]))
+        timers[-1].start()
+
+    yield come
+    for timer in timers:
+        timer.cancel()
+        timer.join()
     for server in servers:
         server.kill()
         server.wait()
 
 
-def test_a_patient_storage_waits_for_a_store_that_comes(port: int) -> None:
-    uri = f"s3://bucket/runs?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
-    storage = Storage.open(uri)
+def test_a_patient_storage_waits_for_a_store_that_comes(come: Callable[[int], None]) -> None:
+    port = free_port()
+    storage = Storage.open(f"s3://bucket/runs?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1")
     with pytest.raises(StorageError) as away:
         storage.read_text("sweep.json")
     assert not isinstance(away.value, StorageNotFoundError)
+    come(port)
     # There is a server then, and no such bucket.
     with pytest.raises(StorageNotFoundError):
         storage.patiently().child("far").read_text("sweep.json")

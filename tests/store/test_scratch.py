@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.store.scratch import clear_scratch, scratch_folder
 
@@ -55,7 +56,7 @@ def test_what_a_killed_process_leaves_is_removed_but_nothing_of_the_living(tempo
         clear_scratch(lambda gone: shown.append((gone / "note").read_text()))
         assert (shown, folder.exists(), mine.exists()) == ([], True, True)
         owner.stdin.close()
-        assert owner.wait(60) == -signal.SIGKILL
+        assert owner.wait(HANG_S) == -signal.SIGKILL
         clear_scratch(lambda gone: shown.append((gone / "note").read_text()))
         assert (shown, folder.exists(), mine.exists()) == (["mine"], False, True)
     owner.stdout.close()

@@ -9,13 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
@@ -52,20 +52,20 @@ class Run:
     def lines(self) -> int:
         return sum(len(path.read_bytes().splitlines()) for path in self.folder.glob("conditions/*/journal.jsonl"))
 
-    def until(self, process: subprocess.Popen[str], lines: int) -> None:
+    def wait_for(self, process: subprocess.Popen[str], lines: int) -> None:
         """Waits until so many lines are in its journals."""
-        end = time.monotonic() + 300
-        while self.lines < lines:
-            assert process.poll() is None and time.monotonic() < end, self.sweep.said
-            time.sleep(0.05)
+        until(lambda: self.lines >= lines, process)
 
     def lefts(self, process: subprocess.Popen[str]) -> Sequence[float]:
         """What it says of the time left, until its end."""
-        seen, end = list[float](), time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < end:
+        seen = list[float]()
+
+        def is_over() -> bool:
             with suppress(OSError, ValueError):
                 seen.append(json.loads((self.folder / "progress.json").read_text())["left_s"])
-            time.sleep(0.05)
+            return process.poll() is not None
+
+        until(is_over)
         return [left for left in seen if left is not None]
 
 
@@ -83,6 +83,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 
 @settable
+@pytest.mark.system
+@pytest.mark.long
 def test_a_sweep_whose_clock_is_set_again_and_again(run: Run) -> None:
     """Killed at the true time, it goes on a day before, loses an hour more on its way, is killed, ends a day after."""
     beside, space = run.sweep.folder.parent, (run.sweep.folder / "chaos.yaml").read_text()
@@ -91,9 +93,9 @@ def test_a_sweep_whose_clock_is_set_again_and_again(run: Run) -> None:
     for before, behind, lines in ((0, 0, 5), (-DAY, -DAY - HOUR, 24)):
         run.clock.set(before)
         process = run.sweep.start()
-        run.until(process, lines)
+        run.wait_for(process, lines)
         run.clock.set(behind)
-        run.until(process, lines + 5)
+        run.wait_for(process, lines + 5)
         process.send_signal(signal.SIGKILL)
         process.wait()
     kept = {path: path.read_bytes().splitlines() for path in run.folder.glob("conditions/*/journal.jsonl")}
@@ -110,10 +112,12 @@ def test_a_sweep_whose_clock_is_set_again_and_again(run: Run) -> None:
 
 
 @settable
+@pytest.mark.system
+@pytest.mark.long
 def test_a_clock_that_is_set_while_a_sweep_runs(run: Run) -> None:
     process = run.sweep.start()
     for lines, ahead in ((5, -HOUR), (12, DAY), (24, -DAY)):
-        run.until(process, lines)
+        run.wait_for(process, lines)
         run.clock.set(ahead)
     lefts = run.lefts(process)
     assert process.returncode == 0, run.sweep.said

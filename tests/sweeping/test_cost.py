@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import record, stage
+from waiting import HANG_S
 
-from bdray.record import EpochRecord, StageRecord
+from bdray.record import EpochRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, examples_of
 from bdray.sweeping.work import work_of
 from bdray.trial.costing import COSTS, Cost
@@ -90,18 +92,10 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     folder = SweepFolder(storage.child("priced"))
     done = next(condition for condition in space.conditions() if condition.model.name == "resnet8")
     folder.write_info(SweepInfo("priced", "bdray-priced"))
-    stages = tuple(
-        StageRecord(
-            name=stage.name,
-            result=stage.result,
-            fingerprint=stage.fingerprint,
-            epochs=(EpochRecord(epoch=1, images=1, stage_seconds=3.0),),
-        )
-        for stage in done.stages
-    )
-    ended = {"status": "finished", "finished_ms": 8_000, "stages": stages}
+    timed = EpochRecord(epoch=1, images=1, stage_seconds=3.0)
+    stages = (stage(timed, name=one.name, result=one.result, fingerprint=one.fingerprint) for one in done.stages)
     folder.condition(done.condition_id).write_condition(done)
-    folder.condition(done.condition_id).write_record(blank_record(done, 1_000).model_copy(update=ended))
+    folder.condition(done.condition_id).write_record(record(done, *stages, started_ms=1_000, finished_ms=8_000))
     cost = estimate_cost(space, storage, "priced")
     assert cost is not None
     (each,) = {work_of(c).units * 4 for c in space.conditions()}
@@ -125,6 +119,7 @@ def test_where_all_is_done_there_is_nothing_to_price() -> None:
     assert [line.plain for line in cost_lines(done, None)] == ["nothing is left to run: 20 finished conditions"]
 
 
+@pytest.mark.system
 def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Path) -> None:
     load(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
@@ -132,7 +127,7 @@ def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Pat
     def sweep(*argv: str) -> str:
         command = [sys.executable, "-m", "bdray", "sweep", "priced.yaml", *argv]
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=400
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=HANG_S
         )
         return done.stdout
 

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import HANG_S, until
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -77,7 +79,7 @@ class Program:
 
     def run(self, work: str) -> tuple[int, str]:
         process = self.start(work)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=HANG_S)
         return process.returncode, output
 
     @property
@@ -95,12 +97,6 @@ class Program:
             if is_here:
                 found.append(process.pid)
         return found
-
-    def wait_for(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < end, f"left: {self.left()}"
-            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -162,7 +158,7 @@ def test_a_stop_is_the_drivers(program: Program, number: signal.Signals) -> None
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)
-    assert process.communicate(timeout=60)[0] == "interrupted; continue with: the command\n"
+    assert process.communicate(timeout=HANG_S)[0] == "interrupted; continue with: the command\n"
     assert (process.returncode, program.tries, program.left()) == (130, 1, [])
 
 
@@ -172,7 +168,7 @@ def test_a_driver_ends_with_its_keeper(program: Program) -> None:
     assert process.stdout.readline() == "working\n"
     process.kill()
     process.wait()
-    program.wait_for(lambda: program.left() == [])
+    until(lambda: program.left() == [])
     assert len(list((program.folder / "tmp").iterdir())) == 2
     status, output = program.run("pass")
     assert status == 7, output
@@ -187,7 +183,7 @@ def test_what_is_left_when_both_are_killed_is_ended_by_the_next(program: Program
     os.kill(driver, signal.SIGKILL)
     process.kill()
     process.wait()
-    program.wait_for(lambda: len(program.left()) == 1)
+    until(lambda: len(program.left()) == 1)
     status, output = program.run("pass")
     assert status == 7, output
     assert program.left() == []

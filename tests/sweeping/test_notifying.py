@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cli import main, without_option
 from bdray.errors import UserError
@@ -77,6 +78,7 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
+@pytest.mark.system
 def test_a_real_sweep_tells_its_first_failure_and_its_end(server: Server, tmp_path: Path) -> None:
     (tmp_path / "told.yaml").write_text(SPACE)
     (tmp_path / "broken_trigger.py").write_text(BROKEN)
@@ -84,7 +86,7 @@ def test_a_real_sweep_tells_its_first_failure_and_its_end(server: Server, tmp_pa
     command = [sys.executable, "-m", "bdray", "sweep", "told.yaml", "--no-dashboard", "--num-cpus", "1"]
     done = subprocess.run(
         [*command, "--notify", server.url],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     failed, finished = server.posted

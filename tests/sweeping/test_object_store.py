@@ -8,18 +8,20 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from waiting import HANG_S, until
 
 from bdray.store.locks import Holder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, read_records
 from benchmarks.clock import Clock
 from benchmarks.slow_store import slow_store
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\
@@ -65,12 +67,9 @@ class Drivers:
 
     def holder(self) -> Holder | None:
         """Who holds the sweep; waits until anybody does."""
-        sweep, deadline = self.storage.child("far"), time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if sweep.exists(DRIVER_LOCK):
-                return Holder.parse(sweep.read_bytes(DRIVER_LOCK))
-            time.sleep(0.2)
-        return None
+        sweep = self.storage.child("far")
+        until(lambda: sweep.exists(DRIVER_LOCK), self.started[-1])
+        return Holder.parse(sweep.read_bytes(DRIVER_LOCK))
 
 
 @pytest.fixture
@@ -98,7 +97,7 @@ def test_a_second_driver_is_told_of_the_first_and_goes_on_after_its_death(driver
     assert holder is not None
     for prefix in ([], apart()):
         second = drivers.start(*prefix)
-        said, _ = second.communicate(timeout=120)
+        said, _ = second.communicate(timeout=HANG_S)
         assert second.returncode == 2, said
         named = re.search(r"being run by process (\d+) on (\S+) since", " ".join(said.split()))
         assert named is not None, said
@@ -107,13 +106,14 @@ def test_a_second_driver_is_told_of_the_first_and_goes_on_after_its_death(driver
     first.kill()
     first.wait()
     third = drivers.start()
-    said, _ = third.communicate(timeout=300)
+    said, _ = third.communicate(timeout=HANG_S)
     assert third.returncode == 0, said
     assert [record.status for record in read_records(storage.child("far"))] == ["finished"] * 2
     assert not {DRIVER_LOCK, "mirror.lock"} & set(storage.child("far").list()), "given back"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="a clock is set with Linux and a cc")
+@pytest.mark.long
 def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(drivers: Drivers, storage: Storage) -> None:
     """The second driver, on another machine as far as anybody can tell, has another time of day than the first: an hour
     behind or ahead, by the run's seed, for each takes a minute and a half."""
@@ -123,12 +123,12 @@ def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(drivers: Drive
     assert holder is not None
     clock.set(random.choice((-3600, 3600)))
     second = drivers.start(*apart(), environment=clock.environment)
-    said, _ = second.communicate(timeout=120)
+    said, _ = second.communicate(timeout=HANG_S)
     assert second.returncode == 2 and f"being run by process {holder.pid} on" in said, said
     assert first.poll() is None, "the first one goes on"
     first.kill()
     first.wait()
     third = drivers.start(*apart(), environment=clock.environment)
-    said, _ = third.communicate(timeout=300)
+    said, _ = third.communicate(timeout=HANG_S)
     assert third.returncode == 0, said
     assert [record.status for record in read_records(storage.child("far"))] == ["finished"] * 2

@@ -11,17 +11,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 import yaml
+from waiting import HANG_S, until
 
 from bdray.store.sweep_folder import RECORD
 from benchmarks.ports import free_port
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -82,7 +84,7 @@ def environment(folder: Path) -> Iterator[Mapping[str, str]]:
     until(lambda: answers(f"{environment['RAY_API_SERVER_ADDRESS']}/api/gcs_healthz", process, folder / "head.log"))
     yield environment
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    process.wait(HANG_S)
 
 
 def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
@@ -91,13 +93,6 @@ def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return bool(urlopen(url, timeout=5).status == 200)
     except (URLError, TimeoutError):
         return False
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 120.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_submitted_sweep_is_stopped_resumably_and_goes_on(folder: Path, environment: Mapping[str, str]) -> None:

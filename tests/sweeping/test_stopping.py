@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from bdray.sweeping import stopping
 
@@ -42,7 +43,7 @@ def test_a_stop_during_the_imports_is_a_stop_too(number: signal.Signals) -> None
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
     assert said == "interrupted before anything was done; continue with the same command\n"
 
@@ -81,8 +82,8 @@ def test_a_signal_in_a_callback_of_the_interpreter_comes_again_and_prints_nothin
         assert reference() is None, "the signal came in the callback, and nothing was raised"
         begin = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            time.sleep(60)
-        assert time.monotonic() - begin < 30, "the sleep is cut short"
+            time.sleep(HANG_S)
+        assert time.monotonic() - begin < HANG_S, "the sleep is cut short"
     assert sys.unraisablehook is hook
     assert capfd.readouterr() == ("", "")
 

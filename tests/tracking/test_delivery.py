@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
 from bdray.store.standing import Standing, write_standing
@@ -281,7 +282,7 @@ def test_a_new_database_is_made_without_a_word(tmp_path: Path, new_sweep: Any) -
     working.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(  # noqa: PLW1510 - looked at below, with what it said
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=working, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, cwd=working, env=environment
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(working.iterdir()), "MLflow's own defaults would write into the working directory"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from waiting import until
 
 from bdray.condition import Condition
 from bdray.poisoning.stamping import PoisonedSet
@@ -74,9 +74,7 @@ def test_a_few_fetches_run_ahead_and_no_more() -> None:
 
     coming = all_of_them()
     assert next(coming) == 0
-    deadline = time.monotonic() + 10
-    while len(begun) <= BATCHES_AHEAD and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(begun) > BATCHES_AHEAD)
     assert begun == list(range(BATCHES_AHEAD + 1))
     assert list(coming) == list(range(1, 20))
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_up import rates, record
 
 from bdray.condition import Condition
-from bdray.record import FloorRecord, Rates, TrialRecord
+from bdray.record import FloorRecord
 from bdray.results.controls import floors_of
 from bdray.trial.attacks import Probe, attack_key, dump_probes, own_probes, parse_probes, probes_of
 
@@ -90,31 +91,6 @@ def test_probes_survive_json() -> None:
     assert parse_probes("[]") == ()
 
 
-def rates(attack: float) -> Rates:
-    return Rates(
-        clean_accuracy=0.9,
-        attack_success_rate=attack,
-        robust_accuracy=0.0,
-        clean_images=10,
-        attacked_images=9,
-        largest_share=0.1,
-        collapsed=False,
-    )
-
-
-def record(one: Condition, floors: tuple[FloorRecord, ...] = ()) -> TrialRecord:
-    return TrialRecord(
-        condition_id=one.condition_id,
-        cell_id=one.cell_id,
-        role=one.role,
-        condition=one.content(),
-        status="finished",
-        started_ms=0,
-        finished_ms=1,
-        floors=floors,
-    )
-
-
 def floor(one: Condition, poisoned: float, finetuned: float | None) -> FloorRecord:
     assert one.trigger is not None
     return FloorRecord(
@@ -130,8 +106,8 @@ def test_the_floor_is_what_the_twin_with_the_same_seed_does_under_the_same_attac
     patch, blend = condition(), condition(trigger={"name": "blend"})
     low, warp = condition(poison={"rate": 0.01}), condition(trigger={"name": "warp"})
     other_seed, other_model = condition(seed=1), condition(model={"name": "resnet20"})
-    twin = record(patch.baseline(), (floor(patch, 0.3, 0.2), floor(blend, 0.07, None)))
-    other_twin = record(other_seed.baseline(), (floor(patch, 0.9, 0.8),))
+    twin = record(patch.baseline(), floors=(floor(patch, 0.3, 0.2), floor(blend, 0.07, None)))
+    other_twin = record(other_seed.baseline(), floors=(floor(patch, 0.9, 0.8),))
     poisoned = [record(one) for one in (patch, blend, low, warp, other_seed, other_model)]
     assert floors_of([*poisoned, other_twin, twin]) == {
         patch.condition_id: floor(patch, 0.3, 0.2),

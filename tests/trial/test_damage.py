@@ -28,6 +28,8 @@ from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 
+pytestmark = pytest.mark.system
+
 TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes", "reused"}
 FLIPS = 20
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from made_up import rates, stage
 from torch import nn
 
 from bdray.condition import Condition
-from bdray.record import EpochRecord, Rates, StageRecord
+from bdray.record import StageRecord
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import own_probes, probes_of
@@ -53,16 +54,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def ended(result: str) -> StageRecord:
-    rates = Rates(
-        clean_accuracy=0.25,
-        attack_success_rate=0.5,
-        robust_accuracy=0.1,
-        clean_images=359,
-        attacked_images=7,
-        largest_share=0.3,
-        collapsed=False,
-    )
-    return StageRecord(name="poison", result=result, fingerprint="f", epochs=(EpochRecord(epoch=1, rates=rates),))
+    return stage(rates(0.5, clean=0.25, clean_images=359, attacked_images=7), result=result)
 
 
 @pytest.mark.parametrize(("row", "column"), [(28, 28), (30, 30), (16, 16), (24, 24), (8, 12)])

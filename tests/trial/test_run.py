@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import HANG_S
 
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
@@ -368,7 +369,7 @@ def test_trials_beside_each_other_give_what_each_gives_alone(tmp_path: Path, opt
         )
         for one in seeds
     ]
-    beside = [process.communicate(timeout=300)[0] for process in started]
+    beside = [process.communicate(timeout=HANG_S)[0] for process in started]
     assert [measured(text) for text in beside] == [measured(run_trial(one, options=options)) for one in seeds]
 
 

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up import stage
 from torch import nn
 
-from bdray.record import Confusion, EpochRecord, StageRecord
+from bdray.record import Confusion, EpochRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.loop import StageState
 from bdray.trial.stages import StageStore
 
 FINGERPRINT, DATA = "0123456789ab", "d1"
-RECORD = StageRecord(
-    name="poison", result="poisoned", fingerprint=FINGERPRINT, epochs=(EpochRecord(epoch=1, loss=0.5),)
-)
+RECORD = stage(EpochRecord(epoch=1, loss=0.5), fingerprint=FINGERPRINT)
 
 
 def network() -> nn.Module:

@@ -106,12 +106,14 @@ from bdray.errors import WeightsError
 from bdray.models import build_model
 import bdray.models.networks.weights
 
+waited, sleep = [], time.sleep
+time.sleep = lambda seconds: (waited.append(seconds), sleep(seconds))
 for name in ("resnet18", "timm/vit_tiny_patch16_224"):
-    start = time.perf_counter()
+    waited.clear()
     try:
         build_model(name, 10, 32, weights="imagenet")
     except WeightsError as error:
-        print(f"{time.perf_counter() - start:.1f} {error}")
+        print(f"{sum(waited):.1f} {error}")
 """
 
 
