@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
+from bdray.errors import ConditionError
 from bdray.recipes import Finetune
 from bdray.repairs.base import REPAIRS, CleanData, Details, Repair, RepairStage, Surgery, Tuning
 
@@ -93,10 +94,17 @@ def pruning_curve(
 
 
 def make_prunable(model: nn.Module) -> None:
-    """Give the head a mask over its weights that prunes nothing yet."""
+    """Give the head a mask over its weights that prunes nothing yet.
+
+    Raises:
+        ConditionError: the network has no linear head with a bias.
+    """
+    from torch import nn
     from torch.nn.utils import prune
 
     head = _head(model)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise ConditionError("repair.name", f"fine_pruning needs a linear head with a bias, but this one is {head}")
     if not prune.is_pruned(head):
         prune.identity(head, "weight")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from bdray.errors import ConditionError
 from bdray.models.networks.taps import Taps
 from bdray.recipes import Optimization, Schedule
 
@@ -103,6 +104,9 @@ def select_layers(model: nn.Module, layers: Literal["all", "head", "batch_norm"]
     """Freeze every parameter but the chosen ones and return those.
 
     `head` is the final linear layer; `batch_norm` the scale and shift of every normalisation layer.
+
+    Raises:
+        ConditionError: the network has no such layers.
     """
     taps: Taps = model.taps  # type: ignore[assignment]
     if layers == "all":
@@ -113,6 +117,8 @@ def select_layers(model: nn.Module, layers: Literal["all", "head", "batch_norm"]
         chosen = [
             p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
         ]
+    if not chosen:
+        raise ConditionError("finetune.layers", f"this network has no parameters in '{layers}' layers; use all or head")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in chosen:

@@ -32,6 +32,7 @@ from bdray.trial.auto import decided
 from bdray.trial.compiling import shape_of
 from bdray.trial.files import TrialFiles
 from bdray.trial.options import TrialOptions
+from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
@@ -132,6 +133,7 @@ class _Trial:
         prepare_memory(device, self.options.gpu_share)
         experiment = self._experiment(self.condition, device)
         experiment, self.options = decided(experiment, self.options, self.reporter, self.kept_in)
+        try_stages(experiment)
         prepare_memory(device, self.options.gpu_share)
         self.reporter.data(experiment.place, experiment.image_bytes)
         self.files.write_inputs(experiment)

@@ -267,6 +267,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     monkeypatch.setattr(torch, "Generator", CudaGenerator)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: REAL_FORK(devices=[]))
     monkeypatch.setattr(torch.autograd, "grad", _gradient)
+    # Stand-ins of gradients are zero, so that no network would see anything.
+    for module in ("bdray.models.networks.coverage", "bdray.trial.preflight"):
+        monkeypatch.setattr(f"{module}.pixels_seen", lambda _, size: torch.ones(size, size, dtype=torch.bool))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _tensor, _stream: None)
     monkeypatch.setattr(torch.utils, "swap_tensors", lambda kept, other: setattr(kept, "data", other.data))
     monkeypatch.setattr(source, "ThreadPoolExecutor", _AtOnce)
