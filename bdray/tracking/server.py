@@ -300,18 +300,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     text = public(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"
-    if any(sign in text for sign in _NO_DATABASE):
-        # Not by itself: it may hold other people's experiments.
-        again = "move it away, and the same command fills a new one from the records"
-        return UnreachableError(f"{server}: the file is damaged ({text}); {again}")
-    if any(sign in text for sign in _FULL):
-        return UnreachableError(f"{server}: the disk is full; make room, and the same command delivers the rest")
-    if any(sign in text for sign in _OTHER_VERSION):
-        upgrade = shlex.join(["mlflow", "db", "upgrade", without_password(tracking_uri)])
-        return UnreachableError(
-            f"{server}: another version of MLflow made the database; where that was an older one, back it up and run:"
-            f" {upgrade} (where it was a newer one, install that)"
-        )
+    if (advice := _advice(text, tracking_uri)) is not None:
+        return UnreachableError(f"{server}: {advice}")
     code = getattr(error, "error_code", None)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return GoneError(f"{server} has lost something: {text}")
@@ -320,6 +310,23 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     if isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
     return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
+
+
+def _advice(text: str, tracking_uri: str) -> str | None:
+    """What to do about a database that can be used again by the user's own hand alone; None for other errors."""
+    if any(sign in text for sign in _NO_DATABASE):
+        # Not by itself: it may hold other people's experiments.
+        again = "move it away, and the same command fills a new one from the records"
+        return f"the file is damaged ({text}); {again}"
+    if any(sign in text for sign in _FULL):
+        return "the disk is full; make room, and the same command delivers the rest"
+    if any(sign in text for sign in _OTHER_VERSION):
+        upgrade = shlex.join(["mlflow", "db", "upgrade", without_password(tracking_uri)])
+        return (
+            f"another version of MLflow made the database; where that was an older one, back it up and run: {upgrade} "
+            "(where it was a newer one, install that)"
+        )
+    return None
 
 
 def _log_in(uri: str) -> str:

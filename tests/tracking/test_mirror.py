@@ -261,9 +261,9 @@ def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
         following = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
-        wait_until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
+        until(lambda: shown(sweep).children and shown(sweep).points(first) == sweep.points(first))
         sweep.journal(first, 3)
-        wait_until(lambda: shown(sweep).points(first) == sweep.points(first))
+        until(lambda: shown(sweep).points(first) == sweep.points(first))
         assert following.poll() is None
         sweep.record(first)
     output, _ = following.communicate(timeout=300)
