@@ -15,9 +15,9 @@ from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
 from bdray.poisoning.kept import TriggerKept
 from bdray.record import Rates, StageName, TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.retraining import above_floor, verdict
 from bdray.report.searching import search_parts
+from bdray.results.cells import study_of
 from bdray.store.storage import Storage
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"

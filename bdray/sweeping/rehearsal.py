@@ -13,7 +13,7 @@ from rich.table import Table
 from bdray.condition import Condition, flatten
 from bdray.progress import Bar
 from bdray.record import TrialRecord
-from bdray.results.tables import axes_of, axis_columns, axis_name
+from bdray.results.axes import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
