@@ -254,7 +254,7 @@ def _core_words(cells: Sequence[Cell], axes: Sequence[str]) -> str:
 def _levels(axis: str, study: Study) -> list[Level]:
     """Over the settings that have every value of the axis, or where there are none, over what each value has. Empty
     for an axis that has a value for every cell: the table of cells says that already."""
-    cells = [cell for cell, _ in _means(study.cells, "poison")]
+    cells = [cell for cell, _ in _means(study.cells, "poison") if cell.values[axis] is not None]
     nested = {child for child, parent in parents_of([cell.key for cell in cells]).items() if parent == axis}
     by_value: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,12 @@ class Retraining:
     def judged(self) -> list[Defusal]:
         """Cells with a floor before and after."""
         return [cell for cell in self.cells if None not in cell.took]
+
+    @property
+    def verdicts(self) -> list[tuple[str, int]]:
+        """What is said of cells before the repair, and of how many."""
+        said = [cell.took[0].said() for cell in self.cells if cell.took[0]]
+        return sorted(Counter(said).items(), key=lambda item: -item[1])
 
     @property
     def awake(self) -> list[Defusal]:

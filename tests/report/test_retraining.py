@@ -152,8 +152,8 @@ def test_what_retraining_costs_is_paired_within_records(make_record: MakeRecord)
 def test_the_page_names_what_fine_tuning_wakes(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     html = make_report(sweep(make_record, make_baseline, list(CURVES)), SweepDescription("demo")).html
     words = " ".join(html.split())
-    assert "the backdoor had taken in <strong>7 of 15" in words
-    assert "<strong>4 of 7 <span" in words
+    assert "the backdoor had taken in <strong>7 of 15</strong> poisoned models" in words
+    assert "<strong>4 of 7</strong> no longer have it" in words
     assert "had not taken before, has after): pixel (1 of 2 trainings, 40.7 % to 33.3 %); sinusoid (3 of 3 tr" in words
     assert '1 of 3 <span class="ci">[1 to 91 %]' in words
     still = make_report(sweep(make_record, make_baseline, ["patch", "blend"]), SweepDescription("demo")).html
