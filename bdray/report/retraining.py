@@ -60,10 +60,14 @@ class Retraining:
         return [cell for cell in self.cells if None not in cell.took]
 
     @property
-    def verdicts(self) -> list[tuple[str, int]]:
-        """What is said of cells before the repair, and of how many."""
-        said = [cell.took[0].said() for cell in self.cells if cell.took[0]]
-        return sorted(Counter(said).items(), key=lambda item: -item[1])
+    def verdicts(self) -> Counter[str]:
+        """Of how many cells is said, before the repair, that it takes in `most` trainings, in `few`, or neither."""
+        return Counter(cell.took[0].verdict for cell in self.judged if cell.took[0])
+
+    @property
+    def more(self) -> int:
+        """How many more trainings of a cell of which nothing is said would tell at best; 0 where there is none."""
+        return min((cell.took[0].more for cell in self.judged if cell.took[0] and not cell.took[0].verdict), default=0)
 
     @property
     def awake(self) -> list[Defusal]:

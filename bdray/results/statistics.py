@@ -94,8 +94,8 @@ def equivalence(differences: Sequence[float], margin: float) -> float | None:
 
     The larger one of the tests of `difference + margin` against <= 0 and of `difference - margin` against >= 0. They
     take differences to lie evenly on both sides of their mean: where a few models lose much and the others nothing,
-    they find too much (`docs/statistics.md`). None for fewer than five differences. Source: Schuirmann 1987, J. Pharmacokinet.
-    Biopharm. 15, of the two one-sided tests.
+    they find too much (`docs/statistics.md`). None for fewer than five differences. Source: Schuirmann 1987,
+    J. Pharmacokinet. Biopharm. 15, of the two one-sided tests.
 
     Raises:
         ValueError: the margin is not positive.
