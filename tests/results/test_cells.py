@@ -108,7 +108,6 @@ def test_every_output_says_the_same(kinds: list[str], make_record: MakeRecord, m
     rates = [rate for kind in kinds if (rate := KINDS[kind][2]) is not None]
     answers = [KINDS[kind][3] for kind in kinds]
     trainings = Trainings(answers.count(True), answers.count(False), len(kinds))
-    # A cell of which nothing can be said has no floor either: its baselines are compared with nothing.
     expected = (f"{fmean(rates):.1%}" if rates else "-", trainings.text)
     found = told(records, attacks[0].cell_id)
     assert found == dict.fromkeys(found, expected)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from bdray.cli import main
 from bdray.commands.tables import chosen
 from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import fit_of, latex_of, listing_of, markdown_of, table_of, texts_of
 from bdray.results.statistics import wilson_interval
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import ConditionFolder
 from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]
@@ -122,3 +127,25 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
         assert all(cell in text for cell in row)
     if not fit.stacked:
         assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
+
+
+def test_the_command_compares_with_baselines_that_were_not_chosen(
+    tmp_path: Path, make_record: MakeRecord, make_baseline: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found: `--where trigger.name=patch` leaves out the baselines, and with them every floor."""
+    attack = make_record((0.7, 0.1))
+    sweep = Storage.open(tmp_path).child("demo")
+    sweep.write_atomic("space.yaml", "name: demo\nfixed: {data: digits}\n")
+    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    for record in (attack, make_baseline([attack])):
+        ConditionFolder(sweep, record.condition_id).write_record(record)
+    command = ["results", "demo", "--storage", str(tmp_path), "--where", "trigger.name=patch"]
+    for at, took in (("0.5", "1 of 1"), ("0.9", "0 of 1")):
+        assert main([*command, "--took-at", at, "--md"]) == 0
+        assert f" {took} [" in capsys.readouterr().out
+        assert main([*command, "--took-at", at, "--csv", "-"]) == 0
+        (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert (row["poisoned_took"], row["repaired_took"]) == (str(took == "1 of 1"), "False")
+    with pytest.raises(SystemExit):
+        main([*command, "--took-at", "1.5"])
+    assert "'1.5' is no share between 0 and 1" in capsys.readouterr().err
