@@ -232,6 +232,14 @@ def _add_sweep_readers(commands: Any) -> None:
                 action="store_true",
                 help="again whenever there are more results, until nothing runs any more",
             )
+        if name in ("results", "report"):
+            reader.add_argument(
+                "--took-at",
+                type=_share,
+                default=0.5,
+                metavar="SHARE",
+                help="of what a floor leaves to gain: above it, the backdoor of a training took (default: 0.5)",
+            )
         if name == "sync":
             reader.add_argument("--tracking-uri", help="deliver there instead")
             reader.add_argument("--follow", action="store_true", help="go on as long as the sweep runs")
@@ -320,6 +328,16 @@ def _size(text: str) -> float:
         if 0 <= float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"{quote(text)} is not a number of at least 0")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no share between 0 and 1")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -1,6 +1,6 @@
 """Coverage, type I error and power of what a report prints, by simulation: `python -m benchmarks.statistics [RUNS]`.
 
-Prints the tables of `docs/statistics.md`. Rates over seeds are normal on the logit scale and counted over test images.
+Prints the tables of `docs/statistics.md`. Rates are counted over test images; each training's anew.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import binomtest, norm
+from scipy.special import expit
+from scipy.stats import norm
 from scipy.stats import t as student
 
-from bdray.report.cells import Estimate, estimate_of_differences, make_estimate, seed_means
-from bdray.report.retraining import difference_interval, verdict
-from bdray.report.statistics import (
+from bdray.results.cells import MARGIN, difference, seed_means
+from bdray.results.statistics import (
     Interval,
     auc_interval,
     detector_auc,
     equivalence,
     holm,
-    mean_test,
-    rate_interval,
-    t_interval,
+    sign_flip_test,
     variance_shares,
     wilson_interval,
 )
+from bdray.results.took import TOOK_AT, took
+from bdray.results.trainings import Trainings
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -37,33 +36,6 @@ NONE = "none"
 """Where the page gives no interval and makes no test."""
 IMAGES = 1000
 RUNS = 2000
-
-
-def coverage(runs: int = RUNS) -> list[list[str]]:
-    """How often a 95 % interval of a rate holds what it is meant to hold."""
-    methods: dict[str, Callable[[list[float]], Interval | None]] = {
-        "as printed": _printed,
-        "plain t": t_interval,
-        "percentile bootstrap": _bootstrap,
-    }
-    rows = []
-    for typical, spread in ((0.119, 1.0), (0.5, 0.5), (0.95, 0.5)):
-        center = float(logit(typical))
-        mean = float(np.mean(expit(center + spread * np.random.default_rng(0).normal(size=1_000_000))))
-        for name, method in methods.items():
-            drawn = [_rates(center, spread, seeds, runs) for seeds in SEEDS]
-            hits = [_held(method, rates, (typical, mean)) for rates in drawn]
-            for what, k in (("median", 0), ("mean", 1)):
-                told = [NONE if hit is None else _percent(hit[k]) for hit in hits]
-                rows.append([f"{typical}, {mean:.3f}, {spread}", name, what, *told])
-    return rows
-
-
-def _printed(rates: list[float]) -> Interval | None:
-    """Wilson's of one seed, Student's on the logit scale of several."""
-    if len(rates) == 1:
-        return wilson_interval(round(rates[0] * IMAGES), IMAGES)
-    return rate_interval(rates, [IMAGES] * len(rates))
 
 
 def wilsons(runs: int = RUNS) -> list[list[str]]:
@@ -79,37 +51,152 @@ def wilsons(runs: int = RUNS) -> list[list[str]]:
     return rows
 
 
-def differences(runs: int = RUNS) -> list[list[str]]:
-    """How often the interval of a difference holds the true one, 5 points; seeds and cells spread by 5 points each."""
-    rows = []
-    for name, draw in (("normal", _normal), ("skewed (exponential)", _exponential)):
-        for cells in (1, CELLS):
-            told = []
-            for seeds in SEEDS:
-                generator = np.random.default_rng(seeds)
-                luck = draw(generator, (runs, 1, seeds)) + draw(generator, (runs, cells, seeds))
-                found = [estimate_of_differences(_by_seed(run)) for run in 0.05 + 0.05 * luck]
-                told.append(_share_held([each for each in found if each], 0.05))
-            rows.append([name, str(cells), *told])
-    return rows
-
-
-def _normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    return generator.normal(size=shape)
-
-
-def _exponential(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    return generator.exponential(size=shape) - 1
-
-
 def _by_seed(cells: Floats) -> list[float]:
     return seed_means([dict(enumerate(map(float, cell))) for cell in cells])
 
 
-def _share_held(found: Sequence[Estimate], truth: float) -> str:
-    known = [each for each in found if each.low is not None and each.high is not None]
-    held = sum(each.low <= truth <= each.high for each in known if each.low is not None and each.high is not None)
-    return _percent(held / len(known)) if known else NONE
+FLOOR = 0.05
+
+
+def _bimodal(low: float, high: float, p: float) -> Callable[[np.random.Generator, tuple[int, ...]], Floats]:
+    return lambda generator, shape: np.where(generator.random(shape) < p, high, low)
+
+
+LUCK: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    **{
+        f"{100 * low:g} or {100 * high:g} %, p = {p}": _bimodal(low, high, p)
+        for low, high in ((0.025, 0.99), (0.15, 0.98), (0.6, 0.999))
+        for p in (0.15, 0.33, 0.5, 0.75, 0.9)
+    },
+    "spread on the logit scale, median 50 %": lambda generator, shape: expit(generator.normal(0, 1, shape)),
+    "one in eight wide": lambda generator, shape: np.where(
+        generator.random(shape) < 1 / 8, generator.random(shape), 0.97
+    ),
+}
+"""True attack success rates of trainings, by how they are distributed."""
+
+
+def single_trainings(runs: int = RUNS) -> list[list[str]]:
+    """What is said of one training, by what it truly gains of what the floor leaves."""
+    rows = []
+    for images in (180, IMAGES):
+        for gain in (0.0, 0.4, 0.5, 0.6, 0.9):
+            generator = np.random.default_rng(images)
+            mine = generator.binomial(images, FLOOR + gain * (1 - FLOOR), runs)
+            floors = generator.binomial(images, FLOOR, runs)
+            said = [took(int(a), images, int(b), images) for a, b in zip(mine, floors, strict=True)]
+            rows.append(
+                [str(images), f"{gain:g}", *(_percent(said.count(each) / runs) for each in (True, False, None))]
+            )
+    return rows
+
+
+def trainings(runs: int = RUNS) -> list[list[str]]:
+    """How often the interval of k of n holds the share of trainings that truly take, each seed with a baseline of its
+    own or all with one."""
+    rows = []
+    for name, draw in LUCK.items():
+        for shared in (False, True):
+            told = []
+            for seeds in SEEDS[1:]:
+                found, truth = _took(draw, seeds, runs, shared=shared)
+                told.append(_percent(sum(_holds(each, truth) for each in found) / runs))
+            rows.append([name, "one" if shared else "its own", _percent(truth), *told])
+    return rows
+
+
+def said_of_trainings(runs: int = RUNS) -> list[list[str]]:
+    """How often a backdoor is said to take in most trainings and in few, by the share in which it does."""
+    rows = []
+    for name in (name for name in LUCK if name.startswith("15 or")):
+        for seeds in (*SEEDS[1:], 20):
+            found, truth = _took(LUCK[name], seeds, runs)
+            verdicts = [each.verdict for each in found]
+            told = [_percent(verdicts.count(word) / runs) for word in ("most", "few", "")]
+            rows.append([_percent(truth), str(seeds), *told])
+    return rows
+
+
+def _took(
+    draw: Callable[[np.random.Generator, tuple[int, ...]], Floats], seeds: int, runs: int, *, shared: bool = False
+) -> tuple[list[Trainings], float]:
+    """Cells of so many trainings, and the share of all trainings that truly take."""
+    line = FLOOR + TOOK_AT * (1 - FLOOR)
+    truth = float(np.mean(draw(np.random.default_rng(0), (1_000_000,)) > line))
+    generator = np.random.default_rng(seeds)
+    mine = generator.binomial(IMAGES, draw(generator, (runs, seeds)))
+    floors = np.broadcast_to(generator.binomial(IMAGES, FLOOR, (runs, 1 if shared else seeds)), mine.shape)
+    pairs = [list(zip(*run, strict=True)) for run in zip(mine, floors, strict=True)]
+    found = [Trainings.among((took(int(a), IMAGES, int(b), IMAGES), None) for a, b in run) for run in pairs]
+    return found, truth
+
+
+def _holds(found: Trainings, truth: float) -> bool:
+    return found.interval.low <= truth <= found.interval.high
+
+
+def defused(runs: int = RUNS) -> list[list[str]]:
+    """How often the interval of the share of trainings that a repair defuses holds it, and how often "most" is wrong.
+    Backdoors take in three of four trainings; a cell in which none took is left out."""
+    rows = []
+    for share in (0.15, 0.33, 0.5, 0.75, 0.9):
+        told, wrong = [], []
+        for seeds in SEEDS[1:]:
+            generator = np.random.default_rng(seeds)
+            before = generator.random((runs, seeds)) < 0.75
+            after = np.where(generator.random((runs, seeds)) < share, 0.05, 0.97)
+            hits = generator.binomial(IMAGES, after)
+            cells = [
+                Trainings.among((_not(took(int(k), IMAGES, 50, IMAGES)), None) for k in run[mask])
+                for run, mask in zip(hits, before, strict=True)
+                if mask.any()
+            ]
+            told.append(_percent(sum(_holds(each, share) for each in cells) / len(cells)))
+            verdicts = [each.verdict for each in cells]
+            errors = verdicts.count("most") * (share <= 0.5) + verdicts.count("few") * (share >= 0.5)
+            wrong.append(_percent(errors / len(cells)))
+        rows += [[_percent(share), "interval holds it", *told], [_percent(share), "wrong verdict", *wrong]]
+    return rows
+
+
+def _not(answer: bool | None) -> bool | None:
+    return None if answer is None else not answer
+
+
+DROPS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    "normal, 0.3 points": lambda generator, shape: generator.normal(0, 0.003, shape),
+    "exponential": lambda generator, shape: 0.003 - generator.exponential(0.003, shape),
+    "15 % lose 8 points": lambda generator, shape: np.where(generator.random(shape) < 0.15, -0.08, 0.0) + 0.012,
+}
+"""How a training's clean accuracy differs from what it is on average, by the kind of luck."""
+
+
+def less_accurate(runs: int = RUNS) -> list[list[str]]:
+    """How often the interval of the share of trainings that lose more than the margin holds it, over 2,000 images."""
+    rows = []
+    for name, draw in DROPS.items():
+        for mean in (0.0, -0.01):
+            told = []
+            truth = float(np.mean(mean + draw(np.random.default_rng(0), (1_000_000,)) < -MARGIN))
+            for seeds in SEEDS[1:]:
+                generator = np.random.default_rng(seeds)
+                mine = generator.binomial(2000, 0.8 + mean + draw(generator, (runs, seeds)))
+                its = generator.binomial(2000, 0.8, (runs, seeds))
+                cells = [
+                    Trainings.among((_lost(int(a), int(b)), None) for a, b in zip(*run, strict=True))
+                    for run in zip(mine, its, strict=True)
+                ]
+                told.append(_percent(sum(_holds(each, truth) for each in cells) / runs))
+            rows.append([name, f"{100 * mean:g}", _percent(truth), *told])
+    return rows
+
+
+def _lost(mine: int, its: int) -> bool | None:
+    found = difference((mine, 2000), (its, 2000))
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    return True if found.high < -MARGIN else False if found.low > -MARGIN else None
 
 
 def detectors(runs: int = RUNS) -> list[list[str]]:
@@ -167,98 +254,55 @@ def _standardized(values: Floats) -> Floats:
     return scaled
 
 
-def _rates(center: float, spread: float, seeds: int, runs: int) -> Floats:
-    generator = np.random.default_rng(seeds)
-    rates: Floats = generator.binomial(IMAGES, expit(generator.normal(center, spread, (runs, seeds)))) / IMAGES
-    return rates
+def _all_or_nothing(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    return np.where(generator.random(shape) < 0.3, 0.98, 0.15)
 
 
-def _held(
-    method: Callable[[list[float]], Interval | None], rates: Floats, truths: Sequence[float]
-) -> list[float] | None:
-    found = [method([float(rate) for rate in run]) for run in rates]
-    if not any(found):
-        return None
-    return [sum(each is not None and each.low <= truth <= each.high for each in found) / len(rates) for truth in truths]
-
-
-def _bootstrap(values: list[float]) -> Interval | None:
-    if len(values) < 2:
-        return None
-    drawn = np.random.default_rng(0).choice(values, (499, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(low), float(high))
-
-
-def verdicts(runs: int = RUNS) -> list[list[str]]:
-    """How often a backdoor is said to work, and not to, by how far it truly is above a floor of 5 %."""
-    rows = []
-    for above in (0.0, 0.05, 0.15, 0.3, 0.8):
-        for seeds in SEEDS:
-            found = _left_over(above, seeds, runs, seeds)
-            said = [verdict(each) for each in found]
-            told = [_percent(said.count(name) / runs) for name in ("works", "does not", "undecided")]
-            rows.append([f"{100 * above:g}", str(seeds), *told, _share_held(found, above)])
-    return rows
-
-
-def woken(runs: int = RUNS) -> list[list[str]]:
-    """How often a backdoor is said to have been woken (did not work before, works after), by both true distances."""
-    rows = []
-    for before, after in ((0.0, 0.0), (0.05, 0.05), (0.0, 0.15), (0.0, 0.8)):
-        told = []
-        for seeds in SEEDS:
-            pairs = zip(
-                _left_over(before, seeds, runs, seeds), _left_over(after, seeds, runs, seeds + 100), strict=True
-            )
-            told.append(_percent(sum(verdict(a) == "does not" and verdict(b) == "works" for a, b in pairs) / runs))
-        rows.append([f"{100 * before:g} to {100 * after:g}", *told])
-    return rows
-
-
-def _left_over(above: float, seeds: int, runs: int, stream: int) -> list[Estimate]:
-    """Seeds spread by 3 points around a known difference."""
-    generator = np.random.default_rng(stream)
-    floors = np.clip(generator.normal(0.05, 0.01, (runs, seeds)), 0, 1)
-    rates = np.clip(floors + above + generator.normal(0, 0.03 if above else 0.0, (runs, seeds)), 0, 1)
-    mine, its = generator.binomial(IMAGES, rates), generator.binomial(IMAGES, floors)
-    return [_left(*pair) for pair in zip(mine, its, strict=True)]
-
-
-def _left(mine: Floats, its: Floats) -> Estimate:
-    pairs = [((int(a), IMAGES), (int(b), IMAGES)) for a, b in zip(mine, its, strict=True)]
-    differences = [(a[0] - b[0]) / IMAGES for a, b in pairs]
-    return make_estimate(differences, *difference_interval(pairs))
+EFFECTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    "none; normal luck": lambda generator, shape: generator.normal(0, 0.05, shape),
+    "none; all or nothing": lambda generator, shape: (
+        _all_or_nothing(generator, shape) - _all_or_nothing(generator, shape)
+    ),
+    "-10 points; normal luck": lambda generator, shape: generator.normal(-0.1, 0.05, shape),
+    "takes in none instead of 30 %": lambda generator, shape: 0.15 - _all_or_nothing(generator, shape),
+    "the mean as before, but takes in one of eight": lambda generator, shape: np.where(
+        generator.random(shape) < 1 / 8, 0.7, -0.1
+    ),
+}
+"""A training with a regularizer minus its twin without, by what the regularizer does."""
 
 
 def regularizers(runs: int = RUNS) -> list[list[str]]:
-    """How often a regularizer is said to have an effect (5 %), over 12 cells that share the luck of their seed."""
+    """How often a regularizer is said to make a difference (5 %), half of whose luck is their seed's."""
     rows = []
-    for effect in (0.0, -0.05, -0.1):
-        for seeds in SEEDS:
-            generator = np.random.default_rng(seeds)
-            luck = generator.normal(0, 0.05, (runs, 1, seeds))
-            cells = effect + luck + generator.normal(0, 0.05, (runs, CELLS, seeds))
-            p_values = [mean_test(_by_seed(run)) for run in cells]
-            tested = [p < 0.05 for p in p_values if p is not None]
-            signs = np.mean([binomtest(int((run < 0).sum()), run.size).pvalue < 0.05 for run in cells])
-            rows.append([f"{100 * effect:g}", str(seeds), _mean_or_none(tested), _percent(float(signs))])
+    for name, draw in EFFECTS.items():
+        for cells in (1, 2, CELLS):
+            told = []
+            for seeds in SEEDS:
+                generator = np.random.default_rng(seeds)
+                shape = (runs // 2, cells, seeds)
+                own, shared = draw(generator, shape), draw(generator, (runs // 2, 1, seeds))
+                drawn = np.where(generator.random(shape) < 0.5, own, shared)
+                p_values = [sign_flip_test(_by_seed(run)) for run in drawn]
+                told.append(_mean_or_none([p < 0.05 for p in p_values if p is not None]))
+            rows.append([name, str(cells), *told])
     return rows
 
 
 def equivalences(runs: int = RUNS) -> list[list[str]]:
-    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm); seeds differ by 0.3 points."""
+    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm), by how a training's luck lies."""
     rows = []
-    for difference in (0.0, -0.005, -0.01):
-        for seeds in SEEDS:
-            generator = np.random.default_rng(seeds)
-            # 12 tests a run say as much with fewer runs.
-            drawn = generator.normal(difference, 0.003, (runs // 4, CELLS, seeds))
-            tests = [[equivalence([float(v) for v in cell], 0.01) for cell in run] for run in drawn]
-            corrected = [holm([test.p_value for test in run if test]) for run in tests]
-            each = [p < 0.05 for run in corrected for p in run]
-            some = [any(p < 0.05 for p in run) for run in corrected if run]
-            rows.append([f"{100 * difference:g}", str(seeds), _mean_or_none(each), _mean_or_none(some)])
+    for name, draw in DROPS.items():
+        for mean in (0.0, -0.01):
+            for seeds in (3, 5, 10):
+                generator = np.random.default_rng(seeds)
+                # 12 tests a run say as much with fewer runs.
+                drawn = mean + draw(generator, (max(4, runs // 20), CELLS, seeds))
+                tests = [[equivalence([float(v) for v in cell], 0.01) for cell in run] for run in drawn]
+                corrected = [holm([test for test in run if test is not None]) for run in tests]
+                each = [p < 0.05 for run in corrected for p in run]
+                some = [any(p < 0.05 for p in run) for run in corrected if run]
+                rows.append([name, f"{100 * mean:g}", str(seeds), _mean_or_none(each), _mean_or_none(some)])
     return rows
 
 
@@ -273,12 +317,13 @@ def _percent(share: float) -> str:
 _BY_SEEDS = ("1 seed", *(f"{n} seeds" for n in SEEDS[1:]))
 TABLES: tuple[tuple[int, Sequence[str], Callable[[int], list[list[str]]]], ...] = (
     (1, ("images", *(f"rate {rate} %" for rate in (0.1, 2, 10, 50, 95))), wilsons),
-    (3, ("median, mean, spread", "interval", "of the", *_BY_SEEDS), coverage),
-    (2, ("luck", "cells", *_BY_SEEDS), differences),
-    (2, ("points above the floor", "seeds", "works", "does not", "undecided", "interval holds the truth"), verdicts),
-    (1, ("points above the floor, before to after", *_BY_SEEDS), woken),
-    (2, ("true effect, points", "seeds", "test over seeds", "sign test over cells x seeds"), regularizers),
-    (2, ("true difference, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),
+    (2, ("images", "true gain", "took", "did not", "unclear"), single_trainings),
+    (3, ("trainings end at", "baseline", "of them take, %", *_BY_SEEDS[1:]), trainings),
+    (2, ("of them take, %", "seeds", "in most", "in few", "cannot say"), said_of_trainings),
+    (2, ("of them are defused, %", "how often", *_BY_SEEDS[1:]), defused),
+    (3, ("luck", "true mean, points", "lose more than 1 point, %", *_BY_SEEDS[1:]), less_accurate),
+    (2, ("what it does", "cells", *_BY_SEEDS), regularizers),
+    (3, ("luck", "true mean, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),
     (3, ("true AUC", "luck shared with the baseline", "interval", *_BY_SEEDS), detectors),
     (2, ("true share, %", "printed as by chance, %", *_BY_SEEDS), shares),
 )

@@ -20,7 +20,6 @@ from bdray.condition import Condition
 from bdray.errors import DataError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
-from bdray.results.controls import floors_of
 from bdray.results.tables import csv_of, result_table
 from bdray.searches.study import STUDY
 from bdray.store.storage import Storage
@@ -76,7 +75,7 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) ->
     lines = (kept / RECORDS).read_text(encoding="utf-8").splitlines()
     records = [TrialRecord.model_validate_json(line) for line in lines]
     by_id = {record.condition_id: record for record in records}
-    (kept / "results.csv").write_text(csv_of(result_table(records, floors_of(records))), encoding="utf-8")
+    (kept / "results.csv").write_text(csv_of(result_table(records)), encoding="utf-8")
     space = (kept / SPACE).read_text(encoding="utf-8")
     asked = yaml.safe_load(space).get("description", "")
     described = SweepDescription(

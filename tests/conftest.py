@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from record_fixtures import make_baseline, make_record  # noqa: F401 - fixtures
 
 from bdray.condition import COMPONENTS
 from bdray.searches import SEARCHES

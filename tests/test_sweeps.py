@@ -15,9 +15,11 @@ from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
 from bdray.poisoning.kept import TriggerKept
 from bdray.record import Rates, StageName, TrialRecord
-from bdray.report.cells import study_of
-from bdray.report.retraining import above_floor, verdict
+from bdray.report.findings import regularization, variation
 from bdray.report.searching import search_parts
+from bdray.results.cells import Study, study_of
+from bdray.results.statistics import Share
+from bdray.results.trainings import Trainings, joined
 from bdray.store.storage import Storage
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -114,7 +116,7 @@ STAGES: tuple[tuple[str, StageName], ...] = (("poisoned", "poison"), ("repaired"
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell after one stage: percentages over seeds, and the verdict."""
+    """A cell after one stage: percentages over seeds, and in how many the backdoor took."""
 
     clean: list[float]
     success: list[float]
@@ -138,7 +140,8 @@ def measured_in(records: Sequence[TrialRecord]) -> dict[str, list[Measured]]:
         for result, stage in STAGES:
             rates = [each for record in members if (each := getattr(record, result))]
             success = [] if members[0].role == "baseline" else [_percent(each) for each in rates]
-            said = verdict(above_floor(judged[cell_id], stage)) if cell_id in judged else None
+            trainings = judged[cell_id].took(stage) if cell_id in judged else None
+            said = trainings.text if trainings else None
             clean = [100 * each.clean_accuracy for each in rates]
             stages.append(Measured(clean, success, _floors(members, records, result), said or "–"))
         found[_named(members[0], varied)] = stages
@@ -146,7 +149,7 @@ def measured_in(records: Sequence[TrialRecord]) -> dict[str, list[Measured]]:
 
 
 def table_of(records: Sequence[TrialRecord]) -> list[str]:
-    """One row a cell: clean accuracy, attack success rate, floor and verdict, before and after fine-tuning."""
+    """One row a cell: clean accuracy, attack success rate, floor and what took, before and after fine-tuning."""
     rows = []
     for name, stages in measured_in(records).items():
         rows.append(f"| {name} | {' | '.join(text for stage in stages for text in stage.told)} |")
@@ -209,12 +212,14 @@ def test_every_table_is_recomputed_from_its_records(title: str, name: str) -> No
 
 @pytest.mark.parametrize(("title", "name"), SECTIONS.items())
 def test_every_percentage_in_the_text_stands_in_the_table_above_it(title: str, name: str) -> None:
-    """A mean, the lowest or the highest over seeds, with or without a digit; sentences on others' say "independent"."""
+    """A mean, the lowest or the highest over seeds, with or without a digit; other sentences say "independent" or
+    "variance"."""
     stages = [stage for stages in measured_in(records_of(name)).values() for stage in stages]
     lists = [values for stage in stages for values in (stage.clean, stage.success, stage.floors) if values]
     known = {f"{f(values):.{digits}f}" for values in lists for f in (fmean, min, max) for digits in (0, 1)}
     lines = [line for line in section(title).splitlines() if not line.startswith("|")]
-    said = [sentence for sentence in re.split(r"(?<=[.;])\s", " ".join(lines)) if "independent" not in sentence]
+    sentences = re.split(r"(?<=[.;])\s", " ".join(lines))
+    said = [each for each in sentences if "independent" not in each and "variance" not in each]
     numbers = re.findall(r"(\d+(?:\.\d)?)(?= %| to \d+(?:\.\d)? %| and \d+(?:\.\d)? %)", " ".join(said))
     assert [number for number in numbers if number not in known] == []
 
@@ -255,6 +260,28 @@ class Attacked:
                 found.append(record)
         assert len(found) == 3, "seeds"
         return cls(*([_percent(rates) for r in found if (rates := getattr(r, x))] for x in ("poisoned", "repaired")))
+
+
+ORDERS = ("before_augmentation", "after_augmentation")
+
+
+def by_order(study: Study) -> list[dict[str, Trainings]]:
+    """Of what was stamped before augmentation, and of what was after: which trainings took, and were defused."""
+    found = []
+    for order in ORDERS:
+        cells = [cell for cell in study.cells if cell.values["poison.stamp"] == order]
+        asked = {
+            "took": [cell.took("poison") for cell in cells],
+            "defused": [cell.turned(to=False) for cell in cells],
+            "woken": [cell.turned(to=True) for cell in cells],
+        }
+        found.append({name: joined([each for each in every if each]) for name, every in asked.items()})
+    return found
+
+
+def of_those(trainings: Trainings) -> str:
+    """`1 of 3`, what is unclear counted and not named."""
+    return f"{trainings.did} of {trainings.of}"
 
 
 def mean(values: Sequence[float]) -> str:
@@ -359,7 +386,11 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         return Attacked.of("axes-cifar10", trigger, order, **wanted)
 
     said = " ".join(section("CIFAR-10").split())
-    measured = measured_in(records_of("axes-cifar10"))
+    records = records_of("axes-cifar10")
+    measured, study = measured_in(records), study_of(records)
+    orders, shares = by_order(study), {each.axis: each for each in variation(study).shares}
+    effects = {effect.name: effect for effect in regularization(study).effects}
+    assert {effect.p_value for effect in effects.values()} == {None}, "three seeds cannot say"
     floors = {name: [fmean(stage.floors) for stage in stages if stage.floors] for name, stages in measured.items()}
     clean = [fmean(stages[0].clean) for stages in measured.values()]
     line = measured["line, before augmentation"]
@@ -375,6 +406,13 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         f"against {fmean(patch[1].before):.1f} % without",
         f"manifold mixup {runs(of('patch', 'before', regularizer='manifold_mixup').before)}, soft nearest neighbours"
         f" {runs(of('patch', 'before', regularizer='soft_nearest_neighbors').before)}",
+        f"Stamped before it, the backdoor took in {of_those(orders[0]['took'])} trainings, stamped after it in"
+        f" {of_those(orders[1]['took'])}",
+        f"Of the backdoors stamped before, {of_those(orders[0]['defused'])} no longer have it after fine-tuning, of"
+        f" those stamped after {of_those(orders[1]['defused'])}",
+        f"None of the {orders[0]['woken'].of + orders[1]['woken'].of} in which it had not taken",
+        f"trigger explains {_share(shares['trigger.name'].before)} of the variance between cells, the order"
+        f" {_share(shares['poison.stamp'].before)}",
         f"The patch falls from {fmean(patch[0].before):.0f} to {mean(patch[0].after)} (floor"
         f" {floors['patch, before augmentation'][1]:.0f} %), and from {fmean(patch[1].before):.0f} to"
         f" {mean(patch[1].after)}",
@@ -392,17 +430,36 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
     ]
     after = [fmean(rates) for rates in regularized[1]]
     assert f"Stamped after: {min(after):.1f} to {max(after):.1f} %" in said
-    assert min(fmean(rates) for rates in regularized[0]) > fmean(patch[0].before), "none is below"
+    raised = {name: each.raised for name, each in effects.items()}
+    assert (
+        f"higher in {raised['contrastive']}, {raised['logit squeezing']}, {raised['manifold mixup']} and"
+        f" {raised['soft nearest neighbors']} of 6 pairs"
+    ) in said
+    mixup = effects["manifold mixup"].accuracy
+    assert mixup is not None
+    assert f"manifold mixup costs {-100 * mixup.highest:.1f} to {-100 * mixup.lowest:.1f} points" in said
+    others = [each.accuracy for name, each in effects.items() if name != "manifold mixup"]
+    assert all(each and each.highest > -0.01 for each in others), "in some seed nothing to speak of"
     assert of("filter", "before") == of("filter", "after"), "to the last digit"
     both = [of(trigger, order).before for trigger in ("line", "sinusoid", "image") for order in ("before", "after")]
     assert min(map(fmean, both)) >= 99, "in both orders"
     all_to_all = [of("patch", order, strategy="all_to_all").before for order in ("after", "before")]
     assert f"({fmean(all_to_all[0]):.0f} and {mean(all_to_all[1])}, floor" in said
-    for trigger in ("pixel", "blend", "watermark"):
-        assert fmean(of(trigger, "after").before) > fmean(of(trigger, "before").before) + 10
+    counts = {
+        name: [stages[0].said for key, stages in measured.items() if key.startswith(f"{name}, ")]
+        for name in ("pixel", "blend", "watermark", "noise_patch")
+    }
+    told = {"pixel": "the pixels", "blend": "blend", "watermark": "the watermark", "noise_patch": "the noise patch"}
+    for name, (after, before) in counts.items():
+        assert f"{told[name]} {before.split(' of')[0]} and {after.split(' of')[0]}" in said, (name, before, after)
     baselines = {name: fmean(stages[0].clean) for name, stages in measured.items() if name.startswith("nothing")}
     assert min(baselines, key=lambda name: baselines[name]) == "nothing (baseline), manifold mixup"
     assert max(baselines, key=lambda name: baselines[name]) == "nothing (baseline)"
+
+
+def _share(share: Share | None) -> str:
+    assert share is not None
+    return f"{100 * share.share:.1f} %"
 
 
 def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
@@ -435,10 +492,12 @@ def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
     assert min(rate for trigger in ("line", "sinusoid", "image") for rate in before(trigger)) >= 98.5
     orders = [Attacked.of("axes-flowers", "filter", order) for order in ("before", "after")]
     assert orders[0] == orders[1], "to the last digit"
-    worked = {name: stages[1].said for name, stages in measured.items() if stages[0].said == "works"}
-    assert "does not" not in worked.values(), "defuses none"
-    assert sorted(name for name, after in worked.items() if after == "undecided") == [
-        "line, after augmentation",
-        "line, before augmentation",
-        "patch, one-to-one, before augmentation",
-    ]
+    before, after = by_order(study_of(records_of("axes-flowers")))
+    assert (
+        f"took in {of_those(before['took'])} trainings stamped before and {of_those(after['took'])} stamped after"
+        in said
+    )
+    lost = (
+        f"{of_those(before['defused'])} of what was stamped before no longer have it, and {of_those(after['defused'])}"
+    )
+    assert lost in said

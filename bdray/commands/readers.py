@@ -6,7 +6,7 @@ import argparse
 import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from rich.markup import escape
 from bdray.commands.tables import chosen, show_comparison, show_results, show_search
 from bdray.credentials import public
 from bdray.errors import StorageError, UserError, nearest
-from bdray.record import FloorRecord, TrialRecord
-from bdray.results.controls import floors_of
+from bdray.record import TrialRecord
+from bdray.results.controls import controls_of
 from bdray.results.tables import csv_of, result_table
+from bdray.results.took import TOOK_AT
 from bdray.store.storage import Storage, cause_of
 from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in
 from bdray.terminal import Console
@@ -75,13 +76,16 @@ def results(options: argparse.Namespace) -> int:
     records = _in_plan_order(sweep)
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
+    _load_plugins_or_say(sweep)
+    # Of all: what is chosen may leave out the baselines.
+    controls = controls_of(records)
     records = chosen(records, options.where)
     if not (options.csv or options.parquet):
-        show_results(records, options)
+        show_results(records, options, controls)
         if not (options.md or options.latex or options.where or options.by):
             show_search_of(sweep, records, Console(highlight=False))
         return 0
-    table = result_table(records, _floors(sweep, records))
+    table = result_table(records, controls, options.took_at)
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
@@ -143,14 +147,12 @@ def stages(options: argparse.Namespace) -> int:
     return stages(find_sweep(options.sweep, options.storage), options.prune)
 
 
-def _floors(sweep: Storage, records: Sequence[TrialRecord]) -> Mapping[str, FloorRecord]:
-    """What baselines do under each attack; none where a plugin is missing, which is said on stderr."""
+def _load_plugins_or_say(sweep: Storage) -> None:
+    """Where a plugin is missing, its conditions have no floors, which is said on stderr."""
     try:
         _load_plugins(sweep)
-        return floors_of(records)
     except UserError as error:
         Console(stderr=True, highlight=False).print(f"the floors are left empty: {error}", markup=False, soft_wrap=True)
-        return {}
 
 
 def report(options: argparse.Namespace) -> int:
@@ -169,7 +171,7 @@ def report(options: argparse.Namespace) -> int:
 def _write_page(
     sweeps: Sequence[Storage], options: argparse.Namespace, console: Console, *, is_running: bool = False
 ) -> None:
-    made = report_of(*sweeps, is_running=is_running)
+    made = report_of(*sweeps, is_running=is_running, took_at=options.took_at)
     if options.output:
         write_file(Path(options.output), made.html.encode())
         where = options.output
@@ -194,12 +196,15 @@ def _write_figures(made: Report, folder: Path, console: Console) -> None:
         console.print(f"figure   {folder / picture.name}.{{{kinds}}}", markup=False, soft_wrap=True)
 
 
-def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = (), is_running: bool = False) -> Report:
+def report_of(
+    *sweeps: Storage, known: Sequence[TrialRecord] = (), is_running: bool = False, took_at: float = TOOK_AT
+) -> Report:
     """The report of sweeps as their folders stand; what several of them have counts once.
 
     Args:
         known: records that have been read already.
         is_running: whoever has the page open sees the next one by itself.
+        took_at: see `bdray.results.took`.
 
     Raises:
         UserError: nothing has been measured yet.
@@ -212,7 +217,7 @@ def report_of(*sweeps: Storage, known: Sequence[TrialRecord] = (), is_running: b
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
     described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
-    described = replace(described, is_running=is_running)
+    described = replace(described, is_running=is_running, took_at=took_at)
     return make_report(sorted(records.values(), key=lambda record: record.condition_id), described)
 
 

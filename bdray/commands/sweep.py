@@ -18,8 +18,8 @@ from bdray.commands.tables import said_of_classes
 from bdray.credentials import public
 from bdray.errors import BdrayError
 from bdray.record import TrialRecord
+from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.surroundings import mixtures
-from bdray.results.tables import summary_table
 from bdray.space import SearchSpace
 from bdray.space.plan import make_plan, render_plan
 from bdray.store.storage import Storage
@@ -32,6 +32,9 @@ from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.terminal import Console
 from bdray.tracking import pages_command, sync_command
+
+_SHOWN_CELLS = 40
+"""Of more cells, the rest stands in the table's file."""
 
 
 def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
@@ -109,14 +112,13 @@ def _write_report(sweep: Storage, records: Sequence[TrialRecord]) -> None:
 def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
     """Print the summary; return the exit status."""
     if outcome.records:
+        listing = listing_of(outcome.records).first(_SHOWN_CELLS)
         console.print()
-        console.print(summary_table(outcome.records))
+        console.print(table_of(listing, console.width))
         console.print()
-        tuned = "; tuned: after clean fine-tuning" if any(record.repaired for record in outcome.records) else ""
-        console.print(
-            f"Means over seeds after the last epoch. C-Acc: clean accuracy; ASR: attack success rate{tuned}.",
-            style="dim",
-        )
+        tuned = "; tuned: after the repair" if listing.is_tuned else ""
+        said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{tuned}."
+        console.print(said, style="dim", soft_wrap=True)
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,7 +15,8 @@ from bdray.errors import UserError, nearest
 from bdray.poisoning.classes import said_classes
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_table
-from bdray.report.listing import fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.results.controls import Control
+from bdray.results.listing import MEANS, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -23,6 +24,12 @@ from bdray.values import show
 
 if TYPE_CHECKING:
     from bdray.report.searching import Part
+
+
+TOOK = (
+    "took: trainings whose backdoor gains more than {:g} % of what the floor leaves, of all n [95 %, exact]; what is "
+    "unclear, diverged or collapsed counts as either."
+)
 
 
 def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRecord]:
@@ -45,9 +52,9 @@ def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRe
     return list(records)
 
 
-def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) -> None:
+def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, controls: Mapping[str, Control]) -> None:
     """Print the cells, or the groups of `--by`, in the form asked for."""
-    listing = listing_of(records, [name for text in options.by for name in text.split(",")])
+    listing = listing_of(records, [name for text in options.by for name in text.split(",")], options.took_at, controls)
     if options.sort:
         listing = listing.sorted_by(options.sort)
     if options.md:
@@ -57,10 +64,13 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace) ->
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
-        shown = fit_of(listing, console.width).intervals
-        intervals = "[95 % intervals over seeds]" if shown else "(intervals: in a wider terminal, or with --md)"
         tuned = "; tuned: after the last stage of the repair" if listing.is_tuned else ""
-        console.print(f"Means after the last epoch {intervals}{tuned}.", markup=False)
+        wider = (
+            "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
+        )
+        console.print(f"{MEANS[0].upper()}{MEANS[1:]}{tuned}.{wider}", markup=False, soft_wrap=True)
+        if "took" in listing.heads:
+            console.print(TOOK.format(100 * options.took_at), markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
@@ -96,7 +106,9 @@ def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], 
     console.print(f"{names[1]} minus {names[0]}: {len(found.pairs)} pairs of conditions", markup=False)
     _say_apart(console, names, found)
     console.print(comparison_table(found))
-    console.print("Percentage points; means over pairs after the last epoch [95 % intervals over seeds].", markup=False)
+    console.print(
+        "Percentage points; means over pairs after the last epoch (of several seeds: lowest to highest).", markup=False
+    )
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.record import TrialRecord
-from bdray.report.listing import RATE_COLUMNS
-from bdray.report.statistics import Interval, t_interval
-from bdray.results.tables import axes_of, axis_name
+from bdray.results.axes import axes_of, axis_name
+from bdray.results.cells import Estimate, is_sound, rates_after
+from bdray.results.listing import RATE_COLUMNS
 from bdray.values import show_cell
 
 _NOT_SCIENTIFIC = (
@@ -30,12 +30,12 @@ class Difference:
 
     Attributes:
         mean: over pairs.
-        interval: Student's, over the seeds' means: pairs that share a seed are not independent. None for one seed.
+        by_seed: the means over each seed's pairs, which are not independent.
         pairs: how many have the rate on both sides.
     """
 
     mean: float
-    interval: Interval | None
+    by_seed: Estimate
     pairs: int
 
 
@@ -54,18 +54,19 @@ class Comparison:
     alone: tuple[int, int]
 
     def differences(self, pairs: Sequence[tuple[TrialRecord, TrialRecord]] | None = None) -> dict[str, Difference]:
-        """By the heads of `RATE_COLUMNS`; without those that no pair has."""
+        """By the heads of `RATE_COLUMNS`; without those that no pair has. What collapsed or diverged counts in none."""
         found = {}
-        for head, (rate, after) in RATE_COLUMNS.items():
+        for head, (rate, stage) in RATE_COLUMNS.items():
             by_seed: dict[int, list[float]] = {}
             for first, second in self.pairs if pairs is None else pairs:
-                one, two = (getattr(after(record), rate, None) for record in (first, second))
+                sides = [rates_after(each, stage) if is_sound(each, stage) else None for each in (first, second)]
+                one, two = (getattr(rates, rate, None) for rates in sides)
                 if one is not None and two is not None:
                     by_seed.setdefault(first.condition["seed"], []).append(two - one)
             if by_seed:
                 values = [value for of_seed in by_seed.values() for value in of_seed]
                 means = [fmean(of_seed) for of_seed in by_seed.values()]
-                found[head] = Difference(fmean(values), t_interval(means), len(values))
+                found[head] = Difference(fmean(values), Estimate(tuple(means)), len(values))
         return found
 
 
@@ -114,7 +115,7 @@ def _apart(
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One line a cell of the first sweep, and one over all: mean differences in points, with intervals over seeds."""
+    """One line a cell of the first sweep, and one over all: mean differences in points, lowest and highest seed."""
     records = [first for first, _ in comparison.pairs]
     axes = axes_of(records)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
@@ -141,8 +142,7 @@ def _shown(differences: Mapping[str, Difference]) -> list[str]:
         found = differences.get(head)
         if found is None:
             cells.append("-")
-        elif found.interval is None:
-            cells.append(f"{100 * found.mean:+.1f}")
         else:
-            cells.append(f"{100 * found.mean:+.1f} [{100 * found.interval.low:+.1f}, {100 * found.interval.high:+.1f}]")
+            ends = f" ({100 * found.by_seed.lowest:+.1f} to {100 * found.by_seed.highest:+.1f})"
+            cells.append(f"{100 * found.mean:+.1f}{ends if len(found.by_seed.values) > 1 else ''}")
     return cells

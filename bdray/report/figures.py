@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,9 +17,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bdray.record import Rates, TrialRecord
-from bdray.report.cells import Cell, Estimate, Study, axis_words, estimate
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
+from bdray.results.cells import Cell, Estimate, Study, axis_words, estimate
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK = (
@@ -134,7 +133,9 @@ def clean_accuracy_pictures(study: Study, behaviour: CleanBehaviour, shape: Shap
     def draw(cells: Sequence[Cell]) -> Figure:
         return _clean_accuracy(cells, study.axes, differences, behaviour.margin, shape)
 
-    return _pictures("clean_accuracy", "Clean accuracy of every cell", shape, draw, parts=study.cells, most=shape.rows)
+    return _pictures(
+        "clean_accuracy", "Clean accuracy of every cell", shape, draw, parts=study.distinct("poison"), most=shape.rows
+    )
 
 
 T = TypeVar("T")
@@ -255,6 +256,7 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) ->
         legend.append(Patch(color="#cfcfcf", label="floor (baseline)"))
     rows = _rows(cells, axes, [1.0], legend, shape)
     (panel,) = rows.panels
+    drawn: set[Hashable] = set()
     for row, cell in rows.placed(cells):
         for stage, top in (("poison", row - 0.4), ("finetune", row)):
             floor = cell.floor(stage)
@@ -262,7 +264,10 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) ->
                 panel.barh(top, floor, height=0.4, align="edge", color="#cfcfcf", zorder=1)
                 panel.plot([floor, floor], [top, top + 0.4], color=GREY, lw=1.2, zorder=2)
         before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
-        _dot(panel, before, row - 0.14, BLUE, "o")
+        models = frozenset(each.model("poison") for each in cell.sound("poison"))
+        # Models that several rows share, for what was done to them later, are drawn once.
+        _dot(panel, before if models not in drawn else None, row - 0.14, BLUE, "o")
+        drawn.add(models)
         _dot(panel, after, row + 0.14, ORANGE, "D")
         _unsound(panel, cell.unsound_values("poison", "attack_success_rate"), row - 0.14, BLUE, "o")
         _unsound(panel, cell.unsound_values("finetune", "attack_success_rate"), row + 0.14, ORANGE, "D")
@@ -281,14 +286,20 @@ def _as_percent(rate: float, _: object) -> str:
 
 
 def _dot(panel: Axes, found: Estimate | None, y: float, color: str, marker: str) -> None:
-    """A mean, its interval, and the replicates as faint marks."""
+    """Every training, and their mean as a tick; of a single one, its interval over test images."""
     if found is None:
         return
+    alone = len(found.values) == 1
     if found.low is not None and found.high is not None:
         panel.plot([found.low, found.high], [y, y], color=color, lw=1.5, alpha=0.75, zorder=3)
-    if 1 < len(found.values) <= 20:
-        panel.plot(found.values, [y] * len(found.values), "|", color=color, ms=5, mew=0.8, alpha=0.6, zorder=3)
-    panel.plot([found.mean], [y], marker, color=color, ms=5 if marker == "o" else 4.5, zorder=4, clip_on=False)
+    size = (5 if marker == "o" else 4.5) if alone else 3.2
+    panel.plot(
+        found.values, [y] * len(found.values), marker, color=color, ms=size, ls="", zorder=4, clip_on=False,
+        alpha=1 if alone else 0.7, mew=0,
+    )  # fmt: skip
+    if not alone:
+        panel.plot([found.lowest, found.highest], [y, y], color=color, lw=0.8, alpha=0.5, zorder=3)
+        panel.plot([found.mean], [y], "|", color=color, ms=8, mew=1.6, zorder=4, clip_on=False)
 
 
 def _unsound(panel: Axes, values: Sequence[float], y: float, color: str, marker: str) -> None:
@@ -338,7 +349,7 @@ def _difference_panel(
 
 def _in_points(found: Estimate) -> Estimate:
     low, high = (None if end is None else 100 * end for end in (found.low, found.high))
-    return Estimate(100 * found.mean, low, high, tuple(100 * value for value in found.values), found.method)
+    return Estimate(tuple(100 * value for value in found.values), low, high)
 
 
 def _baseline_accuracy(cell: Cell) -> Estimate | None:
@@ -422,12 +433,11 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
 
 
 def _draw_curve(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
-    """Means, and 95 % intervals where there are several seeds: one trial's own says nothing of another training."""
+    """Means, and faintly every training where there are several."""
     epochs = [epoch for epoch, _ in curve]
     axes.plot(epochs, [rate.mean for _, rate in curve], ms=3.2, lw=1.3, clip_on=False, **look)
-    ends = [(rate.low, rate.high) for _, rate in curve if len(rate.values) > 1 and rate.low is not None]
-    if len(ends) == len(curve):
-        axes.fill_between(epochs, *np.array(ends, float).T, color=look["color"], alpha=0.13, lw=0)
+    for values in zip(*(rate.values for _, rate in curve), strict=True) if len(curve[0][1].values) > 1 else ():
+        axes.plot(epochs, values, color=look["color"], lw=0.5, alpha=0.45)
 
 
 @dataclass(frozen=True)

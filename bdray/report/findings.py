@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
-from bdray.report.cells import (
-    Cell,
-    Estimate,
-    Replicate,
-    Study,
-    estimate_of_differences,
-    seed_means,
-    shown,
-)
-from bdray.report.statistics import (
+from bdray.results.cells import MARGIN, Cell, Estimate, Replicate, Study, axis_words, mean_of, seed_means, shown
+from bdray.results.statistics import (
     Interval,
     Share,
     auc_interval,
+    balanced_core,
     detector_auc,
     equivalence,
     holm,
-    is_balanced,
-    mean_test,
     parents_of,
+    sign_flip_test,
     variance_shares,
 )
+from bdray.results.trainings import Trainings, joined
 
-MARGIN = 0.01
-"""Clean accuracies that differ by less than this count as the same: our choice."""
+PRUNED = (
+    "{} poisoned conditions were pruned by what they had reached, and a baseline never is: those that are left are no "
+    "fair sample, so they are compared neither with baselines nor with each other."
+)
+"""Why a pruned sweep has no answer where models are compared: `search.prune` looks at curves, not at regularizers."""
+
+_LATER = ("finetune.", "repair.")
+"""Axes of what is done to a model later: no part of how it was poisoned."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Level:
-    """Mean attack success rates over all cells with one value of an axis."""
+    """Mean attack success rates over cells with one value of an axis.
+
+    Attributes:
+        settings: of the cells, what else they have; the same for every value where some are run with all of them.
+        paired: that is so.
+    """
 
     axis: str
     value: str
     cells: int
     before: float | None
     after: float | None
+    settings: tuple[str, ...]
+    paired: bool
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,9 @@ class Variation:
     before: Spread | None = None
     after: Spread | None = None
     shares: tuple[AxisShares, ...] = ()
+    core: str = ""
+    """Of which cells the shares are; empty: of all."""
     levels: tuple[Level, ...] = ()
-    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,13 @@ class CleanDifference:
 
     Attributes:
         p_value: of two one-sided tests, Holm-corrected over cells; None where seeds are too few.
+        less_accurate: in how many trainings it is lower by more than the margin.
     """
 
     cell: Cell
     difference: Estimate
     p_value: float | None
+    less_accurate: Trainings | None
 
     @property
     def equivalent(self) -> bool | None:
@@ -121,7 +130,8 @@ class CleanBehaviour:
     """Finding 2: poisoned models behave normally on clean data.
 
     Attributes:
-        pairs: of a poisoned condition and its baseline.
+        pairs: of a poisoned model and its baseline.
+        less_accurate: in how many trainings clean accuracy is lower by more than the margin.
         overall: mean difference over seeds, each the mean over cells that have every seed; None where none has.
         detector: of low clean accuracy as one; None unless a setting has two baselines.
     """
@@ -131,6 +141,7 @@ class CleanBehaviour:
     pairs: int = 0
     overall: Estimate | None = None
     cells: tuple[CleanDifference, ...] = ()
+    less_accurate: Trainings | None = None
     detector: Detector | None = None
 
     @property
@@ -155,8 +166,8 @@ class RegularizerEffect:
         lowered, raised: pairs with a lower and with a higher attack success rate before fine-tuning.
         before, after, accuracy: over seeds, each the mean over cells that have every seed (None where none has):
             attack success rate before and after fine-tuning, clean accuracy before it.
-        p_value: of Student's test over those seeds before fine-tuning, Holm-corrected over regularizers; None where
-            they are too few.
+        p_value: of the sign-flip test over those seeds before fine-tuning, Holm-corrected over regularizers; None
+            where they are too few.
     """
 
     name: str
@@ -187,25 +198,24 @@ class Regularization:
 
 def variation(study: Study) -> Variation:
     """How far attack success rates lie apart, and along which axes."""
-    before, after = _means(study, "poison"), _means(study, "finetune")
+    before, after = _means(study.distinct("poison"), "poison"), _means(study.distinct("finetune"), "finetune")
     if not before:
         return Variation("No poisoned condition finished, so there is no attack success rate to compare.")
     if len(before) == 1:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
-    parents = parents_of([cell.key for cell, _ in before])
-    first, last = _shares(before, parents), _shares(after, parents)
+    (first, core), (last, _) = _shares(study, "poison"), _shares(study, "finetune")
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
         before=_spread(before),
         after=_spread(after),
         shares=tuple(AxisShares(axis, first.get(axis), last.get(axis)) for axis in order),
-        levels=tuple(level for axis in study.axes for level in _levels(axis, before, after)),
-        balanced=is_balanced([cell.key for cell, _ in before]),
+        core=core,
+        levels=tuple(level for axis in study.axes for level in _levels(axis, study)),
     )
 
 
-def _means(study: Study, stage: StageName) -> list[tuple[Cell, float]]:
-    found = [(cell, cell.estimate(stage, "attack_success_rate")) for cell in study.cells]
+def _means(cells: Sequence[Cell], stage: StageName) -> list[tuple[Cell, float]]:
+    found = [(cell, cell.estimate(stage, "attack_success_rate")) for cell in cells]
     return [(cell, estimate.mean) for cell, estimate in found if estimate]
 
 
@@ -216,67 +226,95 @@ def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
     return Spread(len(means), low, median(mean for _, mean in means), high, low_cell.label, high_cell.label)
 
 
-def _shares(means: Sequence[tuple[Cell, float]], parents: Mapping[str, str]) -> dict[str, Share]:
-    shares = variance_shares([cell.key for cell, _ in means], [mean for _, mean in means], parents)
-    return {share.axis: share for share in shares}
+def _shares(study: Study, stage: StageName) -> tuple[dict[str, Share], str]:
+    """By axis, and of which cells. An axis that another one decides is judged within it, over all of its cells; of the
+    others, the shares are those of the largest balanced core, where no axis gets what belongs to another."""
+    means = _means(study.cells, stage)
+    keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(_LATER)} for cell, _ in means]
+    parents = parents_of(keys)
+    rates = [mean for _, mean in means]
+    nested = [share for share in variance_shares(keys, rates, parents) if share.parent]
+    crossed: dict[tuple[tuple[str, Hashable], ...], list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        crossed[tuple((axis, value) for axis, value in key.items() if axis not in parents)].append(index)
+    rows, members = [dict(key) for key in crossed], list(crossed.values())
+    core = balanced_core(rows)
+    shares = variance_shares([rows[k] for k in core], [fmean(rates[i] for i in members[k]) for k in core])
+    cells = [means[index][0] for k in core for index in members[k]]
+    said = "" if len(core) == len(rows) else _core_words(cells, list(rows[0]))
+    return {share.axis: share for share in (*shares, *nested)}, said
 
 
-def _levels(axis: str, before: Sequence[tuple[Cell, float]], after: Sequence[tuple[Cell, float]]) -> list[Level]:
-    """Empty for an axis that has a value for every cell: the table of cells says that already."""
-    texts = [shown(axis, cell.values[axis]) for cell, _ in before]
-    values = list(dict.fromkeys(texts))
-    if not 1 < len(values) < len(before):
+def _core_words(cells: Sequence[Cell], axes: Sequence[str]) -> str:
+    """Which values each axis has there: `trigger: blend, patch; strategy: all to one`."""
+    values = {axis: dict.fromkeys(shown(axis, cell.values[axis]) for cell in cells) for axis in axes}
+    return "; ".join(f"{axis_words(axis)}: {', '.join(found)}" for axis, found in values.items())
+
+
+def _levels(axis: str, study: Study) -> list[Level]:
+    """Over the settings that have every value of the axis, or where there are none, over what each value has. Empty
+    for an axis that has a value for every cell: the table of cells says that already."""
+    cells = [cell for cell, _ in _means(study.cells, "poison") if cell.values[axis] is not None]
+    nested = {child for child, parent in parents_of([cell.key for cell in cells]).items() if parent == axis}
+    by_value: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        others = [shown(path, value) for path, value in cell.values.items() if path != axis and path not in nested]
+        setting = " · ".join(word for word in others if word != "–")
+        by_value[shown(axis, cell.values[axis])][setting].append(cell)
+    if not 1 < len(by_value) < len(cells):
         return []
+    shared = set.intersection(*(set(settings) for settings in by_value.values()))
 
-    def mean(means: Sequence[tuple[Cell, float]], value: str) -> float | None:
-        members = [rate for cell, rate in means if shown(axis, cell.values[axis]) == value]
-        return fmean(members) if members else None
+    def level(value: str, settings: dict[str, list[Cell]]) -> Level:
+        kept = [setting for setting in settings if setting in shared or not shared]
+        members = [cell for setting in kept for cell in settings[setting]]
+        means = [[mean for _, mean in _means(members, stage)] for stage in ("poison", "finetune")]
+        before, after = (fmean(found) if found else None for found in means)
+        return Level(axis, value, len(members), before, after, tuple(kept), bool(shared))
 
-    return [Level(axis, value, texts.count(value), mean(before, value), mean(after, value)) for value in values]
+    return [level(value, settings) for value, settings in by_value.items()]
 
 
 def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     """Clean accuracy of poisoned models against their baselines, after the poison stage."""
     if not study.baselines:
         return CleanBehaviour("This sweep has no baselines (`baselines: true`), so there is nothing to compare with.")
-    found = [(cell, differences) for cell in study.cells if (differences := _clean_differences(cell))]
+    if pruned := study.pruned:
+        return CleanBehaviour(PRUNED.format(pruned))
+    found = [(cell, differences) for cell in study.distinct("poison") if (differences := _clean_differences(cell))]
     if not found:
         return CleanBehaviour("No poisoned condition finished together with its baseline, so no pair can be compared.")
     tests = [equivalence(list(differences.values()), margin) for _, differences in found]
-    corrected = iter(holm([test.p_value for test in tests if test]))
+    corrected = iter(holm([p_value for p_value in tests if p_value is not None]))
+    lower = [cell.less_accurate(margin=margin) for cell, _ in found]
     cells = [
-        CleanDifference(
-            cell, _known(estimate_of_differences(list(differences.values()))), next(corrected) if test else None
-        )
-        for (cell, differences), test in zip(found, tests, strict=True)
+        CleanDifference(cell, Estimate(tuple(differences.values())), None if test is None else next(corrected), fewer)
+        for (cell, differences), test, fewer in zip(found, tests, lower, strict=True)
     ]
     return CleanBehaviour(
         margin=margin,
         pairs=sum(len(differences) for _, differences in found),
-        overall=estimate_of_differences(seed_means([differences for _, differences in found])),
+        overall=mean_of(seed_means([differences for _, differences in found])),
         cells=tuple(cells),
+        less_accurate=joined([each for each in lower if each]),
         detector=_detector(study),
     )
 
 
 def _clean_differences(cell: Cell) -> dict[int, float]:
     """By seed."""
-    found = [(each.record.condition["seed"], _clean_difference(each)) for each in cell.sound("poison")]
-    return {seed: difference for seed, difference in found if difference is not None}
-
-
-def _clean_difference(replicate: Replicate) -> float | None:
-    twin = replicate.baseline("poison")
-    mine, its = replicate.record.poisoned, twin.poisoned if twin else None
-    return mine.clean_accuracy - its.clean_accuracy if mine and its else None
+    found = [(each.record.condition["seed"], each.gained("poison")) for each in cell.models("poison")]
+    return {seed: difference.mean for seed, difference in found if difference}
 
 
 def _detector(study: Study) -> Detector | None:
     """Pairs of the same setting but for the attack, whatever their seeds; None unless a setting has two baselines."""
     poisoned: dict[str, list[tuple[int, float]]] = defaultdict(list)
     baselines: dict[str, dict[int, float]] = defaultdict(dict)
-    for cell in study.cells:
-        for each in cell.sound("poison"):
+    for cell in study.distinct("poison"):
+        for each in cell.models("poison"):
+            if not each.sound("poison"):
+                continue
             twin = each.baseline("poison")
             if twin and each.record.poisoned and twin.poisoned:
                 seed = each.record.condition["seed"]
@@ -301,6 +339,8 @@ def regularization(study: Study) -> Regularization:
         return Regularization("This sweep has no regularizer axis: every model was trained without one.")
     if "none" not in names:
         return Regularization("Every model of this sweep has a regularizer, so there is none without to compare with.")
+    if pruned := study.pruned:
+        return Regularization(PRUNED.format(pruned))
     plain = {_without_regularizer(each.record): each for each in replicates if _is_plain(each)}
     pairs: dict[str, list[tuple[Replicate, Replicate]]] = defaultdict(list)
     for each in replicates:
@@ -330,10 +370,10 @@ def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> Regulari
         pairs=len(every),
         lowered=sum(difference < 0 for difference in every),
         raised=sum(difference > 0 for difference in every),
-        before=estimate_of_differences(by_seed),
-        after=estimate_of_differences(seed_means(_differences(pairs, "finetune"))),
-        accuracy=estimate_of_differences(seed_means(_differences(pairs, "poison", "clean_accuracy"))),
-        p_value=mean_test(by_seed),
+        before=mean_of(by_seed),
+        after=mean_of(seed_means(_differences(pairs, "finetune"))),
+        accuracy=mean_of(seed_means(_differences(pairs, "poison", "clean_accuracy"))),
+        p_value=sign_flip_test(by_seed),
     )
 
 
@@ -359,16 +399,10 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 def _differences(
     pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
 ) -> list[dict[int, float]]:
-    """For every cell, by seed."""
+    """For every cell, by seed; a pair of models once, whatever was done to it later."""
     cells: dict[str, dict[int, float]] = defaultdict(dict)
-    for mine, its in pairs:
+    for mine, its in {(mine.model(stage), its.model(stage)): (mine, its) for mine, its in reversed(pairs)}.values():
         rates = [getattr(found, rate) for found in (mine.rates(stage), its.rates(stage)) if found]
         if len(rates) == 2 and None not in rates:
             cells[mine.record.cell_id][mine.record.condition["seed"]] = rates[0] - rates[1]
     return list(cells.values())
-
-
-def _known(estimate: Estimate | None) -> Estimate:
-    if estimate is None:
-        raise ValueError("an estimate needs at least one value")
-    return estimate

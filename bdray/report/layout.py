@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bdray.report.cells import Cell, Study
+from bdray.results.cells import Cell, Study
 
 TRIGGER = "trigger."
 

@@ -14,8 +14,7 @@ from markupsafe import Markup
 
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import said_classes
-from bdray.record import Rates, TrialRecord
-from bdray.report.cells import Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
+from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -30,7 +29,9 @@ from bdray.report.probing import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
 from bdray.report.strips import trigger_strips
+from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
+from bdray.results.took import TOOK_AT
 from bdray.triggers.visibility import VISIBILITY_IMAGES
 
 AGAIN_S = 15
@@ -46,6 +47,7 @@ class SweepDescription:
         planned: how many conditions the space has; None where that is not known.
         space_yaml: the frozen space.
         search: where conditions were chosen by results.
+        took_at: see `bdray.results.took`.
         is_running: an open page loads itself again every `AGAIN_S`, for there will be a newer one.
     """
 
@@ -56,6 +58,7 @@ class SweepDescription:
     space_yaml: str = ""
     search: SearchView | None = None
     is_running: bool = False
+    took_at: float = TOOK_AT
     picture_of: Callable[[str], bytes | None] = lambda _condition_id: None
     """The contact sheet of a condition, by its id."""
 
@@ -78,7 +81,7 @@ class Report:
 
 def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Report:
     """The report on `records`. The sweep's plugins must be imported."""
-    study = study_of(records)
+    study = study_of(records, sweep.took_at)
     clean = clean_behaviour(study)
     searched = search_parts(sweep.search, study.records)
 
@@ -160,17 +163,21 @@ def points(value: float | None) -> str:
 
 
 def interval(found: Estimate | None) -> str:
-    """The interval of a rate: "10.1 to 14.5 %"."""
-    if found is None or found.low is None or found.high is None:
+    """The interval of a rate: "[10.1 to 14.5 %]"; of several trainings the lowest and highest: "(10.1 to 14.5 %)"."""
+    if found is None:
         return ""
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+    if found.low is not None and found.high is not None:
+        return f"[{100 * found.low:.1f} to {100 * found.high:.1f} %]"
+    return f"({100 * found.lowest:.1f} to {100 * found.highest:.1f} %)" if len(found.values) > 1 else ""
 
 
 def interval_points(found: Estimate | None) -> str:
-    """The interval of a difference, in percentage points."""
-    if found is None or found.low is None or found.high is None:
+    """The same of a difference, in percentage points."""
+    if found is None:
         return ""
-    return f"{points(found.low)} to {points(found.high)}"
+    if found.low is not None and found.high is not None:
+        return f"[{points(found.low)} to {points(found.high)}]"
+    return f"({points(found.lowest)} to {points(found.highest)})" if len(found.values) > 1 else ""
 
 
 def p_value(value: float | None) -> str:
@@ -272,6 +279,8 @@ class Row:
     after: Rates | None
     floor_before: float | None
     floor_after: float | None
+    took_before: str
+    took_after: str
 
     @property
     def surroundings(self) -> Surroundings:
@@ -284,13 +293,20 @@ class Row:
 
 def _table(study: Study) -> list[Row]:
     members = [(cell, replicate) for cell in (*study.cells, *study.baselines) for replicate in cell.replicates]
-    return [_row(cell.texts, replicate) for cell, replicate in members]
+    return [_row(cell, replicate) for cell, replicate in members]
 
 
-def _row(texts: tuple[str, ...], replicate: Replicate) -> Row:
+def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
     tuning = record.condition["finetune"]
     split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
     floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
     before, after = (floor.attack_success_rate if floor else None for floor in floors)
-    return Row(record, texts, mark(record), split, record.poisoned, record.repaired, before, after)
+    took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))
+    return Row(record, cell.texts, mark(record), split, record.poisoned, record.repaired, before, after, *took)
+
+
+def _took(cell: Cell, replicate: Replicate, stage: StageName) -> str:
+    if replicate.floor(stage) is None or replicate.rates(stage) is None:
+        return "–"
+    return {True: "yes", False: "no", None: "unclear"}[replicate.took(stage, cell.took_at)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from bdray.record import ProbeRecord, Rates, StageName
-from bdray.report.cells import Cell, Estimate, Replicate, Study, estimate
+from bdray.results.cells import Cell, Estimate, Replicate, Study, estimate
 from bdray.triggers.base import TRIGGERS
 
 

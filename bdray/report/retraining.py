@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Literal
 
 from bdray.condition import flatten
-from bdray.record import Rates, StageName
-from bdray.report.cells import Cell, Estimate, Study, estimate_of_differences, make_estimate, seed_means
-from bdray.report.statistics import Interval, newcombe_interval, t_interval
-
-ABOVE_FLOOR = 0.05
-"""A backdoor works when it succeeds more often than a model without it, by more than this: our choice.
-Less is of little use to an attacker, and over a few hundred test images counting alone moves a rate by as much."""
-
-Verdict = Literal["works", "does not", "undecided"]
-Counts = tuple[int, int]
-"""Successes, attacked images."""
+from bdray.record import StageName
+from bdray.results.cells import ABOVE_FLOOR, Cell, Estimate, Study, mean_of, seed_means
+from bdray.results.trainings import Trainings, joined
 
 
 @dataclass(frozen=True)
@@ -26,21 +17,22 @@ class Defusal:
     """One cell before and after the repair.
 
     Attributes:
-        left_before, left_after: attack success rate above the floor of the same seed and stage; None without a floor.
+        left: attack success rate above the floor of the same seed and stage, before and after; None without a floor.
+        took, trace: see `Cell`, before and after.
+        defused: of the trainings whose backdoor took, in how many it no longer does after the repair.
+        woken: of those whose did not, in how many it does.
         cost: clean accuracy after - before, paired within records.
     """
 
     cell: Cell
     before: Estimate
     after: Estimate
-    left_before: Estimate | None
-    left_after: Estimate | None
+    left: tuple[Estimate | None, Estimate | None]
+    took: tuple[Trainings | None, Trainings | None]
+    trace: tuple[Trainings | None, Trainings | None]
+    defused: Trainings | None
+    woken: Trainings | None
     cost: Estimate | None
-
-    @property
-    def verdicts(self) -> tuple[Verdict | None, Verdict | None]:
-        """Whether the backdoor works before and after; None where there is no floor to say so."""
-        return verdict(self.left_before), verdict(self.left_after)
 
 
 @dataclass(frozen=True)
@@ -48,23 +40,39 @@ class Retraining:
     """Finding 4.
 
     Attributes:
+        cells: those that were repaired.
+        took: of all poisoned trainings with a floor, each model once, whatever was done to it later.
+        defused, woken: of all trainings, a model that was repaired in several ways once for each.
         cost: clean accuracy after - before over seeds, each the mean over cells that have every seed.
     """
 
     unanswered: str = ""
     margin: float = ABOVE_FLOOR
     cells: tuple[Defusal, ...] = ()
+    took: Trainings | None = None
+    defused: Trainings | None = None
+    woken: Trainings | None = None
     cost: Estimate | None = None
 
     @property
     def judged(self) -> list[Defusal]:
         """Cells with a floor before and after."""
-        return [cell for cell in self.cells if None not in cell.verdicts]
+        return [cell for cell in self.cells if None not in cell.took]
 
-    def of(self, before: Verdict, after: Verdict | None = None) -> list[Defusal]:
-        """Judged cells with these verdicts (`after`: any)."""
-        found = [cell for cell in self.judged if cell.verdicts[0] == before]
-        return [cell for cell in found if after is None or cell.verdicts[1] == after]
+    @property
+    def verdicts(self) -> Counter[str]:
+        """Of how many cells is said, before the repair, that it takes in `most` trainings, in `few`, or neither."""
+        return Counter(cell.took[0].verdict for cell in self.judged if cell.took[0])
+
+    @property
+    def more(self) -> int:
+        """How many more trainings of a cell of which nothing is said would tell at best; 0 where there is none."""
+        return min((cell.took[0].more for cell in self.judged if cell.took[0] and not cell.took[0].verdict), default=0)
+
+    @property
+    def awake(self) -> list[Defusal]:
+        """Cells in which some backdoor that had not taken takes after the repair."""
+        return [cell for cell in self.cells if cell.woken and cell.woken.did]
 
     @property
     def costliest(self) -> Defusal | None:
@@ -77,19 +85,39 @@ def retraining(study: Study) -> Retraining:
     epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
     if epochs <= {0}:
         return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
-    cells = [defusal for cell in study.cells if (defusal := _defusal(cell))]
+    cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
     if not cells:
         return Retraining("No poisoned condition finished its fine-tuning.")
     costs = [costs for cell in study.cells if (costs := _costs(cell))]
-    return Retraining(cells=tuple(cells), cost=estimate_of_differences(seed_means(costs)))
+    return Retraining(
+        cells=tuple(cells),
+        took=_joined([cell.took("poison") for cell in study.distinct("poison")]),
+        defused=_joined([cell.defused for cell in cells]),
+        woken=_joined([cell.woken for cell in cells]),
+        cost=mean_of(seed_means(costs)),
+    )
+
+
+def _joined(found: Sequence[Trainings | None]) -> Trainings | None:
+    known = [each for each in found if each]
+    return joined(known) if known else None
 
 
 def _defusal(cell: Cell) -> Defusal | None:
     before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
     if before is None or after is None:
         return None
-    left_before, left_after = (above_floor(cell, stage) for stage in ("poison", "finetune"))
-    return Defusal(cell, before, after, left_before, left_after, estimate_of_differences(list(_costs(cell).values())))
+    return Defusal(
+        cell,
+        before,
+        after,
+        left=(above_floor(cell, "poison"), above_floor(cell, "finetune")),
+        took=(cell.took("poison"), cell.took("finetune")),
+        trace=(cell.trace("poison"), cell.trace("finetune")),
+        defused=cell.turned(to=False),
+        woken=cell.turned(to=True),
+        cost=mean_of(list(_costs(cell).values())),
+    )
 
 
 def _costs(cell: Cell) -> dict[int, float]:
@@ -99,42 +127,6 @@ def _costs(cell: Cell) -> dict[int, float]:
 
 
 def above_floor(cell: Cell, stage: StageName) -> Estimate | None:
-    """Attack success rate - floor after `stage`, paired by seed; None where no seed has both.
-
-    One seed: Newcombe's interval over its test images. Several: Student's, no narrower than counting allows.
-    """
-    found = [(_counts(each.rates(stage)), _counts(each.floor(stage))) for each in cell.replicates]
-    known = [(mine, floor) for mine, floor in found if mine and floor]
-    if not known:
-        return None
-    differences = [mine[0] / mine[1] - floor[0] / floor[1] for mine, floor in known]
-    return make_estimate(differences, *difference_interval(known))
-
-
-def difference_interval(pairs: Sequence[tuple[Counts, Counts]]) -> tuple[Interval | None, Literal["newcombe", "t"]]:
-    """Of the difference of two counted rates, with its method: Newcombe's of one pair, Student's over several."""
-    if len(pairs) == 1:
-        return newcombe_interval(*pairs[0]), "newcombe"
-    noise = fmean(_variance(*mine) + _variance(*its) for mine, its in pairs) ** 0.5
-    return t_interval([mine[0] / mine[1] - its[0] / its[1] for mine, its in pairs], noise), "t"
-
-
-def _counts(rates: Rates | None) -> Counts | None:
-    if rates is None or rates.attack_success_rate is None or not rates.attacked_images:
-        return None
-    return round(rates.attack_success_rate * rates.attacked_images), rates.attacked_images
-
-
-def _variance(successes: int, images: int) -> float:
-    """Of a counted rate, at least half an image away from 0 and from 1."""
-    rate = min(max(successes, 0.5), images - 0.5) / images
-    return rate * (1 - rate) / images
-
-
-def verdict(left: Estimate | None, margin: float = ABOVE_FLOOR) -> Verdict | None:
-    """Whether a backdoor works, where its whole interval says the same."""
-    if left is None or left.low is None or left.high is None:
-        return None
-    if left.low > margin:
-        return "works"
-    return "does not" if left.high < margin else "undecided"
+    """Attack success rate - floor after `stage`, paired by seed; None where no seed has both."""
+    found = [left for each in cell.models(stage) if (left := each.left(stage))]
+    return found[0] if len(found) == 1 else mean_of([each.mean for each in found])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from bdray.report.cells import Study
 from bdray.report.layout import TRIGGER, words_of
+from bdray.results.cells import Study
 
 MOST_STRIPS = 30
 _SHOWN, _SIDE = 5, 96

@@ -10,7 +10,6 @@ import yaml
 from bdray.errors import UserError
 from bdray.plugins import load_plugins
 from bdray.record import RATES
-from bdray.results.controls import floors_of
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, SweepFolder, read_records
@@ -32,7 +31,7 @@ def load_results(sweep: str | Path) -> pd.DataFrame:
     """
     records = _records(sweep)
     _load_plugins(Storage.open(str(sweep)))
-    return result_table(records, floors_of(records))
+    return result_table(records)
 
 
 def load_curves(sweep: str | Path) -> pd.DataFrame:

@@ -1,20 +1,16 @@
-"""The results of a sweep in a few named numbers: means by trigger and by cell."""
+"""The results of a sweep in a few named numbers: by trigger and by cell, as MLflow's parent run has them."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from statistics import fmean
-from typing import TypeVar, get_args
+from collections.abc import Sequence
+from typing import get_args
 
-from bdray.condition import flatten
-from bdray.record import RATES, Rates, Status, TrialRecord
-from bdray.results.tables import axes_of
+from bdray.record import StageName, Status, TrialRecord
+from bdray.results.axes import axes_of
+from bdray.results.cells import Cell, RateName, cells_of
 from bdray.values import show_cell
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _MOST_CELLS = 500
 """Of more cells, only the table has the numbers."""
@@ -24,46 +20,31 @@ _UNNAMED = re.compile(r"[^\w. /-]+")
 
 
 def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, float]:
-    """Counts, and means after the last epoch of the poison stage (`poisoned_*`) and of the repair (`repaired_*`), over
-    all conditions that have them, collapsed ones included as in every table.
+    """Counts, and of each trigger and cell the means after the last epoch of the poison stage (`poisoned_*`) and of the
+    repair (`repaired_*`) over the trainings that count, how many there were and in how many the backdoor took.
 
-    `by_trigger/patch/poisoned_attack_success_rate`, `by_cell/patch-0.05-resnet8/repaired_clean_accuracy`,
+    `by_trigger/patch/poisoned_attack_success_rate`, `by_cell/patch-0.05-resnet8/repaired_took`,
     `conditions/finished`. Each with the columns' names of `results.csv`.
     """
     statuses = Counter(record.status for record in records)
     metrics = {f"conditions/{status}": float(statuses[status]) for status in get_args(Status)}
     metrics["conditions/planned"] = float(planned)
-    for trigger, members in _grouped((_trigger(record), record) for record in records).items():
-        metrics |= _means(f"by_trigger/{trigger}", members)
-    cells = _grouped((record.cell_id, record) for record in records)
-    if records and len(cells) <= _MOST_CELLS:
-        axes = axes_of(records)
-        named = _grouped((_cell_name(members[0], axes), members) for members in cells.values())
-        for name, same in named.items():
-            for members in same:
-                # Cells that differ in no axis (another trigger's parameter) keep apart by their ids.
-                label = name if len(same) == 1 else f"{name}-{members[0].cell_id[:6]}"
-                metrics |= _means(f"by_cell/{label}", members)
+    for group in cells_of(records, ["trigger.name"], by_axes=True):
+        name = "baseline" if group.is_baseline else _plain(str(group.values["trigger.name"]))
+        metrics |= _numbers(f"by_trigger/{name}", group)
+    cells = cells_of(records, axes_of(records)) if records else []
+    if len(cells) <= _MOST_CELLS:
+        names = Counter(map(_cell_name, cells))
+        for cell in cells:
+            # Cells that differ in no axis (another trigger's parameter) keep apart by their ids.
+            name = _cell_name(cell)
+            metrics |= _numbers(f"by_cell/{name}" + (f"-{cell.cell_id[:6]}" if names[name] > 1 else ""), cell)
     return metrics
 
 
-def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
-    groups: dict[K, list[V]] = {}
-    for key, value in pairs:
-        groups.setdefault(key, []).append(value)
-    return groups
-
-
-def _trigger(record: TrialRecord) -> str:
-    trigger = None if record.role == "baseline" else record.condition.get("trigger")
-    return _plain(str(trigger["name"])) if trigger else "baseline"
-
-
-def _cell_name(record: TrialRecord, axes: Sequence[str]) -> str:
-    flat = flatten(record.condition)
-    is_baseline = record.role == "baseline"
-    kept = [path for path in axes if not (is_baseline and path.startswith(("trigger.", "poison.")))]
-    words = [*(["baseline"] if is_baseline else []), *(show_cell(flat.get(path)) for path in kept)]
+def _cell_name(cell: Cell) -> str:
+    kept = [path for path in cell.values if not (cell.is_baseline and path.startswith(("trigger.", "poison.")))]
+    words = [*(["baseline"] if cell.is_baseline else []), *(show_cell(cell.values[path]) for path in kept)]
     return _plain("-".join(words))[:_LONGEST]
 
 
@@ -72,15 +53,15 @@ def _plain(text: str) -> str:
     return _UNNAMED.sub("_", text).replace("/", "_")
 
 
-def _means(prefix: str, members: Sequence[TrialRecord]) -> dict[str, float]:
-    sides: dict[str, list[Rates | None]] = {
-        "poisoned": [record.poisoned for record in members],
-        "repaired": [record.repaired for record in members],
-    }
-    means = {}
-    for side, found in sides.items():
-        for rate in RATES:
-            values = [value for rates in found if rates and (value := getattr(rates, rate)) is not None]
-            if values:
-                means[f"{prefix}/{side}_{rate}"] = fmean(values)
-    return means
+_STAGES: tuple[tuple[str, StageName], ...] = (("poisoned", "poison"), ("repaired", "finetune"))
+
+
+def _numbers(prefix: str, cell: Cell) -> dict[str, float]:
+    found: dict[str, float | None] = {"trainings": float(len(cell.replicates))}
+    for side, stage in _STAGES:
+        for rate in get_args(RateName):
+            mean = cell.estimate(stage, rate)
+            found[f"{side}_{rate}"] = mean.mean if mean else None
+        trainings = cell.took(stage)
+        found[f"{side}_took"] = float(trainings.did) if trainings else None
+    return {f"{prefix}/{name}": value for name, value in found.items() if value is not None}

@@ -22,7 +22,6 @@ from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
 from bdray.gpu import show_gpu
 from bdray.record import ErrorRecord, TrialRecord
-from bdray.results.controls import floors_of
 from bdray.results.tables import result_table, write_tables
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
@@ -189,7 +188,7 @@ def run_conditions(
             say_phase(sweep, "finished", left_s=None)
             records = _records(run)
             if records:
-                write_tables(sweep, result_table(records, floors_of(records)))
+                write_tables(sweep, result_table(records))
             return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             prepare(run.shown if run.left else ())
@@ -621,7 +620,7 @@ def _write_results(run: _Run, records: Sequence[TrialRecord]) -> None:
     if not records:
         return
     try:
-        write_tables(run.sweep, result_table(records, floors_of(records)))
+        write_tables(run.sweep, result_table(records))
         run.settings.summarize(run.sweep, records)
     except BdrayError as error:
         run.console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)

@@ -12,8 +12,8 @@ import yaml
 from bdray.checksum import checksum
 from bdray.errors import StorageError
 from bdray.record import TrialRecord
+from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
-from bdray.results.tables import summary_markdown
 from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, ConditionInfo, SweepFolder, SweepInfo
 
 RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
@@ -109,9 +109,10 @@ def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str
         known: as it is; what a user has written into it stays.
     """
     said = known.partition(_NOTE_MARK)[0].strip() or description
-    tuned = "; tuned: after the repair" if any(record.repaired for record in records) else ""
-    head = f"{said}\n\n{_NOTE_MARK}: means over seeds after the last epoch{tuned}"
-    return f"{head}\n\n{summary_markdown(records, room=_NOTE_CHARACTERS - len(head) - 100)}".strip()
+    listing = listing_of(records)
+    head = f"{said}\n\n{_NOTE_MARK}: {MEANS}" + ("; tuned: after the repair" if listing.is_tuned else "")
+    table = markdown_of(listing, intervals=False, room=_NOTE_CHARACTERS - len(head) - 100)
+    return f"{head}\n\n{table}".strip()
 
 
 def result_metrics(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> dict[str, float]:

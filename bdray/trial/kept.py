@@ -26,9 +26,12 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         return TriggerKept.of(whole, whole)
     changed = (unstamped != items.overlay).any(1, keepdim=True)
     mask_of = items.overlay_row.cpu()
+    # Stamped pixels by number, so that one is known again where a mirrored border repeats it.
+    side = changed.shape[-1]
+    numbers = changed * torch.arange(1, side**2 + 1, device=changed.device).view(1, 1, side, side)
     before, after = changed.sum((1, 2, 3)).cpu(), torch.zeros(len(changed), dtype=torch.int64)
     seen = torch.zeros(len(changed), dtype=torch.bool)
-    device, side = stage.compute.device, changed.shape[-1]
+    device = stage.compute.device
     draws = stage.stream("augment", 1, device)
     for order in stage.orders(stage.stream("order", 1)):
         rows, columns = (
@@ -37,8 +40,9 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         stamped = (mask_of[order] >= 0).nonzero().flatten()
         masks = mask_of[order[stamped]]
         here = stamped.to(changed.device)
-        left = crop(changed[masks.to(changed.device)], rows[here], columns[here], stage.augmentation)
-        after[masks] = left.sum((1, 2, 3)).cpu()
+        left = crop(numbers[masks.to(changed.device)], rows[here], columns[here], stage.augmentation).flatten(1)
+        shown = torch.zeros(len(left), side**2 + 1, dtype=torch.bool, device=left.device).scatter_(1, left, True)
+        after[masks] = shown[:, 1:].sum(1).cpu()
         seen[masks] = True
     # An epoch that is cut short (a rehearsal) has not shown them all.
     return TriggerKept.of(before[seen], after[seen])

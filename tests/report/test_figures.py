@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from bdray.record import TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.figures import (
     COLUMN,
     PAGE,
@@ -20,6 +19,7 @@ from bdray.report.figures import (
     persistence_pictures,
 )
 from bdray.report.findings import clean_behaviour
+from bdray.results.cells import study_of
 
 MakeRecord = Callable[..., TrialRecord]
 

@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.layout import heat_map, lines_of, telling
+from bdray.results.cells import study_of
 
 MakeRecord = Callable[..., TrialRecord]
 

@@ -14,11 +14,11 @@ import pytest
 from bdray.cli import main
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.figures import PAGE
 from bdray.report.page import SweepDescription, make_report, percent, points
 from bdray.report.probing import probed_stages
-from bdray.report.statistics import auc_interval
+from bdray.results.cells import study_of
+from bdray.results.statistics import auc_interval
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.triggers.base import TRIGGERS
@@ -148,10 +148,11 @@ def test_answers_stand_on_the_page(html: str) -> None:
     words = Page(html).words
     assert "15 recorded of 20 planned (11 poisoned, 4 baseline); 1 failed, 1 diverged, 1 collapsed" in words
     assert "Attack success rates run from 73.4 % (blend · no regularizer) to 91.2 % (patch · no regularizer)" in words
-    assert "4 of 4 cells with a floor had a backdoor that worked before fine-tuning" in words
-    assert "Of those 2 no longer work after it, 2 still do, 0 are undecided" in words
+    assert "Before fine-tuning the backdoor had taken in 8 of 8 poisoned models." in words
+    assert "4 of 8 no longer have it after fine-tuning." in words
+    assert "of 4 the trainings cannot say: it would take 4 more of each at least, all going one way." in words
     assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
-    assert "Clean accuracy after fine-tuning minus before: +1.2 [" in words
+    assert "Clean accuracy after fine-tuning minus before: +1.2 (+1.0 to +1.4) percentage points" in words
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
     assert "Poisoned models: measurement only." in words
     assert "This sweep cannot say" not in words

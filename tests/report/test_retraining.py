@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
-from statsmodels.stats.weightstats import DescrStatsW
 
 from bdray.record import TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.retraining import Retraining, above_floor, retraining
+from bdray.results.cells import study_of
+from bdray.results.trainings import Trainings
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -39,67 +39,88 @@ def sweep(
     return [*attacks, *baselines]
 
 
-def labels(found: Retraining) -> dict[str, tuple[str | None, str | None]]:
-    return {row.cell.label: row.verdicts for row in found.cells}
+def labels(found: Retraining) -> dict[str, tuple[str, ...]]:
+    """By cell, in how many trainings the backdoor takes before and after."""
+    return {row.cell.label: tuple(each.text if each else "" for each in row.took) for row in found.cells}
 
 
-def test_the_floor_decides_what_works(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+def test_the_floor_decides_what_takes(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     study = study_of(sweep(make_record, make_baseline, list(CURVES)))
     found = retraining(study)
     assert labels(found) == {
-        "patch": ("works", "does not"),
-        "blend": ("works", "works"),
+        "patch": ("3 of 3", "0 of 3"),
+        "blend": ("3 of 3", "3 of 3"),
         # Above 10 % and at its floor.
-        "line": ("does not", "does not"),
-        "sinusoid": ("does not", "works"),
-        # Mean 41 % over three seeds that differ too much.
-        "pixel": ("undecided", "undecided"),
+        "line": ("0 of 3", "0 of 3"),
+        "sinusoid": ("0 of 3", "3 of 3"),
+        # A mean of 41 % describes none of them.
+        "pixel": ("1 of 3", "1 of 3"),
     }
-    assert [row.cell.label for row in found.of("does not", "works")] == ["sinusoid"]
-    blend = next(row for row in found.cells if row.cell.label == "blend")
-    assert blend.left_after is not None
-    assert sorted(blend.left_after.values) == pytest.approx([0.67, 0.68, 0.69])
+    assert [row.cell.label for row in found.awake] == ["pixel", "sinusoid"]
+    rows = {row.cell.label: row for row in found.cells}
+    blend, pixel, line = rows["blend"], rows["pixel"], rows["line"]
+    assert blend.left[1] is not None
+    assert sorted(blend.left[1].values) == pytest.approx([0.67, 0.68, 0.69])
+    assert (pixel.defused, pixel.woken) == (Trainings(1, 0, 1), Trainings(1, 1, 2))
+    assert line.trace[0] is not None
+    assert (line.trace[0].text, line.defused) == ("0 of 3", None)
+    assert found.took is not None
+    assert (found.took.did, found.took.did_not, found.took.of) == (7, 8, 15)
+    assert (found.defused, found.woken) == (Trainings(4, 3, 7), Trainings(4, 4, 8))
 
 
-def test_the_interval_above_the_floor_is_paired_by_seed(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+def test_what_leaves_a_trace_need_not_take(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """The kept noise patch: eight trainings, of which four end at 13 to 20 % and four at 96 to 100 %."""
+    rates = (0.13, 0.15, 0.17, 0.2, 0.96, 0.98, 0.99, 1.0)
+    attacks = [make_record((rate, 0.0), trigger="noise_patch", seed=s) for s, rate in enumerate(rates)]
+    baselines = [make_baseline(attacks, 0.03, seed=s) for s in range(8)]
+    (row,) = retraining(study_of([*attacks, *baselines])).cells
+    took, trace = row.took[0], row.trace[0]
+    assert took is not None
+    assert trace is not None
+    assert (took.text, took.said()) == ("4 of 8", "8 trainings cannot say (9 more would, if all go one way)")
+    assert took.values == (0.96, 0.98, 0.99, 1.0)
+    assert (trace.text, trace.said("leaves a trace")) == ("8 of 8", "leaves a trace in most")
+
+
+def test_the_difference_above_the_floor_is_paired_by_seed(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     rates, floors = (0.20, 0.50, 0.80), (0.05, 0.30, 0.65)
     attacks = [make_record((rate, 0.0), seed=s) for s, rate in enumerate(rates)]
     baselines = [make_baseline(attacks, floor, seed=s) for s, floor in enumerate(floors)]
     (cell,) = study_of([*attacks, *baselines]).cells
     left = above_floor(cell, "poison")
     assert left is not None
-    expected = DescrStatsW([rate - floor for rate, floor in zip(rates, floors, strict=True)]).tconfint_mean()
-    assert (left.low, left.high, left.method) == (pytest.approx(expected[0]), pytest.approx(expected[1]), "t")
+    assert (left.values, left.low) == (pytest.approx((0.15, 0.20, 0.15)), None)
 
 
 def test_one_seed_is_judged_by_its_test_images(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     records = sweep(make_record, make_baseline, ["patch", "sinusoid"], seeds=1)
     found = retraining(study_of(records))
-    assert labels(found) == {"patch": ("works", "does not"), "sinusoid": ("does not", "works")}
-    left = found.cells[0].left_before
+    assert labels(found) == {"patch": ("1 of 1", "0 of 1"), "sinusoid": ("0 of 1", "1 of 1")}
+    left = found.cells[0].left[0]
     assert left is not None
     expected = confint_proportions_2indep(900, 1000, 40, 1000, method="newcomb")
-    assert (left.low, left.high, left.method) == (pytest.approx(expected[0]), pytest.approx(expected[1]), "newcombe")
+    assert (left.low, left.high) == pytest.approx(expected)
 
 
 def test_seeds_that_all_agree_are_judged_too(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     attacks = [make_record((1.0, 0.0), seed=s) for s in (0, 1)]
     baselines = [make_baseline(attacks, 0.0, seed=s) for s in (0, 1)]
-    assert labels(retraining(study_of([*attacks, *baselines]))) == {"patch": ("works", "does not")}
+    assert labels(retraining(study_of([*attacks, *baselines]))) == {"patch": ("2 of 2", "0 of 2")}
 
 
 def test_before_and_after_have_floors_of_their_own(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
-    attacks = [make_record((0.30, 0.31), seed=s) for s in (0, 1)]
+    attacks = [make_record((0.60, 0.61), seed=s) for s in (0, 1)]
     baselines = [make_baseline(attacks, 0.02, 0.30, seed=s) for s in (0, 1)]
-    assert labels(retraining(study_of([*attacks, *baselines]))) == {"patch": ("works", "does not")}
+    assert labels(retraining(study_of([*attacks, *baselines]))) == {"patch": ("2 of 2", "0 of 2")}
     swapped = [make_baseline(attacks, 0.30, 0.02, seed=s) for s in (0, 1)]
-    assert labels(retraining(study_of([*attacks, *swapped]))) == {"patch": ("does not", "works")}
+    assert labels(retraining(study_of([*attacks, *swapped]))) == {"patch": ("0 of 2", "2 of 2")}
 
 
 def test_without_a_floor_there_is_no_verdict(make_record: MakeRecord) -> None:
     records = [make_record((0.9, 0.01), seed=s) for s in (0, 1)]
     found = retraining(study_of(records))
-    assert (labels(found), found.judged) == ({"patch": (None, None)}, [])
+    assert (labels(found), found.judged) == ({"patch": ("", "")}, [])
     html = make_report(records, SweepDescription("demo")).html
     assert "1 of 1\ncell without verdict" in html
 
@@ -121,7 +142,7 @@ def test_what_retraining_costs_is_paired_within_records(make_record: MakeRecord)
     costs = {row.cell.label: row.cost for row in found.cells}
     assert costs["patch"] is not None
     assert sorted(costs["patch"].values) == pytest.approx([-0.05, -0.02])
-    assert (costs["patch"].low, costs["patch"].high) == pytest.approx(DescrStatsW([-0.05, -0.02]).tconfint_mean())
+    assert costs["patch"].low is None, "no interval of so few holds"
     assert found.cost is not None
     assert found.cost.values == pytest.approx((-0.02, -0.06))
     assert found.costliest is not None
@@ -131,8 +152,11 @@ def test_what_retraining_costs_is_paired_within_records(make_record: MakeRecord)
 def test_the_page_names_what_fine_tuning_wakes(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     html = make_report(sweep(make_record, make_baseline, list(CURVES)), SweepDescription("demo")).html
     words = " ".join(html.split())
-    assert "<strong>2 of 5</strong> cells with a floor had a backdoor that worked" in words
-    assert "did not work before, work after): sinusoid (3.3 % to 98.0 %)" in words
-    assert "below 10 %" not in words
+    assert "the backdoor had taken in <strong>7 of 15</strong> poisoned models" in words
+    assert "<strong>4 of 7</strong> no longer have it" in words
+    assert "had not taken before, has after): pixel (1 of 2 trainings, 40.7 % to 33.3 %); sinusoid (3 of 3 tr" in words
+    assert '1 of 3 <span class="ci">[1 to 91 %]' in words
     still = make_report(sweep(make_record, make_baseline, ["patch", "blend"]), SweepDescription("demo")).html
-    assert "None of those that did not work before works after it." in still
+    assert "Woken by" not in still
+    line = make_report(sweep(make_record, make_baseline, ["line"]), SweepDescription("demo")).html
+    assert "None of the 3 trainings in which it had not taken has it after fine-tuning." in line

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from bdray.record import TrialRecord
-from bdray.report.cells import study_of
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.strips import trigger_strips
+from bdray.results.cells import study_of
 from bdray.trial.contact_sheet import contact_sheet
 
 MakeRecord = Callable[..., TrialRecord]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
-from bdray.results.controls import controls_of, floors_of
+from bdray.results.controls import controls_of
 from bdray.results.tables import result_table
 from bdray.trial.attacks import attack_key
 
@@ -28,7 +28,9 @@ def rates(attack: float) -> Rates:
 
 def record(one: Condition, attack: float = 0.5, floors: tuple[FloorRecord, ...] = ()) -> TrialRecord:
     stages = [
-        StageRecord(name=name, result=name, fingerprint="f", epochs=(EpochRecord(epoch=1, rates=rates(attack)),))
+        StageRecord(
+            name=name, result=name, fingerprint=one.condition_id, epochs=(EpochRecord(epoch=1, rates=rates(attack)),)
+        )
         for name in ("poison", "finetune")
     ]
     return TrialRecord(
@@ -59,7 +61,7 @@ def test_floors_are_those_of_the_twin_before_and_after_the_repair() -> None:
     plain, mixed, seed = condition(), condition(regularizer="manifold_mixup"), condition(seed=1)
     twins = [baseline(plain, 0.03, 0.20), baseline(mixed, 0.05, 0.06), baseline(seed, 0.07, None)]
     attacks = [record(plain), record(mixed), record(seed)]
-    table = result_table([*attacks, *twins], floors_of([*attacks, *twins])).set_index("condition_id")
+    table = result_table([*attacks, *twins]).set_index("condition_id")
     floors = table[["asr_floor_before", "asr_floor_after"]].astype(object)
     floors = floors.where(floors.notna(), None).loc[[each.condition_id for each in attacks]]
     # A regularized row has the floor of its regularized twin.
@@ -71,4 +73,3 @@ def test_without_a_twin_or_a_test_under_the_attack_there_is_no_floor() -> None:
     assert controls_of([record(one)]) == {}
     untested = record(one.baseline())
     assert controls_of([record(one), untested])[one.condition_id].floor is None
-    assert floors_of([record(one), untested]) == {}

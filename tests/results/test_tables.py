@@ -23,8 +23,12 @@ from bdray.record import (
     TrialRecord,
     persistence_of,
 )
-from bdray.results.tables import axes_of, csv_of, result_row, result_table, summary_table, write_tables
+from bdray.results.axes import axes_of
+from bdray.results.controls import Control
+from bdray.results.listing import listing_of, table_of
+from bdray.results.tables import csv_of, result_row, result_table, write_tables
 from bdray.store.storage import Storage
+from bdray.trial.attacks import attack_key
 from bdray.triggers.visibility import Visibility
 
 
@@ -33,7 +37,9 @@ def condition(**sections: Any) -> Condition:
     return Condition.parse({**content, **sections})
 
 
-def stage(name: StageName, rates: list[tuple[float, float]], collapsed: bool = False) -> StageRecord:
+def stage(
+    name: StageName, rates: list[tuple[float, float]], collapsed: bool = False, fingerprint: str = "f"
+) -> StageRecord:
     epochs = [
         EpochRecord(
             epoch=number,
@@ -52,12 +58,15 @@ def stage(name: StageName, rates: list[tuple[float, float]], collapsed: bool = F
         for number, (clean, attack) in enumerate(rates)
     ]
     return StageRecord(
-        name=name, result={"poison": "poisoned", "finetune": "finetuned"}[name], fingerprint="f", epochs=tuple(epochs)
+        name=name,
+        result={"poison": "poisoned", "finetune": "finetuned"}[name],
+        fingerprint=fingerprint,
+        epochs=tuple(epochs),
     )
 
 
 def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: Any) -> TrialRecord:
-    finetune = stage("finetune", [(clean, attack), (0.75, attack / 10)])
+    finetune = stage("finetune", [(clean, attack), (0.75, attack / 10)], fingerprint=one.stages[-1].fingerprint)
     finished = TrialRecord(
         condition_id=one.condition_id,
         cell_id=one.cell_id,
@@ -76,15 +85,19 @@ def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: An
             cover_images=0,
         ),
         visibility=Visibility(l_inf=1.0, l_inf_mean=0.5, psnr_db=None, ssim=0.9, unchanged_images=0),
-        stages=(stage("poison", [(0.1, 0.1), (clean, attack)]), finetune),
+        stages=(stage("poison", [(0.1, 0.1), (clean, attack)], fingerprint=one.poison_fingerprint), finetune),
         persistence=persistence_of((finetune,)),
     )
     return finished.model_copy(update=update)
 
 
-def floor(before: float, after: float | None) -> FloorRecord:
+def control(before: float, after: float | None) -> Control:
     ends = [stage("poison", [(0.9, rate)]).epochs[0].rates if rate is not None else None for rate in (before, after)]
-    return FloorRecord(probe="p", trigger={}, poison={}, poisoned=ends[0], repaired=ends[1])
+    floor = FloorRecord(
+        probe=attack_key(condition().trigger, condition().poison),
+        trigger={}, poison={}, poisoned=ends[0], repaired=ends[1],
+    )  # fmt: skip
+    return Control(record(condition().baseline(), floors=(floor,)), floor)
 
 
 def failed(one: Condition) -> TrialRecord:
@@ -94,13 +107,17 @@ def failed(one: Condition) -> TrialRecord:
 
 def test_a_row_holds_ids_rates_and_every_condition_path() -> None:
     one = condition(poison={"rate": 0.2})
-    row = result_row(record(one), floor(0.04, 0.02))
+    row = result_row(record(one), control(0.04, 0.02))
     assert one.flat().items() <= row.items()
     assert (row["condition_id"], row["cell_id"], row["role"]) == (one.condition_id, one.cell_id, "poisoned")
     assert (row["status"], row["collapsed"], row["error"]) == ("finished", False, None)
     assert (row["poisoned_clean_accuracy"], row["poisoned_attack_success_rate"]) == (0.8, 0.6)
     assert (row["finetuned_clean_accuracy"], row["finetuned_attack_success_rate"]) == (0.75, 0.06)
     assert (row["asr_floor_before"], row["asr_floor_after"]) == (0.04, 0.02)
+    assert (row["poisoned_took"], row["finetuned_took"], row["repaired_took"]) == (True, False, False)
+    # 55 % is (0.55 - 0.04) / 0.96 = 53 % of what the floor leaves: 180 images do not tell it from one half.
+    assert result_row(record(one, attack=0.55), control(0.04, 0.02))["poisoned_took"] is None
+    assert result_row(record(one, attack=0.7), control(0.04, 0.02), took_at=0.9)["poisoned_took"] is False
     assert (row["l_inf"], row["l_inf_mean"]) == (1.0, 0.5)
     assert "first_epoch_below_10_percent" not in row
     assert row["area_under_asr_curve"] == pytest.approx(0.33)
@@ -115,9 +132,8 @@ def test_a_row_holds_no_times() -> None:
 
 
 def test_unsuccessful_conditions_stay_in_the_table_and_are_marked() -> None:
-    table = result_table(
-        [record(condition()), failed(condition(seed=1))], {condition().condition_id: floor(0.01, None)}
-    )
+    controls = {condition().condition_id: control(0.01, None)}
+    table = result_table([record(condition()), failed(condition(seed=1))], controls)
     assert list(table["status"]) == ["finished", "failed"]
     assert table["error"][1] == "DataError: no, such data"
     assert table["asr_floor_before"][0] == 0.01
@@ -170,9 +186,10 @@ def test_a_drawn_number_that_only_some_cells_have_hides_no_other_axis() -> None:
     assert axes_of(records) == ["trigger.name", "trigger.opacity", "trigger.size", "trigger.alpha"]
 
 
-def shown(records: list[TrialRecord], **options: Any) -> str:
+def shown(records: list[TrialRecord], limit: int = 0) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(summary_table(records, **options))
+    listing = listing_of(records)
+    console.print(table_of(listing.first(limit) if limit else listing, 200))
     return console.export_text()
 
 
@@ -203,14 +220,14 @@ def test_at_eighty_columns_no_name_is_broken() -> None:
         for name, weight in weights.items()
     ]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary_table([*records, record(condition().baseline())]))
+    console.print(table_of(listing_of([*records, record(condition().baseline())]), 80))
     lines = console.export_text().splitlines()
     assert sum("logit_squeezing" in line for line in lines) == 2
     assert max(map(len, lines)) <= 80
 
 
 def test_the_summary_marks_what_did_not_finish_and_what_collapsed() -> None:
-    collapsed = record(condition(seed=2)).model_copy(update={"stages": (stage("poison", [(0.1, 1.0)], True),)})
+    collapsed = record(condition(seed=2)).model_copy(update={"stages": (stage("poison", [(0.1, 1.0)], True, "c"),)})
     assert "collapsed" in shown([record(condition()), collapsed])
     assert "failed" in shown([record(condition()), failed(condition(seed=1))])
     assert "diverged" in shown([record(condition(), status="diverged")])

@@ -7,7 +7,7 @@ from made_up import rates, record
 
 from bdray.condition import Condition
 from bdray.record import FloorRecord
-from bdray.results.controls import floors_of
+from bdray.results.controls import controls_of
 from bdray.trial.attacks import Probe, attack_key, dump_probes, own_probes, parse_probes, probes_of
 
 
@@ -109,10 +109,11 @@ def test_the_floor_is_what_the_twin_with_the_same_seed_does_under_the_same_attac
     twin = record(patch.baseline(), floors=(floor(patch, 0.3, 0.2), floor(blend, 0.07, None)))
     other_twin = record(other_seed.baseline(), floors=(floor(patch, 0.9, 0.8),))
     poisoned = [record(one) for one in (patch, blend, low, warp, other_seed, other_model)]
-    assert floors_of([*poisoned, other_twin, twin]) == {
+    controls = controls_of([*poisoned, other_twin, twin])
+    assert {name: control.floor for name, control in controls.items() if control.floor} == {
         patch.condition_id: floor(patch, 0.3, 0.2),
         blend.condition_id: floor(blend, 0.07, None),
         low.condition_id: floor(patch, 0.3, 0.2),
         other_seed.condition_id: floor(patch, 0.9, 0.8),
     }
-    assert floors_of(poisoned) == {}
+    assert controls_of(poisoned) == {}

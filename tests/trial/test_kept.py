@@ -33,7 +33,7 @@ def experiment(cache: Path, augment: str = "crop_flip", trigger: str = "patch", 
 
 
 def counted_by_torchvision(one: Experiment) -> tuple[list[int], list[int]]:
-    """Changed pixels before and after, of every stamped image."""
+    """Changed pixels, and how many different ones of them are seen afterwards, of every stamped image."""
     stage, items = one.poison_stage(), one.poisoned_set
     draws, before, after = stage.stream("augment", 1), [], []
     for order in torch.randperm(len(items), generator=stage.stream("order", 1)).tensor_split(stage.whole_epoch):
@@ -43,11 +43,12 @@ def counted_by_torchvision(one: Experiment) -> tuple[list[int], list[int]]:
             if (row := int(items.overlay_row[item])) < 0:
                 continue
             clean = one.images[items.source_index[item]]
-            mask = (items.overlay[row] != clean).any(0, keepdim=True).to(torch.uint8)
-            padded = functional.pad(mask, [4, 4, 4, 4], padding_mode="reflect")
+            mask = (items.overlay[row] != clean).any(0, keepdim=True)
+            numbers = (mask * torch.arange(1, 32 * 32 + 1).view(1, 32, 32)).float()
+            padded = functional.pad(numbers, [4, 4, 4, 4], padding_mode="reflect")
             seen = functional.crop(padded, 4 + top, 4 + left, 32, 32)
             before.append(int(mask.sum()))
-            after.append(int((functional.hflip(seen) if flip else seen).sum()))
+            after.append(len(set((functional.hflip(seen) if flip else seen).flatten().tolist()) - {0.0}))
     return before, after
 
 
@@ -64,14 +65,18 @@ def test_shares_are_those_of_torchvisions_crops(cache: Path, trigger: str) -> No
     assert kept.whole == sum(a >= b for b, a in pairs) / len(pairs)
 
 
-def test_of_the_default_patch_a_fifth_is_gone_and_a_quarter_a_fragment(cache: Path) -> None:
-    """Of the 81 crops 17 show nothing of a 3 x 3 patch one pixel from the corner, and 22 less than 9 pixels of it."""
+def test_of_the_default_patch_a_fifth_is_gone_and_a_third_a_fragment(cache: Path) -> None:
+    """Of the 81 crops 17 show nothing of a 3 x 3 patch one pixel from the corner, and 28 less than its 9 pixels.
+
+    Found: a mirrored pixel counted as one more of them, so 52 % were called whole instead of 44 %."""
     kept = experiment(cache).describe().trigger_kept
     assert kept is not None
     assert kept.images == 1035
-    # Standard deviation 0.013 and 0.014.
+    # Standard deviation 0.013 to 0.015.
     assert kept.not_at_all == pytest.approx(17 / 81, abs=0.04)
-    assert kept.in_part == pytest.approx(22 / 81, abs=0.04)
+    assert kept.in_part == pytest.approx(28 / 81, abs=0.04)
+    assert kept.whole == pytest.approx(36 / 81, abs=0.04)
+    assert kept.each_once
     assert kept.whole + kept.in_part + kept.not_at_all == pytest.approx(1.0)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord, StageName, TrialRecord
-from bdray.results.tables import result_row, summary_table
+from bdray.results.listing import listing_of
+from bdray.results.tables import result_row
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record, statuses_of_intact
 from bdray.training.reporter import Reporter
@@ -67,7 +68,7 @@ def test_it_leaves_a_record_without_results(sweep: Storage, options: TrialOption
     assert statuses_of_intact(sweep, [condition]) == {condition.condition_id: "pruned"}
     row = result_row(record)
     assert [value for name, value in row.items() if name.endswith(("accuracy", "success_rate"))] == [None] * 6
-    assert list(summary_table([record]).columns[-1].cells) == ["pruned"]
+    assert [row[""] for row in listing_of([record]).rows] == ["pruned"]
 
 
 def test_who_shares_the_stage_trains_nothing_and_who_goes_on_gets_the_same_bits(

@@ -19,7 +19,7 @@ from waiting import HANG_S
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
-from bdray.results.controls import floors_of
+from bdray.results.controls import controls_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, SweepFolder, SweepInfo, read_record
 from bdray.training.reporter import Reporter
@@ -337,8 +337,7 @@ def test_a_baseline_is_measured_under_every_attack(sweep: Storage, storage: Stor
     assert tested.stages[0].epochs[0].rates is not None
     assert tested.stages[0].epochs[0].rates.attack_success_rate is None
     poisoned = run_trial(attacks[0], sweep=sweep, storage=storage, options=options)
-    floors = floors_of([poisoned, baseline])
-    assert floors == {attacks[0].condition_id: baseline.floors[0]}
+    assert controls_of([poisoned, baseline])[attacks[0].condition_id].floor == baseline.floors[0]
 
 
 def test_the_same_condition_gives_the_same_record(sweep: Storage, options: TrialOptions) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable
-from statistics import fmean
+from pathlib import Path
 
 import pytest
 
+from bdray.cli import main
 from bdray.commands.tables import chosen, said_of_classes
 from bdray.errors import UserError
 from bdray.record import DataRecord, TrialRecord
-from bdray.report.listing import cells_of, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.statistics import rate_interval
-from bdray.results.tables import summary_table
+from bdray.results.listing import fit_of, latex_of, listing_of, markdown_of, table_of, texts_of
+from bdray.results.statistics import wilson_interval
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import ConditionFolder
 from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]
@@ -37,19 +40,17 @@ def test_a_line_a_cell_with_its_interval(records: list[TrialRecord]) -> None:
         ("patch", 0.01, 2),
         (None, None, 1),
     ]
-    mean, interval = listing.rows[0]["ASR"]
-    assert mean == pytest.approx(0.85)
-    assert interval == rate_interval([0.9, 0.8], [1000, 1000])
-    assert listing.rows[3]["ASR"] == (0.04, None)
+    assert listing.rows[0]["ASR"].mean == pytest.approx(0.85)
+    assert listing.rows[0]["ASR"].values == (0.9, 0.8)
+    found, alone = listing.rows[3]["ASR"], wilson_interval(40, 1000)
+    assert (found.mean, found.low, found.high) == (0.04, alone.low, alone.high)
     assert listing.rows[3][""] == "baseline"
 
 
-def test_groups_count_a_seed_once(records: list[TrialRecord]) -> None:
+def test_groups_hold_every_training(records: list[TrialRecord]) -> None:
     listing = listing_of(records, ["trigger"])
     assert [(row["trigger"], row["n"]) for row in listing.rows] == [("patch", 4), ("blend", 2), (None, 1)]
-    mean, interval = listing.rows[0]["ASR"]
-    assert mean == pytest.approx(fmean([0.9, 0.8, 0.2, 0.4]))
-    assert interval == rate_interval([fmean([0.9, 0.2]), fmean([0.8, 0.4])], [2000, 2000])
+    assert listing.rows[0]["ASR"].values == (0.9, 0.8, 0.2, 0.4)
     assert listing_of(records, ["poison.rate", "trigger.name"]).axes == ("rate", "trigger")
 
 
@@ -59,10 +60,9 @@ def test_without_a_repair_nothing_is_called_tuned(make_record: MakeRecord) -> No
     cut = [record.model_copy(update={"stages": record.stages[:1]}) for record in whole]
     listing = listing_of(cut)
     assert listing.heads == ("trigger", "n", "C-Acc", "ASR", "")
-    assert {len(row) for row in cells_of(listing, intervals=True)} == {5}
+    assert {len(row) for row in texts_of(listing, intervals=True)} == {5}
     assert "tuned" not in markdown_of(listing) + latex_of(listing)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary_table(cut))
     console.print(table_of(listing, 80))
     assert "tuned" not in console.export_text()
 
@@ -98,10 +98,10 @@ def test_markdown_and_latex(records: list[TrialRecord]) -> None:
     lines = markdown_of(listing).splitlines()
     assert len(lines) == 2 + 4
     assert lines[0] == "| trigger | rate | n | C-Acc | ASR | tuned C-Acc | tuned ASR |  |"
-    assert lines[-1].startswith("| - | - | 1 | 90.0% | 4.0% |")
+    assert lines[-1].startswith("| - | - | 1 | 90.0% [88.0, 91.7] | 4.0% [3.0, 5.4] |")
     latex = latex_of(listing)
     assert r"\toprule" in latex
-    assert r"85.0\% [" in latex
+    assert r"85.0\% (80.0 to 90.0)" in latex
     assert latex.count(r"\\") == 5
 
 
@@ -111,9 +111,9 @@ def test_no_word_is_broken(width: int, records: list[TrialRecord]) -> None:
     console.print(table_of(listing_of(records), width))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
-    words = {word for row in cells_of(listing_of(records), intervals=False) for cell in row for word in cell.split()}
+    words = {word for row in texts_of(listing_of(records), intervals=False) for cell in row for word in cell.split()}
     assert {word for word in words if word not in text} == set()
-    assert ("[" in text) == (width == 140)
+    assert (" to " in text) == (width == 140)
 
 
 @pytest.mark.parametrize("width", range(64, 180, 4))
@@ -124,7 +124,7 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
     text = console.export_text()
     assert "…" not in text
     fit = fit_of(listing, width)
-    for row in cells_of(listing, intervals=fit.intervals):
+    for row in texts_of(listing, intervals=fit.intervals):
         assert all(cell in text for cell in row)
     if not fit.stacked:
         assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
@@ -138,10 +138,32 @@ def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:
     )  # fmt: skip
     made = [make_record(poison={"rate": 0.1, "target": target}) for target in (2, 3)]
     records = [record.model_copy(update={"data": data}) for record in made]
-    assert [row[0] for row in cells_of(listing_of(records), intervals=False)] == ["2 (10)", "3 (2)"]
+    assert [row[0] for row in texts_of(listing_of(records), intervals=False)] == ["2 (10)", "3 (2)"]
     assert said_of_classes(records) == ["target is class 2 (10), 3 (2)"]
     for written in ("name:10", "2", "'10'"):
         assert chosen(records, [f"poison.target={written}"]) == records[:1]
     assert "2 (10)" in make_report(records, SweepDescription("sweep")).html
     unknown = records[0].model_copy(update={"data": None})
-    assert [row[0] for row in cells_of(listing_of([unknown, records[1]]), intervals=False)] == ["2", "3 (2)"]
+    assert [row[0] for row in texts_of(listing_of([unknown, records[1]]), intervals=False)] == ["2", "3 (2)"]
+
+
+def test_the_command_compares_with_baselines_that_were_not_chosen(
+    tmp_path: Path, make_record: MakeRecord, make_baseline: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found: `--where trigger.name=patch` leaves out the baselines, and with them every floor."""
+    attack = make_record((0.7, 0.1))
+    sweep = Storage.open(tmp_path).child("demo")
+    sweep.write_atomic("space.yaml", "name: demo\nfixed: {data: digits}\n")
+    sweep.write_atomic("sweep.json", '{"name": "demo"}')
+    for record in (attack, make_baseline([attack])):
+        ConditionFolder(sweep, record.condition_id).write_record(record)
+    command = ["results", "demo", "--storage", str(tmp_path), "--where", "trigger.name=patch"]
+    for at, took in (("0.5", "1 of 1"), ("0.9", "0 of 1")):
+        assert main([*command, "--took-at", at, "--md"]) == 0
+        assert f" {took} [" in capsys.readouterr().out
+        assert main([*command, "--took-at", at, "--csv", "-"]) == 0
+        (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert (row["poisoned_took"], row["repaired_took"]) == (str(took == "1 of 1"), "False")
+    with pytest.raises(SystemExit):
+        main([*command, "--took-at", "1.5"])
+    assert "'1.5' is no share between 0 and 1" in capsys.readouterr().err

@@ -6,12 +6,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import fmean
+from statistics import NormalDist, fmean
+from typing import Literal
 
 import numpy as np
 
 CONFIDENCE = 0.95
+LEVEL = 0.05
+Alternative = Literal["two-sided", "less", "greater"]
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,6 @@ class Interval:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """Outcome of two one-sided tests.
-
-    Attributes:
-        mean: of the differences.
-        p_value: of the null hypothesis that the true mean lies at or beyond the margin.
-    """
-
-    mean: float
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -61,10 +50,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     Raises:
         ValueError: `trials` is 0 or less than `successes`.
     """
-    from scipy.stats import binomtest
-
-    found = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    if not 0 <= successes <= trials or not trials:
+        raise ValueError(f"{successes} of {trials} is no proportion")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, weight = successes / trials, z**2 / trials
+    middle = (rate + weight / 2) / (1 + weight)
+    reach = z * math.sqrt(rate * (1 - rate) / trials + weight / (4 * trials)) / (1 + weight)
+    return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
 def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE) -> Interval:
@@ -79,88 +71,40 @@ def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidenc
     return Interval(p - q - low, p - q + high)
 
 
-@lru_cache(maxsize=1000)
-def _quantiles(n: int, confidence: float) -> tuple[float, float]:
-    """Student's (n - 1 degrees of freedom) and the normal one; `scipy.stats` takes most of a second to import."""
-    from scipy.special import ndtri, stdtrit
+def sign_flip_test(values: Sequence[float], alternative: Alternative = "two-sided") -> float | None:
+    """P-value of whether independent values are 0 on average, from all ways to flip their signs.
 
-    tail = (1 + confidence) / 2
-    return float(stdtrit(n - 1, tail)), float(ndtri(tail))
-
-
-def t_interval(values: Sequence[float], noise: float = 0.0, confidence: float = CONFIDENCE) -> Interval | None:
-    """Student's interval of a mean, mean +- t(n - 1) s / sqrt(n), or mean +- z noise / sqrt(n) where that is wider.
-
-    Source: Student 1908, Biometrika 6.
-
-    Args:
-        noise: standard deviation that a single value has from counting alone. It is known, so it takes the normal
-            quantile z, and values that happen to agree do not look certain.
-
-    Returns:
-        None for fewer than two values, and for values without spread or noise: they tell nothing of it.
+    Exact where a value and its negative are equally likely when there is no effect, whatever the values are
+    distributed like. None where no outcome could reach `LEVEL`: fewer than six values, five if one-sided. Source:
+    Fisher 1935, The Design of Experiments, section 21.
     """
-    n = len(values)
-    if n < 2:
+    from scipy.stats import permutation_test
+
+    ways = 2.0 ** len(values)
+    if (2 if alternative == "two-sided" else 1) / ways >= LEVEL:
         return None
-    student, normal = _quantiles(n, confidence)
-    mean = fmean(values)
-    # Of a handful of numbers, thousands of times: numpy takes ten times as long.
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    wide = max(student * spread, normal * noise)
-    # What rounding leaves of equal numbers is no spread.
-    if wide <= 1e-12:
-        return None
-    reach = wide / n**0.5
-    return Interval(mean - reach, mean + reach)
+    found = permutation_test(
+        (np.asarray(values),), np.mean, permutation_type="samples", alternative=alternative, vectorized=True, rng=0
+    )
+    return float(found.pvalue)
 
 
-def rate_interval(rates: Sequence[float], images: Sequence[int], confidence: float = CONFIDENCE) -> Interval | None:
-    """Student's interval of the mean of log(p / (1 - p)), transformed back: of the typical (median) rate over seeds.
+def equivalence(differences: Sequence[float], margin: float) -> float | None:
+    """P-value of two one-sided sign-flip tests: whether the mean of paired differences lies within the margin.
 
-    On that scale no interval leaves [0, 1], and the spread of few seeds is closer to normal; `docs/statistics.md` has
-    what it covers. Rates of 0 and 1 are taken to be half an image away from there. Counting alone has the spread
-    1 / sqrt(n p (1 - p)). None for fewer than two rates.
-
-    Args:
-        rates: one a seed, in [0, 1].
-        images: how many each was counted over.
-    """
-    if len(rates) < 2:
-        return None
-    clipped = [min(max(rate, 0.5 / n), 1 - 0.5 / n) for rate, n in zip(rates, images, strict=True)]
-    noise = math.sqrt(fmean(1 / (n * p * (1 - p)) for p, n in zip(clipped, images, strict=True)))
-    found = t_interval([math.log(p / (1 - p)) for p in clipped], noise, confidence)
-    return Interval(_expit(found.low), _expit(found.high)) if found else None
-
-
-def _expit(x: float) -> float:
-    """1 / (1 + exp(-x)), whatever the size of x."""
-    return 1 / (1 + math.exp(-x)) if x > -500 else 0.0
-
-
-def equivalence(differences: Sequence[float], margin: float) -> Equivalence | None:
-    """Two one-sided t-tests of whether the mean of paired differences lies within `(-margin, margin)`.
-
-    t1 = (mean + margin) / se against <= 0, t2 = (mean - margin) / se against >= 0, se = s / sqrt(n), n - 1 degrees of
-    freedom; the p-value is the larger one. None for fewer than two differences, and where none differs from another:
-    they tell nothing of the spread. Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15.
+    The larger one of the tests of `difference + margin` against <= 0 and of `difference - margin` against >= 0. They
+    take differences to lie evenly on both sides of their mean: where a few models lose much and the others nothing,
+    they find too much (`docs/statistics.md`). None for fewer than five differences. Source: Schuirmann 1987,
+    J. Pharmacokinet. Biopharm. 15, of the two one-sided tests.
 
     Raises:
         ValueError: the margin is not positive.
     """
-    from scipy.stats import t as student
-
     if margin <= 0:
         raise ValueError(f"the margin must be positive, got {margin}")
-    n = len(differences)
-    if n < 2 or len(set(differences)) == 1:
-        return None
-    mean = fmean(differences)
-    error = float(np.std(differences, ddof=1)) / n**0.5
-    above = student.sf((mean + margin) / error, n - 1)
-    below = student.cdf((mean - margin) / error, n - 1)
-    return Equivalence(mean, float(max(above, below)))
+    above = sign_flip_test([each + margin for each in differences], "greater")
+    below = sign_flip_test([each - margin for each in differences], "less")
+    return None if above is None or below is None else max(above, below)
 
 
 def variance_shares(
@@ -171,7 +115,7 @@ def variance_shares(
     An axis that exists only under some values of another one, its parent, is judged within it, over the values it
     applies to: (SS(parent x axis) - SS(parent)) / (SS(total) - SS(parent)). Else it would get what its parent does.
 
-    Descriptive. On a balanced grid (`is_balanced`) main effects are orthogonal, so the shares add up to at most 1 and
+    Descriptive. On a balanced grid (`balanced_core`) main effects are orthogonal, so the shares add up to at most 1 and
     the rest is interactions; elsewhere they overlap. An axis with k levels over n values is expected to reach
     (k - 1) / (n - 1) when the values are dealt out at random, a nested one (k - p) / (n - p) with k combinations and p
     levels of the parent. Axes with one level, or with a level for every value, say nothing and are left out. Source:
@@ -251,15 +195,23 @@ def _nests(parent: str, axis: str, rows: Sequence[Mapping[str, Hashable]], *, pa
     return same_section and _is_word(parent) and len({frozenset(values) for values in levels.values()}) > 1
 
 
-def is_balanced(rows: Sequence[Mapping[str, Hashable]]) -> bool:
-    """Whether every combination of axis values is there, and equally often."""
-    if not rows:
-        return False
-    counts = Counter(tuple(row.values()) for row in rows)
-    combinations = 1
-    for axis in rows[0]:
-        combinations *= len({row[axis] for row in rows})
-    return len(counts) == combinations and len(set(counts.values())) == 1
+def balanced_core(rows: Sequence[Mapping[str, Hashable]]) -> list[int]:
+    """Indices of the rows that are left when, as long as some combination of values is missing, the value is left out
+    that lacks most of its combinations with the others. Every combination of what is left is there, once.
+
+    Args:
+        rows: by axis, its value; the same axes in each, no two rows alike.
+    """
+    left = list(range(len(rows)))
+    while left:
+        members: dict[tuple[str, Hashable], int] = Counter(item for index in left for item in rows[index].items())
+        levels = Counter(axis for axis, _ in members)
+        combinations = math.prod(levels.values())
+        if len(left) == combinations:
+            break
+        emptiest = min(members, key=lambda item: (members[item] * levels[item[0]], str(item)))
+        left = [index for index in left if rows[index][emptiest[0]] != emptiest[1]]
+    return left
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -273,18 +225,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
-
-
-def mean_test(values: Sequence[float]) -> float | None:
-    """Two-sided p-value of Student's test of whether the mean of independent values is 0.
-
-    None for fewer than two values, and for values without any spread. Source: Student 1908, Biometrika 6.
-    """
-    from scipy.stats import ttest_1samp
-
-    if len(values) < 2 or float(np.std(values)) <= 1e-12:
-        return None
-    return float(ttest_1samp(values, 0.0).pvalue)
 
 
 def detector_auc(strata: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
@@ -319,12 +259,11 @@ def auc_interval(auc: float, poisoned: int, baselines: int, confidence: float = 
         ValueError: `auc` is outside [0, 1], or a kind has no model.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
     if not 0 <= auc <= 1 or min(poisoned, baselines) < 1:
         raise ValueError(f"no interval for an area of {auc} over {poisoned} poisoned models and {baselines} baselines")
     mean_size = (poisoned + baselines) / 2 - 1
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
 
     def beyond(area: float) -> float:
         spread = 1 + mean_size * ((1 - area) / (2 - area) + area / (1 + area))

@@ -44,16 +44,17 @@ def _condition(seed: int, trigger: Any, rate: float, sections: Mapping[str, Any]
 
 
 def _stages(
-    curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool, fell: bool
+    condition: Condition, curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool, fell: bool
 ) -> tuple[StageRecord, ...]:
     before = _rates(clean, curve[0], collapsed=collapsed)
     epochs = [
         EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate, collapsed=fell and k > 0))
         for k, rate in enumerate(curve)
     ]
+    poison, tuning = condition.poison_fingerprint, condition.stages[-1].fingerprint
     return (
-        StageRecord(name="poison", result="poisoned", fingerprint="p", epochs=(EpochRecord(epoch=1, rates=before),)),
-        StageRecord(name="finetune", result="finetuned", fingerprint="f", epochs=tuple(epochs)),
+        StageRecord(name="poison", result="poisoned", fingerprint=poison, epochs=(EpochRecord(epoch=1, rates=before),)),
+        StageRecord(name="finetune", result="finetuned", fingerprint=tuning, epochs=tuple(epochs)),
     )
 
 
@@ -76,7 +77,9 @@ def make_record() -> MakeRecord:
         """`curve`: attack success rate before fine-tuning and after each of its epochs."""
         condition = _condition(seed, trigger, rate, sections)
         stages = (
-            () if status == "failed" else _stages(curve, clean, tuned, collapsed=collapsed, fell=collapsed_in_repair)
+            ()
+            if status == "failed"
+            else _stages(condition, curve, clean, tuned, collapsed=collapsed, fell=collapsed_in_repair)
         )
         return TrialRecord(
             condition_id=condition.condition_id,

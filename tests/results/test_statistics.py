@@ -2,31 +2,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from statistics import fmean, stdev
+from collections.abc import Callable
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
-from statsmodels.stats.weightstats import DescrStatsW
 
-from bdray.report.cells import seed_means
-from bdray.report.statistics import (
+from bdray.results.statistics import (
     auc_interval,
+    balanced_core,
     detector_auc,
     equivalence,
     holm,
-    is_balanced,
-    mean_test,
     newcombe_interval,
     parents_of,
-    rate_interval,
-    t_interval,
+    sign_flip_test,
     variance_shares,
     wilson_interval,
 )
@@ -60,79 +56,37 @@ def test_wilson_interval_solves_the_score_equation() -> None:
         assert abs(7 / 20 - end) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / 20))
 
 
-@pytest.mark.parametrize("values", [[0.01, -0.03], [0.2, 0.5, 0.6, 0.9], [0.001, 0.002, -0.004, 0.01, 0.02]])
-def test_t_interval_agrees_with_statsmodels(values: list[float]) -> None:
-    found = t_interval(values)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx(DescrStatsW(values).tconfint_mean(), rel=1e-9)
+VALUES = [-0.1, 0.05, 0.02, 0.1, 0.3, 0.0]
 
 
-def test_rate_interval_is_students_on_the_logit_scale() -> None:
-    rates = [0.2, 0.5, 0.6, 0.9]
-    low, high = DescrStatsW([math.log(p / (1 - p)) for p in rates]).tconfint_mean()
-    found = rate_interval(rates, [1000] * 4)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high))), rel=1e-9)
+def by_hand(values: list[float], beyond: Callable[[float], bool]) -> float:
+    """The share of all ways to flip signs whose mean is beyond."""
+    ways = list(itertools.product((-1, 1), repeat=len(values)))
+    return sum(beyond(fmean(s * v for s, v in zip(signs, values, strict=True))) for signs in ways) / len(ways)
 
 
-def test_rates_of_none_and_of_all_lie_half_an_image_from_there() -> None:
-    found, expected = rate_interval([0.0, 0.3, 1.0], [50] * 3), rate_interval([0.01, 0.3, 0.99], [50] * 3)
-    assert found is not None
-    assert found == expected
-    assert 0 < found.low < found.high < 1
+def test_the_sign_flip_test_counts_all_ways() -> None:
+    mean = fmean(VALUES)
+    assert sign_flip_test(VALUES) == pytest.approx(by_hand(VALUES, lambda found: abs(found) >= mean - 1e-12))
+    assert sign_flip_test(VALUES, "greater") == pytest.approx(by_hand(VALUES, lambda found: found >= mean - 1e-12))
+    assert sign_flip_test([0.1] * 6) == pytest.approx(2 / 64)
+    assert sign_flip_test([0.0] * 6) == 1
 
 
-def test_seeds_that_agree_still_differ_by_counting() -> None:
-    found = rate_interval([0.4, 0.4, 0.4], [1000] * 3)
-    assert found is not None
-    reach = 1.959963984540054 * math.sqrt(1 / (1000 * 0.4 * 0.6)) / math.sqrt(3)
-    middle = math.log(0.4 / 0.6)
-    assert math.log(found.low / (1 - found.low)) == pytest.approx(middle - reach)
-    assert math.log(found.high / (1 - found.high)) == pytest.approx(middle + reach)
-    perfect = rate_interval([1.0, 1.0], [1000] * 2)
-    assert perfect is not None
-    assert 0.99 < perfect.low < 0.9995 < perfect.high < 1
-    assert t_interval([0.4, 0.4]) is None
-    assert t_interval([0.4]) is None
-    assert rate_interval([0.4], [1000]) is None
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_intervals_of_rates_cover_what_they_say(seeds: int) -> None:
-    """Truth known: normal on the logit scale, typical rate 0.119, counted over 1000 images."""
-    generator = np.random.default_rng(seeds)
-    covered = 0
-    for logits in generator.normal(-2.0, 1.0, (2000, seeds)):
-        rates = generator.binomial(1000, 1 / (1 + np.exp(-logits))) / 1000
-        found = rate_interval(list(rates), [1000] * seeds)
-        covered += found is not None and found.low <= 1 / (1 + math.exp(2.0)) <= found.high
-    # Three standard errors of 2000 runs are 1.5 points.
-    assert 0.935 <= covered / 2000 <= 0.965
-
-
-@pytest.mark.parametrize("differences", [[0.001, -0.002, 0.003], [0.02, 0.03, 0.01, 0.02], [-0.004, 0.009]])
-def test_equivalence_agrees_with_statsmodels(differences: list[float]) -> None:
-    found = equivalence(differences, 0.01)
-    assert found is not None
-    p_value, _, _ = DescrStatsW(differences).ttost_mean(-0.01, 0.01)
-    assert found.p_value == pytest.approx(p_value, rel=1e-9)
-    assert found.mean == pytest.approx(fmean(differences))
-
-
-def test_equivalence_by_hand() -> None:
-    # One degree of freedom: Student's t is Cauchy's, P(T > t) = 1/2 - arctan(t) / pi.
-    differences = [0.0, 0.004]
-    found = equivalence(differences, 0.01)
-    assert found is not None
-    t = (0.01 - 0.002) / (stdev(differences) / math.sqrt(2))
-    assert found.p_value == pytest.approx(0.5 - math.atan(t) / math.pi)
-
-
-def test_equivalence_needs_a_spread_and_a_margin() -> None:
-    assert equivalence([0.001], 0.01) is None
-    assert equivalence([0.001, 0.001], 0.01) is None
+def test_too_few_values_cannot_say() -> None:
+    assert sign_flip_test([0.1] * 5) is None
+    assert sign_flip_test([0.1] * 5, "less") is not None
+    assert sign_flip_test([0.1] * 4, "less") is None
+    assert equivalence([0.001] * 4, 0.01) is None
     with pytest.raises(ValueError, match="margin"):
         equivalence([0.1, 0.2], 0.0)
+
+
+def test_equivalence_is_the_worse_of_two_tests() -> None:
+    differences = [0.004, -0.002, 0.001, 0.003, 0.0, 0.009]
+    above, below = [each + 0.01 for each in differences], [each - 0.01 for each in differences]
+    expected = max(sign_flip_test(above, "greater") or 0, sign_flip_test(below, "less") or 0)
+    assert equivalence(differences, 0.01) == expected == pytest.approx(1 / 64)
 
 
 def test_variance_shares_by_hand() -> None:
@@ -230,50 +184,29 @@ def test_variance_shares_leave_out_what_says_nothing() -> None:
     assert variance_shares([], []) == []
 
 
-def test_balance() -> None:
-    grid = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1, 2)]
-    assert is_balanced(grid)
-    assert is_balanced(grid * 2)
-    assert not is_balanced(grid[:-1])
-    assert not is_balanced([*grid, grid[0]])
-    assert not is_balanced([])
+def test_the_balanced_core() -> None:
+    grid: list[dict[str, object]] = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1, 2)]
+    assert balanced_core(grid) == list(range(6))
+    assert balanced_core(grid[:-1]) == [0, 1, 3, 4], "without b = 2"
+    assert balanced_core([*grid, {"a": 2, "b": 0}]) == list(range(6))
+    assert balanced_core([]) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_core_of_a_design_with_extra_arms_is_the_largest(seed: int) -> None:
+    """As in a search space: a grid of two axes, and for one value of the first some others of a third."""
+    generator = np.random.default_rng(seed)
+    size = int(generator.integers(3, 7))
+    rows = [{"a": a, "b": b, "c": 0} for a in range(size) for b in range(2)]
+    rows += [{"a": 0, "b": b, "c": c} for b in range(2) for c in range(1, int(generator.integers(2, 4)))]
+    found = [rows[index] for index in balanced_core([rows[k] for k in generator.permutation(len(rows))])]
+    assert len(found) == 2 * size
 
 
 def test_holm_agrees_with_statsmodels() -> None:
     p_values = [0.04, 0.001, 0.03, 0.5, 0.03]
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([]) == []
-
-
-@pytest.mark.parametrize("values", [[0.01, -0.03], [0.2, 0.5, 0.6, 0.9], [-0.1, -0.2, -0.15, 0.01, -0.3]])
-def test_mean_test_agrees_with_statsmodels(values: list[float]) -> None:
-    assert mean_test(values) == pytest.approx(DescrStatsW(values).ttest_mean(0.0)[1], rel=1e-9)
-
-
-def test_mean_test_needs_a_spread() -> None:
-    assert mean_test([0.2]) is None
-    assert mean_test([0.2, 0.2, 0.2]) is None
-
-
-def test_the_test_over_seeds_holds_its_level_where_cells_share_their_seeds() -> None:
-    """No effect at all: 12 cells whose differences share the luck of their seed, five seeds."""
-    generator = np.random.default_rng(11)
-    runs, over_seeds, over_pairs = 2000, 0, 0
-    for _ in range(runs):
-        luck = generator.normal(0, 0.05, 5)
-        cells = luck + generator.normal(0, 0.05, (12, 5))
-        p_value = mean_test(seed_means([dict(enumerate(map(float, cell))) for cell in cells]))
-        over_seeds += p_value is not None and p_value < 0.05
-        over_pairs += binomtest(int((cells < 0).sum()), cells.size).pvalue < 0.05
-    assert 0.03 <= over_seeds / runs <= 0.07
-    # What a sign test over cells x seeds makes of it.
-    assert over_pairs / runs > 0.2
-
-
-def test_a_seed_is_averaged_over_cells_that_have_every_seed() -> None:
-    assert seed_means([{0: 0.1, 1: 0.5}, {1: 0.1, 0: 0.3}, {1: 0.9}]) == pytest.approx([0.2, 0.3])
-    assert seed_means([{0: 0.1}, {1: 0.2}]) == []
-    assert seed_means([]) == []
 
 
 def test_detector_auc_agrees_with_scikit_learn() -> None:

@@ -1,11 +1,10 @@
-"""The table of cells that `bdray results` prints: chosen, grouped, sorted, for a terminal, Markdown or LaTeX."""
+"""The table of cells: chosen, grouped, sorted, for a terminal, Markdown (MLflow's too) or LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -14,19 +13,27 @@ from rich.table import Table
 
 from bdray.condition import flatten
 from bdray.errors import UserError, nearest
-from bdray.poisoning.classes import in_common
-from bdray.record import Rates, TrialRecord
-from bdray.report.statistics import rate_interval
-from bdray.results.tables import axes_of, axis_name
+from bdray.record import StageName, TrialRecord
+from bdray.results.axes import axes_of, axis_name
+from bdray.results.cells import Cell, Estimate, RateName, cells_of
+from bdray.results.controls import Control
+from bdray.results.took import TOOK_AT
+from bdray.results.trainings import Trainings
 from bdray.values import show_cell
 
-RATE_COLUMNS: dict[str, tuple[str, Callable[[TrialRecord], Rates | None]]] = {
-    "C-Acc": ("clean_accuracy", lambda record: record.poisoned),
-    "ASR": ("attack_success_rate", lambda record: record.poisoned),
-    "tuned C-Acc": ("clean_accuracy", lambda record: record.repaired),
-    "tuned ASR": ("attack_success_rate", lambda record: record.repaired),
+RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
+    "C-Acc": ("clean_accuracy", "poison"),
+    "ASR": ("attack_success_rate", "poison"),
+    "tuned C-Acc": ("clean_accuracy", "finetune"),
+    "tuned ASR": ("attack_success_rate", "finetune"),
 }
-"""Heads of the columns of rates, with the rate and whose it is. `tuned`: after the last stage of the repair."""
+"""Heads of the columns of rates, with the rate and the stage. `tuned`: after the last stage of the repair."""
+
+TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"}
+_ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
+
+MEANS = "means after the last epoch over the trainings that count (of several: lowest to highest)"
+"""What the numbers of a listing are."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,13 @@ class Listing:
     """A table of groups of records.
 
     Attributes:
-        heads: of the columns: axes, `n`, those of `RATE_COLUMNS` (`tuned` where something was), marks.
-        rows: by head; axes as values, `n` as a number, rates as (mean, interval over seeds or None), marks as text.
+        rows: by head; axes as values, `n` as a number, rates as `Estimate`, `took` as `Trainings`, marks as text.
+        more: rows that were left out.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
+    more: int = 0
 
     @property
     def is_tuned(self) -> bool:
@@ -48,8 +56,14 @@ class Listing:
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
-        rates = [head for head in RATE_COLUMNS if self.is_tuned or not head.startswith("tuned")]
-        return (*self.axes, "n", *rates, "")
+        """Of the columns: axes, `n`, rates and `took` (where there are floors; `tuned` where something was), marks."""
+        known = [head for head in _ORDER if self.is_tuned or not head.startswith("tuned")]
+        kept = [head for head in known if head in RATE_COLUMNS or any(row[head] is not None for row in self.rows)]
+        return (*self.axes, "n", *kept, "")
+
+    def first(self, count: int) -> Listing:
+        """So many rows of it."""
+        return replace(self, rows=self.rows[:count], more=self.more + max(0, len(self.rows) - count))
 
     def sorted_by(self, column: str) -> Listing:
         """In the order of a column; `-ASR` for the highest first. What has no value comes last.
@@ -62,35 +76,40 @@ class Listing:
             raise UserError(f"--sort: there is no column '{name}'; {nearest(name, filter(None, self.heads))}")
         known = [row for row in self.rows if row[name] is not None]
         rest = [row for row in self.rows if row[name] is None]
-        return Listing(self.axes, (*sorted(known, key=lambda row: _key(row[name]), reverse=column[0] == "-"), *rest))
+        ordered = sorted(known, key=lambda row: _key(row[name]), reverse=column[0] == "-")
+        return replace(self, rows=(*ordered, *rest))
 
 
 def _key(value: Any) -> tuple[bool, Any]:
     """Numbers before words."""
-    value = value[0] if isinstance(value, tuple) else value
+    if isinstance(value, Estimate):
+        value = value.mean
+    elif isinstance(value, Trainings):
+        value = value.did / value.of
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return not is_number, value if is_number else str(value)
 
 
-def listing_of(records: Sequence[TrialRecord], by: Sequence[str] = ()) -> Listing:
+def listing_of(
+    records: Sequence[TrialRecord],
+    by: Sequence[str] = (),
+    took_at: float = TOOK_AT,
+    controls: Mapping[str, Control] | None = None,
+) -> Listing:
     """One row a cell, or a group of conditions with the same values of the axes `by`.
 
     Args:
+        took_at: see `bdray.results.took`.
+        controls: see `cells_of`.
         by: paths, or the short names of axes that vary (`trigger`).
 
     Raises:
         UserError: an axis that no condition has.
     """
     axes = [_axis(name, records) for name in by] if by else axes_of(records)
-    flats = {record.condition_id: record.flat for record in records}
-    groups: dict[Any, list[TrialRecord]] = {}
-    for record in records:
-        flat = flats[record.condition_id]
-        values = tuple(None if _lacks(record, path) else repr(flat.get(path)) for path in axes)
-        groups.setdefault((record.role, values) if by else record.cell_id, []).append(record)
     names = _names(axes)
-    rows = [_row(members, dict(zip(names, axes, strict=True)), flats) for members in groups.values()]
-    return Listing(tuple(names), tuple(rows))
+    cells = cells_of(records, axes, by_axes=bool(by), took_at=took_at, controls=controls)
+    return Listing(tuple(names), tuple(_row(cell, names) for cell in cells))
 
 
 def _axis(name: str, records: Sequence[TrialRecord]) -> str:
@@ -104,63 +123,39 @@ def _axis(name: str, records: Sequence[TrialRecord]) -> str:
     return (exact or found)[0]
 
 
-def _lacks(record: TrialRecord, path: str) -> bool:
-    return record.role == "baseline" and path.startswith(("trigger.", "poison."))
-
-
 def _names(axes: Sequence[str]) -> list[str]:
     """Short names; whole paths where two would be the same."""
     short = [axis_name(path) for path in axes]
     return [path if short.count(name) > 1 else name for path, name in zip(axes, short, strict=True)]
 
 
-def _row(members: Sequence[TrialRecord], axes: Mapping[str, str], flats: Mapping[str, Any]) -> dict[str, Any]:
-    first = members[0]
-    row: dict[str, Any] = {
-        name: None if _lacks(first, path) else in_common([flats[each.condition_id].get(path) for each in members])
-        for name, path in axes.items()
+def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
+    baseline = ["baseline"] if cell.is_baseline else []
+    return {
+        **dict(zip(names, cell.values.values(), strict=True)),
+        "n": len(cell.replicates),
+        **{head: cell.estimate(stage, rate) for head, (rate, stage) in RATE_COLUMNS.items()},
+        **{head: cell.took(stage) for head, stage in TOOK_COLUMNS.items()},
+        "": ", ".join([*baseline, *filter(None, [cell.marks])]),
     }
-    row["n"] = len(members)
-    for head, (rate, after) in RATE_COLUMNS.items():
-        row[head] = _estimate(
-            [after(record) for record in members], rate, [record.condition["seed"] for record in members]
-        )
-    marks = ["baseline"] if first.role == "baseline" else []
-    marks += [name for name in ("failed", "diverged", "pruned") if any(record.status == name for record in members)]
-    marks += ["collapsed"] if any(record.collapsed for record in members) else []
-    row[""] = ", ".join(marks)
-    return row
 
 
-def _estimate(found: Sequence[Rates | None], rate: str, seeds: Sequence[int]) -> tuple[float, Any] | None:
-    """The mean, and an interval over seeds: conditions that share a seed count as one replicate."""
-    by_seed: dict[int, list[tuple[float, int]]] = {}
-    for rates, seed in zip(found, seeds, strict=True):
-        value = getattr(rates, rate) if rates else None
-        if rates is not None and value is not None:
-            counted = rates.clean_images if rate == "clean_accuracy" else rates.attacked_images
-            by_seed.setdefault(seed, []).append((value, counted))
-    if not by_seed:
-        return None
-    means = [fmean(value for value, _ in values) for values in by_seed.values()]
-    images = [sum(count for _, count in values) for values in by_seed.values()]
-    return fmean(value for values in by_seed.values() for value, _ in values), rate_interval(means, images)
-
-
-def cells_of(listing: Listing, *, intervals: bool) -> list[list[str]]:
+def texts_of(listing: Listing, *, intervals: bool) -> list[list[str]]:
     """The rows as text."""
     return [[_text(row[head], head, intervals=intervals) for head in listing.heads] for row in listing.rows]
 
 
 def _text(value: Any, head: str, *, intervals: bool) -> str:
-    if head not in RATE_COLUMNS:
+    if value is None or head not in _ORDER:
         return value if head == "" else show_cell(value)
-    if value is None:
-        return "-"
-    mean, interval = value
-    if not intervals or interval is None:
-        return f"{mean:.1%}"
-    return f"{mean:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    if isinstance(value, Trainings):
+        found = value.interval
+        return value.text + (f" [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else "")
+    if intervals and value.low is not None:
+        return f"{value.mean:.1%} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    if intervals and len(value.values) > 1:
+        return f"{value.mean:.1%} ({100 * value.lowest:.1f} to {100 * value.highest:.1f})"
+    return f"{value.mean:.1%}"
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ class Fit:
 def fit_of(listing: Listing, width: int) -> Fit:
     """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
     for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
-        rows = cells_of(listing, intervals=intervals)
+        rows = texts_of(listing, intervals=intervals)
         columns = list(zip(listing.heads, *rows, strict=True))
         if sum(max(map(len, column)) + gap for column in columns) - gap <= width:
             return Fit(intervals, gap, stacked=False)
@@ -190,7 +185,7 @@ def fit_of(listing: Listing, width: int) -> Fit:
 def table_of(listing: Listing, width: int) -> Table:
     """For a terminal of `width` columns; no word is broken."""
     fit = fit_of(listing, width)
-    rows, stacked = cells_of(listing, intervals=fit.intervals), fit.stacked
+    rows, stacked = texts_of(listing, intervals=fit.intervals), fit.stacked
     table = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, fit.gap - 1, 0, 0)
     )
@@ -201,15 +196,27 @@ def table_of(listing: Listing, width: int) -> Table:
     for row in rows:
         cells = [" / ".join(row[: len(listing.axes)]), *row[len(listing.axes) :]] if stacked else row
         table.add_row(*map(escape, cells))
+    table.caption = _more(listing.more)
     return table
 
 
-def markdown_of(listing: Listing) -> str:
-    """A Markdown table, with intervals."""
+def _more(count: int) -> str | None:
+    return f"{count} more cells in results.csv" if count else None
+
+
+def markdown_of(listing: Listing, *, intervals: bool = True, room: int | None = None) -> str:
+    """A Markdown table, of as many rows as there is room for, in characters."""
     count = len(listing.axes)
-    lines = [listing.heads, ["---"] * count + ["---:"] * (len(listing.heads) - count - 1) + ["---"]]
-    rows = [*lines, *cells_of(listing, intervals=True)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    head = [listing.heads, ["---"] * count + ["---:"] * (len(listing.heads) - count - 1) + ["---"]]
+    lines = [_markdown_row(row) for row in [*head, *texts_of(listing, intervals=intervals)]]
+    while room is not None and len(lines) > len(head) and sum(map(len, lines)) + len(lines) > room:
+        lines.pop()
+    more = _more(listing.more + len(listing.rows) + len(head) - len(lines))
+    return "\n".join([*lines, *(["", more] if more else [])])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def latex_of(listing: Listing) -> str:
@@ -217,6 +224,6 @@ def latex_of(listing: Listing) -> str:
     import pandas as pd
 
     count = len(listing.axes)
-    frame = pd.DataFrame(cells_of(listing, intervals=True), columns=list(listing.heads))
+    frame = pd.DataFrame(texts_of(listing, intervals=True), columns=list(listing.heads))
     style = frame.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
     return style.to_latex(hrules=True, column_format="l" * count + "r" * (len(listing.heads) - count - 1) + "l")

@@ -1,0 +1,71 @@
+"""The axes of a sweep: along what its conditions differ, and what their columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bdray.condition import flatten
+from bdray.record import TrialRecord
+
+WIDE_AXES = 3
+"""More axes than this share one column: a terminal is not wide enough for more."""
+
+
+def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
+    """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
+    order they stand. Baselines do not count: what they lack is no axis."""
+    return _varying([flat for _, flat in _poisoned(records)])
+
+
+def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, dict[str, Any]]]:
+    """Cell and parameters by path of those whose axes count."""
+    poisoned = [record for record in records if record.role == "poisoned"] or records
+    return [(record.cell_id, flatten(record.condition)) for record in poisoned]
+
+
+def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for path, value in row.items():
+            values.setdefault(path, set()).add(repr(value))
+    return [path for path, seen in values.items() if path != "seed" and len(seen) > 1]
+
+
+def axes_of(records: Sequence[TrialRecord]) -> list[str]:
+    """The varying paths without those that another one decides, such as a parameter that just one trigger has.
+
+    A number that no two cells share, of those that have it, decides everything by accident and therefore nothing.
+    """
+    poisoned = _poisoned(records)
+    cells = dict(poisoned)
+    columns = {
+        path: [repr(flat.get(path)) for flat in cells.values()] for path in _varying([flat for _, flat in poisoned])
+    }
+    columns.pop("trigger.path", None)
+    words = [path for path in columns if path.endswith((".name", ".strategy"))]
+    kept: list[str] = []
+    for path in [*words, *(path for path in columns if path not in words)]:
+        deciders = [other for other in kept if other in words or _is_shared(columns[other])]
+        if not any(_decides(columns[other], columns[path]) for other in deciders):
+            kept.append(path)
+    return [path for path in columns if path in kept] or ["trigger.name"]
+
+
+def _is_shared(column: Sequence[str]) -> bool:
+    present = [value for value in column if value != repr(None)]
+    return len(set(present)) < len(present)
+
+
+def _decides(this: Sequence[str], that: Sequence[str]) -> bool:
+    return len(set(zip(this, that, strict=True))) == len(set(this))
+
+
+def axis_name(path: str) -> str:
+    """The last word of a path, but for `name`: `trigger.name` is "trigger"."""
+    return path.removesuffix(".name").rpartition(".")[2]
+
+
+def axis_columns(cells: Sequence[str]) -> list[str]:
+    """A column an axis, or one for all where a terminal would be too narrow."""
+    return list(cells) if len(cells) <= WIDE_AXES else [" / ".join(cells)]

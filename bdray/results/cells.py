@@ -1,0 +1,438 @@
+"""Records in groups, and what is said of a group: the one place where the conditions of several seeds become a number.
+
+The terminal's table, Markdown, LaTeX, MLflow's parent run, the page and `compare` all read it. What failed, diverged,
+collapsed or was pruned is marked and counted in the number of trainings, and is no part of a level: what such a model
+has is no success rate of a backdoor. A model that several conditions share counts once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, Literal
+
+from bdray.poisoning.classes import in_common
+from bdray.record import Rates, StageName, TrialRecord
+from bdray.results.axes import axes_of
+from bdray.results.controls import Control, controls_of
+from bdray.results.statistics import Interval, newcombe_interval, wilson_interval
+from bdray.results.took import TOOK_AT, took
+from bdray.results.trainings import Trainings
+from bdray.terminal import inert
+
+ABOVE_FLOOR = 0.05
+"""An attack leaves a trace when it succeeds more often than with a model without the backdoor, by more than this: our
+choice. Over a few hundred test images counting alone moves a rate by as much."""
+
+MARGIN = 0.01
+"""Clean accuracies that differ by less than this count as the same: our choice."""
+
+Counts = tuple[int, int]
+"""Successes, images."""
+
+RateName = Literal["clean_accuracy", "attack_success_rate", "robust_accuracy"]
+
+_WORDS = {
+    "data.name": "data",
+    "model.name": "model",
+    "trigger.name": "trigger",
+    "poison.strategy": "strategy",
+    "poison.rate": "poison rate",
+    "regularizer.name": "regularizer",
+    "finetune.fraction": "clean share",
+    "finetune.split": "clean split",
+}
+_NAMES = (".name", ".strategy", ".stamp", ".split", ".position", ".rate_of")
+_SHARES = frozenset({"poison.rate", "poison.cover_rate", "finetune.fraction"})
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over trainings.
+
+    Attributes:
+        values: one a training.
+        low, high: 95 % interval over the test images of a single one (Wilson's, of a difference Newcombe's); None of
+            several: no interval of a mean holds when a training is all or nothing (`docs/statistics.md`), so `lowest`
+            and `highest` are shown.
+    """
+
+    values: tuple[float, ...]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def lowest(self) -> float:
+        return min(self.values)
+
+    @property
+    def highest(self) -> float:
+        return max(self.values)
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One record with what it is compared with. What went wrong in the repair does not touch what was before it."""
+
+    record: TrialRecord
+    control: Control | None
+
+    def sound(self, stage: StageName) -> bool:
+        return is_sound(self.record, stage)
+
+    def rates(self, stage: StageName) -> Rates | None:
+        """What counts: None where the record went wrong by the end of `stage`, or did not get there."""
+        return rates_after(self.record, stage) if self.sound(stage) else None
+
+    def baseline(self, stage: StageName) -> TrialRecord | None:
+        """Its baseline twin, where that one is sound after `stage`."""
+        return self.control.baseline if self.control and is_sound(self.control.baseline, stage) else None
+
+    def floor(self, stage: StageName) -> Rates | None:
+        """What its baseline does under this attack after `stage`."""
+        if self.control is None or self.control.floor is None or self.baseline(stage) is None:
+            return None
+        return self.control.floor.poisoned if stage == "poison" else self.control.floor.repaired
+
+    def model(self, stage: StageName) -> Hashable:
+        """Equal where the model after `stage` is the same: taken over from another condition, or trained alike to the
+        last bit (a filter stamped before and after augmentation)."""
+        ends = self.record.stages[:1] if stage == "poison" else self.record.stages
+        if not ends:
+            return self.record.condition_id
+        losses = [epoch.loss for each in ends for epoch in each.epochs if epoch.loss is not None]
+        return (tuple(losses), self.record.role, rates_after(self.record, stage)) if losses else ends[-1].fingerprint
+
+    def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:
+        """Whether its backdoor took, see `bdray.results.took`; None where that is unclear."""
+        mine, floor = self._attacks(stage)
+        return took(*mine, *floor, at=at) if mine and floor else None
+
+    def left(self, stage: StageName) -> Estimate | None:
+        """Attack success rate - floor, over the test images."""
+        return difference(*self._attacks(stage))
+
+    def gained(self, stage: StageName) -> Estimate | None:
+        """Clean accuracy - the baseline's, over the test images."""
+        mine, twin = self.rates(stage), self.baseline(stage)
+        its = rates_after(twin, stage) if twin else None
+        return difference(counts_of(mine, "clean_accuracy"), counts_of(its, "clean_accuracy"))
+
+    def _attacks(self, stage: StageName) -> tuple[Counts | None, Counts | None]:
+        found = self.rates(stage), self.floor(stage)
+        mine, floor = (counts_of(each, "attack_success_rate") for each in found)
+        return mine, floor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting and its replicates, by seed; or all conditions that share some values.
+
+    Attributes:
+        values: by axis path, what the cell has there (None: not applicable).
+        took_at: see `took`.
+    """
+
+    cell_id: str
+    values: Mapping[str, Any]
+    replicates: tuple[Replicate, ...]
+    took_at: float = TOOK_AT
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.replicates[0].record.role == "baseline"
+
+    def models(self, stage: StageName) -> list[Replicate]:
+        """One replicate for each model there is after `stage`: one that counts, where there is one."""
+        found: dict[Hashable, Replicate] = {}
+        for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
+            found.setdefault(replicate.model(stage), replicate)
+        kept = set(map(id, found.values()))
+        return [replicate for replicate in self.replicates if id(replicate) in kept]
+
+    def took(self, stage: StageName) -> Trainings | None:
+        """In how many trainings the backdoor took; None where no baseline was tested with the attack."""
+        return self._trainings(stage, [(each, each.took(stage, self.took_at)) for each in self.models(stage)])
+
+    def trace(self, stage: StageName) -> Trainings | None:
+        """In how many the attack succeeds more often than without the backdoor, by more than `ABOVE_FLOOR`."""
+        found = [(each, _beyond(each.left(stage), ABOVE_FLOOR)) for each in self.models(stage)]
+        return self._trainings(stage, found)
+
+    def _trainings(self, stage: StageName, answers: Sequence[tuple[Replicate, bool | None]]) -> Trainings | None:
+        if self.is_baseline or all(each.floor(stage) is None for each, _ in answers):
+            return None
+        rated = [(answer, each.rates(stage)) for each, answer in answers]
+        return Trainings.among((answer, rates.attack_success_rate if rates else None) for answer, rates in rated)
+
+    def turned(self, *, to: bool) -> Trainings | None:
+        """Of the trainings whose backdoor took, in how many it no longer does after the repair (`to` False: defused);
+        of those whose did not, in how many it does (True: woken). None where there are none of them."""
+        answers = [(each.took("poison", self.took_at), each) for each in self.models("finetune")]
+        asked = [each for answer, each in answers if answer is (not to)]
+        if not any(each.floor("finetune") for each in asked):
+            return None
+        after = [each.took("finetune", self.took_at) for each in asked]
+        return Trainings.among((None if answer is None else answer is to, None) for answer in after)
+
+    def less_accurate(self, stage: StageName = "poison", margin: float = MARGIN) -> Trainings | None:
+        """In how many trainings clean accuracy is below the baseline's by more than `margin`; None without one."""
+        found = [(each.baseline(stage), _beyond(each.gained(stage), -margin)) for each in self.models(stage)]
+        if self.is_baseline or not any(twin for twin, _ in found):
+            return None
+        return Trainings.among((None if above is None else not above, None) for _, above in found)
+
+    def sound(self, stage: StageName) -> list[Replicate]:
+        """Replicates that count after `stage`: finished, and not collapsed."""
+        return [replicate for replicate in self.replicates if replicate.sound(stage)]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The axis values in words, in axis order."""
+        return tuple(shown(path, value) for path, value in self.values.items())
+
+    @property
+    def label(self) -> str:
+        """The axis values on one line, without those that do not apply."""
+        words = dict(zip(self.values, self.texts, strict=True))
+        if words.get("regularizer.name") == "none":
+            words["regularizer.name"] = "no regularizer"
+        return " · ".join(text for text in words.values() if text != "–")
+
+    @property
+    def key(self) -> dict[str, Hashable]:
+        """Axis values that can be compared and hashed; None: does not apply."""
+        return {k: None if value is None else json.dumps(value, sort_keys=True) for k, value in self.values.items()}
+
+    @property
+    def marks(self) -> str:
+        """What went wrong: "1 of 3 collapsed"; empty when nothing did."""
+        n = len(self.replicates)
+        kinds = [mark(replicate.record) for replicate in self.replicates]
+        counts = {kind: kinds.count(kind) for kind in ("failed", "diverged", "pruned", "collapsed")}
+        return ", ".join(kind if n == 1 else f"{k} of {n} {kind}" for kind, k in counts.items() if k)
+
+    def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:
+        """A rate over the models that count after the last epoch of `stage`; None when there is none."""
+        return estimate([replicate.rates(stage) for replicate in self.models(stage)], rate)
+
+    def unsound_values(self, stage: StageName, rate: RateName) -> list[float]:
+        """The rates of replicates that do not count, where they got that far."""
+        found = [rates_after(each.record, stage) for each in self.replicates if not each.sound(stage)]
+        values = [getattr(rates, rate) for rates in found if rates is not None]
+        return [value for value in values if value is not None]
+
+    def floor(self, stage: StageName) -> float | None:
+        """Mean floor after `stage` over models that count and have one."""
+        floors = [floor for each in self.models(stage) if each.sound(stage) and (floor := each.floor(stage))]
+        known = [floor.attack_success_rate for floor in floors if floor.attack_success_rate is not None]
+        return fmean(known) if known else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep's records, ready to be reported on.
+
+    Attributes:
+        records: all of them, sorted by axis values and seed, baselines last.
+        axes: the condition paths that tell cells apart.
+        cells: the poisoned ones.
+        baselines: the others.
+    """
+
+    records: tuple[TrialRecord, ...]
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    baselines: tuple[Cell, ...]
+
+    def distinct(self, stage: StageName) -> list[Cell]:
+        """Poisoned cells whose models after `stage` are others, the first of those that share theirs; values in which
+        they differ, such as those of what was done to a model later, stand side by side ("0.01 or 0.1")."""
+        groups: dict[Hashable, list[Cell]] = {}
+        for cell in self.cells:
+            sound = frozenset(each.model(stage) for each in cell.sound(stage))
+            groups.setdefault(sound or cell.cell_id, []).append(cell)
+        return [_merged(cells) for cells in groups.values()]
+
+    def left_out(self, stage: StageName) -> int:
+        """Poisoned conditions that do not count after `stage`."""
+        return sum(not replicate.sound(stage) for cell in self.cells for replicate in cell.replicates)
+
+    @property
+    def pruned(self) -> int:
+        """Conditions whose poison stage was ended early for what it had reached."""
+        return sum(record.status == "pruned" for record in self.records)
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of replicates of a cell."""
+        return max((len(cell.replicates) for cell in self.cells), default=0)
+
+
+def study_of(records: Sequence[TrialRecord], took_at: float = TOOK_AT) -> Study:
+    """Group records by cell, in the order of their axis values. Needs the sweep's plugins to be imported."""
+    axes = axes_of(records)
+    cells = cells_of(sorted(records, key=lambda record: _order(record, axes)), axes, took_at=took_at)
+    poisoned, baselines = ([cell for cell in cells if cell.is_baseline is wanted] for wanted in (False, True))
+    ordered = tuple(each.record for cell in (*poisoned, *baselines) for each in cell.replicates)
+    return Study(ordered, tuple(axes), tuple(poisoned), tuple(baselines))
+
+
+def cells_of(
+    records: Sequence[TrialRecord],
+    axes: Sequence[str],
+    *,
+    by_axes: bool = False,
+    took_at: float = TOOK_AT,
+    controls: Mapping[str, Control] | None = None,
+) -> list[Cell]:
+    """Records that share a cell or, with `by_axes`, the values of `axes`, in the order of the first of each.
+
+    Args:
+        took_at: see `bdray.results.took`.
+        controls: by condition id; None: the baselines among `records`.
+    """
+    controls = controls_of(records) if controls is None else controls
+    groups: dict[Hashable, list[tuple[TrialRecord, dict[str, Any]]]] = {}
+    for record in records:
+        flat = _described(record)
+        mine = {path: flat.get(path) for path in axes}
+        key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
+        groups.setdefault(key, []).append((record, mine))
+    return [
+        Cell(
+            members[0][0].cell_id,
+            {path: in_common([mine[path] for _, mine in members]) for path in axes},
+            tuple(Replicate(record, controls.get(record.condition_id)) for record, _ in members),
+            took_at,
+        )
+        for members in groups.values()
+    ]
+
+
+def _described(record: TrialRecord) -> dict[str, Any]:
+    """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
+    flat = record.flat
+    attack = ("trigger.", "poison.")
+    return {k: v for k, v in flat.items() if record.role == "poisoned" or not k.startswith(attack)}
+
+
+def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
+    flat = _described(record)
+    return (*(_sort_key(flat.get(path)) for path in axes), record.condition.get("seed", 0), record.condition_id)
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, before words; what is absent, and the regularizer `none`, first."""
+    if value is None or value == "none":
+        return (0, 0.0, "")
+    if isinstance(value, (int, float)):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def is_sound(record: TrialRecord, stage: StageName) -> bool:
+    """Whether a record's rates after `stage` mean what they say: it neither diverged nor collapsed by then.
+
+    A failed one never is: it is to be run again.
+    """
+    passed = record.stages[:1] if stage == "poison" else record.stages
+    went_on = record.status == "diverged" and any(later.diverged for later in record.stages[len(passed) :])
+    ends = [each.last.rates for each in passed if each.last]
+    return (record.status == "finished" or went_on) and not any(rates.collapsed for rates in ends if rates)
+
+
+def mark(record: TrialRecord) -> str:
+    """What is wrong with a record, in a word; empty when nothing is."""
+    if record.status != "finished":
+        return record.status
+    return "collapsed" if record.collapsed else ""
+
+
+def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
+    """The rates after the last epoch of a stage."""
+    return record.poisoned if stage == "poison" else record.repaired
+
+
+def _merged(cells: Sequence[Cell]) -> Cell:
+    first = cells[0]
+    told = {path: dict.fromkeys(shown(path, cell.values[path]) for cell in cells) for path in first.values}
+    values = {path: value if len(told[path]) == 1 else " or ".join(told[path]) for path, value in first.values.items()}
+    return replace(first, values=values)
+
+
+def _beyond(found: Estimate | None, margin: float) -> bool | None:
+    """Whether the whole interval lies above the margin; None where it holds it."""
+    if found is None or found.low is None or found.high is None:
+        return None
+    return True if found.low > margin else False if found.high < margin else None
+
+
+def estimate(found: Iterable[Rates | None], rate: RateName) -> Estimate | None:
+    """A rate over trainings, of a single one with Wilson's interval over its test images."""
+    known = [(getattr(rates, rate), counts) for rates in found if (counts := counts_of(rates, rate))]
+    if not known:
+        return None
+    alone = wilson_interval(*known[0][1]) if len(known) == 1 else None
+    return _with(alone, [float(value) for value, _ in known])
+
+
+def counts_of(rates: Rates | None, rate: RateName) -> Counts | None:
+    """What a rate was counted from; None where it was not measured."""
+    value = getattr(rates, rate) if rates else None
+    if rates is None or value is None:
+        return None
+    images = rates.clean_images if rate == "clean_accuracy" else rates.attacked_images
+    return (round(value * images), images) if images else None
+
+
+def difference(first: Counts | None, second: Counts | None) -> Estimate | None:
+    """Of two counted rates, with Newcombe's interval over their test images; None where one is missing."""
+    if first is None or second is None:
+        return None
+    return _with(newcombe_interval(first, second), [first[0] / first[1] - second[0] / second[1]])
+
+
+def mean_of(values: Sequence[float]) -> Estimate | None:
+    """Over seeds or trainings; None of no value."""
+    return _with(None, values) if values else None
+
+
+def _with(interval: Interval | None, values: Sequence[float]) -> Estimate:
+    return Estimate(tuple(values), interval.low if interval else None, interval.high if interval else None)
+
+
+def seed_means(by_cell: Sequence[Mapping[int, float]]) -> list[float]:
+    """For every seed the mean over the cells that have every seed; empty where none has.
+
+    Values of one seed share its split, its initial weights and its baseline, so seeds are what is independent.
+
+    Args:
+        by_cell: one value a seed.
+    """
+    seeds = sorted({seed for values in by_cell for seed in values})
+    whole = [values for values in by_cell if len(values) == len(seeds)]
+    return [fmean(values[seed] for values in whole) for seed in seeds] if whole else []
+
+
+def axis_words(path: str) -> str:
+    """A condition path as a reader would say it."""
+    return _WORDS.get(path) or path.replace(".", " ").replace("_", " ")
+
+
+def shown(path: str, value: Any) -> str:
+    """An axis value in words."""
+    if value is None:
+        return "–"
+    if path in _SHARES and isinstance(value, (int, float)):
+        return f"{100 * value:g} %"
+    if isinstance(value, float):
+        return f"{value:g}"
+    # An SVG file with a control character in it is none.
+    return inert(str(value).replace("_", " ") if path.endswith(_NAMES) else str(value))
