@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm, t
 
-from bdray.searches.crossing import Posterior
+from bdray.searches.crossing import Level
 
 SAMPLES = 20_000
 SPREADS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.15)
@@ -57,9 +57,9 @@ def boundary_row(random: np.random.Generator, noise: float, within: float) -> tu
         crossing = random.uniform(-2.7, -0.8)
         slope = math.exp(random.uniform(math.log(2), math.log(20)))
         curve = _curve(index % 3, crossing, slope, random.uniform(0, 0.15), random.uniform(0.75, 1))
-        posterior = Posterior(-3.0, math.log10(0.3), LEVEL)
+        posterior = Level(-3.0, math.log10(0.3), LEVEL)
         for trial in range(MOST_TRIALS):
-            place = posterior.next(trial)
+            place = posterior.looks(trial)[0]
             posterior.observe(place, float(np.clip(curve(place) + random.normal(0, noise), 0, 1)))
             found = posterior.crossing()
             trials += 1

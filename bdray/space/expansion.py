@@ -199,7 +199,11 @@ class _Expander:
     def run(self) -> Expansion:
         chosen = self._choose()
         exclude = self._check_exclude(chosen)
-        examples = () if isinstance(self.grammar.search, Planned) else tuple(self._filter(chosen))
+        method = self.grammar.search
+        examples: tuple[Condition, ...] = ()
+        if not isinstance(method, Planned):
+            shown = {condition.condition_id: condition for condition in (*chosen, *method.examples(self))}
+            examples = tuple(self._filter(list(shown.values())))
         conditions = self.unique([*(() if examples else chosen), *self._included()])
         twins = twins_of(conditions) if self.grammar.baselines else []
         rank = {seed: index for index, seed in enumerate(self.grammar.seeds)}

@@ -30,7 +30,9 @@ def page(folder: Path, **keys: object) -> tuple[str, SearchSpace]:
     for record in records:
         asker.tell(record)
     while not asker.finished:
-        new = [made_up(condition, noise=0.02) for condition in asker.ask(1)]
+        asked = asker.ask(1)
+        twins = [made_up(twin, attacks=space.shown()) for twin in space.twins(asked)]
+        new = [*twins, *(made_up(condition, noise=0.02) for condition in asked)]
         for record in new:
             asker.tell(record)
         records += new
@@ -55,12 +57,13 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
     html, _ = page(
         tmp_path,
         parameters={"poison.rate": RATES, "trigger.size": {"values": [1, 4]}},
-        search={"method": "boundary", "parameter": "poison.rate"},
+        search={"method": "boundary", "parameter": "poison.rate", "metric": "attack_success_rate"},
     )
     assert ">size 1<" in html
     assert ">yes<" in html and "not in max_trials" not in html
     assert "Boundary: poison.rate" in html
     assert "each trial, and where attack_success_rate crosses 0.5" in html
+    assert "`metric: took` is for that" in html
     html, space = page(
         tmp_path,
         parameters={"poison.rate": {"values": [0.005, 0.1]}},
@@ -75,6 +78,16 @@ def test_a_boundary_that_took_all_its_trials_does_not_look_settled(tmp_path: Pat
     search = {"method": "boundary", "parameter": "poison.rate", "within": 1.01, "max_trials": 5}
     html, _ = page(tmp_path, parameters={"poison.rate": RATES}, search=search)
     assert "not in max_trials" in html
+
+
+def test_a_boundary_of_trainings_says_how_many_took(tmp_path: Path) -> None:
+    search = {"method": "boundary", "parameter": "poison.rate"}
+    html, _ = page(tmp_path, parameters={"poison.rate": RATES}, search=search)
+    assert "each trial, and where a share of 0.5 of the trainings take" in html
+    found = re.search(
+        r">all</td><td[^>]*>0\.0\d+ \[0\.0\d+, 0\.\d+\]</td><td[^>]*>(\d+) of (\d+)</td><td[^>]*>0<", html
+    )
+    assert found and 0 < int(found[1]) < int(found[2]) <= 20
 
 
 def test_a_terminal_has_the_answer_too() -> None:
