@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from bdray.condition import flatten
+from bdray.condition import Condition
 from bdray.record import Rates, StageName
 from bdray.report.cells import Cell, Estimate, Study, estimate_of_differences, make_estimate, seed_means
 from bdray.report.statistics import Interval, newcombe_interval, t_interval
@@ -73,13 +73,12 @@ class Retraining:
 
 
 def retraining(study: Study) -> Retraining:
-    """What clean fine-tuning leaves, and what it costs."""
-    epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
-    if epochs <= {0}:
-        return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
+    """What the repair leaves, and what it costs."""
+    if not any(Condition.parse(record.condition).is_repaired for record in study.records):
+        return Retraining("Nothing was repaired in this sweep (`repair: none`, or no epochs of it).")
     cells = [defusal for cell in study.cells if (defusal := _defusal(cell))]
     if not cells:
-        return Retraining("No poisoned condition finished its fine-tuning.")
+        return Retraining("No poisoned condition finished its repair.")
     costs = [costs for cell in study.cells if (costs := _costs(cell))]
     return Retraining(cells=tuple(cells), cost=estimate_of_differences(seed_means(costs)))
 

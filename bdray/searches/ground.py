@@ -49,7 +49,7 @@ class Distribution:
         if self.step is not None:
             # Through a decimal string, so that 3 * 0.1 is written 0.3.
             value = float(f"{round(value / self.step) * self.step:.12g}")
-        value = min(max(value, self.min), self.max)
+        value = float(min(max(value, self.min), self.max))
         is_whole = self.is_int or all(isinstance(number, int) for number in (self.min, self.max, self.q))
         return round(value) if is_whole else value
 

@@ -16,7 +16,7 @@ from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report.cells import study_of
 from bdray.report.figures import PAGE
-from bdray.report.page import SweepDescription, make_report, percent, points
+from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probing import probed_stages
 from bdray.report.statistics import auc_interval
 from bdray.store.storage import Storage
@@ -151,7 +151,7 @@ def test_answers_stand_on_the_page(html: str) -> None:
     assert "4 of 4 cells with a floor had a backdoor that worked before fine-tuning" in words
     assert "Of those 2 no longer work after it, 2 still do, 0 are undecided" in words
     assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
-    assert "Clean accuracy after fine-tuning minus before: +1.2 [" in words
+    assert "Clean accuracy after the repair minus before: +1.2 [" in words
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
     assert "Poisoned models: measurement only." in words
     assert "This sweep cannot say" not in words
@@ -336,3 +336,9 @@ def test_what_is_mixed_is_said_and_every_row_says_what_it_was_computed_with(make
     assert "Number formats are mixed: float32 in 2 conditions, bfloat16 in 1 condition." in page.text
     assert page.text.count("c0ffee42") == 3
     assert "are mixed" not in Page(make_report(records[:2], SweepDescription("equal")).html).text
+
+
+def test_only_a_repair_that_uses_clean_images_has_a_clean_split(make_record: MakeRecord) -> None:
+    assert clean_splits([make_record()]).startswith("held_out")
+    assert clean_splits([make_record((0.5,), repair="none")]) == "none: no repair used clean images"
+    assert ">held_out" not in make_report([make_record((0.5,), repair="none")], SweepDescription("none")).html

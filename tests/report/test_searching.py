@@ -6,8 +6,10 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
+from bdray.commands.readers import searched
 from bdray.commands.tables import show_search
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import Part, SearchView
@@ -88,6 +90,26 @@ def test_a_boundary_of_trainings_says_how_many_took(tmp_path: Path) -> None:
         r">all</td><td[^>]*>0\.0\d+ \[0\.0\d+, 0\.\d+\]</td><td[^>]*>(\d+) of (\d+)</td><td[^>]*>0<", html
     )
     assert found and 0 < int(found[1]) < int(found[2]) <= 20
+
+
+@pytest.mark.parametrize(
+    ("search", "seeds", "is_shown"),
+    [
+        ({"method": "boundary", "parameter": "poison.rate"}, [0, 1], True),
+        ({"method": "grid"}, [0, 1], False),
+        ({"method": "grid"}, {"min": 2, "max": 12, "until": {"above": 0.5}}, True),
+    ],
+)
+def test_what_a_description_says_is_not_taken_for_the_method(
+    tmp_path: Path, search: dict[str, str], seeds: object, *, is_shown: bool
+) -> None:
+    parameters = {"poison.rate": RATES if search["method"] == "boundary" else {"values": [0.1, 0.2]}}
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    text = "as `method: grid`, until: the end"
+    space = {"description": text, "fixed": fixed, "parameters": parameters, "search": search, "seeds": seeds}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    (tmp_path / "space.yaml").write_text(load_space(tmp_path / "space.yaml").to_yaml())
+    assert (searched(Storage.open(tmp_path)) is not None) is is_shown
 
 
 def test_a_terminal_has_the_answer_too() -> None:
