@@ -119,7 +119,7 @@ def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) 
         known = [value for value in cell.values.values() if value is not None]
         counted = [str(len(cell.values))]
         if isinstance(cell.posterior, Level):
-            counted.append(f"{cell.posterior.all_or_nothing:.0%}")
+            counted.append(f"{100 * cell.posterior.all_or_nothing:.0f} %")
         else:
             counted = [f"{sum(known):.0f} of {len(known)}", str(len(cell.values) - len(known))]
         rows.append((name, answer, *counted, located))

@@ -341,4 +341,4 @@ def test_what_is_mixed_is_said_and_every_row_says_what_it_was_computed_with(make
 def test_only_a_repair_that_uses_clean_images_has_a_clean_split(make_record: MakeRecord) -> None:
     assert clean_splits([make_record()]).startswith("held_out")
     assert clean_splits([make_record((0.5,), repair="none")]) == "none: no repair used clean images"
-    assert ">held_out" not in make_report([make_record((0.5,), repair="none")], SweepDescription("none")).html
+    assert ">held_out 5 %" not in make_report([make_record((0.5,), repair="none")], SweepDescription("none")).html
