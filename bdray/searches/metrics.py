@@ -11,9 +11,9 @@ from typing import Literal
 from bdray.condition import Condition, flatten
 from bdray.errors import nearest
 from bdray.record import RATES, FloorRecord, Rates, TrialRecord
-from bdray.results.controls import floors_of
 from bdray.results.took import TOOK_AT, took
 from bdray.searches.ground import lookup
+from bdray.trial.attacks import attack_key
 
 DROP = "clean_accuracy_drop"
 """Clean accuracy of the unpoisoned twin, less that of the condition, after the same stage."""
@@ -55,14 +55,24 @@ class Metric:
         return self.name.rpartition("/")[2] == TOOK
 
     @property
+    def bounds(self) -> tuple[float, float] | None:
+        """What its values lie between, whatever is measured; None where nothing bounds them."""
+        if self.is_path or self.name.startswith("trigger/"):
+            return None
+        return (-1.0, 1.0) if self.name.rpartition("/")[2] == DROP else (0.0, 1.0)
+
+    @property
     def needs_twin(self) -> bool:
         return self.is_took or self.name.rpartition("/")[2] == DROP
 
-    def of(self, record: TrialRecord, twin: TrialRecord | None = None) -> float | None:
+    def of(
+        self, record: TrialRecord, twin: TrialRecord | None = None, others: Sequence[TrialRecord] = ()
+    ) -> float | None:
         """Its value; None where the record has none.
 
         Args:
             twin: the record of the unpoisoned twin.
+            others: baselines of the same cell as the twin, for where that was not tested with the record's attack.
         """
         if self.is_path:
             value = lookup(flatten(record.condition), self.name)
@@ -73,7 +83,13 @@ class Metric:
             return None if seen is None else float(seen)
         own = _rates(record, head or "poisoned")
         if self.is_took:
-            return self.took(record, floors_of([record, twin]).get(record.condition_id)) if twin else None
+            condition = Condition.parse(record.condition)
+            key = attack_key(condition.trigger, condition.poison)
+            mine, theirs = (
+                [floor for each in baselines if each for floor in each.floors if floor.probe == key]
+                for baselines in ([twin], others)
+            )
+            return self.took(record, *(mine or theirs))
         if not self.needs_twin:
             return None if own is None else getattr(own, last)
         other = _rates(twin, head or "poisoned") if twin else None
