@@ -48,7 +48,8 @@ KEY_TEXTS = {
     "fixed": "Values that all conditions share, by condition path, nested or dotted.",
     "parameters": "The axes, by condition path: `{value: ...}`, `{values: [...]}`, or `{min, max, distribution, q}` "
     "with `search.method: random`, `optuna` or `boundary` (`uniform`, `log_uniform`, `int_uniform`, `int_log_uniform`; "
-    "`q`: multiples of it; whole numbers where min, max and q are); `when: {path: value}` says where an axis is present.",
+    "`q`: multiples of it; whole numbers where min, max and q are); `when: {path: value}` says where an axis is "
+    "present.",
     "zip": "Groups of axes that advance together: a list of lists of paths.",
     "exclude": "Partial matches (`{path: value}` or `{path: [value, ...]}`) that are taken out of the grid.",
     "include": "Cells that are added, each over `fixed`; no rule takes them out.",

@@ -69,7 +69,7 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
     html, space = page(
         tmp_path,
         parameters={"poison.rate": {"values": [0.005, 0.1]}},
-        seeds={"min": 2, "max": 4, "until": {"half_width": 0.01}},
+        seeds={"min": 2, "max": 8, "until": {"half_width": 0.25}},
     )
     assert "Which cells got more seeds" in html
     assert all(condition.cell_id in html for condition in space.conditions())
