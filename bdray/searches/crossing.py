@@ -81,7 +81,8 @@ class Curves:
         """What they have at `x`: curves x places of the crossing."""
         distance = (x - self.places[None, :]) * self._sign
         rise = 1 / (1 + np.exp(-np.clip(self.slope * distance + self._shift, -60, 60)))
-        return self.floor + (self.ceiling - self.floor) * rise
+        values: Floats = self.floor + (self.ceiling - self.floor) * rise
+        return values
 
     @cached_property
     def inside_values(self) -> Floats:
@@ -161,7 +162,8 @@ class Level(Posterior):
 
     def _weights(self) -> Floats:
         weights: Floats = np.exp(self._log - self._log.max())
-        return weights / weights.sum()
+        weights /= weights.sum()
+        return weights
 
     def weights(self) -> Floats:
         weights: Floats = self._weights().sum(axis=(0, 1))
@@ -200,7 +202,8 @@ class Share(Posterior):
 
     def weights(self) -> Floats:
         weights: Floats = np.exp(self._log - self._log.max())
-        return weights / weights.sum()
+        weights /= weights.sum()
+        return weights
 
     def looks(self, turn: int) -> Sequence[float]:
         inside, taking = self._curves.inside, self._curves.inside_values

@@ -108,7 +108,8 @@ class Metric:
         counts = [_successes(rates) for rates in under if not rates.collapsed]
         if own is None or not counts:
             return None
-        answer = took(*_successes(own), *map(sum, zip(*counts, strict=True)), at=at)
+        successes, images = (sum(each) for each in zip(*counts, strict=True))
+        answer = took(*_successes(own), successes, images, at)
         return None if answer is None else float(answer)
 
     def mean(self, records: Sequence[tuple[TrialRecord, TrialRecord | None]]) -> float | None:

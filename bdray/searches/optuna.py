@@ -470,8 +470,9 @@ def _suggested(trial: optuna.Trial, axis: Axis) -> float:
     kept = axis.distribution
     if kept is None:
         return axis.labels.index(trial.suggest_categorical(axis.name, list(axis.labels)))
-    suggest = trial.suggest_int if kept.is_int else trial.suggest_float
-    return kept.rounded(suggest(axis.name, kept.min, kept.max, log=kept.is_logarithmic))  # type: ignore[operator]
+    if kept.is_int:
+        return kept.rounded(trial.suggest_int(axis.name, int(kept.min), int(kept.max), log=kept.is_logarithmic))
+    return kept.rounded(trial.suggest_float(axis.name, kept.min, kept.max, log=kept.is_logarithmic))
 
 
 def _chosen(params: Mapping[str, Any], axis: Axis) -> float:
