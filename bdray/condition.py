@@ -19,7 +19,7 @@ from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import REPAIRS, Repair, RepairStage
+from bdray.repairs.base import REPAIRS, Repair, RepairStage, Tuning
 from bdray.triggers.base import TRIGGERS, Trigger
 
 SCHEMA = 2
@@ -151,6 +151,12 @@ class Condition(Identified):
         """Fraction of the training set that the poison stage never sees."""
         wanted = self.clean_fraction if self.finetune.split == "held_out" else 0.0
         return max(self.data.clean_pool, wanted)
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether anything is done to the model after the poison stage: `none` has no stage, `finetune` may have no
+        epoch."""
+        return any(not isinstance(stage, Tuning) or stage.recipe.epochs for stage in self.repair_stages)
 
     @property
     def clean_fraction(self) -> float:

@@ -227,18 +227,24 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
-    """How the attack success rate falls over the stages of a repair; None without one."""
-    if not stages:
-        return None
-    curve: list[tuple[int, float]] = []
+def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, Rates]]:
+    """What was measured over the stages of a repair, by the epochs since it began; an operation counts as one."""
+    curve: list[tuple[int, Rates]] = []
     passed = 0
     for stage in stages:
         # The state before a stage is the one after the last.
         new = [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]
-        rates = [(passed + epoch.epoch, epoch.rates.attack_success_rate) for epoch in new if epoch.rates]
-        curve += [(epoch, rate) for epoch, rate in rates if rate is not None]
-        passed += stage.epochs[-1].epoch
+        curve += [(passed + epoch.epoch, epoch.rates) for epoch in new if epoch.rates]
+        passed += stage.epochs[-1].epoch if stage.epochs else 0
+    return curve
+
+
+def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
+    """How the attack success rate falls over the stages of a repair; None without one."""
+    if not stages:
+        return None
+    rates = [(epoch, rates.attack_success_rate) for epoch, rates in repair_curve(stages)]
+    curve = [(epoch, rate) for epoch, rate in rates if rate is not None]
     if not curve:
         return Persistence(area_under_curve=None, left_at_end=None)
     length = curve[-1][0] - curve[0][0]

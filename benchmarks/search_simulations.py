@@ -1,104 +1,149 @@
-"""What stopping rules of searches do to their intervals: the tables of `docs/search-methods.md`.
+"""What stopping rules of searches do to their intervals: the tables of `docs/statistics.md` about searches.
 
-python -m benchmarks.search_simulations
+python -m benchmarks.search_simulations [RUNS]
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.stats import norm
 
-from bdray.searches.crossing import Posterior
+from bdray.results.took import took
+from bdray.searches.boundary import LEAST
+from bdray.searches.crossing import Level, Posterior, Share
+from benchmarks.statistics import table
 
-SAMPLES = 20_000
-SPREADS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.15)
-CURVES, MOST_TRIALS, LEVEL = 200, 24, 0.5
+RUNS, MOST_TRIALS, LEVEL, IMAGES = 400, 20, 0.5, 1000
+LOW, HIGH = -3.0, math.log10(0.3)
 
-Curve = Callable[[float], float]
-
-
-def coverage_after_stopping(spread: float, confidence: float, half_width: float = 0.05, most: int = 12) -> float:
-    """How often Student's interval holds the mean of normal values, at the first of 3 to `most` values at which it is
-    no wider than `half_width` to a side.
-
-    Args:
-        spread: standard deviation of a value.
-        confidence: of the interval, which decides when to stop too.
-    """
-    values = np.random.default_rng(0).normal(0.0, spread, (SAMPLES, most))
-    n = np.arange(1, most + 1)
-    means = np.cumsum(values, axis=1) / n
-    squares = np.cumsum(values**2, axis=1) - n * means**2
-    deviations = np.sqrt(np.maximum(squares / np.maximum(n - 1, 1), 0.0))
-    quantiles = np.array([math.nan, *(float(t.ppf((1 + confidence) / 2, k - 1)) for k in n[1:])])
-    widths = quantiles * deviations / np.sqrt(n)
-    narrow = (widths <= half_width) & (n >= 3)
-    stopped = np.where(narrow.any(axis=1), narrow.argmax(axis=1), most - 1)
-    each = np.arange(SAMPLES)
-    return float((np.abs(means[each, stopped]) <= widths[each, stopped]).mean())
+Training = Callable[[float, np.random.Generator], float]
+"""The attack success rate of one training at a distance, in decades, from where the crossing is."""
 
 
-def boundary_row(random: np.random.Generator, noise: float, within: float) -> tuple[float, float]:
-    """How often boundary's interval holds the crossing, and how many trials it takes on average.
-
-    Crossings are spread over 0.002 to 0.16 on a log scale, slopes from 2 to 20 a decade, floors 0 to 0.15, ceilings
-    0.75 to 1; logistic, probit and Gompertz curves in turns.
-
-    Args:
-        noise: standard deviation of a trial.
-        within: the factor between the ends of the interval at which a cell is settled.
-    """
-    held, trials = 0, 0
-    for index in range(CURVES):
-        crossing = random.uniform(-2.7, -0.8)
-        slope = math.exp(random.uniform(math.log(2), math.log(20)))
-        curve = _curve(index % 3, crossing, slope, random.uniform(0, 0.15), random.uniform(0.75, 1))
-        posterior = Posterior(-3.0, math.log10(0.3), LEVEL)
-        for trial in range(MOST_TRIALS):
-            place = posterior.next(trial)
-            posterior.observe(place, float(np.clip(curve(place) + random.normal(0, noise), 0, 1)))
-            found = posterior.crossing()
-            trials += 1
-            if trial >= 3 and found.high - found.low <= math.log10(within):
-                break
-        held += found.low <= crossing <= found.high
-    return held / CURVES, trials / CURVES
+def all_or_nothing(low: float, high: float, slope: float) -> Training:
+    """It ends at `low` or at `high`, by a logistic curve."""
+    return lambda z, random: high if random.random() < 1 / (1 + math.exp(-slope * z)) else low
 
 
-def _curve(kind: int, crossing: float, slope: float, floor: float, ceiling: float) -> Curve:
-    """A curve from `floor` to `ceiling` that crosses `LEVEL` at `crossing`."""
-    shapes: tuple[Curve, ...] = (
+def own_crossings(spread: float) -> Training:
+    """Every seed takes above a crossing of its own; these are normal, `spread` decades wide."""
+    return lambda z, random: 0.98 if z > random.normal(0.0, spread) else 0.05
+
+
+def gradual(noise: float, kind: int = 0, slope: float = 10.0, low: float = 0.05, high: float = 0.98) -> Training:
+    """It scatters around a logistic curve, a probit or Gompertz's."""
+    curve = _curve(kind, slope, low, high)
+    return lambda z, random: float(np.clip(curve(z) + random.normal(0.0, noise), 0.0, 1.0))
+
+
+def _curve(kind: int, slope: float, low: float, high: float) -> Callable[[float], float]:
+    """A curve from `low` to `high` that has `LEVEL` at 0."""
+    shape: Callable[[float], float] = (
         lambda z: 1 / (1 + math.exp(-slope * z)),
         lambda z: float(norm.cdf(slope * z / 1.702)),
         lambda z: math.exp(-math.exp(-0.8 * slope * z)),
-    )
-    shape = shapes[kind]
+    )[kind]
+    shift = float(brentq(lambda z: low + (high - low) * shape(z) - LEVEL, -20, 20))
+    return lambda z: low + (high - low) * shape(z + shift)
 
-    def rate(z: float) -> float:
-        return floor + (ceiling - floor) * shape(z)
 
-    shift = float(brentq(lambda z: rate(z) - LEVEL, -20, 20))
-    return lambda place: rate(place - crossing + shift)
+def located(
+    training: Training, build: Callable[[], Posterior], within: float, runs: int, took_at: float = 0.5
+) -> list[str]:
+    """How often the interval holds the crossing (%), trials on average, how often it was as narrow as asked (%), and
+    how often it held then.
+
+    Crossings are spread over 0.0025 to 0.126. Each training is counted over `IMAGES` images, its floor of 2.5 % over
+    three times as many.
+    """
+    held, trials, narrow, held_narrow = 0, 0, 0, 0
+    for index in range(runs):
+        random = np.random.default_rng(index)
+        truth = random.uniform(-2.6, -0.9)
+        posterior, is_narrow = build(), False
+        floor = int(random.binomial(3 * IMAGES, 0.025))
+        for trial in range(MOST_TRIALS):
+            place = posterior.looks(trial)[0]
+            count = int(random.binomial(IMAGES, training(place - truth, random)))
+            answer = took(count, IMAGES, floor, 3 * IMAGES, took_at)
+            if not isinstance(posterior, Share):
+                posterior.observe(place, count / IMAGES)
+            elif answer is not None:
+                posterior.observe(place, float(answer))
+            found = posterior.crossing()
+            trials += 1
+            is_narrow = found.high - found.low <= math.log10(within)
+            if trial + 1 >= LEAST and (is_narrow or max(found.below, found.above) >= 0.95):
+                break
+        holds = found.low <= truth <= found.high
+        held, narrow, held_narrow = held + holds, narrow + is_narrow, held_narrow + (holds and is_narrow)
+    among = f"{100 * held_narrow / narrow:.1f}" if narrow else "none"
+    return [f"{100 * held / runs:.1f}", f"{trials / runs:.1f}", f"{100 * narrow / runs:.1f}", among]
+
+
+def shares(runs: int = RUNS) -> list[list[str]]:
+    """`metric: took`, as asked by default: within a factor of 3, 20 trials at most."""
+    settings: list[tuple[str, str, Training, float]] = [
+        (f"{100 * low:g} or {100 * high:g} %", f"slope {slope:g}", all_or_nothing(low, high, slope), at)
+        for low, high, at in ((0.05, 0.98, 0.5), (0.15, 0.98, 0.5), (0.025, 0.99, 0.5), (0.6, 0.999, 0.8))
+        for slope in (4.0, 12.0, 40.0)
+    ]
+    settings += [
+        ("each seed a crossing of its own", f"spread {spread:g}", own_crossings(spread), 0.5)
+        for spread in (0.03, 0.1, 0.3)
+    ]
+    settings += [("little by little", f"noise {noise:g}", gradual(noise), 0.5) for noise in (0.03, 0.08)]
+    return [
+        [what, how, *located(training, lambda: Share(LOW, HIGH, LEVEL), 3.0, runs, at)]
+        for what, how, training, at in settings
+    ]
+
+
+def levels(runs: int = RUNS) -> list[list[str]]:
+    """A named rate within a factor of 1.5: with both ways that trainings may have, and with the gradual one alone."""
+    rows = []
+    for name, only in (("as printed", False), ("taken to be gradual", True)):
+        settings: list[tuple[str, Training]] = [
+            (f"little by little, noise {noise:g}, {shape}", gradual(noise, kind))
+            for noise in (0.03, 0.08)
+            for kind, shape in enumerate(("logistic", "probit", "Gompertz"))
+        ]
+        settings += [
+            (f"{100 * low:g} or {100 * high:g} %, slope 10", _at_mean(low, high, 10.0))
+            for low, high in ((0.05, 0.98), (0.15, 0.98))
+        ]
+        rows += [
+            [what, name, *located(training, lambda: Level(LOW, HIGH, LEVEL, gradual=only), 1.5, runs)]  # noqa: B023
+            for what, training in settings
+        ]
+    return rows
+
+
+def _at_mean(low: float, high: float, slope: float) -> Training:
+    """All or nothing, with the mean rate at `LEVEL` where the crossing is."""
+    shift = math.log((LEVEL - low) / (high - LEVEL)) / slope
+    training = all_or_nothing(low, high, slope)
+    return lambda z, random: training(z + shift, random)
+
+
+_FOUND = ("interval holds the truth", "trials", "as narrow as asked", "of these, holds")
+
+TABLES: tuple[tuple[int, Sequence[str], Callable[[int], list[list[str]]]], ...] = (
+    (2, ("trainings end at", "over the parameter", *_FOUND), shares),
+    (2, ("trainings end at", "interval", *_FOUND), levels),
+)
+"""As in `benchmarks.statistics`."""
 
 
 def main() -> None:
-    """Print both tables."""
-    print("coverage of Student's interval after stopping, min 3, max 12, half_width 0.05")
-    print("| confidence | " + " | ".join(f"spread {spread:g}" for spread in SPREADS) + " |")
-    for confidence in (0.95, 0.975):
-        covered = (f"{coverage_after_stopping(spread, confidence):.1%}" for spread in SPREADS)
-        print(f"| {confidence:.1%} | " + " | ".join(covered) + " |")
-    print("boundary")
-    print("| spread of a trial | within | interval holds the truth | trials on average |")
-    random = np.random.default_rng(0)
-    for noise in (0.03, 0.08):
-        for within in (1.5, 2.0):
-            held, trials = boundary_row(random, noise, within)
-            print(f"| {noise:g} | {within:g} | {held:.1%} | {trials:.1f} |", flush=True)
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    for _, head, simulate in TABLES:
+        print(table(head, simulate(runs)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bdray.cluster.job import ClusterJob, Task
 from bdray.condition import Condition, flatten
-from bdray.record import EpochRecord, Rates, StageRecord, TrialRecord
+from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
 from bdray.seeds import derive_seed
 from bdray.store.sweep_folder import SweepFolder, blank_record, now_ms
+from bdray.trial.attacks import probes_of
 
 IMAGES = 1000
 
@@ -34,8 +36,19 @@ def crossing_of(flat: dict[str, Any]) -> float:
     return 0.02 / int(flat.get("trigger.size", 2))
 
 
-def made_up(condition: Condition, noise: float = 0.0, success: float | None = None) -> TrialRecord:
-    """A finished record with the rates of `success_of` (or this one), plus a deviation drawn for this condition."""
+def made_up(
+    condition: Condition,
+    noise: float = 0.0,
+    success: float | None = None,
+    attacks: Sequence[Condition] = (),
+    *,
+    collapsed: bool = False,
+) -> TrialRecord:
+    """A finished record with the rates of `success_of` (or this one), plus a deviation drawn for this condition.
+
+    Args:
+        attacks: what a baseline is tested with.
+    """
     flat = flatten(condition.content())
     if success is None:
         success = 0.02 if condition.is_baseline else success_of(flat)
@@ -49,11 +62,22 @@ def made_up(condition: Condition, noise: float = 0.0, success: float | None = No
         clean_images=IMAGES,
         attacked_images=IMAGES,
         largest_share=0.1,
-        collapsed=False,
+        collapsed=collapsed,
     )
     epoch = EpochRecord(epoch=1, rates=rates, loss=0.1, images=IMAGES, seconds=1.0)
     stage = StageRecord(name="poison", result="poisoned", fingerprint=condition.poison_fingerprint, epochs=(epoch,))
-    return blank_record(condition, now_ms()).model_copy(update={"status": "finished", "stages": (stage,)})
+    floors = [
+        FloorRecord(
+            probe=probe.key,
+            trigger=probe.trigger.model_dump(mode="json"),
+            poison=probe.poison.model_dump(mode="json"),
+            poisoned=rates,
+            repaired=None,
+        )
+        for probe in (probes_of(attacks) if condition.is_baseline else ())
+    ]
+    known = {"status": "finished", "stages": (stage,), "floors": tuple(floors)}
+    return blank_record(condition, now_ms()).model_copy(update=known)
 
 
 def work(job: ClusterJob, task: Task) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bdray.report.searching import search_parts
 from bdray.results.cells import Study, study_of
 from bdray.results.statistics import Share
 from bdray.results.trainings import Trainings, joined
+from bdray.searches.crossing import Level
 from bdray.store.storage import Storage
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -314,6 +316,20 @@ def test_what_a_search_found_is_recomputed_from_its_records(title: str, name: st
     (epochs,) = {record.condition["train"]["epochs"] for record in records}
     trained = f"{len(records)} trainings of {epochs} epochs on {counts[0]:,} images; {counts[1]:,} test images."
     assert trained in " ".join(section(title).split()), trained
+
+
+def test_what_the_crossings_would_be_little_by_little_is_recomputed() -> None:
+    said = " ".join(section("Where it tips over").split())
+    for trigger, words in (("patch", "the patch crosses at"), ("blend", "the blend at"), ("filter", "the filter at")):
+        posterior = Level(-3.0, math.log10(0.3), 0.5, gradual=True)
+        for record in records_of("tipping-point-small"):
+            if record.condition["trigger"]["name"] == trigger and record.poisoned:
+                rate = record.poisoned.attack_success_rate
+                assert rate is not None
+                posterior.observe(math.log10(record.condition["poison"]["rate"]), rate)
+        found = posterior.crossing()
+        middle, low, high = (f"{10**place:.3g}" for place in (found.middle, found.low, found.high))
+        assert f"{words} {middle} [{low}, {high}]" in said
 
 
 def test_what_is_said_of_small_changes_is_recomputed_from_its_records() -> None:

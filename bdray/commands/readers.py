@@ -273,15 +273,18 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
 def searched(sweep: Storage) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read."""
-    text = sweep.read_text(SPACE)
-    if "method: grid" in text and "until:" not in text:
-        # Expanding a large grid takes seconds, and says nothing here.
-        return None
     from bdray.report.searching import SearchView
     from bdray.searches.study import STUDY
     from bdray.space import load_space
+    from bdray.space.source import parse_yaml
 
+    text = sweep.read_text(SPACE)
     try:
+        said = parse_yaml(text, SPACE).plain()
+        search, seeds = (said.get(key) if isinstance(said, dict) else None for key in ("search", "seeds"))
+        if isinstance(search, dict) and search.get("method") == "grid" and not isinstance(seeds, dict):
+            # Expanding a large grid takes seconds, and says nothing here.
+            return None
         space = load_space(sweep.uri_of(SPACE), text=text)
     except UserError:
         return None

@@ -47,11 +47,13 @@ KEY_TEXTS = {
     "`{min, max, until: {metric, half_width, above}}`: more seeds where they are needed (`docs/search-methods.md`).",
     "fixed": "Values that all conditions share, by condition path, nested or dotted.",
     "parameters": "The axes, by condition path: `{value: ...}`, `{values: [...]}`, or `{min, max, distribution, q}` "
-    "with `search.method: random`; `when: {path: value}` says where an axis is present.",
+    "with `search.method: random`, `optuna` or `boundary` (`uniform`, `log_uniform`, `int_uniform`, `int_log_uniform`; "
+    "`q`: multiples of it; whole numbers where min, max and q are); `when: {path: value}` says where an axis is "
+    "present.",
     "zip": "Groups of axes that advance together: a list of lists of paths.",
     "exclude": "Partial matches (`{path: value}` or `{path: [value, ...]}`) that are taken out of the grid.",
     "include": "Cells that are added, each over `fixed`; no rule takes them out.",
-    "only": "Partial matches that every condition must meet.",
+    "only": "Partial matches that every condition must meet; with `baselines: true` the twins of those stay.",
     "baselines": "`true` adds the unpoisoned twin of every condition: the control, and the floors. `false` where it is "
     "not given.",
     "search": "How conditions are chosen from all this.",

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bdray.record import Rates, TrialRecord
+from bdray.record import Rates, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.results.cells import Cell, Estimate, Study, axis_words, estimate
@@ -116,7 +116,7 @@ class Picture:
 
 
 def attack_success_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
-    """Attack success rate of every cell before and after fine-tuning."""
+    """Attack success rate of every cell before and after the repair."""
 
     def draw(cells: Sequence[Cell]) -> Figure:
         return _attack_success(cells, study.axes, shape)
@@ -251,7 +251,7 @@ def _label_beside(
 
 
 def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> Figure:
-    legend: list[Any] = [_entry("o", BLUE, "before fine-tuning"), _entry("D", ORANGE, "after fine-tuning")]
+    legend: list[Any] = [_entry("o", BLUE, "before the repair"), _entry("D", ORANGE, "after the repair")]
     if any(cell.floor(stage) is not None for cell in cells for stage in ("poison", "finetune")):
         legend.append(Patch(color="#cfcfcf", label="floor (baseline)"))
     rows = _rows(cells, axes, [1.0], legend, shape)
@@ -367,7 +367,7 @@ _Panel = tuple[str, list[tuple[Cell, Curve]]]
 
 
 def persistence_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
-    """How attack success rates fall over the epochs of fine-tuning (`lines_of`)."""
+    """How attack success rates fall over the epochs of the repair (`lines_of`)."""
     curves = [(cell, curve) for cell in study.cells if (curve := mean_curve(cell)) and len(curve) > 1]
     if not curves:
         return []
@@ -380,7 +380,7 @@ def persistence_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
     def draw(some: Sequence[_Panel]) -> Figure:
         return _small_multiples(some, looks, shape)
 
-    alt = "Attack success rate over the epochs of clean fine-tuning"
+    alt = "Attack success rate over the epochs of the repair"
     return _pictures("persistence", alt, shape, draw, parts=list(panels.items()), most=shape.panels)
 
 
@@ -390,7 +390,7 @@ def persistence_lines(study: Study) -> Lines:
 
 
 def mean_curve(cell: Cell) -> Curve:
-    """Attack success rate over sound replicates at every fine-tuning epoch that all of them evaluated."""
+    """Attack success rate over sound replicates at every epoch of the repair that all of them evaluated."""
     curves = [_curve(replicate.record) for replicate in cell.sound("finetune")]
     if not curves:
         return []
@@ -400,9 +400,8 @@ def mean_curve(cell: Cell) -> Curve:
 
 
 def _curve(record: TrialRecord) -> dict[int, Rates]:
-    stage = record.stage("finetune")
-    found = [(epoch.epoch, epoch.rates) for epoch in stage.epochs] if stage else []
-    return {epoch: rates for epoch, rates in found if rates and rates.attack_success_rate is not None}
+    found = repair_curve(record.stages[1:])
+    return {epoch: rates for epoch, rates in found if rates.attack_success_rate is not None}
 
 
 def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> Figure:
@@ -426,7 +425,7 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(_as_percent)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.supxlabel("fine-tuning epoch (0: before)", fontsize="medium")
+    figure.supxlabel("epoch of the repair (0: before)", fontsize="medium")
     figure.supylabel("attack success rate (%)", fontsize="medium")
     looks.explain(figure, shape)
     return figure

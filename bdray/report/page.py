@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bdray.condition import Condition
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import said_classes
 from bdray.record import Rates, StageName, TrialRecord
@@ -232,14 +233,17 @@ def _duplicates(records: Sequence[TrialRecord]) -> dict[str, DuplicatesRecord]:
 
 
 def clean_splits(records: Sequence[TrialRecord]) -> str:
-    """Which images fine-tuning used, for every setting of it among `records`."""
+    """Which images repairs used, for every setting of it among `records`."""
     words = {
         "held_out": "held_out (images the poison stage never saw)",
         "train_clean": "train_clean (clean versions of images the poison stage trained on)",
     }
-    tunings = [record.condition["finetune"] for record in records]
-    found = [f"{words[t['split']]}, {100 * t['fraction']:g} % of the training set" for t in tunings if t["epochs"]]
-    return "; ".join(dict.fromkeys(found)) or "none: nothing was fine-tuned"
+    found = [
+        f"{words[condition.finetune.split]}, {100 * condition.clean_fraction:g} % of the training set"
+        for condition in (Condition.parse(record.condition) for record in records)
+        if condition.is_repaired and condition.clean_fraction
+    ]
+    return "; ".join(dict.fromkeys(found)) or "none: no repair used clean images"
 
 
 def _when(records: Sequence[TrialRecord], created_ms: int | None) -> str:
@@ -298,8 +302,9 @@ def _table(study: Study) -> list[Row]:
 
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
-    tuning = record.condition["finetune"]
-    split = f"{tuning['split']} {100 * tuning['fraction']:g} %" if tuning["epochs"] else "–"
+    condition = Condition.parse(record.condition)
+    has_split = condition.is_repaired and condition.clean_fraction
+    split = f"{condition.finetune.split} {100 * condition.clean_fraction:g} %" if has_split else "–"
     floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
     before, after = (floor.attack_success_rate if floor else None for floor in floors)
     took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))

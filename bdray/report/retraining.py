@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bdray.condition import flatten
+from bdray.condition import Condition
 from bdray.record import StageName
 from bdray.results.cells import ABOVE_FLOOR, Cell, Estimate, Study, mean_of, seed_means
 from bdray.results.trainings import Trainings, joined
@@ -81,13 +81,12 @@ class Retraining:
 
 
 def retraining(study: Study) -> Retraining:
-    """What clean fine-tuning leaves, and what it costs."""
-    epochs = {flatten(record.condition).get("finetune.epochs") for record in study.records}
-    if epochs <= {0}:
-        return Retraining("Nothing was fine-tuned in this sweep (`finetune.epochs: 0`).")
+    """What the repair leaves, and what it costs."""
+    if not any(Condition.parse(record.condition).is_repaired for record in study.records):
+        return Retraining("Nothing was repaired in this sweep (`repair: none`, or no epochs of it).")
     cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
     if not cells:
-        return Retraining("No poisoned condition finished its fine-tuning.")
+        return Retraining("No poisoned condition finished its repair.")
     costs = [costs for cell in study.cells if (costs := _costs(cell))]
     return Retraining(
         cells=tuple(cells),

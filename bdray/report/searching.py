@@ -17,7 +17,9 @@ from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.axes import axes_of, axis_name
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
+from bdray.searches.crossing import Level
 from bdray.searches.ground import Ground
+from bdray.searches.metrics import Metric
 from bdray.searches.optuna import Optuna
 from bdray.searches.replication import Replication, interval_of, why_more
 from bdray.searches.study import CELL, FREE, read_study
@@ -68,8 +70,6 @@ def search_parts(view: SearchView | None, records: Sequence[TrialRecord]) -> lis
 
 
 def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
-    from bdray.searches.metrics import Metric
-
     metric = Metric(rule.until.metric)
     by_id = {record.condition_id: record for record in records}
     cells: dict[str, list[TrialRecord]] = {}
@@ -79,18 +79,23 @@ def _replication(rule: Replication, records: Sequence[TrialRecord]) -> Part:
             cells.setdefault(record.cell_id, []).append(record)
     rows = []
     for cell_id, members in cells.items():
-        values = [metric.of(record, _twin(record, by_id)) for record in members if record.status == "finished"]
-        found = interval_of([value for value in values if value is not None])
+        finished = [(record, _twin(record, by_id)) for record in members if record.status == "finished"]
+        cell_ids = {twin.cell_id for _, twin in finished if twin}
+        others = [record for record in records if record.role == "baseline" and record.cell_id in cell_ids]
+        values = [metric.of(record, twin, others) for record, twin in finished]
+        found = interval_of([value for value in values if value is not None], metric.bounds or (0.0, 1.0))
         more = "yes" if len(members) > rule.min else "no"
         left = why_more(rule.until, found) or "settled"
-        mean = f"{found.mean:.3f} ± {found.half_width:.3f}"
+        mean = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]" if found.count else "none"
         rows.append((_named(members[0], axes), str(found.count), mean, more, left, cell_id))
     text = (
         f"Each cell got {rule.min} seeds, and more, up to {rule.max}, while the interval of {rule.until.metric} was "
-        "wider than asked or held the line. Intervals are t-intervals at 97.5 %: after a rule that stops when they are "
-        "narrow, these cover 95 % (simulated)."
+        "wider than asked or held the line. The intervals hold the mean over seeds with 95 % at every look, whatever "
+        "the distribution (Waudby-Smith and Ramdas 2023); no cell is settled by three seeds."
     )
-    return Part("Which cells got more seeds", (text,), ("cell", "seeds", "mean", "more", "now", "id"), tuple(rows))
+    return Part(
+        "Which cells got more seeds", (text,), ("cell", "seeds", "mean [95 %]", "more", "now", "id"), tuple(rows)
+    )
 
 
 def _named(record: TrialRecord, axes: Sequence[str]) -> str:
@@ -104,24 +109,37 @@ def _twin(record: TrialRecord, by_id: dict[str, TrialRecord]) -> TrialRecord | N
 
 def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) -> Part:
     cells: dict[str, Cell] = {}
-    for cell in BoundaryAsker(method, ground, records).cells.values():
+    asker = BoundaryAsker(method, ground, records)
+    for cell in asker.cells.values():
         axes = [axis for axis in ground.axes if axis.name in cell.place]
         words = [f"{axis_name(axis.name)} {axis.labels[int(cell.place[axis.name])]}" for axis in axes]
         cells[", ".join(words) or "all"] = cell
-    rows = []
+    rows, is_took = [], Metric(method.metric).is_took
     for name, cell in cells.items():
         found = cell.crossing
         answer = f"{10**found.middle:.3g} [{10**found.low:.3g}, {10**found.high:.3g}]"
         if found.above > 0.5 or found.below > 0.5:
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
-        located = "yes" if cell.is_located(method) else "not in max_trials" if cell.is_settled(method) else "not yet"
-        rows.append((name, answer, str(len(cell.values)), located))
+        located = "yes" if asker.is_located(cell) else "not in max_trials" if asker.is_settled(cell) else "not yet"
+        known = [value for value in cell.values.values() if value is not None]
+        counted = [str(len(cell.values))]
+        if isinstance(cell.posterior, Level):
+            counted.append(f"{100 * cell.posterior.all_or_nothing:.0f} %")
+        else:
+            counted = [f"{sum(known):.0f} of {len(known)}", str(len(cell.values) - len(known))]
+        rows.append((name, answer, *counted, located))
     text = (
-        f"The {method.parameter} at which {method.metric} crosses {method.at:g}: the median and the central 95 % of "
-        "what the trials leave possible, under a logistic curve between a floor and a ceiling. One trial is one value "
-        "and one seed, so the interval speaks of single trainings and their spread."
+        f"The {method.parameter} at which {_crossed(method)}: the median and the central 95 % of what the trials leave "
+        "possible, under a logistic curve between a floor and a ceiling. "
+    ) + (
+        "Each trial is one training with a seed of its own; one that failed, collapsed, or neither took nor did not "
+        "by its test images, is unclear and moves nothing."
+        if is_took
+        else "One trial is one value and one seed. All or nothing: how likely it is, by these trials, that a training "
+        "lies near the floor or near the ceiling, with nothing between; `metric: took` is for that."
     )
-    head = ("cell", f"{method.parameter} [95 %]", "trials", "as narrow as asked")
+    counts = ("took", "unclear") if is_took else ("trials", "all or nothing")
+    head = ("cell", f"{method.parameter} [95 %]", *counts, "as narrow as asked")
     values = {
         record.condition_id: float(ground.flat(Condition.parse(record.condition))[method.parameter])
         for record in records
@@ -162,8 +180,14 @@ def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str,
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(cells)), list(cells))
-    text = f"each trial, and where {method.metric} crosses {method.at:g} (bar: 95 %, tick: median)"
+    text = f"each trial, and where {_crossed(method)} (bar: 95 %, tick: median)"
     return Picture("search_boundary", text, figure)
+
+
+def _crossed(method: Boundary) -> str:
+    if Metric(method.metric).is_took:
+        return f"a share of {method.at:g} of the trainings take"
+    return f"{method.metric} crosses {method.at:g}"
 
 
 def _optuna(method: Optuna, path: Path) -> list[Part]:

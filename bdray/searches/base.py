@@ -107,6 +107,14 @@ class SearchMethod(Component):
         """Whether it compares with unpoisoned twins, which are run then even where the space asks for none."""
         return False
 
+    def twinned(self, ground: Ground, conditions: Sequence[Condition]) -> Sequence[Condition]:
+        """Those of the conditions whose unpoisoned twins are run beside them, where baselines are."""
+        return conditions
+
+    def examples(self, ground: Ground) -> Sequence[Condition]:
+        """Conditions that it may ask for and whose attacks baselines are to be tested with, beside some drawn ones."""
+        return ()
+
     def bound(self, ground: Ground) -> str:
         """How much it asks for, in words, before anything is known."""
         raise NotImplementedError

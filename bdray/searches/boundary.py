@@ -1,56 +1,74 @@
-"""Where a metric crosses a level: for each cell of the other axes, the value of one parameter, with an interval.
+"""Where an attack tips over: for each cell of the other axes, the value of one parameter, with an interval.
 
-    search: {method: boundary, parameter: poison.rate, metric: attack_success_rate, at: 0.5}
+    search: {method: boundary, parameter: poison.rate}
 
-Each trial is one value of the parameter and one seed, seeds in turn; what is known of a cell's crossing decides the
-next value (`bdray.searches.crossing`). Cells are asked about until their interval is narrow enough.
+Each trial is one value of the parameter and one seed; what is known of a cell's crossing decides the next value
+(`bdray.searches.crossing`). Cells are asked about until their interval is narrow enough. Of `took`, the crossing is
+where a share `at` of the trainings take, and every trial of a cell has a seed of its own; the floor comes from the
+baselines of the first three. Of a rate, it is where that crosses `at`, and the seeds are taken in turn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from itertools import chain, count, islice
+from operator import itemgetter
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from bdray.condition import Condition
+from bdray.condition import Condition, flatten
 from bdray.errors import SpaceError
-from bdray.record import TrialRecord
+from bdray.record import FloorRecord, TrialRecord
+from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.crossing import Crossing, Posterior
+from bdray.searches.crossing import Crossing, Level, Posterior, Share
 from bdray.searches.ground import Axis, Flat, Ground, locate
-from bdray.searches.metrics import Metric
+from bdray.searches.metrics import TOOK, Metric
 from bdray.store.storage import Storage
+from bdray.trial.attacks import TRAINING_ONLY, attack_key
 from bdray.values import freeze
 
 LEAST = 4
 """Trials of a cell before its interval is believed."""
 
+FLOORS = 3
+"""Baselines of a cell, which all of its trials are compared with."""
+
 _SURE = 0.95
 """Probability at which a crossing counts as outside the range."""
+
+_HOPELESS = 20
+"""Trials that told nothing (failed, collapsed, unclear) after which a cell is given up, if they are the most."""
 
 
 @SEARCHES.register("boundary")
 class Boundary(SearchMethod):
-    """For each cell of the other axes, the value of `parameter` at which `metric` crosses the level `at`."""
+    """For each cell of the other axes, the value of `parameter` at which `metric` crosses `at`."""
 
-    SOURCE: ClassVar[str] = "our choice: noisy bisection on a posterior (after Waeber, Frazier and Henderson 2013)"
+    SOURCE: ClassVar[str] = (
+        "of `took`: Kontsevich and Tyler 1999, QUEST+ (Watson 2017); of a rate, our choice: noisy bisection on a "
+        "posterior (after Waeber, Frazier and Henderson 2013)"
+    )
     TAKES_DISTRIBUTIONS: ClassVar[bool] = True
 
     parameter: str
     """The axis that is searched; it has `min` and `max` above 0, and is looked at on a logarithmic scale."""
-    metric: str = "attack_success_rate"
-    """A rate of the record, 0 to 1."""
+    metric: str = TOOK
+    """`took` (`repaired/took`: after the repair), or a rate of the record, 0 to 1."""
     at: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """The level."""
+    """Of `took`: the share of trainings. Of a rate: the level."""
+    took_at: float = Field(default=TOOK_AT, gt=0.0, lt=1.0)
+    """A training took where its (ASR - floor) / (1 - floor) lies above this, by its interval over the test images."""
     rising: bool = True
     """Whether the metric rises with the parameter."""
-    within: float = Field(default=1.5, gt=1.0)
-    """A cell is settled when the ends of its 95 % interval are at most this factor apart."""
+    within: float | None = Field(default=None, gt=1.0)
+    """A cell is settled when the ends of its 95 % interval are at most this factor apart; null: 3 of `took`, 1.5 of a
+    rate."""
     max_trials: int | None = Field(default=20, ge=LEAST)
-    """Trials of a cell at most."""
+    """Trials of a cell at most; null: as many as it takes."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Hours after which nothing more is asked for; what runs then is finished."""
 
@@ -64,12 +82,37 @@ class Boundary(SearchMethod):
         return self.max_hours
 
     @property
+    def factor(self) -> float:
+        """`within`, also where nothing is said."""
+        return self.within or (3.0 if Metric(self.metric).is_took else 1.5)
+
+    @property
     def needs_baselines(self) -> bool:
         return Metric(self.metric).needs_twin
 
     def bound(self, ground: Ground) -> str:
-        cells = len(cells_of(self, ground))
-        return f"{cells} cells, {LEAST} to {self.max_trials} trials each, until {self.metric} = {self.at:g} is located"
+        cells, most = len(cells_of(self, ground)), self.max_trials
+        trials = f"{LEAST} to {most} trials each" if most else f"{LEAST} trials each or more"
+        if not Metric(self.metric).is_took:
+            return f"{cells} cells, {trials}, until {self.metric} = {self.at:g} is located"
+        return f"{cells} cells, {trials} with {FLOORS} baselines, until {self.at:g} of the trainings take"
+
+    def twinned(self, ground: Ground, conditions: Sequence[Condition]) -> Sequence[Condition]:
+        if not Metric(self.metric).is_took:
+            return conditions
+        first = [*islice(_seeds(ground), FLOORS)]
+        return [condition for condition in conditions if condition.seed in first]
+
+    def examples(self, ground: Ground) -> Sequence[Condition]:
+        """Each cell at some values of the parameter: baselines are tested with the attacks of all of them."""
+        axis = _searched(self, ground)
+        assert axis.distribution is not None
+        is_tested = self.parameter.startswith(("trigger.", "poison."))
+        is_tested = is_tested and self.parameter.removeprefix("poison.") not in TRAINING_ONLY
+        values = [axis.distribution.draw(step / 8) for step in ((1, 3, 5, 7) if is_tested else (4,))]
+        cells = cells_of(self, ground).values()
+        rows = ({**cell.assignment, **axis.number(cell.assignment, value)} for cell in cells for value in values)
+        return list(ground.built(rows))
 
     def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
         return BoundaryAsker(self, ground, others)
@@ -82,30 +125,27 @@ class Cell:
     Attributes:
         place: them, as `locate` gives them.
         assignment: the same as content of conditions, without the parameter.
-        values: the metric that was measured, by condition id.
-        asked: ids of all its conditions so far.
+        values: the metric that was measured, by condition id; None where it was not.
+        records: what came of its conditions, by their id.
+        asked: ids of all its conditions so far, and their seeds.
+        twins: ids of the baselines that its trials may be compared with.
+        floors: those of them that are run for it.
+        is_exhausted: there is no condition left to ask for.
     """
 
     place: Mapping[str, float]
     assignment: Flat
     posterior: Posterior
     values: dict[str, float | None] = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)
+    records: dict[str, TrialRecord] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    twins: set[str] = field(default_factory=set)
+    floors: set[str] = field(default_factory=set)
+    is_exhausted: bool = False
 
     @property
     def crossing(self) -> Crossing:
         return self.posterior.crossing()
-
-    def is_settled(self, method: Boundary) -> bool:
-        """No more need, or may, be asked."""
-        return (method.max_trials is not None and len(self.asked) >= method.max_trials) or self.is_located(method)
-
-    def is_located(self, method: Boundary) -> bool:
-        """Its crossing is known as narrowly as asked."""
-        found = self.crossing
-        if len(self.values) < LEAST:
-            return False
-        return found.high - found.low <= math.log10(method.within) or max(found.below, found.above) >= _SURE
 
 
 def cells_of(method: Boundary, ground: Ground) -> dict[object, Cell]:
@@ -115,8 +155,6 @@ def cells_of(method: Boundary, ground: Ground) -> dict[object, Cell]:
         SpaceError: another axis is drawn from a distribution too, or the parameter is none with a positive range.
     """
     searched = _searched(method, ground)
-    assert searched.distribution is not None
-    low, high = math.log10(searched.distribution.min), math.log10(searched.distribution.max)
     cells: dict[object, Cell] = {}
     partial: list[tuple[dict[str, float], Flat]] = [({}, {"seed": ground.seeds[0], **ground.fixed})]
     for axis in ground.axes:
@@ -131,8 +169,19 @@ def cells_of(method: Boundary, ground: Ground) -> dict[object, Cell]:
                 grown.append(({**place, **more}, {**assignment, **rows[index]}))
         partial = grown
     for place, assignment in partial:
-        cells[freeze(place)] = Cell(place, assignment, Posterior(low, high, method.at, rising=method.rising))
+        cells[freeze(place)] = Cell(place, assignment, _nothing_known(method, searched))
     return cells
+
+
+def _nothing_known(method: Boundary, searched: Axis) -> Posterior:
+    assert searched.distribution is not None
+    low, high = math.log10(searched.distribution.min), math.log10(searched.distribution.max)
+    return (Share if Metric(method.metric).is_took else Level)(low, high, method.at, rising=method.rising)
+
+
+def _seeds(ground: Ground) -> Iterator[int]:
+    """Those of the space, then new ones."""
+    return chain(ground.seeds, count(max(ground.seeds) + 1))
 
 
 def _searched(method: Boundary, ground: Ground) -> Axis:
@@ -153,15 +202,34 @@ class BoundaryAsker(Asker):
         self._method, self._ground, self._axis = method, ground, _searched(method, ground)
         self.cells = cells_of(method, ground)
         self._metric = Metric(method.metric)
-        self._waiting: dict[str, TrialRecord] = {}
-        self._twins: dict[str, TrialRecord] = {}
+        self._baselines: dict[str, TrialRecord] = {}
         for record in others:
             self.tell(record)
+        for cell in self.cells.values():
+            # What lacks its baseline is as good as unknown, and may be asked for.
+            cell.asked = {name: seed for name, seed in cell.asked.items() if name in cell.values}
+
+    def is_settled(self, cell: Cell) -> bool:
+        """No more of it need, or may, be asked."""
+        told = sum(value is not None for value in cell.values.values())
+        is_hopeless = len(cell.values) - told >= max(_HOPELESS, told)
+        most = self._method.max_trials or math.inf
+        return cell.is_exhausted or is_hopeless or len(cell.asked) >= most or self.is_located(cell)
+
+    def is_located(self, cell: Cell) -> bool:
+        """Its crossing is known as narrowly as asked, or as the values that the parameter takes can tell."""
+        found, distribution = cell.crossing, self._axis.distribution
+        assert distribution is not None
+        if len(cell.values) < LEAST:
+            return False
+        is_narrow = found.high - found.low <= math.log10(self._method.factor)
+        is_outside = max(found.below, found.above) >= _SURE
+        return is_narrow or is_outside or not distribution.has_between(10**found.low, 10**found.high)
 
     def ask(self, count: int) -> Sequence[Condition]:
         asked: list[Condition] = []
         while len(asked) < count:
-            open_cells = [cell for cell in self.cells.values() if not cell.is_settled(self._method)]
+            open_cells = [cell for cell in self.cells.values() if not self.is_settled(cell)]
             # One trial of a cell at a time, as long as there are others: each should know of the one before.
             ready = [cell for cell in open_cells if len(cell.asked) == len(cell.values)] or open_cells
             found = next(filter(None, map(self._next, sorted(ready, key=lambda cell: len(cell.asked)))), None)
@@ -174,47 +242,85 @@ class BoundaryAsker(Asker):
         """A condition of this cell that was never asked for; None where every one near its crossing was."""
         distribution = self._axis.distribution
         assert distribution is not None
-        for turn in range(len(cell.asked), len(cell.asked) + 50):
-            value = float(f"{10 ** cell.posterior.next(turn):.3g}")
-            value = round(value) if distribution.distribution == "int_uniform" else distribution.rounded(value)
-            for shift in range(len(self._ground.seeds)):
-                seed = self._ground.seeds[(turn + shift) % len(self._ground.seeds)]
+        for step, look in enumerate(cell.posterior.looks(len(cell.asked))):
+            value = distribution.rounded(float(f"{10**look:.3g}"))
+            for seed in self._seeds_of(cell, len(cell.asked) + step):
                 assignment = {**cell.assignment, **self._axis.number(cell.assignment, value), "seed": seed}
                 built = next(iter(self._ground.built([assignment])), None)
                 if built is not None and self._ground.wanted(built) and built.condition_id not in cell.asked:
-                    cell.asked.add(built.condition_id)
+                    self._note(cell, built)
                     return built
-        cell.asked |= {f"none {number}" for number in range(self._method.max_trials or 0)}
+        cell.is_exhausted = True
         return None
+
+    def _seeds_of(self, cell: Cell, turn: int) -> Iterable[int]:
+        """Seeds that the next trial may have, the preferred one first."""
+        if self._metric.is_took:
+            used = set(cell.asked.values())
+            return islice((seed for seed in _seeds(self._ground) if seed not in used), 1)
+        seeds = self._ground.seeds
+        return (seeds[(turn + shift) % len(seeds)] for shift in range(len(seeds)))
+
+    def _note(self, cell: Cell, condition: Condition) -> None:
+        twin = condition.baseline().condition_id
+        cell.asked[condition.condition_id] = condition.seed
+        cell.twins.add(twin)
+        if self._method.twinned(self._ground, [condition]):
+            cell.floors.add(twin)
 
     def recall(self, condition: Condition) -> None:
         cell = self._cell(condition)
         if cell is not None and not condition.is_baseline:
-            cell.asked.add(condition.condition_id)
+            self._note(cell, condition)
 
     def tell(self, record: TrialRecord) -> None:
+        condition = Condition.parse(record.condition)
         if record.role == "baseline":
-            self._twins[record.condition_id] = record
-        else:
-            self._waiting[record.condition_id] = record
-        for condition_id, waiting in list(self._waiting.items()):
-            condition = Condition.parse(waiting.condition)
-            twin = self._twins.get(condition.baseline().condition_id) if self._metric.needs_twin else None
-            if self._metric.needs_twin and twin is None:
+            self._baselines[record.condition_id] = record
+            for cell in self.cells.values():
+                if record.condition_id in cell.twins:
+                    self._look(cell)
+            return
+        found = self._cell(condition)
+        if found is not None and record.condition_id not in found.records:
+            self._note(found, condition)
+            found.records[record.condition_id] = record
+            self._look(found)
+
+    def _look(self, cell: Cell) -> None:
+        """What its records say, anew: another baseline may have changed what counts as taken."""
+        cell.values, cell.posterior = {}, _nothing_known(self._method, self._axis)
+        for name, record in sorted(cell.records.items()):
+            condition = Condition.parse(record.condition)
+            twin = self._baselines.get(condition.baseline().condition_id)
+            if self._metric.is_took:
+                floors = self._floors(cell, condition)
+                if not floors and not cell.floors <= self._baselines.keys():
+                    continue
+                value = self._metric.took(record, *floors, at=self._method.took_at)
+            elif self._metric.needs_twin and twin is None:
                 continue
-            del self._waiting[condition_id]
-            cell = self._cell(condition)
-            if cell is None or condition_id in cell.values:
-                continue
-            value = self._metric.of(waiting, twin) if waiting.status == "finished" else None
-            cell.asked.add(condition_id)
-            cell.values[condition_id] = value
+            else:
+                value = self._metric.of(record, twin)
+            cell.values[name] = value = value if record.status == "finished" else None
             if value is not None:
                 cell.posterior.observe(math.log10(self._parameter(condition)), value)
 
+    def _floors(self, cell: Cell, condition: Condition) -> list[FloorRecord]:
+        """What its baselines do under the condition's attack; where the parameter is part of that, under the nearest
+        one that they were tested with."""
+        found = []
+        for name in sorted(cell.twins & self._baselines.keys()):
+            far = [
+                (_distance(floor, condition, self._method.parameter), floor) for floor in self._baselines[name].floors
+            ]
+            near = [(distance, floor) for distance, floor in far if distance is not None]
+            found += [min(near, key=itemgetter(0))[1]] if near else []
+        return found
+
     @property
     def finished(self) -> bool:
-        return all(cell.is_settled(self._method) for cell in self.cells.values())
+        return all(map(self.is_settled, self.cells.values()))
 
     def _parameter(self, condition: Condition) -> float:
         return float(self._ground.flat(condition)[self._method.parameter])
@@ -224,3 +330,20 @@ class BoundaryAsker(Asker):
         if place is None:
             return None
         return self.cells.get(freeze({name: float(at) for name, at in place.items() if name != self._axis.name}))
+
+
+def _distance(floor: FloorRecord, condition: Condition, path: str) -> float | None:
+    """How far the attack of a floor is from a condition's, in the logarithm of the parameter at `path`; None where
+    anything else differs."""
+    if floor.probe == attack_key(condition.trigger, condition.poison):
+        return 0.0
+    own, other = map(_attack, (condition.content(), {"trigger": floor.trigger, "poison": floor.poison}))
+    if floor.variation != "whole" or path not in own.keys() & other.keys() or {**own, path: other[path]} != other:
+        return None
+    return abs(math.log(other[path] / own[path]))
+
+
+def _attack(content: Mapping[str, Any]) -> Flat:
+    """What a test set sees of an attack, by path."""
+    flat = flatten({name: content[name] for name in ("trigger", "poison")})
+    return {path: value for path, value in flat.items() if path.removeprefix("poison.") not in TRAINING_ONLY}

@@ -17,14 +17,15 @@ Flat = dict[str, Any]
 MISSING = object()
 """What `lookup` finds at a path that is not there."""
 
-Kind = Literal["uniform", "log_uniform", "int_uniform"]
+Kind = Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Numbers drawn at random: `uniform`, `log_uniform` or `int_uniform` between `min` and `max` (both included).
+    """Numbers drawn at random: uniformly, or on a logarithmic scale, between `min` and `max` (both included).
 
-    `q` rounds draws to its multiples.
+    `q` rounds draws to its multiples. `int_uniform` and `int_log_uniform` are whole numbers, and so are the others
+    where `min`, `max` and `q` are.
     """
 
     distribution: Kind
@@ -35,20 +36,42 @@ class Distribution:
     def draw(self, unit: float) -> float | int:
         """The value at quantile `unit`, in [0, 1)."""
         if self.distribution == "int_uniform":
-            low, high = int(self.min), int(self.max)
-            return min(high, low + math.floor(unit * (high - low + 1)))
-        if self.distribution == "log_uniform":
-            value = math.exp(math.log(self.min) + unit * (math.log(self.max) - math.log(self.min)))
-        else:
-            value = self.min + unit * (self.max - self.min)
-        return self.rounded(value)
+            return self.rounded(self.min + math.floor(unit * (self.max - self.min + 1)))
+        # Each whole number stands for what is rounded to it, as in Optuna.
+        half = 0.5 if self.distribution == "int_log_uniform" else 0.0
+        low, high = self.min - half, self.max + half
+        if self.is_logarithmic:
+            return self.rounded(math.exp(math.log(low) + unit * (math.log(high) - math.log(low))))
+        return self.rounded(low + unit * (high - low))
 
-    def rounded(self, value: float) -> float:
-        """`value` as it may be drawn: a multiple of `q`, between `min` and `max`."""
-        if self.q is not None:
+    def rounded(self, value: float) -> float | int:
+        """`value` as it may be drawn: a multiple of `q`, or a whole number, between `min` and `max`."""
+        if self.step is not None:
             # Through a decimal string, so that 3 * 0.1 is written 0.3.
-            value = float(f"{round(value / self.q) * self.q:.12g}")
-        return min(max(value, self.min), self.max)
+            value = float(f"{round(value / self.step) * self.step:.12g}")
+        value = float(min(max(value, self.min), self.max))
+        is_whole = self.is_int or all(isinstance(number, int) for number in (self.min, self.max, self.q))
+        return round(value) if is_whole else value
+
+    def has_between(self, low: float, high: float) -> bool:
+        """Whether a value that may be drawn lies between the two, and is neither."""
+        if self.step is None:
+            return low < high
+        least = max(math.floor(low / self.step) + 1, math.ceil(self.min / self.step)) * self.step
+        return least < high and least <= self.max
+
+    @property
+    def step(self) -> float | None:
+        """What its values are multiples of."""
+        return self.q or (1 if self.is_int else None)
+
+    @property
+    def is_int(self) -> bool:
+        return self.distribution in ("int_uniform", "int_log_uniform")
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return self.distribution in ("log_uniform", "int_log_uniform")
 
 
 def lookup(flat: Mapping[str, Any], path: str) -> Any:

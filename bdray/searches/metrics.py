@@ -10,21 +10,28 @@ from typing import Literal
 
 from bdray.condition import Condition, flatten
 from bdray.errors import nearest
-from bdray.record import RATES, Rates, TrialRecord
+from bdray.record import RATES, FloorRecord, Rates, TrialRecord
+from bdray.results.took import TOOK_AT, took
 from bdray.searches.ground import lookup
+from bdray.trial.attacks import attack_key
 
 DROP = "clean_accuracy_drop"
 """Clean accuracy of the unpoisoned twin, less that of the condition, after the same stage."""
+
+TOOK = "took"
+"""Whether the backdoor took (`bdray.results.took`), 1 or 0; its mean over seeds is the share that took."""
 
 VISIBLE = ("l_inf", "psnr_db", "ssim")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a record: `attack_success_rate`, `repaired/clean_accuracy_drop`, `trigger/l_inf`, `poison.rate`.
+    """A number of a record: `took`, `attack_success_rate`, `repaired/clean_accuracy_drop`, `trigger/l_inf`, or one of
+    the condition (`poison.rate`).
 
     Rates are those of the last epoch of a stage, as everywhere: `poisoned/` after the poison stage (also where nothing
-    is said), `repaired/` after the whole repair, and the name of any other stage's result.
+    is said), `repaired/` after the whole repair, and the name of any other stage's result. What collapsed by then is
+    not measured: it looks like a perfect attack and is none.
     """
 
     name: str
@@ -33,8 +40,8 @@ class Metric:
         if self.is_path:
             return
         head, _, last = self.name.rpartition("/")
-        known = [*RATES, DROP, *(f"trigger/{visible}" for visible in VISIBLE)]
-        if not (self.name in known or (head not in ("", "trigger") and last in (*RATES, DROP))):
+        known = [TOOK, f"repaired/{TOOK}", *RATES, DROP, *(f"trigger/{visible}" for visible in VISIBLE)]
+        if not (self.name in (*known, f"poisoned/{TOOK}") or (head not in ("", "trigger") and last in (*RATES, DROP))):
             raise ValueError(f"there is no metric '{self.name}'; {nearest(self.name, known, limit=20)}")
 
     @property
@@ -43,14 +50,29 @@ class Metric:
         return "." in self.name
 
     @property
-    def needs_twin(self) -> bool:
-        return self.name.rpartition("/")[2] == DROP
+    def is_took(self) -> bool:
+        """Whether it has two values: a training took, or it did not."""
+        return self.name.rpartition("/")[2] == TOOK
 
-    def of(self, record: TrialRecord, twin: TrialRecord | None = None) -> float | None:
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """What its values lie between, whatever is measured; None where nothing bounds them."""
+        if self.is_path or self.name.startswith("trigger/"):
+            return None
+        return (-1.0, 1.0) if self.name.rpartition("/")[2] == DROP else (0.0, 1.0)
+
+    @property
+    def needs_twin(self) -> bool:
+        return self.is_took or self.name.rpartition("/")[2] == DROP
+
+    def of(
+        self, record: TrialRecord, twin: TrialRecord | None = None, others: Sequence[TrialRecord] = ()
+    ) -> float | None:
         """Its value; None where the record has none.
 
         Args:
             twin: the record of the unpoisoned twin.
+            others: baselines of the same cell as the twin, for where that was not tested with the record's attack.
         """
         if self.is_path:
             value = lookup(flatten(record.condition), self.name)
@@ -60,10 +82,35 @@ class Metric:
             seen = getattr(record.visibility, last, None)
             return None if seen is None else float(seen)
         own = _rates(record, head or "poisoned")
+        if self.is_took:
+            condition = Condition.parse(record.condition)
+            key = attack_key(condition.trigger, condition.poison)
+            mine, theirs = (
+                [floor for each in baselines if each for floor in each.floors if floor.probe == key]
+                for baselines in ([twin], others)
+            )
+            return self.took(record, *(mine or theirs))
         if not self.needs_twin:
             return None if own is None else getattr(own, last)
         other = _rates(twin, head or "poisoned") if twin else None
         return None if own is None or other is None else other.clean_accuracy - own.clean_accuracy
+
+    def took(self, record: TrialRecord, *floors: FloorRecord | None, at: float = TOOK_AT) -> float | None:
+        """1 where the backdoor took, 0 where not; None where that is unclear, or was not measured.
+
+        Args:
+            floors: what baselines do under the record's attack; their images are counted together.
+            at: see `bdray.results.took`.
+        """
+        stage: Literal["poisoned", "repaired"] = "repaired" if self.name.startswith("repaired/") else "poisoned"
+        own = _rates(record, stage)
+        under = [rates for floor in floors if floor is not None and (rates := getattr(floor, stage)) is not None]
+        counts = [_successes(rates) for rates in under if not rates.collapsed]
+        if own is None or not counts:
+            return None
+        successes, images = (sum(each) for each in zip(*counts, strict=True))
+        answer = took(*_successes(own), successes, images, at)
+        return None if answer is None else float(answer)
 
     def mean(self, records: Sequence[tuple[TrialRecord, TrialRecord | None]]) -> float | None:
         """Its mean over replicates and their twins; None where one of them has none or did not finish."""
@@ -121,6 +168,15 @@ def twin_id(condition: Condition) -> str:
 
 
 def _rates(record: TrialRecord, result: str) -> Rates | None:
+    """What was measured after a stage; None where there is nothing, and where the model had collapsed by then."""
+    stages = () if record.status == "pruned" else record.stages
+    named = [index for index, stage in enumerate(stages) if stage.result == result]
     if result == "repaired":
-        return record.repaired
-    return record.ends.get(result)
+        named = [len(stages) - 1] if len(stages) > 1 else []
+    ends = [stage.last.rates if stage.last else None for stage in stages[: named[-1] + 1]] if named else [None]
+    return None if any(rates is not None and rates.collapsed for rates in ends) else ends[-1]
+
+
+def _successes(rates: Rates) -> tuple[int, int]:
+    """Attacked images that are classified as the attacker wants, and all of them."""
+    return round((rates.attack_success_rate or 0.0) * rates.attacked_images), rates.attacked_images

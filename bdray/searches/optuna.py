@@ -470,17 +470,16 @@ def _suggested(trial: optuna.Trial, axis: Axis) -> float:
     kept = axis.distribution
     if kept is None:
         return axis.labels.index(trial.suggest_categorical(axis.name, list(axis.labels)))
-    if kept.distribution == "int_uniform":
-        return trial.suggest_int(axis.name, int(kept.min), int(kept.max))
-    return kept.rounded(trial.suggest_float(axis.name, kept.min, kept.max, log=kept.distribution == "log_uniform"))
+    if kept.is_int:
+        return kept.rounded(trial.suggest_int(axis.name, int(kept.min), int(kept.max), log=kept.is_logarithmic))
+    return kept.rounded(trial.suggest_float(axis.name, kept.min, kept.max, log=kept.is_logarithmic))
 
 
 def _chosen(params: Mapping[str, Any], axis: Axis) -> float:
     """The same of a trial that has chosen; the first value where the space has changed meanwhile."""
     kept = axis.distribution
     if kept is not None:
-        value = params.get(axis.name, kept.min)
-        return value if kept.distribution == "int_uniform" else kept.rounded(value)
+        return kept.rounded(params.get(axis.name, kept.min))
     return axis.labels.index(params[axis.name]) if params.get(axis.name) in axis.labels else 0
 
 
@@ -490,6 +489,6 @@ def _distribution(axis: Axis) -> BaseDistribution:
     kept = axis.distribution
     if kept is None:
         return CategoricalDistribution(list(axis.labels))
-    if kept.distribution == "int_uniform":
-        return IntDistribution(int(kept.min), int(kept.max))
-    return FloatDistribution(kept.min, kept.max, log=kept.distribution == "log_uniform")
+    if kept.is_int:
+        return IntDistribution(int(kept.min), int(kept.max), log=kept.is_logarithmic)
+    return FloatDistribution(kept.min, kept.max, log=kept.is_logarithmic)

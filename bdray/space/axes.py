@@ -269,10 +269,12 @@ def _parse_distribution(path: str, node: Located, content: Mapping[str, Located]
     checks: tuple[tuple[bool, str, str], ...] = (
         (kind in kinds, "distribution", f"there is no such distribution; {nearest(str(kind), kinds)}"),
         (given["min"] < given["max"], "max", "must be greater than min"),
-        (kind != "log_uniform" or given["min"] > 0, "min", "must be greater than 0 for log_uniform"),
-        (kind != "int_uniform" or whole, "min", "int_uniform needs whole numbers for min and max"),
+        ("log" not in str(kind) or given["min"] > 0, "min", f"must be greater than 0 for {kind}"),
         (given.get("q", 1) > 0, "q", "must be greater than 0"),
-        ("q" not in given or kind != "int_uniform", "q", "int_uniform takes no q"),
+        *(
+            ("int" not in str(kind) or isinstance(value, int), key, f"{kind} needs whole numbers")
+            for key, value in given.items()
+        ),
     )
     for holds, key, problem in checks:
         if not holds:

@@ -199,14 +199,18 @@ class _Expander:
     def run(self) -> Expansion:
         chosen = self._choose()
         exclude = self._check_exclude(chosen)
-        examples = () if isinstance(self.grammar.search, Planned) else tuple(self._filter(chosen))
+        method = self.grammar.search
+        examples: tuple[Condition, ...] = ()
+        if not isinstance(method, Planned):
+            shown = {condition.condition_id: condition for condition in (*chosen, *method.examples(self))}
+            examples = tuple(self._filter(list(shown.values())))
         conditions = self.unique([*(() if examples else chosen), *self._included()])
         twins = twins_of(conditions) if self.grammar.baselines else []
         rank = {seed: index for index, seed in enumerate(self.grammar.seeds)}
         conditions = sorted([*conditions, *twins], key=lambda c: rank.get(c.seed, len(rank)))
         return Expansion(
             grammar=replace(self.grammar, exclude=exclude),
-            conditions=tuple(filter(self.wanted, conditions) if examples else self._filter(conditions)),
+            conditions=tuple(self._chosen(conditions, may_be_empty=bool(examples))),
             excluded=tuple(self.excluded[rule] for rule in exclude),
             duplicates=self.duplicates,
             twins=frozenset(twin.condition_id for twin in twins),
@@ -326,6 +330,13 @@ class _Expander:
                 if rule.matches(self.flats(self.builder(assignment))):
                     return True
         return False
+
+    def _chosen(self, conditions: list[Condition], *, may_be_empty: bool) -> list[Condition]:
+        """What `only` leaves: what a baseline does not have cannot exclude it, so the twins of what is left stay."""
+        kept = list(filter(self.wanted, conditions)) if may_be_empty else self._filter(conditions)
+        left = {condition.condition_id for condition in kept}
+        left |= {condition.baseline().condition_id for condition in kept} if self.grammar.baselines else set()
+        return [condition for condition in conditions if condition.condition_id in left]
 
     def _filter(self, conditions: list[Condition]) -> list[Condition]:
         for rule in self.grammar.only:

@@ -33,6 +33,7 @@ from bdray.space.axes import (
     parse_zip,
     spread,
 )
+from bdray.space.foreign import refuse_foreign
 from bdray.space.overrides import Overrides
 from bdray.space.resources import ResourceRules, parse_resources
 from bdray.space.source import Located, load_yaml, parse_yaml
@@ -75,7 +76,7 @@ class Grammar:
         zip: groups of parameters that advance together.
         exclude: partial matches that are taken out of the grid.
         include: cells that are added, each over `fixed`.
-        only: partial matches that every condition must meet (`--only`).
+        only: partial matches that every condition must meet (`--only`); with `baselines`, the twins of those stay.
         baselines: whether unpoisoned twins are added.
         data_roots: the folder of each data set, by its name; stands above `data.root`.
         plugins: modules that register users' own components.
@@ -156,6 +157,7 @@ def read_grammar(
     root = load_yaml(path) if text is None else parse_yaml(text, str(path))
     if root.content is None:
         raise root.error("is empty: a search space needs at least `fixed` or `parameters`")
+    refuse_foreign(root)
     forced = Overrides.parse(check_keys(root, KEYS, ""), KEYS, overrides, only, seeds)
     content = forced.content
     plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)

@@ -66,7 +66,9 @@ class SearchSpace(Grammar):
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The unpoisoned twins that the sweep runs beside these conditions."""
-        return twins_of(conditions) if self.baselines or self.search.needs_baselines else []
+        if not (self.baselines or self.search.needs_baselines):
+            return []
+        return twins_of(self.search.twinned(self.expansion.ground, conditions))
 
     def flat(self, condition: Condition) -> Mapping[str, Any]:
         """`condition.flat()`, remembered section by section: for whoever asks for thousands."""

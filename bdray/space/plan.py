@@ -112,9 +112,10 @@ def _bound(space: SearchSpace) -> str:
     if rule is None:
         return space.search.bound(space.expansion.ground) if space.is_open else ""
     cells = len({condition.cell_id for condition in space.conditions() if not condition.is_baseline})
-    return (
+    more = (
         f"{_count(len(space.conditions()), 'condition')}, then up to {rule.max - rule.min} more seeds of {cells} cells"
     )
+    return f"{more}; {rule.max} seeds know {rule.until.metric} to ±{rule.until.reach(rule.max):.2f} at best"
 
 
 def _stages(conditions: Sequence[Condition]) -> tuple[tuple[str, int], ...]:

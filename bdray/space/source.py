@@ -2,7 +2,8 @@
 
 Scalars follow the YAML 1.2 core schema, not PyYAML's 1.1: `1e-4` is a number, `no` and `on` are strings, only `true`
 and `false` are booleans. Duplicate keys, numbers that are not finite, foreign tags and documents that contain
-themselves are errors. Whatever the bytes are, nothing but `SpaceError` is raised.
+themselves are errors. Whatever the bytes are, nothing but `SpaceError` is raised. The merge key of YAML 1.1 is known:
+`<<: *defaults` adds what the mapping does not say itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _SCALARS = {
     "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
+_MERGE = "<<"
 _PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern in _SCALARS.items()}
 
 
@@ -208,8 +210,14 @@ class _Constructor:
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Located]:
         content: dict[str, Located] = {}
+        merged: dict[str, Located] = {}
         for key_node, value_node in node.value:
             key = self.build(key_node)
+            if key_node.value == _MERGE and key_node.style is None:
+                if merged:
+                    raise self._error(key.where, "give one `<<`; several mappings are merged as a list: `<<: [*a, *b]`")
+                merged = self._merged(value_node)
+                continue
             if not isinstance(key.content, str):
                 raise self._error(key.where, f"keys must be strings, got {quote(key.plain())}")
             if key.content in content:
@@ -217,7 +225,18 @@ class _Constructor:
                 also = f" (first on line {first.line})" if first.line else ""
                 raise SpaceError(f"duplicate key{also}", file=self._file, line=key.where.line, path=key.content)
             content[key.content] = self.build(value_node, key.where)
-        return content
+        return {**merged, **content}
+
+    def _merged(self, node: yaml.Node) -> dict[str, Located]:
+        """What `<<` adds: a mapping, or several of which the first says most."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        merged: dict[str, Located] = {}
+        for part in parts:
+            found = self.build(part)
+            if not isinstance(found.content, dict):
+                raise self._error(found.where, f"`<<` takes a mapping or a list of them, got {quote(found.plain())}")
+            merged = {**found.content, **merged}
+        return merged
 
     def _scalar(self, kind: str, text: str, where: Where) -> Any:
         if kind == "str":

@@ -12,7 +12,8 @@ from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.variations import Variation
 
-_TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
+TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
+"""Options of a strategy that a test set does not see."""
 
 VARIATIONS: tuple[Variation, ...] = ("off_position", "part")
 
@@ -37,7 +38,7 @@ class Probe:
 
 def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
     """12 hex digits that name an attack as a test set sees it."""
-    wanted = {key: value for key, value in poison.identity().items() if key not in _TRAINING_ONLY}
+    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
     content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
     return digest(content if variation == "whole" else {**content, "variation": variation})
 

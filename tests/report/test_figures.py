@@ -74,6 +74,23 @@ def test_mean_curve_over_shared_epochs(make_record: MakeRecord) -> None:
     ]
 
 
+def test_persistence_is_of_a_repair_whatever_its_stages_are_called(make_record: MakeRecord) -> None:
+    record = make_record((0.9, 0.5, 0.05))
+    poison, tuned = record.stages
+    named = tuned.model_copy(update={"name": "unlearn", "result": "unlearnt"})
+    (before, after, end), again = tuned.epochs, tuned.model_copy(update={"name": "prune", "result": "pruned"})
+    pruned = again.model_copy(update={"epochs": (before, after)})
+    last = named.model_copy(
+        update={"epochs": (after.model_copy(update={"epoch": 0}), end.model_copy(update={"epoch": 1}))}
+    )
+    for stages in ((named,), (pruned, last)):
+        repaired = record.model_copy(update={"stages": (poison, *stages)})
+        (cell,) = study_of([repaired]).cells
+        assert [(epoch, rate.mean) for epoch, rate in mean_curve(cell)] == [(0, 0.9), (1, 0.5), (2, 0.05)]
+        (picture,) = persistence_pictures(study_of([repaired]))
+        assert "of the repair" in picture.alt and "fine-tuning" not in picture.alt
+
+
 def test_persistence_has_a_panel_a_trigger(make_record: MakeRecord) -> None:
     records = [make_record(trigger=trigger, rate=rate) for trigger in ("patch", "blend") for rate in (0.1, 0.2)]
     (picture,) = persistence_pictures(study_of(records))

@@ -260,7 +260,8 @@ def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> Non
     assert "single cell" in variation(study).unanswered
     assert "no baselines" in clean_behaviour(study).unanswered
     assert "no regularizer axis" in regularization(study).unanswered
-    assert "finetune.epochs: 0" in retraining(study_of([make_record((0.5,), finetune={"epochs": 0})])).unanswered
+    for nothing in ({"finetune": {"epochs": 0}}, {"repair": "none"}):
+        assert "Nothing was repaired" in retraining(study_of([make_record((0.5,), **nothing)])).unanswered
     assert "Every model" in regularization(study_of([make_record(regularizer="manifold_mixup")])).unanswered
     failed = study_of([make_record(status="failed")])
     assert "No poisoned condition finished" in variation(failed).unanswered

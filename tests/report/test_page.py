@@ -15,7 +15,7 @@ from bdray.cli import main
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report.figures import PAGE
-from bdray.report.page import SweepDescription, make_report, percent, points
+from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probing import probed_stages
 from bdray.results.cells import study_of
 from bdray.results.statistics import auc_interval
@@ -152,7 +152,7 @@ def test_answers_stand_on_the_page(html: str) -> None:
     assert "4 of 8 no longer have it after fine-tuning." in words
     assert "of 4 the trainings cannot say: it would take 4 more of each at least, all going one way." in words
     assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
-    assert "Clean accuracy after fine-tuning minus before: +1.2 (+1.0 to +1.4) percentage points" in words
+    assert "Clean accuracy after the repair minus before: +1.2 (+1.0 to +1.4) percentage points" in words
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
     assert "Poisoned models: measurement only." in words
     assert "This sweep cannot say" not in words
@@ -338,3 +338,9 @@ def test_what_is_mixed_is_said_and_every_row_says_what_it_was_computed_with(make
     assert "Number formats are mixed: float32 in 2 conditions, bfloat16 in 1 condition." in page.text
     assert page.text.count("c0ffee42") == 3
     assert "are mixed" not in Page(make_report(records[:2], SweepDescription("equal")).html).text
+
+
+def test_only_a_repair_that_uses_clean_images_has_a_clean_split(make_record: MakeRecord) -> None:
+    assert clean_splits([make_record()]).startswith("held_out")
+    assert clean_splits([make_record((0.5,), repair="none")]) == "none: no repair used clean images"
+    assert ">held_out 5 %" not in make_report([make_record((0.5,), repair="none")], SweepDescription("none")).html

@@ -6,8 +6,10 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
+from bdray.commands.readers import searched
 from bdray.commands.tables import show_search
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import Part, SearchView
@@ -30,7 +32,9 @@ def page(folder: Path, **keys: object) -> tuple[str, SearchSpace]:
     for record in records:
         asker.tell(record)
     while not asker.finished:
-        new = [made_up(condition, noise=0.02) for condition in asker.ask(1)]
+        asked = asker.ask(1)
+        twins = [made_up(twin, attacks=space.shown()) for twin in space.twins(asked)]
+        new = [*twins, *(made_up(condition, noise=0.02) for condition in asked)]
         for record in new:
             asker.tell(record)
         records += new
@@ -55,16 +59,17 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
     html, _ = page(
         tmp_path,
         parameters={"poison.rate": RATES, "trigger.size": {"values": [1, 4]}},
-        search={"method": "boundary", "parameter": "poison.rate"},
+        search={"method": "boundary", "parameter": "poison.rate", "metric": "attack_success_rate"},
     )
     assert ">size 1<" in html
     assert ">yes<" in html and "not in max_trials" not in html
     assert "Boundary: poison.rate" in html
     assert "each trial, and where attack_success_rate crosses 0.5" in html
+    assert "`metric: took` is for that" in html
     html, space = page(
         tmp_path,
         parameters={"poison.rate": {"values": [0.005, 0.1]}},
-        seeds={"min": 2, "max": 4, "until": {"half_width": 0.01}},
+        seeds={"min": 2, "max": 8, "until": {"half_width": 0.25}},
     )
     assert "Which cells got more seeds" in html
     assert all(condition.cell_id in html for condition in space.conditions())
@@ -75,6 +80,36 @@ def test_a_boundary_that_took_all_its_trials_does_not_look_settled(tmp_path: Pat
     search = {"method": "boundary", "parameter": "poison.rate", "within": 1.01, "max_trials": 5}
     html, _ = page(tmp_path, parameters={"poison.rate": RATES}, search=search)
     assert "not in max_trials" in html
+
+
+def test_a_boundary_of_trainings_says_how_many_took(tmp_path: Path) -> None:
+    search = {"method": "boundary", "parameter": "poison.rate"}
+    html, _ = page(tmp_path, parameters={"poison.rate": RATES}, search=search)
+    assert "each trial, and where a share of 0.5 of the trainings take" in html
+    found = re.search(
+        r">all</td><td[^>]*>0\.0\d+ \[0\.0\d+, 0\.\d+\]</td><td[^>]*>(\d+) of (\d+)</td><td[^>]*>0<", html
+    )
+    assert found and 0 < int(found[1]) < int(found[2]) <= 20
+
+
+@pytest.mark.parametrize(
+    ("search", "seeds", "is_shown"),
+    [
+        ({"method": "boundary", "parameter": "poison.rate"}, [0, 1], True),
+        ({"method": "grid"}, [0, 1], False),
+        ({"method": "grid"}, {"min": 2, "max": 12, "until": {"above": 0.5}}, True),
+    ],
+)
+def test_what_a_description_says_is_not_taken_for_the_method(
+    tmp_path: Path, search: dict[str, str], seeds: object, *, is_shown: bool
+) -> None:
+    parameters = {"poison.rate": RATES if search["method"] == "boundary" else {"values": [0.1, 0.2]}}
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    text = "as `method: grid`, until: the end"
+    space = {"description": text, "fixed": fixed, "parameters": parameters, "search": search, "seeds": seeds}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    (tmp_path / "space.yaml").write_text(load_space(tmp_path / "space.yaml").to_yaml())
+    assert (searched(Storage.open(tmp_path)) is not None) is is_shown
 
 
 def test_a_terminal_has_the_answer_too() -> None:

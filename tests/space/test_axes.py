@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bdray.errors import SpaceError
+from bdray.searches.ground import Kind
 from bdray.space.axes import MISSING, Distribution, freeze, lookup, parse_parameters, parse_rule, spread
 from bdray.space.source import parse_yaml
 
 UNIT = st.floats(0, 1, exclude_max=True)
 
 
-@given(UNIT, st.sampled_from(["uniform", "log_uniform", "int_uniform"]))
-def test_draws_stay_between_their_ends(unit: float, kind: str) -> None:
-    drawn = Distribution(kind, 1, 64).draw(unit)  # type: ignore[arg-type]
-    assert 1 <= drawn <= 64
-    assert isinstance(drawn, int) == (kind == "int_uniform")
+@given(UNIT, st.sampled_from(get_args(Kind)), st.sampled_from([None, 0.5, 16]))
+def test_draws_stay_between_their_ends(unit: float, kind: Kind, q: float | None) -> None:
+    if q == 0.5 and kind.startswith("int"):
+        q = None
+    found = Distribution(kind, 16, 256, q)
+    drawn = found.draw(unit)
+    assert 16 <= drawn <= 256
+    assert isinstance(drawn, int) == (kind.startswith("int") or q == 16)
+    assert q is None or drawn % q == 0
+    assert found.rounded(drawn) == drawn
+
+
+def test_whole_numbers_on_a_log_scale_are_as_frequent_as_their_share_of_it() -> None:
+    found = Distribution("int_log_uniform", 1, 8)
+    counts = Counter(found.draw(step / 10_000) for step in range(10_000))
+    for number, count in counts.items():
+        share = math.log((number + 0.5) / (number - 0.5)) / math.log(8.5 / 0.5)
+        assert count / 10_000 == pytest.approx(share, abs=1e-3)
+    assert set(counts) == set(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("found", "low", "high", "answer"),
+    [
+        (Distribution("int_uniform", 1, 8), 2.0, 3.0, False),
+        (Distribution("int_uniform", 1, 8), 2.4, 3.1, True),
+        (Distribution("int_uniform", 1, 8), 0.2, 0.9, False),
+        (Distribution("int_uniform", 1, 8), 8.1, 9.9, False),
+        (Distribution("log_uniform", 16, 256, q=16), 16.5, 31.0, False),
+        (Distribution("log_uniform", 16, 256, q=16), 16.5, 33.0, True),
+        (Distribution("log_uniform", 0.1, 1), 0.2, 0.21, True),
+    ],
+)
+def test_whether_a_value_lies_between(found: Distribution, low: float, high: float, *, answer: bool) -> None:
+    assert found.has_between(low, high) is answer
 
 
 def test_quantiles_are_those_of_the_distribution() -> None:
@@ -57,6 +92,8 @@ def test_a_section_as_a_value_sets_every_path_of_it() -> None:
         ("{min: 2, max: 1}", "must be greater than min"),
         ("{min: 0, max: 1, distribution: log_uniform}", "greater than 0 for log_uniform"),
         ("{min: 0.5, max: 1, distribution: int_uniform}", "whole numbers"),
+        ("{min: 1, max: 9, distribution: int_log_uniform, q: 0.5}", "whole numbers"),
+        ("{min: 0, max: 9, distribution: int_log_uniform}", "greater than 0 for int_log_uniform"),
         ("{values: []}", "the grid would be"),
         ("{value: 1, values: [2]}", "together"),
         ("0.1", "must be a mapping such as {value: 0.1}"),

@@ -195,6 +195,26 @@ def test_only_filters_and_survives_resolving(load: Load) -> None:
     assert ids(load(space.to_yaml())) == ids(space)
 
 
+@pytest.mark.parametrize("only", ["trigger.name=test_veil", "poison.rate=0.1"])
+@pytest.mark.parametrize("search", ["grid", "pairwise"])
+def test_only_keeps_the_twins_of_what_it_leaves(load: Load, only: str, search: str) -> None:
+    options = [f"search.method={search}", "baselines=true"]
+    whole, space = load(overrides=options), load(overrides=options, only=[only])
+    left = space.conditions()
+    poisoned = [condition for condition in left if not condition.is_baseline]
+    assert 0 < len(poisoned) < len([condition for condition in whole.conditions() if not condition.is_baseline])
+    twins = {condition.baseline().condition_id for condition in poisoned}
+    assert {condition.condition_id for condition in left if condition.is_baseline} == twins
+    assert ids(load(space.to_yaml())) == ids(space)
+    none = load(overrides=[options[0], "baselines=false"], only=[only])
+    assert [condition for condition in none.conditions() if condition.is_baseline] == []
+
+
+def test_only_takes_twins_out_by_what_they_have(load: Load) -> None:
+    space = load(overrides=["baselines=true"], only=["trigger.name=test_veil", "seed=1"], seeds="0-1")
+    assert {(condition.role, condition.seed) for condition in space.conditions()} == {("poisoned", 1), ("baseline", 1)}
+
+
 def test_seed_lists() -> None:
     assert parse_seed_list("0,2, 4-6") == [0, 2, 4, 5, 6]
     for wrong in ("", "a", "3-1", "1,,2", "-1", "0-99999999"):

@@ -135,3 +135,31 @@ def test_what_is_dumped_is_read_back(value: Any) -> None:
     read = parse_yaml(dump_yaml(value), "f").plain()
     assert read == value
     assert repr(read) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", {"x": 1, "y": 3}),
+        ("a: &a {x: 1, y: 2}\nb: {y: 3, <<: *a}\n", {"x": 1, "y": 3}),
+        ("a: [&p {x: 1}, &q {x: 2, y: 2}]\nb: {<<: [*p, *q]}\n", {"x": 1, "y": 2}),
+        ("a: 1\nb: {'<<': {x: 1}}\n", {"<<": {"x": 1}}),
+    ],
+)
+def test_merge_keys_add_what_is_not_said(text: str, value: Any) -> None:
+    assert parse_yaml(text, "f").plain()["b"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("a: &a [1]\nb:\n  <<: *a\n", 1, "takes a mapping or a list of them"),
+        ("b:\n  <<: {x: 1}\n  <<: {y: 1}\n", 3, "give one `<<`"),
+        ("b: &b\n  <<: *b\n", 1, "contains itself"),
+    ],
+)
+def test_merge_keys_that_mean_nothing(text: str, line: int, problem: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_yaml(text, "f.yaml")
+    assert problem in str(caught.value)
+    assert caught.value.line == line
