@@ -36,7 +36,7 @@ class NamedClass(int):
     def __str__(self) -> str:
         return f"{int(self)} ({self.name})"
 
-    def __getnewargs__(self) -> tuple[int, str]:
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
         return int(self), self.name
 
 

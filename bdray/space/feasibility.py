@@ -49,8 +49,8 @@ def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, C
             return condition, ConditionError("data.train_limit", problem)
         shares = {"finetune.fraction": condition.clean_fraction, "data.clean_pool": condition.held_out_fraction}
         for path, share in shares.items():
-            if problem := comes_to_nothing(share, total, "training images", path):
-                return condition, ConditionError(path, problem)
+            if nothing := comes_to_nothing(share, total, "training images", path):
+                return condition, ConditionError(path, nothing)
     return None
 
 
