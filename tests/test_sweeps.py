@@ -136,7 +136,7 @@ def measured_in(records: Sequence[TrialRecord]) -> dict[str, list[Measured]]:
     flat = [flatten(record.condition) for record in records]
     varied = [path for path in ("poison.stamp", "train.precision") if len({each[path] for each in flat}) > 1]
     found = {}
-    for cell_id in {record.cell_id for record in records}:
+    for cell_id in dict.fromkeys(record.cell_id for record in records):
         members = [record for record in records if record.cell_id == cell_id]
         stages = []
         for result, stage in STAGES:
@@ -462,11 +462,11 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
     all_to_all = [of("patch", order, strategy="all_to_all").before for order in ("after", "before")]
     assert f"({fmean(all_to_all[0]):.0f} and {mean(all_to_all[1])}, floor" in said
     counts = {
-        name: [stages[0].said for key, stages in measured.items() if key.startswith(f"{name}, ")]
+        name: [measured[f"{name}, {order} augmentation"][0].said for order in ("before", "after")]
         for name in ("pixel", "blend", "watermark", "noise_patch")
     }
     told = {"pixel": "the pixels", "blend": "blend", "watermark": "the watermark", "noise_patch": "the noise patch"}
-    for name, (after, before) in counts.items():
+    for name, (before, after) in counts.items():
         assert f"{told[name]} {before.split(' of')[0]} and {after.split(' of')[0]}" in said, (name, before, after)
     baselines = {name: fmean(stages[0].clean) for name, stages in measured.items() if name.startswith("nothing")}
     assert min(baselines, key=lambda name: baselines[name]) == "nothing (baseline), manifold mixup"

@@ -286,7 +286,7 @@ def test_its_interval_holds_the_crossing_of_trainings_that_are_all_or_nothing(sl
 
 
 def test_a_level_that_is_never_reached_is_said_to_lie_outside(load: Load, tmp_path: Path) -> None:
-    parameters = {**PARAMETERS, "poison.rate": {"min": 0.0001, "max": 0.001, "distribution": "log_uniform"}}
+    parameters = {**PARAMETERS, "poison.rate": {"min": 0.0008, "max": 0.004, "distribution": "log_uniform"}}
     space = load(parameters=parameters, fixed=FIXED, search=search())
     asker = begun(space, tmp_path)
     run(space, asker, noise=0.0)
