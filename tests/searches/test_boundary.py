@@ -76,7 +76,7 @@ def test_what_is_told_in_another_order_after_a_restart_is_known_as_well(load: Lo
 
 
 def test_a_level_that_is_never_reached_is_said_to_lie_outside(load: Load, tmp_path: Path) -> None:
-    parameters = {**PARAMETERS, "poison.rate": {"min": 0.0001, "max": 0.001, "distribution": "log_uniform"}}
+    parameters = {**PARAMETERS, "poison.rate": {"min": 0.0004, "max": 0.001, "distribution": "log_uniform"}}
     space = load(parameters=parameters, fixed=FIXED, search=search())
     asker = begun(space, tmp_path)
     run(space, asker, noise=0.0)
