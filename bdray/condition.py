@@ -238,7 +238,8 @@ def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:
         return content
     build: Callable[[Any], DataSet] = _section("data", DATASETS).func  # type: ignore[assignment]
     data = build(content["data"])
-    names, indices = data.class_names(), {}
+    names = data.class_names()
+    indices: dict[str, int] = {}
     for option in options:
         if isinstance(name := poison.get(option), str):
             try:

@@ -66,16 +66,15 @@ def unpack(archive: Path, folder: Path) -> None:
         RuntimeError: a member is no file or folder, or leads out of `folder`; it and what follows is not written.
         OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError: it cannot be read or written.
     """
-    with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
-        for name, kind, content in _zipped(opened) if isinstance(opened, zipfile.ZipFile) else _tarred(opened):
-            place = PurePosixPath(name)
-            if kind not in ("file", "folder") or place.is_absolute() or ".." in place.parts or "\0" in name:
-                raise RuntimeError(f"{name!r} in {archive.name} is no file or folder inside it")
-            target = folder / place
-            (target if kind == "folder" else target.parent).mkdir(parents=True, exist_ok=True)
-            if kind == "file":
-                with content() as source, target.open("wb") as written:
-                    shutil.copyfileobj(source, written)
+    for name, kind, content in (_zipped if zipfile.is_zipfile(archive) else _tarred)(archive):
+        place = PurePosixPath(name)
+        if kind not in ("file", "folder") or place.is_absolute() or ".." in place.parts or "\0" in name:
+            raise RuntimeError(f"{name!r} in {archive.name} is no file or folder inside it")
+        target = folder / place
+        (target if kind == "folder" else target.parent).mkdir(parents=True, exist_ok=True)
+        if kind == "file":
+            with content() as source, target.open("wb") as written:
+                shutil.copyfileobj(source, written)
 
 
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
@@ -85,18 +84,20 @@ _Members = Iterator[tuple[str, str, Callable[[], Any]]]
 """Names, kinds (`file`, `folder`, or anything else), and what opens a file."""
 
 
-def _tarred(archive: tarfile.TarFile) -> _Members:
-    for member in archive:
-        kind = "file" if member.isreg() else "folder" if member.isdir() else "other"
-        yield member.name, kind, partial(archive.extractfile, member)
+def _tarred(archive: Path) -> _Members:
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            kind = "file" if member.isreg() else "folder" if member.isdir() else "other"
+            yield member.name, kind, partial(opened.extractfile, member)
 
 
-def _zipped(archive: zipfile.ZipFile) -> _Members:
-    for member in archive.infolist():
-        # The upper half is a Unix mode, or 0 where it was not packed on Unix.
-        is_other = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
-        kind = "other" if is_other else "folder" if member.is_dir() else "file"
-        yield member.filename, kind, partial(archive.open, member)
+def _zipped(archive: Path) -> _Members:
+    with zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            # The upper half is a Unix mode, or 0 where it was not packed on Unix.
+            is_other = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            kind = "other" if is_other else "folder" if member.is_dir() else "file"
+            yield member.filename, kind, partial(opened.open, member)
 
 
 @contextmanager

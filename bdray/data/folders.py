@@ -311,7 +311,8 @@ def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layo
             f"{where}: expected at least two class folders with images in {folder} "
             f"({layout.train}/<class>/* and {layout.test}/<class>/*, or <class>/*); {found(folder)}{unsorted}{tree}"
         )
-    classes, prefix = {}, "" if place == "." else f"{place}/"
+    classes: dict[str, tuple[ImageFile, ...]] = {}
+    prefix = "" if place == "." else f"{place}/"
     unread += [prefix + name for name in beside]
     for name in names:
         classes[name], rest = _list_images(folder / name)
@@ -335,7 +336,8 @@ def list_images(folder: Path) -> tuple[ImageFile, ...]:
 
 def _list_images(folder: Path) -> tuple[tuple[ImageFile, ...], list[str]]:
     """The image files and the names of all else."""
-    files, rest = [], []
+    files: list[ImageFile] = []
+    rest: list[str] = []
     for entry in _entries(folder):
         if not _is_picture(entry.name) or entry.name.startswith("."):
             rest.append(entry.name + "/" * entry.is_dir())

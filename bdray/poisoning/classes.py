@@ -36,8 +36,8 @@ class NamedClass(int):
     def __str__(self) -> str:
         return f"{int(self)} ({self.name})"
 
-    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
-        return int(self), self.name
+    def __reduce__(self) -> tuple[type[NamedClass], tuple[int, str]]:
+        return NamedClass, (int(self), self.name)
 
 
 @cache

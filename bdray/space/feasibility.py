@@ -45,8 +45,8 @@ def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, C
     kinds = {(id(c.data), c.clean_fraction, c.held_out_fraction): (c, bounds) for c, bounds in conditions}
     for condition, (low, _, total) in kinds.values():
         if total < len(low):
-            problem = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
-            return condition, ConditionError("data.train_limit", problem)
+            fewer = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
+            return condition, ConditionError("data.train_limit", fewer)
         shares = {"finetune.fraction": condition.clean_fraction, "data.clean_pool": condition.held_out_fraction}
         for path, share in shares.items():
             if nothing := comes_to_nothing(share, total, "training images", path):

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bdray.condition import Condition
+from bdray.data.base import DataSet
 from bdray.errors import UserError
+from bdray.models.base import Architecture
 from bdray.values import show
 
 _PATHS: dict[str, Callable[[Condition], Any]] = {
@@ -28,11 +30,13 @@ def prepare(conditions: Sequence[Condition]) -> None:
     Raises:
         UserError: all that cannot be had, and the `--only` for what can run without it.
     """
-    needed = {part: part.prepare for condition in conditions for part in (condition.data, condition.model)}
-    problems: dict[Any, UserError] = {}
-    for part, have in needed.items():
+    needed: dict[DataSet | Architecture, None] = {}
+    for condition in conditions:
+        needed |= {condition.data: None, condition.model: None}
+    problems: dict[DataSet | Architecture, UserError] = {}
+    for part in needed:
         try:
-            have()
+            part.prepare()
         except UserError as error:
             problems[part] = error
     if not problems:
