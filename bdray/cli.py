@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     """Run one command and return its exit status.
 
     Args:
-        kept: a sweep runs in a process of its own (`sweeping.keeper`), a fork of this one: for a process that does
+        kept: a sweep runs in a process of its own (`sweeping.supervisor`), a fork of this one: for a process that does
             nothing else.
     """
     # Whatever the shell says, nothing is written that every user may change.
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
         gc.set_threshold(200_000, 50, 50)
     if not kept or options.run is not _sweep or options.dry_run:
         return _status_of(work, options.command_line, errors)
-    from bdray.sweeping.keeper import keep
+    from bdray.sweeping.supervisor import keep
 
     def driven() -> int:
         return _status_of(work, options.command_line, errors)
@@ -360,12 +360,12 @@ def _load(options: argparse.Namespace) -> SearchSpace:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from bdray.commands import sweep
+    from bdray.commands import launch
 
     space = _load(options)
     if options.dry_run:
-        return sweep.dry_run(space, options)
-    return sweep.run(space, options)
+        return launch.dry_run(space, options)
+    return launch.run(space, options)
 
 
 def _trial(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import REPAIRS, Repair, RepairStage, Tuning
+from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 from bdray.triggers.base import TRIGGERS, Trigger
 
 SCHEMA = 2
@@ -156,7 +156,7 @@ class Condition(Identified):
     def is_repaired(self) -> bool:
         """Whether anything is done to the model after the poison stage: `none` has no stage, `finetune` may have no
         epoch."""
-        return any(not isinstance(stage, Tuning) or stage.recipe.epochs for stage in self.repair_stages)
+        return any(not isinstance(stage, Training) or stage.recipe.epochs for stage in self.repair_stages)
 
     @property
     def clean_fraction(self) -> float:

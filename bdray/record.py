@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from bdray.condition import flatten
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import classes_in
-from bdray.poisoning.kept import TriggerKept
+from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.triggers.variations import Variation
 from bdray.triggers.visibility import Visibility
 
@@ -130,7 +130,7 @@ class DataRecord(_Frozen):
     cover_images: int
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
-    trigger_kept: TriggerKept | None = None
+    trigger_kept: TriggerSurvival | None = None
     """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
     unread: int = 0
     """What lay in class folders and was left out (`data.unread: leave_out`)."""

@@ -21,7 +21,7 @@ from bdray.poisoning.base import Poison
 from bdray.recipes import Finetune
 from bdray.registry import Component, Registry
 from bdray.regularizers.base import Regularizer
-from bdray.repairs.base import Repair, Surgery, Tuning
+from bdray.repairs.base import Operation, Repair, Training
 from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
@@ -175,7 +175,9 @@ def check_regularizer(regularizer: Regularizer) -> None:
 def check_repair(repair: Repair) -> None:
     """Stages have names and results of their own, and say what they are."""
     stages = repair.stages(Finetune())
-    assert all(isinstance(stage, (Tuning, Surgery)) for stage in stages), "a stage is neither a Tuning nor a Surgery"
+    assert all(isinstance(stage, (Training, Operation)) for stage in stages), (
+        "a stage is neither a Training nor an Operation"
+    )
     names, results = ["poison", *(s.name for s in stages)], ["poisoned", *(s.result for s in stages)]
     assert len(set(names)) == len(names), f"two stages have one name: {', '.join(names)}"
     assert len(set(results)) == len(results), f"two stages have one result: {', '.join(results)}"

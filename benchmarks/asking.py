@@ -101,11 +101,11 @@ def drive(cells: int) -> dict[str, Any]:
         _begun("tpe", cells) as asker,
         ClusterRun(ClusterSettings(num_cpus=2, dashboard=False)) as cluster,
     ):
-        storage, course = Storage.open(folder), _Course(asker, cells)
+        storage, search_loop = Storage.open(folder), _Course(asker, cells)
         root = str(Path(__file__).parent.parent)
         job = ClusterJob(storage.child("sweep"), storage, (), sys_path=(root,), work="benchmarks.work:nothing")
-        assert cluster.run(job, course, course)
-    assert course.done == cells
+        assert cluster.run(job, search_loop, search_loop)
+    assert search_loop.done == cells
     return {"peak_mib": _peak_mib()}
 
 

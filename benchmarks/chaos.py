@@ -233,10 +233,10 @@ def descendants() -> Iterator[tuple[psutil.Process, list[str]]]:
                 yield process, command
 
 
-def find(target: str, keeper: int) -> psutil.Process | None:
+def find(target: str, supervisor: int) -> psutil.Process | None:
     """The first process of a kind, or None."""
     for process, command in descendants():
-        if TARGETS[target](command) and (process.pid == keeper) == (target == "keeper"):
+        if TARGETS[target](command) and (process.pid == supervisor) == (target == "keeper"):
             return process
     return None
 
@@ -248,11 +248,11 @@ class _Far:
     server: TrackingServer | None
     link: Link | None
 
-    def blow(self, planned: Strike, keeper: int) -> Callable[[], None] | None:
+    def blow(self, planned: Strike, supervisor: int) -> Callable[[], None] | None:
         """Strikes; None while what is to be struck is not there."""
         if planned.target == LINK:
             return None if self.link is None else partial(self.link.cut, CUTS[planned.signal])
-        victim = self.server if planned.target == SERVER else find(planned.target, keeper)
+        victim = self.server if planned.target == SERVER else find(planned.target, supervisor)
         return None if victim is None else partial(victim.send_signal, signal.Signals[planned.signal])
 
 

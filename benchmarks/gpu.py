@@ -30,8 +30,8 @@ from torch import multiprocessing
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MARGIN
 from bdray.store.storage import Storage
+from bdray.training.batches import DataPlace
 from bdray.training.device import prepare_process
-from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, attempt_trial, run_trial
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, measure_peak

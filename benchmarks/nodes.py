@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from bdray.cluster.confined import confined
+from bdray.cluster.local_ray import confined
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from benchmarks.finished_sweep import large_space, templates_of, write_templates

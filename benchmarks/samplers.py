@@ -106,7 +106,7 @@ def _searched(sampler: str, goals: Sequence[str], cells: int, seed: int) -> list
         path.write_text(yaml.safe_dump(content))
         space = load_space(path)
     assert isinstance(space.search, Optuna)
-    asker = OptunaAsker(space.search, space.expansion.ground, None, ())
+    asker = OptunaAsker(space.search, space.expansion.domain, None, ())
     found: list[Found] = []
     while not asker.finished:
         for condition in asker.ask(1):

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bdray.store.standing import read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SweepFolder
+from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking.parent import runs_page
 from bdray.tracking.server import open_client
 from benchmarks.browser import CHROMIUM, Browser, Page, complaints_of, save
@@ -159,10 +159,10 @@ def _run(album: Album, browser: Browser, folder: Path, space: str) -> str:
 
 
 def _is_under_way(sweep: Storage) -> bool:
-    standing = read_standing(sweep)
-    if standing is None or standing.left_s is None:
+    sweep_status = read_sweep_status(sweep)
+    if sweep_status is None or sweep_status.left_s is None:
         return False
-    return standing.finished >= _UNDER_WAY * standing.total and all(one.stage for one in standing.running)
+    return sweep_status.finished >= _UNDER_WAY * sweep_status.total and all(one.stage for one in sweep_status.running)
 
 
 def _dashboard(album: Album, browser: Browser, said: str, environment: dict[str, str]) -> None:

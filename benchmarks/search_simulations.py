@@ -21,21 +21,21 @@ from benchmarks.statistics import table
 RUNS, MOST_TRIALS, LEVEL, IMAGES = 400, 20, 0.5, 1000
 LOW, HIGH = -3.0, math.log10(0.3)
 
-Training = Callable[[float, np.random.Generator], float]
+TrainingKind = Callable[[float, np.random.Generator], float]
 """The attack success rate of one training at a distance, in decades, from where the crossing is."""
 
 
-def all_or_nothing(low: float, high: float, slope: float) -> Training:
+def all_or_nothing(low: float, high: float, slope: float) -> TrainingKind:
     """It ends at `low` or at `high`, by a logistic curve."""
     return lambda z, random: high if random.random() < 1 / (1 + math.exp(-slope * z)) else low
 
 
-def own_crossings(spread: float) -> Training:
+def own_crossings(spread: float) -> TrainingKind:
     """Every seed takes above a crossing of its own; these are normal, `spread` decades wide."""
     return lambda z, random: 0.98 if z > random.normal(0.0, spread) else 0.05
 
 
-def gradual(noise: float, kind: int = 0, slope: float = 10.0, low: float = 0.05, high: float = 0.98) -> Training:
+def gradual(noise: float, kind: int = 0, slope: float = 10.0, low: float = 0.05, high: float = 0.98) -> TrainingKind:
     """It scatters around a logistic curve, a probit or Gompertz's."""
     curve = _curve(kind, slope, low, high)
     return lambda z, random: float(np.clip(curve(z) + random.normal(0.0, noise), 0.0, 1.0))
@@ -53,7 +53,7 @@ def _curve(kind: int, slope: float, low: float, high: float) -> Callable[[float]
 
 
 def located(
-    training: Training, build: Callable[[], Posterior], within: float, runs: int, took_at: float = 0.5
+    training: TrainingKind, build: Callable[[], Posterior], within: float, runs: int, took_at: float = 0.5
 ) -> list[str]:
     """How often the interval holds the crossing (%), trials on average, how often it was as narrow as asked (%), and
     how often it held then.
@@ -88,7 +88,7 @@ def located(
 
 def shares(runs: int = RUNS) -> list[list[str]]:
     """`metric: took`, as asked by default: within a factor of 3, 20 trials at most."""
-    settings: list[tuple[str, str, Training, float]] = [
+    settings: list[tuple[str, str, TrainingKind, float]] = [
         (f"{100 * low:g} or {100 * high:g} %", f"slope {slope:g}", all_or_nothing(low, high, slope), at)
         for low, high, at in ((0.05, 0.98, 0.5), (0.15, 0.98, 0.5), (0.025, 0.99, 0.5), (0.6, 0.999, 0.8))
         for slope in (4.0, 12.0, 40.0)
@@ -108,7 +108,7 @@ def levels(runs: int = RUNS) -> list[list[str]]:
     """A named rate within a factor of 1.5: with both ways that trainings may have, and with the gradual one alone."""
     rows = []
     for name, only in (("as printed", False), ("taken to be gradual", True)):
-        settings: list[tuple[str, Training]] = [
+        settings: list[tuple[str, TrainingKind]] = [
             (f"little by little, noise {noise:g}, {shape}", gradual(noise, kind))
             for noise in (0.03, 0.08)
             for kind, shape in enumerate(("logistic", "probit", "Gompertz"))
@@ -124,7 +124,7 @@ def levels(runs: int = RUNS) -> list[list[str]]:
     return rows
 
 
-def _at_mean(low: float, high: float, slope: float) -> Training:
+def _at_mean(low: float, high: float, slope: float) -> TrainingKind:
     """All or nothing, with the mean rate at `LEVEL` where the crossing is."""
     shift = math.log((LEVEL - low) / (high - LEVEL)) / slope
     training = all_or_nothing(low, high, slope)

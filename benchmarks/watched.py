@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdray.cluster.metrics import METRICS
+from bdray.cluster.gauges import METRICS
 from bdray.condition import Condition
 from bdray.space import SearchSpace, load_space
 from benchmarks.cluster import COMMANDS, DRIVER, HEAD, NAMES, RUNS, Rehearsal, space_of

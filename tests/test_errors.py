@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from bdray.cluster.alike import UnlikeNodeError
+from bdray.cluster.node_check import UnlikeNodeError
 from bdray.errors import ClusterError, ComponentError, SpaceError, StorageError, nearest
 
 

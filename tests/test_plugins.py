@@ -20,7 +20,7 @@ from bdray.store.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 TRIGGER = '''
-from bdray.repairs import REPAIRS, Repair, Surgery
+from bdray.repairs import REPAIRS, Repair, Operation
 from bdray.triggers.base import TRIGGERS, Trigger
 
 @TRIGGERS.register("{name}")
@@ -35,7 +35,7 @@ class Forget(Repair):
     """Empties the head."""
 
     def stages(self, finetune):
-        return (Surgery("forget", "forgetful", self.identity(), operate=self.forget),)
+        return (Operation("forget", "forgetful", self.identity(), operate=self.forget),)
 
     def forget(self, model, clean):
         head = model.get_submodule(model.taps.head)

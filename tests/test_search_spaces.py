@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bdray.space import load_space
-from bdray.space.plan import make_plan
+from bdray.space.dry_run import make_plan
 from bdray.triggers.base import TRIGGERS
 
 BUILT_IN_TRIGGERS = [name for name, trigger in TRIGGERS if trigger.__module__.startswith("bdray.")]

@@ -17,7 +17,7 @@ from bdray.data import build_dataset
 from bdray.data.splits import split_clean
 from bdray.errors import BdrayError, DataError, PoisonError, SpaceError
 from bdray.poisoning.base import STRATEGIES
-from bdray.poisoning.plan import require_some
+from bdray.poisoning.poison_plan import require_some
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import model_in
 from bdray.shares import comes_to_nothing, smallest_share

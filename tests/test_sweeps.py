@@ -14,7 +14,7 @@ import pytest
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
-from bdray.poisoning.kept import TriggerKept
+from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.report.findings import regularization, variation
 from bdray.report.searching import search_parts
@@ -78,7 +78,7 @@ def test_what_is_said_of_the_stamping_order_is_recomputed_from_its_records() -> 
     records = records_of("stamp-cifar10")
     found = [rates for record in records for floor in record.floors for rates in (floor.poisoned, floor.repaired)]
     floors = [_percent(rates) for rates in found if rates]
-    kept: dict[str, list[TriggerKept]] = {"before_augmentation": [], "after_augmentation": []}
+    kept: dict[str, list[TriggerSurvival]] = {"before_augmentation": [], "after_augmentation": []}
     for record in records:
         if record.role == "poisoned" and record.data and record.data.trigger_kept:
             kept[record.condition["poison"]["stamp"]].append(record.data.trigger_kept)

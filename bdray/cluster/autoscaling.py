@@ -15,7 +15,7 @@ import ray
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from bdray.cluster.places import Place
+from bdray.cluster.node_resources import NodeResources
 
 ANSWER_S = 60.0
 """How long an autoscaler may take to look at what waits; it looks every few seconds, and less often while it adds."""
@@ -24,7 +24,7 @@ _LOOK_S = 0.5
 
 
 @contextmanager
-def waiting(shares: Sequence[Place]) -> Iterator[None]:
+def waiting(shares: Sequence[NodeResources]) -> Iterator[None]:
     """Within this block something waits for each of these, so that an autoscaler adds nodes for it."""
     groups = [placement_group([_bundle(share)]) for share in shares]
     try:
@@ -40,7 +40,7 @@ def has_autoscaler() -> bool:
     return status is not None and status.autoscaling_state.autoscaler_state_version > 0
 
 
-def added(shares: Sequence[Place]) -> list[Place]:
+def added(shares: Sequence[NodeResources]) -> list[NodeResources]:
     """Those of `shares` for which an autoscaler has or adds a node; all where it does not answer in time."""
     if not shares or not has_autoscaler():
         return []
@@ -77,5 +77,5 @@ def _status() -> Any:
     return None
 
 
-def _bundle(share: Place) -> dict[str, float]:
+def _bundle(share: NodeResources) -> dict[str, float]:
     return {name: float(amount) for name, amount in {"CPU": share.cpu, "GPU": share.gpu}.items() if amount}

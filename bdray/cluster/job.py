@@ -10,7 +10,7 @@ from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
-    from bdray.cluster.alike import Expectation
+    from bdray.cluster.node_check import NodeRequirements
 
 PROCESS_NAME = "Condition"
 """What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""
@@ -90,8 +90,8 @@ class ClusterJob:
     cwd: str = ""
     pruning: Pruning | None = None
     pruner: Any = None
-    alike: Expectation | None = None
-    work: str = "bdray.cluster.work:run_task"
+    alike: NodeRequirements | None = None
+    work: str = "bdray.cluster.run_task:run_task"
 
 
 class Source(Protocol):

@@ -10,9 +10,9 @@ from typing import Self
 
 import ray
 
-from bdray.cluster.alike import Expectation
+from bdray.cluster.failures import unlike_node
 from bdray.cluster.job import ClusterJob
-from bdray.cluster.losses import unlike_node
+from bdray.cluster.node_check import NodeRequirements
 from bdray.cluster.nodes import Node, able_nodes, node_of_process, unlike, unprepared
 from bdray.errors import StorageError
 
@@ -31,7 +31,7 @@ class Joining:
         alike: what nodes are compared with.
     """
 
-    def __init__(self, job: ClusterJob, alike: Expectation) -> None:
+    def __init__(self, job: ClusterJob, alike: NodeRequirements) -> None:
         self._job, self._alike = job, alike
         self._known = set(alike.checked)
         self._lock, self._over = threading.Lock(), threading.Event()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from pydantic import BaseModel
 
+from bdray.cluster.failures import in_one_line
 from bdray.cluster.job import ClusterJob
-from bdray.cluster.losses import in_one_line
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -23,7 +23,7 @@ from bdray.trial.compiling import Compiling
 from bdray.trial.costing import Cost
 from bdray.trial.measured import Unmeasured, attempted
 from bdray.trial.needs import Need
-from bdray.trial.pace import Pace, Training
+from bdray.trial.pace import Pace, TrainingKind
 
 if TYPE_CHECKING:
     from bdray.trial.setup import Experiment
@@ -49,7 +49,7 @@ def paces_on(
 
 
 def compilings_on(
-    machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+    machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
 ) -> list[Compiling | Unmeasured]:
     """Measure what compiling brings each training on a machine of this kind."""
     found = []

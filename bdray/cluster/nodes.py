@@ -17,11 +17,11 @@ import ray
 from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bdray.cluster.alike import Expectation, contents_of, data_problems, installation_problems, unshared
 from bdray.cluster.autoscaling import added, has_autoscaler, waiting
+from bdray.cluster.failures import in_one_line
 from bdray.cluster.job import ClusterJob, Task
-from bdray.cluster.losses import in_one_line
-from bdray.cluster.places import Place
+from bdray.cluster.node_check import NodeRequirements, contents_of, data_problems, installation_problems, unshared
+from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
 from bdray.errors import ClusterError, StorageError, StorageNotFoundError, UserError
@@ -113,11 +113,11 @@ def node_of_process(said: str) -> str | None:
     return facts.get("Address", {}).get("NodeID") or None
 
 
-def places(tasks: Sequence[Task] = ()) -> list[Place]:
+def places(tasks: Sequence[Task] = ()) -> list[NodeResources]:
     """What the nodes have that can run trials; for those of `tasks` that none of them can run, what an autoscaler would
     add."""
-    there = [Place(node.cpu, node.gpu) for node in able_nodes()]
-    shares = {Place(task.cpu, task.gpu) for task in tasks if not any(place.holds(task) for place in there)}
+    there = [NodeResources(node.cpu, node.gpu) for node in able_nodes()]
+    shares = {NodeResources(task.cpu, task.gpu) for task in tasks if not any(place.holds(task) for place in there)}
     return there + added(sorted(shares))
 
 
@@ -130,7 +130,7 @@ def await_place() -> None:
     """
     grows = has_autoscaler()
     deadline = time.monotonic() + (GROW_S if grows else JOIN_S)
-    with waiting([Place(1.0)] if grows else []):
+    with waiting([NodeResources(1.0)] if grows else []):
         while not able_nodes():
             if time.monotonic() > deadline:
                 raise ClusterError("no node with a CPU has joined the cluster, so none can run trials (ray status)")
@@ -143,7 +143,7 @@ def inventories() -> Iterator[NodeInventory]:
         yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
 
 
-def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> Expectation:
+def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> NodeRequirements:
     """Whether trials come to the same on all nodes that may run one; fetches and decodes the data there.
 
     Args:
@@ -160,7 +160,7 @@ def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> Expectati
     able, mine, contents = able_nodes(), Installation.here(job.plugins), contents_of(conditions)
     _require_none(unlike(job, able, mine))
     _require_none(unprepared(job, able, contents))
-    return Expectation(mine, frozenset(node.node_id for node in able), contents)
+    return NodeRequirements(mine, frozenset(node.node_id for node in able), contents)
 
 
 def unlike(job: ClusterJob, able: Sequence[Node], mine: Installation) -> list[tuple[Node, Sequence[str]]]:

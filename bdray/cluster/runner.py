@@ -36,18 +36,18 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
-from bdray.cluster.alike import Expectation  # noqa: E402
-from bdray.cluster.confined import confined, has_token  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
+from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
+from bdray.cluster.gauges import Gauges  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
-from bdray.cluster.losses import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
+from bdray.cluster.local_ray import confined, has_token  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
-from bdray.cluster.metrics import Told  # noqa: E402
+from bdray.cluster.node_check import NodeRequirements  # noqa: E402
+from bdray.cluster.node_resources import NodeResources  # noqa: E402
 from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
-from bdray.cluster.places import Place  # noqa: E402
-from bdray.cluster.pruning import start_pruner  # noqa: E402
+from bdray.cluster.pruning_actor import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
@@ -62,7 +62,7 @@ from bdray.trial.compiling import Compiling  # noqa: E402
 from bdray.trial.costing import Cost  # noqa: E402
 from bdray.trial.measured import Unmeasured  # noqa: E402
 from bdray.trial.needs import Need  # noqa: E402
-from bdray.trial.pace import Pace, Training  # noqa: E402
+from bdray.trial.pace import Pace, TrainingKind  # noqa: E402
 from bdray.values import quote  # noqa: E402
 
 START_TRIES, START_S = 3, 300.0
@@ -90,7 +90,7 @@ class ClusterRun:
         self.settings = settings
         self.dashboard_url: str | None = None
         self._watch = ExitStack()
-        self._alike: Expectation | None = None
+        self._alike: NodeRequirements | None = None
 
     def __enter__(self) -> ClusterRun:
         settings = self.settings
@@ -138,7 +138,7 @@ class ClusterRun:
         """Logical CPUs of each node that has some."""
         return node_cpus()
 
-    def places(self, tasks: Sequence[Task] = ()) -> list[Place]:
+    def places(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
         return places(tasks)
 
@@ -177,14 +177,14 @@ class ClusterRun:
         return costs_on(machine, conditions, threads, replace(job, tasks=()))
 
     def compilings(
-        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
     ) -> list[Compiling | Unmeasured]:
         """What compiling brings each training on such a machine."""
         return compilings_on(machine, work, threads, replace(job, tasks=()))
 
-    def told(self, sweep: Storage) -> Told:
+    def told(self, sweep: Storage) -> Gauges:
         """Says what holds of a sweep to whoever watches the cluster; a context manager."""
-        return Told(sweep=sweep.name)
+        return Gauges(sweep=sweep.name)
 
     def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted

@@ -14,8 +14,8 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
+from bdray.cluster.failures import gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.job import Source, Task
-from bdray.cluster.losses import gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.queue import StageQueue
 from bdray.gpu import round_gpu
 

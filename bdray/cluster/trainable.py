@@ -11,8 +11,8 @@ from typing import Any
 from ray import _raylet, tune
 
 from bdray.checksum import take_said
-from bdray.cluster.alike import require_alike_here
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
+from bdray.cluster.node_check import require_alike_here
 from bdray.plugins import load_plugins
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from bdray.commands.tables import chosen, show_comparison, show_results, show_search
+from bdray.commands.results import chosen, show_comparison, show_results, show_search
 from bdray.credentials import public
 from bdray.errors import StorageError, UserError, nearest
 from bdray.record import TrialRecord
@@ -125,7 +125,7 @@ def _study_of(sweep: Storage) -> bytes:
     if view.study is not None and view.study.exists():
         return study_file(read_study(view.study))
     # In an object store nothing is kept: what the records come to.
-    return study_file(view.method.study_of(view.ground, _in_plan_order(sweep)))
+    return study_file(view.method.study_of(view.domain, _in_plan_order(sweep)))
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
@@ -290,7 +290,7 @@ def searched(sweep: Storage) -> SearchView | None:
         return None
     if not space.is_open:
         return None
-    return SearchView(space.search, space.expansion.ground, space.replication, sweep.local_path(STUDY))
+    return SearchView(space.search, space.expansion.domain, space.replication, sweep.local_path(STUDY))
 
 
 def _load_plugins(sweep: Storage) -> None:
@@ -325,7 +325,7 @@ def write_file(path: Path, content: bytes) -> None:
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
     from bdray.commands.status import is_alive
-    from bdray.sweeping.progress import DeliveryProgress
+    from bdray.sweeping.display import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)

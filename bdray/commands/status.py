@@ -20,7 +20,6 @@ from rich.text import Text
 from bdray.commands.readers import find_sweep
 from bdray.errors import StorageError, UserError
 from bdray.store.locks import is_kept, is_locked
-from bdray.store.standing import Standing, read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     DRIVER_LOCK,
@@ -32,8 +31,9 @@ from bdray.store.sweep_folder import (
     read_heads,
     sweeps_in,
 )
+from bdray.store.sweep_status import SweepStatus, read_sweep_status
 from bdray.sweeping.cost import REHEARSALS
-from bdray.sweeping.progress import running_line
+from bdray.sweeping.display import running_line
 from bdray.terminal import Console
 from bdray.values import show_duration
 
@@ -64,7 +64,7 @@ class SweepState:
     planned: int
     heads: Sequence[RecordHead]
     begun: int
-    standing: Standing | None
+    sweep_status: SweepStatus | None
 
     @property
     def counts(self) -> Counter[str]:
@@ -82,7 +82,7 @@ class SweepState:
     @property
     def word(self) -> str:
         """What it does, or how it ended."""
-        phase = self.standing.phase if self.standing else ""
+        phase = self.sweep_status.phase if self.sweep_status else ""
         if self.is_alive:
             return phase if phase in ("running", "delivering") else "starting"
         if self.is_done:
@@ -93,11 +93,11 @@ class SweepState:
     @property
     def left(self) -> str:
         """Time left; of a sweep that does not run, how much there was when it ended."""
-        if self.standing is None or self.standing.left_s is None or self.is_done:
+        if self.sweep_status is None or self.sweep_status.left_s is None or self.is_done:
             return ""
         # A driver that lives says it anew all the time: where the clock says otherwise, it was set, or is another's.
-        passed = min(max(0, now_ms() - self.standing.updated_ms), _SILENT_MS) / 1000 if self.is_alive else 0.0
-        return show_duration(max(0.0, self.standing.left_s - passed))
+        passed = min(max(0, now_ms() - self.sweep_status.updated_ms), _SILENT_MS) / 1000 if self.is_alive else 0.0
+        return show_duration(max(0.0, self.sweep_status.left_s - passed))
 
     @property
     def command(self) -> str:
@@ -190,7 +190,7 @@ def _named(name: str, storage_uri: str) -> Iterator[SweepState]:
 
 def state_of(sweep: Storage, name: str = "") -> SweepState:
     """How a sweep stands, by its files."""
-    folder, standing = SweepFolder(sweep), read_standing(sweep)
+    folder, sweep_status = SweepFolder(sweep), read_sweep_status(sweep)
     info = folder.info()
     there = folder.condition_ids()
     planned = info.conditions or there
@@ -198,10 +198,12 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
     done = {head.condition_id for head in heads}
     others = [condition_id for condition_id in there if condition_id not in done]
     begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
-    return SweepState(name or sweep.name, sweep, info, is_alive(sweep, standing), len(planned), heads, begun, standing)
+    return SweepState(
+        name or sweep.name, sweep, info, is_alive(sweep, sweep_status), len(planned), heads, begun, sweep_status
+    )
 
 
-def is_alive(sweep: Storage, standing: Standing | None = None) -> bool:
+def is_alive(sweep: Storage, sweep_status: SweepStatus | None = None) -> bool:
     """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
     lock = sweep.local_path(DRIVER_LOCK)
     if lock is None:
@@ -210,7 +212,7 @@ def is_alive(sweep: Storage, standing: Standing | None = None) -> bool:
         return is_locked(lock)
     except StorageError:
         # Another user's, who lets nobody look: what its driver said last is all there is.
-        return standing is not None and standing.phase not in ("finished", "interrupted")
+        return sweep_status is not None and sweep_status.phase not in ("finished", "interrupted")
 
 
 def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[RenderableType]:
@@ -223,7 +225,7 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
         table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
     for state in states:
         finished, ended = state.counts["finished"], len(state.heads)
-        runs = len(state.standing.running) if state.is_alive and state.standing else 0
+        runs = len(state.sweep_status.running) if state.is_alive and state.sweep_status else 0
         row = (state.word, f"{ended}/{state.planned}", str(ended - finished), str(runs), state.left or "-")
         table.add_row(Text(state.name), *row)
     yield table
@@ -261,14 +263,14 @@ def _said(state: SweepState) -> str:
 
 def _running(state: SweepState) -> Iterator[RenderableType]:
     """What runs, and the time left."""
-    standing = state.standing
-    if standing is None:
+    sweep_status = state.sweep_status
+    if sweep_status is None:
         return
     if state.is_alive:
-        for running in standing.running:
+        for running in sweep_status.running:
             # Between words, and below its beginning, is where a line goes on that is too long.
             yield Padding(Text(running_line(running)), (0, 0, 0, 2), expand=False)
     if state.left:
-        guessed = f" ({standing.timed} of {standing.kinds} kinds of training timed so far)"
-        guessed = guessed if standing.timed < standing.kinds else ""
+        guessed = f" ({sweep_status.timed} of {sweep_status.kinds} kinds of training timed so far)"
+        guessed = guessed if sweep_status.timed < sweep_status.kinds else ""
         yield Text(f"about {state.left} left{guessed}" + ("" if state.is_alive else ", once it goes on"))

@@ -18,8 +18,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
 from bdray.sweeping import stopping
 from bdray.terminal import Console
+from bdray.training.batches import DataPlace
 from bdray.training.reporter import Reporter
-from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
 
 

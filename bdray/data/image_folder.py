@@ -28,7 +28,7 @@ class ImageFolder(DataSet):
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = DataSet.NOT_SCIENTIFIC | {"train_folder", "test_folder"}
 
     train_folder: str = Field(default=Layout.train, pattern=r"^[^/\\]+$")
-    """Name of the folder below `root` that holds the training set's class folders (`Training`)."""
+    """Name of the folder below `root` that holds the training set's class folders (`TrainingKind`)."""
     test_folder: str = Field(default=Layout.test, pattern=r"^[^/\\]+$")
     """Name of the folder below `root` that holds the test set's class folders (`val`, `Testing`)."""
     test_fraction: float = Field(default=TEST_FRACTION, gt=0.0, lt=1.0)

@@ -1,7 +1,7 @@
 """Poisoning: which images carry the trigger, with what label, and the set that training reads."""
 
 from bdray.poisoning.base import STRATEGIES, Poison, PoisonPlan
-from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set
 
 __all__ = [

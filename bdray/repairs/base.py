@@ -1,7 +1,7 @@
 """What a repair is: a list of stages that a trained model goes through.
 
-A stage either trains (`Tuning`: the loop that also poisons runs it, with its checkpoints) or changes the model at once
-(`Surgery`). After each of its epochs, or after the operation, the model is evaluated like after poisoned training.
+A stage either trains (`Training`: the loop that also poisons runs it, with its checkpoints) or changes the model at once
+(`Operation`). After each of its epochs, or after the operation, the model is evaluated like after poisoned training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CleanData(Protocol):
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Training:
     """A stage that trains the model on the clean set.
 
     Attributes:
@@ -59,11 +59,11 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Surgery:
+class Operation:
     """A stage that changes the model without training it.
 
     Attributes:
-        name, result: as in `Tuning`.
+        name, result: as in `Training`.
         content: JSON content that decides what `operate` does: the stage's fingerprint is made of it.
         operate: does it, in place; says how it went.
         prepare: gives a fresh model the structure that `operate` expects and leaves behind (buffers, hooks), so that
@@ -80,7 +80,7 @@ class Surgery:
         return {"stage": self.name, "content": dict(self.content)}
 
 
-RepairStage = Tuning | Surgery
+RepairStage = Training | Operation
 
 
 class Repair(Component):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bdray.errors import ConditionError
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, CleanData, Details, Repair, RepairStage, Surgery, Tuning
+from bdray.repairs.base import REPAIRS, CleanData, Details, Operation, Repair, RepairStage, Training
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ class FinePruning(Repair):
     """How much clean accuracy on the clean set pruning may cost, as a fraction of its images."""
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        prune = Surgery("prune", "pruned", self.identity(), operate=self._prune, prepare=make_prunable)
-        return (prune, Tuning(finetune))
+        prune = Operation("prune", "pruned", self.identity(), operate=self._prune, prepare=make_prunable)
+        return (prune, Training(finetune))
 
     def uses_clean_data(self, finetune: Finetune) -> bool:
         return True

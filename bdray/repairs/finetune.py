@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, Repair, RepairStage, Tuning
+from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 
 
 @REPAIRS.register("finetune")
@@ -16,7 +16,7 @@ class FineTuning(Repair):
     SOURCE: ClassVar[str] = "Truong et al. 2020 (the abstract's clean retraining); settings are our choice"
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Tuning(finetune),)
+        return (Training(finetune),)
 
 
 @REPAIRS.register("none")

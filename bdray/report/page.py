@@ -26,7 +26,7 @@ from bdray.report.figures import (
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.layout import heat_map
-from bdray.report.probing import probed_stages
+from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
 from bdray.report.strips import trigger_strips

@@ -18,7 +18,7 @@ from bdray.results.axes import axes_of, axis_name
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
 from bdray.searches.crossing import Level
-from bdray.searches.ground import Ground
+from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Metric
 from bdray.searches.optuna import Optuna
 from bdray.searches.replication import Replication, interval_of, why_more
@@ -41,7 +41,7 @@ class SearchView:
     """
 
     method: SearchMethod
-    ground: Ground
+    domain: SearchDomain
     replication: Replication | None = None
     study: Path | None = None
 
@@ -63,7 +63,7 @@ def search_parts(view: SearchView | None, records: Sequence[TrialRecord]) -> lis
         return []
     parts = [_replication(view.replication, records)] if view.replication else []
     if isinstance(view.method, Boundary):
-        parts.append(_boundary(view.method, view.ground, records))
+        parts.append(_boundary(view.method, view.domain, records))
     if isinstance(view.method, Optuna) and view.study is not None and view.study.exists():
         parts += _optuna(view.method, view.study)
     return parts
@@ -107,11 +107,11 @@ def _twin(record: TrialRecord, by_id: dict[str, TrialRecord]) -> TrialRecord | N
     return by_id.get(Condition.parse(record.condition).baseline().condition_id)
 
 
-def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) -> Part:
+def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRecord]) -> Part:
     cells: dict[str, Cell] = {}
-    asker = BoundaryAsker(method, ground, records)
+    asker = BoundaryAsker(method, domain, records)
     for cell in asker.cells.values():
-        axes = [axis for axis in ground.axes if axis.name in cell.place]
+        axes = [axis for axis in domain.axes if axis.name in cell.place]
         words = [f"{axis_name(axis.name)} {axis.labels[int(cell.place[axis.name])]}" for axis in axes]
         cells[", ".join(words) or "all"] = cell
     rows, is_took = [], Metric(method.metric).is_took
@@ -141,7 +141,7 @@ def _boundary(method: Boundary, ground: Ground, records: Sequence[TrialRecord]) 
     counts = ("took", "unclear") if is_took else ("trials", "all or nothing")
     head = ("cell", f"{method.parameter} [95 %]", *counts, "as narrow as asked")
     values = {
-        record.condition_id: float(ground.flat(Condition.parse(record.condition))[method.parameter])
+        record.condition_id: float(domain.flat(Condition.parse(record.condition))[method.parameter])
         for record in records
         if record.role == "poisoned"
     }

@@ -22,7 +22,7 @@ from pydantic import Field
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.registry import Component, Registry
-from bdray.searches.ground import Ground
+from bdray.searches.domain import SearchDomain
 from bdray.searches.pruning import Prune
 from bdray.store.storage import Storage
 
@@ -107,19 +107,19 @@ class SearchMethod(Component):
         """Whether it compares with unpoisoned twins, which are run then even where the space asks for none."""
         return False
 
-    def twinned(self, ground: Ground, conditions: Sequence[Condition]) -> Sequence[Condition]:
+    def twinned(self, domain: SearchDomain, conditions: Sequence[Condition]) -> Sequence[Condition]:
         """Those of the conditions whose unpoisoned twins are run beside them, where baselines are."""
         return conditions
 
-    def examples(self, ground: Ground) -> Sequence[Condition]:
+    def examples(self, domain: SearchDomain) -> Sequence[Condition]:
         """Conditions that it may ask for and whose attacks baselines are to be tested with, beside some drawn ones."""
         return ()
 
-    def bound(self, ground: Ground) -> str:
+    def bound(self, domain: SearchDomain) -> str:
         """How much it asks for, in words, before anything is known."""
         raise NotImplementedError
 
-    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
+    def start(self, domain: SearchDomain, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
         """Begin, or go on where an earlier run of the sweep ended.
 
         Args:
@@ -132,7 +132,7 @@ class SearchMethod(Component):
 class Planned(SearchMethod):
     """A method that needs no results."""
 
-    def conditions(self, ground: Ground) -> Iterator[Condition]:
+    def conditions(self, domain: SearchDomain) -> Iterator[Condition]:
         """All it would run, without repeats."""
         raise NotImplementedError
 
@@ -141,8 +141,8 @@ class Planned(SearchMethod):
             return "max_trials", f"belongs to `method: random`; the method is {self.name}"
         return None
 
-    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
-        return Listed(self.conditions(ground))
+    def start(self, domain: SearchDomain, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
+        return Listed(self.conditions(domain))
 
 
 SEARCHES: Registry[SearchMethod] = Registry("search method", "searches", SearchMethod, "bdray.searches")

@@ -25,7 +25,7 @@ from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
 from bdray.searches.crossing import Crossing, Level, Posterior, Share
-from bdray.searches.ground import Axis, Flat, Ground, locate
+from bdray.searches.domain import Axis, Flat, SearchDomain, locate
 from bdray.searches.metrics import TOOK, Metric
 from bdray.store.storage import Storage
 from bdray.trial.attacks import TRAINING_ONLY, attack_key
@@ -90,32 +90,32 @@ class Boundary(SearchMethod):
     def needs_baselines(self) -> bool:
         return Metric(self.metric).needs_twin
 
-    def bound(self, ground: Ground) -> str:
-        cells, most = len(cells_of(self, ground)), self.max_trials
+    def bound(self, domain: SearchDomain) -> str:
+        cells, most = len(cells_of(self, domain)), self.max_trials
         trials = f"{LEAST} to {most} trials each" if most else f"{LEAST} trials each or more"
         if not Metric(self.metric).is_took:
             return f"{cells} cells, {trials}, until {self.metric} = {self.at:g} is located"
         return f"{cells} cells, {trials} with {FLOORS} baselines, until {self.at:g} of the trainings take"
 
-    def twinned(self, ground: Ground, conditions: Sequence[Condition]) -> Sequence[Condition]:
+    def twinned(self, domain: SearchDomain, conditions: Sequence[Condition]) -> Sequence[Condition]:
         if not Metric(self.metric).is_took:
             return conditions
-        first = [*islice(_seeds(ground), FLOORS)]
+        first = [*islice(_seeds(domain), FLOORS)]
         return [condition for condition in conditions if condition.seed in first]
 
-    def examples(self, ground: Ground) -> Sequence[Condition]:
+    def examples(self, domain: SearchDomain) -> Sequence[Condition]:
         """Each cell at some values of the parameter: baselines are tested with the attacks of all of them."""
-        axis = _searched(self, ground)
+        axis = _searched(self, domain)
         assert axis.distribution is not None
         is_tested = self.parameter.startswith(("trigger.", "poison."))
         is_tested = is_tested and self.parameter.removeprefix("poison.") not in TRAINING_ONLY
         values = [axis.distribution.draw(step / 8) for step in ((1, 3, 5, 7) if is_tested else (4,))]
-        cells = cells_of(self, ground).values()
+        cells = cells_of(self, domain).values()
         rows = ({**cell.assignment, **axis.number(cell.assignment, value)} for cell in cells for value in values)
-        return list(ground.built(rows))
+        return list(domain.built(rows))
 
-    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
-        return BoundaryAsker(self, ground, others)
+    def start(self, domain: SearchDomain, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
+        return BoundaryAsker(self, domain, others)
 
 
 @dataclass
@@ -148,16 +148,16 @@ class Cell:
         return self.posterior.crossing()
 
 
-def cells_of(method: Boundary, ground: Ground) -> dict[object, Cell]:
+def cells_of(method: Boundary, domain: SearchDomain) -> dict[object, Cell]:
     """The cells, by their place; in the order of the other axes.
 
     Raises:
         SpaceError: another axis is drawn from a distribution too, or the parameter is none with a positive range.
     """
-    searched = _searched(method, ground)
+    searched = _searched(method, domain)
     cells: dict[object, Cell] = {}
-    partial: list[tuple[dict[str, float], Flat]] = [({}, {"seed": ground.seeds[0], **ground.fixed})]
-    for axis in ground.axes:
+    partial: list[tuple[dict[str, float], Flat]] = [({}, {"seed": domain.seeds[0], **domain.fixed})]
+    for axis in domain.axes:
         if axis is searched:
             continue
         grown = []
@@ -179,17 +179,17 @@ def _nothing_known(method: Boundary, searched: Axis) -> Posterior:
     return (Share if Metric(method.metric).is_took else Level)(low, high, method.at, rising=method.rising)
 
 
-def _seeds(ground: Ground) -> Iterator[int]:
+def _seeds(domain: SearchDomain) -> Iterator[int]:
     """Those of the space, then new ones."""
-    return chain(ground.seeds, count(max(ground.seeds) + 1))
+    return chain(domain.seeds, count(max(domain.seeds) + 1))
 
 
-def _searched(method: Boundary, ground: Ground) -> Axis:
-    found = next((axis for axis in ground.axes if axis.name == method.parameter), None)
+def _searched(method: Boundary, domain: SearchDomain) -> Axis:
+    found = next((axis for axis in domain.axes if axis.name == method.parameter), None)
     if found is None or found.distribution is None or found.distribution.min <= 0:
         problem = f"'{method.parameter}' must be a parameter with min and max above 0"
         raise SpaceError(problem, path="search.parameter")
-    for axis in ground.axes:
+    for axis in domain.axes:
         if axis.name != method.parameter and axis.distribution is not None:
             raise SpaceError("`method: boundary` crosses the other axes: give it values", path=axis.name)
     return found
@@ -198,9 +198,9 @@ def _searched(method: Boundary, ground: Ground) -> Axis:
 class BoundaryAsker(Asker):
     """Boundaries under way. What is known of a cell does not depend on the order in which it was told."""
 
-    def __init__(self, method: Boundary, ground: Ground, others: Iterable[TrialRecord] = ()) -> None:
-        self._method, self._ground, self._axis = method, ground, _searched(method, ground)
-        self.cells = cells_of(method, ground)
+    def __init__(self, method: Boundary, domain: SearchDomain, others: Iterable[TrialRecord] = ()) -> None:
+        self._method, self._domain, self._axis = method, domain, _searched(method, domain)
+        self.cells = cells_of(method, domain)
         self._metric = Metric(method.metric)
         self._baselines: dict[str, TrialRecord] = {}
         for record in others:
@@ -246,8 +246,8 @@ class BoundaryAsker(Asker):
             value = distribution.rounded(float(f"{10**look:.3g}"))
             for seed in self._seeds_of(cell, len(cell.asked) + step):
                 assignment = {**cell.assignment, **self._axis.number(cell.assignment, value), "seed": seed}
-                built = next(iter(self._ground.built([assignment])), None)
-                if built is not None and self._ground.wanted(built) and built.condition_id not in cell.asked:
+                built = next(iter(self._domain.built([assignment])), None)
+                if built is not None and self._domain.wanted(built) and built.condition_id not in cell.asked:
                     self._note(cell, built)
                     return built
         cell.is_exhausted = True
@@ -257,15 +257,15 @@ class BoundaryAsker(Asker):
         """Seeds that the next trial may have, the preferred one first."""
         if self._metric.is_took:
             used = set(cell.asked.values())
-            return islice((seed for seed in _seeds(self._ground) if seed not in used), 1)
-        seeds = self._ground.seeds
+            return islice((seed for seed in _seeds(self._domain) if seed not in used), 1)
+        seeds = self._domain.seeds
         return (seeds[(turn + shift) % len(seeds)] for shift in range(len(seeds)))
 
     def _note(self, cell: Cell, condition: Condition) -> None:
         twin = condition.baseline().condition_id
         cell.asked[condition.condition_id] = condition.seed
         cell.twins.add(twin)
-        if self._method.twinned(self._ground, [condition]):
+        if self._method.twinned(self._domain, [condition]):
             cell.floors.add(twin)
 
     def recall(self, condition: Condition) -> None:
@@ -323,10 +323,10 @@ class BoundaryAsker(Asker):
         return all(map(self.is_settled, self.cells.values()))
 
     def _parameter(self, condition: Condition) -> float:
-        return float(self._ground.flat(condition)[self._method.parameter])
+        return float(self._domain.flat(condition)[self._method.parameter])
 
     def _cell(self, condition: Condition) -> Cell | None:
-        place = locate(self._ground, condition)
+        place = locate(self._domain, condition)
         if place is None:
             return None
         return self.cells.get(freeze({name: float(at) for name, at in place.items() if name != self._axis.name}))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bdray.condition import Condition
 from bdray.searches.base import SEARCHES, Planned
-from bdray.searches.ground import Ground
+from bdray.searches.domain import SearchDomain
 
 
 @SEARCHES.register("grid")
@@ -16,5 +16,5 @@ class Grid(Planned):
 
     IS_EXHAUSTIVE: ClassVar[bool] = True
 
-    def conditions(self, ground: Ground) -> Iterator[Condition]:
-        yield from ground.unique(ground.built(ground.grid()))
+    def conditions(self, domain: SearchDomain) -> Iterator[Condition]:
+        yield from domain.unique(domain.built(domain.grid()))

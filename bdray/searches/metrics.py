@@ -12,7 +12,7 @@ from bdray.condition import Condition, flatten
 from bdray.errors import nearest
 from bdray.record import RATES, FloorRecord, Rates, TrialRecord
 from bdray.results.took import TOOK_AT, took
-from bdray.searches.ground import lookup
+from bdray.searches.domain import lookup
 from bdray.trial.attacks import attack_key
 
 DROP = "clean_accuracy_drop"

@@ -24,7 +24,7 @@ from bdray.condition import Condition
 from bdray.errors import SpaceError, UserError
 from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.ground import Axis, Flat, Ground, assembled, drawn, is_finite, locate
+from bdray.searches.domain import Axis, Flat, SearchDomain, assembled, drawn, is_finite, locate
 from bdray.searches.metrics import Bound, Goal, twin_id
 from bdray.searches.study import (
     CELL,
@@ -115,19 +115,19 @@ class Optuna(SearchMethod):
             return "sampler", "cmaes needs a package that is not installed: pip install cmaes"
         return None
 
-    def bound(self, ground: Ground) -> str:
+    def bound(self, domain: SearchDomain) -> str:
         most = [f"{self.max_trials:,} cells"] if self.max_trials else []
         most += [f"{self.max_hours:g} hours"] if self.max_hours else []
         twins = ", and their baselines" if self.needs_baselines else ""
-        seeds = f"{len(ground.seeds)} seed{'s' * (len(ground.seeds) > 1)}"
+        seeds = f"{len(domain.seeds)} seed{'s' * (len(domain.seeds) > 1)}"
         return f"up to {' or '.join(most)}, each with {seeds}{twins}; chosen by {self.sampler} as results come in"
 
-    def start(self, ground: Ground, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
-        return OptunaAsker(self, ground, sweep.local_path(STUDY), others)
+    def start(self, domain: SearchDomain, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
+        return OptunaAsker(self, domain, sweep.local_path(STUDY), others)
 
-    def study_of(self, ground: Ground, records: Iterable[TrialRecord]) -> optuna.Study:
+    def study_of(self, domain: SearchDomain, records: Iterable[TrialRecord]) -> optuna.Study:
         """The study that these records come to, in memory: for a sweep that keeps none."""
-        return OptunaAsker(self.model_copy(update={"learn_from": None}), ground, None, records).study
+        return OptunaAsker(self.model_copy(update={"learn_from": None}), domain, None, records).study
 
     def build_sampler(self, *index: int) -> optuna.samplers.BaseSampler:
         """The sampler, drawing from the stream with this index."""
@@ -186,8 +186,8 @@ class OptunaAsker(Asker):
         UserError: the study was made for other goals, or the one to learn from cannot be read or lacks a goal.
     """
 
-    def __init__(self, method: Optuna, ground: Ground, path: Path | None, others: Iterable[TrialRecord]) -> None:
-        self._method, self._ground, self._path = method, ground, path
+    def __init__(self, method: Optuna, domain: SearchDomain, path: Path | None, others: Iterable[TrialRecord]) -> None:
+        self._method, self._domain, self._path = method, domain, path
         # Before anything is written: with this mistake no study is begun.
         teacher = _teacher(method)
         with quiet():
@@ -269,7 +269,7 @@ class OptunaAsker(Asker):
         elif trial.state == TrialState.COMPLETE:
             self._unmeasured.discard(trial.user_attrs[CELL])
         if trial.state == TrialState.RUNNING:
-            conditions = self._conditions(assembled(self._ground, partial(_chosen, trial.params)))
+            conditions = self._conditions(assembled(self._domain, partial(_chosen, trial.params)))
             if conditions is None or conditions[0].cell_id != trial.user_attrs[CELL]:
                 # The space has changed: nobody will ever tell of it.
                 self._end(trial.number, copied, None, {})
@@ -286,7 +286,7 @@ class OptunaAsker(Asker):
             study = self._copy.study
             study.sampler, idle = self._method.build_sampler(number, attempt), study.sampler
             trial = study.ask()
-            assignment = assembled(self._ground, partial(_suggested, trial))
+            assignment = assembled(self._domain, partial(_suggested, trial))
             study.sampler = idle
             conditions = self._new(assignment)
             if conditions:
@@ -362,14 +362,14 @@ class OptunaAsker(Asker):
 
     def _place(self, condition: Condition) -> dict[str, float] | None:
         """Where a condition lies in the space; None where it does not."""
-        return locate(self._ground, condition) if self._ground.wanted(condition) else None
+        return locate(self._domain, condition) if self._domain.wanted(condition) else None
 
     def _learn(self, cell_id: str) -> None:
         """A cell that nobody asked for: once all its seeds are known, it is a trial that costs nothing."""
         found = self._loose[cell_id]
-        if not all(seed in found and found[seed].status == "finished" for seed in self._ground.seeds):
+        if not all(seed in found and found[seed].status == "finished" for seed in self._domain.seeds):
             return
-        conditions = [Condition.parse(found[seed].condition) for seed in self._ground.seeds]
+        conditions = [Condition.parse(found[seed].condition) for seed in self._domain.seeds]
         pairs = [(found[c.seed], self._twins.get(twin_id(c))) for c in conditions]
         values, violations = self._measured(pairs)
         if values is None:
@@ -383,7 +383,7 @@ class OptunaAsker(Asker):
 
         method = self._method
         for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-            conditions = self._new(assembled(self._ground, partial(_chosen, trial.params)))
+            conditions = self._new(assembled(self._domain, partial(_chosen, trial.params)))
             is_same = conditions and trial.user_attrs.get(CONDITIONS) == [c.condition_id for c in conditions]
             if conditions and is_same and trial.constraints.keys() >= {*method.constraints}:
                 by_goal = dict(zip(study.user_attrs[METRICS], trial.values, strict=True))
@@ -412,8 +412,8 @@ class OptunaAsker(Asker):
 
     def _params(self, condition: Condition) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """What Optuna would have chosen for this condition."""
-        place = locate(self._ground, condition) or {}
-        axes = [axis for axis in self._ground.axes if axis.name in place]
+        place = locate(self._domain, condition) or {}
+        axes = [axis for axis in self._domain.axes if axis.name in place]
         params = {a.name: a.labels[int(place[a.name])] if a.distribution is None else place[a.name] for a in axes}
         return params, {axis.name: _distribution(axis) for axis in axes}
 
@@ -424,10 +424,10 @@ class OptunaAsker(Asker):
     def _conditions(self, assignment: Flat) -> Sequence[Condition] | None:
         """A cell with every seed; None where the space leaves one of them out or cannot build it."""
         try:
-            built = list(self._ground.built({**assignment, "seed": seed} for seed in self._ground.seeds))
+            built = list(self._domain.built({**assignment, "seed": seed} for seed in self._domain.seeds))
         except SpaceError:
             return None
-        complete = len(built) == len(self._ground.seeds) and all(map(self._ground.wanted, built))
+        complete = len(built) == len(self._domain.seeds) and all(map(self._domain.wanted, built))
         return built if complete else None
 
     def _drawn(self, number: int) -> Sequence[Condition] | None:
@@ -435,11 +435,11 @@ class OptunaAsker(Asker):
         random = np.random.default_rng(derive_seed(self._method.seed, "subset", "optuna", number, "drawn"))
 
         def candidates() -> Iterator[Flat]:
-            seed = self._ground.seeds[0]
+            seed = self._domain.seeds[0]
             for _ in range(_DRAWS):
-                yield drawn(self._ground, random.random(len(self._ground.axes)).tolist(), seed)
-            if is_finite(self._ground):
-                grid = [assignment for assignment in self._ground.grid() if assignment["seed"] == seed]
+                yield drawn(self._domain, random.random(len(self._domain.axes)).tolist(), seed)
+            if is_finite(self._domain):
+                grid = [assignment for assignment in self._domain.grid() if assignment["seed"] == seed]
                 yield from (grid[index] for index in random.permutation(len(grid)))
 
         return next(filter(None, map(self._new, candidates())), None)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bdray.condition import Condition
 from bdray.searches.base import SEARCHES, Planned
-from bdray.searches.ground import Ground
+from bdray.searches.domain import SearchDomain
 
 
 @SEARCHES.register("pairwise")
@@ -16,11 +16,11 @@ class Pairwise(Planned):
 
     IS_EXHAUSTIVE: ClassVar[bool] = True
 
-    def conditions(self, ground: Ground) -> Iterator[Condition]:
-        conditions = ground.unique(ground.built(ground.grid()))
+    def conditions(self, domain: SearchDomain) -> Iterator[Condition]:
+        conditions = domain.unique(domain.built(domain.grid()))
         cells = list({condition.cell_id: condition for condition in reversed(conditions)}.values())[::-1]
-        chosen = {condition.cell_id for condition in ground.covering(cells)}
+        chosen = {condition.cell_id for condition in domain.covering(cells)}
         kept = {condition.condition_id for condition in conditions if condition.cell_id in chosen}
         # Where seeds differ in their cells, pairs with a seed may still be missing.
-        kept |= {condition.condition_id for condition in ground.covering(conditions, kept)}
+        kept |= {condition.condition_id for condition in domain.covering(conditions, kept)}
         yield from (condition for condition in conditions if condition.condition_id in kept)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdray.condition import Condition
 from bdray.searches.base import SEARCHES, Planned
-from bdray.searches.ground import Flat, Ground, drawn, is_finite
+from bdray.searches.domain import Flat, SearchDomain, drawn, is_finite
 from bdray.seeds import derive_seed
 from bdray.values import freeze
 
@@ -28,7 +28,7 @@ class Random(Planned):
             return "max_trials", "`method: random` needs max_trials: how many conditions to draw"
         return None
 
-    def conditions(self, ground: Ground) -> Iterator[Condition]:
+    def conditions(self, domain: SearchDomain) -> Iterator[Condition]:
         wanted = self.max_trials or 0
         random = np.random.default_rng(derive_seed(self.seed, "subset", "search"))
         seen: set[str] = set()
@@ -40,18 +40,18 @@ class Random(Planned):
                 if key in tried:
                     continue
                 tried.add(key)
-                for condition in ground.built([assignment]):
+                for condition in domain.built([assignment]):
                     if condition.condition_id not in seen and len(seen) < wanted:
                         seen.add(condition.condition_id)
                         yield condition
 
         misses = 0
         while len(seen) < wanted and misses < _PATIENCE:
-            quantiles = random.random(len(ground.axes)).tolist()
+            quantiles = random.random(len(domain.axes)).tolist()
             before = len(seen)
-            yield from new(drawn(ground, quantiles, seed) for seed in ground.seeds)
+            yield from new(drawn(domain, quantiles, seed) for seed in domain.seeds)
             misses = 0 if len(seen) > before else misses + 1
-        if len(seen) < wanted and is_finite(ground):
+        if len(seen) < wanted and is_finite(domain):
             # What is left of a nearly exhausted finite grid would take too many draws to find.
-            grid = ground.grid()
+            grid = domain.grid()
             yield from new(grid[index] for index in random.permutation(len(grid)))

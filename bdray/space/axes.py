@@ -12,7 +12,7 @@ from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, nearest
 from bdray.poisoning.classes import meanings
 from bdray.registry import Identified, explain
-from bdray.searches.ground import MISSING, Distribution, Flat, Kind, lookup
+from bdray.searches.domain import MISSING, Distribution, Flat, Kind, lookup
 from bdray.space.source import Located, Where
 from bdray.values import freeze, quote, show
 

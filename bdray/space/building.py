@@ -10,7 +10,7 @@ from bdray.data.base import DataSet
 from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.poisoning.classes import classes_in, is_meant
-from bdray.searches.ground import Flat
+from bdray.searches.domain import Flat
 from bdray.space.axes import NAME_KEYS, Rule, crossed
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located

@@ -17,12 +17,12 @@ from typing import Any
 from bdray.condition import Condition
 from bdray.errors import ConditionError, nearest
 from bdray.searches import Planned
-from bdray.searches.ground import Distribution, Flat, Ground
+from bdray.searches.domain import Distribution, Flat, SearchDomain
 from bdray.searches.random import Random
 from bdray.space.axes import Parameter, Rule, crossed, spread
 from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, values_by_path
+from bdray.space.covering import covering_subset
 from bdray.space.grammar import Grammar
-from bdray.space.pairwise import covering_subset
 from bdray.space.source import Located, Where
 from bdray.values import freeze, show
 
@@ -54,7 +54,7 @@ class Expansion:
     duplicates: int
     twins: frozenset[str]
     unfiltered: tuple[Condition, ...]
-    ground: Ground
+    domain: SearchDomain
     examples: tuple[Condition, ...]
 
 
@@ -183,7 +183,7 @@ def _impossible(parameter: Parameter, grammar: Grammar, loosened: Collection[str
 
 
 class _Expander:
-    """The work of `expand`, with what it counts on the way: the `Ground` of the search method."""
+    """The work of `expand`, with what it counts on the way: the `SearchDomain` of the search method."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
@@ -215,7 +215,7 @@ class _Expander:
             duplicates=self.duplicates,
             twins=frozenset(twin.condition_id for twin in twins),
             unfiltered=tuple(conditions),
-            ground=self,
+            domain=self,
             examples=examples,
         )
 

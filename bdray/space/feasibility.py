@@ -13,7 +13,7 @@ from bdray.condition import Condition
 from bdray.data.base import DataSet
 from bdray.errors import ComponentError, ConditionError, PoisonError
 from bdray.poisoning.base import Poison
-from bdray.poisoning.plan import make_poison_plan, require_some
+from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.shares import comes_to_nothing
 
 Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]

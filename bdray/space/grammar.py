@@ -16,7 +16,7 @@ from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.registry import Identified
 from bdray.searches import SEARCHES, Planned, SearchMethod
-from bdray.searches.ground import MISSING, lookup
+from bdray.searches.domain import MISSING, lookup
 from bdray.searches.metrics import Metric
 from bdray.searches.replication import Replication
 from bdray.shipped import find

@@ -14,7 +14,7 @@ from typing import Any
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
-from bdray.searches.ground import locate
+from bdray.searches.domain import locate
 from bdray.searches.replication import Replicator
 from bdray.space.axes import Rule
 from bdray.space.building import Flats, located, no_match
@@ -55,20 +55,20 @@ class SearchSpace(Grammar):
         """Its search; see `bdray.searches.base.SearchMethod.start`."""
         if self.replication is not None:
             return Replicator(self.replication, self.expansion.conditions)
-        return self.search.start(self.expansion.ground, sweep, others)
+        return self.search.start(self.expansion.domain, sweep, others)
 
     def holds(self, condition: Condition) -> bool:
         """Whether the search might ask for this condition, with whatever seed, or for its twin."""
-        ground = self.expansion.ground
+        domain = self.expansion.domain
         if self.replication is not None:
             return condition.cell_id in {planned.cell_id for planned in self.expansion.conditions}
-        return condition.is_baseline or (ground.wanted(condition) and locate(ground, condition) is not None)
+        return condition.is_baseline or (domain.wanted(condition) and locate(domain, condition) is not None)
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The unpoisoned twins that the sweep runs beside these conditions."""
         if not (self.baselines or self.search.needs_baselines):
             return []
-        return twins_of(self.search.twinned(self.expansion.ground, conditions))
+        return twins_of(self.search.twinned(self.expansion.domain, conditions))
 
     def flat(self, condition: Condition) -> Mapping[str, Any]:
         """`condition.flat()`, remembered section by section: for whoever asks for thousands."""
@@ -114,7 +114,7 @@ def load_space(
         raise located(error, dict(flat), space, cells[-1] if cells else {})
     if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
-        space.search.bound(expansion.ground)
+        space.search.bound(expansion.domain)
     return _with_used_resources(space)
 
 

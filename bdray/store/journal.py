@@ -14,7 +14,7 @@ from typing import Any
 
 from bdray.checksum import DamagedError, checksum, seal_json, unseal_json
 from bdray.record import RATES, EpochRecord, StageName
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
@@ -33,7 +33,7 @@ class Journal:
         entries: its lines: `step`, `time_ms`, and `metrics` by name.
     """
 
-    def __init__(self, folder: SealedFolder) -> None:
+    def __init__(self, folder: ChecksummedFolder) -> None:
         self._folder = folder
         self.entries, problem = read_journal(folder) if folder.had(JOURNAL) else ([], None)
         self._known = {(name, entry["step"]) for entry in self.entries for name in entry["metrics"]}
@@ -76,7 +76,7 @@ class Journal:
         self._written, self._next_write = len(self.entries), time.monotonic() + _PAUSE_S
 
 
-def read_journal(folder: SealedFolder) -> tuple[list[dict[str, Any]], str | None]:
+def read_journal(folder: ChecksummedFolder) -> tuple[list[dict[str, Any]], str | None]:
     """A journal's good lines, and what is wrong with the others."""
     data = folder.read(JOURNAL)
     if data is None:

@@ -2,9 +2,9 @@
 
     space.yaml, sweep.json, results.*, report.html    of the sweep
     conditions/<condition_id>/                        of a condition (`ConditionFolder`)
-    records/                                          copies of finished records (`bdray.store.gathered`)
-    stages/<fingerprint>/                             of a stage (`bdray.trial.stages`)
-    progress.json                                     how it stands, by its driver (`bdray.store.standing`)
+    records/                                          copies of finished records (`bdray.store.record_index`)
+    stages/<fingerprint>/                             of a stage (`bdray.trial.stage_store`)
+    progress.json                                     how it stands, by its driver (`bdray.store.sweep_status`)
     .lock, mirror.lock, .delivered, mirror.log        of its driver and its tracking mirror
     ray.log                                           what Ray says when it loses processes
 
@@ -28,10 +28,10 @@ from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError
 from bdray.interrupting import interrupt_main_thread
 from bdray.record import ErrorRecord, Status, TrialRecord
-from bdray.store.gathered import WORTH_IT, GatheredRecords, RecordCopy, Stamp
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
-from bdray.store.sealed import SealedFolder
+from bdray.store.record_index import WORTH_IT, RecordCopy, RecordIndex, Stamp
 from bdray.store.storage import Storage
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
@@ -115,7 +115,7 @@ class KeptRecord:
     data: bytes
 
 
-class SweepFolder(SealedFolder):
+class SweepFolder(ChecksummedFolder):
     """A sweep's folder. Nothing is read before it is asked for."""
 
     def __init__(self, sweep: Storage) -> None:
@@ -167,7 +167,7 @@ class SweepFolder(SealedFolder):
         return leased(self.storage, name, wait_s, busy, lost) if path is None else file_lock(path, wait_s, busy)
 
 
-class ConditionFolder(SealedFolder):
+class ConditionFolder(ChecksummedFolder):
     """The files of one condition, for as long as one looks: what `had` and `has_begun` say, they say once."""
 
     def __init__(self, sweep: Storage, condition_id: str) -> None:
@@ -411,12 +411,12 @@ def read_heads(
 
 def _known(
     sweep: Storage, only: Sequence[str] | None, there: Sequence[str] | None = None
-) -> tuple[list[str], GatheredRecords, dict[str, RecordCopy]]:
+) -> tuple[list[str], RecordIndex, dict[str, RecordCopy]]:
     """The conditions asked for that have a folder, and the copies of their records that count."""
     there = SweepFolder(sweep).condition_ids() if there is None else there
     known = set(there)
     names = list(there) if only is None else [name for name in only if name in known]
-    gathered = GatheredRecords(sweep)
+    gathered = RecordIndex(sweep)
 
     def counts(copy: RecordCopy) -> bool:
         stamp = sweep.stamp(f"conditions/{copy.condition_id}/{RECORD}")
@@ -426,7 +426,7 @@ def _known(
     return names, gathered, {name: copies[name] for name in names if name in copies and counts(copies[name])}
 
 
-def _read_and_gather(sweep: Storage, gathered: GatheredRecords, names: Sequence[str]) -> list[KeptRecord]:
+def _read_and_gather(sweep: Storage, gathered: RecordIndex, names: Sequence[str]) -> list[KeptRecord]:
     """Records, read one by one; enough of them are gathered for the next reader."""
 
     def read(name: str) -> tuple[KeptRecord, Mapping[str, Stamp]] | None:
@@ -441,7 +441,7 @@ def _read_and_gather(sweep: Storage, gathered: GatheredRecords, names: Sequence[
 
 
 def _gather(
-    gathered: GatheredRecords, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]], stale: Collection[str] = ()
+    gathered: RecordIndex, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]], stale: Collection[str] = ()
 ) -> None:
     """Copy finished records, with the stamps of the files that were verified, if there are enough of them.
 
@@ -469,7 +469,7 @@ def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[
     wanted = {condition.condition_id: condition for condition in conditions if condition.condition_id in there}
     if not wanted:
         return {}
-    stamps, gathered = _stamps(sweep, list(wanted)), GatheredRecords(sweep)
+    stamps, gathered = _stamps(sweep, list(wanted)), RecordIndex(sweep)
     copies = {name: copy for name, copy in gathered.copies.items() if name in wanted}
     whole = {
         name for name, copy in copies.items() if CONDITION in copy.files and copy.files.items() <= stamps[name].items()

@@ -15,7 +15,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
 from bdray.sweeping.forecast import Capacity, Forecaster
 from bdray.sweeping.tasks import make_tasks
-from bdray.sweeping.work import Kind, Work, training_label, training_of, work_of
+from bdray.sweeping.workload import Kind, Work, training_label, training_of, work_of
 from bdray.trial.costing import COSTS, Cost
 from bdray.trial.measured import Measured, Unmeasured
 from bdray.values import show_duration

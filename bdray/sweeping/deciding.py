@@ -21,7 +21,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, SweepFolder
 from bdray.trial.compiling import COMPILINGS, Compiling, asks_for_compiling, decide_compile
 from bdray.trial.measured import Measured, Unmeasured
-from bdray.trial.pace import PACES, Pace, Training, decide_precision, is_auto, trainings
+from bdray.trial.pace import PACES, Pace, TrainingKind, decide_precision, is_auto, trainings
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob
@@ -37,7 +37,7 @@ class Cluster(Protocol):
         self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
     ) -> list[Pace | Unmeasured]: ...
     def compilings(
-        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
     ) -> list[Compiling | Unmeasured]: ...
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, memory_exhausted
 from bdray.cluster.job import ClusterSettings, Task
-from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, memory_exhausted
-from bdray.cluster.places import require_places
+from bdray.cluster.node_resources import require_places
 from bdray.condition import Condition, digest
 from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
@@ -27,7 +27,6 @@ from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
-from bdray.store.standing import say_phase
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     DELIVERED,
@@ -43,13 +42,14 @@ from bdray.store.sweep_folder import (
     sweeps_in,
     write_failure,
 )
-from bdray.sweeping import origin, stopping
+from bdray.store.sweep_status import say_phase
+from bdray.sweeping import provenance, stopping
 from bdray.sweeping.cost import unmeasured_lines
-from bdray.sweeping.course import Course
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
+from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.preparing import prepare
-from bdray.sweeping.progress import DeliveryProgress, SweepProgress
+from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 _NOT_NOW = Unmeasured("nothing is measured while trials run", failed=False)
 
 _ENDING_S = 5.0
-"""How long a driver whose keeper was killed may take to be gone."""
+"""How long a driver whose supervisor was killed may take to be gone."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SweepSettings:
     retry_failed: bool = False
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
-    work: str = "bdray.cluster.work:run_task"
+    work: str = "bdray.cluster.run_task:run_task"
     command: str = ""
     on_failure: Callable[[str, str], None] = lambda _id, _cause: None
     afterwards: Callable[[ClusterRun, ClusterJob], None] | None = None
@@ -180,9 +180,9 @@ def run_conditions(
             adopted.extend(_adopt(sweep, storage, new))
             return _left(sweep, new, retry_failed=settings.retry_failed)
 
-        course = Course(space, sweep, conditions, sift, searching=searching)
-        course.recall()
-        run = _Run(space, course, storage, sweep, tracking_uri, settings, console)
+        search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
+        search_loop.recall()
+        run = _Run(space, search_loop, storage, sweep, tracking_uri, settings, console)
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
@@ -198,10 +198,10 @@ def run_conditions(
 def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
     _freeze(run.sweep, run.space, run.conditions, run.tracking_uri, run.settings.command)
-    run.course.begin(_elsewhere(run.sweep, run.storage) if searching else ())
+    run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
-    for line in run.course.said():
+    for line in run.search_loop.said():
         run.console.print(line, markup=False, highlight=False, soft_wrap=True)
     say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
 
@@ -258,7 +258,7 @@ class _Run:
     """What is run, where, and who watches."""
 
     space: SearchSpace
-    course: Course
+    search_loop: SearchLoop
     storage: Storage
     sweep: Storage
     tracking_uri: str
@@ -268,17 +268,17 @@ class _Run:
     @property
     def conditions(self) -> Sequence[Condition]:
         """All that are known so far."""
-        return self.course.conditions
+        return self.search_loop.conditions
 
     @property
     def left(self) -> Sequence[Condition]:
         """Of those, all that are run."""
-        return self.course.left
+        return self.search_loop.left
 
     @property
     def shown(self) -> Sequence[Condition]:
         """Those that are known, and examples of those that a search may ask for."""
-        return [*self.conditions, *(self.space.expansion.examples if self.course.searching else ())]
+        return [*self.conditions, *(self.space.expansion.examples if self.search_loop.searching else ())]
 
 
 def _freeze(
@@ -300,8 +300,8 @@ def _freeze(
             conditions=tuple(condition.condition_id for condition in conditions),
             searched_s=0.0 if known is None else known.searched_s,
             command=command,
-            user=origin.user(),
-            git_commit=origin.git_commit(),
+            user=provenance.user(),
+            git_commit=provenance.git_commit(),
             decided=space.resources.decided.plain,
         )
     )
@@ -386,7 +386,7 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         largest = max(cluster.node_cpus(), default=math.inf)
         arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
         job = replace(job, tasks=arrivals.tasks(run.left))
-        examples = arrivals.tasks(run.space.expansion.examples) if run.course.searching else []
+        examples = arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else []
         known = [*job.tasks, *examples]
         require_places(known, cluster.places(known))
         total, watcher = len(run.conditions), _watcher(run, cluster, job)
@@ -405,8 +405,8 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             Eviction(_stage_cache(run)) as eviction,
         ):
             stopping.check()
-            watch = arrivals.watch = _Watch(progress, eviction, run.course, watcher, run.settings.on_failure)
-            completed = cluster.run(job, watch, arrivals) if job.tasks or run.course.searching else True
+            watch = arrivals.watch = _Watch(progress, eviction, run.search_loop, watcher, run.settings.on_failure)
+            completed = cluster.run(job, watch, arrivals) if job.tasks or run.search_loop.searching else True
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
         _say_evicted(run.console, eviction)
@@ -540,10 +540,12 @@ class _Arrivals:
         return make_tasks(conditions, space, gpus=gpus, shares=self.shares, largest=self.largest)
 
     def more(self) -> Sequence[Task]:
-        course, before = self.run.course, len(self.run.conditions)
-        new = course.more()
+        search_loop, before = self.run.search_loop, len(self.run.conditions)
+        new = search_loop.more()
         if self.watch is not None:
-            self.watch.progress.expect(len(course.conditions) - before, done=len(course.conditions) - before - len(new))
+            self.watch.progress.expect(
+                len(search_loop.conditions) - before, done=len(search_loop.conditions) - before - len(new)
+            )
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
@@ -551,12 +553,12 @@ class _Arrivals:
             self.shares |= packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
-            self.watch.watcher.expect(course.conditions[before:], tasks)
+            self.watch.watcher.expect(search_loop.conditions[before:], tasks)
         return tasks
 
     @property
     def exhausted(self) -> bool:
-        return self.run.course.exhausted
+        return self.run.search_loop.exhausted
 
 
 @dataclass(frozen=True)
@@ -565,7 +567,7 @@ class _Watch:
 
     progress: SweepProgress
     eviction: Eviction
-    course: Course
+    search_loop: SearchLoop
     watcher: Watcher
     on_failure: Callable[[str, str], None]
     lost_details: dict[str, str] = field(default_factory=dict)
@@ -578,7 +580,7 @@ class _Watch:
         if status not in ("finished", "pruned"):
             self.on_failure(condition_id, status)
         self.eviction.ended(condition_id)
-        self.course.ended(condition_id)
+        self.search_loop.ended(condition_id)
 
     def restarts(self, condition_id: str, cause: str) -> None:
         self.progress.restarts(condition_id, cause)
@@ -588,7 +590,7 @@ class _Watch:
         self.on_failure(condition_id, cause)
         self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
-        self.course.lost(condition_id)
+        self.search_loop.lost(condition_id)
 
     def expect(self, conditions: Sequence[Condition]) -> None:
         """Conditions have become known that are to be run."""

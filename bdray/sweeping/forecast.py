@@ -18,7 +18,7 @@ from statistics import geometric_mean
 from bdray.cluster.job import Task
 from bdray.cluster.queue import StageQueue
 from bdray.record import TrialRecord
-from bdray.sweeping.work import Kind, StageWork, Work, training_of
+from bdray.sweeping.workload import Kind, StageWork, Work, training_of
 
 _ALMOST_OVER = 0.02
 """Of a condition that has taken longer than was expected, so much is taken to be left."""

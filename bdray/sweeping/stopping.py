@@ -47,7 +47,7 @@ def listening() -> Iterator[None]:
     unraisable = sys.unraisablehook
     sys.unraisablehook = lambda swallowed: _again(swallowed) or unraisable(swallowed)
     try:
-        # A keeper's driver begins with them blocked (`keeper`).
+        # A supervisor's driver begins with them blocked (`supervisor`).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         yield
     finally:

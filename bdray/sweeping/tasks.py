@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
-from bdray.sweeping.work import Kind, kind_of, training_of
+from bdray.sweeping.workload import Kind, kind_of, training_of
 from bdray.trial.surrogate import surrogate_of
 
 

@@ -14,11 +14,11 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
 from bdray.store.journal import read_journal
-from bdray.store.standing import RunningCondition, Standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, now_ms, read_record, read_records
+from bdray.store.sweep_status import RunningCondition, SweepStatus
 from bdray.sweeping.forecast import Capacity, Forecaster, Under
-from bdray.sweeping.work import Work, training_of, work_of
+from bdray.sweeping.workload import Work, training_of, work_of
 
 _GAPS = 101
 """So many of the last gaps between two conditions tell how long one is."""
@@ -140,7 +140,7 @@ class Watcher:
             self.forecaster.gap_s = median(self._gaps) if self._gaps else 0.0
         return self.forecaster.left_s(self._clock(), running, tasks)
 
-    def standing(self, *, total: int, finished: int, failed: int, left_s: float | None) -> Standing:
+    def sweep_status(self, *, total: int, finished: int, failed: int, left_s: float | None) -> SweepStatus:
         """For `bdray status`."""
         with self._lock:
             told = [
@@ -148,7 +148,7 @@ class Watcher:
                 for name in self._running
                 if name in self.forecaster.works
             ]
-        return Standing(
+        return SweepStatus(
             phase="running",
             updated_ms=self._wall_ms(),
             total=total,

@@ -25,7 +25,6 @@ from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.record import TrialRecord
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
-from bdray.store.standing import read_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     CONDITION,
@@ -37,6 +36,7 @@ from bdray.store.sweep_folder import (
     SweepInfo,
     read_records,
 )
+from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
 from bdray.tracking.files import Point, points_of
 from bdray.tracking.report import DeliveryReport, Progress
@@ -312,7 +312,7 @@ class Delivery:
             "bdray.status": "running",
             "mlflow.parentRunId": self.parent_run_id,
         }
-        tags |= parent.origin_tags(self.info)
+        tags |= parent.provenance_tags(self.info)
         if condition.role == "poisoned":
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
@@ -361,8 +361,8 @@ class Delivery:
         try:
             records = read_records(self.files.storage, self.info.conditions or None)
             times_ms += [record.finished_ms for record in records]
-            if not is_complete and (standing := read_standing(self.files.storage)) is not None:
-                times_ms.append(standing.updated_ms)
+            if not is_complete and (sweep_status := read_sweep_status(self.files.storage)) is not None:
+                times_ms.append(sweep_status.updated_ms)
             self._deliver_results(records)
         except StorageError as error:
             problems["the sweep itself"] = str(error)

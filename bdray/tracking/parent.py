@@ -85,7 +85,7 @@ def runs_page(experiment_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
-def origin_tags(info: SweepInfo) -> dict[str, str]:
+def provenance_tags(info: SweepInfo) -> dict[str, str]:
     """What MLflow's list of runs shows as source, user and version; nothing of what is not known."""
     tags = {
         "mlflow.source.name": info.command,
@@ -99,7 +99,7 @@ def origin_tags(info: SweepInfo) -> dict[str, str]:
 def sweep_tags(info: SweepInfo) -> dict[str, str]:
     """Of the parent run, beside those that name it."""
     command = {"bdray.command": info.command} if info.command else {}
-    return {**origin_tags(info), **command}
+    return {**provenance_tags(info), **command}
 
 
 def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str:

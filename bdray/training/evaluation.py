@@ -10,8 +10,8 @@ from torch import nn
 
 from bdray.models.networks.taps import Outputs, forward_outputs
 from bdray.record import Confusion, Rates, finite
+from bdray.training.batches import image_batches
 from bdray.training.device import Compute
-from bdray.training.source import image_batches
 
 COLLAPSE_SHARE = 0.9
 """A model that gives one class more than this share of the clean test images has collapsed."""

@@ -38,11 +38,11 @@ from bdray.regularizers.mixing import mix, mixed_cross_entropy
 from bdray.seeds import Stream, stream
 from bdray.training.augmentation import alternating_flips, augment
 from bdray.training.averaging import Lookahead
+from bdray.training.batches import BatchSource, batches
 from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
-from bdray.training.source import BatchSource, batches
 
 FIRST_PICTURES = 5_000
 """Training pictures that a network is shown before it is trained, where it takes something from them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord, StageName
-from bdray.training.source import DataPlace
+from bdray.training.batches import DataPlace
 
 
 class Reporter:

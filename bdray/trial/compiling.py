@@ -16,7 +16,7 @@ from bdray.condition import Condition
 from bdray.machine import Machine
 from bdray.recipes import Resolved
 from bdray.trial.measured import Measured, Unmeasured
-from bdray.trial.pace import AT_MOST, ROUNDS, Training, pace_key, stepper
+from bdray.trial.pace import AT_MOST, ROUNDS, TrainingKind, pace_key, stepper
 
 if TYPE_CHECKING:
     from bdray.trial.setup import Experiment
@@ -41,7 +41,7 @@ class Compiling(BaseModel):
         return images * (1 / self.plain - 1 / self.compiled) - self.seconds * processes
 
 
-MeasureCompiling = Callable[[Machine, Sequence[Training]], Sequence[Compiling | Unmeasured]]
+MeasureCompiling = Callable[[Machine, Sequence[TrainingKind]], Sequence[Compiling | Unmeasured]]
 """Measures trainings on a kind of machine."""
 
 _TOO_LITTLE = "too little training to try it"
@@ -66,7 +66,7 @@ def shape_of(condition: Condition) -> str:
 
 
 def decide_compile(
-    work: Sequence[Training],
+    work: Sequence[TrainingKind],
     machines: Sequence[Machine],
     *,
     threads: int,

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bdray.errors import BdrayError
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,7 +49,7 @@ class Measured(Generic[M]):
     """
 
     def __init__(self, storage: Storage | None, name: str, model: type[M]) -> None:
-        self._folder = SealedFolder(storage) if storage else None
+        self._folder = ChecksummedFolder(storage) if storage else None
         self._name, self._model = name, model
         self._here: dict[str, M] = {}
 

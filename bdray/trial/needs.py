@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from bdray.condition import Condition, digest
 from bdray.gpu import share_of
 from bdray.recipes import Resolved
-from bdray.repairs.base import Tuning
+from bdray.repairs.base import Training
 from bdray.store.storage import Storage
 from bdray.trial.measured import Measured, Unmeasured
 
@@ -142,7 +142,7 @@ def run_few_steps(condition: Condition, device: torch.device, auto: Resolved = "
     experiment = Experiment.prepare(condition, device, max_batches=MEASURED_STEPS, auto=auto)
     model = experiment.build_model()
     test = experiment.test.sample(EVALUATED)
-    tunings = [step for step in condition.repair_stages if isinstance(step, Tuning)]
-    for stage in (experiment.poison_stage(), *map(experiment.tuning_stage, tunings)):
+    tunings = [step for step in condition.repair_stages if isinstance(step, Training)]
+    for stage in (experiment.poison_stage(), *map(experiment.training_stage, tunings)):
         short = replace(stage, epochs=min(stage.epochs, 1), test=test)
         run_stage(short, short.start(model))

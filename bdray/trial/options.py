@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bdray.recipes import Resolved
-from bdray.training.source import DataPlace
+from bdray.training.batches import DataPlace
 from bdray.trial.attacks import Probe
 
 

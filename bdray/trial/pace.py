@@ -24,7 +24,7 @@ from bdray.condition import Condition, digest
 from bdray.data.base import DataSet
 from bdray.machine import Machine
 from bdray.recipes import Optimization, Resolved
-from bdray.repairs.base import Tuning
+from bdray.repairs.base import Training
 from bdray.trial.measured import Measured, Unmeasured
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingKind:
     """Conditions that take equally long for an image.
 
     Attributes:
@@ -118,7 +118,7 @@ def trainings(
     conditions: Sequence[Condition],
     max_batches: int | None = None,
     waiting: Callable[[Condition], bool] = is_auto,
-) -> list[Training]:
+) -> list[TrainingKind]:
     """The kinds of training among those of `conditions` that wait for a decision.
 
     Args:
@@ -135,7 +135,7 @@ def trainings(
         new = [count for fingerprint, count in stage_images(condition, max_batches) if fingerprint not in seen]
         seen.update(stage.fingerprint for stage in condition.stages)
         images[key] = images.get(key, 0.0) + sum(new)
-    return [Training(example, images[key]) for key, example in examples.items()]
+    return [TrainingKind(example, images[key]) for key, example in examples.items()]
 
 
 @lru_cache(maxsize=64)
@@ -158,12 +158,12 @@ def stage_images(condition: Condition, max_batches: int | None) -> Iterator[tupl
     poison, *repair = condition.stages
     yield poison.fingerprint, images(condition.train, condition.train.epochs, 1 - condition.held_out_fraction)
     for planned, step in zip(repair, condition.repair_stages, strict=True):
-        if isinstance(step, Tuning):
+        if isinstance(step, Training):
             yield planned.fingerprint, images(step.recipe, step.recipe.epochs, condition.clean_fraction)
 
 
 def decide_precision(
-    work: Sequence[Training], machines: Sequence[Machine], threads: int, kept: Paces, measure: Measure
+    work: Sequence[TrainingKind], machines: Sequence[Machine], threads: int, kept: Paces, measure: Measure
 ) -> Decision:
     """What all conditions of `work` are trained in, on whichever of the `machines` they land.
 
@@ -242,7 +242,7 @@ def stepper(experiment: Experiment) -> Stepper:
     """Steps of the poison stage, at a learning rate of 0: no weights grow out of range."""
     import torch
 
-    from bdray.training.source import batches
+    from bdray.training.batches import batches
 
     stage = replace(experiment.untouched_stage(), lr=0.0)
     (batch,) = batches(stage.source, [torch.arange(len(stage.source))], stage.compute.device)

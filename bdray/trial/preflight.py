@@ -13,10 +13,10 @@ from bdray.condition import digest
 from bdray.errors import ConditionError
 from bdray.models.networks.coverage import pixels_seen
 from bdray.models.networks.taps import Outputs
-from bdray.repairs.base import Surgery
+from bdray.repairs.base import Operation
+from bdray.training.batches import batches
 from bdray.training.evaluation import CleanSet
 from bdray.training.loop import Stage, StepGenerators, train_step
-from bdray.training.source import batches
 from bdray.trial.setup import Experiment
 
 LEAST_SEEN = 0.5
@@ -48,10 +48,10 @@ def try_stages(experiment: Experiment) -> None:
     model = experiment.build_model().train()
     _take_step(experiment.poison_stage(), model, "data.train_limit")
     for step in condition.repair_stages:
-        if isinstance(step, Surgery):
+        if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:
-            _take_step(experiment.tuning_stage(step), model, "finetune.fraction")
+            _take_step(experiment.training_stage(step), model, "finetune.fraction")
     _tried.update(kinds)
 
 
@@ -71,7 +71,7 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
     yield before
     for step in condition.repair_stages:
         kind: object = step.identity()
-        if not isinstance(step, Surgery):
+        if not isinstance(step, Operation):
             recipe = step.recipe
             kind = [step.name, recipe.optimizer, recipe.augment, recipe.precision, recipe.layers, bool(recipe.epochs)]
         before = digest({"after": before, "stage": kind, "alone": len(split.clean_indices) < _FEW})
@@ -106,18 +106,18 @@ class _Beginning(CleanSet):
         raise _BegunError
 
 
-def _begin(experiment: Experiment, surgery: Surgery, model: nn.Module) -> None:
+def _begin(experiment: Experiment, operation: Operation, model: nn.Module) -> None:
     """Prepare the model for an operation and begin it: with the first pictures alone where that is enough for it."""
-    surgery.prepare(model)
+    operation.prepare(model)
     chosen = experiment.split.clean_indices
     few = replace(experiment, split=replace(experiment.split, clean_indices=chosen[:_FEW]))
     with suppress(_BegunError):
         try:
-            surgery.operate(model, _beginning(few))
+            operation.operate(model, _beginning(few))
         except _BegunError:
             raise
         except Exception:
-            surgery.operate(model, _beginning(experiment))
+            operation.operate(model, _beginning(experiment))
 
 
 def _beginning(experiment: Experiment) -> CleanSet:

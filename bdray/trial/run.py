@@ -36,7 +36,7 @@ from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
-from bdray.trial.stages import StageStore
+from bdray.trial.stage_store import StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 from bdray.triggers.visibility import Visibility
 

@@ -17,19 +17,19 @@ from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
-from bdray.poisoning.plan import make_poison_plan, require_some
+from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import DataRecord, StageName
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import Tuning
+from bdray.repairs.base import Training
 from bdray.seeds import derive_seed, stream
+from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
-from bdray.training.source import DataPlace, FromHost, choose_place
 from bdray.trial.attacks import Probe, attack_key
-from bdray.trial.kept import trigger_kept
+from bdray.trial.survival import trigger_kept
 from bdray.triggers.base import Trigger
 from bdray.triggers.variations import vary
 from bdray.triggers.visibility import VISIBILITY_IMAGES, Visibility, largest_change, visibility
@@ -158,7 +158,7 @@ class Experiment:
         some = self._training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
         return self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
 
-    def tuning_stage(self, tuning: Tuning) -> Stage:
+    def training_stage(self, tuning: Training) -> Stage:
         """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
         clean = self._training_set(NOTHING, self.split.clean_indices)
         compute = make_compute(tuning.recipe.precision, self.compute.device, self.auto)

@@ -12,7 +12,7 @@ from torch import nn
 from bdray.condition import PlannedStage
 from bdray.errors import TrialInterrupted
 from bdray.record import Confusion, EpochRecord, StageRecord
-from bdray.repairs.base import RepairStage, Surgery, Tuning
+from bdray.repairs.base import Operation, RepairStage, Training
 from bdray.store.journal import Journal
 from bdray.store.sweep_folder import now_ms, warning_for
 from bdray.training.device import Compute, stage_environment
@@ -21,7 +21,7 @@ from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.trial.options import TrialOptions
 from bdray.trial.setup import Experiment
-from bdray.trial.stages import KeptStage, StageStore
+from bdray.trial.stage_store import KeptStage, StageStore
 
 _UNKNOWN = {"attack_success_rate": None, "robust_accuracy": None}
 
@@ -86,7 +86,7 @@ class StageRunner:
 
     def repair(self, planned: PlannedStage, step: RepairStage, before: StageEnd) -> StageEnd:
         """One stage of a repair, after the one that ended with `before`."""
-        if isinstance(step, Tuning):
+        if isinstance(step, Training):
             return self._once(planned, partial(self._tune, planned, step, before))
         step.prepare(self.model)
         return self._once(planned, partial(self._operate, planned, step, before))
@@ -127,18 +127,18 @@ class StageRunner:
         stage = self.experiment.poison_stage()
         return self._train(stage, stage.start(self.model), planned)
 
-    def _tune(self, planned: PlannedStage, tuning: Tuning, before: StageEnd) -> StageEnd:
+    def _tune(self, planned: PlannedStage, tuning: Training, before: StageEnd) -> StageEnd:
         """Retrain on clean data. Epoch 0 is the model as it came."""
-        stage = self.experiment.tuning_stage(tuning)
+        stage = self.experiment.training_stage(tuning)
         state = stage.start(self.model)
         state.history.append(before.as_epoch_0)
         end = self._train(stage, state, planned)
         return end if end.record.epochs[-1].epoch else replace(end, confusion=before.confusion)
 
-    def _operate(self, planned: PlannedStage, surgery: Surgery, before: StageEnd) -> StageEnd:
+    def _operate(self, planned: PlannedStage, operation: Operation, before: StageEnd) -> StageEnd:
         """Change the model at once: epoch 0 is the model as it came, epoch 1 what it is now."""
         started = time.perf_counter()
-        details = surgery.operate(self.model, self.experiment.clean_set())
+        details = operation.operate(self.model, self.experiment.clean_set())
         evaluation = self.experiment.poison_stage().evaluate(self.model)
         now = EpochRecord(
             epoch=1,

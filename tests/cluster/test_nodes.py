@@ -19,11 +19,11 @@ from waiting import HANG_S
 
 import bdray
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
-from bdray.cluster.alike import Expectation
-from bdray.cluster.confined import confined
 from bdray.cluster.joining import Joining
+from bdray.cluster.local_ray import confined
+from bdray.cluster.node_check import NodeRequirements
+from bdray.cluster.node_resources import NodeResources, require_places
 from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
-from bdray.cluster.places import Place, require_places
 from bdray.commands import inspection
 from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
@@ -95,7 +95,7 @@ def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
     sweep = Storage.open(folder / "runs" / "sweep")
     job = ClusterJob(sweep, sweep.parent, (), plugins=("nodes_plugin",), sys_path=(str(folder / "here"),))
     with ClusterRun(ClusterSettings(address=cluster)) as run:
-        assert sorted(run.places()) == [Place(1, 0), Place(1, 0), Place(2, 1)]
+        assert sorted(run.places()) == [NodeResources(1, 0), NodeResources(1, 0), NodeResources(2, 1)]
         with pytest.raises(UserError) as caught:
             run.require_alike(job, [Condition.parse(CONTENT)])
     title, *lines = str(caught.value).splitlines()
@@ -220,7 +220,7 @@ def test_a_loss_is_excused_only_where_it_was_a_node_that_nobody_knows(
     with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)):
         (first,) = able_nodes()
         second = cluster.add_node(num_cpus=1).node_id
-        joining = Joining(job, Expectation(Installation.here(()), frozenset({first.node_id}), ()))
+        joining = Joining(job, NodeRequirements(Installation.here(()), frozenset({first.node_id}), ()))
         said = {}
         for node in able_nodes():
             doomed = ray.remote(Doomed).options(**{**node.options, "num_cpus": 1}).remote()
@@ -263,7 +263,7 @@ def task(name: str, cpu: float, gpu: float = 0.0) -> Task:
 
 
 def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
-    places = [Place(4, 1), Place(2), Place(2)]
+    places = [NodeResources(4, 1), NodeResources(2), NodeResources(2)]
     fitting = [task("a", 4), task("b", 1, 1 / 3), task("c", 4, 1)]
     require_places(fitting, places)
     with pytest.raises(UserError) as caught:

@@ -27,9 +27,9 @@ from bdray.condition import Condition
 from bdray.record import ErrorRecord
 from bdray.store import locks
 from bdray.store.locks import Holder
-from bdray.store.standing import RunningCondition, Standing, read_standing, write_standing
 from bdray.store.storage import Storage, _Remote
 from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
+from bdray.store.sweep_status import RunningCondition, SweepStatus, read_sweep_status, write_sweep_status
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
@@ -64,7 +64,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
         epochs=8,
         images_per_second=812.4,
     )
-    standing = Standing(
+    sweep_status = SweepStatus(
         phase="running",
         updated_ms=now_ms(),
         total=4,
@@ -75,7 +75,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
         timed=1,
         kinds=2,
     )
-    write_standing(storage, standing)
+    write_sweep_status(storage, sweep_status)
     return storage
 
 
@@ -138,9 +138,9 @@ def test_a_storage_that_was_moved_is_continued_where_it_is(
 def test_the_time_left_is_believed_whatever_the_clock_says(
     sweep: Storage, capsys: pytest.CaptureFixture[str], set_by: int
 ) -> None:
-    standing = read_standing(sweep)
-    assert standing is not None
-    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+    sweep_status = read_sweep_status(sweep)
+    assert sweep_status is not None
+    write_sweep_status(sweep, sweep_status.model_copy(update={"updated_ms": now_ms() + set_by}))
     with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
         assert re.search(r"about 2 h (1 min )?left", shown(capsys, "study"))
 
@@ -158,10 +158,10 @@ def far(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(sweep: Storage, far: Storage) -> None:
     """What it said last is from an hour ago, or from the future: the clock was set."""
-    standing, me = read_standing(sweep), Holder.me()
-    assert standing is not None
+    sweep_status, me = read_sweep_status(sweep), Holder.me()
+    assert sweep_status is not None
     for set_by in (-3_600_000, 3_600_000):
-        write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+        write_sweep_status(sweep, sweep_status.model_copy(update={"updated_ms": now_ms() + set_by}))
         for holder, alive in ((me, True), (replace(me, born_s=1.0), False)):
             sweep.write_atomic(DRIVER_LOCK, holder.text)
             assert state_of(far).is_alive is alive, (set_by, holder)
@@ -174,9 +174,9 @@ def test_in_an_object_store_a_driver_elsewhere_lives_while_its_lease_changes(
     set_by: int, sweep: Storage, far: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the difference of the two machines' clocks."""
-    standing, other = read_standing(sweep), replace(Holder.me(), machine="other")
-    assert standing is not None
-    write_standing(sweep, standing.model_copy(update={"updated_ms": now_ms() + set_by}))
+    sweep_status, other = read_sweep_status(sweep), replace(Holder.me(), machine="other")
+    assert sweep_status is not None
+    write_sweep_status(sweep, sweep_status.model_copy(update={"updated_ms": now_ms() + set_by}))
     over = threading.Event()
 
     def beat() -> None:

@@ -24,8 +24,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bdray.training import source
-
 CUDA = torch.device("cuda:0")
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype_layout, torch.ops.aten.copy_.default}
@@ -272,7 +270,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
         monkeypatch.setattr(f"{module}.pixels_seen", lambda _, size: torch.ones(size, size, dtype=torch.bool))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _tensor, _stream: None)
     monkeypatch.setattr(torch.utils, "swap_tensors", lambda kept, other: setattr(kept, "data", other.data))
-    monkeypatch.setattr(source, "ThreadPoolExecutor", _AtOnce)
+    monkeypatch.setattr("bdray.training.batches.ThreadPoolExecutor", _AtOnce)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     pretended = PretendedGpu()

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from bdray.condition import Condition
 from bdray.regularizers import REGULARIZERS
 from bdray.store.storage import Storage
+from bdray.training.batches import DataPlace
 from bdray.training.device import pick_device
 from bdray.training.loop import Stage, run_stage
-from bdray.training.source import DataPlace
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.needs import Need, measure_peak
 from bdray.trial.setup import Experiment
@@ -98,7 +98,7 @@ def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
     chosen = condition(finetune={"epochs": 1, "batch_size": 8, "layers": layers, "optimizer": "adamw"})
     experiment = prepared(gpu, chosen)
     (tuning,) = chosen.repair_stages
-    train(gpu, experiment.tuning_stage(tuning), experiment.build_model())
+    train(gpu, experiment.training_stage(tuning), experiment.build_model())
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS.names())
@@ -117,15 +117,15 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     chosen = condition(repair={"name": "fine_pruning"})
     experiment = prepared(gpu, chosen)
     model = experiment.build_model()
-    surgery, tuning = chosen.repair_stages
-    surgery.prepare(model)
+    operation, tuning = chosen.repair_stages
+    operation.prepare(model)
     clean = experiment.clean_set()
     assert clean.images.device.type == "cuda"
     with gpu.no_waiting():
-        details = surgery.operate(model, clean)
+        details = operation.operate(model, clean)
     assert gpu.read_back == ["_prune"] * 2
     assert details["channels"] == 64
-    train(gpu, experiment.tuning_stage(tuning), model)
+    train(gpu, experiment.training_stage(tuning), model)
 
 
 def test_batches_are_fetched_from_the_host(gpu: Any) -> None:

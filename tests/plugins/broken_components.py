@@ -9,7 +9,7 @@ import torch
 
 from bdray.poisoning import STRATEGIES, Poison
 from bdray.regularizers import REGULARIZERS, Regularizer
-from bdray.repairs import REPAIRS, Repair, Surgery
+from bdray.repairs import REPAIRS, Operation, Repair
 from bdray.triggers import TRIGGERS, Trigger
 
 
@@ -90,4 +90,4 @@ class Twice(Repair):
     SOURCE: ClassVar[str] = "a test"
 
     def stages(self, finetune: Any) -> Any:
-        return [Surgery("cut", result, {}, operate=lambda model, clean: {}) for result in ("one", "two")]
+        return [Operation("cut", result, {}, operate=lambda model, clean: {}) for result in ("one", "two")]

@@ -10,7 +10,7 @@ from torch import nn
 
 from bdray.models import build_model
 from bdray.recipes import Finetune
-from bdray.repairs import REPAIRS, Surgery
+from bdray.repairs import REPAIRS, Operation
 from bdray.repairs.fine_pruning import pruning_curve
 from bdray.training.device import Compute
 from bdray.training.evaluation import CleanSet, Normalization
@@ -18,9 +18,9 @@ from bdray.training.evaluation import CleanSet, Normalization
 CPU = torch.device("cpu")
 
 
-def prune_stage(max_drop: float) -> Surgery:
+def prune_stage(max_drop: float) -> Operation:
     stage = REPAIRS.build({"name": "fine_pruning", "max_drop": max_drop}).stages(Finetune())[0]
-    assert isinstance(stage, Surgery)
+    assert isinstance(stage, Operation)
     return stage
 
 

@@ -13,7 +13,7 @@ import torch
 from bdray.condition import Condition
 from bdray.models import build_model
 from bdray.recipes import Finetune
-from bdray.repairs import REPAIRS, Repair, Surgery, Tuning
+from bdray.repairs import REPAIRS, Operation, Repair, Training
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_record
 from bdray.training.reporter import Reporter
@@ -55,13 +55,13 @@ def test_stages_have_names_and_results_of_their_own(repair: Repair) -> None:
     assert len({stage.result for stage in stages} | {"poisoned"}) == len(stages) + 1
     for stage in stages:
         assert json.loads(json.dumps(stage.identity())) == stage.identity()
-        assert isinstance(stage, (Tuning, Surgery))
+        assert isinstance(stage, (Training, Operation))
 
 
 def test_a_fresh_model_takes_the_structure_of_a_repaired_one(repair: Repair) -> None:
     model = build_model("resnet8", 4, 16)
     for stage in repair.stages(Finetune()):
-        if isinstance(stage, Surgery):
+        if isinstance(stage, Operation):
             stage.prepare(model)
             stage.prepare(model)
     assert torch.isfinite(model(torch.zeros(2, 3, 16, 16))).all()

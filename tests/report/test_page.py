@@ -16,7 +16,7 @@ from bdray.data.duplicates import DuplicatesRecord
 from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report.figures import PAGE
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
-from bdray.report.probing import probed_stages
+from bdray.report.probes import probed_stages
 from bdray.results.cells import study_of
 from bdray.results.statistics import auc_interval
 from bdray.store.storage import Storage

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bdray.commands.readers import searched
-from bdray.commands.tables import show_search
+from bdray.commands.results import show_search
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import Part, SearchView
 from bdray.space import SearchSpace, load_space
@@ -38,7 +38,7 @@ def page(folder: Path, **keys: object) -> tuple[str, SearchSpace]:
         for record in new:
             asker.tell(record)
         records += new
-    view = SearchView(space.search, space.expansion.ground, space.replication, folder / "study.journal")
+    view = SearchView(space.search, space.expansion.domain, space.replication, folder / "study.journal")
     return make_report(records, SweepDescription("made-up", search=view)).html, space
 
 

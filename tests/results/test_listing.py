@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bdray.cli import main
-from bdray.commands.tables import chosen, said_of_classes
+from bdray.commands.results import chosen, said_of_classes
 from bdray.errors import UserError
 from bdray.record import DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report

@@ -70,7 +70,7 @@ def test_a_users_method_registers_like_a_trigger(tmp_path: Path) -> None:
 
 def test_planning_imports_no_optimizer(tmp_path: Path) -> None:
     path = spaces(tmp_path, {"method": "random", "max_trials": 4})
-    code = "import sys; from bdray.space import load_space; from bdray.space.plan import make_plan;"
+    code = "import sys; from bdray.space import load_space; from bdray.space.dry_run import make_plan;"
     code += f"make_plan(load_space({str(path)!r}));"
     code += "print([m for m in ('torch', 'ray', 'optuna', 'scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,7 +22,7 @@ from bdray.searches.study import CELL, FREE, STUDY, journal
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
-from bdray.sweeping.course import Course
+from bdray.sweeping.search_loop import SearchLoop
 from benchmarks.searching import made_up, success_of
 
 Load = Callable[..., SearchSpace]
@@ -206,27 +206,27 @@ def test_mistakes_are_named(keys: dict[str, object], said: str, load: Load) -> N
     assert said in str(caught.value)
 
 
-def drive(space: SearchSpace, sweep: Storage, pause: float = 0.0) -> Course:
+def drive(space: SearchSpace, sweep: Storage, pause: float = 0.0) -> SearchLoop:
     """What the driver does, with made-up trials and two of them at a time."""
     folder = SweepFolder(sweep)
 
     def sift(new: Sequence[Condition]) -> Sequence[Condition]:
         return [c for c in new if read_record(sweep, c.condition_id) is None]
 
-    course = Course(space, sweep, space.conditions(), sift, searching=True)
-    course.recall()
-    ids = tuple(condition.condition_id for condition in course.conditions)
+    search_loop = SearchLoop(space, sweep, space.conditions(), sift, searching=True)
+    search_loop.recall()
+    ids = tuple(condition.condition_id for condition in search_loop.conditions)
     folder.write_info(SweepInfo(name="sweep", experiment="sweep", conditions=ids))
-    course.begin(())
-    waiting = list(course.left)
-    while waiting or not course.exhausted:
-        waiting += course.more() if len(waiting) < 4 else []
+    search_loop.begin(())
+    waiting = list(search_loop.left)
+    while waiting or not search_loop.exhausted:
+        waiting += search_loop.more() if len(waiting) < 4 else []
         condition = waiting.pop(0)
         assert condition.condition_id in folder.info().conditions, "listed before it starts"
         time.sleep(pause)
         folder.condition(condition.condition_id).write_record(made_up(condition))
-        course.ended(condition.condition_id)
-    return course
+        search_loop.ended(condition.condition_id)
+    return search_loop
 
 
 def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load: Load, tmp_path: Path) -> None:
@@ -244,14 +244,14 @@ def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load
         kills += 1
         if os.WIFEXITED(status):
             break
-    course = drive(space, sweep)
+    search_loop = drive(space, sweep)
     trials = kept(tmp_path / "sweep").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
     assert len({trial.user_attrs[CELL] for trial in trials}) == 10
-    poisoned = [c for c in course.conditions if not c.is_baseline]
+    poisoned = [c for c in search_loop.conditions if not c.is_baseline]
     assert {c.condition_id for c in poisoned} == {one for trial in trials for one in trial.user_attrs["conditions"]}
     assert len(poisoned) == 20
-    assert list(SweepFolder(sweep).info().conditions) == [c.condition_id for c in course.conditions]
+    assert list(SweepFolder(sweep).info().conditions) == [c.condition_id for c in search_loop.conditions]
     for trial in trials:
         records = [read_record(sweep, one) for one in trial.user_attrs["conditions"]]
         rates = [record.poisoned.attack_success_rate for record in records if record and record.poisoned]

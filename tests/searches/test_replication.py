@@ -13,7 +13,7 @@ from bdray.errors import SpaceError
 from bdray.searches.confidence import confidence_sequence
 from bdray.searches.replication import LEAST, Until, interval_of, why_more
 from bdray.space import SearchSpace
-from bdray.space.plan import make_plan
+from bdray.space.dry_run import make_plan
 from bdray.store.storage import Storage
 from benchmarks.searching import made_up
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdray.errors import SpaceError
-from bdray.searches.ground import Kind
+from bdray.searches.domain import Kind
 from bdray.space.axes import MISSING, Distribution, freeze, lookup, parse_parameters, parse_rule, spread
 from bdray.space.source import parse_yaml
 

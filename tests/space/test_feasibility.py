@@ -19,7 +19,7 @@ from bdray.condition import Condition
 from bdray.data.base import build_dataset
 from bdray.data.splits import split_clean, stratified_order
 from bdray.errors import PoisonError, SpaceError
-from bdray.poisoning.plan import make_poison_plan
+from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.space import SearchSpace, load_space
 from bdray.space.feasibility import _kept, infeasible
 

@@ -12,7 +12,7 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError, UserError
-from bdray.searches.ground import lookup
+from bdray.searches.domain import lookup
 from bdray.space import SearchSpace, load_space
 from bdray.space.axes import Parameter, Rule, parse_parameters, spread
 from bdray.space.building import merge, nest

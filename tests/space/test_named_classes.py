@@ -11,9 +11,9 @@ from PIL import Image
 
 from bdray.cli import main
 from bdray.errors import SpaceError
-from bdray.searches.ground import locate
+from bdray.searches.domain import locate
 from bdray.space import SearchSpace, load_space
-from bdray.space.plan import make_plan
+from bdray.space.dry_run import make_plan
 
 TWO = """
 fixed: {model: resnet8, trigger: patch, poison.rate: 0.1}
@@ -73,7 +73,7 @@ def test_the_command_line_and_partial_matches(tmp_path: Path, written: str) -> N
 
 def test_a_search_finds_its_place_again(tmp_path: Path) -> None:
     space = load(tmp_path, AXIS)
-    places = [locate(space.expansion.ground, condition) for condition in space.conditions()]
+    places = [locate(space.expansion.domain, condition) for condition in space.conditions()]
     assert places == [{"poison.target": 0}, {"poison.target": 1}, {"poison.target": 2}]
 
 

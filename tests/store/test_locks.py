@@ -100,14 +100,14 @@ def test_of_another_machine_only_a_lease_that_is_kept_counts(storage: Storage, m
             beat += 1
             storage.write_atomic("lease", replace(other, beat=beat).text)
 
-    keeper = threading.Thread(target=keep)
-    keeper.start()
+    supervisor = threading.Thread(target=keep)
+    supervisor.start()
     try:
         with pytest.raises(UserError, match="held by process 1 on far since"), held(storage):
             pass
     finally:
         stop.set()
-        keeper.join()
+        supervisor.join()
     monkeypatch.setattr(locks, "EXPIRY_S", 3.0)
     began = time.monotonic()
     with held(storage):

@@ -17,7 +17,7 @@ from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, examples_of
-from bdray.sweeping.work import work_of
+from bdray.sweeping.workload import work_of
 from bdray.trial.costing import COSTS, Cost
 from bdray.trial.measured import Measured
 

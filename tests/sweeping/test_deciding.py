@@ -27,7 +27,7 @@ from bdray.sweeping.deciding import (
 from bdray.sweeping.tasks import make_tasks
 from bdray.trial.compiling import Compiling, shape_of
 from bdray.trial.measured import Unmeasured
-from bdray.trial.pace import Pace, Training
+from bdray.trial.pace import Pace, TrainingKind
 
 SPACE = """\
 name: deciding
@@ -72,7 +72,7 @@ class Nodes:
         return [Pace(float32=1.0, bfloat16=self.gain)] * len(conditions)
 
     def compilings(
-        self, machine: Machine, work: Sequence[Training], threads: int, job: ClusterJob
+        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
     ) -> list[Compiling | Unmeasured]:
         self.asked.append((machine.name, len(work), threads))
         return [Compiling(plain=100.0, compiled=100.0 * self.gain, seconds=60.0)] * len(work)

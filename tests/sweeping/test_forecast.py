@@ -20,7 +20,7 @@ from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, bl
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
-from bdray.sweeping.work import StageWork, Work, work_of
+from bdray.sweeping.workload import StageWork, Work, work_of
 
 SPACE = """\
 name: long

@@ -74,7 +74,7 @@ def environment(folder: Path) -> Iterator[Mapping[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Keeps Ray on the loopback interface, as `bdray.cluster.confined` says.
+        # Keeps Ray on the loopback interface, as `bdray.cluster.local_ray` says.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}",
     }

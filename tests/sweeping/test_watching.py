@@ -13,7 +13,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record, now_ms
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher
-from bdray.sweeping.work import work_of
+from bdray.sweeping.workload import work_of
 
 
 def write_record(sweep: Storage, condition: Condition) -> None:

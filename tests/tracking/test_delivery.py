@@ -16,9 +16,9 @@ from filelock import FileLock
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
-from bdray.store.standing import Standing, write_standing
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionInfo
+from bdray.store.sweep_status import SweepStatus, write_sweep_status
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.parent import run_name
@@ -240,8 +240,8 @@ def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any)
         (parent,) = shown(sweep).parents
         assert (parent.info.status, parent.info.end_time) == ("FINISHED", FINISHED)
     sweep.journal(sweep.condition(2), 1)
-    last = Standing(phase="interrupted", updated_ms=FINISHED + 7, total=2)
-    write_standing(Storage.open(sweep.path), last)
+    last = SweepStatus(phase="interrupted", updated_ms=FINISHED + 7, total=2)
+    write_sweep_status(Storage.open(sweep.path), last)
     sync_sweep(str(sweep.path))
     (parent,) = shown(sweep).parents
     assert (parent.info.status, parent.info.end_time) == ("KILLED", FINISHED + 7)

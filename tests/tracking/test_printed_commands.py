@@ -19,7 +19,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from bdray.cli import main
-from bdray.commands.sweep import tell
+from bdray.commands.launch import tell
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder as Folder

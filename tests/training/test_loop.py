@@ -19,9 +19,9 @@ from bdray.record import EpochRecord
 from bdray.regularizers.base import Regularizer
 from bdray.store.storage import Storage
 from bdray.training.augmentation import augment
+from bdray.training.batches import FromHost
 from bdray.training.loop import BatchSource, Stage, StageState, run_stage
-from bdray.training.source import FromHost
-from bdray.trial.stages import StageStore
+from bdray.trial.stage_store import StageStore
 
 MakeStage = Callable[..., Stage]
 NewModel = Callable[..., nn.Module]

@@ -23,7 +23,7 @@ from bdray.trial.compiling import (
     shape_of,
 )
 from bdray.trial.measured import Measured, Unmeasured
-from bdray.trial.pace import Training, trainings
+from bdray.trial.pace import TrainingKind, trainings
 
 CONTENT: dict[str, Any] = {
     "data": {"name": "digits", "train_limit": 100, "test_limit": 40, "image_size": 8},
@@ -42,12 +42,12 @@ def decide(
 ) -> tuple[CompileDecision, list[str]]:
     asked = []
 
-    def measure(machine: Machine, work: Sequence[Training]) -> list[Compiling | Unmeasured]:
+    def measure(machine: Machine, work: Sequence[TrainingKind]) -> list[Compiling | Unmeasured]:
         asked.append(machine.name)
         return [found[machine.name] for _ in work]
 
     decision = decide_compile(
-        [Training(ONE, images)],
+        [TrainingKind(ONE, images)],
         [machine for machine in (INTEL, AMD) if machine.name in found],
         threads=1,
         precision="float32",

@@ -22,7 +22,7 @@ from bdray.checksum import say_damaged, seal_bytes, unseal_json
 from bdray.condition import Condition
 from bdray.errors import TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
 from bdray.training.reporter import Reporter
@@ -294,7 +294,7 @@ def test_a_model_that_would_run_code_is_not_run_whatever_its_checksum(
 ) -> None:
     shutil.copytree(bench.finished, tmp_path / "sweep")
     shutil.rmtree(tmp_path / "sweep" / CONDITION)
-    stage, trap = SealedFolder(Storage.open(tmp_path / "sweep"), STAGE), Trap(tmp_path / "trapped")
+    stage, trap = ChecksummedFolder(Storage.open(tmp_path / "sweep"), STAGE), Trap(tmp_path / "trapped")
     stage.write("model.safetensors", pickle.dumps(trap))
     manifest = stage.read_json("stage.json", "")
     assert manifest is not None

@@ -16,7 +16,7 @@ from bdray.models import ARCHITECTURES, Architecture
 from bdray.models.networks.taps import Taps
 from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName
-from bdray.repairs import REPAIRS, CleanData, Repair, Surgery, Tuning
+from bdray.repairs import REPAIRS, CleanData, Operation, Repair, Training
 from bdray.repairs.base import Details
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ERROR
@@ -47,8 +47,8 @@ class Picky(Repair):
     least: int = 1
     lacks: str = ""
 
-    def stages(self, finetune: Finetune) -> tuple[Surgery | Tuning, ...]:
-        return (Surgery("pick", "picked", self.identity(), operate=self._operate), Tuning(finetune))
+    def stages(self, finetune: Finetune) -> tuple[Operation | Training, ...]:
+        return (Operation("pick", "picked", self.identity(), operate=self._operate), Training(finetune))
 
     def _operate(self, model: nn.Module, clean: CleanData) -> Details:
         if len(clean.images) < self.least:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, Losses
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, Losses
 from bdray.condition import Condition
 from bdray.errors import TrialInterrupted
 from bdray.poisoning.pgd import Adversary

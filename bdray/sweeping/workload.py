@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bdray.condition import Condition, digest
 from bdray.recipes import Optimization
-from bdray.repairs.base import Tuning
+from bdray.repairs.base import Training
 from bdray.store.sweep_folder import label_of
 from bdray.trial.pace import stage_images, training_set_size
 
@@ -88,8 +88,8 @@ def _stages(condition: Condition, max_batches: int | None) -> Iterator[StageWork
     recipes: list[Optimization | None] = [condition.train]
     epochs = [condition.train.epochs]
     for step in condition.repair_stages:
-        recipes.append(step.recipe if isinstance(step, Tuning) else None)
-        epochs.append(step.recipe.epochs if isinstance(step, Tuning) else 1)
+        recipes.append(step.recipe if isinstance(step, Training) else None)
+        epochs.append(step.recipe.epochs if isinstance(step, Training) else 1)
     area = condition.data.image_size**2 / _REFERENCE_PIXELS
     for planned, recipe, count in zip(condition.stages, recipes, epochs, strict=True):
         tested = FORWARD * _tested(condition, recipe, count)

@@ -17,7 +17,7 @@ from bdray.store.sweep_folder import SPACE
 
 
 @dataclass(frozen=True)
-class Expectation:
+class NodeRequirements:
     """What nodes are compared with.
 
     Attributes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from bdray.poisoning.kept import TriggerKept
 from bdray.poisoning.stamping import PoisonedSet
+from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.training.augmentation import crop, draw_crops
 from bdray.training.loop import Stage
 
 
-def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> TriggerKept | None:
+def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> TriggerSurvival | None:
     """Measured over the stage's first epoch, with the very draws of its training.
 
     Args:
@@ -23,7 +23,7 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
     if items.late is not None:
         # As many pixels as were stamped, by construction.
         whole = torch.tensor([1] * (len(unstamped) - items.unchanged), dtype=torch.int64)
-        return TriggerKept.of(whole, whole)
+        return TriggerSurvival.of(whole, whole)
     changed = (unstamped != items.overlay).any(1, keepdim=True)
     mask_of = items.overlay_row.cpu()
     # Stamped pixels by number, so that one is known again where a mirrored border repeats it.
@@ -45,4 +45,4 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         after[masks] = shown[:, 1:].sum(1).cpu()
         seen[masks] = True
     # An epoch that is cut short (a rehearsal) has not shown them all.
-    return TriggerKept.of(before[seen], after[seen])
+    return TriggerSurvival.of(before[seen], after[seen])

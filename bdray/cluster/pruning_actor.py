@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from bdray.cluster.metrics import TellingReporter, Told
+from bdray.cluster.gauges import Gauges, TellingReporter
 from bdray.condition import Condition
 from bdray.record import EpochRecord
 from bdray.searches.pruning import Prune, Pruner, Pruning
@@ -25,7 +25,7 @@ def start_pruner(pruning: Pruning) -> Any:
 class PrunedReporter(TellingReporter):
     """Asks the actor, too, whether a poison stage ends."""
 
-    def __init__(self, told: Told, prune: Prune, pruner: Any) -> None:
+    def __init__(self, told: Gauges, prune: Prune, pruner: Any) -> None:
         super().__init__(told)
         self._prune, self._pruner = prune, pruner
 

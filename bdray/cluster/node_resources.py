@@ -13,7 +13,7 @@ from bdray.gpu import show_gpu
 _NEAR = 1e-6
 
 
-class Place(NamedTuple):
+class NodeResources(NamedTuple):
     """Logical resources of a node, all of them, whoever uses them now."""
 
     cpu: float
@@ -26,7 +26,7 @@ class Place(NamedTuple):
         return _shown(self.cpu, self.gpu)
 
 
-def require_places(tasks: Sequence[Task], places: Sequence[Place]) -> None:
+def require_places(tasks: Sequence[Task], places: Sequence[NodeResources]) -> None:
     """Raises when Ray would wait for ever.
 
     Args:
@@ -38,9 +38,9 @@ def require_places(tasks: Sequence[Task], places: Sequence[Place]) -> None:
     homeless = [task for task in tasks if not any(place.holds(task) for place in places)]
     if not homeless:
         return
-    asked: dict[Place, list[str]] = {}
+    asked: dict[NodeResources, list[str]] = {}
     for task in homeless:
-        asked.setdefault(Place(task.cpu, task.gpu), []).append(task.condition_id)
+        asked.setdefault(NodeResources(task.cpu, task.gpu), []).append(task.condition_id)
     asks = "; ".join(f"{_named(ids)} for {share}" for share, ids in sorted(asked.items()))
     there = ", ".join(f"{count} x {place}" for place, count in sorted(Counter(places).items())) or "none with a CPU"
     raise UserError(

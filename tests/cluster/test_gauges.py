@@ -19,10 +19,10 @@ import psutil
 import pytest
 from waiting import HANG_S
 
-from bdray.cluster.metrics import METRICS
+from bdray.cluster.gauges import METRICS
 from bdray.space import load_space
-from bdray.store.standing import read_standing
 from bdray.store.storage import Storage
+from bdray.store.sweep_status import read_sweep_status
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\
@@ -89,8 +89,8 @@ def test_a_running_sweep_is_seen(running: subprocess.Popen[str], tmp_path: Path)
     shown: set[float] = set()
     while not METRICS.keys() <= seen.keys() and running.poll() is None:
         time.sleep(0.5)
-        standing = read_standing(Storage.open(str(tmp_path / "runs" / "watched")))
-        shown |= {standing.left_s} if standing and standing.left_s is not None else set()
+        sweep_status = read_sweep_status(Storage.open(str(tmp_path / "runs" / "watched")))
+        shown |= {sweep_status.left_s} if sweep_status and sweep_status.left_s is not None else set()
         # A gauge is there for some seconds after each time it is told.
         seen |= samples(scraped(running))
     titles = [title for child in below(running) if (title := " ".join(child.cmdline()).strip()).startswith("ray::Cond")]

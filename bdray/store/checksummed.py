@@ -21,7 +21,7 @@ from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage
 
 
-class SealedFolder:
+class ChecksummedFolder:
     """A folder below a sweep's.
 
     A damaged file is said, put aside as `NAME.damaged-<utc time>` and then treated as if it were not there. In a

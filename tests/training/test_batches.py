@@ -13,7 +13,7 @@ from waiting import until
 
 from bdray.condition import Condition
 from bdray.poisoning.stamping import PoisonedSet
-from bdray.training.source import BATCHES_AHEAD, FromHost, batches, choose_place, fetch_ahead, image_batches
+from bdray.training.batches import BATCHES_AHEAD, FromHost, batches, choose_place, fetch_ahead, image_batches
 from bdray.trial import TrialOptions, run_trial
 
 CPU = torch.device("cpu")

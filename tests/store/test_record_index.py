@@ -13,7 +13,7 @@ from made_up import record
 
 from bdray.condition import Condition
 from bdray.record import ErrorRecord, TrialRecord
-from bdray.store.gathered import GatheredRecords
+from bdray.store.record_index import RecordIndex
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     _GRAIN_S,
@@ -83,7 +83,7 @@ def finished_at(records: list[TrialRecord]) -> dict[str, int]:
 
 def test_gathered_records_are_the_same(sweep: Storage) -> None:
     one_by_one = read_records(sweep, IDS)
-    assert len(GatheredRecords(sweep).copies) == COUNT - 1, "all that finished"
+    assert len(RecordIndex(sweep).copies) == COUNT - 1, "all that finished"
     assert read_records(sweep, IDS) == one_by_one
     assert [record.condition_id for record in read_records(sweep)] == sorted(IDS)
     heads = read_heads(sweep, IDS)
@@ -114,14 +114,14 @@ def test_a_damaged_or_lost_copy_is_made_again(suffix: str, damage: str, sweep: S
     kept = {"bit": bytes(content), "cut": bytes(content[: len(content) // 2]), "empty": b""}
     file.unlink() if damage == "missing" else file.write_bytes(kept[damage])
     assert read_records(sweep, IDS) == before
-    assert len(GatheredRecords(sweep).copies) == COUNT - 1
+    assert len(RecordIndex(sweep).copies) == COUNT - 1
     assert read_records(sweep, IDS) == before
 
 
 def test_what_is_verified_is_not_read_again_until_it_changes(sweep: Storage) -> None:
     statuses = statuses_of_intact(sweep, CONDITIONS)
     assert statuses == dict.fromkeys(IDS, "finished") | {IDS[0]: "failed"}
-    copies = GatheredRecords(sweep).copies
+    copies = RecordIndex(sweep).copies
     assert set(copies[IDS[1]].files) == {"record.json", "condition.json", "poison_plan.npz"}
     Path(sweep.uri, "conditions", IDS[1], "poison_plan.npz").write_bytes(b"plan!")
     Path(sweep.uri, "conditions", IDS[2], "record.json").unlink()
@@ -129,7 +129,7 @@ def test_what_is_verified_is_not_read_again_until_it_changes(sweep: Storage) -> 
     again = statuses_of_intact(sweep, CONDITIONS)
     assert statuses.keys() - again.keys() == {IDS[1], IDS[2]}
     assert Path(sweep.uri, "conditions", IDS[3], "condition.json").exists(), "written again"
-    assert not {IDS[1], IDS[2]} & GatheredRecords(sweep).copies.keys(), "what is run again has no copy that counts"
+    assert not {IDS[1], IDS[2]} & RecordIndex(sweep).copies.keys(), "what is run again has no copy that counts"
 
 
 def test_a_segment_that_another_reader_takes_in_meanwhile_is_not_missing(
@@ -137,7 +137,7 @@ def test_a_segment_that_another_reader_takes_in_meanwhile_is_not_missing(
 ) -> None:
     """Two readers that gather at once: the one has listed what the other deletes."""
     before = read_records(sweep, IDS)
-    slow = GatheredRecords(sweep)
+    slow = RecordIndex(sweep)
     listed = list(slow.copies.values())
     for file in sorted(Path(sweep.uri, "records").iterdir(), reverse=True):
         file.unlink()
@@ -152,7 +152,7 @@ def test_a_segment_takes_in_others(sweep: Storage) -> None:
     age(Path(sweep.uri, "conditions", IDS[3]))
     statuses_of_intact(sweep, CONDITIONS)
     assert len(list(Path(sweep.uri, "records").iterdir())) == 2
-    assert GatheredRecords(sweep).copies[IDS[3]].finished_ms == 77
+    assert RecordIndex(sweep).copies[IDS[3]].finished_ms == 77
     assert finished_at(read_records(sweep))[IDS[3]] == 77
 
 

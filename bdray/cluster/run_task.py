@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from bdray.cluster.gauges import Gauges, TellingReporter
 from bdray.cluster.job import ClusterJob, Task
-from bdray.cluster.metrics import TellingReporter, Told
-from bdray.cluster.pruning import PrunedReporter
+from bdray.cluster.pruning_actor import PrunedReporter
 from bdray.condition import Condition
 from bdray.trial import TrialOptions, attempt_trial
 from bdray.trial.attacks import parse_probes
@@ -20,7 +20,7 @@ def run_task(job: ClusterJob, task: Task) -> str:
     condition = Condition.parse(json.loads(task.content))
     probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes)
-    with Told(sweep=job.sweep.name, condition=task.condition_id) as told:
+    with Gauges(sweep=job.sweep.name, condition=task.condition_id) as told:
         told.set("bdray_cpu_share", task.cpu)
         told.set("bdray_gpu_share", task.gpu)
         reporter = TellingReporter(told)

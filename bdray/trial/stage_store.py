@@ -25,7 +25,7 @@ from torch import nn
 from bdray.checksum import damaged_name
 from bdray.errors import StorageError, StorageNotFoundError
 from bdray.record import Confusion, EpochRecord, StageRecord
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL
 from bdray.training.loop import StageState
@@ -89,7 +89,7 @@ class StageStore:
                 return found
         return None
 
-    def _elsewhere(self, fingerprint: str) -> list[SealedFolder]:
+    def _elsewhere(self, fingerprint: str) -> list[ChecksummedFolder]:
         """The folders of this stage in other sweeps of the storage."""
         if self._storage is None:
             return []
@@ -176,11 +176,11 @@ class StageStore:
             self._checkpoints.discard(fingerprint)
 
 
-def _folder(sweep: Storage, fingerprint: str) -> SealedFolder:
-    return SealedFolder(sweep, f"stages/{fingerprint}")
+def _folder(sweep: Storage, fingerprint: str) -> ChecksummedFolder:
+    return ChecksummedFolder(sweep, f"stages/{fingerprint}")
 
 
-def _read(folder: SealedFolder, data_fingerprint: str) -> KeptStage | None:
+def _read(folder: ChecksummedFolder, data_fingerprint: str) -> KeptStage | None:
     content = folder.read_json(MANIFEST, _AGAIN) if folder.had(MANIFEST) else None
     if content is None:
         return None

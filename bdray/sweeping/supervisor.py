@@ -2,12 +2,12 @@
 
 Ray ends the process that is connected to it, from C++ and without a word to Python, when its raylet or its GCS is lost.
 So the driver is a child, forked before anything heavy is imported, in a session of its own: all that Ray starts stays
-in that session, by which it is found when it has lost its parents. The keeper
+in that session, by which it is found when it has lost its parents. The supervisor
 
 - hands stop requests on, and returns the driver's exit status;
 - ends whatever the driver leaves behind, however it ended;
 - starts the driver again when it was lost: it goes on from the records and checkpoints;
-- is watched itself: a driver whose keeper is gone ends at once, with its session.
+- is watched itself: a driver whose supervisor is gone ends at once, with its session.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import psutil
 
-from bdray.cluster.losses import LOSSES_WITHOUT_PROGRESS, Losses
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, Losses
 from bdray.errors import BdrayError, ClusterError
 from bdray.processes import is_alive
 from bdray.store.journal import JOURNAL
@@ -34,21 +34,21 @@ from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
 
 _LOOK_S = 0.1
-"""How often a keeper looks whether its driver still runs."""
+"""How often a supervisor looks whether its driver still runs."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SESSION = "session"
-"""File of the scratch folder: the driver's session, should keeper and driver be killed at once."""
+"""File of the scratch folder: the driver's session, should supervisor and driver be killed at once."""
 
 _ENDING_S = 10.0
 """How long what is left of a session may take to be gone."""
 
 _news: int | None = None
-"""In a driver: where it tells its keeper something."""
+"""In a driver: where it tells its supervisor something."""
 
 
 def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
-    """Run `work` in a driver, and again when the driver is lost. Returns in the keeper only.
+    """Run `work` in a driver, and again when the driver is lost. Returns in the supervisor only.
 
     Args:
         work: returns an exit status; catches its own exceptions.
@@ -61,26 +61,28 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
     if not hasattr(os, "fork"):
         return work()
     clear_scratch(_end_abandoned)
-    keeper = _Keeper()
-    losses = Losses(lambda _: _journal_bytes(keeper.sweep))
-    with scratch_folder() as scratch, keeper.handing_on():
+    supervisor = _Keeper()
+    losses = Losses(lambda _: _journal_bytes(supervisor.sweep))
+    with scratch_folder() as scratch, supervisor.handing_on():
         while True:
-            keeper.run_driver(work, scratch)
+            supervisor.run_driver(work, scratch)
             clear_scratch()
-            if keeper.status is not None:
-                return keeper.status
+            if supervisor.status is not None:
+                return supervisor.status
             if not losses.start_again("sweep"):
-                raise ClusterError(f"lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {keeper.cause}")
-            say(f"lost: {keeper.cause}; started again, every condition goes on from its last checkpoint")
+                raise ClusterError(
+                    f"lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {supervisor.cause}"
+                )
+            say(f"lost: {supervisor.cause}; started again, every condition goes on from its last checkpoint")
 
 
 def working_on(sweep: Storage) -> None:
-    """By this sweep's journals the keeper sees whether there is progress between two losses."""
+    """By this sweep's journals the supervisor sees whether there is progress between two losses."""
     _tell(f"sweep {sweep.uri}")
 
 
 def lost(cause: str) -> NoReturn:
-    """End a driver that cannot go on, so that its keeper starts another one."""
+    """End a driver that cannot go on, so that its supervisor starts another one."""
     _tell(f"lost {cause}")
     os._exit(1)
 
@@ -181,7 +183,7 @@ def _tell(line: str) -> None:
 
 
 def _end_abandoned(scratch: Path) -> None:
-    """What a keeper and a driver that were killed at once have left."""
+    """What a supervisor and a driver that were killed at once have left."""
     with suppress(OSError, ValueError):
         session = int((scratch / _SESSION).read_text())
         # Should the number be another process's by now, nothing of it is Ray's.

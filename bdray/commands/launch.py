@@ -14,21 +14,21 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
-from bdray.commands.tables import said_of_classes
+from bdray.commands.results import said_of_classes
 from bdray.credentials import public
 from bdray.errors import BdrayError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
-from bdray.space.plan import make_plan, render_plan
+from bdray.space.dry_run import make_plan, render_plan
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT
-from bdray.sweeping import keeper
+from bdray.sweeping import supervisor
 from bdray.sweeping.cost import cost_lines, estimate_cost
+from bdray.sweeping.display import UnbrokenStream
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.notifying import NOTIFY, Event, Notifier
-from bdray.sweeping.progress import UnbrokenStream
 from bdray.sweeping.rehearsal import rehearse
 from bdray.terminal import Console
 from bdray.tracking import pages_command, sync_command
@@ -67,7 +67,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
             num_gpus=options.num_gpus,
             max_concurrent=options.max_concurrent,
             dashboard=not options.no_dashboard,
-            lost=keeper.lost,
+            lost=supervisor.lost,
         ),
     )
     if options.rehearse:
@@ -81,7 +81,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
         summarize=_write_report,
         on_failure=lambda condition_id, cause: notifier.first_failure(name, condition_id, cause),
     )
-    keeper.working_on(Storage.open(settings.storage).child(name))
+    supervisor.working_on(Storage.open(settings.storage).child(name))
     try:
         outcome = run_sweep(space, settings, console)
     except (BdrayError, KeyboardInterrupt) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from waiting import HANG_S
 
-from bdray.cluster.confined import keep_token_private
+from bdray.cluster.local_ray import keep_token_private
 
 LISTENING = """
 import os, sys, psutil, ray

@@ -8,7 +8,7 @@ import os
 import pytest
 from rich.console import Console
 
-from bdray.sweeping.progress import SweepProgress, UnbrokenStream
+from bdray.sweeping.display import SweepProgress, UnbrokenStream
 
 
 def test_a_reader_that_goes_away_ends_nothing() -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class TriggerKept(BaseModel):
+class TriggerSurvival(BaseModel):
     """Shares of the stamped training images that still carry the trigger when they are trained on, over one epoch.
 
     Of the pixels that the trigger changed, those are counted that the image still shows after crop and flip, each once
@@ -32,7 +32,7 @@ class TriggerKept(BaseModel):
     were whole (of a 3 x 3 patch one pixel from its corner of 32: 52 % instead of 44 %)."""
 
     @classmethod
-    def of(cls, before: torch.Tensor, after: torch.Tensor) -> TriggerKept | None:
+    def of(cls, before: torch.Tensor, after: torch.Tensor) -> TriggerSurvival | None:
         """Counted from how many pixels of each image were stamped, and how many of those it still shows. int64, `M`
         both; None when none had any.
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bdray.cluster.job import Task
-from bdray.cluster.work import options_for
+from bdray.cluster.run_task import options_for
 
 
 @pytest.mark.parametrize(("cpu", "threads"), [(0.25, 1), (1.0, 1), (2.0, 2), (3.9, 3), (16.0, 16)])

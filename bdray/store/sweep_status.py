@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.errors import StorageError
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PROGRESS, now_ms
 
@@ -33,7 +33,7 @@ class RunningCondition(BaseModel):
     """Of the last epoch, training alone."""
 
 
-class Standing(BaseModel):
+class SweepStatus(BaseModel):
     """How a sweep stood at a moment.
 
     Attributes:
@@ -55,23 +55,23 @@ class Standing(BaseModel):
     kinds: int = 0
 
 
-def write_standing(sweep: Storage, standing: Standing) -> None:
+def write_sweep_status(sweep: Storage, sweep_status: SweepStatus) -> None:
     """Best effort: a full disk has better ways to say so."""
     with suppress(StorageError):
-        SealedFolder(sweep).write_json(PROGRESS, standing.model_dump())
+        ChecksummedFolder(sweep).write_json(PROGRESS, sweep_status.model_dump())
 
 
-def read_standing(sweep: Storage) -> Standing | None:
+def read_sweep_status(sweep: Storage) -> SweepStatus | None:
     """What the driver last said; None where it never did."""
-    content = SealedFolder(sweep).read_json(PROGRESS, "the driver writes it again")
+    content = ChecksummedFolder(sweep).read_json(PROGRESS, "the driver writes it again")
     try:
-        return None if content is None else Standing.model_validate(content)
+        return None if content is None else SweepStatus.model_validate(content)
     except ValidationError:
         return None
 
 
 def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
     """The standing with another phase, and with nothing running."""
-    known = read_standing(sweep) or Standing(phase=phase, updated_ms=0, total=0)
+    known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0, total=0)
     changes = {"running": (), **changes, "phase": phase, "updated_ms": now_ms()}
-    write_standing(sweep, known.model_copy(update=changes))
+    write_sweep_status(sweep, known.model_copy(update=changes))

@@ -13,7 +13,7 @@ from bdray.record import Confusion, EpochRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.loop import StageState
-from bdray.trial.stages import StageStore
+from bdray.trial.stage_store import StageStore
 
 FINGERPRINT, DATA = "0123456789ab", "d1"
 RECORD = stage(EpochRecord(epoch=1, loss=0.5), fingerprint=FINGERPRINT)

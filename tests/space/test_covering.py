@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from bdray.space.pairwise import covering_subset
+from bdray.space.covering import covering_subset
 
 
 def pairs(rows: list[dict[str, int]]) -> set[object]:

@@ -1,4 +1,4 @@
-"""A keeper and its driver: real processes, killed in every way."""
+"""A supervisor and its driver: real processes, killed in every way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import psutil
 from bdray.cli import _status_of
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.sweeping import keeper, stopping
+from bdray.sweeping import supervisor, stopping
 from rich.console import Console
 
 console, here = Console(), Path.cwd()
@@ -40,7 +40,7 @@ def tries():
     return len((here / "tries").read_text())
 
 def work():
-    keeper.working_on(Storage.open(here))
+    supervisor.working_on(Storage.open(here))
     count = tries()
 WORK
     return 7
@@ -51,7 +51,7 @@ def driven():
             return work()
     return _status_of(listening, "the command", console)
 
-sys.exit(_status_of(lambda: keeper.keep(driven, print), "the command", console))
+sys.exit(_status_of(lambda: supervisor.keep(driven, print), "the command", console))
 """
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -120,7 +120,7 @@ def test_the_drivers_status_is_the_keepers_and_nothing_is_left(program: Program)
     [
         (DIE, "the process connected to Ray was killed by SIGKILL"),
         ("os._exit(1)", "the process connected to Ray ended with status 1"),
-        ("keeper.lost('Ray\\'s GCS has ended')", "Ray's GCS has ended"),
+        ("supervisor.lost('Ray\\'s GCS has ended')", "Ray's GCS has ended"),
     ],
 )
 def test_a_lost_driver_is_started_again_when_all_of_it_is_gone(program: Program, end: str, cause: str) -> None:

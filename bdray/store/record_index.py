@@ -25,7 +25,7 @@ from functools import cached_property
 
 from bdray.checksum import checksum, seal_json
 from bdray.errors import StorageError
-from bdray.store.sealed import SealedFolder
+from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 
 FOLDER = "records"
@@ -61,11 +61,11 @@ class RecordCopy:
         return self.finished_ms, len(self.files)
 
 
-class GatheredRecords:
+class RecordIndex:
     """The copies of one sweep. What is damaged is put aside, what is lost is not there: both are made again."""
 
     def __init__(self, sweep: Storage) -> None:
-        self._folder = SealedFolder(sweep, FOLDER)
+        self._folder = ChecksummedFolder(sweep, FOLDER)
 
     @cached_property
     def _segments(self) -> dict[str, tuple[list[RecordCopy], dict[str, str]]]:

@@ -23,7 +23,7 @@ Sift = Callable[[Sequence[Condition]], Sequence[Condition]]
 """Takes over what other sweeps have of these conditions; returns those that are left to run."""
 
 
-class Course:
+class SearchLoop:
     """Which conditions a sweep runs.
 
     Args:

@@ -15,7 +15,7 @@ from bdray.condition import Condition
 from bdray.data.folders import said_unread
 from bdray.gpu import show_gpu
 from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
-from bdray.searches.ground import MISSING, lookup
+from bdray.searches.domain import MISSING, lookup
 from bdray.space.axes import NAME_KEYS
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
@@ -110,7 +110,7 @@ def _bound(space: SearchSpace) -> str:
     """How much is asked for, where that is not known yet."""
     rule = space.replication
     if rule is None:
-        return space.search.bound(space.expansion.ground) if space.is_open else ""
+        return space.search.bound(space.expansion.domain) if space.is_open else ""
     cells = len({condition.cell_id for condition in space.conditions() if not condition.is_baseline})
     more = (
         f"{_count(len(space.conditions()), 'condition')}, then up to {rule.max - rule.min} more seeds of {cells} cells"

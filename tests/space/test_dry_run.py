@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bdray.gpu import round_gpu
 from bdray.space import Resources, load_space
-from bdray.space.plan import Plan, make_plan, render_plan
+from bdray.space.dry_run import Plan, make_plan, render_plan
 
 SPACE = """\
 name: example
@@ -94,7 +94,7 @@ def test_rendering_fits_and_says_it_all(plan: Plan, width: int) -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'ray', 'mlflow', 'sklearn'}"
-    code = "import sys, bdray.space, bdray.space.plan; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
+    code = "import sys, bdray.space, bdray.space.dry_run; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
     code += f"print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,8 +12,8 @@ from typing import Any, Self, TextIO
 
 from bdray.errors import StorageError
 from bdray.progress import Bar
-from bdray.store.standing import RunningCondition, write_standing
 from bdray.store.storage import Storage
+from bdray.store.sweep_status import RunningCondition, write_sweep_status
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.values import show_duration, show_rate
@@ -182,12 +182,12 @@ class SweepProgress(Bar):
             left = self._watcher.left_s()
             self._left = None if left is None else (left, time.monotonic())
             self._on_left(left)
-            standing = self._watcher.standing(
+            sweep_status = self._watcher.sweep_status(
                 total=self._total, finished=self.finished, failed=self.failed, left_s=left
             )
-            self._running = standing.running
+            self._running = sweep_status.running
             if self._sweep is not None:
-                write_standing(self._sweep, standing)
+                write_sweep_status(self._sweep, sweep_status)
             self._redraw()
             wait = max(every, min(_REST_S, 20 * (time.monotonic() - begun)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bdray.cluster.losses import LOSSES_UNREAD, Losses, in_one_line
+from bdray.cluster.failures import LOSSES_UNREAD, Losses, in_one_line
 from bdray.errors import StorageError
 
 DIED = """Failure # 1 (occurred at 2026-11-24)

@@ -113,7 +113,7 @@ class Axis(Protocol):
         ...
 
 
-class Ground(Protocol):
+class SearchDomain(Protocol):
     """The search space under a method."""
 
     @property
@@ -158,15 +158,15 @@ class Ground(Protocol):
         ...
 
 
-def assembled(ground: Ground, choose: Callable[[Axis], float]) -> Flat:
+def assembled(domain: SearchDomain, choose: Callable[[Axis], float]) -> Flat:
     """The assignment of a cell, with the first seed.
 
     Args:
         choose: for an axis that is present and leaves a choice, the number of its value, or the value itself where it
             has a distribution.
     """
-    assignment: Flat = {"seed": ground.seeds[0], **ground.fixed}
-    for axis in ground.axes:
+    assignment: Flat = {"seed": domain.seeds[0], **domain.fixed}
+    for axis in domain.axes:
         if axis.distribution is not None:
             if axis.number(assignment, axis.distribution.min):
                 assignment.update(axis.number(assignment, choose(axis)))
@@ -177,12 +177,12 @@ def assembled(ground: Ground, choose: Callable[[Axis], float]) -> Flat:
     return assignment
 
 
-def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:
+def locate(domain: SearchDomain, condition: Condition) -> dict[str, float] | None:
     """Where a condition lies in the space, whatever its seed: for each axis that is present and leaves a choice, the
     number of its value, or of a distribution the value itself. None where it does not lie in the space."""
-    flat, place = ground.flat(condition), dict[str, float]()
-    assignment: Flat = {"seed": ground.seeds[0], **ground.fixed}
-    for axis in ground.axes:
+    flat, place = domain.flat(condition), dict[str, float]()
+    assignment: Flat = {"seed": domain.seeds[0], **domain.fixed}
+    for axis in domain.axes:
         if axis.distribution is not None:
             value = lookup(flat, axis.name)
             number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
@@ -201,7 +201,7 @@ def locate(ground: Ground, condition: Condition) -> dict[str, float] | None:
             place |= {axis.name: index} if len(rows) > 1 and any(rows) else {}
         assignment.update(added)
     try:
-        built = list(ground.built([assignment]))
+        built = list(domain.built([assignment]))
     except SpaceError:
         return None
     return place if built and built[0].cell_id == condition.cell_id else None
@@ -211,14 +211,14 @@ def _agrees(flat: Mapping[str, Any], row: Flat) -> bool:
     return all(is_meant(value, lookup(flat, path)) for path, value in row.items())
 
 
-def is_finite(ground: Ground) -> bool:
+def is_finite(domain: SearchDomain) -> bool:
     """Whether the space is a grid: no axis is drawn from a distribution."""
-    return all(axis.distribution is None for axis in ground.axes)
+    return all(axis.distribution is None for axis in domain.axes)
 
 
-def drawn(ground: Ground, quantiles: Sequence[float], seed: int) -> Flat:
+def drawn(domain: SearchDomain, quantiles: Sequence[float], seed: int) -> Flat:
     """The assignment at one quantile an axis."""
-    assignment: Flat = {"seed": seed, **ground.fixed}
-    for axis, quantile in zip(ground.axes, quantiles, strict=True):
+    assignment: Flat = {"seed": seed, **domain.fixed}
+    for axis, quantile in zip(domain.axes, quantiles, strict=True):
         assignment.update(axis.drawn(assignment, quantile))
     return assignment

@@ -35,7 +35,7 @@ _AGAIN_S = 4.0
 _gauges: dict[str, Gauge] = {}
 
 
-class Told:
+class Gauges:
     """Values that hold within its block; a context manager.
 
     Args:
@@ -93,7 +93,7 @@ class Told:
 class TellingReporter(Reporter):
     """Tells every epoch of a trial."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: Gauges) -> None:
         self._told = told
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
