@@ -1,6 +1,6 @@
 """What a repair is: a list of stages that a trained model goes through.
 
-A stage either trains (`Training`: the loop that also poisons runs it, with its checkpoints) or changes the model at once
+A stage either trains (`Training`: by the loop that also poisons, with its checkpoints) or changes the model at once
 (`Operation`). After each of its epochs, or after the operation, the model is evaluated like after poisoned training.
 """
 

@@ -147,7 +147,11 @@ def test_an_archive_gives_names_and_bytes_and_no_modes(tmp_path: Path, kind: str
     assert not file.stat().st_mode & 0o7133
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar"), gzip.compress(bytes(10_240)), None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(b"no tar"), gzip.compress(bytes(10_240)), None],
+    ids=["nothing", "no archive", "no tar", "an empty tar", "no file"],
+)
 def test_what_is_no_archive_is_explained(tmp_path: Path, content: bytes | None) -> None:
     """The last is cut short; the one before it is empty."""
     tar_with(tmp_path / "packed", "set/b", tmp_path)
