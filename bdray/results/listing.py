@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.markup import escape
@@ -176,10 +176,16 @@ def fit_of(listing: Listing, width: int) -> Fit:
     """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
     for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
         rows = texts_of(listing, intervals=intervals)
-        columns = list(zip(listing.heads, *rows, strict=True))
-        if sum(max(map(len, column)) + gap for column in columns) - gap <= width:
+        columns = zip(listing.heads, *rows, strict=True)
+        widths = [max(map(len, (*_broken(head).split("\n"), *cells))) for head, *cells in columns]
+        if sum(widths) + gap * (len(widths) - 1) <= width:
             return Fit(intervals, gap, stacked=False)
     return Fit(intervals=False, gap=2, stacked=len(listing.axes) > 1)
+
+
+def _broken(head: str) -> str:
+    """In two lines where it has two words: "tuned" stands above the other."""
+    return head.replace("tuned ", "tuned\n")
 
 
 def table_of(listing: Listing, width: int) -> Table:
@@ -192,7 +198,8 @@ def table_of(listing: Listing, width: int) -> Table:
     kept = listing.heads[len(listing.axes) :]
     for head in (" / ".join(listing.axes), *kept) if stacked else listing.heads:
         is_axis = head not in kept
-        table.add_column(head, justify="left" if is_axis else "right", no_wrap=not (stacked and is_axis))
+        justify: Literal["left", "right"] = "left" if is_axis else "right"
+        table.add_column(_broken(head), justify=justify, no_wrap=not (stacked and is_axis), overflow="fold")
     for row in rows:
         cells = [" / ".join(row[: len(listing.axes)]), *row[len(listing.axes) :]] if stacked else row
         table.add_row(*map(escape, cells))

@@ -127,7 +127,7 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
     for row in texts_of(listing, intervals=fit.intervals):
         assert all(cell in text for cell in row)
     if not fit.stacked:
-        assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
+        assert len(text.splitlines()) == 3 + len(listing.rows), "a line a row, under a head of two"
 
 
 def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:
