@@ -21,6 +21,7 @@ from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.variations import Variation
 
 SCHEMA = 2
 """Part of every id and fingerprint; raised when ids are made in another way, which orphans every result. What only
@@ -28,6 +29,9 @@ changes its own meaning raises its own `VERSION` instead."""
 
 MAX_SEED = 2**63 - 1
 """Tables keep seeds as whole numbers of 64 bits."""
+
+TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
+"""Options of a strategy that a test set does not see."""
 
 COMPONENTS: dict[str, Registry[Any]] = {
     "data": DATASETS,
@@ -253,6 +257,13 @@ def digest(content: Mapping[str, Any]) -> str:
     """The first 12 hex digits of SHA-256 over canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
+    """12 hex digits that name an attack as a test set sees it."""
+    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
+    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
+    return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

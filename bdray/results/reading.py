@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from bdray.errors import UserError
-from bdray.plugins import load_plugins
 from bdray.record import RATES
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +24,9 @@ def load_results(sweep: str | Path) -> pd.DataFrame:
         sweep: folder or URI of the sweep (`runs/quickstart`).
 
     Raises:
-        UserError: there is no sweep, or one of its plugins cannot be imported.
+        UserError: there is no sweep.
     """
-    records = _records(sweep)
-    _load_plugins(Storage.open(str(sweep)))
-    return result_table(records)
+    return result_table(_records(sweep))
 
 
 def load_curves(sweep: str | Path) -> pd.DataFrame:
@@ -59,13 +54,6 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
                 training = {name: getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
                 rows.append({**names, **where, **training, **rates, "seconds": epoch.seconds})
     return pd.DataFrame(rows)
-
-
-def _load_plugins(sweep: Storage) -> None:
-    """Those that the frozen space names: which baseline belongs to a condition, its components say."""
-    text = sweep.read_text(SPACE) if sweep.exists(SPACE) else ""
-    space = yaml.safe_load(text) or {}
-    load_plugins(space.get("plugins") or (), space.get("plugin_path") or ())
 
 
 def _records(sweep: str | Path) -> list[TrialRecord]:

@@ -27,7 +27,7 @@ from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError
 from bdray.interrupting import interrupt_main_thread
-from bdray.record import ErrorRecord, Status, TrialRecord
+from bdray.record import ErrorRecord, Facts, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
@@ -337,6 +337,7 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
         cell_id=condition.cell_id,
         role=condition.role,
         condition=condition.content(),
+        facts=Facts.of(condition),
         status="failed",
         started_ms=started_ms,
         # The clock may have been set back.
