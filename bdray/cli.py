@@ -360,9 +360,10 @@ def _load(options: argparse.Namespace) -> SearchSpace:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from bdray.commands import launch
+    from bdray.commands import inspection, launch
 
     space = _load(options)
+    inspection.say_plugins(space.plugins)
     if options.dry_run:
         return launch.dry_run(space, options)
     return launch.run(space, options)
@@ -389,7 +390,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _preview(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.preview(_load(options), options.output)
+    space = _load(options)
+    inspection.say_plugins(space.plugins)
+    return inspection.preview(space, options.output)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning.base import STRATEGIES, Poison
+from bdray.plugins import digest_of, source_of
 from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
@@ -179,6 +180,21 @@ class Condition(Identified):
         # Not model_copy: that would carry the cached ids over.
         return Condition.model_construct(**{**kept, "trigger": None, "poison": unpoisoned})
 
+    @property
+    def foreign(self) -> dict[str, type[Component]]:
+        """The components from outside the package, by kind and name: "trigger corner_dot", and from `VERSION` 2 on
+        "trigger corner_dot@2"."""
+        sections = ((name, getattr(self, name)) for name in COMPONENTS)
+        found = ((name, part) for name, section in sections for part in foreign_in(section))
+        return {
+            f"{name} {part.name}" + (f"@{part.VERSION}" if part.VERSION > 1 else ""): type(part) for name, part in found
+        }
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Digests of the source of those: no part of the id, but of what was measured."""
+        return {name: digest_of(source_of(cls.__module__)) for name, cls in self.foreign.items()}
+
     def content(self) -> dict[str, Any]:
         """The resolved content as nested JSON: what `condition.json` holds and `parse` reads back."""
         return self.model_dump(mode="json")
@@ -226,6 +242,19 @@ class Condition(Identified):
     def shared_fingerprints(self) -> tuple[str, ...]:
         """Of the stages whose models are kept for other conditions."""
         return tuple(stage.fingerprint for stage in self.stages if stage.shared)
+
+
+def foreign_in(value: Any) -> Iterator[Component]:
+    """The components from outside the package that `value` is or holds."""
+    if isinstance(value, Component) and not type(value).__module__.startswith("bdray."):
+        yield value
+    if isinstance(value, Identified):
+        value = tuple(getattr(value, name) for name in type(value).model_fields)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from foreign_in(item)
 
 
 def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:

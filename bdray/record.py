@@ -199,6 +199,8 @@ class TrialRecord(_Frozen):
     condition: dict[str, Any]
     facts: Facts | None = None
     """None in records of earlier versions; see `facts_of`."""
+    sources: dict[str, str] = {}
+    """Digests of the source of components from outside the package (`Condition.sources`)."""
     status: Status
     error: ErrorRecord | None = None
     started_ms: int

@@ -156,3 +156,147 @@ def test_records_of_before_have_their_floors_without_facts(sweep: Path) -> None:
     (control,) = controls_of(old).values()
     assert control.floor is not None and control.floor.poisoned.attack_success_rate == 0.03
     assert json.loads(old[0].model_dump_json())["facts"] is None
+
+
+PICTURES = """\
+name: own
+plugins: [her_own]
+seeds: [0]
+fixed:
+  data: {name: image_folder, root: pictures_of_hers, image_size: 16}
+  model: resnet8
+  train: {epochs: 1, batch_size: 8, augment: none}
+  finetune: {epochs: 1, fraction: 0.2}
+  poison.rate: 0.2
+parameters:
+  trigger: {values: [handed_over, {name: image, path: cat.png}]}
+baselines: true
+"""
+
+
+@pytest.fixture
+def whole(tmp_path: Path, study: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a sweep with a plugin, a picture and a folder of pictures, moved to where none of them is."""
+    from PIL import Image
+
+    from bdray.sweeping.freezing import write_space
+
+    for number in range(24):
+        place = study / "pictures_of_hers" / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 20 + 3 * number).convert("RGB").save(place / f"{number}.png")
+    Image.new("RGBA", (4, 4), (255, 0, 0, 255)).save(study / "cat.png")
+    (study / "own.yaml").write_text(PICTURES)
+    monkeypatch.chdir(study)
+    space = load_space("own.yaml")
+    sweep = Storage.open(tmp_path / "hers" / "own")
+    write_space(sweep, space, space.conditions(), None)
+    for condition in space.conditions():
+        SweepFolder(sweep).condition(condition.condition_id).write_condition(condition)
+    (tmp_path / "colleague").mkdir()
+    monkeypatch.chdir(tmp_path / "colleague")
+    (tmp_path / "hers" / "own").rename(tmp_path / "colleague" / "own")
+    study.rename(tmp_path / "elsewhere")
+    forget_plugin()
+    sys.path[:] = [folder for folder in sys.path if not folder.startswith(str(tmp_path))]
+    return tmp_path / "colleague" / "own"
+
+
+def ids_in(sweep: Path) -> set[str]:
+    return {path.parent.name for path in sweep.glob("conditions/*/condition.json")}
+
+
+def test_a_folder_is_planned_where_plugin_picture_and_data_are_not(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "own/space.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert "3 conditions" in said.out
+    assert f"plugin her_own from {whole / 'plugins'}" in said.err
+    assert {one.condition_id for one in load_space("own/space.yaml").conditions()} == ids_in(whole)
+    text = (whole / "space.yaml").read_text()
+    assert "hers/" not in text and "study" not in text and str(whole.parent) not in text
+    assert main(["preview", "own/space.yaml"]) == 2
+    assert "--data-root image_folder=DIR" in capsys.readouterr().err
+
+
+def test_a_folder_goes_on_as_a_folder(whole: Path) -> None:
+    """What is frozen of a frozen space is the same."""
+    from bdray.sweeping.freezing import write_space
+
+    space = load_space("own/space.yaml")
+    again = Storage.open(whole.parent / "again")
+    write_space(again, space, space.conditions(), None)
+    assert again.read_text("space.yaml") == (whole / "space.yaml").read_text()
+    for kind in ("plugins", "pictures"):
+        mine, theirs = (sorted(p.name for p in (folder / kind).iterdir()) for folder in (whole, whole.parent / "again"))
+        assert mine == theirs
+
+
+def chosen(*argv: str) -> Condition:
+    """What `bdray trial` would run."""
+    from bdray.cli import _parser
+    from bdray.commands.trial import _choose
+
+    return _choose(_parser("bdray").parse_args(["trial", *argv]))
+
+
+def of(sweep: Path, trigger: str) -> Path:
+    """The `condition.json` with this trigger."""
+    paths = sweep.glob("conditions/*/condition.json")
+    return next(path for path in paths if f'"name": "{trigger}"' in path.read_text())
+
+
+@pytest.mark.parametrize("trigger", ["image", "handed_over"])
+@pytest.mark.parametrize("how", ["option", "set", "variable"])
+def test_a_condition_is_run_from_its_record_with_data_from_elsewhere(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, trigger: str, how: str
+) -> None:
+    path, folder = of(whole, trigger), str(whole.parents[1] / "elsewhere" / "pictures_of_hers")
+    argv = {"option": ["--data-root", f"image_folder={folder}"], "set": ["--set", f"data.root={folder}"]}
+    if how == "variable":
+        monkeypatch.setenv("BDRAY_ROOT_IMAGE_FOLDER", folder)
+    condition = chosen(str(path), *argv.get(how, []))
+    assert condition.data.root == folder
+    assert condition.condition_id == path.parent.name
+    if trigger == "image":
+        assert condition.trigger is not None and Path(condition.trigger.path).parent == whole / "pictures"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--set", "search.method=random"], "search: is for a search space"),
+        (["--set", "parameters.train.lr={values: [1]}"], "is for a search space"),
+        (["--only", "seed=0"], "is one condition"),
+        (["--id", "ab"], "is one condition"),
+        (["--seeds", "0-2"], "seeds: is for a search space"),
+        (["--set", "train.epoch=1"], "train has no option 'epoch'; did you mean"),
+    ],
+)
+def test_what_makes_no_sense_for_one_condition_is_said(
+    whole: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", str(of(whole, "image")), *argv]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_options_change_a_condition_of_a_record(whole: Path) -> None:
+    condition = chosen(str(of(whole, "handed_over")), "--set", "train.epochs=3", "--seeds", "7")
+    assert (condition.train.epochs, condition.seed) == (3, 7)
+    patched = chosen(str(of(whole, "handed_over")), "--set", "trigger={name: patch, size: 2}")
+    assert patched.trigger is not None and patched.trigger.label == "patch size=2"
+
+
+def test_a_condition_is_reproduced_from_its_record_bit_for_bit(whole: Path) -> None:
+    folder = str(whole.parents[1] / "elsewhere" / "pictures_of_hers")
+    found = []
+    for place in ("one", "two"):
+        argv = ["--data-root", f"image_folder={folder}", "--threads", "1", "--output", place]
+        source = of(whole, "image") if place == "one" else of(Path("one"), "image")
+        assert main(["trial", str(source), *argv]) == 0
+        record = json.loads(of(Path(place), "image").with_name("record.json").read_text())
+        found.append([[epoch["loss"], epoch["rates"]] for stage in record["stages"] for epoch in stage["epochs"]])
+        # The picture went along.
+        (whole / "pictures").rename(whole / "hidden") if place == "one" else None
+    assert found[0] == found[1]

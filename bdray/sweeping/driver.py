@@ -31,7 +31,6 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     DELIVERED,
     DRIVER_LOCK,
-    SPACE,
     RecordHead,
     SweepFolder,
     SweepInfo,
@@ -48,6 +47,7 @@ from bdray.sweeping.cost import unmeasured_lines
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.freezing import write_space
 from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.tasks import make_tasks, stages_of
@@ -197,7 +197,7 @@ def run_conditions(
 
 def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
-    _freeze(run.sweep, run.space, run.conditions, run.tracking_uri, run.settings.command)
+    _freeze(run)
     run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
@@ -281,14 +281,13 @@ class _Run:
         return [*self.conditions, *(self.space.expansion.examples if self.search_loop.searching else ())]
 
 
-def _freeze(
-    sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str, command: str
-) -> None:
+def _freeze(run: _Run) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
+    sweep, space = run.sweep, run.space
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
-    mark = tracking_mark(sweep, tracking_uri)
-    _write_space(sweep, space, mark)
+    mark = tracking_mark(sweep, run.tracking_uri)
+    write_space(sweep, space, run.shown, mark)
     folder.write_info(
         SweepInfo(
             name=sweep.name,
@@ -297,19 +296,14 @@ def _freeze(
             description=space.description,
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
-            conditions=tuple(condition.condition_id for condition in conditions),
+            conditions=tuple(condition.condition_id for condition in run.conditions),
             searched_s=0.0 if known is None else known.searched_s,
-            command=command,
+            command=run.settings.command,
             user=provenance.user(),
             git_commit=provenance.git_commit(),
             decided=space.resources.decided.plain,
         )
     )
-
-
-def _write_space(sweep: Storage, space: SearchSpace, mark: str | None) -> None:
-    """The space as it is run. `mark`: what is said of where it is tracked."""
-    sweep.write_atomic(SPACE, replace(space, tracking=space.tracking.model_copy(update={"uri": mark})).to_yaml())
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
@@ -480,7 +474,7 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     if decided != before:
         folder = SweepFolder(run.sweep)
         folder.write_info(replace(folder.info(), decided=decided.plain))
-        _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
+        write_space(run.sweep, space, run.shown, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
         chosen = getattr(decided, name)
         shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
