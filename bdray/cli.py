@@ -143,6 +143,11 @@ def _add_sweep(commands: Any) -> None:
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
     sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
+    sweep.add_argument(
+        "--same-code",
+        action="store_true",
+        help="the changed code of a component of your own means what it did (comments, a refactor)",
+    )
     sweep.add_argument("--name", type=_sweep_name, help="name of the sweep (default: the space's)")
     _storage_option(sweep)
     sweep.add_argument(

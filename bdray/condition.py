@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
-from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.plugins import digest_of, source_of
+from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
@@ -184,11 +184,7 @@ class Condition(Identified):
     def foreign(self) -> dict[str, type[Component]]:
         """The components from outside the package, by kind and name: "trigger corner_dot", and from `VERSION` 2 on
         "trigger corner_dot@2"."""
-        sections = ((name, getattr(self, name)) for name in COMPONENTS)
-        found = ((name, part) for name, section in sections for part in foreign_in(section))
-        return {
-            f"{name} {part.name}" + (f"@{part.VERSION}" if part.VERSION > 1 else ""): type(part) for name, part in found
-        }
+        return foreign_of([self])
 
     @property
     def sources(self) -> dict[str, str]:
@@ -242,6 +238,17 @@ class Condition(Identified):
     def shared_fingerprints(self) -> tuple[str, ...]:
         """Of the stages whose models are kept for other conditions."""
         return tuple(stage.fingerprint for stage in self.stages if stage.shared)
+
+
+def foreign_of(conditions: Sequence[Condition]) -> dict[str, type[Component]]:
+    """`Condition.foreign` of several; sections that they share are looked at once."""
+    sections = {
+        id(part): (name, part) for one in conditions for name in COMPONENTS if (part := getattr(one, name)) is not None
+    }
+    found = [(name, part) for name, section in sections.values() for part in foreign_in(section)]
+    return {
+        f"{name} {part.name}" + (f"@{part.VERSION}" if part.VERSION > 1 else ""): type(part) for name, part in found
+    }
 
 
 def foreign_in(value: Any) -> Iterator[Component]:

@@ -40,7 +40,7 @@ def load_plugins(modules: Iterable[str] = (), folders: Iterable[str | Path] = ()
     Raises:
         PluginError: whatever goes wrong while one of them is imported, a name that is taken included.
     """
-    # At the end: a user's `random.py` must not take the place of Python's. What is named stands before what is just there.
+    # At the end: a user's `random.py` must not take the place of Python's. What is named before what is just there.
     for folder in (*map(str, folders), str(Path.cwd())):
         if folder not in sys.path:
             sys.path.append(folder)

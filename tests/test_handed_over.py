@@ -1,4 +1,4 @@
-"""A sweep's folder in other hands: read, planned and gone on with on a machine that has neither her files nor her trust."""
+"""A sweep's folder in other hands: read, planned and gone on with where neither her files nor her trust are."""
 
 from __future__ import annotations
 

@@ -41,7 +41,14 @@ def write(folder: Path, files: dict[str, str] = FILES) -> Path:
 
 def test_the_source_is_the_module_and_what_it_imports_from_beside_it(tmp_path: Path) -> None:
     load_plugins(["src_main"], [write(tmp_path)])
-    whole = ["src_far.py", "src_help.py", "src_main.py", "src_pack/__init__.py", "src_pack/part.py", "src_pack/sibling.py"]
+    whole = [
+        "src_far.py",
+        "src_help.py",
+        "src_main.py",
+        "src_pack/__init__.py",
+        "src_pack/part.py",
+        "src_pack/sibling.py",
+    ]
     assert list(source_of("src_main")) == whole
     assert list(source_of("src_pack.part")) == whole[3:]
     assert source_of("not_there") == source_of("builtins") == {}

@@ -204,9 +204,7 @@ def test_a_broken_installed_plugin_is_named(
     assert "registered twice" in capsys.readouterr().out
 
 
-def test_reading_a_sweep_adds_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_a_sweep_adds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that was handed over, or a temporary one that anybody may make again, may have modules in it."""
     from bdray.commands.readers import searched
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from bdray.commands.results import chosen, show_comparison, show_results, show_search
+from bdray.commands.results import chosen, said_of_outside, show_comparison, show_results, show_search
 from bdray.credentials import public
 from bdray.errors import StorageError, UserError, nearest
 from bdray.record import TrialRecord, facts_of
@@ -82,6 +82,8 @@ def results(options: argparse.Namespace) -> int:
     records = chosen(records, options.where)
     if not (options.csv or options.parquet):
         show_results(records, options, controls)
+        if outside := len(SweepFolder(sweep).info().outside):
+            Console(stderr=True, highlight=False).print(said_of_outside(outside), markup=False, soft_wrap=True)
         if not (options.md or options.latex or options.where or options.by):
             show_search_of(sweep, records, Console(highlight=False))
         return 0
@@ -129,7 +131,7 @@ def _study_of(sweep: Storage) -> bytes:
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
-    return read_records(sweep, SweepFolder(sweep).info().conditions or None)
+    return read_records(sweep, SweepFolder(sweep).info().asked or None)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -228,7 +230,7 @@ def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
         name=" + ".join(infos),
         asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
         created_ms=min(created, default=None),
-        planned=len({name for info in infos.values() for name in info.conditions}) or None,
+        planned=len({name for info in infos.values() for name in info.asked}) or None,
         space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
         picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
@@ -254,7 +256,8 @@ def _described(sweep: Storage) -> SweepDescription:
         name=sweep.name,
         asked=info.description,
         created_ms=info.created_ms,
-        planned=len(info.conditions) or None,
+        planned=len(info.asked) or None,
+        outside=len(info.outside),
         space_yaml=space_yaml,
         search=searched(sweep),
         picture_of=lambda condition_id: _picture_in([sweep], condition_id),

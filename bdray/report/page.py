@@ -44,7 +44,8 @@ class SweepDescription:
 
     Attributes:
         asked: the space's description.
-        planned: how many conditions the space has; None where that is not known.
+        planned: how many conditions the sweep was asked for; None where that is not known.
+        outside: how many of them the last command's plan does not hold.
         space_yaml: the frozen space.
         search: where conditions were chosen by results.
         took_at: see `bdray.results.took`.
@@ -55,6 +56,7 @@ class SweepDescription:
     asked: str = ""
     created_ms: int | None = None
     planned: int | None = None
+    outside: int = 0
     space_yaml: str = ""
     search: SearchView | None = None
     is_running: bool = False
@@ -195,6 +197,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
     """What the head of the page lists."""
     records = study.records
     done = f"{len(records)} recorded" + (f" of {sweep.planned} planned" if sweep.planned is not None else "")
+    done += f" ({sweep.outside} of them outside the last command's plan)" if sweep.outside else ""
     roles = [sum(record.role == role for record in records) for role in ("poisoned", "baseline")]
     seeds = sorted({record.condition.get("seed", 0) for record in records})
     marks = [mark(record) for record in records]

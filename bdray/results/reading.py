@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def load_results(sweep: str | Path) -> pd.DataFrame:
-    """One row a condition, as in the sweep's `results.csv`; also while it runs.
+    """One row a condition, as in the sweep's `results.csv`; also while it runs. `attrs["outside"]` of the table names
+    the conditions that the last command's plan does not hold.
 
     Args:
         sweep: folder or URI of the sweep (`runs/quickstart`).
@@ -26,7 +27,9 @@ def load_results(sweep: str | Path) -> pd.DataFrame:
     Raises:
         UserError: there is no sweep.
     """
-    return result_table(_records(sweep))
+    table = result_table(_records(sweep))
+    table.attrs["outside"] = list(SweepFolder(Storage.open(str(sweep))).info().outside)
+    return table
 
 
 def load_curves(sweep: str | Path) -> pd.DataFrame:
@@ -61,4 +64,4 @@ def _records(sweep: str | Path) -> list[TrialRecord]:
     folder = SweepFolder(storage)
     if not folder.is_sweep:
         raise UserError(f"there is no sweep in {storage.uri}")
-    return read_records(storage, folder.info().conditions or None)
+    return read_records(storage, folder.info().asked or None)

@@ -104,7 +104,6 @@ class Builder:
             "data.root": root,
         }
 
-
     def _with_picture(self, assignment: Flat) -> Flat:
         path = assignment.get("trigger.path")
         if self._beside is None or not isinstance(path, str) or is_file(find(path)):

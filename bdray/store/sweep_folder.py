@@ -70,6 +70,7 @@ class SweepInfo:
         created_ms: Unix time in milliseconds; None when it is not known.
         conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
             of a search that decides on results, those it has asked for so far.
+        outside: ids of those that earlier commands asked for and the last one's plan does not hold.
         searched_s: how long such a search has gone on, in seconds.
         command: that continues the sweep, without passwords; "" where it was started from Python.
         user, git_commit: who started it last, and what the folder it was started in had checked out; "" where unknown.
@@ -84,12 +85,18 @@ class SweepInfo:
     description: str = ""
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     searched_s: float = 0.0
     command: str = ""
     user: str = ""
     git_commit: str = ""
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Ids of all conditions that the sweep was ever asked for."""
+        return (*self.conditions, *self.outside)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class KeptRecord:
 
 
 def picture_name(flat: Mapping[str, Any]) -> str:
-    """Where a sweep's folder holds the picture of an `image` trigger, which the flat content names by place and hash."""
+    """Where a sweep's folder holds the picture of an `image` trigger; flat content names that by place and hash."""
     return f"{PICTURES}/{flat['trigger.sha256'][:16]}{PurePath(flat['trigger.path']).suffix}"
 
 

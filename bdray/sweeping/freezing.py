@@ -3,13 +3,12 @@ of plugins and the pictures of triggers that it names."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bdray.condition import Condition, foreign_in
+from bdray.condition import Condition, foreign_in, foreign_of
 from bdray.plugins import digest_of, source_of
 from bdray.space import SearchSpace
 from bdray.space.source import dump_yaml
@@ -52,10 +51,8 @@ def _keep_plugins(sweep: Storage, space: SearchSpace, conditions: Sequence[Condi
 
 def _modules(space: SearchSpace, conditions: Sequence[Condition]) -> Iterator[str]:
     """Those of components from outside the package."""
-    sections = {id(part): part for one in conditions for part in (one.data, one.model, one.trigger, one.poison)}
-    sections |= {id(part): part for one in conditions for part in (one.regularizer, one.repair)}
-    found = [part for section in (*sections.values(), space.search) for part in foreign_in(section)]
-    yield from dict.fromkeys(type(part).__module__ for part in found if type(part).__module__ in sys.modules)
+    classes = [*foreign_of(conditions).values(), *map(type, foreign_in(space.search))]
+    yield from dict.fromkeys(cls.__module__ for cls in classes)
 
 
 def _keep_pictures(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, str]:

@@ -32,6 +32,11 @@ class TrialFiles:
         self._folder = self._sweep.condition(condition.condition_id) if self._sweep else None
         self.journal = Journal(self._folder) if self._folder else None
 
+    def finished_before(self) -> TrialRecord | None:
+        """The record of a run that has finished."""
+        kept = self._folder.record() if self._folder else None
+        return kept.record if kept and kept.record.status == "finished" else None
+
     def write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self._sweep is None or self._folder is None:
