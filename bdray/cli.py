@@ -143,6 +143,11 @@ def _add_sweep(commands: Any) -> None:
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
     sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
+    sweep.add_argument(
+        "--same-code",
+        action="store_true",
+        help="the changed code of a component of your own means what it did (comments, a refactor)",
+    )
     sweep.add_argument("--name", type=_sweep_name, help="name of the sweep (default: the space's)")
     _storage_option(sweep)
     sweep.add_argument(
@@ -360,9 +365,10 @@ def _load(options: argparse.Namespace) -> SearchSpace:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from bdray.commands import launch
+    from bdray.commands import inspection, launch
 
     space = _load(options)
+    inspection.say_plugins(space.plugins)
     if options.dry_run:
         return launch.dry_run(space, options)
     return launch.run(space, options)
@@ -389,7 +395,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _preview(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.preview(_load(options), options.output)
+    space = _load(options)
+    inspection.say_plugins(space.plugins)
+    return inspection.preview(space, options.output)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bdray.condition import flatten
+from bdray.condition import Condition, attack_key, flatten
 from bdray.data.duplicates import DuplicatesRecord
+from bdray.errors import UserError
 from bdray.poisoning.classes import classes_in
 from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.triggers.variations import Variation
@@ -167,6 +168,27 @@ class ErrorRecord(_Frozen):
     message: str
 
 
+class Facts(_Frozen):
+    """What a condition's components say of it: whoever reads a record then needs none of them."""
+
+    twin: str
+    """Condition id of its unpoisoned twin."""
+    attack: str
+    """Names its attack (`bdray.condition.attack_key`)."""
+    is_repaired: bool
+    clean_fraction: float
+    """Of the training set, in the clean set of the repair; 0 where that uses none."""
+
+    @classmethod
+    def of(cls, condition: Condition) -> Facts:
+        return cls(
+            twin=condition.baseline().condition_id,
+            attack=attack_key(condition.trigger, condition.poison),
+            is_repaired=condition.is_repaired,
+            clean_fraction=condition.clean_fraction,
+        )
+
+
 class TrialRecord(_Frozen):
     """One condition, run."""
 
@@ -175,6 +197,10 @@ class TrialRecord(_Frozen):
     cell_id: str
     role: Literal["poisoned", "baseline"]
     condition: dict[str, Any]
+    facts: Facts | None = None
+    """None in records of earlier versions; see `facts_of`."""
+    sources: dict[str, str] = {}
+    """Digests of the source of components from outside the package (`Condition.sources`)."""
     status: Status
     error: ErrorRecord | None = None
     started_ms: int
@@ -220,6 +246,21 @@ class TrialRecord(_Frozen):
     def collapsed(self) -> bool:
         """Whether some stage left a model that gives nearly everything one class."""
         return any(rates.collapsed for rates in self.ends.values() if rates)
+
+
+_facts: dict[str, Facts] = {}
+"""By condition id, which is made of all that decides them: tables are made again and again while a sweep runs."""
+
+
+def facts_of(record: TrialRecord) -> Facts | None:
+    """What the record says of its condition, or for one of an earlier version what the components say; None where that
+    would take a plugin, which no reader imports."""
+    if record.facts is None and record.condition_id not in _facts:
+        try:
+            _facts[record.condition_id] = Facts.of(Condition.parse(record.condition))
+        except UserError:
+            return None
+    return record.facts or _facts[record.condition_id]
 
 
 def finite(value: float) -> float | None:

@@ -16,13 +16,14 @@ def find(path: str | Path) -> Path:
     A search space may be named without its ending (`quickstart`). What is found nowhere is returned as it was given.
     """
     given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user whom nobody knows as he is
-    if _is_file(given) or given.is_absolute() or str(given.parent) not in (".", FOLDER):
+    if is_file(given) or given.is_absolute() or str(given.parent) not in (".", FOLDER):
         return given
     known = shipped()
     return known.get(given.name) or known.get(f"{given.name}.yaml") or given
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -392,3 +392,32 @@ def test_damaged_files_are_said_put_aside_and_computed_again(new_sweeper: Callab
     assert len(runs) == len(set(runs)) == len(before) + 1
     status, output = sweeper.run()
     assert (status, "damaged" in output) == (0, False)
+
+
+@pytest.mark.system
+def test_a_sweep_remembers_what_a_narrower_command_leaves_out(new_sweeper: Callable[..., Sweeper]) -> None:
+    """And its baseline gets the floor of a trigger that comes later, without being trained again."""
+    sweeper = new_sweeper("tiny.yaml", SPACE)
+    short = ["--set", "train.epochs=1"]
+    code, said = sweeper.run(*short, "--only", "trigger.name=patch")
+    assert code == 0, said
+    (baseline,) = (
+        path for path in sweeper.files("conditions/*/record.json") if '"role": "baseline"' in path.read_text()
+    )
+    before, models = (
+        json.loads(baseline.read_text()),
+        {path: path.stat().st_mtime_ns for path in sweeper.files("stages/*/model*")},
+    )
+    code, said = sweeper.run(*short)
+    assert code == 0, said
+    assert "1 finished baselines are tested with triggers that were added since" in said
+    after = json.loads(baseline.read_text())
+    assert len(before["floors"]) == 1 and len(after["floors"]) == 2
+    assert (after["stages"], after["floors"][0]) == (before["stages"], before["floors"][0])
+    assert all(path.stat().st_mtime_ns == when for path, when in models.items())
+    table = sweeper.table()
+    assert len(table) == 5
+    code, said = sweeper.run(*short, "--only", "trigger.name=patch")
+    assert code == 0, said
+    assert "2 conditions of earlier commands lie outside" in said
+    assert len(sweeper.table()) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def _listing(section: str, title: str) -> Table:
         options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")
         table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE))
     return table
+
+
+def say_plugins(names: Sequence[str]) -> None:
+    """From where the code was imported that a search space names: on stderr."""
+    for name in names:
+        where = getattr(sys.modules.get(name), "__file__", None) or "?"
+        Console(stderr=True, highlight=False).print(f"plugin {name} from {where}", markup=False, soft_wrap=True)
 
 
 def preview(space: SearchSpace, output: str) -> int:

@@ -14,9 +14,9 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
-from bdray.commands.results import said_of_classes
+from bdray.commands.results import said_of_classes, said_of_outside
 from bdray.credentials import public
-from bdray.errors import BdrayError
+from bdray.errors import BdrayError, UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.surroundings import mixtures
@@ -25,6 +25,7 @@ from bdray.space.dry_run import make_plan, render_plan
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT
 from bdray.sweeping import supervisor
+from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
@@ -41,7 +42,12 @@ def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Print the plan, and what it will cost as far as that was measured."""
     console = Console()
     render_plan(make_plan(space), console)
-    cost = estimate_cost(space, Storage.open(options.storage), options.name or space.name)
+    storage, name = Storage.open(options.storage), options.name or space.name
+    try:
+        same_code(storage.child(name), storage, space.shown(), "same" if options.same_code else "ask")
+    except UserError as error:
+        console.print(f"note: {error}", markup=False, highlight=False, soft_wrap=True)
+    cost = estimate_cost(space, storage, name)
     if cost is None:
         words = shlex.split(options.command_line)
         again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in words)
@@ -60,6 +66,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
         name=options.name,
         tracking_uri=options.tracking_uri,
         retry_failed=options.retry_failed,
+        on_change="same" if options.same_code else "ask",
         command=options.command_line,
         cluster=ClusterSettings(
             address=options.address,
@@ -122,6 +129,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.outside:
+        console.print(said_of_outside(outcome.outside), markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:

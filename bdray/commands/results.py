@@ -81,6 +81,13 @@ def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
     return [f"{option} is class {classes}" for option, classes in said.items()]
 
 
+def said_of_outside(count: int) -> str:
+    """Of the conditions that only earlier commands asked for."""
+    return (
+        f"note: {count} conditions of earlier commands lie outside the last command's plan; results and report hold all"
+    )
+
+
 def show_search(parts: Sequence[Part], console: Console) -> None:
     """Print what a search found: the tables of its part of the page."""
     for part in parts:

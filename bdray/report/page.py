@@ -12,10 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bdray.condition import Condition
 from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import said_classes
-from bdray.record import Rates, StageName, TrialRecord
+from bdray.record import Rates, StageName, TrialRecord, facts_of
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -45,7 +44,8 @@ class SweepDescription:
 
     Attributes:
         asked: the space's description.
-        planned: how many conditions the space has; None where that is not known.
+        planned: how many conditions the sweep was asked for; None where that is not known.
+        outside: how many of them the last command's plan does not hold.
         space_yaml: the frozen space.
         search: where conditions were chosen by results.
         took_at: see `bdray.results.took`.
@@ -56,6 +56,7 @@ class SweepDescription:
     asked: str = ""
     created_ms: int | None = None
     planned: int | None = None
+    outside: int = 0
     space_yaml: str = ""
     search: SearchView | None = None
     is_running: bool = False
@@ -81,7 +82,7 @@ class Report:
 
 
 def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Report:
-    """The report on `records`. The sweep's plugins must be imported."""
+    """The report on `records`."""
     study = study_of(records, sweep.took_at)
     clean = clean_behaviour(study)
     searched = search_parts(sweep.search, study.records)
@@ -196,6 +197,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
     """What the head of the page lists."""
     records = study.records
     done = f"{len(records)} recorded" + (f" of {sweep.planned} planned" if sweep.planned is not None else "")
+    done += f" ({sweep.outside} of them outside the last command's plan)" if sweep.outside else ""
     roles = [sum(record.role == role for record in records) for role in ("poisoned", "baseline")]
     seeds = sorted({record.condition.get("seed", 0) for record in records})
     marks = [mark(record) for record in records]
@@ -239,9 +241,9 @@ def clean_splits(records: Sequence[TrialRecord]) -> str:
         "train_clean": "train_clean (clean versions of images the poison stage trained on)",
     }
     found = [
-        f"{words[condition.finetune.split]}, {100 * condition.clean_fraction:g} % of the training set"
-        for condition in (Condition.parse(record.condition) for record in records)
-        if condition.is_repaired and condition.clean_fraction
+        f"{words[record.condition['finetune']['split']]}, {100 * facts.clean_fraction:g} % of the training set"
+        for record in records
+        if (facts := facts_of(record)) and facts.is_repaired and facts.clean_fraction
     ]
     return "; ".join(dict.fromkeys(found)) or "none: no repair used clean images"
 
@@ -302,9 +304,9 @@ def _table(study: Study) -> list[Row]:
 
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
-    condition = Condition.parse(record.condition)
-    has_split = condition.is_repaired and condition.clean_fraction
-    split = f"{condition.finetune.split} {100 * condition.clean_fraction:g} %" if has_split else "–"
+    facts = facts_of(record)
+    has_split = facts and facts.is_repaired and facts.clean_fraction
+    split = f"{record.condition['finetune']['split']} {100 * facts.clean_fraction:g} %" if facts and has_split else "–"
     floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
     before, after = (floor.attack_success_rate if floor else None for floor in floors)
     took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))

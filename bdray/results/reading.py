@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from bdray.errors import UserError
-from bdray.plugins import load_plugins
 from bdray.record import RATES
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,17 +18,18 @@ if TYPE_CHECKING:
 
 
 def load_results(sweep: str | Path) -> pd.DataFrame:
-    """One row a condition, as in the sweep's `results.csv`; also while it runs.
+    """One row a condition, as in the sweep's `results.csv`; also while it runs. `attrs["outside"]` of the table names
+    the conditions that the last command's plan does not hold.
 
     Args:
         sweep: folder or URI of the sweep (`runs/quickstart`).
 
     Raises:
-        UserError: there is no sweep, or one of its plugins cannot be imported.
+        UserError: there is no sweep.
     """
-    records = _records(sweep)
-    _load_plugins(Storage.open(str(sweep)))
-    return result_table(records)
+    table = result_table(_records(sweep))
+    table.attrs["outside"] = list(SweepFolder(Storage.open(str(sweep))).info().outside)
+    return table
 
 
 def load_curves(sweep: str | Path) -> pd.DataFrame:
@@ -61,16 +59,9 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _load_plugins(sweep: Storage) -> None:
-    """Those that the frozen space names: which baseline belongs to a condition, its components say."""
-    text = sweep.read_text(SPACE) if sweep.exists(SPACE) else ""
-    space = yaml.safe_load(text) or {}
-    load_plugins(space.get("plugins") or (), space.get("plugin_path") or ())
-
-
 def _records(sweep: str | Path) -> list[TrialRecord]:
     storage = Storage.open(str(sweep))
     folder = SweepFolder(storage)
     if not folder.is_sweep:
         raise UserError(f"there is no sweep in {storage.uri}")
-    return read_records(storage, folder.info().conditions or None)
+    return read_records(storage, folder.info().asked or None)

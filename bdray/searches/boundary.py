@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from bdray.condition import Condition, flatten
+from bdray.condition import TRAINING_ONLY, Condition, attack_key, flatten
 from bdray.errors import SpaceError
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
@@ -28,7 +28,6 @@ from bdray.searches.crossing import Crossing, Level, Posterior, Share
 from bdray.searches.domain import Axis, Flat, SearchDomain, locate
 from bdray.searches.metrics import TOOK, Metric
 from bdray.store.storage import Storage
-from bdray.trial.attacks import TRAINING_ONLY, attack_key
 from bdray.values import freeze
 
 LEAST = 4

@@ -31,7 +31,6 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     DELIVERED,
     DRIVER_LOCK,
-    SPACE,
     RecordHead,
     SweepFolder,
     SweepInfo,
@@ -44,10 +43,12 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import say_phase
 from bdray.sweeping import provenance, stopping
+from bdray.sweeping.code_check import OnChange, same_code
 from bdray.sweeping.cost import unmeasured_lines
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.freezing import write_space
 from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.tasks import make_tasks, stages_of
@@ -80,6 +81,7 @@ class SweepSettings:
 
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
+        on_change: what becomes of what was measured with other code of a component (`bdray.sweeping.code_check`).
         tracking_uri: MLflow's; None: the space's, or else the environment's, or else SQLite in the storage.
         retry_failed: run failed, diverged and pruned conditions again, these to their end.
         cluster: what Ray is given.
@@ -95,6 +97,7 @@ class SweepSettings:
     name: str | None = None
     tracking_uri: str | None = None
     retry_failed: bool = False
+    on_change: OnChange = "ask"
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.run_task:run_task"
@@ -112,6 +115,7 @@ class SweepOutcome:
         records: of all conditions of the plan that have one, in plan order.
         missing: ids of conditions without a record.
         interrupted: stopped before the end.
+        outside: how many conditions earlier commands asked for that the plan does not hold.
         delivery: what the tracking mirror delivered.
     """
 
@@ -121,6 +125,7 @@ class SweepOutcome:
     interrupted: bool
     delivery: DeliveryReport | None
     tracking_uri: str
+    outside: int = 0
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:
@@ -178,17 +183,19 @@ def run_conditions(
 
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
             adopted.extend(_adopt(sweep, storage, new))
-            return _left(sweep, new, retry_failed=settings.retry_failed)
+            left = _left(sweep, new, retry_failed=settings.retry_failed)
+            return [*left, *_lacking_floors(run, [condition for condition in new if condition not in left])]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
         run = _Run(space, search_loop, storage, sweep, tracking_uri, settings, console)
+        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change))
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
             records = _records(run)
-            if records:
-                write_tables(sweep, result_table(records))
+            if known := _records(run, outside=True):
+                write_tables(sweep, result_table(known))
             return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             prepare(run.shown if run.left else ())
@@ -197,7 +204,7 @@ def run_conditions(
 
 def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
-    _freeze(run.sweep, run.space, run.conditions, run.tracking_uri, run.settings.command)
+    _freeze(run)
     run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
@@ -215,8 +222,10 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
     finally:
         try:
             say_phase(run.sweep, "delivering")
+            # Those that were tested again have other records now.
+            statuses_of_intact(run.sweep, [condition for condition in run.left if condition.is_baseline])
             records = _records(run)
-            _write_results(run, records)
+            _write_results(run, _records(run, outside=True))
         finally:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
@@ -232,9 +241,10 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
         return mirror.close(progress=progress.delivered)
 
 
-def _records(run: _Run) -> list[TrialRecord]:
-    """All there are, in plan order."""
-    return read_records(run.sweep, [condition.condition_id for condition in run.conditions])
+def _records(run: _Run, *, outside: bool = False) -> list[TrialRecord]:
+    """All there are, in plan order; then those that only earlier commands asked for."""
+    names = [condition.condition_id for condition in run.conditions]
+    return read_records(run.sweep, [*names, *(SweepFolder(run.sweep).info().outside if outside else ())])
 
 
 def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
@@ -264,6 +274,7 @@ class _Run:
     tracking_uri: str
     settings: SweepSettings
     console: Console
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def conditions(self) -> Sequence[Condition]:
@@ -281,14 +292,15 @@ class _Run:
         return [*self.conditions, *(self.space.expansion.examples if self.search_loop.searching else ())]
 
 
-def _freeze(
-    sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str, command: str
-) -> None:
+def _freeze(run: _Run) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
+    sweep, space = run.sweep, run.space
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
-    mark = tracking_mark(sweep, tracking_uri)
-    _write_space(sweep, space, mark)
+    mark = tracking_mark(sweep, run.tracking_uri)
+    write_space(sweep, space, run.shown, mark)
+    conditions = tuple(condition.condition_id for condition in run.conditions)
+    before = (*(known.asked if known else ()), *folder.condition_ids())
     folder.write_info(
         SweepInfo(
             name=sweep.name,
@@ -297,19 +309,16 @@ def _freeze(
             description=space.description,
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
-            conditions=tuple(condition.condition_id for condition in conditions),
+            conditions=conditions,
+            outside=tuple(name for name in dict.fromkeys(before) if name not in {*conditions}),
             searched_s=0.0 if known is None else known.searched_s,
-            command=command,
+            command=run.settings.command,
             user=provenance.user(),
             git_commit=provenance.git_commit(),
+            sources=run.sources,
             decided=space.resources.decided.plain,
         )
     )
-
-
-def _write_space(sweep: Storage, space: SearchSpace, mark: str | None) -> None:
-    """The space as it is run. `mark`: what is said of where it is tracked."""
-    sweep.write_atomic(SPACE, replace(space, tracking=space.tracking.model_copy(update={"uri": mark})).to_yaml())
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
@@ -344,6 +353,29 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     statuses = statuses_of_intact(sweep, conditions)
     done = {name for name, status in statuses.items() if status == "finished" or not retry_failed}
     return [condition for condition in conditions if condition.condition_id not in done]
+
+
+def _lacking_floors(run: _Run, conditions: Sequence[Condition]) -> list[Condition]:
+    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
+    keys = {probe.key for probe in probes_of(run.shown) if probe.variation == "whole"}
+    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and keys}
+    lacking = [
+        baselines[record.condition_id]
+        for record in read_records(run.sweep, list(baselines))
+        if record.status == "finished" and not keys <= {floor.probe for floor in record.floors}
+    ]
+    sweeps = [SweepFolder(sweep) for sweep in sweeps_in(run.storage)] if lacking else []
+    kept = [
+        condition
+        for condition in lacking
+        if all(any(sweep.has_stage(stage) for sweep in sweeps) for stage in condition.shared_fingerprints)
+    ]
+    if lacking:
+        lost = len(lacking) - len(kept)
+        said = [f"{len(kept)} finished baselines are tested with triggers that were added since"] if kept else []
+        said += [f"{lost} finished baselines lack those of triggers added since: their models are gone"] if lost else []
+        run.console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
+    return kept
 
 
 def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
@@ -480,7 +512,7 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     if decided != before:
         folder = SweepFolder(run.sweep)
         folder.write_info(replace(folder.info(), decided=decided.plain))
-        _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
+        write_space(run.sweep, space, run.shown, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
         chosen = getattr(decided, name)
         shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
@@ -636,4 +668,5 @@ def _sum_up(
         run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}
     missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
-    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri)
+    outside = len(SweepFolder(run.sweep).info().outside)
+    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri, outside)

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bdray.condition import Condition, digest
+from bdray.condition import Condition, attack_key
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.variations import Variation
-
-TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
-"""Options of a strategy that a test set does not see."""
 
 VARIATIONS: tuple[Variation, ...] = ("off_position", "part")
 
@@ -34,13 +31,6 @@ class Probe:
     def key(self) -> str:
         """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
         return attack_key(self.trigger, self.poison, self.variation)
-
-
-def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
-    """12 hex digits that name an attack as a test set sees it."""
-    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
-    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
-    return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
 def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:

@@ -110,6 +110,12 @@ def _failure(error: Exception) -> ErrorRecord:
     return ErrorRecord(kind="OutOfMemory", message=f"{problem}; lower batch_size ({said})")
 
 
+def _new_to(baseline: TrialRecord, probes: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Those that a baseline was not tested with."""
+    known = {floor.probe for floor in baseline.floors}
+    return tuple(probe for probe in probes if probe.key not in known)
+
+
 class _Trial:
     """One attempt at one condition."""
 
@@ -126,6 +132,8 @@ class _Trial:
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
         self.started_ms, self.begun = now_ms(), time.monotonic()
+        before = self.files.finished_before() if condition.is_baseline else None
+        self.before = before if before and _new_to(before, options.probes) else None
 
     def run(self) -> TrialRecord:
         device = pick_device(self.options.device)
@@ -159,6 +167,9 @@ class _Trial:
         stages = [end.record for end in ends]
         status: Status = "diverged" if any(stage.diverged for stage in stages) else "finished"
         record = self._record(status, stages, probing, visibility, environment)
+        if self.before is not None:
+            # Its numbers are what they were: they were computed again for the sake of the new floors alone.
+            record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
         if self.store:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
@@ -205,6 +216,8 @@ class _Trial:
     def _probes(self) -> tuple[Probe, ...]:
         """What is measured beside the attack itself."""
         sweep = self.options.probes
+        if self.before is not None:
+            return _new_to(self.before, sweep)
         return sweep if self.condition.is_baseline else own_probes(self.condition, sweep)
 
     def _record(

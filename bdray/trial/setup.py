@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.data.base import ImageData
 from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.splits import CleanSplit, split_clean
@@ -28,7 +28,7 @@ from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
-from bdray.trial.attacks import Probe, attack_key
+from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
 from bdray.triggers.base import Trigger
 from bdray.triggers.variations import vary

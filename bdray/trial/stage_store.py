@@ -38,7 +38,7 @@ class StageManifest(BaseModel):
 
     Attributes:
         data_fingerprint: of the data it was trained on; a stage of other data is not this stage.
-        attack: names the attack its rates were measured under (`bdray.trial.attacks.attack_key`); a baseline's stage,
+        attack: names the attack its rates were measured under (`bdray.condition.attack_key`); a baseline's stage,
             which may be a surrogate's too, is shared by conditions with different attacks.
         condition_id: of the trial that trained it.
         record: its history.
