@@ -10,12 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bdray.condition import Condition, attack_key, flatten
-from bdray.data.duplicates import DuplicatesRecord
+from bdray.data.arrays import Duplicate
 from bdray.errors import UserError
 from bdray.poisoning.classes import classes_in
-from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.triggers.variations import Variation
-from bdray.triggers.visibility import Visibility
 
 SCHEMA = 2
 
@@ -115,6 +113,71 @@ class Persistence(_Frozen):
     """Mean attack success rate over the repair (trapezoid over evaluated epochs / epochs)."""
     left_at_end: float | None
     """Attack success rate after the last epoch."""
+
+
+NAMED = 20
+"""So many are named in a record; `bdray preview` names all."""
+
+
+class DuplicatesRecord(_Frozen):
+    """How many training images are test images too, and which.
+
+    Attributes:
+        count: of all training images, the clean pool included.
+        other_label: of those, how many have another label there.
+        named: the first of them, in words.
+    """
+
+    count: int
+    other_label: int
+    named: tuple[str, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[Duplicate]) -> DuplicatesRecord:
+        other = sum(not each.same_label for each in found)
+        return cls(count=len(found), other_label=other, named=tuple(map(str, found[:NAMED])))
+
+
+class TriggerSurvival(_Frozen):
+    """Shares of the stamped training images that still carry the trigger when they are trained on, over one epoch.
+
+    Of the pixels that the trigger changed, those are counted that the image still shows after crop and flip, each once
+    however often a crop's mirrored border repeats it.
+    """
+
+    images: int
+    """Stamped images that the trigger changed: what the shares are of. Cover images count."""
+    whole: float
+    """Every pixel that was stamped."""
+    in_part: float
+    """Some, but fewer."""
+    not_at_all: float
+    """None: an image with a label of the attacker's choice and nothing to see."""
+    each_once: bool = False
+    """False in records of earlier versions, which counted a pixel as often as a mirrored border showed it: too many
+    were whole (of a 3 x 3 patch one pixel from its corner of 32: 52 % instead of 44 %)."""
+
+
+class Visibility(_Frozen):
+    """Distances between clean and stamped images, over the images that were compared."""
+
+    l_inf: float | None
+    """The largest change of any value in any image there is, in levels 0..255; None in records of early versions."""
+    l_inf_mean: float
+    """Mean over images of the largest change in each, in levels 0..255."""
+    psnr_db: float | None
+    """Mean peak signal to noise ratio in dB of the images that changed; None when none did."""
+    ssim: float
+    """Mean structural similarity (Wang et al. 2004), 1 for equal images."""
+    compared_images: int | None = None
+    """How many images the means are over; None in records of earlier versions."""
+    measured_on: Literal["test", "training"] = "test"
+    """Whether those are triggered test images, or poisoned training images: original against perturbed and stamped,
+    where the strategy perturbs."""
+    unchanged_images: int
+    """Of all triggered test images, those that the trigger leaves as they were."""
+    unchanged_training_images: int | None = None
+    """Of all stamped training images, the same; None where none was counted."""
 
 
 class DataRecord(_Frozen):

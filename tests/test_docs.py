@@ -58,3 +58,21 @@ def test_files_that_are_named_exist() -> None:
         if not (ROOT / name).exists() and name not in MADE_BY_USERS
     ]
     assert gone == []
+
+
+def test_the_table_of_packages_names_what_there_is() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where things are")[1].split("##")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    listed = [name.rstrip("/") for names, _ in rows for name in re.findall(r"`(\w+/?)`", names)]
+    there = {
+        path.stem for path in (ROOT / "bdray").glob("*") if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    gone = [
+        f"{package}{module}"
+        for names, modules in rows
+        for package in re.findall(r"`(\w+/)`", names)
+        for module in re.findall(r"`(\w+)`", modules)
+        if not (ROOT / "bdray" / package / f"{module}.py").exists()
+    ]
+    assert gone == []
+    assert sorted(listed) == sorted({*there - {"__init__"}, "networks"})

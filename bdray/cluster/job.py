@@ -10,7 +10,7 @@ from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
-    from bdray.cluster.node_check import NodeRequirements
+    from bdray.inventory import Installation
 
 PROCESS_NAME = "Condition"
 """What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""
@@ -58,6 +58,21 @@ class ClusterSettings:
     dashboard: bool = True
     job_name: str = ""
     lost: Callable[[str], NoReturn] | None = None
+
+
+@dataclass(frozen=True)
+class NodeRequirements:
+    """What nodes are compared with.
+
+    Attributes:
+        installation: the driver's.
+        checked: ids of the nodes that are known to be alike.
+        contents: conditions as JSON text, one for each data set of the sweep.
+    """
+
+    installation: Installation
+    checked: frozenset[str]
+    contents: tuple[str, ...]
 
 
 @dataclass(frozen=True)

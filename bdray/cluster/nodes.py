@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bdray.cluster.autoscaling import added, has_autoscaler, waiting
 from bdray.cluster.failures import in_one_line
-from bdray.cluster.job import ClusterJob, Task
-from bdray.cluster.node_check import NodeRequirements, contents_of, data_problems, installation_problems, unshared
+from bdray.cluster.job import ClusterJob, NodeRequirements, Task
+from bdray.cluster.node_check import contents_of, data_problems, installation_problems, unshared
 from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition

@@ -39,12 +39,11 @@ from ray import tune  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.gauges import Gauges  # noqa: E402
-from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source, Task  # noqa: E402
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, NodeRequirements, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
 from bdray.cluster.local_ray import confined, has_token  # noqa: E402
 from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
-from bdray.cluster.node_check import NodeRequirements  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
 from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.pruning_actor import start_pruner  # noqa: E402

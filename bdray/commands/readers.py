@@ -16,13 +16,13 @@ from rich.markup import escape
 
 from bdray.commands.results import chosen, said_of_outside, show_comparison, show_results, show_search
 from bdray.credentials import public
-from bdray.errors import StorageError, UserError, nearest
+from bdray.errors import StorageError, UserError
 from bdray.record import TrialRecord, facts_of
 from bdray.results.controls import controls_of
 from bdray.results.tables import csv_of, result_table
 from bdray.results.took import TOOK_AT
 from bdray.store.storage import Storage, cause_of
-from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in
+from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_sweep, read_records
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -33,22 +33,6 @@ FIGURE_FILES: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf", "png")
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
-
-
-def find_sweep(name: str, storage_uri: str) -> Storage:
-    """A sweep's folder, by name in the storage or by path.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    storage, at_path = Storage.open(storage_uri), Storage.open(name)
-    in_storage = storage.named(name)
-    for sweep in (in_storage, at_path):
-        if sweep is not None and SweepFolder(sweep).is_sweep:
-            return sweep
-    known = [sweep.name for sweep in sweeps_in(storage)]
-    where = f"'{name}' in {storage.uri}" if in_storage else f"in {at_path.uri}"
-    raise UserError(f"there is no sweep {where}; {nearest(at_path.name, known)}")
 
 
 def require_folder_of(file: str) -> None:

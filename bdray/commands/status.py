@@ -17,7 +17,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bdray.commands.readers import find_sweep
 from bdray.errors import StorageError, UserError
 from bdray.store.locks import is_kept, is_locked
 from bdray.store.storage import Storage
@@ -27,6 +26,7 @@ from bdray.store.sweep_folder import (
     RecordHead,
     SweepFolder,
     SweepInfo,
+    find_sweep,
     now_ms,
     read_heads,
     sweeps_in,

@@ -11,7 +11,7 @@ import numpy as np
 from bdray.errors import PoisonError, TriggerError
 from bdray.poisoning.late import LateStamps
 from bdray.triggers.base import require_change, unchanged
-from bdray.triggers.visibility import largest_change
+from bdray.triggers.distances import largest_change
 
 if TYPE_CHECKING:
     import torch

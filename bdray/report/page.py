@@ -12,9 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import said_classes
-from bdray.record import Rates, StageName, TrialRecord, facts_of
+from bdray.record import DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -32,7 +31,7 @@ from bdray.report.strips import trigger_strips
 from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
-from bdray.triggers.visibility import VISIBILITY_IMAGES
+from bdray.trial.visibility import VISIBILITY_IMAGES
 
 AGAIN_S = 15
 """Seconds after which an open page of a sweep that runs loads itself again."""

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
-from bdray.errors import StorageError, StorageNotFoundError
+from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.interrupting import interrupt_main_thread
 from bdray.record import ErrorRecord, Facts, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
@@ -343,6 +343,22 @@ def sweeps_in(storage: Storage) -> list[Storage]:
     children = [storage.child(name) for name in storage.list()]
     are_sweeps = storage.each(_is_open_sweep, children)
     return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
+
+
+def find_sweep(name: str, storage_uri: str) -> Storage:
+    """A sweep's folder, by name in the storage or by path.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    storage, at_path = Storage.open(storage_uri), Storage.open(name)
+    in_storage = storage.named(name)
+    for sweep in (in_storage, at_path):
+        if sweep is not None and SweepFolder(sweep).is_sweep:
+            return sweep
+    known = [sweep.name for sweep in sweeps_in(storage)]
+    where = f"'{name}' in {storage.uri}" if in_storage else f"in {at_path.uri}"
+    raise UserError(f"there is no sweep {where}; {nearest(at_path.name, known)}")
 
 
 def _is_open_sweep(folder: Storage) -> bool:

@@ -8,13 +8,12 @@ from contextlib import suppress
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Confusion, TrialRecord
+from bdray.record import Confusion, TrialRecord, Visibility
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONFUSION, ERROR, PLAN, PREVIEW, SweepFolder, now_ms
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
-from bdray.triggers.visibility import Visibility
 
 
 class TrialFiles:

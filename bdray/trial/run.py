@@ -22,7 +22,7 @@ from torch import nn
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
 from bdray.machine import usable_cores
-from bdray.record import ErrorRecord, StageRecord, Status, TrialRecord, persistence_of
+from bdray.record import ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
 from bdray.training.device import pick_device, prepare_memory, prepare_process, stage_environment
@@ -38,7 +38,6 @@ from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
-from bdray.triggers.visibility import Visibility
 
 
 def run_trial(

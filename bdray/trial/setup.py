@@ -12,15 +12,14 @@ import torch
 from torch import nn
 
 from bdray.condition import Condition, attack_key
-from bdray.data.base import ImageData
-from bdray.data.duplicates import NAMED, DuplicatesRecord
+from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.recipes import Finetune, Resolved, Train
-from bdray.record import DataRecord, StageName
+from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, Visibility
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Training
 from bdray.seeds import derive_seed, stream
@@ -30,9 +29,10 @@ from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
+from bdray.trial.visibility import VISIBILITY_IMAGES, visibility
 from bdray.triggers.base import Trigger
+from bdray.triggers.distances import largest_change
 from bdray.triggers.variations import vary
-from bdray.triggers.visibility import VISIBILITY_IMAGES, Visibility, largest_change, visibility
 
 _NO_INDICES = np.empty(0, dtype=np.int64)
 NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bdray.poisoning.stamping import PoisonedSet
-from bdray.poisoning.trigger_survival import TriggerSurvival
+from bdray.record import TriggerSurvival
 from bdray.training.augmentation import crop, draw_crops
 from bdray.training.loop import Stage
 
@@ -23,7 +23,7 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
     if items.late is not None:
         # As many pixels as were stamped, by construction.
         whole = torch.tensor([1] * (len(unstamped) - items.unchanged), dtype=torch.int64)
-        return TriggerSurvival.of(whole, whole)
+        return _survival(whole, whole)
     changed = (unstamped != items.overlay).any(1, keepdim=True)
     mask_of = items.overlay_row.cpu()
     # Stamped pixels by number, so that one is known again where a mirrored border repeats it.
@@ -45,4 +45,25 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         after[masks] = shown[:, 1:].sum(1).cpu()
         seen[masks] = True
     # An epoch that is cut short (a rehearsal) has not shown them all.
-    return TriggerSurvival.of(before[seen], after[seen])
+    return _survival(before[seen], after[seen])
+
+
+def _survival(before: torch.Tensor, after: torch.Tensor) -> TriggerSurvival | None:
+    """Counted from how many pixels of each image were stamped, and how many of those it still shows. int64, `M` both;
+    None when none had any.
+
+    >>> _survival(torch.tensor([9, 9, 9, 9, 0]), torch.tensor([9, 9, 4, 0, 0]))
+    TriggerSurvival(images=4, whole=0.5, in_part=0.25, not_at_all=0.25, each_once=True)
+    """
+    changed = before > 0
+    images = int(changed.sum())
+    if not images:
+        return None
+    whole, gone = int((after >= before)[changed].sum()), int((after == 0)[changed].sum())
+    return TriggerSurvival(
+        images=images,
+        whole=whole / images,
+        in_part=(images - whole - gone) / images,
+        not_at_all=gone / images,
+        each_once=True,
+    )

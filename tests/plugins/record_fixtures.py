@@ -15,11 +15,11 @@ from bdray.record import (
     Rates,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
 from bdray.trial.attacks import attack_key
-from bdray.triggers.visibility import Visibility
 
 IMAGES = 1000
 

@@ -21,6 +21,7 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.results.axes import axes_of
@@ -29,7 +30,6 @@ from bdray.results.listing import listing_of, table_of
 from bdray.results.tables import csv_of, result_row, result_table, write_tables
 from bdray.store.storage import Storage
 from bdray.trial.attacks import attack_key
-from bdray.triggers.visibility import Visibility
 
 
 def condition(**sections: Any) -> Condition:
