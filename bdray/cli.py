@@ -256,6 +256,13 @@ def _add_comparing(commands: Any) -> None:
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
+    exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", _export)
+    exporting.add_argument("what", metavar="WHAT", choices=("model",), help="model")
+    exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+    exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
+    exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
+    exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
+    _storage_option(exporting)
 
 
 def _table_options(reader: argparse.ArgumentParser) -> None:
@@ -433,6 +440,12 @@ def _stages(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.stages(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.export(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -147,6 +147,16 @@ def stages(options: argparse.Namespace) -> int:
     return stages(find_sweep(options.sweep, options.storage), options.prune)
 
 
+def export(options: argparse.Namespace) -> int:
+    """A kept model as a file."""
+    from bdray.commands.export import export_model
+
+    # `bdray trial --output` makes a folder with conditions that is no sweep.
+    folder = Storage.open(options.sweep)
+    sweep = folder if SweepFolder(folder).condition_ids() else find_sweep(options.sweep, options.storage)
+    return export_model(sweep, options.id, options.stage, options.output)
+
+
 def _load_plugins_or_say(sweep: Storage) -> None:
     """Where a plugin is missing, its conditions have no floors, which is said on stderr."""
     try:

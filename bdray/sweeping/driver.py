@@ -426,7 +426,7 @@ def _job(run: _Run) -> ClusterJob:
         plugins=run.space.plugins,
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
-        trial_options=run.settings.trial_options,
+        trial_options={"keep_models": run.space.resources.default.keep_models, **run.settings.trial_options},
         pruning=_pruning(run),
         work=run.settings.work,
     )

@@ -159,6 +159,8 @@ class _Trial:
         stages = [end.record for end in ends]
         status: Status = "diverged" if any(stage.diverged for stage in stages) else "finished"
         record = self._record(status, stages, probing, visibility, environment)
+        if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
+            self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
         if self.store:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
