@@ -130,7 +130,7 @@ class DataRecord(_Frozen):
     cover_images: int
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    """Of the channels of the training set, in [0, 1]: what models get is normalised with them. None in older records."""
+    """Of the training set's channels, in [0, 1]: what models get is normalised with them. None in older records."""
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
     trigger_kept: TriggerSurvival | None = None

@@ -334,7 +334,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
-    from bdray.commands.status import is_alive
+    from bdray.store.sweep_status import is_alive
     from bdray.sweeping.display import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 
