@@ -183,6 +183,8 @@ class TrialRecord(_Frozen):
     started_ms: int
     finished_ms: int
     data: DataRecord | None = None
+    parameters: int | None = None
+    """Trained values of the network; None in older records."""
     visibility: Visibility | None = None
     stages: tuple[StageRecord, ...] = ()
     persistence: Persistence | None = None

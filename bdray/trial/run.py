@@ -125,6 +125,7 @@ class _Trial:
         self.files = TrialFiles(sweep, condition)
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
+        self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
 
     def run(self) -> TrialRecord:
@@ -144,6 +145,7 @@ class _Trial:
         visibility = experiment.visibility()
         self.files.write_visibility(visibility)
         runner = self._runner(experiment)
+        self.parameters = sum(each.numel() for each in runner.model.parameters() if each.requires_grad)
         probing = Probing(experiment, self._probes())
         ends: list[StageEnd] = []
         try:
@@ -224,6 +226,7 @@ class _Trial:
                 # By a clock that nobody sets while the trial runs: its two times tell how long it took.
                 "finished_ms": self.started_ms + round(1000 * (time.monotonic() - self.begun)),
                 "data": probing.experiment.describe(),
+                "parameters": self.parameters,
                 "visibility": visibility,
                 "stages": tuple(stages),
                 "persistence": persistence_of(stages[1:]),
