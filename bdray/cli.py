@@ -249,6 +249,7 @@ def _add_comparing(commands: Any) -> None:
     comparing = _command(commands, "compare", "paired differences of two sweeps", _compare)
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    _form_options(comparing)
     _storage_option(comparing)
     completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
@@ -271,6 +272,10 @@ def _table_options(reader: argparse.ArgumentParser) -> None:
     )
     reader.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
     reader.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
+    _form_options(reader)
+
+
+def _form_options(reader: argparse.ArgumentParser) -> None:
     form = reader.add_mutually_exclusive_group()
     form.add_argument("--md", action="store_true", help="as Markdown")
     form.add_argument("--latex", action="store_true", help="as LaTeX")

@@ -136,7 +136,7 @@ def compare(options: argparse.Namespace) -> int:
     """Paired differences of two sweeps."""
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
-    show_comparison((sweeps[0].name, sweeps[1].name), (one, two))
+    show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
     return 0
 
 

@@ -67,6 +67,10 @@ def test_comparing(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "after minus before: 2 pairs" in printed
     assert "poison.stamp: before_augmentation in before, after_augmentation in after" in printed
+    assert main(["compare", "before", "after", "--storage", str(storage), "--md"]) == 0
+    assert capsys.readouterr().out.startswith("| trigger | n | C-Acc |")
+    assert main(["compare", "before", "after", "--storage", str(storage), "--latex"]) == 0
+    assert "after minus before. Percentage points" in capsys.readouterr().out
 
 
 def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
