@@ -170,7 +170,8 @@ def check_regularizer(regularizer: Regularizer) -> None:
     assert default != 0, "its `weight` is 0 by default, which trains the control: give it a default of its own"
     weight = regularizer.weight or 1.0
     light, heavy = (penalty(regularizer.model_copy(update={"weight": factor * weight})) for factor in (1.0, 2.0))
-    assert torch.allclose(2 * light, heavy, rtol=1e-3), "twice the `weight` is not twice its penalty"
+    is_proportional = light is not None and heavy is not None and torch.allclose(2 * light, heavy, rtol=1e-3)
+    assert is_proportional, "twice the `weight` is not twice its penalty"
     gradients = torch.autograd.grad(first, list(model.parameters()), allow_unused=True)
     found = [gradient for gradient in gradients if gradient is not None]
     assert found, "its penalty has no gradient"

@@ -57,7 +57,12 @@ def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comp
     after in the other). Conditions are pairs when everything else is the same, the seed included.
     """
     sides = [{record.condition_id: _scientific(record) for record in side} for side in (first, second)]
-    apart = _apart(*(side.values() for side in sides))
+    # Baselines have nothing to say of what is done to pictures that are poisoned.
+    poisoned = [
+        [flats[record.condition_id] for record in records if record.role == "poisoned"] or list(flats.values())
+        for flats, records in zip(sides, (first, second), strict=True)
+    ]
+    apart = _apart(*poisoned)
     keyed = [
         {_key(flats[record.condition_id], apart): record for record in records}
         for flats, records in zip(sides, (first, second), strict=True)

@@ -36,6 +36,14 @@ def test_what_tells_two_sweeps_apart_is_found_and_the_rest_is_paired(make_record
         assert first.condition["trigger"] == second.condition["trigger"]
 
 
+def test_baselines_do_not_hide_what_tells_two_sweeps_apart(make_record: MakeRecord) -> None:
+    before, after = sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation")
+    baselines = [make_record((0.1, 0.1), trigger=None, rate=0.0, seed=seed) for seed in (0, 1, 2)]
+    found = compare([*before, *baselines], [*after, *baselines])
+    assert set(found.apart) == {"poison.stamp"}
+    assert (len(found.pairs), found.alone) == (9, (0, 0))
+
+
 def test_differences_have_a_range_over_seeds(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation"))
     asr = found.differences()["ASR"]
