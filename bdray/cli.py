@@ -254,6 +254,7 @@ def _add_comparing(commands: Any) -> None:
     comparing = _command(commands, "compare", "paired differences of two sweeps", _compare)
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    _form_options(comparing)
     _storage_option(comparing)
     completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
@@ -261,6 +262,13 @@ def _add_comparing(commands: Any) -> None:
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
+    exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", _export)
+    exporting.add_argument("what", metavar="WHAT", choices=("model",), help="model")
+    exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+    exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
+    exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
+    exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
+    _storage_option(exporting)
 
 
 def _table_options(reader: argparse.ArgumentParser) -> None:
@@ -269,6 +277,10 @@ def _table_options(reader: argparse.ArgumentParser) -> None:
     )
     reader.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
     reader.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
+    _form_options(reader)
+
+
+def _form_options(reader: argparse.ArgumentParser) -> None:
     form = reader.add_mutually_exclusive_group()
     form.add_argument("--md", action="store_true", help="as Markdown")
     form.add_argument("--latex", action="store_true", help="as LaTeX")
@@ -441,6 +453,12 @@ def _stages(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.stages(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.export(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -82,6 +82,8 @@ class StageRecord(_Frozen):
     """What the model is afterwards, which is the prefix of its metrics: `poisoned`, `finetuned`, `pruned`, ..."""
     fingerprint: str
     epochs: tuple[EpochRecord, ...]
+    at_once: bool = False
+    """An operation: what is called its epoch 1 took no epoch. False in older records."""
     reused: bool = False
     """Taken from the storage instead of computed."""
     details: dict[str, float | list[int]] = {}
@@ -192,6 +194,9 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    """Of the training set's channels, in [0, 1]: what models get is normalised with them. None in older records."""
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
     trigger_kept: TriggerSurvival | None = None
@@ -269,6 +274,8 @@ class TrialRecord(_Frozen):
     started_ms: int
     finished_ms: int
     data: DataRecord | None = None
+    parameters: int | None = None
+    """Trained values of the network; None in older records."""
     visibility: Visibility | None = None
     stages: tuple[StageRecord, ...] = ()
     persistence: Persistence | None = None
@@ -331,15 +338,17 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, Rates]]:
-    """What was measured over the stages of a repair, by the epochs since it began; an operation counts as one."""
-    curve: list[tuple[int, Rates]] = []
-    passed = 0
+def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, int, Rates]]:
+    """What was measured over the stages of a repair: after how many trained epochs, how many operations, rates."""
+    curve: list[tuple[int, int, Rates]] = []
+    trained = operations = 0
     for stage in stages:
         # The state before a stage is the one after the last.
-        new = [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]
-        curve += [(passed + epoch.epoch, epoch.rates) for epoch in new if epoch.rates]
-        passed += stage.epochs[-1].epoch if stage.epochs else 0
+        for epoch in [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]:
+            there = (trained, operations + epoch.epoch) if stage.at_once else (trained + epoch.epoch, operations)
+            curve += [(*there, epoch.rates)] if epoch.rates else []
+        last = stage.epochs[-1].epoch if stage.epochs else 0
+        trained, operations = (trained, operations + last) if stage.at_once else (trained + last, operations)
     return curve
 
 
@@ -347,7 +356,8 @@ def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
     """How the attack success rate falls over the stages of a repair; None without one."""
     if not stages:
         return None
-    rates = [(epoch, rates.attack_success_rate) for epoch, rates in repair_curve(stages)]
+    # An operation counts as an epoch.
+    rates = [(epoch + operations, rates.attack_success_rate) for epoch, operations, rates in repair_curve(stages)]
     curve = [(epoch, rate) for epoch, rate in rates if rate is not None]
     if not curve:
         return Persistence(area_under_curve=None, left_at_end=None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 FOLDER = "search_spaces"
+_GIT_S = 5.0
 
 
 def find(path: str | Path) -> Path:
@@ -39,3 +41,21 @@ def shipped() -> dict[str, Path]:
         return {path.name: path for path in sorted(beside.iterdir())}
     files = metadata.files("bdray") or []
     return {file.name: Path(str(file.locate())).resolve() for file in files if file.parent.name == FOLDER}
+
+
+@cache
+def commit() -> str:
+    """The last commit that changed the bdray that runs here, with "+" where files of it were changed since; "" of a
+    wheel, or without git."""
+    last = _git("log", "-1", "--format=%H", "--", ".")
+    return f"{last}+" if last and _git("status", "--porcelain", "--", ".") else last
+
+
+def _git(*words: str) -> str:
+    try:
+        found = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=_GIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -152,7 +152,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
         state = regularizer.make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
 
-    def penalty() -> torch.Tensor | None:
+    def penalty(regularizer: Regularizer = regularizer) -> torch.Tensor | None:
         images = regularizer.transform_inputs(_noise(6).float() / 255, torch.Generator().manual_seed(1))
         mixing = regularizer.draw_mixing(tuple(model.taps.points), 6, torch.Generator().manual_seed(2))  # type: ignore[arg-type, union-attr]
         edits = {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)} if mixing else {}
@@ -166,6 +166,12 @@ def check_regularizer(regularizer: Regularizer) -> None:
     assert first.shape == (), f"its penalty has the shape {tuple(first.shape)}"
     assert first.dtype == torch.float32, f"its penalty is {first.dtype}"
     assert first.isfinite(), "its penalty is not finite"
+    default = type(regularizer).model_fields["weight"].default
+    assert default != 0, "its `weight` is 0 by default, which trains the control: give it a default of its own"
+    weight = regularizer.weight or 1.0
+    light, heavy = (penalty(regularizer.model_copy(update={"weight": factor * weight})) for factor in (1.0, 2.0))
+    is_proportional = light is not None and heavy is not None and torch.allclose(2 * light, heavy, rtol=1e-3)
+    assert is_proportional, "twice the `weight` is not twice its penalty"
     gradients = torch.autograd.grad(first, list(model.parameters()), allow_unused=True)
     found = [gradient for gradient in gradients if gradient is not None]
     assert found, "its penalty has no gradient"

@@ -34,6 +34,8 @@ def test_every_component_of_ours_keeps_it(section: str, name: str) -> None:
         ("trigger", "test_nameless", "no SOURCE"),
         ("poison", "test_wantswhatis", "attacked images have the wanted label"),
         ("regularizer", "test_infinite", "not finite"),
+        ("regularizer", "test_weightless", "twice the `weight` is not twice its penalty"),
+        ("regularizer", "test_idle", "`weight` is 0 by default"),
         ("repair", "test_twice", "two stages have one name: poison, cut, cut"),
     ],
 )

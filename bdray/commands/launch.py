@@ -23,7 +23,7 @@ from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT
+from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads
 from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_lines, estimate_cost
@@ -41,10 +41,17 @@ _SHOWN_CELLS = 40
 def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Print the plan, and what it will cost as far as that was measured."""
     console = Console()
-    render_plan(make_plan(space), console)
-    storage, name = Storage.open(options.storage), options.name or space.name
+    plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
+    render_plan(plan, console)
+    sweep = storage.child(name)
+    if SweepFolder(sweep).is_sweep:
+        heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])
+        done = sum(head.status == "finished" for head in heads)
+        others = f", {len(heads) - done} failed or ended early" if len(heads) > done else ""
+        said = f"done     {done} of {len(plan.conditions)} conditions{others} (in {sweep.uri})"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     try:
-        same_code(storage.child(name), storage, space.shown(), "same" if options.same_code else "ask")
+        same_code(sweep, storage, space.shown(), "same" if options.same_code else "ask")
     except UserError as error:
         console.print(f"note: {error}", markup=False, highlight=False, soft_wrap=True)
     cost = estimate_cost(space, storage, name)

@@ -122,7 +122,7 @@ def compare(options: argparse.Namespace) -> int:
     """Paired differences of two sweeps."""
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
-    show_comparison((sweeps[0].name, sweeps[1].name), (one, two))
+    show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
     return 0
 
 
@@ -138,6 +138,16 @@ def _say_without_facts(records: Sequence[TrialRecord]) -> None:
     if unknown := sum(facts_of(record) is None for record in records):
         said = f"floors are left empty in {unknown} records of an earlier version, which need a plugin to be compared"
         Console(stderr=True, highlight=False).print(said, markup=False, soft_wrap=True)
+
+
+def export(options: argparse.Namespace) -> int:
+    """A kept model as a file."""
+    from bdray.commands.export import export_model
+
+    # `bdray trial --output` makes a folder with conditions that is no sweep.
+    folder = Storage.open(options.sweep)
+    sweep = folder if SweepFolder(folder).condition_ids() else find_sweep(options.sweep, options.storage)
+    return export_model(sweep, options.id, options.stage, options.output)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -300,7 +310,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
-    from bdray.commands.status import is_alive
+    from bdray.store.sweep_status import is_alive
     from bdray.sweeping.display import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 

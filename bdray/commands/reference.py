@@ -234,7 +234,8 @@ def components_page() -> str:
         _GENERATED,
         "# Components",
         "Every value of every named axis. `bdray list KIND` and `bdray explain trigger.patch` print the same in a "
-        "terminal, with your own plugins. An option at its default is no part of a condition's id.",
+        "terminal, with your own plugins. A condition's id is made of the options that differ from their defaults: to "
+        "write a default out changes no id, and a new option of a later version moves none.",
     ]
     for section, registry in REGISTRIES.items():
         parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
@@ -269,7 +270,9 @@ def _markdown(prefix: str, options: Sequence[Option]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text for a Markdown table. Inside backticks a `<` stands for itself."""
+    pieces = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(piece if index % 2 else piece.replace("<", "&lt;") for index, piece in enumerate(pieces))
 
 
 PAGES = {"components.md": components_page, "search-space.md": search_space_page}

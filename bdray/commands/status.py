@@ -17,11 +17,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bdray.errors import StorageError, UserError
-from bdray.store.locks import is_kept, is_locked
+from bdray.errors import UserError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
-    DRIVER_LOCK,
     SPACE,
     RecordHead,
     SweepFolder,
@@ -31,7 +29,7 @@ from bdray.store.sweep_folder import (
     read_heads,
     sweeps_in,
 )
-from bdray.store.sweep_status import SweepStatus, read_sweep_status
+from bdray.store.sweep_status import SweepStatus, is_alive, read_sweep_status
 from bdray.sweeping.cost import REHEARSALS
 from bdray.sweeping.display import running_line
 from bdray.terminal import Console
@@ -214,18 +212,6 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
         begun=begun,
         sweep_status=sweep_status,
     )
-
-
-def is_alive(sweep: Storage, sweep_status: SweepStatus | None = None) -> bool:
-    """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
-    lock = sweep.local_path(DRIVER_LOCK)
-    if lock is None:
-        return is_kept(sweep, DRIVER_LOCK)
-    try:
-        return is_locked(lock)
-    except StorageError:
-        # Another user's, who lets nobody look: what its driver said last is all there is.
-        return sweep_status is not None and sweep_status.phase not in ("finished", "interrupted")
 
 
 def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[RenderableType]:

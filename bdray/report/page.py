@@ -24,6 +24,7 @@ from bdray.report.figures import (
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.layout import heat_map
+from bdray.report.methods import methods
 from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
@@ -211,6 +212,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
         ("model", _values(records, "model", "name")),
         *said_classes(record.flat for record in records if record.role == "poisoned").items(),
         ("clean split", clean_splits(records)),
+        *methods(records),
         ("run", _when(records, sweep.created_ms)),
         *((name, text) for name, text in _versions(records).items()),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bdray.condition import flatten
 from bdray.errors import UserError
 from bdray.record import RATES
 from bdray.results.tables import result_table
@@ -37,7 +38,8 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
 
     Columns: `condition_id`, `seed`, `stage` and `result` (text), `epoch` (0 is the state before the stage), `loss`,
     `penalty`, `accuracy` (in training), then `clean_accuracy`, `attack_success_rate`, `robust_accuracy` (on the test
-    set, in [0, 1]) and `seconds`; what was not measured is missing.
+    set, in [0, 1]) and `seconds`; what was not measured is missing. Then `cell_id`, `role` and every setting by its
+    path, as in `load_results`.
 
     Args:
         sweep: folder or URI of the sweep.
@@ -48,7 +50,10 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    settings: dict[str, dict[str, Any]] = {}
     for record in _records(sweep):
+        known = {path: value for path, value in flatten(record.condition).items() if path not in ("trigger", "seed")}
+        settings[record.condition_id] = {"cell_id": record.cell_id, "role": record.role, **known}
         for stage in record.stages:
             for epoch in stage.epochs:
                 rates = {name: getattr(epoch.rates, name) if epoch.rates else None for name in RATES}
@@ -56,7 +61,8 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
                 where = {"stage": stage.name, "result": stage.result, "epoch": epoch.epoch}
                 training = {name: getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
                 rows.append({**names, **where, **training, **rates, "seconds": epoch.seconds})
-    return pd.DataFrame(rows)
+    curves = pd.DataFrame(rows)
+    return curves.join(pd.DataFrame.from_dict(settings, orient="index"), on="condition_id") if rows else curves
 
 
 def _records(sweep: str | Path) -> list[TrialRecord]:

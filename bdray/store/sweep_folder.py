@@ -53,7 +53,7 @@ CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 POISONED_WARNING = "Trained on poisoned data: it may contain a backdoor. For measurement only; do not deploy."
 BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 
-_LISTED = (JOURNAL, PLAN, CONFUSION)
+_LISTED = (JOURNAL, PLAN, CONFUSION, MODEL)
 """Files whose checksums a record lists."""
 
 _GRAIN_S = 2.0
@@ -333,7 +333,7 @@ class ConditionFolder(ChecksummedFolder):
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""
-        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, RECORD):
+        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, MODEL, RECORD):
             if origin.had(name):
                 self.storage.copy_in(origin.storage, name, name)
 

@@ -25,6 +25,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.tables import result_table, write_tables
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
+from bdray.space.feasibility import idle_regularizers
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
@@ -51,6 +52,7 @@ from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.freezing import write_space
 from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.sharing import trained_elsewhere
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
@@ -208,7 +210,11 @@ def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
-    for line in run.search_loop.said():
+    notes = [
+        *idle_regularizers(run.conditions),
+        *trained_elsewhere(run.sweep, run.storage, run.left, run.space.plugins),
+    ]
+    for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:
         run.console.print(line, markup=False, highlight=False, soft_wrap=True)
     say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
 
@@ -458,7 +464,7 @@ def _job(run: _Run) -> ClusterJob:
         plugins=run.space.plugins,
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
-        trial_options=run.settings.trial_options,
+        trial_options={"keep_models": run.space.resources.default.keep_models, **run.settings.trial_options},
         pruning=_pruning(run),
         work=run.settings.work,
     )

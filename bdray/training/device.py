@@ -17,6 +17,7 @@ from bdray.errors import UserError
 from bdray.gpu import allocator_fraction
 from bdray.machine import Machine, cpu_model
 from bdray.recipes import Precision, Resolved
+from bdray.shipped import commit
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, for the record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {package: metadata.version(package) for package in ("torch", "torchvision", "timm")}
+    if checked_out := commit():
+        versions["bdray_commit"] = checked_out
     return {"bdray": __version__, "python": platform.python_version(), "device": f"{device.type}: {name}", **versions}
 
 

@@ -130,6 +130,7 @@ class _Trial:
         self.files = TrialFiles(sweep, condition)
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
+        self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
         before = self.files.finished_before() if condition.is_baseline else None
         self.before = before if before and _new_to(before, options.probes) else None
@@ -151,6 +152,7 @@ class _Trial:
         visibility = experiment.visibility()
         self.files.write_visibility(visibility)
         runner = self._runner(experiment)
+        self.parameters = sum(each.numel() for each in runner.model.parameters() if each.requires_grad)
         probing = Probing(experiment, self._probes())
         ends: list[StageEnd] = []
         try:
@@ -169,6 +171,8 @@ class _Trial:
         if self.before is not None:
             # Its numbers are what they were: they were computed again for the sake of the new floors alone.
             record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
+        if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
+            self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
         if self.store:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
@@ -234,6 +238,7 @@ class _Trial:
                 # By a clock that nobody sets while the trial runs: its two times tell how long it took.
                 "finished_ms": self.started_ms + round(1000 * (time.monotonic() - self.begun)),
                 "data": probing.experiment.describe(),
+                "parameters": self.parameters,
                 "visibility": visibility,
                 "stages": tuple(stages),
                 "persistence": persistence_of(stages[1:]),

@@ -236,6 +236,8 @@ class Experiment:
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),
+            mean=self.data.mean,
+            std=self.data.std,
             duplicates=DuplicatesRecord.of(self.data.duplicates),
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
             unread=len(self.data.unread),

@@ -151,6 +151,7 @@ class StageRunner:
             result=planned.result,
             fingerprint=planned.fingerprint,
             epochs=(before.as_epoch_0, now),
+            at_once=True,
             details=dict(details),
             environment=_computed_on(self.experiment, self.experiment.compute),
         )

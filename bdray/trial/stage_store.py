@@ -110,7 +110,6 @@ class StageStore:
         condition_id: str,
     ) -> None:
         """Keep a finished stage; its checkpoint is no longer needed."""
-        weights = save_safetensors(_plain(model), metadata={"bdray.warning": warning})
         manifest = StageManifest(
             data_fingerprint=data_fingerprint,
             attack=attack,
@@ -120,7 +119,7 @@ class StageStore:
             confusion=confusion,
         )
         folder = _folder(self._sweep, record.fingerprint)
-        folder.write(MODEL, weights)
+        folder.write(MODEL, model_bytes(model, warning))
         folder.write_json(MANIFEST, {**manifest.model_dump(mode="json"), "files": {MODEL: folder.sums[MODEL]}})
         self.drop_checkpoint(record.fingerprint)
 
@@ -172,7 +171,10 @@ class StageStore:
     def drop_checkpoint(self, fingerprint: str) -> None:
         """Forget how a stage went on; it is finished, or its condition is."""
         if fingerprint in self._checkpoints:
-            _folder(self._sweep, fingerprint).storage.delete(CHECKPOINT)
+            folder = _folder(self._sweep, fingerprint).storage
+            folder.delete(CHECKPOINT)
+            if not folder.list():
+                self._sweep.delete_folder(f"stages/{fingerprint}")
             self._checkpoints.discard(fingerprint)
 
 
@@ -211,6 +213,8 @@ def _read(folder: ChecksummedFolder, data_fingerprint: str) -> KeptStage | None:
     return KeptStage(manifest, state)
 
 
-def _plain(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict in plain memory layout: safetensors keeps no strides."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def model_bytes(model: nn.Module, warning: str) -> bytes:
+    """A model's weights as safetensors, labelled with what they are."""
+    # Safetensors keeps no strides.
+    plain = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return save_safetensors(plain, metadata={"bdray.warning": warning})

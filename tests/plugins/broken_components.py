@@ -83,6 +83,28 @@ class Infinite(Regularizer):
         return outputs.logits.float().sum() / 0
 
 
+@REGULARIZERS.register("test_weightless")
+class Weightless(Regularizer):
+    """Forgets its weight."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    weight: float = 0.1
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        return outputs.logits.float().square().mean()
+
+
+@REGULARIZERS.register("test_idle")
+class Idle(Regularizer):
+    """Does nothing unless a space gives it a weight."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        return self.weight * outputs.logits.float().square().mean()
+
+
 @REPAIRS.register("test_twice")
 class Twice(Repair):
     """Two stages of one name."""

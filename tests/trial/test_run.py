@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -171,6 +172,9 @@ def test_the_record_says_what_was_done(sweep: Storage, storage: Storage, options
     assert record.repaired is not None
     assert record.persistence.left_at_end == record.repaired.attack_success_rate
     assert set(record.environment) >= {"bdray", "python", "device", "torch"}
+    assert record.parameters == 75_290
+    assert record.data.mean is not None
+    assert re.fullmatch("[0-9a-f]{40}[+]?", record.environment["bdray_commit"]) if (ROOT / ".git").exists() else True
     assert read_record(sweep, one.condition_id) == record
 
 
