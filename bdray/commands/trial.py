@@ -86,8 +86,8 @@ def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
         flat.pop("trigger.sha256", None)
     elif "trigger.sha256" in flat and is_file(kept := sweep / picture_name(flat)):
         flat["trigger.path"] = str(kept)
-    name, own = flat.get("data.name"), changes.get("data.root")
-    here = root_of(name, roots_of_options(options.data_root), own) if isinstance(name, str) else None
+    name = str(flat.get("data.name", flat.get("data")))
+    here = root_of(name, roots_of_options(options.data_root), changes.get("data.root"))
     return Builder({name: here} if here else {})({"seed": 0, **flat})
 
 
