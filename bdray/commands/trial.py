@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     condition = _choose(options)
     sweep = Storage.open(options.output) if options.output else None
     console.print(f"condition {condition.condition_id} ({condition.role})")
-    trial_options = TrialOptions(device=options.device, threads=options.threads, keep_models=sweep is not None)
+    trial_options = TrialOptions(device=options.device, threads=options.threads)
     # Only what is written down can go on from where it stopped.
     with TerminalReporter(console) as reporter, stopping.patiently() if sweep else nullcontext():
         try:
@@ -86,9 +86,9 @@ def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
         flat.pop("trigger.sha256", None)
     elif "trigger.sha256" in flat and is_file(kept := sweep / picture_name(flat)):
         flat["trigger.path"] = str(kept)
-    name, own = flat.get("data.name"), changes.get("data.root")
-    here = root_of(name, roots_of_options(options.data_root), own) if isinstance(name, str) else None
-    return Builder({str(name): here} if here else {})({"seed": 0, **flat})
+    name = str(flat.get("data.name", flat.get("data")))
+    here = root_of(name, roots_of_options(options.data_root), changes.get("data.root"))
+    return Builder({name: here} if here else {})({"seed": 0, **flat})
 
 
 def _content_of(path: Path) -> dict[str, Any]:
