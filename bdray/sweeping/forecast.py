@@ -1,15 +1,17 @@
 """The time left and the cost of a sweep: one estimate for everything that shows it.
 
     seconds of a condition = overhead + rate of its kind of training x pictures that are left
-    time left              = max(longest chain, sum of seconds / slots)
+    time left              = max(longest chain, what list scheduling takes of them on so many slots)
 
-A chain is a condition with those whose kept stages it waits for. List scheduling, which is what the queue does, ends
-within one longest condition of that bound (Graham 1969). A rate is taken from the conditions that are most alike: the
-same model, picture size, recipe, data and strategy; then without the strategy; and so on up to all.
+A chain is a condition with those whose kept stages it waits for. List scheduling gives each slot that is free the next
+condition, which is what the queue does; it ends within one longest condition of sum / slots (Graham 1969). A rate is
+taken from the conditions that are most alike: the same model, picture size, recipe, data and strategy; then without the
+strategy; and so on up to all.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +136,7 @@ class Forecaster:
         """
         left = left or {}
         there_at = dict.fromkeys(self.finished, 0.0)
-        wall = trial = longest = 0.0
+        takes_of, longest, share = list[float](), 0.0, 0.0
         for task in sorted(tasks, key=lambda task: task.condition_id not in left):
             takes, begins = left.get(task.condition_id), 0.0
             if takes is None:
@@ -142,8 +144,13 @@ class Forecaster:
                 begins = max((there_at.get(stage, 0.0) for stage in task.stages), default=0.0)
             for stage in task.stages:
                 there_at.setdefault(stage, begins + takes)
-            longest, trial, wall = max(longest, begins + takes), trial + takes, wall + takes / self.capacity.slots(task)
-        return Spent(max(longest, wall), trial)
+            takes_of.append(takes)
+            longest, share = max(longest, begins + takes), share + takes / self.capacity.slots(task)
+        trial = sum(takes_of)
+        slots = [0.0] * max(1, min(len(tasks), round(trial / share) if share else 1))
+        for takes in takes_of:
+            heapq.heapreplace(slots, slots[0] + takes)
+        return Spent(max(longest, *slots), trial)
 
     def seconds_alone(self, work: Work) -> float:
         """Of a condition that finds no stage computed."""
