@@ -9,7 +9,8 @@ from pydantic import Field
 
 from bdray.errors import ConditionError
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, CleanData, Details, Operation, Repair, RepairStage, Training
+from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage, Training
+from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class FinePruning(Repair):
     def uses_clean_data(self, finetune: Finetune) -> bool:
         return True
 
-    def _prune(self, model: nn.Module, clean: CleanData) -> Details:
+    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         head = _head(model)
         features = clean.outputs(model).features
         weight, mask = (cast("torch.Tensor", getattr(head, name)) for name in ("weight_orig", "weight_mask"))

@@ -119,10 +119,10 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     model = experiment.build_model()
     operation, tuning = chosen.repair_stages
     operation.prepare(model)
-    clean = experiment.clean_set()
-    assert clean.images.device.type == "cuda"
+    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    assert tools.clean.images.device.type == "cuda"
     with gpu.no_waiting():
-        details = operation.operate(model, clean)
+        details = operation.operate(model, tools.clean, tools)
     assert gpu.read_back == ["_prune"] * 2
     assert details["channels"] == 64
     train(gpu, experiment.training_stage(tuning), model)
