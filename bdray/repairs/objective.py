@@ -67,8 +67,8 @@ class Objective:
         """
         return None
 
-    def parameters(self, model: nn.Module) -> Sequence[nn.Parameter] | None:
-        """Which of the model's parameters are trained; None: those that the recipe names."""
+    def parameters(self, model: nn.Module, state: nn.Module | None) -> Sequence[nn.Parameter] | None:
+        """What is trained, of the model or of the state; None: the parameters that the recipe names."""
         return None
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -89,3 +89,6 @@ class Objective:
 
     def after_step(self, model: nn.Module, state: nn.Module | None) -> None:
         """Follows every step (a projection, say), without gradients."""
+
+    def finish(self, model: nn.Module, state: nn.Module | None) -> None:
+        """Follows the last step of the last epoch, without gradients: what is then evaluated and kept."""

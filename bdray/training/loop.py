@@ -153,7 +153,7 @@ class Stage:
             model.set_from_pictures(self._first_pictures())
         objective = watched(self.objective, self.objective_of)
         state = objective.begin(model, model if before is None else before, self.stream("repair", 0))
-        parameters = select_layers(model, self.layers, objective.parameters(model))
+        parameters = select_layers(model, self.layers, objective.parameters(model, state))
         if state is not None:
             state.to(self.compute.device)
         own = watched(self.regularizer, self.regularizer.title).make_state()
@@ -240,12 +240,15 @@ def _train_epoch(
         for batch, ((pixels, labels), rows, flipped) in enumerate(zip(coming, late, flips, strict=True)):
             step, all_steps = (epoch - 1) * steps + batch, stage.epochs * steps
             set_lr(state.optimizer, stage.lr * lr_factor(stage.recipe.schedule, step, all_steps))
-            one = stage if batch else _watched(stage)
+            one = stage if batch else watched_stage(stage)
             totals += train_step(one, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
             if state.average is not None:
                 state.average.after_step(state.model, step, all_steps)
             images += len(labels)
             on_batch(epoch, batch + 1, steps)
+    if epoch == stage.epochs:
+        with torch.no_grad():
+            watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
     loss, penalty, correct = totals.tolist()
     return EpochRecord(
         epoch=epoch,
@@ -259,7 +262,7 @@ def _train_epoch(
     )
 
 
-def _watched(stage: Stage) -> Stage:
+def watched_stage(stage: Stage) -> Stage:
     """The stage, its components from outside the package watched: once an epoch, because it takes time."""
     regularizer = watched(stage.regularizer, stage.regularizer.title)
     objective = watched(stage.objective, stage.objective_of)

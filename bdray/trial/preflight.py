@@ -17,7 +17,7 @@ from bdray.randomness import GlobalRandomnessError
 from bdray.repairs.base import Operation
 from bdray.training.batches import batches
 from bdray.training.evaluation import CleanSet
-from bdray.training.loop import Stage, StepGenerators, train_step
+from bdray.training.loop import Stage, StepGenerators, train_step, watched_stage
 from bdray.trial.setup import Experiment
 
 LEAST_SEEN = 0.5
@@ -84,7 +84,7 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
 def _take_step(stage: Stage, model: nn.Module, too_few: str) -> None:
     """A step that changes no weight, on its smallest batch. `too_few`: the option that decides how many it has."""
     device, order = stage.compute.device, torch.arange(min(_FEW, len(stage.source)))
-    still = replace(stage, lr=0.0)
+    still = watched_stage(replace(stage, lr=0.0))
     (batch,) = batches(stage.source, [order], device)
     rows = next(stage.late.rows([order], device)) if stage.late else ()
     try:
