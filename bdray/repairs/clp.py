@@ -25,7 +25,7 @@ class ChannelLipschitzPruning(Repair):
 
     A channel is a filter with what batch normalisation makes of it; its bound is the spectral norm of the filter, as a
     matrix of input channels by positions, times |scale| / sqrt(running variance + eps). Scale and shift of a pruned
-    channel become 0. The authors' code leaves eps out, and takes for every normalisation the convolution before it in
+    channel become 0. BackdoorBench's code leaves eps out, and takes for every normalisation the convolution before it in
     the order of modules; here one that scales a sum (the first of a pre-activation block) has no filter and is left.
     """
 
