@@ -25,8 +25,8 @@ class ChannelLipschitzPruning(Repair):
 
     A channel is a filter with what batch normalisation makes of it; its bound is the spectral norm of the filter, as a
     matrix of input channels by positions, times |scale| / sqrt(running variance + eps). Scale and shift of a pruned
-    channel become 0. BackdoorBench's code leaves eps out, and takes for every normalisation the convolution before it in
-    the order of modules; here one that scales a sum (the first of a pre-activation block) has no filter and is left.
+    channel become 0. BackdoorBench's code leaves eps out, and takes for every normalisation the convolution before it
+    in the order of modules; here one that scales a sum (the first of a pre-activation block) has no filter and is left.
     """
 
     SOURCE: ClassVar[str] = "Zheng, Tang, Li & Liu 2022 (CLP, arXiv 2208.03111)"
