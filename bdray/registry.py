@@ -98,11 +98,18 @@ class Component(Identified):
         NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
         SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
         registered_name: set by the registry.
+        registered_kind: set by the registry ("trigger").
     """
 
     NAME_KEY: ClassVar[str] = "name"
     SOURCE: ClassVar[str] = "our choice"
     registered_name: ClassVar[str] = ""
+    registered_kind: ClassVar[str] = ""
+
+    @property
+    def title(self) -> str:
+        """What it is, for messages: "trigger 'patch'"."""
+        return f"{self.registered_kind} '{self.name}'"
 
     @property
     def name(self) -> str:
@@ -171,7 +178,7 @@ class Registry(Generic[C]):
             if name in known and _full_name(known[name]) != _full_name(cls):
                 both = f"by {_full_name(known[name])} and by {_full_name(cls)}"
                 raise UserError(f"the {self.kind} '{name}' is registered twice: {both}; give one of them another name")
-            cls.registered_name = name
+            cls.registered_name, cls.registered_kind = name, self.kind
             known[name] = cls
             return cls
 

@@ -37,7 +37,7 @@ class Forget(Repair):
     def stages(self, finetune):
         return (Operation("forget", "forgetful", self.identity(), operate=self.forget),)
 
-    def forget(self, model, clean):
+    def forget(self, model, clean, tools):
         head = model.get_submodule(model.taps.head)
         head.weight.data.zero_()
         return {{"weights": head.weight.numel()}}

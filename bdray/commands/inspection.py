@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of, write_file
-from bdray.commands.reference import SECTIONS, classes, option_table, options_of
+from bdray.commands.reference import SECTIONS, classes, option_table, options_of, sight
 from bdray.condition import COMPONENTS
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
@@ -52,9 +52,11 @@ def _listing(section: str, title: str) -> Table:
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("options (default)", ratio=3)
     table.add_column("source", ratio=2)
+    if section == "repair":
+        table.add_column("sees", ratio=1)
     for name, cls in classes(section):
         options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")
-        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE))
+        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE), *sight(cls))
     return table
 
 

@@ -21,6 +21,7 @@ from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Registry, model_in
+from bdray.repairs import Repair
 from bdray.searches import SEARCHES
 from bdray.space.grammar import KEYS, Tracking
 from bdray.space.resources import Defaults, Needs
@@ -174,6 +175,8 @@ def _explain_component(console: Console, section: str, rest: str) -> None:
     elif rest in known:
         cls = known[rest]
         console.print(f"[bold]{section} '{escape(rest)}'[/bold]\n{escape(inspect.getdoc(cls) or '')}\n")
+        for seen in sight(cls):
+            console.print(f"sees: {seen}", soft_wrap=True)
         console.print(f"source: {escape(cls.SOURCE)}\n", soft_wrap=True)
         console.print(option_table("", options_of(cls)))
     else:
@@ -223,6 +226,11 @@ def summary(cls: type) -> str:
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
+def sight(cls: type[Component]) -> list[str]:
+    """What a repair has to see, in words; nothing of other components."""
+    return [", ".join(sorted(cls.SEES)) or "nothing"] if issubclass(cls, Repair) else []
+
+
 # The pages of docs/.
 
 _GENERATED = "<!-- Written by `make docs` from the models that check a search space; a test compares. -->\n"
@@ -241,6 +249,7 @@ def components_page() -> str:
         parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
         for name, cls in classes(section):
             parts += [f"### `{name}`", _cell(inspect.getdoc(cls) or ""), f"Source: {_cell(cls.SOURCE)}."]
+            parts += [f"Sees: {seen}." for seen in sight(cls)]
             if options := options_of(cls):
                 parts.append(_markdown(f"{section}.", options))
     return "\n\n".join(parts) + "\n"

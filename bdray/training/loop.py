@@ -7,7 +7,7 @@
             stamp, where the poison says so: after augmentation (stream `trigger`)
             [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
             normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
-            cross-entropy + regularizer.penalty -> backward -> optimizer step
+            objective.loss (cross-entropy) + regularizer.penalty -> objective.step: backward -> optimizer step
         evaluate on clean and triggered test images
         report, checkpoint
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,13 +28,15 @@ from torch import nn
 
 from bdray.data.base import Augmentation
 from bdray.gpu import to_device
-from bdray.models.networks.taps import Taps, forward_outputs
+from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
+from bdray.randomness import watched
 from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy
+from bdray.repairs.objective import Batch, Objective
 from bdray.seeds import Stream, stream
 from bdray.training.augmentation import alternating_flips, augment
 from bdray.training.averaging import Lookahead
@@ -66,6 +68,7 @@ class StageState:
     optimizer: torch.optim.Optimizer
     history: list[EpochRecord] = field(default_factory=list)
     average: Lookahead | None = None
+    objective_state: nn.Module | None = None
     evaluation: Evaluation | None = None
     """The last one, with its confusion matrices."""
 
@@ -88,6 +91,9 @@ class Stage:
         max_batches: stop each epoch after so many batches (rehearsals).
         late: which of the training images are stamped after augmentation, if any are.
         adversary: moves the images of every step against the model (adversarial training).
+        objective: what is made small, beside the regularizer's penalty.
+        objective_of: whose it is, for messages ("repair 'nad'").
+        fresh: the model comes without training, as in the poison stage.
     """
 
     name: StageName
@@ -106,6 +112,9 @@ class Stage:
     max_batches: int | None = None
     late: LateStamps | None = None
     adversary: Adversary | None = None
+    objective: Objective = field(default_factory=Objective)
+    objective_of: str = ""
+    fresh: bool = False
 
     @property
     def whole_epoch(self) -> int:
@@ -133,20 +142,29 @@ class Stage:
         flipped = alternating_flips(len(self.source), epoch, self.stream("augment", 0))
         return [to_device(flipped[order], self.compute.device) for order in orders]
 
-    def start(self, model: nn.Module) -> StageState:
+    def start(self, model: nn.Module, before: nn.Module | None = None) -> StageState:
         """A fresh state: chosen parameters unfrozen, optimizer without history, what a network takes from its training
-        pictures taken (in the poison stage: later ones go on with it)."""
-        if self.name == "poison" and isinstance(model, FromPictures):
+        pictures taken (where it is fresh: later stages go on with it).
+
+        Args:
+            before: the model as the stage before left it; None: `model` is.
+        """
+        if self.fresh and isinstance(model, FromPictures):
             model.set_from_pictures(self._first_pictures())
-        parameters = select_layers(model, self.layers)
-        own = self.regularizer.make_state()
+        objective = watched(self.objective, self.objective_of)
+        state = objective.begin(model, model if before is None else before, self.stream("repair", 0))
+        parameters = select_layers(model, self.layers, objective.parameters(model, state))
+        if state is not None:
+            state.to(self.compute.device)
+        own = watched(self.regularizer, self.regularizer.title).make_state()
         if own is not None:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
         optimizer = make_optimizer(
             parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
         )
-        return StageState(model, own, optimizer, average=Lookahead(model) if self.recipe.lookahead else None)
+        average = Lookahead(model) if self.recipe.lookahead else None
+        return StageState(model, own, optimizer, average=average, objective_state=state)
 
     def _first_pictures(self) -> torch.Tensor:
         """Some training pictures as files, normalised."""
@@ -222,11 +240,15 @@ def _train_epoch(
         for batch, ((pixels, labels), rows, flipped) in enumerate(zip(coming, late, flips, strict=True)):
             step, all_steps = (epoch - 1) * steps + batch, stage.epochs * steps
             set_lr(state.optimizer, stage.lr * lr_factor(stage.recipe.schedule, step, all_steps))
-            totals += train_step(stage, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
+            one = stage if batch else watched_stage(stage)
+            totals += train_step(one, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
             if state.average is not None:
                 state.average.after_step(state.model, step, all_steps)
             images += len(labels)
             on_batch(epoch, batch + 1, steps)
+    if epoch == stage.epochs:
+        with torch.no_grad():
+            watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
     loss, penalty, correct = totals.tolist()
     return EpochRecord(
         epoch=epoch,
@@ -240,6 +262,14 @@ def _train_epoch(
     )
 
 
+def watched_stage(stage: Stage) -> Stage:
+    """The stage, its components from outside the package watched: once an epoch, because it takes time."""
+    regularizer = watched(stage.regularizer, stage.regularizer.title)
+    objective = watched(stage.objective, stage.objective_of)
+    late = stage.late and LateStamps(tuple((watched(each, each.title), rows) for each, rows in stage.late.stamps))
+    return replace(stage, regularizer=regularizer, objective=objective, late=late)
+
+
 @dataclass(frozen=True)
 class StepGenerators:
     """The streams one epoch draws from."""
@@ -250,6 +280,7 @@ class StepGenerators:
     mixup: torch.Generator
     trigger: torch.Generator
     adversary: torch.Generator
+    objective: torch.Generator
     dropout_seed: int
 
     @classmethod
@@ -262,6 +293,7 @@ class StepGenerators:
             mixup=stage.stream("mixup", epoch),
             trigger=stage.stream("trigger", epoch),
             adversary=stage.stream("poison", epoch),
+            objective=stage.stream("repair", epoch, device),
             dropout_seed=stage.stream("dropout", epoch).initial_seed(),
         )
 
@@ -301,17 +333,27 @@ def train_step(
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     if mixing is not None:
         mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
-    with stage.compute.autocast():
-        outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
-    logits = outputs.logits.float()
-    cross_entropy = mixed_cross_entropy(logits, labels, mixing, label_smoothing=stage.recipe.label_smoothing)
-    penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
-    loss = cross_entropy if penalty is None else cross_entropy + penalty
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimizer.step()
+    capture = (*regularizer.capture, *stage.objective.capture(model))
+    seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
+
+    def evaluate() -> torch.Tensor:
+        with stage.compute.autocast():
+            outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=capture)
+        smoothing = stage.recipe.label_smoothing
+        cross_entropy = mixed_cross_entropy(outputs.logits.float(), labels, mixing, label_smoothing=smoothing)
+        own, autocast = state.objective_state, stage.compute.autocast
+        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, generators.objective, autocast)
+        penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
+        loss = stage.objective.loss(batch)
+        loss = loss if penalty is None else loss + penalty
+        seen.append((outputs, loss, penalty))
+        return loss
+
+    stage.objective.step(model, state.optimizer, evaluate)
+    outputs, loss, penalty = seen[0]
     with torch.no_grad():
-        correct = (logits.argmax(1) == labels).sum()
+        stage.objective.after_step(model, state.objective_state)
+        correct = (outputs.logits.float().argmax(1) == labels).sum()
         shown = torch.zeros_like(loss) if penalty is None else penalty
         return torch.stack([loss * len(labels), shown * len(labels), correct.to(loss.dtype)]).detach()
 

@@ -100,16 +100,21 @@ def norm_biases_of(model: nn.Module) -> list[nn.Parameter]:
     return [bias for bias in found if bias is not None]
 
 
-def select_layers(model: nn.Module, layers: Literal["all", "head", "batch_norm"]) -> list[nn.Parameter]:
+def select_layers(
+    model: nn.Module, layers: Literal["all", "head", "batch_norm"], given: Iterable[nn.Parameter] | None = None
+) -> list[nn.Parameter]:
     """Freeze every parameter but the chosen ones and return those.
 
-    `head` is the final linear layer; `batch_norm` the scale and shift of every normalisation layer.
+    `head` is the final linear layer; `batch_norm` the scale and shift of every normalisation layer; `given` are chosen
+    whatever `layers` says.
 
     Raises:
         ConditionError: the network has no such layers.
     """
     taps: Taps = model.taps  # type: ignore[assignment]
-    if layers == "all":
+    if given is not None:
+        chosen = list(given)
+    elif layers == "all":
         chosen = list(model.parameters())
     elif layers == "head":
         chosen = list(model.get_submodule(taps.head).parameters())

@@ -64,8 +64,10 @@ def packing_key(condition: Condition, gpu_type: str, auto: Resolved = "float32")
         {name: content[stage][name] for name in ("batch_size", "optimizer", "precision", "compile")}
         for stage in ("train", "finetune")
     )
+    own = [step.identity() for step in condition.repair_stages if isinstance(step, Training) and step.content]
     return digest(
         {
+            **({"objectives": own} if own else {}),
             "data": condition.data.identity(),
             "model": condition.model.identity(),
             "regularizer": condition.regularizer.identity(),
@@ -143,6 +145,8 @@ def run_few_steps(condition: Condition, device: torch.device, auto: Resolved = "
     model = experiment.build_model()
     test = experiment.test.sample(EVALUATED)
     tunings = [step for step in condition.repair_stages if isinstance(step, Training)]
+    for step in tunings:
+        step.prepare(model)
     for stage in (experiment.poison_stage(), *map(experiment.training_stage, tunings)):
         short = replace(stage, epochs=min(stage.epochs, 1), test=test)
         run_stage(short, short.start(model))

@@ -159,7 +159,9 @@ def stage_images(condition: Condition, max_batches: int | None) -> Iterator[tupl
     yield poison.fingerprint, images(condition.train, condition.train.epochs, 1 - condition.held_out_fraction)
     for planned, step in zip(repair, condition.repair_stages, strict=True):
         if isinstance(step, Training):
-            yield planned.fingerprint, images(step.recipe, step.recipe.epochs, condition.clean_fraction)
+            clean = step.data == "clean"
+            part = condition.clean_fraction if clean else 1 - condition.held_out_fraction
+            yield planned.fingerprint, images(step.recipe, step.recipe.epochs, part)
 
 
 def decide_precision(

@@ -129,6 +129,7 @@ class StageStore:
             "data_fingerprint": data_fingerprint,
             "model": state.model.state_dict(),
             "regularizer": state.regularizer_state.state_dict() if state.regularizer_state else None,
+            "objective": None if state.objective_state is None else state.objective_state.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "average": state.average.state_dict() if state.average else None,
             "history": [epoch.model_dump(mode="json") for epoch in state.history],
@@ -162,6 +163,8 @@ class StageStore:
         state.model.load_state_dict(model)
         if state.regularizer_state is not None:
             state.regularizer_state.load_state_dict(regularizer)
+        if state.objective_state is not None:
+            state.objective_state.load_state_dict(content["objective"])
         state.optimizer.load_state_dict(optimizer)
         if state.average is not None:
             state.average.load_state_dict(content["average"])
