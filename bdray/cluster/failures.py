@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bdray.errors import StorageError
+from bdray.gpu_errors import gpu_error
 
 LOSSES_WITHOUT_PROGRESS = 3
 """A loss of a process is the infrastructure's fault, whatever the process was doing; a condition that loses this many
@@ -51,8 +52,8 @@ def memory_exhausted(said: str) -> str:
 
 def gpu_memory_exhausted(said: str) -> str:
     """What torch says where the memory of a trial's share of a GPU was not enough; "" where that was not the cause."""
-    found = re.search(r"OutOfMemoryError: (CUDA out of memory\.(?: Tried to allocate [^ ]+ \S+\.)?)", said)
-    return f"the memory of its share of a GPU ran out: {found[1].rstrip('.')}" if found else ""
+    found = gpu_error(said)
+    return f"the memory of its share of a GPU ran out: {found.said}" if found and found.kind == "memory" else ""
 
 
 def unlike_node(said: str) -> tuple[str, str] | None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bdray.condition import Condition, digest
 from bdray.gpu import share_of
+from bdray.gpu_errors import gpu_error
 from bdray.recipes import Resolved
 from bdray.repairs.base import Training
 from bdray.store.storage import Storage
@@ -127,7 +128,9 @@ def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "f
     torch.cuda.reset_peak_memory_stats(device)
     try:
         run_few_steps(condition, device, auto)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if (found := gpu_error(error)) is None or found.kind != "memory":
+            raise
         return Need(peak_bytes=total, total_bytes=total)
     return Need(peak_bytes=torch.cuda.max_memory_reserved(device), total_bytes=total)
 
