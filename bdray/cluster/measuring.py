@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from bdray.cluster.failures import in_one_line
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.node_resources import gpu_types_in, of_gpu_type
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -107,7 +108,7 @@ def _on_machine(machine: Machine) -> dict[str, Any]:
 
 
 def _on_gpu(gpu_type: str) -> dict[str, Any]:
-    return {"num_gpus": 1, "resources": {_resource(gpu_type): 0.001}}
+    return {"num_gpus": 1, "resources": of_gpu_type(gpu_type)}
 
 
 def measured_elsewhere(
@@ -144,12 +145,7 @@ def _until_lost(
 
 def gpu_types() -> list[str]:
     """The types of GPU in the cluster, as Ray names them; none where GPUs are only logical."""
-    prefix = _resource("")
-    return sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))
-
-
-def _resource(gpu_type: str) -> str:
-    return f"accelerator_type:{gpu_type}"
+    return gpu_types_in(ray.cluster_resources())
 
 
 def _measure(job: ClusterJob, measure: _Measure[M], contents: Sequence[str]) -> Iterator[M | Unmeasured]:

@@ -5,10 +5,11 @@ Each is asked in a process there that needs none of its CPUs, so a busy node ans
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -87,6 +88,15 @@ class NodeInventory:
 def able_nodes() -> list[Node]:
     """Those that may run trials."""
     return [node for node in nodes() if node.cpu]
+
+
+def gpus_left(given_up: Collection[str]) -> float:
+    """How many GPUs there are beside those (`failures.GpuLoss.gpu`); no end of them where an autoscaler adds nodes."""
+    if has_autoscaler():
+        return math.inf
+    able = able_nodes()
+    alive = tuple(node.node_id[:6] for node in able)
+    return sum(node.gpu for node in able) - sum(gpu.endswith(alive) for gpu in given_up)
 
 
 def nodes() -> list[Node]:

@@ -46,9 +46,10 @@ from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.node_check import NodeRequirements  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
-from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.nodes import NodeInventory, await_place, gpus_left, inventories, places, require_alike  # noqa: E402
 from bdray.cluster.pruning_actor import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
+from bdray.cluster.sick_gpus import SickGpus  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
@@ -188,10 +189,15 @@ class ClusterRun:
 
     def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted
-        (SIGINT or SIGTERM)."""
+        (SIGINT or SIGTERM).
+
+        Raises:
+            ClusterError: no GPU is left that works.
+        """
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         job = replace(job, alike=self._alike)
         joining = None if self._alike is None else Joining(replace(job, tasks=()), self._alike)
+        gpus = SickGpus(gpus_left)
         search = ConditionSearch(
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
@@ -202,6 +208,7 @@ class ClusterRun:
             largest=max(node_cpus(), default=math.inf),
             excused=joining.excuses if joining else _never,
             avoided=joining.avoided if joining else frozenset,
+            gpus=gpus,
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
@@ -210,6 +217,7 @@ class ClusterRun:
             stderr_in(log),
             _terminate_like_interrupt(),
             memory_kills_are_losses(),
+            gpus.held(),
             joining or nullcontext(),
         ):
             if job.pruning is not None:
@@ -227,7 +235,12 @@ class ClusterRun:
                     callbacks=[teller],
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except tune.TuneError:
+                if gpus.none_left is None:
+                    raise
+                raise gpus.none_left from None
         return teller.ended == search.total_samples and (source is None or source.exhausted)
 
 

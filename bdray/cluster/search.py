@@ -14,9 +14,10 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from bdray.cluster.failures import gpu_memory_exhausted, memory_exhausted
+from bdray.cluster.failures import gpu_loss, gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.job import Source, Task
 from bdray.cluster.queue import StageQueue
+from bdray.cluster.sick_gpus import SickGpus
 from bdray.gpu import round_gpu
 
 
@@ -36,6 +37,7 @@ class ConditionSearch(SearchAlgorithm):
             enough gets twice that part, up to a whole one.
         excused: whether a lost process is not its condition's fault, by what Ray says of it.
         avoided: ids of the nodes that new trials are kept off.
+        gpus: which of them get no more trials.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class ConditionSearch(SearchAlgorithm):
         largest: float = math.inf,
         excused: Callable[[str], bool] = lambda said: False,
         avoided: Callable[[], Collection[str]] = frozenset,
+        gpus: SickGpus | None = None,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
         self._start_again, self._source = start_again, source
         self._largest, self._excused, self._avoided = largest, excused, avoided
+        self._gpus = gpus or SickGpus()
         self._alive: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
         self.enlarged: dict[str, Task] = {}
@@ -101,16 +105,26 @@ class ConditionSearch(SearchAlgorithm):
         task, trial = self._alive.pop(trial_id, None), self._trials.pop(trial_id, None)
         if task is None or trial is None:
             return
-        if error and (larger := self._enlarged(task, said_of(trial))) is not None:
-            self.enlarged[task.condition_id] = larger
-            self._queue.put_back(larger)
-            return
-        if error and (self._excused(said_of(trial)) or self._start_again(task.condition_id)):
-            self._queue.put_back(task)
+        if error and self._goes_on(task, said_of(trial)):
             return
         if error:
             self.given_up.add(trial_id)
         self._queue.ended(task)
+
+    def _goes_on(self, task: Task, said: str) -> bool:
+        """A process has just been lost: whether its condition is in the queue again."""
+        if (larger := self._enlarged(task, said)) is not None:
+            self.enlarged[task.condition_id] = larger
+            self._queue.put_back(larger)
+            return True
+        if (loss := gpu_loss(said)) is not None:
+            again = not self._gpus.is_at_fault(task.condition_id, loss)
+        else:
+            again = self._excused(said) or self._start_again(task.condition_id)
+        if again:
+            # After others where it was the GPU's: another condition tells more about that one.
+            self._queue.put_back(task, last=loss is not None)
+        return again
 
     def _enlarged(self, task: Task, said: str) -> Task | None:
         """With twice of what was not enough, up to a whole device; None where that is no remedy. Its threads remain
@@ -131,7 +145,11 @@ class ConditionSearch(SearchAlgorithm):
         share = {"CPU": task.cpu, **({"GPU": task.gpu} if task.gpu else {})}
         return _ConditionTrial(
             self._experiment.run_identifier,
-            config={"condition_id": task.condition_id, "task": task},
+            config={
+                "condition_id": task.condition_id,
+                "task": task,
+                "avoided_gpus": tuple(self._gpus.given_up) if task.gpu else (),
+            },
             trial_id=name,
             experiment_tag=name,
             placement_group_factory=PlacementGroupFactory([share], **_elsewhere(self._avoided())),

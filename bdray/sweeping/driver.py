@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, memory_exhausted
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, gpu_loss, memory_exhausted
 from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.node_resources import require_places
 from bdray.condition import Condition, digest
@@ -608,6 +608,9 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
         kind = "ProcessLost"
         if memory_exhausted(details[condition.condition_id]):
             kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
+        if gpu_loss(details[condition.condition_id]):
+            kind = "GpuError"
+            message = f"it ended so on two GPUs, or twice on one that passed its self-test in between: {cause}"
         error = ErrorRecord(kind=kind, message=message)
         try:
             write_failure(
