@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import ray
 
+from bdray.cards import card_problems
 from bdray.cluster.failures import ERROR, UNFIT
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.node_resources import gpu_types_in
@@ -68,15 +69,18 @@ def _problem() -> str:
     device = pick_device()
     if device.type != "cpu":
         return self_test.problem_of(device)
-    return "PyTorch finds no GPU that its driver lets it use" if gpu_types_in(_resources_here()) else ""
+    if not has_real_gpus():
+        return ""
+    return "; ".join(["PyTorch can use none here", *card_problems()])
+
+
+def has_real_gpus() -> bool:
+    """Whether Ray has found cards on this node; those that `--num-gpus` names have no type."""
+    here = ray.get_runtime_context().get_node_id()
+    return any(gpu_types_in(node["Resources"]) for node in ray.nodes() if node["NodeID"] == here)
 
 
 def _uuid() -> str:
     import torch
 
     return f" ({torch.cuda.get_device_properties(0).uuid})" if torch.cuda.is_available() else ""
-
-
-def _resources_here() -> Mapping[str, float]:
-    here = ray.get_runtime_context().get_node_id()
-    return next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})

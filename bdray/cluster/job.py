@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
@@ -76,6 +76,7 @@ class ClusterJob:
         pruning: which poison stages may end early; None: none.
         pruner: the actor that decides it, once there is one.
         alike: what nodes must be like that join while the sweep runs; None: on one machine.
+        gpus: what its tasks are given of them: nothing, whole ones, or (also) parts.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
     """
@@ -91,6 +92,7 @@ class ClusterJob:
     pruning: Pruning | None = None
     pruner: Any = None
     alike: NodeRequirements | None = None
+    gpus: Literal["none", "whole", "shared"] = "none"
     work: str = "bdray.cluster.run_task:run_task"
 
 

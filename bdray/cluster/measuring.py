@@ -163,7 +163,7 @@ def _need(condition: Condition, job: ClusterJob) -> Need | Unmeasured:
     from bdray.training.device import pick_device
     from bdray.trial.needs import measure_peak
 
-    return measure_peak(condition, pick_device(), job.trial_options.get("precision") or "float32")
+    return measure_peak(condition, pick_device("cuda"), job.trial_options.get("precision") or "float32")
 
 
 def _pace(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Pace:
@@ -191,7 +191,7 @@ def _experiment(condition: Condition, job: ClusterJob, machine: Machine, threads
     from bdray.trial.setup import Experiment
 
     # Ray leaves the GPUs visible to a process that was given none of them.
-    device = pick_device("auto" if machine.gpu else "cpu")
+    device = pick_device("cuda" if machine.gpu else "cpu")
     prepare_process(device, threads)
     auto: Resolved = job.trial_options.get("precision") or "float32"
     return Experiment.prepare(condition, device, job.trial_options.get("cache"), auto=auto)

@@ -18,8 +18,10 @@ import ray
 from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bdray.cards import card_problems
 from bdray.cluster.autoscaling import added, has_autoscaler, waiting
 from bdray.cluster.failures import in_one_line
+from bdray.cluster.gpu_health import has_real_gpus
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.node_check import NodeRequirements, contents_of, data_problems, installation_problems, unshared
 from bdray.cluster.node_resources import NodeResources
@@ -244,6 +246,8 @@ def _checked(job: ClusterJob, token: str, node_id: str) -> tuple[Installation, l
     except PluginError as error:
         problems.append(str(error))
     problems += _storage_problem(job.sweep, token, node_id)
+    if job.gpus != "none" and has_real_gpus():
+        problems += card_problems(shared=job.gpus == "shared")
     return Installation.here(job.plugins), problems
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
@@ -428,8 +428,14 @@ def _job(run: _Run) -> ClusterJob:
         cwd=str(Path.cwd()),
         trial_options=run.settings.trial_options,
         pruning=_pruning(run),
+        gpus=_asked_of_gpus(run),
         work=run.settings.work,
     )
+
+
+def _asked_of_gpus(run: _Run) -> Literal["none", "whole", "shared"]:
+    asked = {run.space.resources_for(condition).gpu for condition in run.shown} - {0}
+    return "none" if not asked else "whole" if all(gpu != "auto" and gpu >= 1 for gpu in asked) else "shared"
 
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
