@@ -43,6 +43,9 @@ JOIN_S = 120.0
 GROW_S = 900.0
 """The same where an autoscaler starts it: a machine in a cloud takes minutes."""
 
+CAPACITY_S = 5.0
+"""How long what the cluster has is taken for known."""
+
 _PROBE = "probe"
 
 
@@ -90,6 +93,20 @@ class NodeInventory:
 def able_nodes() -> list[Node]:
     """Those that may run trials."""
     return [node for node in nodes() if node.cpu]
+
+
+def cluster_capacity() -> Callable[[], NodeResources]:
+    """What says how much all nodes have together, asked anew every few seconds."""
+    asked_at, known = -math.inf, NodeResources(0.0)
+
+    def capacity() -> NodeResources:
+        nonlocal asked_at, known
+        if time.monotonic() - asked_at > CAPACITY_S:
+            asked_at, total = time.monotonic(), ray.cluster_resources()
+            known = NodeResources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        return known
+
+    return capacity
 
 
 def gpus_left(given_up: Collection[str]) -> float:

@@ -24,6 +24,8 @@ QUIET = {
     # What is lost is told in one line of our own; Ray's words for it are a page, on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # By default it starts one process after the other; how many trials wait is decided by `ConditionSearch`.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,6 +38,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from bdray.cluster.autoscaling import has_autoscaler  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.gauges import Gauges  # noqa: E402
@@ -46,7 +49,15 @@ from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.node_check import NodeRequirements  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
-from bdray.cluster.nodes import NodeInventory, await_place, gpus_left, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.nodes import (  # noqa: E402
+    NodeInventory,
+    await_place,
+    cluster_capacity,
+    gpus_left,
+    inventories,
+    places,
+    require_alike,
+)
 from bdray.cluster.pruning_actor import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
 from bdray.cluster.sick_gpus import SickGpus  # noqa: E402
@@ -74,6 +85,9 @@ SLOW_START_S = 20.0
 
 _POLL_S, _POLL_REMOTE_S = 0.5, 5.0
 """How often stages whose leaders still run are looked for: on a disk, and where each look is a request."""
+
+AHEAD_OF_AUTOSCALER = 16
+"""Trials that wait for an autoscaler, which adds nodes for what it sees waiting."""
 
 CONNECT_SECONDS = 5.0
 """How long a running cluster may take to accept a connection."""
@@ -197,7 +211,7 @@ class ClusterRun:
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         job = replace(job, alike=self._alike)
         joining = None if self._alike is None else Joining(replace(job, tasks=()), self._alike)
-        gpus = SickGpus(gpus_left)
+        gpus, learns_nothing = SickGpus(gpus_left), source is None or source.exhausted
         search = ConditionSearch(
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
@@ -209,6 +223,8 @@ class ClusterRun:
             excused=joining.excuses if joining else _never,
             avoided=joining.avoided if joining else frozenset,
             gpus=gpus,
+            capacity=cluster_capacity(),
+            ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)

@@ -16,6 +16,7 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from bdray.cluster.failures import gpu_loss, gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.job import Source, Task
+from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.queue import StageQueue
 from bdray.cluster.sick_gpus import SickGpus
 from bdray.gpu import round_gpu
@@ -38,6 +39,9 @@ class ConditionSearch(SearchAlgorithm):
         excused: whether a lost process is not its condition's fault, by what Ray says of it.
         avoided: ids of the nodes that new trials are kept off.
         gpus: which of them get no more trials.
+        capacity: what the cluster has, all nodes together.
+        ahead: so many trials wait at most beyond what fits into that: for them the queue, or a search that learns, has
+            said too early what is next; but an autoscaler goes by what waits.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class ConditionSearch(SearchAlgorithm):
         excused: Callable[[str], bool] = lambda said: False,
         avoided: Callable[[], Collection[str]] = frozenset,
         gpus: SickGpus | None = None,
+        capacity: Callable[[], NodeResources] = lambda: NodeResources(math.inf, math.inf),
+        ahead: int = 1,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
         self._start_again, self._source = start_again, source
         self._largest, self._excused, self._avoided = largest, excused, avoided
-        self._gpus = gpus or SickGpus()
+        self._gpus, self._capacity, self._ahead = gpus or SickGpus(), capacity, ahead
         self._alive: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
         self.enlarged: dict[str, Task] = {}
@@ -83,6 +89,8 @@ class ConditionSearch(SearchAlgorithm):
     def next_trial(self) -> Trial | None:
         if self._max_concurrent is not None and len(self._alive) >= self._max_concurrent:
             return None
+        if self._waiting() >= self._ahead:
+            return None
         task = self._queue.pop() or self._arrived()
         if task is None:
             # One that runs may still be lost, and then start again.
@@ -93,6 +101,16 @@ class ConditionSearch(SearchAlgorithm):
         trial = self._trial(task)
         self._alive[trial.trial_id], self._trials[trial.trial_id] = task, trial
         return trial
+
+    def _waiting(self) -> int:
+        """How many of those that are alive do not fit beside those before them."""
+        waiting, left = 0, self._capacity()
+        for task in self._alive.values():
+            if left.holds(task):
+                left = NodeResources(left.cpu - task.cpu, left.gpu - task.gpu)
+            else:
+                waiting += 1
+        return waiting
 
     def _arrived(self) -> Task | None:
         """A task that was not known before. What is asked for as late as this is chosen with most results known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Experiment
 
 from bdray.cluster.job import Task
+from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.search import ConditionSearch
 from bdray.cluster.trainable import ConditionTrainable
 
@@ -204,6 +206,28 @@ def test_conditions_that_arrive_meanwhile_run_too(experiment: Experiment) -> Non
     assert started() == []
     assert search.is_finished()
     assert search.total_samples == 3
+
+
+@pytest.mark.parametrize(
+    ("share", "ahead", "alive"), [(0.25, 1, 9), (0.5, 1, 5), (2.0, 1, 2), (0.25, 4, 12), (0.0, 1, 17)]
+)
+def test_as_many_trials_wait_as_there_are_free_slots_and_a_few_more(
+    experiment: Experiment, share: float, ahead: int, alive: int
+) -> None:
+    """Tune starts the processes of those that wait side by side; an autoscaler sees all of them."""
+    tasks = [task(number, str(number), cpu=0.5, gpu=share) for number in range(30)]
+    search = ConditionSearch(
+        tasks, lambda stage: False, capacity=lambda: NodeResources(8.0, 2.0 if share else 0.0), ahead=ahead
+    )
+    search.add_configurations(experiment)
+
+    def started() -> list[str]:
+        return list(takewhile(bool, iter(lambda: (trial := search.next_trial()) and trial.trial_id, 0)))
+
+    first = started()
+    assert first == [one.condition_id for one in tasks[:alive]]
+    search.on_trial_complete(first[0])
+    assert started() == [tasks[alive].condition_id]
 
 
 KILLED = "Memory on the node (IP: 127.0.0.1, ID: 34) was 10.71GB used / 23.54GB limit (0.455053)"
