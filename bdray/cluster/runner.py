@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -201,9 +201,15 @@ class ClusterRun:
         """Says what holds of a sweep to whoever watches the cluster; a context manager."""
         return Gauges(sweep=sweep.name)
 
-    def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
+    def run(
+        self,
+        job: ClusterJob,
+        observer: Observer,
+        source: Source | None = None,
+        enlarged: Callable[[str, float], None] = lambda condition_id, gpu: None,
+    ) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted
-        (SIGINT or SIGTERM).
+        (SIGINT or SIGTERM). `enlarged`: see `ConditionSearch`.
 
         Raises:
             ClusterError: no GPU is left that works.
@@ -223,6 +229,7 @@ class ClusterRun:
             excused=joining.excuses if joining else _never,
             avoided=joining.avoided if joining else frozenset,
             gpus=gpus,
+            enlarged=enlarged,
             capacity=cluster_capacity(),
             ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
         )

@@ -35,11 +35,13 @@ class ConditionSearch(SearchAlgorithm):
         source: of more tasks.
         largest: CPUs of the largest node: up to there a condition for which the memory of its machine was not enough
             gets twice its share, so that fewer run beside it. One for which the memory of its part of a GPU was not
-            enough gets twice that part, up to a whole one.
+            enough gets twice that part, up to a whole one,
+            and so do all of its kind that start later.
         excused: whether a lost process is not its condition's fault, by what Ray says of it.
         avoided: ids of the nodes that new trials are kept off.
         gpus: which of them get no more trials.
         capacity: what the cluster has, all nodes together.
+        enlarged: is told of a condition that gets a larger part of a GPU, and which.
         ahead: so many trials wait at most beyond what fits into that: for them the queue, or a search that learns, has
             said too early what is next; but an autoscaler goes by what waits.
     """
@@ -59,16 +61,20 @@ class ConditionSearch(SearchAlgorithm):
         gpus: SickGpus | None = None,
         capacity: Callable[[], NodeResources] = lambda: NodeResources(math.inf, math.inf),
         ahead: int = 1,
+        enlarged: Callable[[str, float], None] = lambda condition_id, gpu: None,
     ) -> None:
         self._queue, self._max_concurrent = StageQueue(tasks, stage_finished, poll_seconds=poll_seconds), max_concurrent
         self._start_again, self._source = start_again, source
         self._largest, self._excused, self._avoided = largest, excused, avoided
         self._gpus, self._capacity, self._ahead = gpus or SickGpus(), capacity, ahead
+        self._told = enlarged
         self._alive: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
         self.enlarged: dict[str, Task] = {}
         """The conditions that were given more than they had asked for."""
         self._starts: Counter[str] = Counter()
+        self._least: dict[str, float] = {}
+        """What the kinds of task need of a GPU whose memory was not enough."""
         self._total = len(tasks)
         self.given_up: set[str] = set()
         """Trials whose process was lost and whose condition is not started again."""
@@ -97,6 +103,7 @@ class ConditionSearch(SearchAlgorithm):
             if self._queue.empty and not self._alive and (self._source is None or self._source.exhausted):
                 self.set_finished()
             return None
+        task = replace(task, gpu=max(task.gpu, self._least[task.kind])) if task.kind in self._least else task
         self._starts[task.condition_id] += 1
         trial = self._trial(task)
         self._alive[trial.trial_id], self._trials[trial.trial_id] = task, trial
@@ -133,6 +140,10 @@ class ConditionSearch(SearchAlgorithm):
         """A process has just been lost: whether its condition is in the queue again."""
         if (larger := self._enlarged(task, said)) is not None:
             self.enlarged[task.condition_id] = larger
+            if larger.gpu > task.gpu:
+                self._told(task.condition_id, larger.gpu)
+                if task.kind:
+                    self._least[task.kind] = max(larger.gpu, self._least.get(task.kind, 0.0))
             self._queue.put_back(larger)
             return True
         if (loss := gpu_loss(said)) is not None:

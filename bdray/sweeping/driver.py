@@ -406,7 +406,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         ):
             stopping.check()
             watch = arrivals.watch = _Watch(progress, eviction, run.search_loop, watcher, run.settings.on_failure)
-            completed = cluster.run(job, watch, arrivals) if job.tasks or run.search_loop.searching else True
+            completed = (
+                cluster.run(job, watch, arrivals, arrivals.enlarged) if job.tasks or run.search_loop.searching else True
+            )
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
         _say_evicted(run.console, eviction)
@@ -555,12 +557,23 @@ class _Arrivals:
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
-            packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
-            self.shares |= packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
+            self.shares |= self._packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(search_loop.conditions[before:], tasks)
         return tasks
+
+    def enlarged(self, condition_id: str, gpu: float) -> None:
+        """So much of a GPU is what others of this condition's kind get from now on, also in other sweeps."""
+        for condition in self.run.conditions:
+            if condition.condition_id == condition_id and self.run.space.resources_for(condition).gpu == "auto":
+                # Worth no more than an error the less for each of its kind.
+                with suppress(StorageError):
+                    self._packing.enlarge(condition, self.gpu_types, gpu)
+
+    @property
+    def _packing(self) -> Packing:
+        return Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
 
     @property
     def exhausted(self) -> bool:

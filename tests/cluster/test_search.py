@@ -23,7 +23,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return Experiment("trials", run=ConditionTrainable, storage_path=str(folder))
 
 
-def task(number: int, stage: str, **share: float) -> Task:
+def task(number: int, stage: str, **share: Any) -> Task:
     return Task(condition_id=f"{number:04x}", content="{}", stages=(stage,), **share)
 
 
@@ -274,3 +274,19 @@ def test_a_part_of_a_gpu_that_was_too_small_is_doubled_up_to_a_whole_one(
         search.on_trial_complete(trial.trial_id, error=True)
     assert shares == [(1 / 4, 1), (1 / 2, 1), (1, 1)]
     assert len(search.given_up) == 1, "torch's error with a whole one is recorded by the trial and never comes here"
+
+
+def test_the_rest_of_a_kind_starts_with_what_one_of_it_needed(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdray.cluster.search.said_of", lambda trial: FULL)
+    tasks = [task(number, str(number), gpu=0.25, kind=kind) for number, kind in enumerate(("a", "a", "b", "a"))]
+    told: dict[str, float] = {}
+    search = ConditionSearch(tasks, lambda stage: False, max_concurrent=1, enlarged=told.__setitem__)
+    search.add_configurations([experiment])
+    started = []
+    while (trial := search.next_trial()) is not None:
+        started.append((trial.config["condition_id"], trial.config["task"].gpu))
+        search.on_trial_complete(trial.trial_id, error=len(started) == 1)
+    assert started == [("0000", 0.25), ("0000", 0.5), ("0001", 0.5), ("0002", 0.25), ("0003", 0.5)]
+    assert told == {"0000": 0.5}
