@@ -3,6 +3,7 @@ holds no memory."""
 
 from __future__ import annotations
 
+import faulthandler
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 _Measure = Callable[[Condition, ClusterJob], M | Unmeasured]
+
+
+MEASURED_S = 1800.0
+"""How long a measurement may take before its process is ended: a GPU may hang."""
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
@@ -135,7 +140,7 @@ def _until_lost(
     measuring = ray.remote(max_retries=0, max_calls=1, num_returns="streaming", **where)(_measure)
     found: list[M | Unmeasured] = []
     try:
-        for answer in measuring.remote(job, measure, contents):
+        for answer in measuring.remote(job, measure, contents, MEASURED_S):
             found.append(ray.get(answer))  # noqa: PERF401 - what was found before the loss is kept
     except ray.exceptions.RayError as error:
         if len(found) < len(contents):
@@ -148,11 +153,18 @@ def gpu_types() -> list[str]:
     return gpu_types_in(ray.cluster_resources())
 
 
-def _measure(job: ClusterJob, measure: _Measure[M], contents: Sequence[str]) -> Iterator[M | Unmeasured]:
+def _measure(
+    job: ClusterJob, measure: _Measure[M], contents: Sequence[str], limit_s: float
+) -> Iterator[M | Unmeasured]:
     """In the worker."""
     set_up_worker(job)
     for content in contents:
-        yield attempted(partial(_measure_one, job, measure, content))
+        faulthandler.dump_traceback_later(limit_s, exit=True)
+        try:
+            found = attempted(partial(_measure_one, job, measure, content))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        yield found
 
 
 def _measure_one(job: ClusterJob, measure: _Measure[M], content: str) -> M | Unmeasured:
