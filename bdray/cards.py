@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-_ASKED = "index,uuid,name,driver_version,compute_mode,compute_cap"
+_ASKED = "index,uuid,name,driver_version,compute_mode,compute_cap,memory.total"
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Card:
     Attributes:
         mode: `Default` lets many processes share it.
         capability: of its arithmetic, as "9.0".
+        mib: its memory.
     """
 
     index: str
@@ -26,6 +27,7 @@ class Card:
     driver: str
     mode: str
     capability: str
+    mib: str
 
     @property
     def said(self) -> str:
@@ -42,7 +44,7 @@ class Cards:
     @classmethod
     def here(cls) -> Cards:
         """This machine's; none where there is no driver that answers."""
-        listed = _nvidia_smi(f"--query-gpu={_ASKED}", "--format=csv,noheader").splitlines()
+        listed = _nvidia_smi(f"--query-gpu={_ASKED}", "--format=csv,noheader,nounits").splitlines()
         rows = [tuple(part.strip() for part in line.split(",")) for line in listed]
         cards = [Card(*row) for row in rows if len(row) == len(_ASKED.split(","))]
         found = re.search(r"CUDA Version: *([\d.]+)", _nvidia_smi()) if cards else None

@@ -8,15 +8,15 @@ import pytest
 
 from bdray.cards import Card, Cards
 
-V100 = Card("0", "GPU-5c4a", "Tesla V100-SXM2-16GB", "525.60.13", "Default", "7.0")
-H100 = Card("1", "GPU-77ab", "NVIDIA H100 80GB HBM3", "525.60.13", "Exclusive_Process", "9.0")
+V100 = Card("0", "GPU-5c4a", "Tesla V100-SXM2-16GB", "525.60.13", "Default", "7.0", "16384")
+H100 = Card("1", "GPU-77ab", "NVIDIA H100 80GB HBM3", "525.60.13", "Exclusive_Process", "9.0", "81559")
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120"]
 
 SMI = """#!/bin/sh
 case "$1" in
 --query-gpu=*) cat <<END
-0, GPU-5c4a, Tesla V100-SXM2-16GB, 525.60.13, Default, 7.0
-1, GPU-77ab, NVIDIA H100 80GB HBM3, 525.60.13, Exclusive_Process, 9.0
+0, GPU-5c4a, Tesla V100-SXM2-16GB, 525.60.13, Default, 7.0, 16384
+1, GPU-77ab, NVIDIA H100 80GB HBM3, 525.60.13, Exclusive_Process, 9.0, 81559
 END
 ;;
 *) echo "| NVIDIA-SMI 525.60.13    Driver Version: 525.60.13    CUDA Version: 12.0     |" ;;
@@ -63,5 +63,5 @@ def test_driver_mode_and_architecture_are_named() -> None:
     [("7.5", True), ("8.9", True), ("9.0", True), ("10.0", False), ("12.1", True), ("13.0", True)],
 )
 def test_code_for_a_card_is_that_of_its_generation_or_intermediate(capability: str, fits: bool) -> None:
-    card = Card("0", "GPU-1", "some card", "580.1", "Default", capability)
+    card = Card("0", "GPU-1", "some card", "580.1", "Default", capability, "16384")
     assert (Cards([card], "13.0").problems("13.0", WHEEL) == []) is fits

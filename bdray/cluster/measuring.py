@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from pydantic import BaseModel
 
+from bdray.cards import Cards
 from bdray.cluster.failures import in_one_line
 from bdray.cluster.job import ClusterJob
 from bdray.cluster.node_resources import gpu_types_in, of_gpu_type
@@ -146,6 +147,22 @@ def _until_lost(
         if len(found) < len(contents):
             found.append(Unmeasured(in_one_line(str(error))))
     return found
+
+
+def smallest_cards() -> dict[str, int]:
+    """Bytes of the smallest card of each type, where the nodes' drivers tell."""
+    types = {node["NodeID"]: gpu_types_in(node["Resources"]) for node in ray.nodes()}
+    typed = [node for node in able_nodes() if types[node.node_id]]
+    found: dict[str, int] = {}
+    for node, answer in asked(typed, lambda node: (_smallest_card,), timeout_s=ANSWER_S):
+        for gpu_type in types[node.node_id] if isinstance(answer, int) else ():
+            found[gpu_type] = min(answer, found.get(gpu_type, answer))
+    return found
+
+
+def _smallest_card() -> int | None:
+    """On the node."""
+    return min((int(card.mib) * 2**20 for card in Cards.here().cards if card.mib.isdecimal()), default=None)
 
 
 def gpu_types() -> list[str]:

@@ -45,7 +45,16 @@ from bdray.cluster.gauges import Gauges  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
 from bdray.cluster.local_ray import confined, has_token  # noqa: E402
-from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.measuring import (  # noqa: E402
+    compilings_on,
+    costs_on,
+    gpu_types,
+    machines,
+    measure_on,
+    node_cpus,
+    paces_on,
+    smallest_cards,
+)
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.node_check import NodeRequirements  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
@@ -144,6 +153,10 @@ class ClusterRun:
     def gpu_types(self) -> list[str]:
         """The types of GPU in the cluster; none where GPUs are only logical."""
         return gpu_types()
+
+    def smallest_cards(self) -> dict[str, int]:
+        """Bytes of the smallest card of each type, where that is known."""
+        return smallest_cards()
 
     def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
         """What each condition needs of a GPU of this type."""

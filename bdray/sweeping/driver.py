@@ -382,9 +382,10 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             _check_nodes(run, cluster, job)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
-        shares = _gpu_shares(run, cluster, job) if gpus else {}
+        packing = _packing(run, cluster)
+        shares = _gpu_shares(run, cluster, job, packing) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
-        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
+        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest, packing)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else []
         known = [*job.tasks, *examples]
@@ -502,7 +503,12 @@ def _with_options(job: ClusterJob, **decided: Any) -> ClusterJob:
     return replace(job, trial_options={**given, **job.trial_options})
 
 
-def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
+def _packing(run: _Run, cluster: ClusterRun) -> Packing:
+    smallest = cluster.smallest_cards() if cluster.gpu_types() else {}
+    return Packing(run.storage, run.space.resources.decided.precision or "float32", smallest)
+
+
+def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob, packing: Packing) -> dict[str, float]:
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
     auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
 
@@ -515,7 +521,6 @@ def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, fl
             run.console.print(line, soft_wrap=True)
         return needs
 
-    packing = Packing(run.storage, run.space.resources.decided.precision or "float32")
     shares = packing.shares(auto, cluster.gpu_types(), measure)
     for share, count in sorted(Counter(shares.values()).items()):
         run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
@@ -541,6 +546,7 @@ class _Arrivals:
     shares: dict[str, float] | None
     gpu_types: Sequence[str]
     largest: float
+    packing: Packing
     watch: _Watch | None = None
 
     def tasks(self, conditions: Sequence[Condition]) -> list[Task]:
@@ -557,7 +563,7 @@ class _Arrivals:
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
-            self.shares |= self._packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
+            self.shares |= self.packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(search_loop.conditions[before:], tasks)
@@ -569,11 +575,7 @@ class _Arrivals:
             if condition.condition_id == condition_id and self.run.space.resources_for(condition).gpu == "auto":
                 # Worth no more than an error the less for each of its kind.
                 with suppress(StorageError):
-                    self._packing.enlarge(condition, self.gpu_types, gpu)
-
-    @property
-    def _packing(self) -> Packing:
-        return Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
+                    self.packing.enlarge(condition, self.gpu_types, gpu)
 
     @property
     def exhausted(self) -> bool:

@@ -12,7 +12,7 @@ This module needs no torch to plan; `measure_peak` is what runs on the GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -87,10 +87,16 @@ Measure = Callable[[str, Sequence[Condition]], Sequence[Need | Unmeasured]]
 
 @dataclass(frozen=True)
 class Packing:
-    """Measured needs, kept in `<storage>/packing.json`."""
+    """Measured needs, kept in `<storage>/packing.json`.
+
+    Attributes:
+        auto: what `precision: auto` was decided to be.
+        smallest: bytes of the smallest card by type: cards of 40 and of 80 GB are one type to Ray.
+    """
 
     storage: Storage
     auto: Resolved = "float32"
+    smallest: Mapping[str, int] = field(default_factory=dict)
 
     def shares(self, conditions: Sequence[Condition], gpu_types: Sequence[str], measure: Measure) -> dict[str, float]:
         """Condition id -> its share of a GPU, of whichever of the `gpu_types` it may land on.
@@ -107,8 +113,13 @@ class Packing:
             known, _ = kept.complete(wanted, partial(self._measured, measure, gpu_type))
             for condition in conditions:
                 need = self._known(known, condition, gpu_type)
-                shares[condition.condition_id] = max(shares[condition.condition_id], need.share if need else 1.0)
+                shares[condition.condition_id] = max(shares[condition.condition_id], self._share(need, gpu_type))
         return {condition_id: share or 1.0 for condition_id, share in shares.items()}
+
+    def _share(self, need: Need | None, gpu_type: str) -> float:
+        if need is None:
+            return 1.0
+        return share_of(need.peak_bytes, min(need.total_bytes, self.smallest.get(gpu_type, need.total_bytes)))
 
     def enlarge(self, condition: Condition, gpu_types: Sequence[str], share: float) -> None:
         """Keeps that less than `share` was not enough for a condition, so not for others of its kind."""
@@ -116,8 +127,9 @@ class Packing:
         known = kept.read()
         for gpu_type in gpu_types:
             need = self._known(known, condition, gpu_type)
-            if need and need.share < share:
-                peak = int(peak_within(share, need.total_bytes))
+            if need and self._share(need, gpu_type) < share:
+                total = min(need.total_bytes, self.smallest.get(gpu_type, need.total_bytes))
+                peak = int(peak_within(share, total))
                 larger = self._tagged(need.model_copy(update={"peak_bytes": peak}), condition, gpu_type)
                 kept.add({packing_key(condition, gpu_type, self.auto): larger})
 

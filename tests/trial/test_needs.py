@@ -109,6 +109,23 @@ def test_a_share_suits_every_card_of_the_cluster(tmp_path: Path) -> None:
     assert list(shares.values()) == [0.5]
 
 
+def test_a_share_suits_the_smallest_card_of_a_type_and_that_may_be_another_one_tomorrow(tmp_path: Path) -> None:
+    """To Ray an A100 of 40 and one of 80 GB are one type."""
+    storage, gpus, one = Storage.open(tmp_path), Gpus({"A100": 15 * GIB}), condition()
+
+    def share(**smallest: int) -> float:
+        (found,) = Packing(storage, smallest=smallest).shares([one], ["A100"], gpus.measure).values()
+        return found
+
+    assert share(A100=80 * GIB) == share() == 1 / 4
+    assert share(A100=40 * GIB) == 1 / 2
+    assert share(A100=12 * GIB) == 1.0
+    Packing(storage, smallest={"A100": 40 * GIB}).enlarge(one, ["A100"], 1.0)
+    assert share(A100=40 * GIB) == 1.0
+    assert share(A100=80 * GIB) == 1 / 2
+    assert len(gpus.asked) == 1
+
+
 def never(gpu_type: str, conditions: Sequence[Condition]) -> list[Need | Unmeasured]:
     return [Unmeasured("nothing is measured while trials run", failed=False) for _ in conditions]
 
