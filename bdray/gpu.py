@@ -25,6 +25,11 @@ def share_of(peak_bytes: int, total_bytes: int) -> float:
     return min(1.0, round_gpu(max(needed / total_bytes, 1 / MOST_ON_ONE_GPU)))
 
 
+def peak_within(share: float, total_bytes: int) -> float:
+    """The largest peak for which `share_of` a card is no more than `share`."""
+    return (share * total_bytes - CONTEXT_BYTES) / (1 + MARGIN)
+
+
 def allocator_fraction(share: float, total_bytes: int) -> float:
     """The part of a card that the allocator of a trial with this share may use; the context takes the rest."""
     if share >= 1.0:

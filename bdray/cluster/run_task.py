@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bdray.cluster.gauges import Gauges, TellingReporter
+from bdray.cluster.hanging import LEAST_S, HangWatch
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.pruning_actor import PrunedReporter
 from bdray.condition import Condition
@@ -20,12 +21,13 @@ def run_task(job: ClusterJob, task: Task) -> str:
     condition = Condition.parse(json.loads(task.content))
     probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes)
-    with Gauges(sweep=job.sweep.name, condition=task.condition_id) as told:
+    labels = {"sweep": job.sweep.name, "condition": task.condition_id}
+    with Gauges(**labels) as told, HangWatch(LEAST_S if task.gpu else None) as hangs:
         told.set("bdray_cpu_share", task.cpu)
         told.set("bdray_gpu_share", task.gpu)
-        reporter = TellingReporter(told)
+        reporter = TellingReporter(told, hangs)
         if job.pruning is not None and job.pruner is not None:
-            reporter = PrunedReporter(told, job.pruning.prune, job.pruner)
+            reporter = PrunedReporter(told, hangs, job.pruning.prune, job.pruner)
         return attempt_trial(condition, sweep=job.sweep, storage=job.storage, reporter=reporter, options=options).status
 
 

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, memory_exhausted
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, gpu_loss, memory_exhausted
 from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.node_resources import require_places
 from bdray.condition import Condition, digest
@@ -420,9 +420,10 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             _check_nodes(run, cluster, job)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
-        shares = _gpu_shares(run, cluster, job) if gpus else {}
+        packing = _packing(run, cluster)
+        shares = _gpu_shares(run, cluster, job, packing) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
-        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
+        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest, packing)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else []
         known = [*job.tasks, *examples]
@@ -444,7 +445,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         ):
             stopping.check()
             watch = arrivals.watch = _Watch(progress, eviction, run.search_loop, watcher, run.settings.on_failure)
-            completed = cluster.run(job, watch, arrivals) if job.tasks or run.search_loop.searching else True
+            completed = (
+                cluster.run(job, watch, arrivals, arrivals.enlarged) if job.tasks or run.search_loop.searching else True
+            )
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
         _say_evicted(run.console, eviction)
@@ -466,8 +469,14 @@ def _job(run: _Run) -> ClusterJob:
         cwd=str(Path.cwd()),
         trial_options={"keep_models": run.space.resources.default.keep_models, **run.settings.trial_options},
         pruning=_pruning(run),
+        gpus=_asked_of_gpus(run),
         work=run.settings.work,
     )
+
+
+def _asked_of_gpus(run: _Run) -> Literal["none", "whole", "shared"]:
+    asked = {run.space.resources_for(condition).gpu for condition in run.shown} - {0}
+    return "none" if not asked else "whole" if all(gpu != "auto" and gpu >= 1 for gpu in asked) else "shared"
 
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
@@ -532,7 +541,12 @@ def _with_options(job: ClusterJob, **decided: Any) -> ClusterJob:
     return replace(job, trial_options={**given, **job.trial_options})
 
 
-def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
+def _packing(run: _Run, cluster: ClusterRun) -> Packing:
+    smallest = cluster.smallest_cards() if cluster.gpu_types() else {}
+    return Packing(run.storage, run.space.resources.decided.precision or "float32", smallest)
+
+
+def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob, packing: Packing) -> dict[str, float]:
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
     auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
 
@@ -545,7 +559,6 @@ def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, fl
             run.console.print(line, soft_wrap=True)
         return needs
 
-    packing = Packing(run.storage, run.space.resources.decided.precision or "float32")
     shares = packing.shares(auto, cluster.gpu_types(), measure)
     for share, count in sorted(Counter(shares.values()).items()):
         run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
@@ -571,6 +584,7 @@ class _Arrivals:
     shares: dict[str, float] | None
     gpu_types: Sequence[str]
     largest: float
+    packing: Packing
     watch: _Watch | None = None
 
     def tasks(self, conditions: Sequence[Condition]) -> list[Task]:
@@ -587,12 +601,19 @@ class _Arrivals:
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
-            packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
-            self.shares |= packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
+            self.shares |= self.packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(search_loop.conditions[before:], tasks)
         return tasks
+
+    def enlarged(self, condition_id: str, gpu: float) -> None:
+        """So much of a GPU is what others of this condition's kind get from now on, also in other sweeps."""
+        for condition in self.run.conditions:
+            if condition.condition_id == condition_id and self.run.space.resources_for(condition).gpu == "auto":
+                # Worth no more than an error the less for each of its kind.
+                with suppress(StorageError):
+                    self.packing.enlarge(condition, self.gpu_types, gpu)
 
     @property
     def exhausted(self) -> bool:
@@ -646,6 +667,9 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
         kind = "ProcessLost"
         if memory_exhausted(details[condition.condition_id]):
             kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
+        if gpu_loss(details[condition.condition_id]):
+            kind = "GpuError"
+            message = f"it ended so on two GPUs, or twice on one that passed its self-test in between: {cause}"
         error = ErrorRecord(kind=kind, message=message)
         try:
             write_failure(

@@ -21,6 +21,7 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StorageError, TrialInterrupted
+from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
 from bdray.record import ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
 from bdray.store.storage import Storage
@@ -83,8 +84,8 @@ def attempt_trial(
 ) -> TrialRecord:
     """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`.
 
-    What is wrong with the machine (a full disk, a stop request) or with the share of it (a part of a GPU whose memory
-    runs out) is still raised: trying again may help.
+    What is wrong with the machine (a full disk, a stop request, a GPU's own fault) or with the share of it (a part of a
+    GPU whose memory runs out) is still raised: trying again may help.
     """
     started, options = now_ms(), options or TrialOptions()
     try:
@@ -92,7 +93,8 @@ def attempt_trial(
     except (StorageError, TrialInterrupted):
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) and 0 < options.gpu_share < 1:
+        found = gpu_error(error) if options.gpu_share else None
+        if found and (found.kind == "device" or options.gpu_share < 1):
             raise
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
         failure = _failure(error)
@@ -101,7 +103,8 @@ def attempt_trial(
 
 
 def _failure(error: Exception) -> ErrorRecord:
-    if not isinstance(error, torch.OutOfMemoryError):
+    found = gpu_error(error)
+    if found is None or found.kind != "memory":
         return ErrorRecord(kind=type(error).__name__, message=str(error))
     # Torch's first sentences have the numbers, the others are advice.
     said = ". ".join(" ".join(str(error).split()).split(". ")[:4])
