@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from bdray.data.base import Augmentation
-from bdray.gpu import to_device
+from bdray.gpu import is_gpu, to_device
 from bdray.models.networks.taps import Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
@@ -40,7 +40,7 @@ from bdray.training.augmentation import alternating_flips, augment
 from bdray.training.averaging import Lookahead
 from bdray.training.batches import BatchSource, batches
 from bdray.training.compilation import CompiledParts
-from bdray.training.device import Compute
+from bdray.training.device import Compute, forked_generators
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
 
@@ -144,7 +144,7 @@ class Stage:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
         optimizer = make_optimizer(
-            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
+            parameters, self.recipe, self.lr, undecayed, norm_biases=norm_biases_of(model)
         )
         return StageState(model, own, optimizer, average=Lookahead(model) if self.recipe.lookahead else None)
 
@@ -212,7 +212,7 @@ def _train_epoch(
     images, steps = 0, stage.steps_per_epoch
     state.model.train()
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_generators(device):
         # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
         torch.manual_seed(generators.dropout_seed)
         orders = stage.orders(generators.order)
@@ -324,7 +324,7 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
 
 def _peak_memory(device: torch.device) -> int:
     """Peak bytes: of the allocator on a GPU, resident bytes of the process on a CPU."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return int(torch.cuda.max_memory_allocated(device))
     import resource
 

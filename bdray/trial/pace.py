@@ -219,13 +219,12 @@ class Stepper:
 
     def seconds(self, compute: Compute) -> float:
         """Of one step, computed like this."""
-        import torch
-
+        from bdray.training.device import forked_generators
         from bdray.training.loop import StepGenerators, train_step
 
         stage = replace(self.stage, compute=compute)
         generators = StepGenerators.of(stage, 0)
-        with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        with forked_generators(compute.device):
             started = time.perf_counter()
             # The sums are read: until they are there, nothing is finished.
             train_step(stage, self.state, *self.batch, generators).tolist()

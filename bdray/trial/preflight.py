@@ -15,6 +15,7 @@ from bdray.models.networks.coverage import pixels_seen
 from bdray.models.networks.taps import Outputs
 from bdray.repairs.base import Operation
 from bdray.training.batches import batches
+from bdray.training.device import forked_generators
 from bdray.training.evaluation import CleanSet
 from bdray.training.loop import Stage, StepGenerators, train_step
 from bdray.trial.setup import Experiment
@@ -85,7 +86,7 @@ def _take_step(stage: Stage, model: nn.Module, too_few: str) -> None:
     (batch,) = batches(stage.source, [order], device)
     rows = next(stage.late.rows([order], device)) if stage.late else ()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with forked_generators(device):
             train_step(still, still.start(model), *batch, StepGenerators.of(stage, 0), late_rows=rows)
     except ValueError as error:
         if len(order) >= _FEW:

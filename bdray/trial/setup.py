@@ -133,7 +133,7 @@ class Experiment:
     @property
     def precision(self) -> Resolved:
         """Of the poison stage."""
-        return "bfloat16" if self.compute.bfloat16 else "float32"
+        return self.compute.precision
 
     def with_precision(self, auto: Resolved) -> Experiment:
         """The same experiment with another meaning of `precision: auto`."""
