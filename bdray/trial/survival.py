@@ -35,7 +35,7 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
     draws = stage.stream("augment", 1, device)
     for order in stage.orders(stage.stream("order", 1)):
         rows, columns = (
-            part.to(changed.device) for part in draw_crops(len(order), side, stage.augmentation, draws, device)
+            part.to(changed.device) for part in draw_crops([len(order)], side, stage.augmentation, draws, device)
         )
         stamped = (mask_of[order] >= 0).nonzero().flatten()
         masks = mask_of[order[stamped]]
