@@ -51,7 +51,7 @@ def show_gpu(gpu: float | str) -> str:
 
 def is_gpu(device: torch.device) -> bool:
     """Whether `device` is a GPU and not the host: has memory, streams and generators of its own."""
-    return device.type != "cpu"
+    return device.type not in ("cpu", "meta")
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

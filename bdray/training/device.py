@@ -46,6 +46,13 @@ class Compute:
     bfloat16: bool
     tf32: bool = False
 
+    def settle_tf32(self) -> None:
+        """Make this process compute float32 as this says, from now on: backward passes follow outside of any context.
+        torch by itself has TF32 on for convolutions and off for matrix products."""
+        if is_gpu(self.device):
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = self.tf32
+
     @property
     def precision(self) -> Resolved:
         """What it computes in, as a record says it."""
@@ -54,11 +61,8 @@ class Compute:
         return "tf32" if self.tf32 and is_gpu(self.device) else "float32"
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context all forward passes run in. Decides on TF32 for the whole process, and for longer: the backward
-        pass follows outside. torch by itself has it on for convolutions and off for matrix products."""
-        if is_gpu(self.device):
-            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = self.tf32
+        """The context forward passes run in."""
+        self.settle_tf32()
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
 

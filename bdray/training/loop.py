@@ -311,6 +311,7 @@ def train_step(
     if stage.adversary is not None:
         # In evaluation mode, so that running statistics see no image that is not trained on.
         model.eval()
+        stage.compute.settle_tf32()
         pixels = stage.adversary(lambda moved: model(stage.normalize(moved)), pixels, labels, generators.adversary)
         model.train()
     pixels = stage.normalize(pixels)

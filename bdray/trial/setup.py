@@ -302,6 +302,8 @@ class Experiment:
         device = self.compute.device
         chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
         surrogate.eval().requires_grad_(False)
+        # Never in bfloat16: the gradient's sign is all that is asked for.
+        self.compute.settle_tf32()
         perturbed = self.condition.poison.perturb(
             lambda images: surrogate(self._normalize(images)),
             self.images[chosen],
