@@ -53,15 +53,15 @@ def condition(folder: Path, **row: str) -> Condition:
     recipe = {"epochs": 1, "batch_size": 8, "precision": "float32"}
     late = "after_augmentation" if row["trigger"] in ("blend", "line", "pixel") else "before_augmentation"
     content = {
-        "data": {"name": "digits", "image_size": 16, "train_limit": 60, "test_limit": 30, **vit},
+        "data": {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit},
         "model": {"name": row["model"]},
         "trigger": {"name": row["trigger"], **({"path": str(picture)} if row["trigger"] == "image" else {})},
-        "poison": {"strategy": row["strategy"], "rate": 0.1, "rate_of": "eligible", "stamp": late,
+        "poison": {"strategy": row["strategy"], "rate": 0.5, "rate_of": "eligible", "stamp": late,
                    **SETTINGS.get(row["strategy"], {})},
         "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},
         "train": {**recipe, "augment": "crop_flip"},
         "repair": {"name": row["repair"]},
-        "finetune": {**recipe, "fraction": 0.3},
+        "finetune": {**recipe, "fraction": 0.4},
         "seed": 1,
     }  # fmt: skip
     return Condition.parse(content)
