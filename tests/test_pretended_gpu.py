@@ -16,7 +16,16 @@ PARTS = sorted(file.stem for file in (HERE / "pretended").glob("[a-z]*.py") if f
 
 @pytest.mark.parametrize("part", PARTS)
 def test_on_a_pretended_gpu(part: str, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "pytest", f"{HERE}/pretended/{part}.py", "-q", "-rs", "--basetemp", f"{tmp_path}/t"]
+    program = [
+        sys.executable,
+        "-m",
+        "pytest",
+        f"{HERE}/pretended/{part}.py",
+        "-q",
+        "-rs",
+        "--basetemp",
+        f"{tmp_path}/t",
+    ]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         program, cwd=HERE.parent, env={**alone, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False

@@ -266,7 +266,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     monkeypatch.setattr("bdray.trial.run.pick_device", lambda name: torch.device(NAME, 0))
     converts = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    threads, tf32, matmul = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    threads, tf32, matmul = (
+        torch.get_num_threads(),
+        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
+    )
     try:
         with _Operations(), _Lists():
             yield GPU

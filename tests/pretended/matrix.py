@@ -48,7 +48,13 @@ def condition(folder: Path, **row: str) -> Condition:
     """A small one; `row` is one of `MATRIX`."""
     picture = folder / "sticker.png"
     Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
-    row = {"trigger": "patch", "strategy": "all_to_one", "regularizer": "none", "repair": "none", "model": "resnet8"} | row
+    row = {
+        "trigger": "patch",
+        "strategy": "all_to_one",
+        "regularizer": "none",
+        "repair": "none",
+        "model": "resnet8",
+    } | row
     vit = {"image_size": 32} if "vit" in row["model"] else {}
     recipe = {"epochs": 1, "batch_size": 8, "precision": "float32"}
     late = "after_augmentation" if row["trigger"] in ("blend", "line", "pixel") else "before_augmentation"

@@ -44,7 +44,9 @@ def test_memory_that_runs_out_leaves_nothing_on_the_device(gpu: Any, tmp_path: P
         nonlocal seen
         seen += func is CONVOLUTION
         if seen == 30:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1 GiB. Of that 0 is free")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1 GiB. Of that 0 is free"
+            )
 
     gpu.before = run_out
     options = TrialOptions(device="cuda", threads=1, max_batches=2, cache=tmp_path / "cache")
