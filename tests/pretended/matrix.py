@@ -1,4 +1,4 @@
-"""Whole trials on a pretended GPU: bit for bit what the CPU computes, wherever the pictures lie, and nothing is left."""
+"""Whole trials on a pretended GPU: bit for bit the CPU's, wherever the pictures lie, and nothing is left there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from bdray.condition import Condition
@@ -34,7 +33,10 @@ AXES: dict[str, list[str]] = {
     "model": FAMILIES,
 }
 LENGTH = max(map(len, AXES.values()))
-MATRIX = [dict(zip(AXES, values, strict=True)) for values in zip(*(islice(cycle(a), LENGTH) for a in AXES.values()))]
+MATRIX = [
+    dict(zip(AXES, values, strict=True))
+    for values in zip(*(islice(cycle(a), LENGTH) for a in AXES.values()), strict=True)
+]
 """Every value of every axis at least once: axes of different lengths, round and round side by side."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
