@@ -54,7 +54,12 @@ def show_gpu(gpu: float | str) -> str:
     return f"1/{round(1 / gpu)}"
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether `device` is a GPU and not the host: has memory, streams and generators of its own."""
+    return device.type not in ("cpu", "meta")
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`tensor`, which lies on the CPU, on `device`. Never waits: a copy from pageable memory would, for all that the
     device still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if is_gpu(device) else tensor.to(device)

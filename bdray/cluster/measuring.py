@@ -185,7 +185,9 @@ def _measure(
 
 
 def _measure_one(job: ClusterJob, measure: _Measure[M], content: str) -> M | Unmeasured:
-    return measure(Condition.parse(json.loads(content)), job)
+    from bdray.training.device import deterministically
+
+    return deterministically(partial(measure, Condition.parse(json.loads(content)), job))
 
 
 def _need(condition: Condition, job: ClusterJob) -> Need | Unmeasured:

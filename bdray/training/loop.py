@@ -2,8 +2,8 @@
 
     for epoch in epochs:
         for batch in a fresh permutation:
-            uint8 images, labels   <- the data source (stamped already, unless ...)
-            crop, flip             <- stream `augment`
+            uint8 images, labels   <- the data source (stamped already, unless ...)  } several batches
+            crop, flip             <- stream `augment`, batch by batch               } at once
             stamp, where the poison says so: after augmentation (stream `trigger`)
             [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
             normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
@@ -18,7 +18,7 @@ computes the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from bdray.data.base import Augmentation
-from bdray.gpu import to_device
+from bdray.gpu import is_gpu, to_device
 from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
@@ -42,9 +42,13 @@ from bdray.training.augmentation import alternating_flips, augment
 from bdray.training.averaging import Lookahead
 from bdray.training.batches import BatchSource, batches
 from bdray.training.compilation import CompiledParts
-from bdray.training.device import Compute
+from bdray.training.device import Compute, forked_generators
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
+
+JOINED_BYTES = 4 * 2**20
+"""Of pictures that are gathered, cropped and flipped at once: on a GPU each operation costs small networks as much time
+as a layer does. A CPU does not care, as long as they fit its caches (our choice)."""
 
 FIRST_PICTURES = 5_000
 """Training pictures that a network is shown before it is trained, where it takes something from them."""
@@ -136,7 +140,7 @@ class Stage:
         return list(order.tensor_split(self.whole_epoch)[: self.steps_per_epoch])
 
     def flips(self, epoch: int, orders: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-        """Which images of each batch are flipped: bool, on the device; None where that is drawn with the crops."""
+        """Which images at `orders` are flipped: bool, on the device; None where that is drawn with the crops."""
         if self.recipe.flip == "random" or self.augmentation in ("none", "crop"):
             return [None] * len(orders)
         flipped = alternating_flips(len(self.source), epoch, self.stream("augment", 0))
@@ -160,9 +164,7 @@ class Stage:
         if own is not None:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
-        optimizer = make_optimizer(
-            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
-        )
+        optimizer = make_optimizer(parameters, self.recipe, self.lr, undecayed, norm_biases=norm_biases_of(model))
         average = Lookahead(model) if self.recipe.lookahead else None
         return StageState(model, own, optimizer, average=average, objective_state=state)
 
@@ -230,18 +232,17 @@ def _train_epoch(
     images, steps = 0, stage.steps_per_epoch
     state.model.train()
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_generators(device):
         # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
         torch.manual_seed(generators.dropout_seed)
         orders = stage.orders(generators.order)
         late = stage.late.rows(orders, device) if stage.late else [()] * steps
-        flips = stage.flips(epoch, orders)
-        coming = batches(stage.source, orders, device)
-        for batch, ((pixels, labels), rows, flipped) in enumerate(zip(coming, late, flips, strict=True)):
+        coming = augmented_batches(stage, epoch, orders, generators.augment)
+        for batch, ((pixels, labels), rows) in enumerate(zip(coming, late, strict=True)):
             step, all_steps = (epoch - 1) * steps + batch, stage.epochs * steps
             set_lr(state.optimizer, stage.lr * lr_factor(stage.recipe.schedule, step, all_steps))
             one = stage if batch else watched_stage(stage)
-            totals += train_step(one, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
+            totals += train_step(one, state, pixels, labels, generators, late_rows=rows)
             if state.average is not None:
                 state.average.after_step(state.model, step, all_steps)
             images += len(labels)
@@ -298,6 +299,26 @@ class StepGenerators:
         )
 
 
+def augmented_batches(
+    stage: Stage, epoch: int, orders: Sequence[torch.Tensor], generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches at `orders` (int64 positions, on the CPU), cropped and flipped: uint8 `N x 3 x S x S` and int64 `N`,
+    on the device. Never waits for it.
+
+    Args:
+        generator: the epoch's stream `augment`.
+    """
+    batch_bytes = len(orders[0]) * stage.test.images.shape[1:].numel()
+    at_once = max(1, JOINED_BYTES // batch_bytes)
+    groups = [orders[first : first + at_once] for first in range(0, len(orders), at_once)]
+    joined = [torch.cat(tuple(group)) for group in groups]
+    coming = batches(stage.source, joined, stage.compute.device)
+    for group, (images, labels), flipped in zip(groups, coming, stage.flips(epoch, joined), strict=True):
+        counts = [len(order) for order in group]
+        pixels = augment(images, stage.augmentation, generator, flipped, counts)
+        yield from zip(pixels.split(counts), labels.split(counts), strict=True)
+
+
 def train_step(
     stage: Stage,
     state: StageState,
@@ -306,25 +327,23 @@ def train_step(
     generators: StepGenerators,
     *,
     late_rows: tuple[torch.Tensor, ...] = (),
-    flipped: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
+    """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device (`augmented_batches`).
 
     Args:
-        late_rows: the rows to stamp after augmentation (`LateStamps.rows`).
-        flipped: the images to flip (`Stage.flips`).
+        late_rows: the rows to stamp (`LateStamps.rows`).
 
     Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
     """
     model, regularizer = state.model, stage.regularizer
-    pixels = augment(images, stage.augmentation, generators.augment, flipped)
     if stage.late is not None:
-        pixels = stage.late.stamp(pixels, late_rows, generators.trigger)
-    pixels = pixels.float().div_(255)
+        images = stage.late.stamp(images, late_rows, generators.trigger)
+    pixels = images.float().div_(255)
     pixels = regularizer.transform_inputs(pixels, generators.noise)
     if stage.adversary is not None:
         # In evaluation mode, so that running statistics see no image that is not trained on.
         model.eval()
+        stage.compute.settle_tf32()
         pixels = stage.adversary(lambda moved: model(stage.normalize(moved)), pixels, labels, generators.adversary)
         model.train()
     pixels = stage.normalize(pixels)
@@ -366,7 +385,7 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
 
 def _peak_memory(device: torch.device) -> int:
     """Peak bytes: of the allocator on a GPU, resident bytes of the process on a CPU."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return int(torch.cuda.max_memory_allocated(device))
     import resource
 

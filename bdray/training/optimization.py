@@ -24,7 +24,6 @@ def make_optimizer(
     parameters: Iterable[nn.Parameter],
     recipe: Optimization,
     lr: float,
-    device: torch.device,
     undecayed: Iterable[nn.Parameter] = (),
     *,
     norm_biases: Collection[nn.Parameter] = (),
@@ -36,7 +35,6 @@ def make_optimizer(
         undecayed: a regularizer's own: zero means nothing to a temperature, so only their gradient moves them.
         norm_biases: those of the network's parameters for which `recipe.norm_bias_lr` holds.
     """
-    fused = device.type in ("cpu", "cuda")
     factor = recipe.norm_bias_lr
     apart = set() if factor == 1.0 else set(map(id, norm_biases))
     network = list(parameters)
@@ -47,14 +45,14 @@ def make_optimizer(
     if own := list(undecayed):
         groups.append({"params": own, "weight_decay": 0.0})
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         groups,
         lr=lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=fused,
+        fused=True,
     )
 
 

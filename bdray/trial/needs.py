@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from bdray.condition import Condition, digest
-from bdray.gpu import peak_within, share_of
+from bdray.gpu import is_gpu, peak_within, share_of
 from bdray.gpu_errors import gpu_error
 from bdray.recipes import Resolved
 from bdray.repairs.base import Training
@@ -175,7 +175,7 @@ def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "f
     """
     import torch
 
-    if device.type != "cuda":
+    if not is_gpu(device):
         return Unmeasured("memory is measured on a GPU alone")
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(1.0, device)

@@ -15,9 +15,9 @@ from bdray.models.networks.coverage import pixels_seen
 from bdray.models.networks.taps import Outputs
 from bdray.randomness import GlobalRandomnessError
 from bdray.repairs.base import Operation
-from bdray.training.batches import batches
+from bdray.training.device import forked_generators
 from bdray.training.evaluation import CleanSet
-from bdray.training.loop import Stage, StepGenerators, train_step, watched_stage
+from bdray.training.loop import Stage, StepGenerators, augmented_batches, train_step, watched_stage
 from bdray.trial.setup import Experiment
 
 LEAST_SEEN = 0.5
@@ -85,11 +85,12 @@ def _take_step(stage: Stage, model: nn.Module, too_few: str) -> None:
     """A step that changes no weight, on its smallest batch. `too_few`: the option that decides how many it has."""
     device, order = stage.compute.device, torch.arange(min(_FEW, len(stage.source)))
     still = watched_stage(replace(stage, lr=0.0))
-    (batch,) = batches(stage.source, [order], device)
+    generators = StepGenerators.of(stage, 0)
+    (batch,) = augmented_batches(stage, 0, [order], generators.augment)
     rows = next(stage.late.rows([order], device)) if stage.late else ()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            train_step(still, still.start(model), *batch, StepGenerators.of(stage, 0), late_rows=rows)
+        with forked_generators(device):
+            train_step(still, still.start(model), *batch, generators, late_rows=rows)
     except ValueError as error:
         if len(order) >= _FEW:
             raise

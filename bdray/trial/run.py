@@ -26,7 +26,7 @@ from bdray.machine import usable_cores
 from bdray.record import ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
-from bdray.training.device import pick_device, prepare_memory, prepare_process, stage_environment
+from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.attacks import Probe, own_probes
 from bdray.trial.auto import decided
@@ -67,11 +67,15 @@ def run_trial(
         DataError, PoisonError, TriggerError, ...: what is wrong with the condition on this data.
         StorageError: the sweep folder cannot be written.
     """
-    trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
-    try:
-        return trial.run()
-    finally:
-        trial.files.close()
+
+    def attempt() -> TrialRecord:
+        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+        try:
+            return trial.run()
+        finally:
+            trial.files.close()
+
+    return deterministically(attempt)
 
 
 def attempt_trial(

@@ -136,7 +136,7 @@ class Experiment:
     @property
     def precision(self) -> Resolved:
         """Of the poison stage."""
-        return "bfloat16" if self.compute.bfloat16 else "float32"
+        return self.compute.precision
 
     def with_precision(self, auto: Resolved) -> Experiment:
         """The same experiment with another meaning of `precision: auto`."""
@@ -328,6 +328,8 @@ class Experiment:
         device = self.compute.device
         chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
         surrogate.eval().requires_grad_(False)
+        # Never in bfloat16: the gradient's sign is all that is asked for.
+        self.compute.settle_tf32()
         perturbed = watched(self.condition.poison, self.condition.poison.title).perturb(
             lambda images: surrogate(self._normalize(images)),
             self.images[chosen],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from bdray.gpu import to_device
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.record import TriggerSurvival
 from bdray.training.augmentation import crop, draw_crops
@@ -24,28 +25,32 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
         # As many pixels as were stamped, by construction.
         whole = torch.tensor([1] * (len(unstamped) - items.unchanged), dtype=torch.int64)
         return _survival(whole, whole)
-    changed = (unstamped != items.overlay).any(1, keepdim=True)
-    mask_of = items.overlay_row.cpu()
+    changed = (unstamped != items.overlay.cpu()).any(1, keepdim=True)
+    mask_of, side = items.overlay_row.cpu(), changed.shape[-1]
     # Stamped pixels by number, so that one is known again where a mirrored border repeats it.
-    side = changed.shape[-1]
-    numbers = changed * torch.arange(1, side**2 + 1, device=changed.device).view(1, 1, side, side)
-    before, after = changed.sum((1, 2, 3)).cpu(), torch.zeros(len(changed), dtype=torch.int64)
-    seen = torch.zeros(len(changed), dtype=torch.bool)
-    device = stage.compute.device
-    draws = stage.stream("augment", 1, device)
-    for order in stage.orders(stage.stream("order", 1)):
-        rows, columns = (
-            part.to(changed.device) for part in draw_crops(len(order), side, stage.augmentation, draws, device)
-        )
-        stamped = (mask_of[order] >= 0).nonzero().flatten()
-        masks = mask_of[order[stamped]]
-        here = stamped.to(changed.device)
-        left = crop(numbers[masks.to(changed.device)], rows[here], columns[here], stage.augmentation).flatten(1)
-        shown = torch.zeros(len(left), side**2 + 1, dtype=torch.bool, device=left.device).scatter_(1, left, True)
-        after[masks] = shown[:, 1:].sum(1).cpu()
-        seen[masks] = True
-    # An epoch that is cut short (a rehearsal) has not shown them all.
+    number = torch.arange(1, side**2 + 1).view(1, 1, side, side)
+    before, after = changed.sum((1, 2, 3)), torch.zeros(len(changed), dtype=torch.int64)
+    parts, places = _crops_of_stamped(stage, mask_of, side)
+    # An epoch that is cut short (a rehearsal) does not show them all.
+    seen = torch.cat(parts)
+    for masks, (rows, columns) in zip(parts, places.split([len(masks) for masks in parts], 1), strict=True):
+        left = crop(changed[masks] * number, rows, columns, stage.augmentation).flatten(1)
+        shown = torch.zeros(len(left), side**2 + 1, dtype=torch.bool).scatter_(1, left, True)
+        after[masks] = shown[:, 1:].sum(1)
     return _survival(before[seen], after[seen])
+
+
+def _crops_of_stamped(stage: Stage, mask_of: torch.Tensor, side: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of each batch of the first epoch, which stamped images it has, and how all of those are cropped and flipped:
+    int64, `2 x M x S` (rows, columns). Drawn on the stage's device, as in training, and waited for once."""
+    device = stage.compute.device
+    draws, parts, places = stage.stream("augment", 1, device), [], []
+    for order in stage.orders(stage.stream("order", 1)):
+        drawn = torch.stack(draw_crops([len(order)], side, stage.augmentation, draws, device))
+        stamped = (mask_of[order] >= 0).nonzero().flatten()
+        parts.append(mask_of[order[stamped]])
+        places.append(drawn.index_select(1, to_device(stamped, device)))
+    return parts, torch.cat(places, 1).cpu()
 
 
 def _survival(before: torch.Tensor, after: torch.Tensor) -> TriggerSurvival | None:
