@@ -147,6 +147,7 @@ SHARES = {
 CONTINUOUS = {
     *("alpha", "epsilon", "step_size", "momentum", "lr", "weight", "weight_decay", "sigma", "margin", "temperature"),
     *("opacity", "strength", "delta", "frequency", "beta", "max_drop", "place", "learning_rate"),
+    *("label_smoothing", "norm_bias_lr", "logit_scale", "large_lr", "small_lr", "rho", "threshold"),
 }
 """Numbers that are never rounded, or whose rounding to no level leaves an image as it was, which a trigger says."""
 

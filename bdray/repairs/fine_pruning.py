@@ -98,7 +98,7 @@ def make_prunable(model: nn.Module) -> None:
     """Give the head a mask over its weights that prunes nothing yet.
 
     Raises:
-        ConditionError: the network has no linear head with a bias.
+        ConditionError: the network has no linear head.
     """
     from torch import nn
     from torch.nn.utils import prune
@@ -106,7 +106,7 @@ def make_prunable(model: nn.Module) -> None:
     from bdray.models.networks.taps import head_of
 
     head = head_of(model)
-    if not isinstance(head, nn.Linear) or head.bias is None:
-        raise ConditionError("repair.name", f"fine_pruning needs a linear head with a bias, but this one is {head}")
+    if not isinstance(head, nn.Linear):
+        raise ConditionError("repair.name", f"fine_pruning needs a linear head, but this one is {head}")
     if not prune.is_pruned(head):
         prune.identity(head, "weight")

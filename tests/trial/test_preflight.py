@@ -31,11 +31,12 @@ class Plain(Architecture):
     """A network without normalisation."""
 
     SOURCE: ClassVar[str] = "test"
-    head_bias: bool = True
+    linear_head: bool = True
 
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        network = nn.Sequential(*layers, nn.Linear(8, num_classes, bias=self.head_bias))
+        head = nn.Linear(8, num_classes)
+        network = nn.Sequential(*layers, head if self.linear_head else nn.Sequential(head))
         network.taps = Taps("4", {})  # type: ignore[assignment]
         return network
 
@@ -109,8 +110,8 @@ CANNOT: dict[str, tuple[dict[str, Any], str]] = {
         "finetune.fraction: leaves the finetune stage one image",
     ),
     "no head to prune": (
-        {"model": {"name": "plain", "head_bias": False}, "repair": {"name": "fine_pruning"}},
-        "repair.name: fine_pruning needs a linear head with a bias, but this one is Linear",
+        {"model": {"name": "plain", "linear_head": False}, "repair": {"name": "fine_pruning"}},
+        "repair.name: fine_pruning needs a linear head, but this one is Sequential",
     ),
 }
 
