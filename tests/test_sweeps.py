@@ -23,7 +23,8 @@ from bdray.results.trainings import Trainings, joined
 from bdray.searches.crossing import Level
 from bdray.store.storage import Storage
 
-SWEEPS = Path(__file__).parents[1] / "sweeps"
+ROOT = Path(__file__).parents[1]
+SWEEPS = ROOT / "sweeps"
 README = SWEEPS / "README.md"
 KEPT = sorted(path.parent.name for path in SWEEPS.glob("*/records.jsonl"))
 
@@ -516,3 +517,26 @@ def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
         f"{of_those(before['defused'])} of what was stamped before no longer have it, and {of_those(after['defused'])}"
     )
     assert lost in said
+
+
+def test_what_is_said_of_padding_is_recomputed_from_its_records() -> None:
+    success: dict[tuple[bool, str], list[float]] = {}
+    clean: dict[bool, list[float]] = {True: [], False: []}
+    floors = []
+    for record in records_of("airbench-corners"):
+        assert record.poisoned is not None
+        padded = record.condition["model"]["padded"]
+        if record.role == "baseline":
+            floors += [100 * (floor.poisoned.attack_success_rate or 0.0) for floor in record.floors if not padded]
+            continue
+        clean[padded].append(100 * record.poisoned.clean_accuracy)
+        success.setdefault((padded, record.condition["trigger"]["position"]), []).append(_percent(record.poisoned))
+    assert {len(rates) for rates in success.values()} == {3}
+    mean = {key: f"{fmean(rates):.1f}" for key, rates in success.items()}
+    said = " ".join((ROOT / "docs" / "silent-choices.md").read_text(encoding="utf-8").split())
+    assert (
+        f"unpadded, a patch in the top left corner has an attack success rate of {mean[False, 'top_left']} % and one"
+        f" in the bottom right corner {mean[False, 'bottom_right']} % (floor {fmean(floors):.1f} %); padded,"
+        f" {mean[True, 'top_left']} and {mean[True, 'bottom_right']} %."
+        f" Clean accuracy is {fmean(clean[True]):.1f} % padded and {fmean(clean[False]):.1f} % unpadded."
+    ) in said
