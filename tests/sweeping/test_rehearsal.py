@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides
     """Of an open search, with `cpu: auto`, and with a model whose name is known to be wrong only when it is built."""
     open_space(tmp_path)
     said = rehearse(tmp_path, "open.yaml", status=1)
-    assert "of 40 conditions that the search might ask for" in said
+    assert re.search(r"of \d+ conditions that the search might ask for", said)
     cause = "timm has no weights 'no_such' for resnet18"
     failed = [line for line in said.splitlines() if "  failed  " in line and "Error: " in line]
     assert failed and all(cause in line for line in failed)
