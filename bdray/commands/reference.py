@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import COMPONENTS
+from bdray.detectors import DETECTORS
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
@@ -27,8 +28,8 @@ from bdray.space.resources import Defaults, Needs
 from bdray.terminal import Console
 from bdray.values import show
 
-REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "search": SEARCHES}
-"""What is chosen by name: the components of a condition, and the method of a search."""
+REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "detect": DETECTORS, "search": SEARCHES}
+"""What is chosen by name: the components of a condition, detectors, and the method of a search."""
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
