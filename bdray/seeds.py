@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Stream = Literal["poison", "trigger", "init", "order", "augment", "clean_split", "mixup", "noise", "dropout", "subset"]
+Stream = Literal[
+    "poison", "trigger", "init", "order", "augment", "clean_split", "mixup", "noise", "dropout", "subset", "detector"
+]
 
 
 def derive_seed(seed: int, name: Stream, *index: int | str) -> int:

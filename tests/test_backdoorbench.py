@@ -94,7 +94,7 @@ def test_every_setting_is_compared() -> None:
     """Nothing decides a number here that the tables leave out, but for what is no choice of a recipe."""
     compared = {path for table in (TRAINING, ATTACK, REPAIR) for _, ours in table.values() for path in ours}
     not_theirs = {"model.weights", "model.weights_file", "data.test_limit", "data.root", "seed", "schema"}
-    not_theirs |= {"data.drop_duplicates", "evaluate.probes"}  # Off: neither pictures nor weights see them.
+    not_theirs |= {"data.drop_duplicates"}  # Off: neither pictures nor weights see them.
     not_theirs |= {f"{stage}.{name}" for stage in ("train", "finetune") for name in ("compile", "precision")}
     flat = {path for path in attack_of("backdoorbench_badnet").flat() if ".evaluate" not in path}
     assert flat - compared <= not_theirs

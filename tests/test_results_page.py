@@ -48,7 +48,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
         "repair": "fine_pruning",
         "train": {"epochs": 1, "batch_size": 32},
         "finetune": {"epochs": 1, "batch_size": 32, "fraction": 0.2},
-        "evaluate": {"probes": True},
     }
     poisoned = Condition.parse(base)
     conditions = [poisoned, poisoned.baseline()]

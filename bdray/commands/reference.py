@@ -39,7 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "resources.overrides[]": Needs,
     "tracking": Tracking,
 }
-"""What is written in a search space and is no component. `train`, `finetune` and `evaluate` are part of a condition."""
+"""What is written in a search space and is no component. `train` and `finetune` are part of a condition."""
 
 KEY_TEXTS = {
     "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",
@@ -60,6 +60,9 @@ KEY_TEXTS = {
     "search": "How conditions are chosen from all this.",
     "resources": "What trials ask Ray for, and what the sweep may keep.",
     "tracking": "Where measurements are mirrored to.",
+    "detect": "Detectors that are asked of every poisoned model and baseline: names, or mappings with options "
+    "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept.",
+    "evaluate": "What else is measured of models, and changes none of them.",
     "data_roots": "The folder of each data set, by its name, in place of `data.root`: `{flowers: DIR}`; on the command "
     "line `--data-root flowers=DIR`. Where neither is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
     "plugins": "Modules that register components of your own.",

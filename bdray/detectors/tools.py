@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +19,7 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int, /) -> Sequence[torch.Tensor]:
+    def split(self, size: int, /) -> Iterable[torch.Tensor]:
         """All of them in their order, as uint8 `size x 3 x S x S`; the last batch may be smaller."""
         ...
 

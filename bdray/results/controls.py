@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bdray.condition import Condition
 from bdray.errors import UserError
+from bdray.questions import attack_key
 from bdray.record import FloorRecord, TrialRecord
-from bdray.trial.attacks import attack_key
 
 
 @dataclass(frozen=True)

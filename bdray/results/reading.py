@@ -12,7 +12,7 @@ from bdray.plugins import load_plugins
 from bdray.record import RATES
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, read_records
+from bdray.store.sweep_folder import SPACE, SweepFolder, read_records, with_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,4 +73,4 @@ def _records(sweep: str | Path) -> list[TrialRecord]:
     folder = SweepFolder(storage)
     if not folder.is_sweep:
         raise UserError(f"there is no sweep in {storage.uri}")
-    return read_records(storage, folder.info().conditions or None)
+    return with_answers(storage, read_records(storage, folder.info().conditions or None))

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from bdray.condition import Condition, flatten
 from bdray.errors import SpaceError
+from bdray.questions import TRAINING_ONLY, attack_key
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
@@ -28,7 +29,6 @@ from bdray.searches.crossing import Crossing, Level, Posterior, Share
 from bdray.searches.domain import Axis, Flat, SearchDomain, locate
 from bdray.searches.metrics import TOOK, Metric
 from bdray.store.storage import Storage
-from bdray.trial.attacks import TRAINING_ONLY, attack_key
 from bdray.values import freeze
 
 LEAST = 4

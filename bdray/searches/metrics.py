@@ -10,10 +10,10 @@ from typing import Literal
 
 from bdray.condition import Condition, flatten
 from bdray.errors import nearest
+from bdray.questions import attack_key
 from bdray.record import RATES, FloorRecord, Rates, TrialRecord
 from bdray.results.took import TOOK_AT, took
 from bdray.searches.domain import lookup
-from bdray.trial.attacks import attack_key
 
 DROP = "clean_accuracy_drop"
 """Clean accuracy of the unpoisoned twin, less that of the condition, after the same stage."""

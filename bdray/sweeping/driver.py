@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
+    CONDITION,
     DELIVERED,
     DRIVER_LOCK,
     SPACE,
@@ -40,6 +43,7 @@ from bdray.store.sweep_folder import (
     read_records,
     statuses_of_intact,
     sweeps_in,
+    with_answers,
     write_failure,
 )
 from bdray.store.sweep_status import say_phase
@@ -51,6 +55,7 @@ from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.tasks import make_tasks, stages_of
+from bdray.sweeping.unasked import split_unasked
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import (
@@ -178,7 +183,10 @@ def run_conditions(
 
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
             adopted.extend(_adopt(sweep, storage, new))
-            return _left(sweep, new, retry_failed=settings.retry_failed)
+            left = _left(sweep, new, retry_failed=settings.retry_failed)
+            unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
+            _say_gone(console, sweep, gone)
+            return [*left, *unasked]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
@@ -234,7 +242,8 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
 
 def _records(run: _Run) -> list[TrialRecord]:
     """All there are, in plan order."""
-    return read_records(run.sweep, [condition.condition_id for condition in run.conditions])
+    records = read_records(run.sweep, [condition.condition_id for condition in run.conditions])
+    return with_answers(run.sweep, records)
 
 
 def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
@@ -303,8 +312,15 @@ def _freeze(
             user=provenance.user(),
             git_commit=provenance.git_commit(),
             decided=space.resources.decided.plain,
+            detect=_asked(space, known),
         )
     )
+
+
+def _asked(space: SearchSpace, known: SweepInfo | None) -> tuple[Mapping[str, Any], ...]:
+    """The detectors that were ever asked: what they said stands, whoever asks now."""
+    asked = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
+    return tuple({json.dumps(content, sort_keys=True): content for content in asked}.values())
 
 
 def _write_space(sweep: Storage, space: SearchSpace, mark: str | None) -> None:
@@ -344,6 +360,15 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     statuses = statuses_of_intact(sweep, conditions)
     done = {name for name, status in statuses.items() if status == "finished" or not retry_failed}
     return [condition for condition in conditions if condition.condition_id not in done]
+
+
+def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> None:
+    """Which models cannot be asked because they were evicted, and what trains each again."""
+    for condition in gone:
+        folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
+        command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
+        problem = f"the model of {condition.condition_id} is not kept any more, so no detector can be asked"
+        console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
@@ -422,7 +447,8 @@ def _job(run: _Run) -> ClusterJob:
         sweep=run.sweep,
         storage=run.storage,
         tasks=(),
-        probes=dump_probes(probes_of(run.shown)),
+        probes=dump_probes(probes_of(run.shown, varied=run.space.evaluate.probes)),
+        questions=run.space.questions.dump(),
         plugins=run.space.plugins,
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
@@ -600,9 +626,10 @@ class _Watch:
 
 def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str]) -> None:
     """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
+    finished = {head.condition_id for head in read_heads(run.sweep, list(causes)) if head.status == "finished"}
     for condition in run.left:
         cause = causes.get(condition.condition_id)
-        if cause is None:
+        if cause is None or condition.condition_id in finished:
             continue
         message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
         kind = "ProcessLost"

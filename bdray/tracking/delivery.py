@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 from bdray.credentials import without_password
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.record import TrialRecord
+from bdray.results.detections import measures_of, names_of
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
+    ANSWERS,
     CONDITION,
     RECORD,
     ConditionFolder,
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DELIVERED = "bdray.delivered"
+
+_ANSWERED = "+"
 
 _RUN_STATUS = {
     "finished": "FINISHED",
@@ -109,6 +113,13 @@ class _Found:
         self.record = folder.record() if folder.had(RECORD) else None
         has_lines = self.record is not None or folder.had(JOURNAL)
         self.journal = points_of(folder.journal(self.record) if has_lines else ())
+        self.answers = folder.answers() if folder.had(ANSWERS) else ()
+
+    @property
+    def mark(self) -> str:
+        """Names what there is of a finished condition: this version of its record, and how many answers."""
+        record = self.record.digest if self.record else ""
+        return f"{record}{_ANSWERED}{len(self.answers)}" if self.answers else record
 
     @cached_property
     def condition(self) -> ConditionInfo | None:
@@ -181,7 +192,9 @@ class Delivery:
             UnreachableError: the server does not answer.
         """
         run = self._index().get(condition_id)
-        return run is not None and run.status == "finished" and bool(run.delivered)
+        if run is None or run.status != "finished" or not run.delivered:
+            return False
+        return int(run.delivered.partition(_ANSWERED)[2] or 0) >= len(self.info.detect)
 
     def deliver(self, condition_id: str) -> bool:
         """Delivers what MLflow does not have yet of one condition; tells whether that includes its record.
@@ -197,7 +210,7 @@ class Delivery:
         condition_id, record = found.folder.condition_id, found.record
         try:
             run = self._find_or_create(found)
-            if record is None or run.delivered != record.digest:
+            if record is None or run.delivered != found.mark:
                 self._update(run, found)
         except (TrackingError, StorageError):
             raise
@@ -237,7 +250,8 @@ class Delivery:
     def _update(self, run: _ConditionRun, found: _Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        batch = _Batch(_new_params(run, found), found.journal, tags)
+        points = (*found.journal, *_answer_points(found))
+        batch = _Batch(_new_params(run, found), points, tags)
         if found.record is not None:
             self._finish(run, found, found.record, batch)
         else:
@@ -263,9 +277,9 @@ class Delivery:
             # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
             self._log(run, batch)
             raise
-        batch.tags[DELIVERED] = kept.digest
+        batch.tags[DELIVERED] = found.mark
         self._log(run, batch)
-        run.delivered = kept.digest
+        run.delivered = found.mark
         run.sent.clear()
 
     def _log(self, run: _ConditionRun, batch: _Batch) -> None:
@@ -433,6 +447,16 @@ def _on_disk(storage: Storage, name: str, data: bytes) -> Iterator[Path]:
     with scratch_folder() as folder:
         (folder / name).write_bytes(data)
         yield folder / name
+
+
+def _answer_points(found: _Found) -> Iterator[Point]:
+    """What detectors measured: `poisoned/strip/auroc`."""
+    names = names_of(found.answers)
+    time_ms = found.record.record.finished_ms if found.record else 0
+    for answer in found.answers:
+        for measure, value in {**measures_of(answer), "seconds": answer.seconds}.items():
+            if isinstance(value, (int, float)):
+                yield Point(f"{answer.result}/{names[answer.key]}/{measure}", float(value), time_ms, 0)
 
 
 def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bdray.condition import Condition, digest
+from bdray.condition import Condition
 from bdray.poisoning.base import STRATEGIES, Poison
+from bdray.questions import attack_key
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.variations import Variation
-
-TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
-"""Options of a strategy that a test set does not see."""
 
 VARIATIONS: tuple[Variation, ...] = ("off_position", "part")
 
@@ -36,22 +34,19 @@ class Probe:
         return attack_key(self.trigger, self.poison, self.variation)
 
 
-def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
-    """12 hex digits that name an attack as a test set sees it."""
-    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
-    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
-    return digest(content if variation == "whole" else {**content, "variation": variation})
+def probes_of(conditions: Sequence[Condition], *, varied: bool = False) -> tuple[Probe, ...]:
+    """The distinct attacks of a sweep, in the order they first stand.
 
-
-def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:
-    """The distinct attacks of a sweep, in the order they first stand; then what `evaluate.probes` adds to them."""
+    Args:
+        varied: then also what `evaluate.probes` adds to them.
+    """
     probes: dict[str, Probe] = {}
     probed: dict[str, Condition] = {}
     for condition in conditions:
         if condition.trigger is not None and not condition.is_baseline:
             probe = Probe(condition.trigger, condition.poison)
             probes.setdefault(probe.key, probe)
-            if condition.evaluate.probes:
+            if varied:
                 probed.setdefault(probe.key, condition)
     attacks = tuple(probes.values())
     for condition in probed.values():
@@ -61,9 +56,9 @@ def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:
 
 
 def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:
-    """What a condition with `evaluate.probes` is tested with beside its own trigger: that off its place, a part of it,
-    and every other trigger of the sweep, each wanting what its own attack wants."""
-    if condition.trigger is None or condition.is_baseline or not condition.evaluate.probes:
+    """What `evaluate.probes` tests a condition with beside its own trigger: that off its place, a part of it, and every
+    other trigger of the sweep, each wanting what its own attack wants."""
+    if condition.trigger is None or condition.is_baseline:
         return ()
     own = Probe(condition.trigger, condition.poison)
     found = {

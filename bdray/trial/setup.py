@@ -19,6 +19,7 @@ from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
+from bdray.questions import attack_key
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import DataRecord, StageName
 from bdray.regularizers.base import REGULARIZERS, Regularizer
@@ -28,7 +29,7 @@ from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
-from bdray.trial.attacks import Probe, attack_key
+from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
 from bdray.triggers.base import Trigger
 from bdray.triggers.variations import vary
@@ -171,7 +172,7 @@ class Experiment:
             tensor.index_select(0, chosen.to(tensor.device)).to(self.compute.device)
             for tensor in (self.images, self.labels)
         )
-        return CleanSet(images, labels, self._normalize, self.compute)
+        return CleanSet(images, labels, self.normalize, self.compute)
 
     def _stage(
         self,
@@ -193,7 +194,7 @@ class Experiment:
             source=items if self.place == "device" else FromHost(items),
             test=self.test,
             num_classes=self.data.num_classes,
-            normalize=self._normalize,
+            normalize=self.normalize,
             compute=compute,
             max_batches=self.max_batches,
             late=items.late,
@@ -216,6 +217,12 @@ class Experiment:
     def poisoned_set(self) -> PoisonedSet:
         """What the poison stage trains on: its images with the poisoned ones laid over, or appended."""
         return self._training_set(self.plan, self.split.train_indices)
+
+    @property
+    def stamped_set(self) -> PoisonedSet:
+        """The same with everything stamped that ever is."""
+        late = self.poisoned_set.late is not None
+        return self._training_set(self.plan, self.split.train_indices, late=False) if late else self.poisoned_set
 
     @property
     def image_bytes(self) -> int:
@@ -282,7 +289,7 @@ class Experiment:
         return clean, stamped[: len(clean)].cpu()
 
     @cached_property
-    def _normalize(self) -> Normalization:
+    def normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
 
     def _training_set(self, plan: PoisonPlan, members: np.ndarray, *, late: bool | None = None) -> PoisonedSet:
@@ -303,7 +310,7 @@ class Experiment:
         chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
         surrogate.eval().requires_grad_(False)
         perturbed = self.condition.poison.perturb(
-            lambda images: surrogate(self._normalize(images)),
+            lambda images: surrogate(self.normalize(images)),
             self.images[chosen],
             self.labels[chosen],
             generator=stream(self.condition.seed, "poison", "perturbation"),

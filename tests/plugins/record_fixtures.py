@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bdray.condition import Condition
+from bdray.questions import attack_key
 from bdray.record import (
     EpochRecord,
     ErrorRecord,
@@ -18,7 +19,6 @@ from bdray.record import (
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
-from bdray.trial.attacks import attack_key
 from bdray.triggers.visibility import Visibility
 
 IMAGES = 1000

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from bdray.condition import Condition
+from bdray.questions import attack_key
 from bdray.record import (
     DataRecord,
     EpochRecord,
@@ -28,7 +29,6 @@ from bdray.results.controls import Control
 from bdray.results.listing import listing_of, table_of
 from bdray.results.tables import csv_of, result_row, result_table, write_tables
 from bdray.store.storage import Storage
-from bdray.trial.attacks import attack_key
 from bdray.triggers.visibility import Visibility
 
 
