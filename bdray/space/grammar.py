@@ -168,12 +168,10 @@ def read_grammar(
     content = forced.content
     plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)
     fixed = leaves(content["fixed"], "fixed") if _given(content, "fixed") else {}
-    _refuse_questions("fixed", fixed)
     for name, node in fixed.items():
         if name.partition(".")[0] == "seed":
             raise node.error("seeds are not fixed: list them under `seeds`", name, at_key=True)
     parameters = {**parse_parameters(content.get("parameters")), **forced.parameters}
-    _refuse_questions("parameters", content["parameters"].content if _given(content, "parameters") else {})
     include = [leaves(item, f"include[{index}]") for index, item in enumerate(listed(content, "include"))]
 
     def kept(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,14 +235,6 @@ def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> t
                 raise item.error(str(error), "plugins") from error
         raise
     return names, folders if names else ()
-
-
-def _refuse_questions(key: str, given: Any) -> None:
-    """Raises `SpaceError` where `evaluate` stands among what a condition is made of, where it once stood."""
-    for path, node in given.items() if isinstance(given, dict) else ():
-        if path.partition(".")[0] == "evaluate":
-            problem = "no question is part of a condition: write `evaluate: {probes: true}` at the top of the file"
-            raise node.error(problem, f"{key}.{path}", at_key=True)
 
 
 def parse_detect(content: Mapping[str, Located]) -> tuple[Detector, ...]:

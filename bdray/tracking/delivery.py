@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from bdray.credentials import without_password
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.record import TrialRecord
-from bdray.results.detections import measures_of, names_of
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
@@ -40,7 +39,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
-from bdray.tracking.files import Point, points_of
+from bdray.tracking.files import Point, answer_points, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     TRACKING_VARIABLE,
@@ -114,6 +113,8 @@ class _Found:
         has_lines = self.record is not None or folder.had(JOURNAL)
         self.journal = points_of(folder.journal(self.record) if has_lines else ())
         self.answers = folder.answers() if folder.had(ANSWERS) else ()
+        ended_ms = self.record.record.finished_ms if self.record else 0
+        self.answer_points = answer_points(self.answers, ended_ms) if self.record else ()
 
     @property
     def mark(self) -> str:
@@ -250,7 +251,7 @@ class Delivery:
     def _update(self, run: _ConditionRun, found: _Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        points = (*found.journal, *_answer_points(found))
+        points = (*found.journal, *found.answer_points)
         batch = _Batch(_new_params(run, found), points, tags)
         if found.record is not None:
             self._finish(run, found, found.record, batch)
@@ -447,16 +448,6 @@ def _on_disk(storage: Storage, name: str, data: bytes) -> Iterator[Path]:
     with scratch_folder() as folder:
         (folder / name).write_bytes(data)
         yield folder / name
-
-
-def _answer_points(found: _Found) -> Iterator[Point]:
-    """What detectors measured: `poisoned/strip/auroc`."""
-    names = names_of(found.answers)
-    time_ms = found.record.record.finished_ms if found.record else 0
-    for answer in found.answers:
-        for measure, value in {**measures_of(answer), "seconds": answer.seconds}.items():
-            if isinstance(value, (int, float)):
-                yield Point(f"{answer.result}/{names[answer.key]}/{measure}", float(value), time_ms, 0)
 
 
 def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:

@@ -114,7 +114,8 @@ def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_pat
     assert {each.probe for each in record.probes} <= {floor.probe for floor in baseline.floors}
     assert (record.floors, baseline.probes) == ((), ())
 
-    plain = run_trial(one, sweep=folder, options=replace(options, questions=Questions()))
+    longer = Condition.parse({**small, "finetune": {**small["finetune"], "epochs": 2}})  # type: ignore[dict-item]
+    plain = run_trial(longer, sweep=folder, options=replace(options, questions=Questions()))
     assert plain.stages[0].reused, "probes change no model"
     assert plain.probes == ()
     assert plain.poisoned == record.poisoned
