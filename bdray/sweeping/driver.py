@@ -229,7 +229,7 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
     if delivery.error is None:
-        run.sweep.write_atomic(DELIVERED, _delivery_mark(records, run.tracking_uri))
+        run.sweep.write_atomic(DELIVERED, _delivery_mark(run.sweep, records, run.tracking_uri))
     return _sum_up(run, records, interrupted=not completed, delivery=delivery)
 
 
@@ -246,11 +246,11 @@ def _records(run: _Run) -> list[TrialRecord]:
     return with_answers(run.sweep, records)
 
 
-def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
+def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    return digest(
-        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
-    )
+    asked = {"detect": list(detect)} if (detect := SweepFolder(sweep).info().detect) else {}
+    known = {r.condition_id: [r.status, r.finished_ms] for r in records}
+    return digest({"tracking": public(tracking_uri), "records": known, **asked})
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
@@ -259,7 +259,7 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
         mark = sweep.read_text(DELIVERED)
     except StorageNotFoundError:
         return False
-    return mark == _delivery_mark(read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
+    return mark == _delivery_mark(sweep, read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,7 @@ def test_a_mistake_is_told_where_it_stands(tmp_path: Path, more: str, line: int,
 
 def test_a_detector_without_clean_pictures_is_refused_before_anything_runs(tmp_path: Path) -> None:
     text = f"{PLAIN}  finetune: {{epochs: 0}}\ndetect: [spectral_signatures, strip]\n"
-    with pytest.raises(
-        SpaceError, match="strip need a clean set, and a condition with repair.name finetune, finetune.epochs 0"
-    ):
+    with pytest.raises(SpaceError, match=r"strip need a clean set, and .* finetune\.epochs 0 sets none aside"):
         load_space(write(tmp_path, text))
     fewer = load_space(write(tmp_path, text.replace(", strip", ", mm_bd")))
     assert len(fewer.conditions()) == 1
