@@ -88,5 +88,5 @@ def margin_indices(margins: torch.Tensor) -> torch.Tensor:
         # Through the logarithm: 1 - F^(K-1) is 0 in float64 long before 1 - F is.
         with np.errstate(divide="ignore"):
             log_cdf = np.log1p(-gamma.sf(margin, *gamma.fit(others)))
-        found[label] = -np.log10(max(1e-300, -np.expm1(len(others) * log_cdf)))
+        found[label] = 0.0 - np.log10(max(1e-300, -np.expm1(len(others) * log_cdf)))
     return torch.from_numpy(found)
