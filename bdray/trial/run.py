@@ -163,9 +163,9 @@ class _Trial:
         experiment = self._experiment(self.condition, device)
         surrogate = surrogate_of(self.condition)
         needed = [self.condition.poison_fingerprint, *((surrogate.stage.fingerprint,) if surrogate else ())]
-        kept = [self.store and self.store.finished(name, experiment.data.fingerprint) for name in needed]
-        model, *_ = kept
-        if model is None or not all(kept):
+        fingerprint = experiment.data.fingerprint
+        kept = [self.store.finished(name, fingerprint) if self.store else None for name in needed]
+        if (model := kept[0]) is None or None in kept:
             raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
         if surrogate is not None:
             experiment = experiment.perturb(self._surrogate(surrogate, device)[0])
