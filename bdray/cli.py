@@ -143,6 +143,11 @@ def _add_sweep(commands: Any) -> None:
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
     sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
+    sweep.add_argument(
+        "--same-code",
+        action="store_true",
+        help="the changed code of a component of your own means what it did (comments, a refactor)",
+    )
     sweep.add_argument("--name", type=_sweep_name, help="name of the sweep (default: the space's)")
     _storage_option(sweep)
     sweep.add_argument(
@@ -249,6 +254,7 @@ def _add_comparing(commands: Any) -> None:
     comparing = _command(commands, "compare", "paired differences of two sweeps", _compare)
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    _form_options(comparing)
     _storage_option(comparing)
     completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
@@ -256,6 +262,13 @@ def _add_comparing(commands: Any) -> None:
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
+    exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", _export)
+    exporting.add_argument("what", metavar="WHAT", choices=("model",), help="model")
+    exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+    exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
+    exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
+    exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
+    _storage_option(exporting)
 
 
 def _table_options(reader: argparse.ArgumentParser) -> None:
@@ -264,6 +277,10 @@ def _table_options(reader: argparse.ArgumentParser) -> None:
     )
     reader.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
     reader.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
+    _form_options(reader)
+
+
+def _form_options(reader: argparse.ArgumentParser) -> None:
     form = reader.add_mutually_exclusive_group()
     form.add_argument("--md", action="store_true", help="as Markdown")
     form.add_argument("--latex", action="store_true", help="as LaTeX")
@@ -360,9 +377,10 @@ def _load(options: argparse.Namespace) -> SearchSpace:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from bdray.commands import launch
+    from bdray.commands import inspection, launch
 
     space = _load(options)
+    inspection.say_plugins(space.plugins)
     if options.dry_run:
         return launch.dry_run(space, options)
     return launch.run(space, options)
@@ -389,7 +407,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _preview(options: argparse.Namespace) -> int:
     from bdray.commands import inspection
 
-    return inspection.preview(_load(options), options.output)
+    space = _load(options)
+    inspection.say_plugins(space.plugins)
+    return inspection.preview(space, options.output)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -433,6 +453,12 @@ def _stages(options: argparse.Namespace) -> int:
     from bdray.commands import readers
 
     return readers.stages(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bdray.commands import readers
+
+    return readers.export(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
+from bdray.plugins import digest_of, source_of
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.poisoning.classes import class_options, index_of
 from bdray.recipes import Finetune, Train
@@ -21,6 +22,7 @@ from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 from bdray.triggers.base import TRIGGERS, Trigger
+from bdray.triggers.variations import Variation
 
 SCHEMA = 2
 """Part of every id and fingerprint; raised when ids are made in another way, which orphans every result. What only
@@ -28,6 +30,9 @@ changes its own meaning raises its own `VERSION` instead."""
 
 MAX_SEED = 2**63 - 1
 """Tables keep seeds as whole numbers of 64 bits."""
+
+TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
+"""Options of a strategy that a test set does not see."""
 
 COMPONENTS: dict[str, Registry[Any]] = {
     "data": DATASETS,
@@ -176,6 +181,17 @@ class Condition(Identified):
         # Not model_copy: that would carry the cached ids over.
         return Condition.model_construct(**{**kept, "trigger": None, "poison": unpoisoned})
 
+    @property
+    def foreign(self) -> dict[str, type[Component]]:
+        """The components from outside the package, by kind and name: "trigger corner_dot", and from `VERSION` 2 on
+        "trigger corner_dot@2"."""
+        return foreign_of([self])
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Digests of the source of those: no part of the id, but of what was measured."""
+        return {name: digest_of(source_of(cls.__module__)) for name, cls in self.foreign.items()}
+
     def content(self) -> dict[str, Any]:
         """The resolved content as nested JSON: what `condition.json` holds and `parse` reads back."""
         return self.model_dump(mode="json")
@@ -225,6 +241,30 @@ class Condition(Identified):
         return tuple(stage.fingerprint for stage in self.stages if stage.shared)
 
 
+def foreign_of(conditions: Sequence[Condition]) -> dict[str, type[Component]]:
+    """`Condition.foreign` of several; sections that they share are looked at once."""
+    sections = {
+        id(part): (name, part) for one in conditions for name in COMPONENTS if (part := getattr(one, name)) is not None
+    }
+    found = [(name, part) for name, section in sections.values() for part in foreign_in(section)]
+    return {
+        f"{name} {part.name}" + (f"@{part.VERSION}" if part.VERSION > 1 else ""): type(part) for name, part in found
+    }
+
+
+def foreign_in(value: Any) -> Iterator[Component]:
+    """The components from outside the package that `value` is or holds."""
+    if isinstance(value, Component) and not type(value).__module__.startswith("bdray."):
+        yield value
+    if isinstance(value, Identified):
+        value = tuple(getattr(value, name) for name in type(value).model_fields)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from foreign_in(item)
+
+
 def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The content with the index of every class that it names.
 
@@ -254,6 +294,13 @@ def digest(content: Mapping[str, Any]) -> str:
     """The first 12 hex digits of SHA-256 over canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
+    """12 hex digits that name an attack as a test set sees it."""
+    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
+    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
+    return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

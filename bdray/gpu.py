@@ -25,6 +25,11 @@ def share_of(peak_bytes: int, total_bytes: int) -> float:
     return min(1.0, round_gpu(max(needed / total_bytes, 1 / MOST_ON_ONE_GPU)))
 
 
+def peak_within(share: float, total_bytes: int) -> float:
+    """The largest peak for which `share_of` a card is no more than `share`."""
+    return (share * total_bytes - CONTEXT_BYTES) / (1 + MARGIN)
+
+
 def allocator_fraction(share: float, total_bytes: int) -> float:
     """The part of a card that the allocator of a trial with this share may use; the context takes the rest."""
     if share >= 1.0:
@@ -49,7 +54,12 @@ def show_gpu(gpu: float | str) -> str:
     return f"1/{round(1 / gpu)}"
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether `device` is a GPU and not the host: has memory, streams and generators of its own."""
+    return device.type not in ("cpu", "meta")
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`tensor`, which lies on the CPU, on `device`. Never waits: a copy from pageable memory would, for all that the
     device still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if is_gpu(device) else tensor.to(device)

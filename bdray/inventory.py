@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import bdray
+from bdray.cards import Cards, card_problems
 from bdray.checksum import checksum
 from bdray.data.base import DATASETS, DataSet
 from bdray.data.folders import said_unread
@@ -102,6 +103,8 @@ def devices() -> Rows:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         rows.append((f"gpu {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    rows += [(f"card {card.index}", f"{card.name}, {card.said}") for card in Cards.here().cards]
+    rows += [("cards", problem) for problem in card_problems()]
     return tuple(rows if torch.cuda.device_count() else [*rows, ("gpu", "none")])
 
 

@@ -6,15 +6,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from bdray.condition import Condition, digest
+from bdray.condition import Condition, attack_key, digest
 from bdray.detectors import DETECTORS, Detector
-from bdray.poisoning.base import Poison
 from bdray.recipes import Evaluate
-from bdray.triggers.base import Trigger
-from bdray.triggers.variations import Variation
-
-TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
-"""Options of a strategy that a test set does not see."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +29,6 @@ class Questions:
         content = json.loads(text)
         evaluate = Evaluate.model_validate(content["evaluate"])
         return cls(tuple(map(DETECTORS.build, content["detect"])), evaluate)
-
-
-def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
-    """12 hex digits that name an attack as a test set sees it."""
-    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
-    content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
-    return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
 def answer_key(detector: Detector, condition: Condition) -> str:

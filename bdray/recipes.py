@@ -8,8 +8,8 @@ from pydantic import Field
 
 from bdray.registry import Identified
 
-Precision = Literal["auto", "bfloat16", "float32"]
-Resolved = Literal["bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float32", "tf32"]
+Resolved = Literal["bfloat16", "float32", "tf32"]
 """What a precision comes to."""
 
 
@@ -60,7 +60,9 @@ class Optimization(Identified):
     """Where pictures are flipped: `alternating` flips each picture in every other epoch, a random half of them in the
     first (Jordan 2024)."""
     precision: Precision = "auto"
-    """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; one for a sweep."""
+    """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; one for a sweep.
+    `tf32`: float32 whose convolutions and matrix products round their factors to 10 bits, on GPUs that can; float32 is
+    float32 there too, which torch's own default is not."""
     compile: bool | Literal["auto"] = False
     """Train through `torch.compile`; `auto`: where it was measured to win back the time it takes to compile."""
     evaluate: EvaluationTimes = EvaluationTimes()

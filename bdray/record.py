@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bdray.condition import flatten
-from bdray.data.duplicates import DuplicatesRecord
+from bdray.condition import Condition, attack_key, flatten
+from bdray.data.arrays import Duplicate
+from bdray.errors import UserError
 from bdray.poisoning.classes import classes_in
-from bdray.poisoning.trigger_survival import TriggerSurvival
 from bdray.triggers.variations import Variation
-from bdray.triggers.visibility import Visibility
 
 SCHEMA = 2
 
@@ -83,6 +82,8 @@ class StageRecord(_Frozen):
     """What the model is afterwards, which is the prefix of its metrics: `poisoned`, `finetuned`, `pruned`, ..."""
     fingerprint: str
     epochs: tuple[EpochRecord, ...]
+    at_once: bool = False
+    """An operation: what is called its epoch 1 took no epoch. False in older records."""
     reused: bool = False
     """Taken from the storage instead of computed."""
     details: dict[str, float | list[int]] = {}
@@ -116,6 +117,71 @@ class Persistence(_Frozen):
     """Attack success rate after the last epoch."""
 
 
+NAMED = 20
+"""So many are named in a record; `bdray preview` names all."""
+
+
+class DuplicatesRecord(_Frozen):
+    """How many training images are test images too, and which.
+
+    Attributes:
+        count: of all training images, the clean pool included.
+        other_label: of those, how many have another label there.
+        named: the first of them, in words.
+    """
+
+    count: int
+    other_label: int
+    named: tuple[str, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[Duplicate]) -> DuplicatesRecord:
+        other = sum(not each.same_label for each in found)
+        return cls(count=len(found), other_label=other, named=tuple(map(str, found[:NAMED])))
+
+
+class TriggerSurvival(_Frozen):
+    """Shares of the stamped training images that still carry the trigger when they are trained on, over one epoch.
+
+    Of the pixels that the trigger changed, those are counted that the image still shows after crop and flip, each once
+    however often a crop's mirrored border repeats it.
+    """
+
+    images: int
+    """Stamped images that the trigger changed: what the shares are of. Cover images count."""
+    whole: float
+    """Every pixel that was stamped."""
+    in_part: float
+    """Some, but fewer."""
+    not_at_all: float
+    """None: an image with a label of the attacker's choice and nothing to see."""
+    each_once: bool = False
+    """False in records of earlier versions, which counted a pixel as often as a mirrored border showed it: too many
+    were whole (of a 3 x 3 patch one pixel from its corner of 32: 52 % instead of 44 %)."""
+
+
+class Visibility(_Frozen):
+    """Distances between clean and stamped images, over the images that were compared."""
+
+    l_inf: float | None
+    """The largest change of any value in any image there is, in levels 0..255; None in records of early versions."""
+    l_inf_mean: float
+    """Mean over images of the largest change in each, in levels 0..255."""
+    psnr_db: float | None
+    """Mean peak signal to noise ratio in dB of the images that changed; None when none did."""
+    ssim: float
+    """Mean structural similarity (Wang et al. 2004), 1 for equal images."""
+    compared_images: int | None = None
+    """How many images the means are over; None in records of earlier versions."""
+    measured_on: Literal["test", "training"] = "test"
+    """Whether those are triggered test images, or poisoned training images: original against perturbed and stamped,
+    where the strategy perturbs."""
+    unchanged_images: int
+    """Of all triggered test images, those that the trigger leaves as they were."""
+    unchanged_training_images: int | None = None
+    """Of all stamped training images, the same; None where none was counted."""
+
+
 class DataRecord(_Frozen):
     """What was trained and tested on."""
 
@@ -128,6 +194,9 @@ class DataRecord(_Frozen):
     test_images: int
     poisoned_images: int
     cover_images: int
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    """Of the training set's channels, in [0, 1]: what models get is normalised with them. None in older records."""
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
     trigger_kept: TriggerSurvival | None = None
@@ -200,6 +269,27 @@ class ErrorRecord(_Frozen):
     message: str
 
 
+class Facts(_Frozen):
+    """What a condition's components say of it: whoever reads a record then needs none of them."""
+
+    twin: str
+    """Condition id of its unpoisoned twin."""
+    attack: str
+    """Names its attack (`bdray.condition.attack_key`)."""
+    is_repaired: bool
+    clean_fraction: float
+    """Of the training set, in the clean set of the repair; 0 where that uses none."""
+
+    @classmethod
+    def of(cls, condition: Condition) -> Facts:
+        return cls(
+            twin=condition.baseline().condition_id,
+            attack=attack_key(condition.trigger, condition.poison),
+            is_repaired=condition.is_repaired,
+            clean_fraction=condition.clean_fraction,
+        )
+
+
 class TrialRecord(_Frozen):
     """One condition, run."""
 
@@ -208,11 +298,17 @@ class TrialRecord(_Frozen):
     cell_id: str
     role: Literal["poisoned", "baseline"]
     condition: dict[str, Any]
+    facts: Facts | None = None
+    """None in records of earlier versions; see `facts_of`."""
+    sources: dict[str, str] = {}
+    """Digests of the source of components from outside the package (`Condition.sources`)."""
     status: Status
     error: ErrorRecord | None = None
     started_ms: int
     finished_ms: int
     data: DataRecord | None = None
+    parameters: int | None = None
+    """Trained values of the network; None in older records."""
     visibility: Visibility | None = None
     stages: tuple[StageRecord, ...] = ()
     persistence: Persistence | None = None
@@ -257,20 +353,37 @@ class TrialRecord(_Frozen):
         return any(rates.collapsed for rates in self.ends.values() if rates)
 
 
+_facts: dict[str, Facts] = {}
+"""By condition id, which is made of all that decides them: tables are made again and again while a sweep runs."""
+
+
+def facts_of(record: TrialRecord) -> Facts | None:
+    """What the record says of its condition, or for one of an earlier version what the components say; None where that
+    would take a plugin, which no reader imports."""
+    if record.facts is None and record.condition_id not in _facts:
+        try:
+            _facts[record.condition_id] = Facts.of(Condition.parse(record.condition))
+        except UserError:
+            return None
+    return record.facts or _facts[record.condition_id]
+
+
 def finite(value: float) -> float | None:
     """`value`, or None where it is not a finite number (JSON has no word for those)."""
     return value if math.isfinite(value) else None
 
 
-def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, Rates]]:
-    """What was measured over the stages of a repair, by the epochs since it began; an operation counts as one."""
-    curve: list[tuple[int, Rates]] = []
-    passed = 0
+def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, int, Rates]]:
+    """What was measured over the stages of a repair: after how many trained epochs, how many operations, rates."""
+    curve: list[tuple[int, int, Rates]] = []
+    trained = operations = 0
     for stage in stages:
         # The state before a stage is the one after the last.
-        new = [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]
-        curve += [(passed + epoch.epoch, epoch.rates) for epoch in new if epoch.rates]
-        passed += stage.epochs[-1].epoch if stage.epochs else 0
+        for epoch in [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]:
+            there = (trained, operations + epoch.epoch) if stage.at_once else (trained + epoch.epoch, operations)
+            curve += [(*there, epoch.rates)] if epoch.rates else []
+        last = stage.epochs[-1].epoch if stage.epochs else 0
+        trained, operations = (trained, operations + last) if stage.at_once else (trained + last, operations)
     return curve
 
 
@@ -278,7 +391,8 @@ def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
     """How the attack success rate falls over the stages of a repair; None without one."""
     if not stages:
         return None
-    rates = [(epoch, rates.attack_success_rate) for epoch, rates in repair_curve(stages)]
+    # An operation counts as an epoch.
+    rates = [(epoch + operations, rates.attack_success_rate) for epoch, operations, rates in repair_curve(stages)]
     curve = [(epoch, rate) for epoch, rate in rates if rate is not None]
     if not curve:
         return Persistence(area_under_curve=None, left_at_end=None)

@@ -17,11 +17,15 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from bdray.errors import ComponentError, UserError, nearest
+
+Sight = Literal["clean share", "poisoned set", "labels", "weights", "features", "logits only"]
+"""What a repair or a detector may be allowed to see: some clean pictures, the training set as it was trained on, labels
+of either, the network's weights and activations, its penultimate features alone, or only what it answers."""
 
 VERSION_KEY = "@version"
 """What an identity says of a class whose meaning has changed; no field can have this name."""
@@ -98,11 +102,18 @@ class Component(Identified):
         NAME_KEY: the key that holds the registered name (`name`; `strategy` for poisoning strategies).
         SOURCE: where the method comes from ("BadNets, Gu et al. 2017"), or "our choice".
         registered_name: set by the registry.
+        registered_kind: set by the registry ("trigger").
     """
 
     NAME_KEY: ClassVar[str] = "name"
     SOURCE: ClassVar[str] = "our choice"
     registered_name: ClassVar[str] = ""
+    registered_kind: ClassVar[str] = ""
+
+    @property
+    def title(self) -> str:
+        """What it is, for messages: "trigger 'patch'"."""
+        return f"{self.registered_kind} '{self.name}'"
 
     @property
     def name(self) -> str:
@@ -171,7 +182,7 @@ class Registry(Generic[C]):
             if name in known and _full_name(known[name]) != _full_name(cls):
                 both = f"by {_full_name(known[name])} and by {_full_name(cls)}"
                 raise UserError(f"the {self.kind} '{name}' is registered twice: {both}; give one of them another name")
-            cls.registered_name = name
+            cls.registered_name, cls.registered_kind = name, self.kind
             known[name] = cls
             return cls
 

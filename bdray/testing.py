@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from bdray.condition import COMPONENTS
 from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools
 from bdray.models.base import Architecture
 from bdray.poisoning.base import Poison
+from bdray.randomness import GlobalRandomnessError, Watched, no_global_randomness
 from bdray.recipes import Finetune
-from bdray.registry import Component, Registry
-from bdray.regularizers.base import Regularizer
-from bdray.repairs.base import Operation, Repair, Training
+from bdray.registry import Component, Registry, Sight
+from bdray.regularizers.base import REGULARIZERS, Regularizer
+from bdray.repairs.base import Operation, Repair, RepairStage, Training
+from bdray.repairs.objective import Objective
+from bdray.repairs.tools import Tools
 from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 SIDE, CLASSES = 32, 4
 """Of the images that components are tried on."""
@@ -54,7 +61,10 @@ def check_component(component: Component) -> None:
     assert pickle.loads(pickle.dumps(component)) == component, "it is another one after pickling"
     for base, check in _CHECKS.items():
         if isinstance(component, base):
-            check(component)
+            try:
+                check(component)
+            except GlobalRandomnessError as error:
+                raise AssertionError(str(error)) from None
 
 
 def _registry_of(component: Component) -> Registry[Any]:
@@ -69,14 +79,6 @@ def _noise(count: int) -> torch.Tensor:
 
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-
-
-def _leaves_global_generator_alone(act: Callable[[], object], problem: str) -> None:
-    import torch
-
-    before = torch.random.get_rng_state()
-    act()
-    assert torch.equal(torch.random.get_rng_state(), before), problem
 
 
 def check_trigger(trigger: Trigger) -> None:
@@ -94,13 +96,21 @@ def check_trigger(trigger: Trigger) -> None:
     assert first.dtype == torch.uint8, f"it makes {first.dtype} of uint8"
     assert torch.equal(images, before), "it changes the images it is given"
     assert torch.equal(stamped(), stamped()), "one seed gives two results"
-    _leaves_global_generator_alone(stamped, "it draws from the global random generator instead of the one given")
+    with no_global_randomness(trigger.title):
+        stamped()
     assert trigger.stamp(images[:0]).shape == images[:0].shape, "it fails without images"
 
 
 def check_poison(poison: Poison) -> None:
-    """Masks and labels have the right shape and type, and who is attacked is not already what is wanted."""
+    """Masks and labels have the right shape and type, and who is attacked is not already what is wanted; what is moved
+    with a surrogate's help stays a picture."""
+    with no_global_randomness(poison.title):
+        _check_poison(poison)
+
+
+def _check_poison(poison: Poison) -> None:
     import numpy as np
+    import torch
 
     labels = np.arange(2 * CLASSES) % CLASSES
     before = labels.copy()
@@ -117,6 +127,18 @@ def check_poison(poison: Poison) -> None:
     assert attacked.any(), "nothing is attacked"
     assert (poison.wanted_labels(labels, CLASSES) != labels)[attacked].all(), "attacked images have the wanted label"
     assert np.array_equal(labels, before), "it changes the labels it is given"
+    if poison.surrogate_recipe is not None:
+        images, device = _noise(4), torch.device("cpu")
+        flat = torch.linspace(-1, 1, 3 * SIDE**2 * CLASSES).reshape(-1, CLASSES)
+        moved = poison.perturb(
+            lambda pixels: pixels.flatten(1) @ flat,
+            images,
+            torch.arange(4),
+            generator=torch.Generator().manual_seed(0),
+            device=device,
+        )
+        assert moved.shape == images.shape, f"perturb makes {tuple(moved.shape)} of {tuple(images.shape)}"
+        assert moved.dtype == torch.uint8, f"perturb makes {moved.dtype} of uint8"
 
 
 def check_architecture(architecture: Architecture) -> None:
@@ -156,7 +178,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
         state = regularizer.make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
 
-    def penalty() -> torch.Tensor | None:
+    def penalty(regularizer: Regularizer = regularizer) -> torch.Tensor | None:
         images = regularizer.transform_inputs(_noise(6).float() / 255, torch.Generator().manual_seed(1))
         mixing = regularizer.draw_mixing(tuple(model.taps.points), 6, torch.Generator().manual_seed(2))  # type: ignore[arg-type, union-attr]
         edits = {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)} if mixing else {}
@@ -164,12 +186,19 @@ def check_regularizer(regularizer: Regularizer) -> None:
         return regularizer.penalty(outputs, labels, state)
 
     first = penalty()
-    _leaves_global_generator_alone(penalty, "it draws from the global random generator instead of the one given")
+    with no_global_randomness(regularizer.title):
+        penalty()
     if first is None:
         return
     assert first.shape == (), f"its penalty has the shape {tuple(first.shape)}"
     assert first.dtype == torch.float32, f"its penalty is {first.dtype}"
     assert first.isfinite(), "its penalty is not finite"
+    default = type(regularizer).model_fields["weight"].default
+    assert default != 0, "its `weight` is 0 by default, which trains the control: give it a default of its own"
+    weight = regularizer.weight or 1.0
+    light, heavy = (penalty(regularizer.model_copy(update={"weight": factor * weight})) for factor in (1.0, 2.0))
+    is_proportional = light is not None and heavy is not None and torch.allclose(2 * light, heavy, rtol=1e-3)
+    assert is_proportional, "twice the `weight` is not twice its penalty"
     gradients = torch.autograd.grad(first, list(model.parameters()), allow_unused=True)
     found = [gradient for gradient in gradients if gradient is not None]
     assert found, "its penalty has no gradient"
@@ -177,7 +206,8 @@ def check_regularizer(regularizer: Regularizer) -> None:
 
 
 def check_repair(repair: Repair) -> None:
-    """Stages have names and results of their own, and say what they are."""
+    """Stages have names and results of their own, say what they are, and do it: a small network goes through all of
+    them, twice with the same outcome, and a fresh network takes what they leave behind."""
     stages = repair.stages(Finetune())
     assert all(isinstance(stage, (Training, Operation)) for stage in stages), (
         "a stage is neither a Training nor an Operation"
@@ -188,6 +218,118 @@ def check_repair(repair: Repair) -> None:
     for stage in stages:
         said = stage.identity()
         assert json.loads(json.dumps(said)) == said, f"the identity of '{stage.name}' is not JSON"
+    assert set(get_args(Sight)) >= repair.SEES, f"it SEES what nobody knows: {', '.join(sorted(repair.SEES))}"
+    _go_through(repair, stages)
+
+
+def _go_through(repair: Repair, stages: Sequence[RepairStage]) -> None:
+    import torch
+
+    poisoned = weights = _network(()).state_dict()
+    for index, stage in enumerate(stages):
+        done, again = (_done(repair, stages[: index + 1], weights, poisoned) for _ in range(2))
+        same = all(torch.equal(value, again[name]) for name, value in done.items())
+        assert same, f"one seed, two results of '{stage.name}'"
+        try:
+            _network(stages[: index + 1]).load_state_dict(done)
+        except RuntimeError as error:
+            raise AssertionError(f"a fresh network does not take what '{stage.name}' leaves behind: {error}") from None
+        weights = done
+
+
+def _network(stages: Sequence[RepairStage]) -> nn.Module:
+    """A network that `stages` have prepared, on the CPU."""
+    import torch
+
+    from bdray.models import build_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model("resnet8", CLASSES, SIDE)
+    # Behind a fresh one the next starts anew.
+    last = max((at for at, stage in enumerate(stages) if _starts_elsewhere(stage)), default=0)
+    for stage in stages[last:]:
+        stage.prepare(model)
+    return model
+
+
+def _starts_elsewhere(stage: RepairStage) -> bool:
+    return isinstance(stage, Training) and stage.start != "current"
+
+
+def _done(
+    repair: Repair,
+    stages: Sequence[RepairStage],
+    weights: Mapping[str, torch.Tensor],
+    poisoned: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The weights after the last of the `stages`, done to a network that has gone through the others."""
+    import torch
+
+    stage = stages[-1]
+    before = model = _network(stages[:-1])
+    model.load_state_dict(weights)
+    if _starts_elsewhere(stage):
+        model = _network(())
+        if isinstance(stage, Training) and stage.start == "poisoned":
+            model.load_state_dict(poisoned)
+    stage.prepare(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if isinstance(stage, Training):
+            _train(repair, stage, model, before)
+        else:
+            _operate(repair, stage, model)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _operate(repair: Repair, operation: Operation, model: nn.Module) -> None:
+    import torch
+
+    from bdray.training.device import Compute
+    from bdray.training.evaluation import CleanSet, Normalization
+
+    device = torch.device("cpu")
+    normalize = Normalization.of((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), device)
+    clean = CleanSet(_noise(8), torch.arange(8) % CLASSES, normalize, Compute(device, bfloat16=False))
+    generator = torch.Generator().manual_seed(0)
+    tools = Tools(generator, clean, normalize, nullcontext, lambda done, total, *, point=False: None)
+    with no_global_randomness(repair.title):
+        details = operation.operate(model, clean, tools)
+    try:
+        TypeAdapter(dict[str, float | list[int]]).validate_python(details)
+    except ValidationError as error:
+        raise AssertionError(f"what '{operation.name}' says of itself is no record: {error}") from None
+
+
+def _train(repair: Repair, training: Training, model: nn.Module, before: nn.Module) -> None:
+    import torch
+
+    from bdray.poisoning.stamping import PoisonedSet
+    from bdray.training.device import Compute
+    from bdray.training.evaluation import Normalization, TestSet
+    from bdray.training.loop import Stage, run_stage
+
+    device, images, labels = torch.device("cpu"), _noise(8), torch.arange(8) % CLASSES
+    nowhere = torch.full((8,), -1)
+    stage = Stage(
+        name=training.name,
+        seed=0,
+        epochs=1,
+        lr=training.recipe.lr,
+        recipe=training.recipe.model_copy(update={"batch_size": 4}),
+        augmentation="none",
+        layers=training.recipe.layers,
+        regularizer=REGULARIZERS.build("none"),
+        source=PoisonedSet(images, labels, images[:0], nowhere, torch.arange(8)),
+        test=TestSet(images, labels, images, labels, (labels + 1) % CLASSES),
+        num_classes=CLASSES,
+        normalize=Normalization.of((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), device),
+        compute=Compute(device, bfloat16=False),
+        objective=cast(Objective, Watched(training.objective, repair.title)),
+    )
+    state = run_stage(stage, stage.start(model, before))
+    assert not state.history[-1].diverged, f"the loss of '{training.name}' is not finite"
 
 
 @dataclass(frozen=True)
@@ -204,6 +346,7 @@ def check_detector(detector: Detector) -> None:
     from bdray.models import build_model
 
     assert detector.SEES, "it does not say what it sees"
+    assert set(get_args(Sight)) >= detector.SEES, f"it SEES what nobody knows: {', '.join(sorted(detector.SEES))}"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model("resnet8", CLASSES, SIDE).eval()
@@ -229,7 +372,8 @@ def check_detector(detector: Detector) -> None:
     _is(first, CLASSES if isinstance(detector, ModelDetector) else 12, torch.float64, "scores")
     assert first.isfinite().all(), "a score is not finite"
     assert torch.equal(scores(), first), "one seed gives two results"
-    _leaves_global_generator_alone(scores, "it draws from the global random generator instead of the one given")
+    with no_global_randomness(detector.title):
+        scores()
     assert torch.equal(clean.images, images), "it changes the pictures it is given"
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items()), "it changes the model"
     assert not model.training, "it leaves the model in training mode"

@@ -1,7 +1,7 @@
 """What comes of each file of a sweep that is damaged: the table of `docs/operations.md`, which tests hold to it.
 
 `tests/test_damaged_files.py` tries what concerns a whole sweep, by real commands, and sees that each file of one has a
-row; `tests/trial/test_damage.py`, `tests/store/test_gathered.py` and `tests/data/test_cache.py` try conditions,
+row; `tests/trial/test_damage.py`, `tests/store/test_record_index.py` and `tests/data/test_cache.py` try conditions,
 stages, copies of records and the cache.
 """
 

@@ -29,6 +29,7 @@ from torch import multiprocessing
 
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MARGIN
+from bdray.gpu_errors import gpu_error
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
 from bdray.training.device import prepare_process
@@ -224,8 +225,8 @@ def needs(scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def cap(scale: Scale, folder: Path) -> Iterator[Row]:
-    """A trial whose share is far below its need ends as an OutOfMemory record, and the next one runs as if nothing
-    had happened."""
+    """A trial whose share is far below its need ends with the error for which a sweep gives it a larger one, and the
+    next one runs as if nothing had happened."""
     size = scale.sizes[-1]
     condition = short(size)
     need = measure_peak(condition, scale.device)
@@ -233,9 +234,13 @@ def cap(scale: Scale, folder: Path) -> Iterator[Row]:
         need = Need(peak_bytes=MIB, total_bytes=CONTEXT_BYTES)
     # Of what a share this small leaves the allocator half.
     too_small = need.peak_bytes / need.total_bytes / 2
-    record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, too_small))
-    ended = record.error is not None and record.error.kind == "OutOfMemory"
-    yield _verdict(f"{size.model} with a quarter of its need: OutOfMemory", {"share": too_small}, ended)
+    found = None
+    try:
+        attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, too_small))
+    except RuntimeError as error:
+        found = gpu_error(error)
+    ended = found is not None and found.kind == "memory"
+    yield _verdict(f"{size.model} with a quarter of its need: out of memory", {"share": too_small}, ended)
     record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, 1.0))
     yield _verdict("the same with a whole card, in the same process", {"share": 1.0}, record.status == "finished")
 

@@ -127,7 +127,7 @@ def bare(experiment: Experiment, size: Size) -> Callable[[], float]:
     """Trains the same model on random tensors; returns images a second."""
     stage, compute = experiment.poison_stage(), experiment.compute
     model = experiment.build_model().train()
-    optimizer = make_optimizer(model.parameters(), stage.recipe, 1e-3, compute.device)
+    optimizer = make_optimizer(model.parameters(), stage.recipe, 1e-3)
     step = bare_step(model, optimizer, size.batch_size, compute)
     return timed(step, size.batches, size.batch_size, wait=lambda: synchronize(compute.device))
 

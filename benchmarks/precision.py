@@ -73,6 +73,6 @@ def stepper(size: Size, bfloat16: bool, layout: torch.memory_format) -> Callable
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(size.model, 10, 32).to(memory_format=layout).train()
-    optimizer = make_optimizer(model.parameters(), Train(), 1e-3, torch.device("cpu"))
+    optimizer = make_optimizer(model.parameters(), Train(), 1e-3)
     step = bare_step(model, optimizer, size.batch_size, Compute(torch.device("cpu"), bfloat16), layout)
     return timed(step, size.steps, size.batch_size)

@@ -20,6 +20,9 @@ from record_fixtures import make_baseline, make_record  # noqa: F401 - fixtures
 from bdray.condition import COMPONENTS
 from bdray.searches import SEARCHES
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # What a shell starts in the background ignores it, and so would all that is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 REGISTRIES = (*COMPONENTS.values(), SEARCHES)
 

@@ -107,6 +107,17 @@ def test_a_trial_that_no_cap_stops_does_not_hold(tmp_path: Path) -> None:
     assert whole.met is True
 
 
+def test_a_trial_that_a_cap_stops_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cap is set, a CPU can only raise what the allocator would."""
+
+    def cap(device: torch.device, gpu_share: float) -> None:
+        if gpu_share < 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("bdray.trial.run.prepare_memory", cap)
+    assert [row.met for row in gpu.cap(TINY, tmp_path)] == [True, True]
+
+
 def _stays(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
     time.sleep(60)
     yield Row("never", {})

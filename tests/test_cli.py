@@ -14,7 +14,8 @@ from waiting import HANG_S
 
 from bdray import __version__
 from bdray.cli import main
-from bdray.data.base import DATASETS, DataSet, ImageData
+from bdray.data.arrays import ImageData
+from bdray.data.base import DATASETS, DataSet
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records

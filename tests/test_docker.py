@@ -73,6 +73,22 @@ def test_the_image_is_not_root_and_pins_its_versions() -> None:
     assert all((DOCKER.parent / path).exists() for path in copied)
 
 
+def test_no_gpu_is_offered_twice() -> None:
+    """Not to a pod that asks for none, by the image; not by two workers that are both given all."""
+    offered = re.findall(r"NVIDIA_VISIBLE_DEVICES=(\S+)", (DOCKER / "Dockerfile").read_text())
+    assert offered == ["void"]
+    worker = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())["services"]["worker"]
+    assert worker["deploy"]["replicas"] == 1
+    # Compose refuses to scale what has a name of its own.
+    assert worker["container_name"]
+
+
+def test_the_image_can_compile() -> None:
+    """`train.compile`: C++ for the CPU, C for the launchers of a GPU's kernels, both against Python's headers."""
+    (packages,) = re.findall(r"install -y --no-install-recommends (.*) \\", (DOCKER / "Dockerfile").read_text())
+    assert {"g++", "python3-dev"} <= set(packages.split())
+
+
 def test_login_shells_find_what_other_shells_find() -> None:
     """`ray up` and older KubeRay start Ray in them, and they set PATH anew."""
     text = (DOCKER / "Dockerfile").read_text()

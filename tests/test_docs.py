@@ -13,8 +13,16 @@ from bdray.condition import COMPONENTS
 from bdray.testing import check_component
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMPONENT = re.compile("@(" + "|".join(registry.plural.upper() for registry in COMPONENTS.values()) + r")\.register")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REGISTRIES = {
+    "DATASETS": "data",
+    "ARCHITECTURES": "model",
+    "TRIGGERS": "trigger",
+    "STRATEGIES": "poison",
+    "REGULARIZERS": "regularizer",
+    "REPAIRS": "repair",
+}
+COMPONENT = re.compile("@(" + "|".join(REGISTRIES) + r")\.register\(\"(\w+)\"\)")
 MADE_BY_USERS = ("docker/secrets/",)
 
 
@@ -28,14 +36,13 @@ def test_components_in_the_documents_register_and_keep_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [block for path in DOCUMENTS for block in blocks(path.read_text()) if COMPONENT.search(block)]
-    assert len(found) >= 2
+    assert {REGISTRIES[base] for code in found for base, _ in COMPONENT.findall(code)} == set(COMPONENTS)
     monkeypatch.syspath_prepend(tmp_path)
     for number, code in enumerate(found):
         (tmp_path / f"documented_{number}.py").write_text(code)
         importlib.import_module(f"documented_{number}")
-        ((base, name),) = re.findall(r"@([A-Z]+)\.register\(\"(\w+)\"\)", code)
-        (registry,) = (one for one in COMPONENTS.values() if one.plural.upper() == base)
-        check_component(registry.build(name))
+        ((base, name),) = COMPONENT.findall(code)
+        check_component(COMPONENTS[REGISTRIES[base]].build(name))
 
 
 def test_relative_links_lead_somewhere() -> None:
@@ -58,3 +65,21 @@ def test_files_that_are_named_exist() -> None:
         if not (ROOT / name).exists() and name not in MADE_BY_USERS
     ]
     assert gone == []
+
+
+def test_the_table_of_packages_names_what_there_is() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where things are")[1].split("##")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    listed = [name.rstrip("/") for names, _ in rows for name in re.findall(r"`(\w+/?)`", names)]
+    there = {
+        path.stem for path in (ROOT / "bdray").glob("*") if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    gone = [
+        f"{package}{module}"
+        for names, modules in rows
+        for package in re.findall(r"`(\w+/)`", names)
+        for module in re.findall(r"`(\w+)`", modules)
+        if not (ROOT / "bdray" / package / f"{module}.py").exists()
+    ]
+    assert gone == []
+    assert sorted(listed) == sorted({*there - {"__init__"}, "networks"})

@@ -12,6 +12,7 @@ from bdray.detectors import DETECTORS
 from bdray.questions import Questions
 from bdray.recipes import Evaluate
 from bdray.record import TrialRecord
+from bdray.results.reading import load_curves
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
 from bdray.store import sweep_folder
@@ -72,6 +73,13 @@ def test_every_column(swept: tuple[Storage, list[TrialRecord]]) -> None:
     settings = {path for record in records for path in flatten(record.condition)}
     columns = {as_named(str(column)) for column in result_table(records)} - settings
     assert columns == named("Columns")
+
+
+def test_every_column_of_curves(swept: tuple[Storage, list[TrialRecord]]) -> None:
+    sweep, records = swept
+    sweep_folder.SweepFolder(sweep).write_info(sweep_folder.SweepInfo("sweep", "sweep"))
+    settings = {path for record in records for path in flatten(record.condition)} - {"seed"}
+    assert set(load_curves(str(sweep.local_path()))) - settings == named("Curves")
 
 
 def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:

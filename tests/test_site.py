@@ -29,17 +29,17 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stderr
-    pages = {path.stem for path in (tmp_path / "site").glob("*.html")} - {"404"}
-    assert pages == {path.stem for path in (ROOT / "docs").glob("*.md")}
-    fetched = [
-        path.name for path in (tmp_path / "site").glob("*.html") if 'src="http' in path.read_text(encoding="utf-8")
-    ]
+    site, docs = tmp_path / "site", ROOT / "docs"
+    pages = {path.relative_to(site).with_suffix("") for path in site.rglob("*.html")} - {Path("404")}
+    assert pages == {path.relative_to(docs).with_suffix("") for path in docs.rglob("*.md")}
+    fetched = [path.name for path in site.rglob("*.html") if 'src="http' in path.read_text(encoding="utf-8")]
     assert fetched == []
 
 
 def test_every_page_can_be_found() -> None:
     nav = yaml.safe_dump(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in nav] == []
+    docs = ROOT / "docs"
+    assert [path for path in docs.rglob("*.md") if str(path.relative_to(docs)) not in nav] == []
 
 
 @pytest.mark.system

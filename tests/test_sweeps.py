@@ -14,8 +14,7 @@ import pytest
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
-from bdray.poisoning.trigger_survival import TriggerSurvival
-from bdray.record import Rates, StageName, TrialRecord
+from bdray.record import Rates, StageName, TrialRecord, TriggerSurvival
 from bdray.report.findings import regularization, variation
 from bdray.report.searching import search_parts
 from bdray.results.cells import Study, study_of

@@ -30,17 +30,26 @@ def test_every_component_of_ours_keeps_it(section: str, name: str) -> None:
     [
         ("trigger", "test_shrinks", "32, 31"),
         ("trigger", "test_overwrites", "changes the images it is given"),
-        ("trigger", "test_rolls", "one seed gives two results"),
+        ("trigger", "test_rolls", "trigger 'test_rolls' draws from the global random generator of torch"),
         ("trigger", "test_nameless", "no SOURCE"),
         ("poison", "test_wantswhatis", "attacked images have the wanted label"),
         ("regularizer", "test_infinite", "not finite"),
+        ("regularizer", "test_weightless", "twice the `weight` is not twice its penalty"),
+        ("regularizer", "test_idle", "`weight` is 0 by default"),
         ("repair", "test_twice", "two stages have one name: poison, cut, cut"),
+        ("repair", "test_raises", "cannot be done"),
+        ("repair", "test_shakes", "repair 'test_shakes' draws from the global random generator of numpy"),
+        ("repair", "test_wavers", "repair 'test_wavers' draws from the global random generator of torch"),
+        ("repair", "test_moody", "one seed, two results of 'moody'"),
+        ("repair", "test_grows", "a fresh network does not take what 'grow' leaves behind"),
+        ("repair", "test_chats", "what 'chat' says of itself is no record"),
+        ("repair", "test_bottomless", "the loss of 'fall' is not finite"),
     ],
 )
 def test_what_is_broken_is_named(section: str, name: str, said: str) -> None:
     importlib.import_module("broken_components")
     component = COMPONENTS[section].get(name)()
-    with pytest.raises((AssertionError, BdrayError), match=said):
+    with pytest.raises((AssertionError, BdrayError, RuntimeError), match=said):
         check_component(component)
 
 

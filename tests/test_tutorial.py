@@ -1,4 +1,5 @@
-"""The tutorial, as somebody follows it: every command in order, in an empty folder, with bdray from its wheel."""
+"""Pages to be followed, as somebody follows them: every command in order, in an empty folder, with bdray from its
+wheel."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,6 @@ import pytest
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "tutorial.md").read_text()
 SHIPPED = ("bdray", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
 COMMAND_S = 900
 
@@ -38,56 +39,68 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def blocks() -> list[str]:
-    return [textwrap.dedent(block) for block in re.findall(r"(?<=\n\n)((?:    .*\n|\n(?=    ))+)", PAGE)]
+@dataclass(frozen=True)
+class Page:
+    """A page and the folder in which it is followed."""
+
+    text: str
+    work: Path
+    site: Path
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What the reader is told to write ("Write `study.yaml`:")."""
+        names = re.findall(r"Write `([\w.]+)`:\n", self.text)
+        return {name: self.after(f"Write `{name}`:\n\n") for name in names}
+
+    def after(self, words: str) -> str:
+        found = re.match(r"((?:    (?!\$).*\n|\n(?=    (?!\$)))+)", self.text.split(words)[1])
+        assert found is not None
+        return textwrap.dedent(found[1])
+
+    @property
+    def commands(self) -> list[str]:
+        return re.findall(r"^    \$ (.*)$", self.text, re.MULTILINE)
+
+    def follow(self) -> dict[str, str]:
+        """What each command says."""
+        environment = {**os.environ, "PYTHONPATH": str(self.site), "COLUMNS": "80", "PYTHONSAFEPATH": ""}
+        places = [self.site / "bin", Path(sys.executable).parent, os.environ["PATH"]]
+        environment["PATH"] = os.pathsep.join(map(str, places))
+        where = subprocess.run(
+            ["python", "-c", "import bdray; print(bdray.__file__)"],
+            cwd=self.work, env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert Path(where.stdout.strip()).is_relative_to(self.site)
+        for name, text in self.files.items():
+            (self.work / name).write_text(text)
+        said: dict[str, str] = {}
+        for command in self.commands:
+            done = subprocess.run(
+                command,
+                shell=True,
+                cwd=self.work,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_S,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            said[command] = said.get(command, "") + done.stdout
+        return said
 
 
-def files() -> dict[str, str]:
-    """What the reader is told to write ("Write `study.yaml`:")."""
-    return {
-        name: text for name in re.findall(r"Write `([\w.]+)`:\n", PAGE) for text in [_after(f"Write `{name}`:\n\n")]
-    }
+def page(name: str, folder: Path, site: Path) -> Page:
+    (work := folder / "empty").mkdir()
+    return Page((ROOT / "docs" / name).read_text(), work, site)
 
 
-def _after(words: str) -> str:
-    found = re.match(r"((?:    .*\n|\n(?=    ))+)", PAGE.split(words)[1])
-    assert found is not None
-    return textwrap.dedent(found[1])
-
-
-def commands() -> list[str]:
-    lines = [line for block in blocks() for line in block.splitlines()]
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-
-
-def test_every_command_in_order_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
-    assert len(commands()) >= 15
-    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "80", "PYTHONSAFEPATH": ""}
-    environment["PATH"] = f"{site / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    work = tmp_path / "empty"
-    work.mkdir()
-    where = subprocess.run(
-        ["python", "-c", "import bdray; print(bdray.__file__)"],
-        cwd=work, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert Path(where.stdout.strip()).is_relative_to(site)
-    assert set(files()) == {"my_triggers.py", "study.yaml"}
-    for name, text in files().items():
-        (work / name).write_text(text)
-    said: dict[str, str] = {}
-    for command in commands():
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        said[command] = said.get(command, "") + done.stdout
+def test_the_tutorial(site: Path, tmp_path: Path) -> None:
+    tutorial = page("tutorial.md", tmp_path, site)
+    assert len(tutorial.commands) >= 15
+    assert set(tutorial.files) == {"my_triggers.py", "study.yaml"}
+    said, work = tutorial.follow(), tutorial.work
     assert "8 conditions" in said["bdray sweep study.yaml --dry-run"]
     assert "1 condition at a time" in said["bdray sweep study.yaml --dry-run"]
     assert "study: 8 conditions, done\n" in said["bdray status study"]
@@ -96,3 +109,20 @@ def test_every_command_in_order_in_an_empty_folder(site: Path, tmp_path: Path) -
     assert dict(table.groupby("role").size()) == {"poisoned": 9, "baseline": 3}
     assert set(table["status"]) == {"finished"}
     assert (work / "runs" / "study" / "report.html").stat().st_size > 50_000
+
+
+def test_the_week(site: Path, tmp_path: Path) -> None:
+    week = page("week.md", tmp_path, site)
+    assert set(week.files) == {"make_pictures.py", "my_parts.py", "week.yaml", "evaluate.py"}
+    said, runs = week.follow(), week.work / "runs"
+    assert "done     8 of 8 conditions" in said["bdray sweep week.yaml --dry-run"]
+    late = next(text for command, text in said.items() if "--name late" in command)
+    assert "4 of them taken over from other sweeps" in late
+    assert "late minus week: 8 pairs" in said["bdray compare week late"]
+    assert "poison.stamp" in said["bdray compare week late"]
+    assert r"\footnotesize" in said["bdray results week --by regularizer --latex"]
+    assert (week.work / "figures" / "attack_success_column.pdf").stat().st_size > 1000
+    for condition in (runs / "week" / "conditions").iterdir():
+        assert (condition / "model.safetensors").exists(), "resources.keep_models"
+    measured, tabulated = said["python evaluate.py"].split()
+    assert measured == tabulated

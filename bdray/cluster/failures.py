@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bdray.errors import StorageError
+from bdray.gpu_errors import gpu_error
 
 LOSSES_WITHOUT_PROGRESS = 3
 """A loss of a process is the infrastructure's fault, whatever the process was doing; a condition that loses this many
@@ -51,8 +53,8 @@ def memory_exhausted(said: str) -> str:
 
 def gpu_memory_exhausted(said: str) -> str:
     """What torch says where the memory of a trial's share of a GPU was not enough; "" where that was not the cause."""
-    found = re.search(r"OutOfMemoryError: (CUDA out of memory\.(?: Tried to allocate [^ ]+ \S+\.)?)", said)
-    return f"the memory of its share of a GPU ran out: {found[1].rstrip('.')}" if found else ""
+    found = gpu_error(said)
+    return f"the memory of its share of a GPU ran out: {found.said}" if found and found.kind == "memory" else ""
 
 
 def unlike_node(said: str) -> tuple[str, str] | None:
@@ -61,12 +63,44 @@ def unlike_node(said: str) -> tuple[str, str] | None:
     return (found[1], found[2].strip()) if found else None
 
 
+UNFIT, ERROR = "does not work", "gave an error"
+
+
+@dataclass(frozen=True)
+class GpuLoss:
+    """A process that ended because of its GPU.
+
+    Attributes:
+        gpu: names the card by Ray's number of it on its node: that is known also where CUDA answers nothing.
+        group: id of the placement group that holds the process's share of it.
+        verdict: `UNFIT`: it was never usable for this process; `ERROR`: it failed while the condition ran.
+        problem: what was wrong, in a few words, with the card's UUID where CUDA told it.
+    """
+
+    gpu: str
+    group: str
+    verdict: Literal["does not work", "gave an error"]
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.gpu} {self.verdict}: {self.problem}"
+
+
+def gpu_loss(said: str) -> GpuLoss | None:
+    """The GPU whose fault it is that a process ended, by what Ray says of it."""
+    found = re.search(rf"GpuLostError: \[(\w+)\] (.+?) ({UNFIT}|{ERROR}): ([^\n]*)", said)
+    # The pattern has no other verdicts.
+    return GpuLoss(found[2], found[1], found[3], found[4].strip()) if found else None  # type: ignore[arg-type]
+
+
 def in_one_line(said: str) -> str:
     """What Ray says of a lost process, in a few words: its exit code or signal where it knows one."""
     if memory := memory_exhausted(said) or gpu_memory_exhausted(said):
         return memory
     if unlike := unlike_node(said):
         return f"its node {unlike[0][:6]} is not alike"
+    if loss := gpu_loss(said):
+        return str(loss)
     detail = re.search(r"Worker exit detail: ([^.\n]*)", said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return detail[1].strip() if detail else (lines[-1][:200] if lines else "nothing is known of its end")

@@ -13,6 +13,7 @@ from typing import Self
 
 from ray.util.metrics import Gauge
 
+from bdray.cluster.hanging import HangWatch
 from bdray.record import EpochRecord, StageName
 from bdray.training.reporter import Reporter
 
@@ -91,13 +92,17 @@ class Gauges:
 
 
 class TellingReporter(Reporter):
-    """Tells every epoch of a trial."""
+    """Tells every epoch of a trial, and whether it gets on."""
 
-    def __init__(self, told: Gauges) -> None:
-        self._told = told
+    def __init__(self, told: Gauges, hangs: HangWatch) -> None:
+        self._told, self._hangs = told, hangs
+
+    def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
+        self._hangs.step(batch, batches)
 
     def epoch(self, stage: StageName, epochs: int, record: EpochRecord) -> None:
         """The stage before is over."""
+        self._hangs.pause()
         values = {
             "bdray_epoch": record.epoch,
             "bdray_images_per_second": record.images_per_second,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from bdray.searches.pruning import Pruning
 from bdray.store.storage import Storage
 
 if TYPE_CHECKING:
-    from bdray.cluster.node_check import NodeRequirements
+    from bdray.inventory import Installation
 
 PROCESS_NAME = "Condition"
 """What the dashboard and `ps` call the processes of trials (`ray::Condition.train`)."""
@@ -27,6 +27,7 @@ class Task:
         stages: fingerprints of the kept stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
         threads: of the CPU; None: as many as its share has CPUs.
+        kind: tasks of one need as much of a GPU's memory (`bdray.trial.needs.packing_key`); "": nobody knows.
     """
 
     condition_id: str
@@ -35,6 +36,7 @@ class Task:
     cpu: float = 1.0
     gpu: float = 0.0
     threads: int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True)
+class NodeRequirements:
+    """What nodes are compared with.
+
+    Attributes:
+        installation: the driver's.
+        checked: ids of the nodes that are known to be alike.
+        contents: conditions as JSON text, one for each data set of the sweep.
+    """
+
+    installation: Installation
+    checked: frozenset[str]
+    contents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ClusterJob:
     """Conditions to run and what every trial needs to know.
 
@@ -77,6 +94,7 @@ class ClusterJob:
         pruning: which poison stages may end early; None: none.
         pruner: the actor that decides it, once there is one.
         alike: what nodes must be like that join while the sweep runs; None: on one machine.
+        gpus: what its tasks are given of them: nothing, whole ones, or (also) parts.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
     """
@@ -93,6 +111,7 @@ class ClusterJob:
     pruning: Pruning | None = None
     pruner: Any = None
     alike: NodeRequirements | None = None
+    gpus: Literal["none", "whole", "shared"] = "none"
     work: str = "bdray.cluster.run_task:run_task"
 
 

@@ -11,8 +11,7 @@ from typing import Self
 import ray
 
 from bdray.cluster.failures import unlike_node
-from bdray.cluster.job import ClusterJob
-from bdray.cluster.node_check import NodeRequirements
+from bdray.cluster.job import ClusterJob, NodeRequirements
 from bdray.cluster.nodes import Node, able_nodes, node_of_process, unlike, unprepared
 from bdray.errors import StorageError
 
@@ -24,7 +23,7 @@ class Joining:
     """Asks nodes that were not there before, from a thread; a context manager.
 
     Two answers count: the node's own to the driver, and that of a trial's process, which may come there earlier
-    (`alike.require_alike_here`).
+    (`node_check.require_alike_here`).
 
     Args:
         job: what workers set themselves up with; its tasks are not needed.

@@ -24,7 +24,7 @@ def confined() -> Iterator[None]:
     token that opens it is readable by its owner only.
 
     Ray 2.60 replaces a loopback address that it is given by one that other machines reach, unless it is told that there
-    are no clusters on this system, as it assumes on Windows and macOS. `tests/cluster/test_confined.py` counts what
+    are no clusters on this system, as it assumes on Windows and macOS. `tests/cluster/test_local_ray.py` counts what
     listens, so a version that does otherwise is noticed.
     """
     keep_token_private()

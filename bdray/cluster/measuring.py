@@ -3,6 +3,7 @@ holds no memory."""
 
 from __future__ import annotations
 
+import faulthandler
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from pydantic import BaseModel
 
+from bdray.cards import Cards
 from bdray.cluster.failures import in_one_line
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.node_resources import gpu_types_in, of_gpu_type
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 _Measure = Callable[[Condition, ClusterJob], M | Unmeasured]
+
+
+MEASURED_S = 1800.0
+"""How long a measurement may take before its process is ended: a GPU may hang."""
 
 
 def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
@@ -107,7 +114,7 @@ def _on_machine(machine: Machine) -> dict[str, Any]:
 
 
 def _on_gpu(gpu_type: str) -> dict[str, Any]:
-    return {"num_gpus": 1, "resources": {_resource(gpu_type): 0.001}}
+    return {"num_gpus": 1, "resources": of_gpu_type(gpu_type)}
 
 
 def measured_elsewhere(
@@ -134,7 +141,7 @@ def _until_lost(
     measuring = ray.remote(max_retries=0, max_calls=1, num_returns="streaming", **where)(_measure)
     found: list[M | Unmeasured] = []
     try:
-        for answer in measuring.remote(job, measure, contents):
+        for answer in measuring.remote(job, measure, contents, MEASURED_S):
             found.append(ray.get(answer))  # noqa: PERF401 - what was found before the loss is kept
     except ray.exceptions.RayError as error:
         if len(found) < len(contents):
@@ -142,32 +149,52 @@ def _until_lost(
     return found
 
 
+def smallest_cards() -> dict[str, int]:
+    """Bytes of the smallest card of each type, where the nodes' drivers tell."""
+    types = {node["NodeID"]: gpu_types_in(node["Resources"]) for node in ray.nodes()}
+    typed = [node for node in able_nodes() if types[node.node_id]]
+    found: dict[str, int] = {}
+    for node, answer in asked(typed, lambda node: (_smallest_card,), timeout_s=ANSWER_S):
+        for gpu_type in types[node.node_id] if isinstance(answer, int) else ():
+            found[gpu_type] = min(answer, found.get(gpu_type, answer))
+    return found
+
+
+def _smallest_card() -> int | None:
+    """On the node."""
+    return min((int(card.mib) * 2**20 for card in Cards.here().cards if card.mib.isdecimal()), default=None)
+
+
 def gpu_types() -> list[str]:
     """The types of GPU in the cluster, as Ray names them; none where GPUs are only logical."""
-    prefix = _resource("")
-    return sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))
+    return gpu_types_in(ray.cluster_resources())
 
 
-def _resource(gpu_type: str) -> str:
-    return f"accelerator_type:{gpu_type}"
-
-
-def _measure(job: ClusterJob, measure: _Measure[M], contents: Sequence[str]) -> Iterator[M | Unmeasured]:
+def _measure(
+    job: ClusterJob, measure: _Measure[M], contents: Sequence[str], limit_s: float
+) -> Iterator[M | Unmeasured]:
     """In the worker."""
     set_up_worker(job)
     for content in contents:
-        yield attempted(partial(_measure_one, job, measure, content))
+        faulthandler.dump_traceback_later(limit_s, exit=True)
+        try:
+            found = attempted(partial(_measure_one, job, measure, content))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        yield found
 
 
 def _measure_one(job: ClusterJob, measure: _Measure[M], content: str) -> M | Unmeasured:
-    return measure(Condition.parse(json.loads(content)), job)
+    from bdray.training.device import deterministically
+
+    return deterministically(partial(measure, Condition.parse(json.loads(content)), job))
 
 
 def _need(condition: Condition, job: ClusterJob) -> Need | Unmeasured:
     from bdray.training.device import pick_device
     from bdray.trial.needs import measure_peak
 
-    return measure_peak(condition, pick_device(), job.trial_options.get("precision") or "float32")
+    return measure_peak(condition, pick_device("cuda"), job.trial_options.get("precision") or "float32")
 
 
 def _pace(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Pace:
@@ -195,7 +222,7 @@ def _experiment(condition: Condition, job: ClusterJob, machine: Machine, threads
     from bdray.trial.setup import Experiment
 
     # Ray leaves the GPUs visible to a process that was given none of them.
-    device = pick_device("auto" if machine.gpu else "cpu")
+    device = pick_device("cuda" if machine.gpu else "cpu")
     prepare_process(device, threads)
     auto: Resolved = job.trial_options.get("precision") or "float32"
     return Experiment.prepare(condition, device, job.trial_options.get("cache"), auto=auto)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ray
 
@@ -14,21 +13,6 @@ from bdray.errors import BdrayError
 from bdray.inventory import Installation
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
-
-
-@dataclass(frozen=True)
-class NodeRequirements:
-    """What nodes are compared with.
-
-    Attributes:
-        installation: the driver's.
-        checked: ids of the nodes that are known to be alike.
-        contents: conditions as JSON text, one for each data set of the sweep.
-    """
-
-    installation: Installation
-    checked: frozenset[str]
-    contents: tuple[str, ...]
 
 
 class UnlikeNodeError(BdrayError):

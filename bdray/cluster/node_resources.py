@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bdray.cluster.job import Task
@@ -11,6 +11,19 @@ from bdray.errors import UserError
 from bdray.gpu import show_gpu
 
 _NEAR = 1e-6
+
+
+_TYPE = "accelerator_type:"
+
+
+def gpu_types_in(resources: Mapping[str, float]) -> list[str]:
+    """The types of GPU among Ray's resources of a node or a cluster, as Ray names them; none where GPUs are logical."""
+    return sorted(name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE))
+
+
+def of_gpu_type(gpu_type: str) -> dict[str, float]:
+    """What Ray is asked for beside a GPU, so that it is one of this type."""
+    return {f"{_TYPE}{gpu_type}": 0.001}
 
 
 class NodeResources(NamedTuple):

@@ -5,10 +5,11 @@ Each is asked in a process there that needs none of its CPUs, so a busy node ans
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,10 +18,12 @@ import ray
 from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bdray.cards import card_problems
 from bdray.cluster.autoscaling import added, has_autoscaler, waiting
 from bdray.cluster.failures import in_one_line
-from bdray.cluster.job import ClusterJob, Task
-from bdray.cluster.node_check import NodeRequirements, contents_of, data_problems, installation_problems, unshared
+from bdray.cluster.gpu_health import has_real_gpus
+from bdray.cluster.job import ClusterJob, NodeRequirements, Task
+from bdray.cluster.node_check import contents_of, data_problems, installation_problems, unshared
 from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.trainable import set_up_worker
 from bdray.condition import Condition
@@ -39,6 +42,9 @@ JOIN_S = 120.0
 
 GROW_S = 900.0
 """The same where an autoscaler starts it: a machine in a cloud takes minutes."""
+
+CAPACITY_S = 5.0
+"""How long what the cluster has is taken for known."""
 
 _PROBE = "probe"
 
@@ -87,6 +93,29 @@ class NodeInventory:
 def able_nodes() -> list[Node]:
     """Those that may run trials."""
     return [node for node in nodes() if node.cpu]
+
+
+def cluster_capacity() -> Callable[[], NodeResources]:
+    """What says how much all nodes have together, asked anew every few seconds."""
+    asked_at, known = -math.inf, NodeResources(0.0)
+
+    def capacity() -> NodeResources:
+        nonlocal asked_at, known
+        if time.monotonic() - asked_at > CAPACITY_S:
+            asked_at, total = time.monotonic(), ray.cluster_resources()
+            known = NodeResources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        return known
+
+    return capacity
+
+
+def gpus_left(given_up: Collection[str]) -> float:
+    """How many GPUs there are beside those (`failures.GpuLoss.gpu`); no end of them where an autoscaler adds nodes."""
+    if has_autoscaler():
+        return math.inf
+    able = able_nodes()
+    alive = tuple(node.node_id[:6] for node in able)
+    return sum(node.gpu for node in able) - sum(gpu.endswith(alive) for gpu in given_up)
 
 
 def nodes() -> list[Node]:
@@ -234,6 +263,8 @@ def _checked(job: ClusterJob, token: str, node_id: str) -> tuple[Installation, l
     except PluginError as error:
         problems.append(str(error))
     problems += _storage_problem(job.sweep, token, node_id)
+    if job.gpus != "none" and has_real_gpus():
+        problems += card_problems(shared=job.gpus == "shared")
     return Installation.here(job.plugins), problems
 
 

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from bdray.cluster.gauges import Gauges, TellingReporter
+from bdray.cluster.hanging import HangWatch
 from bdray.condition import Condition
 from bdray.record import EpochRecord
 from bdray.searches.pruning import Prune, Pruner, Pruning
@@ -25,8 +26,8 @@ def start_pruner(pruning: Pruning) -> Any:
 class PrunedReporter(TellingReporter):
     """Asks the actor, too, whether a poison stage ends."""
 
-    def __init__(self, told: Gauges, prune: Prune, pruner: Any) -> None:
-        super().__init__(told)
+    def __init__(self, told: Gauges, hangs: HangWatch, prune: Prune, pruner: Any) -> None:
+        super().__init__(told, hangs)
         self._prune, self._pruner = prune, pruner
 
     def prunes(self, condition: Condition, epochs: Sequence[EpochRecord]) -> bool:

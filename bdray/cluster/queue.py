@@ -46,9 +46,13 @@ class StageQueue:
                 self._release(stage)
         return self._ready.popleft() if self._ready else None
 
-    def put_back(self, task: Task) -> None:
-        """A task that was popped starts once more, before all others; it still leads what it led."""
-        self._ready.appendleft(task)
+    def put_back(self, task: Task, *, last: bool = False) -> None:
+        """A task that was popped starts once more, before all others (or after all that are ready); it still leads what
+        it led."""
+        if last:
+            self._ready.append(task)
+        else:
+            self._ready.appendleft(task)
 
     def ended(self, task: Task) -> None:
         """A task is gone: whoever it led need not wait for it any longer."""

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from bdray.cluster.gauges import Gauges, TellingReporter
+from bdray.cluster.hanging import LEAST_S, HangWatch
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.pruning_actor import PrunedReporter
 from bdray.condition import Condition
 from bdray.questions import Questions
-from bdray.store.sweep_folder import ConditionFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.trial import TrialOptions, ask_trial, attempt_trial
-from bdray.trial.attacks import parse_probes
+from bdray.trial.attacks import lacks_floors, parse_probes
 
 
 def run_task(job: ClusterJob, task: Task) -> str:
@@ -23,15 +24,16 @@ def run_task(job: ClusterJob, task: Task) -> str:
     questions = Questions() if job.questions is None else Questions.parse(job.questions)
     probes = parse_probes(job.probes) if condition.is_baseline or questions.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes, questions=questions)
-    with Gauges(sweep=job.sweep.name, condition=task.condition_id) as told:
+    labels = {"sweep": job.sweep.name, "condition": task.condition_id}
+    with Gauges(**labels) as told, HangWatch(LEAST_S if task.gpu else None) as hangs:
         told.set("bdray_cpu_share", task.cpu)
         told.set("bdray_gpu_share", task.gpu)
-        reporter = TellingReporter(told)
+        reporter = TellingReporter(told, hangs)
         if job.pruning is not None and job.pruner is not None:
-            reporter = PrunedReporter(told, job.pruning.prune, job.pruner)
+            reporter = PrunedReporter(told, hangs, job.pruning.prune, job.pruner)
         within: dict[str, Any] = {"sweep": job.sweep, "storage": job.storage, "reporter": reporter, "options": options}
-        kept = ConditionFolder(job.sweep, task.condition_id).mended(condition) if questions.detect else None
-        if kept is not None and kept.record.status == "finished":
+        kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.detect else None
+        if kept is not None and kept.record.status == "finished" and not lacks_floors(kept.record, probes):
             ask_trial(condition, kept.record, **within)
             return kept.record.status
         return attempt_trial(condition, **within).status

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -24,6 +24,8 @@ QUIET = {
     # What is lost is told in one line of our own; Ray's words for it are a page, on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # By default it starts one process after the other; how many trials wait is decided by `ConditionSearch`.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,19 +38,37 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from bdray.cluster.autoscaling import has_autoscaler  # noqa: E402
 from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
 from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.gauges import Gauges  # noqa: E402
-from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, Observer, Source, Task  # noqa: E402
+from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, NodeRequirements, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
 from bdray.cluster.local_ray import confined, has_token  # noqa: E402
-from bdray.cluster.measuring import compilings_on, costs_on, gpu_types, machines, measure_on, node_cpus, paces_on  # noqa: E402
+from bdray.cluster.measuring import (  # noqa: E402
+    compilings_on,
+    costs_on,
+    gpu_types,
+    machines,
+    measure_on,
+    node_cpus,
+    paces_on,
+    smallest_cards,
+)
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
-from bdray.cluster.node_check import NodeRequirements  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
-from bdray.cluster.nodes import NodeInventory, await_place, inventories, places, require_alike  # noqa: E402
+from bdray.cluster.nodes import (  # noqa: E402
+    NodeInventory,
+    await_place,
+    cluster_capacity,
+    gpus_left,
+    inventories,
+    places,
+    require_alike,
+)
 from bdray.cluster.pruning_actor import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
+from bdray.cluster.sick_gpus import SickGpus  # noqa: E402
 from bdray.cluster.trainable import ConditionTrainable  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
 from bdray.errors import ClusterError, UserError  # noqa: E402
@@ -73,6 +93,9 @@ SLOW_START_S = 20.0
 
 _POLL_S, _POLL_REMOTE_S = 0.5, 5.0
 """How often stages whose leaders still run are looked for: on a disk, and where each look is a request."""
+
+AHEAD_OF_AUTOSCALER = 16
+"""Trials that wait for an autoscaler, which adds nodes for what it sees waiting."""
 
 CONNECT_SECONDS = 5.0
 """How long a running cluster may take to accept a connection."""
@@ -130,6 +153,10 @@ class ClusterRun:
         """The types of GPU in the cluster; none where GPUs are only logical."""
         return gpu_types()
 
+    def smallest_cards(self) -> dict[str, int]:
+        """Bytes of the smallest card of each type, where that is known."""
+        return smallest_cards()
+
     def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
         """What each condition needs of a GPU of this type."""
         return measure_on(gpu_type, conditions, replace(job, tasks=()))
@@ -186,12 +213,23 @@ class ClusterRun:
         """Says what holds of a sweep to whoever watches the cluster; a context manager."""
         return Gauges(sweep=sweep.name)
 
-    def run(self, job: ClusterJob, observer: Observer, source: Source | None = None) -> bool:
+    def run(
+        self,
+        job: ClusterJob,
+        observer: Observer,
+        source: Source | None = None,
+        enlarged: Callable[[str, float], None] = lambda condition_id, gpu: None,
+    ) -> bool:
         """Run every task, and those that `source` comes to have meanwhile. Returns False when it was interrupted
-        (SIGINT or SIGTERM)."""
+        (SIGINT or SIGTERM). `enlarged`: see `ConditionSearch`.
+
+        Raises:
+            ClusterError: no GPU is left that works.
+        """
         losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
         job = replace(job, alike=self._alike)
         joining = None if self._alike is None else Joining(replace(job, tasks=()), self._alike)
+        gpus, learns_nothing = SickGpus(gpus_left), source is None or source.exhausted
         search = ConditionSearch(
             job.tasks,
             stage_finished=SweepFolder(job.sweep).has_stage,
@@ -202,6 +240,10 @@ class ClusterRun:
             largest=max(node_cpus(), default=math.inf),
             excused=joining.excuses if joining else _never,
             avoided=joining.avoided if joining else frozenset,
+            gpus=gpus,
+            enlarged=enlarged,
+            capacity=cluster_capacity(),
+            ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
         )
         teller = _Teller(observer, search)
         log = job.sweep.local_path(RAY_LOG)
@@ -210,6 +252,7 @@ class ClusterRun:
             stderr_in(log),
             _terminate_like_interrupt(),
             memory_kills_are_losses(),
+            gpus.held(),
             joining or nullcontext(),
         ):
             if job.pruning is not None:
@@ -227,7 +270,12 @@ class ClusterRun:
                     callbacks=[teller],
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except tune.TuneError:
+                if gpus.none_left is None:
+                    raise
+                raise gpus.none_left from None
         return teller.ended == search.total_samples and (source is None or source.exhausted)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ray import _raylet, tune
 
 from bdray.checksum import take_said
+from bdray.cluster.gpu_health import on_its_gpu
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
 from bdray.cluster.node_check import require_alike_here
 from bdray.plugins import load_plugins
@@ -30,6 +32,7 @@ class ConditionTrainable(tune.Trainable):
         assert job is not None
         self._job, self._frozen = job, False
         self._task: Task = config["task"]
+        self._avoided: Collection[str] = config["avoided_gpus"]
         set_up_worker(job)
         require_alike_here(job)
 
@@ -43,12 +46,13 @@ class ConditionTrainable(tune.Trainable):
         work = getattr(importlib.import_module(module), function)
         # Ray knows an actor by the name it was made with, which would be that of its first condition.
         _raylet.setproctitle(f"ray::{PROCESS_NAME}.train {self._task.condition_id} of {self._job.sweep.name}")  # type: ignore[attr-defined]
-        status = work(self._job, self._task)
+        with on_its_gpu(self._job, self._task, self._avoided):
+            status = work(self._job, self._task)
         return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Always reused: Tune 2.60 counts a refusal as a failed try of the next trial.
-        self._task = new_config["task"]
+        self._task, self._avoided = new_config["task"], new_config["avoided_gpus"]
         # What the last trial left in cycles (a model may be among it) is freed before the next one needs the memory.
         gc.collect()
         if not self._frozen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of, write_file
-from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of
-from bdray.detectors import Detector
+from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of, sight
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
@@ -50,13 +50,19 @@ def _listing(section: str, title: str) -> Table:
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("options (default)", ratio=3)
     table.add_column("source", ratio=2)
-    if section == "detect":
+    if section in ("repair", "detect"):
         table.add_column("sees", ratio=1)
     for name, cls in classes(section):
         options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")
-        sight = [", ".join(sorted(cls.SEES))] if issubclass(cls, Detector) else []
-        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE), *sight)
+        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE), *sight(cls))
     return table
+
+
+def say_plugins(names: Sequence[str]) -> None:
+    """From where the code was imported that a search space names: on stderr."""
+    for name in names:
+        where = getattr(sys.modules.get(name), "__file__", None) or "?"
+        Console(stderr=True, highlight=False).print(f"plugin {name} from {where}", markup=False, soft_wrap=True)
 
 
 def preview(space: SearchSpace, output: str) -> int:

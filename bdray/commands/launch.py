@@ -14,17 +14,18 @@ from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
-from bdray.commands.results import said_of_classes
+from bdray.commands.results import said_of_classes, said_of_outside
 from bdray.credentials import public
-from bdray.errors import BdrayError
+from bdray.errors import BdrayError, UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT
+from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads
 from bdray.sweeping import supervisor
+from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
@@ -40,8 +41,20 @@ _SHOWN_CELLS = 40
 def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Print the plan, and what it will cost as far as that was measured."""
     console = Console()
-    render_plan(make_plan(space), console)
-    cost = estimate_cost(space, Storage.open(options.storage), options.name or space.name)
+    plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
+    render_plan(plan, console)
+    sweep = storage.child(name)
+    if SweepFolder(sweep).is_sweep:
+        heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])
+        done = sum(head.status == "finished" for head in heads)
+        others = f", {len(heads) - done} failed or ended early" if len(heads) > done else ""
+        said = f"done     {done} of {len(plan.conditions)} conditions{others} (in {sweep.uri})"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    try:
+        same_code(sweep, storage, space.shown(), "same" if options.same_code else "ask")
+    except UserError as error:
+        console.print(f"note: {error}", markup=False, highlight=False, soft_wrap=True)
+    cost = estimate_cost(space, storage, name)
     if cost is None:
         words = shlex.split(options.command_line)
         again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in words)
@@ -60,6 +73,7 @@ def run(space: SearchSpace, options: argparse.Namespace) -> int:
         name=options.name,
         tracking_uri=options.tracking_uri,
         retry_failed=options.retry_failed,
+        on_change="same" if options.same_code else "ask",
         command=options.command_line,
         cluster=ClusterSettings(
             address=options.address,
@@ -122,6 +136,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.outside:
+        console.print(said_of_outside(outcome.outside), markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from bdray.commands.results import chosen, show_comparison, show_results, show_search
+from bdray.commands.results import chosen, said_of_outside, show_comparison, show_results, show_search
 from bdray.credentials import public
-from bdray.errors import StorageError, UserError, nearest
-from bdray.record import TrialRecord
+from bdray.errors import StorageError, UserError
+from bdray.record import TrialRecord, facts_of
 from bdray.results.controls import controls_of
 from bdray.results.tables import csv_of, result_table
 from bdray.results.took import TOOK_AT
 from bdray.store.storage import Storage, cause_of
-from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, read_records, sweeps_in, with_answers
+from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_sweep, read_records, with_answers
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -33,22 +33,6 @@ FIGURE_FILES: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf", "png")
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
-
-
-def find_sweep(name: str, storage_uri: str) -> Storage:
-    """A sweep's folder, by name in the storage or by path.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    storage, at_path = Storage.open(storage_uri), Storage.open(name)
-    in_storage = storage.named(name)
-    for sweep in (in_storage, at_path):
-        if sweep is not None and SweepFolder(sweep).is_sweep:
-            return sweep
-    known = [sweep.name for sweep in sweeps_in(storage)]
-    where = f"'{name}' in {storage.uri}" if in_storage else f"in {at_path.uri}"
-    raise UserError(f"there is no sweep {where}; {nearest(at_path.name, known)}")
 
 
 def require_folder_of(file: str) -> None:
@@ -76,12 +60,14 @@ def results(options: argparse.Namespace) -> int:
     records = _in_plan_order(sweep)
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
-    _load_plugins_or_say(sweep)
+    _say_without_facts(records)
     # Of all: what is chosen may leave out the baselines.
     controls = controls_of(records)
     records = chosen(records, options.where)
     if not (options.csv or options.parquet):
         show_results(records, options, controls)
+        if outside := len(SweepFolder(sweep).info().outside):
+            Console(stderr=True, highlight=False).print(said_of_outside(outside), markup=False, soft_wrap=True)
         if not (options.md or options.latex or options.where or options.by):
             show_search_of(sweep, records, Console(highlight=False))
         return 0
@@ -116,27 +102,27 @@ def _study_of(sweep: Storage) -> bytes:
         UserError: there is none.
     """
     from bdray.searches.optuna import Optuna
-    from bdray.searches.study import read_study, study_file
+    from bdray.searches.study import STUDY, read_study, study_file
 
-    _load_plugins(sweep)
+    kept = sweep.local_path(STUDY)
+    if kept is not None and kept.exists():
+        return study_file(read_study(kept))
     view = searched(sweep)
     if view is None or not isinstance(view.method, Optuna):
         raise UserError(f"--study: {sweep.uri} has no study; only `search: {{method: optuna}}` makes one")
-    if view.study is not None and view.study.exists():
-        return study_file(read_study(view.study))
     # In an object store nothing is kept: what the records come to.
     return study_file(view.method.study_of(view.domain, _in_plan_order(sweep)))
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
-    return with_answers(sweep, read_records(sweep, SweepFolder(sweep).info().conditions or None))
+    return with_answers(sweep, read_records(sweep, SweepFolder(sweep).info().asked or None))
 
 
 def compare(options: argparse.Namespace) -> int:
     """Paired differences of two sweeps."""
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
-    show_comparison((sweeps[0].name, sweeps[1].name), (one, two))
+    show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
     return 0
 
 
@@ -147,12 +133,21 @@ def stages(options: argparse.Namespace) -> int:
     return stages(find_sweep(options.sweep, options.storage), options.prune)
 
 
-def _load_plugins_or_say(sweep: Storage) -> None:
-    """Where a plugin is missing, its conditions have no floors, which is said on stderr."""
-    try:
-        _load_plugins(sweep)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"the floors are left empty: {error}", markup=False, soft_wrap=True)
+def _say_without_facts(records: Sequence[TrialRecord]) -> None:
+    """Records of an earlier version name no twin, and no plugin is imported to ask for it: said on stderr."""
+    if unknown := sum(facts_of(record) is None for record in records):
+        said = f"floors are left empty in {unknown} records of an earlier version, which need a plugin to be compared"
+        Console(stderr=True, highlight=False).print(said, markup=False, soft_wrap=True)
+
+
+def export(options: argparse.Namespace) -> int:
+    """A kept model as a file."""
+    from bdray.commands.export import export_model
+
+    # `bdray trial --output` makes a folder with conditions that is no sweep.
+    folder = Storage.open(options.sweep)
+    sweep = folder if SweepFolder(folder).condition_ids() else find_sweep(options.sweep, options.storage)
+    return export_model(sweep, options.id, options.stage, options.output)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -211,8 +206,6 @@ def report_of(
     """
     from bdray.report.page import make_report
 
-    for sweep in sweeps:
-        _load_plugins(sweep)
     records = {record.condition_id: record for sweep in sweeps for record in _all_records(sweep, known)}
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
@@ -231,7 +224,7 @@ def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
         name=" + ".join(infos),
         asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
         created_ms=min(created, default=None),
-        planned=len({name for info in infos.values() for name in info.conditions}) or None,
+        planned=len({name for info in infos.values() for name in info.asked}) or None,
         space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
         picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
@@ -257,7 +250,8 @@ def _described(sweep: Storage) -> SweepDescription:
         name=sweep.name,
         asked=info.description,
         created_ms=info.created_ms,
-        planned=len(info.conditions) or None,
+        planned=len(info.asked) or None,
+        outside=len(info.outside),
         space_yaml=space_yaml,
         search=searched(sweep),
         picture_of=lambda condition_id: _picture_in([sweep], condition_id),
@@ -278,7 +272,7 @@ def searched(sweep: Storage) -> SearchView | None:
     from bdray.space import load_space
     from bdray.space.source import parse_yaml
 
-    text = sweep.read_text(SPACE)
+    text, said = sweep.read_text(SPACE), None
     try:
         said = parse_yaml(text, SPACE).plain()
         search, seeds = (said.get(key) if isinstance(said, dict) else None for key in ("search", "seeds"))
@@ -286,22 +280,14 @@ def searched(sweep: Storage) -> SearchView | None:
             # Expanding a large grid takes seconds, and says nothing here.
             return None
         space = load_space(sweep.uri_of(SPACE), text=text)
-    except UserError:
+    except UserError as error:
+        if isinstance(said, dict) and said.get("plugins"):
+            left_out = f"what its search found is left out: {error} (reading a sweep imports none of its plugins)"
+            Console(stderr=True, highlight=False).print(left_out, markup=False, soft_wrap=True)
         return None
     if not space.is_open:
         return None
     return SearchView(space.search, space.expansion.domain, space.replication, sweep.local_path(STUDY))
-
-
-def _load_plugins(sweep: Storage) -> None:
-    """Load the plugins that the sweep was run with.
-
-    Raises:
-        UserError: one of them cannot be imported.
-    """
-    from bdray.space import load_plugins_of
-
-    load_plugins_of(sweep.read_text(SPACE), sweep.uri_of(SPACE))
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -324,7 +310,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync(options: argparse.Namespace) -> int:
     """Deliver to MLflow, and say what was delivered."""
-    from bdray.commands.status import is_alive
+    from bdray.store.sweep_status import is_alive
     from bdray.sweeping.display import DeliveryProgress
     from bdray.tracking import sync_sweep, tracking_uri_for
 

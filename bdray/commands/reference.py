@@ -17,11 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import COMPONENTS
-from bdray.detectors import DETECTORS
+from bdray.detectors import DETECTORS, Detector
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Registry, model_in
+from bdray.repairs import Repair
 from bdray.searches import SEARCHES
 from bdray.space.grammar import KEYS, Tracking
 from bdray.space.resources import Defaults, Needs
@@ -178,6 +179,8 @@ def _explain_component(console: Console, section: str, rest: str) -> None:
     elif rest in known:
         cls = known[rest]
         console.print(f"[bold]{section} '{escape(rest)}'[/bold]\n{escape(inspect.getdoc(cls) or '')}\n")
+        for seen in sight(cls):
+            console.print(f"sees: {seen}", soft_wrap=True)
         console.print(f"source: {escape(cls.SOURCE)}\n", soft_wrap=True)
         console.print(option_table("", options_of(cls)))
     else:
@@ -227,6 +230,11 @@ def summary(cls: type) -> str:
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
+def sight(cls: type[Component]) -> list[str]:
+    """What a repair or a detector has to see, in words; nothing of other components."""
+    return [", ".join(sorted(cls.SEES)) or "nothing"] if issubclass(cls, Repair | Detector) else []
+
+
 # The pages of docs/.
 
 _GENERATED = "<!-- Written by `make docs` from the models that check a search space; a test compares. -->\n"
@@ -238,12 +246,14 @@ def components_page() -> str:
         _GENERATED,
         "# Components",
         "Every value of every named axis. `bdray list KIND` and `bdray explain trigger.patch` print the same in a "
-        "terminal, with your own plugins. An option at its default is no part of a condition's id.",
+        "terminal, with your own plugins. A condition's id is made of the options that differ from their defaults: to "
+        "write a default out changes no id, and a new option of a later version moves none.",
     ]
     for section, registry in REGISTRIES.items():
         parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
         for name, cls in classes(section):
             parts += [f"### `{name}`", _cell(inspect.getdoc(cls) or ""), f"Source: {_cell(cls.SOURCE)}."]
+            parts += [f"Sees: {seen}." for seen in sight(cls)]
             if options := options_of(cls):
                 parts.append(_markdown(f"{section}.", options))
     return "\n\n".join(parts) + "\n"
@@ -273,7 +283,9 @@ def _markdown(prefix: str, options: Sequence[Option]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text for a Markdown table. Inside backticks a `<` stands for itself."""
+    pieces = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(piece if index % 2 else piece.replace("<", "&lt;") for index, piece in enumerate(pieces))
 
 
 PAGES = {"components.md": components_page, "search-space.md": search_space_page}

@@ -14,9 +14,9 @@ from rich.table import Table
 from bdray.errors import UserError, nearest
 from bdray.poisoning.classes import said_classes
 from bdray.record import TrialRecord
-from bdray.report.comparison import Comparison, compare, comparison_table
+from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
-from bdray.results.listing import MEANS, fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.results.listing import DEFINITIONS, MEANS, Listing, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -30,6 +30,9 @@ TOOK = (
     "took: trainings whose backdoor gains more than {:g} % of what the floor leaves, of all n [95 %, exact]; what is "
     "unclear, diverged or collapsed counts as either."
 )
+
+
+DIFFERENCES = "Percentage points; means over pairs after the last epoch (of several seeds: lowest to highest)"
 
 
 def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRecord]:
@@ -59,26 +62,41 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
         listing = listing.sorted_by(options.sort)
     if options.md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
-    elif options.latex:
-        sys.stdout.write(latex_of(listing))
+        return
+    said = [f"{MEANS[0].upper()}{MEANS[1:]}{_tuned(listing)}."]
+    if "took" in listing.heads:
+        said.append(TOOK.format(100 * options.took_at))
+    if options.latex:
+        sys.stdout.write(latex_of(listing, " ".join([DEFINITIONS, *said])))
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
-        tuned = "; tuned: after the last stage of the repair" if listing.is_tuned else ""
-        wider = (
-            "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
-        )
-        console.print(f"{MEANS[0].upper()}{MEANS[1:]}{tuned}.{wider}", markup=False, soft_wrap=True)
-        if "took" in listing.heads:
-            console.print(TOOK.format(100 * options.took_at), markup=False, soft_wrap=True)
+        said[0] += _wider(listing, console)
+        for sentence in said:
+            console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
+
+
+def _tuned(listing: Listing) -> str:
+    return "; tuned: after the last stage of the repair" if listing.is_tuned else ""
+
+
+def _wider(listing: Listing, console: Console) -> str:
+    return "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
 
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
     """A sentence for each option that holds a class: "target is class 0 (airplane)"."""
     said = said_classes(record.flat for record in records if record.role == "poisoned")
     return [f"{option} is class {classes}" for option, classes in said.items()]
+
+
+def said_of_outside(count: int) -> str:
+    """Of the conditions that only earlier commands asked for."""
+    return (
+        f"note: {count} conditions of earlier commands lie outside the last command's plan; results and report hold all"
+    )
 
 
 def show_search(parts: Sequence[Part], console: Console) -> None:
@@ -93,7 +111,13 @@ def show_search(parts: Sequence[Part], console: Console) -> None:
         console.print(table)
 
 
-def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], Sequence[TrialRecord]]) -> None:
+def show_comparison(
+    names: tuple[str, str],
+    sides: tuple[Sequence[TrialRecord], Sequence[TrialRecord]],
+    *,
+    md: bool = False,
+    latex: bool = False,
+) -> None:
     """Print the paired differences of two sweeps.
 
     Raises:
@@ -102,13 +126,19 @@ def show_comparison(names: tuple[str, str], sides: tuple[Sequence[TrialRecord], 
     found = compare(*sides)
     if not found.pairs:
         raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
-    console = Console(highlight=False)
-    console.print(f"{names[1]} minus {names[0]}: {len(found.pairs)} pairs of conditions", markup=False)
-    _say_apart(console, names, found)
-    console.print(comparison_table(found))
-    console.print(
-        "Percentage points; means over pairs after the last epoch (of several seeds: lowest to highest).", markup=False
-    )
+    listing = comparison_listing(found)
+    what = f"{names[1]} minus {names[0]}"
+    said = f"{DIFFERENCES}{_tuned(listing)}."
+    if md:
+        sys.stdout.write(f"{markdown_of(listing)}\n")
+    elif latex:
+        sys.stdout.write(latex_of(listing, f"{what}. {said} {DEFINITIONS}"))
+    else:
+        console = Console(highlight=False)
+        console.print(f"{what}: {len(found.pairs)} pairs of conditions", markup=False)
+        _say_apart(console, names, found)
+        console.print(table_of(listing, console.width))
+        console.print(f"{said}{_wider(listing, console)}", markup=False, soft_wrap=True)
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

@@ -17,21 +17,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bdray.commands.readers import find_sweep
-from bdray.errors import StorageError, UserError
-from bdray.store.locks import is_kept, is_locked
+from bdray.errors import UserError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
-    DRIVER_LOCK,
     SPACE,
     RecordHead,
     SweepFolder,
     SweepInfo,
+    find_sweep,
     now_ms,
     read_heads,
     sweeps_in,
 )
-from bdray.store.sweep_status import SweepStatus, read_sweep_status
+from bdray.store.sweep_status import SweepStatus, is_alive, read_sweep_status
 from bdray.sweeping.cost import REHEARSALS
 from bdray.sweeping.display import running_line
 from bdray.terminal import Console
@@ -52,6 +50,8 @@ class SweepState:
         name: as the storage has it: `rehearsals/quickstart` for a rehearsal.
         is_alive: a driver runs it.
         planned: how many conditions there are, as far as they are known.
+        outside: how many of them the last command's plan does not hold.
+        open: how many of its plan have not ended.
         heads: how those ended that did.
         begun: conditions that have reported something and did not end.
         standing: what its driver last said; None where it never did.
@@ -62,6 +62,8 @@ class SweepState:
     info: SweepInfo
     is_alive: bool
     planned: int
+    outside: int
+    open: int
     heads: Sequence[RecordHead]
     begun: int
     sweep_status: SweepStatus | None
@@ -73,11 +75,11 @@ class SweepState:
 
     @property
     def waiting(self) -> int:
-        return max(0, self.planned - len(self.heads) - self.begun)
+        return max(0, self.open - self.begun)
 
     @property
     def is_done(self) -> bool:
-        return len(self.heads) >= self.planned
+        return self.open == 0
 
     @property
     def word(self) -> str:
@@ -193,26 +195,23 @@ def state_of(sweep: Storage, name: str = "") -> SweepState:
     folder, sweep_status = SweepFolder(sweep), read_sweep_status(sweep)
     info = folder.info()
     there = folder.condition_ids()
-    planned = info.conditions or there
+    planned = info.asked or there
     heads = read_heads(sweep, planned, there)
     done = {head.condition_id for head in heads}
-    others = [condition_id for condition_id in there if condition_id not in done]
+    others = [name for name in there if name not in done and name not in info.outside]
     begun = sum(sweep.each(lambda condition_id: folder.condition(condition_id).has_begun, others))
     return SweepState(
-        name or sweep.name, sweep, info, is_alive(sweep, sweep_status), len(planned), heads, begun, sweep_status
+        name=name or sweep.name,
+        sweep=sweep,
+        info=info,
+        is_alive=is_alive(sweep, sweep_status),
+        planned=len(planned),
+        outside=len(info.outside),
+        open=len({*(info.conditions or there)} - done),
+        heads=heads,
+        begun=begun,
+        sweep_status=sweep_status,
     )
-
-
-def is_alive(sweep: Storage, sweep_status: SweepStatus | None = None) -> bool:
-    """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
-    lock = sweep.local_path(DRIVER_LOCK)
-    if lock is None:
-        return is_kept(sweep, DRIVER_LOCK)
-    try:
-        return is_locked(lock)
-    except StorageError:
-        # Another user's, who lets nobody look: what its driver said last is all there is.
-        return sweep_status is not None and sweep_status.phase not in ("finished", "interrupted")
 
 
 def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[RenderableType]:
@@ -238,6 +237,10 @@ def _in_full(state: SweepState) -> Iterator[RenderableType]:
         yield Text(f"  {name:<10} {state.counts[name]:>6}")
     yield Text(f"  {'begun':<10} {state.begun:>6}")
     yield Text(f"  {'waiting':<10} {state.waiting:>6}")
+    if state.outside:
+        ended = len(state.heads) - (state.planned - state.outside - state.open)
+        said = f"of them {state.outside} lie outside the last command's plan, of which {ended} have ended"
+        yield Text(f"  {said}")
     yield from _running(state)
     failures = [head for head in state.heads if head.status not in ("finished", "pruned")]
     for head in failures[:_FAILURES]:

@@ -7,16 +7,23 @@ import json
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from bdray.condition import Condition
+from bdray.commands.inspection import say_plugins
+from bdray.condition import Condition, flatten
+from bdray.data.roots import root_of
 from bdray.errors import TrialInterrupted, UserError
 from bdray.plugins import load_plugins
 from bdray.progress import Bar
 from bdray.questions import Questions
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
-from bdray.space import load_plugins_of, load_space
+from bdray.shipped import is_file
+from bdray.space import load_plugins_of, load_space, parse_seed_list
+from bdray.space.building import Builder, merge
+from bdray.space.grammar import KEYS, roots_of_options
+from bdray.space.overrides import changes_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE
+from bdray.store.sweep_folder import SPACE, picture_name
 from bdray.sweeping import stopping
 from bdray.terminal import Console
 from bdray.training.batches import DataPlace
@@ -47,8 +54,9 @@ def run(options: argparse.Namespace) -> int:
 def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
     path = Path(options.space)
     if path.suffix == ".json":
-        return _read_condition(path), Questions()
+        return _read_condition(path, options), Questions()
     space = load_space(path, [*options.set, *options.data_root], options.only, options.seeds)
+    say_plugins(space.plugins)
     conditions = space.shown()
     wanted = options.id or ""
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
@@ -59,21 +67,41 @@ def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
     return found[0], space.questions
 
 
-def _read_condition(path: Path) -> Condition:
+def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
+    """The condition of a `condition.json`, with what the options change of it.
+
+    Where its data lie was said on another machine, perhaps: what is said here stands above that.
+    """
+    if options.only or options.id:
+        raise UserError(f"{path}: is one condition; --only and --id choose among those of a search space")
+    content = _content_of(path)
+    # `<sweep>/conditions/<id>/condition.json`: the sweep's space names the plugins.
+    sweep = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path.parent
+    named = load_plugins_of(sweep / SPACE) if (sweep / SPACE).is_file() else ()
+    load_plugins(folders=[path.absolute().parent])
+    say_plugins(named)
+    seeds = None if options.seeds is None else parse_seed_list(options.seeds)
+    changes = changes_of([*options.set, *options.data_root], seeds, KEYS)
+    flat = merge(flatten(content), changes)
+    if "trigger.path" in changes and "trigger.sha256" not in changes:
+        flat.pop("trigger.sha256", None)
+    elif "trigger.sha256" in flat and is_file(kept := sweep / picture_name(flat)):
+        flat["trigger.path"] = str(kept)
+    name = str(flat.get("data.name", flat.get("data")))
+    here = root_of(name, roots_of_options(options.data_root), changes.get("data.root"))
+    return Builder({name: here} if here else {})({"seed": 0, **flat})
+
+
+def _content_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: is no JSON: {error}") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content := content.get("content", content), dict):
         raise UserError(f"{path}: a condition is a mapping of its sections")
-    # `<sweep>/conditions/<id>/condition.json`: the sweep's space names the plugins.
-    load_plugins(folders=[path.absolute().parent])
-    for sweep in path.absolute().parents[2:3]:
-        if (sweep / SPACE).is_file():
-            load_plugins_of(Storage.open(sweep).read_text(SPACE), str(sweep / SPACE))
-    return Condition.parse(content.get("content", content))
+    return content
 
 
 class TerminalReporter(Reporter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,43 +12,11 @@ from bdray.errors import DataError
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
-    import torch
-
+    from bdray.data.arrays import ImageData
     from bdray.data.cache import Selection
-    from bdray.data.duplicates import Duplicate
     from bdray.data.sources import Source
 
 Augmentation = Literal["none", "crop", "crop_flip", "zero_crop_flip"]
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set as arrays: uint8 images `N x 3 x S x S` (memory-mapped, read-only), int64 labels `N`.
-
-    Never write into the images: the pages are mapped read-only, so an in-place operation kills the process.
-
-    Attributes:
-        class_names: `K` names; label `k` means `class_names[k]`.
-        mean, std: of the training images' channels, in [0, 1] units; `std` is of the population, at least 1/255.
-        fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
-        duplicates: training images that are test images too.
-        unread: what lies in class folders and was left out.
-    """
-
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fingerprint: str
-    duplicates: tuple[Duplicate, ...] = ()
-    unread: tuple[str, ...] = ()
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
 
 class DataSet(Component):

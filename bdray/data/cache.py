@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.checksum import DamagedError, checksum, damaged_name, say_damaged, seal_json, unseal_json
-from bdray.data.base import ImageData
+from bdray.data.arrays import Duplicate, ImageData
 from bdray.data.decoding import Decoder
-from bdray.data.duplicates import Duplicate, find_duplicates, image_digests
+from bdray.data.duplicates import find_duplicates, image_digests
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.data.splits import stratified_order
 from bdray.errors import DataError

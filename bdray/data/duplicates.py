@@ -8,54 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from bdray.data.arrays import Duplicate
 from bdray.data.sources import Contents, Pictures, Pixels
-
-NAMED = 20
-"""So many are named in a record; `bdray preview` names all."""
-
-
-class Duplicate(BaseModel):
-    """A training image that equals a test image, value for value, at the size they are used at.
-
-    Attributes:
-        train, test: positions among the training and among the test images; `test` is the first of several.
-        train_name, test_name: their files below the data set's folder, or "training image 17" where there are none.
-        same_label: whether both have the same.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    train: int
-    test: int
-    train_name: str
-    test_name: str
-    same_label: bool
-
-    def __str__(self) -> str:
-        return f"{self.train_name} = {self.test_name}{'' if self.same_label else ' (another label)'}"
-
-
-class DuplicatesRecord(BaseModel):
-    """How many training images are test images too, and which.
-
-    Attributes:
-        count: of all training images, the clean pool included.
-        other_label: of those, how many have another label there.
-        named: the first of them, in words.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    count: int
-    other_label: int
-    named: tuple[str, ...]
-
-    @classmethod
-    def of(cls, found: Sequence[Duplicate]) -> DuplicatesRecord:
-        other = sum(not each.same_label for each in found)
-        return cls(count=len(found), other_label=other, named=tuple(map(str, found[:NAMED])))
 
 
 def image_digests(batch: Pixels) -> list[bytes]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bdray.data.decoding import SUFFIXES
+from bdray.data.roots import variable_of
 from bdray.data.sources import Contents, Pictures, Source
 from bdray.data.splits import count_of_test, split_test
 from bdray.errors import DataError, nearest
@@ -164,7 +165,8 @@ def existing_root(root: str, data_set: str) -> Path:
         problem = "is a file, not a folder" if path.exists() else "does not exist"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-    raise DataError(f"data.root of {data_set}: {path} {problem}")
+    said = f"say where it lies here: --data-root {data_set}=DIR, or {variable_of(data_set)}=DIR in the environment"
+    raise DataError(f"data.root of {data_set}: {path} {problem}; {said}")
 
 
 def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> ClassFolders:

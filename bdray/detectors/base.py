@@ -8,21 +8,18 @@ higher, the more suspicious.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from bdray.detectors.tools import DetectorTools, Labelled, Pictures
-from bdray.registry import Component, Registry
+from bdray.registry import Component, Registry, Sight
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     Score = Callable[[Pictures], torch.Tensor]
-
-Sight = Literal["clean share", "poisoned set", "labels", "weights", "features", "logits only"]
-"""What a method may see."""
 
 
 class Detector(Component):

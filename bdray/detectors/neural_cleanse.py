@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdray.detectors.base import DETECTORS, ModelDetector, Sight
+from bdray.detectors.base import DETECTORS, ModelDetector
 from bdray.detectors.tools import DetectorTools, Labelled
+from bdray.registry import Sight
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdray.detectors.base import DETECTORS, InputDetector, Sight
+from bdray.detectors.base import DETECTORS, InputDetector
 from bdray.detectors.tools import DetectorTools, Labelled, Pictures
+from bdray.registry import Sight
 
 if TYPE_CHECKING:
     import torch

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bdray.gpu import to_device
 from bdray.intensity import whole_levels
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def pgd_linf(
     from torch.nn import functional
 
     low, high = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
-    start = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-    moved = low + (high - low) * start
+    start = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+    moved = low + (high - low) * to_device(start, images.device)
     for _ in range(steps):
         moved = moved.detach().requires_grad_()
         with torch.enable_grad():
@@ -122,10 +123,13 @@ def perturb(
 
     perturbed = torch.empty_like(images, memory_format=torch.contiguous_format)
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(device)
-        target = labels[start : start + batch_size].to(device)
+        batch, target = (_on(part[start : start + batch_size], torch.device(device)) for part in (images, labels))
         moved = pgd_linf(
             model, batch.float() / 255, target, epsilon=epsilon, step_size=step_size, steps=steps, generator=generator
         )
         perturbed[start : start + batch_size] = to_uint8(moved, batch, epsilon).to(images.device)
     return perturbed
+
+
+def _on(part: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return part if part.device.type == device.type else to_device(part, device)

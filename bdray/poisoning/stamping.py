@@ -11,7 +11,7 @@ import numpy as np
 from bdray.errors import PoisonError, TriggerError
 from bdray.poisoning.late import LateStamps
 from bdray.triggers.base import require_change, unchanged
-from bdray.triggers.visibility import largest_change
+from bdray.triggers.distances import largest_change
 
 if TYPE_CHECKING:
     import torch
@@ -133,8 +133,10 @@ def apply_plan(
         item_labels[items] = new_labels
         rows[items] = torch.arange(len(touched))
     home = images.device
-    made = PoisonedSet(images, item_labels.to(home), stamped, rows.to(home), source.to(home), untouched)
-    return _stamped_late(made, plan, trigger, originals[: 0 if perturbed is None else len(perturbed)]) if late else made
+    made = PoisonedSet(images, item_labels.to(home), stamped.to(home), rows.to(home), source.to(home), untouched)
+    if not late:
+        return made
+    return _stamped_late(made, plan, trigger, originals[: 0 if perturbed is None else len(perturbed)].to(home))
 
 
 def attack_set(
@@ -186,16 +188,17 @@ def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch
 
 
 def unstamped(images: torch.Tensor, plan: PoisonPlan, perturbed: torch.Tensor | None) -> torch.Tensor:
-    """What a plan's images are before they are stamped: uint8, `M x 3 x H x W`, poisoned before cover, on the device of
-    `images`. See `apply_plan` for the arguments."""
+    """What a plan's images are before they are stamped: uint8, `M x 3 x H x W`, poisoned before cover, on the host
+    wherever `images` lie: a trigger's arithmetic rounds otherwise on a GPU, and what a training set is must not depend
+    on how much memory was free there. See `apply_plan` for the arguments."""
     import torch
 
     if perturbed is not None and len(perturbed) != len(plan.indices):
         raise PoisonError(f"{len(perturbed)} perturbed images do not fit a plan of {len(plan.indices)} poisoned ones")
     touched = torch.from_numpy(np.concatenate([plan.indices, plan.cover_indices]))
-    originals = images.index_select(0, touched.to(images.device))
+    originals = images.index_select(0, touched.to(images.device)).cpu()
     if perturbed is not None:
-        originals[: len(perturbed)] = perturbed.to(images.device)
+        originals[: len(perturbed)] = perturbed.cpu()
     return originals
 
 

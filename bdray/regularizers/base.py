@@ -34,7 +34,8 @@ class Mixing:
 class Regularizer(Component):
     """A term or a change of the training step; the loss is cross-entropy + the penalty (already weighted).
 
-    A step asks, in this order: `transform_inputs`, `draw_mixing`, one forward pass, `penalty`.
+    A step asks, in this order: `transform_inputs`, `draw_mixing`, one forward pass, `penalty`. Whoever has a penalty
+    multiplies it by `weight`, and gives `weight` a default of its own: at 0 nothing is regularized.
 
     Class attributes:
         USES_LABELS: the penalty compares labels inside a batch, so it makes no sense on mixed activations.
@@ -47,6 +48,13 @@ class Regularizer(Component):
 
     weight: float = Field(default=0.0)
     """Factor of the penalty."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a penalty is all it adds, and that has no weight: it trains what `none` trains."""
+        cls, changes = type(self), ("transform_inputs", "draw_mixing")
+        does_more = any(getattr(cls, name) is not getattr(Regularizer, name) for name in changes)
+        return cls.penalty is not Regularizer.penalty and not does_more and self.weight == 0
 
     @property
     def capture(self) -> tuple[str, ...]:
@@ -69,7 +77,14 @@ class Regularizer(Component):
         return None
 
     def penalty(self, outputs: Outputs, labels: torch.Tensor, state: nn.Module | None) -> torch.Tensor | None:
-        """The weighted penalty, a float32 scalar, or None. `labels`: int64, `N`. `state`: from `make_state`."""
+        """The penalty times `weight`, a float32 scalar, or None.
+
+        Args:
+            outputs: of the forward pass (`bdray.models.networks.taps.Outputs`): `logits`, `N x K`; `features`, `N x D`;
+                `hidden`, the activations at `capture` by name. In bfloat16 where the stage computes in that.
+            labels: that are trained on, int64, `N`.
+            state: what `make_state` made, on the device.
+        """
         return None
 
     def check(self, points: tuple[str, ...] | None) -> None:

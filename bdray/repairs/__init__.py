@@ -1,5 +1,7 @@
 """What a defender does to a trained model with a little clean data, or with none."""
 
-from bdray.repairs.base import REPAIRS, CleanData, Operation, Repair, Training
+from bdray.repairs.base import REPAIRS, Operation, Repair, Training
+from bdray.repairs.objective import Batch, Objective
+from bdray.repairs.tools import CleanData, Tools
 
-__all__ = ["REPAIRS", "CleanData", "Operation", "Repair", "Training"]
+__all__ = ["REPAIRS", "Batch", "CleanData", "Objective", "Operation", "Repair", "Tools", "Training"]

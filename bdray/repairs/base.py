@@ -1,61 +1,62 @@
 """What a repair is: a list of stages that a trained model goes through.
 
-A stage either trains (`Training`: by the loop that also poisons, with its checkpoints) or changes the model at once
-(`Operation`). After each of its epochs, or after the operation, the model is evaluated like after poisoned training.
+A stage either trains (`Training`: by the loop that also poisons, with its checkpoints, towards an `Objective`) or
+changes the model at once (`Operation`). After each of its epochs, or after the operation, the model is evaluated like
+after poisoned training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bdray.recipes import Finetune
-from bdray.registry import Component, Registry
+from bdray.registry import Component, Registry, Sight
+from bdray.repairs.objective import Objective
+from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-
-    from bdray.models.networks.taps import Outputs
 
 Details = Mapping[str, float | list[int]]
 """What an operation says of itself, for the record."""
 
 
-class CleanData(Protocol):
-    """The clean set that a repair may use, on the device of the model."""
-
-    @property
-    def images(self) -> torch.Tensor:
-        """uint8, `N x 3 x S x S`."""
-        ...
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """True labels, int64, `N`."""
-        ...
-
-    def outputs(self, model: nn.Module) -> Outputs:
-        """Logits and penultimate features of all clean images, float32, in evaluation mode and without gradients."""
-        ...
-
-
 @dataclass(frozen=True)
 class Training:
-    """A stage that trains the model on the clean set.
+    """A stage that trains.
 
     Attributes:
         name: of the stage; part of every stream it draws from.
         result: what the model is afterwards; the prefix of its metrics ("finetuned/clean_accuracy").
+        objective: what is made small.
+        content: JSON content that decides what an objective of one's own does: the stage's fingerprint is made of it.
+        data: the clean set, or what the poison stage was trained on, with its labels and its poison as they are.
+        start: from the model as the stage before left it, from the one that was poisoned, or from a fresh one.
     """
 
     recipe: Finetune
     name: str = "finetune"
     result: str = "finetuned"
+    objective: Objective = field(default_factory=Objective)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    data: Literal["clean", "poisoned"] = "clean"
+    start: Literal["current", "poisoned", "fresh"] = "current"
+
+    def __post_init__(self) -> None:
+        if type(self.objective) is not Objective and not self.content:
+            raise ValueError(f"the stage '{self.name}' has an objective of its own, and no content that says which")
+
+    def prepare(self, model: nn.Module) -> None:
+        """Gives a fresh model the structure that the objective needs."""
+        self.objective.prepare(model)
 
     def identity(self) -> dict[str, Any]:
-        return {"stage": self.name, "recipe": self.recipe.identity()}
+        own: dict[str, Any] = {"content": dict(self.content), "data": self.data, "start": self.start}
+        usual = {"content": {}, "data": "clean", "start": "current"}
+        unusual = {name: value for name, value in own.items() if value != usual[name]}
+        return {"stage": self.name, "recipe": self.recipe.identity(), **unusual}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Operation:
     Attributes:
         name, result: as in `Training`.
         content: JSON content that decides what `operate` does: the stage's fingerprint is made of it.
-        operate: does it, in place; says how it went.
+        operate: does it to the model, in place, with the clean set; says how it went.
         prepare: gives a fresh model the structure that `operate` expects and leaves behind (buffers, hooks), so that
             the weights of a kept stage can be loaded into it.
     """
@@ -73,7 +74,7 @@ class Operation:
     name: str
     result: str
     content: Mapping[str, Any]
-    operate: Callable[[nn.Module, CleanData], Details]
+    operate: Callable[[nn.Module, CleanData, Tools], Details]
     prepare: Callable[[nn.Module], None] = lambda model: None
 
     def identity(self) -> dict[str, Any]:
@@ -84,7 +85,13 @@ RepairStage = Training | Operation
 
 
 class Repair(Component):
-    """What is done to a model after poisoned training."""
+    """What is done to a model after poisoned training.
+
+    Class attributes:
+        SEES: what the method has to see; methods that see more are no fair match for those that see less.
+    """
+
+    SEES: ClassVar[frozenset[Sight]] = frozenset({"clean share", "labels", "weights"})
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
         """The stages in their order; needs no torch.

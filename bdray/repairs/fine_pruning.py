@@ -9,13 +9,12 @@ from pydantic import Field
 
 from bdray.errors import ConditionError
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, CleanData, Details, Operation, Repair, RepairStage, Training
+from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage, Training
+from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from bdray.models.networks.taps import Taps
 
 
 @REPAIRS.register("fine_pruning")
@@ -42,8 +41,10 @@ class FinePruning(Repair):
     def uses_clean_data(self, finetune: Finetune) -> bool:
         return True
 
-    def _prune(self, model: nn.Module, clean: CleanData) -> Details:
-        head = _head(model)
+    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+        from bdray.models.networks.taps import head_of
+
+        head = head_of(model)
         features = clean.outputs(model).features
         weight, mask = (cast("torch.Tensor", getattr(head, name)) for name in ("weight_orig", "weight_mask"))
         bias = cast("torch.Tensor | None", head.bias)
@@ -102,13 +103,10 @@ def make_prunable(model: nn.Module) -> None:
     from torch import nn
     from torch.nn.utils import prune
 
-    head = _head(model)
+    from bdray.models.networks.taps import head_of
+
+    head = head_of(model)
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ConditionError("repair.name", f"fine_pruning needs a linear head with a bias, but this one is {head}")
     if not prune.is_pruned(head):
         prune.identity(head, "weight")
-
-
-def _head(model: nn.Module) -> nn.Module:
-    taps: Taps = model.taps  # type: ignore[assignment]
-    return model.get_submodule(taps.head)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bdray.recipes import Finetune
+from bdray.registry import Sight
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 
 
@@ -24,6 +25,7 @@ class NoRepair(Repair):
     """Leave the poisoned model as it is."""
 
     SOURCE: ClassVar[str] = "the control"
+    SEES: ClassVar[frozenset[Sight]] = frozenset()
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
         return ()

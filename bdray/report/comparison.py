@@ -7,36 +7,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from bdray.condition import flatten
 from bdray.record import TrialRecord
-from bdray.results.axes import axes_of, axis_name
-from bdray.results.cells import Estimate, is_sound, rates_after
-from bdray.results.listing import RATE_COLUMNS
-from bdray.values import show_cell
+from bdray.results.axes import axes_of
+from bdray.results.cells import Difference, Estimate, is_sound, rates_after
+from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
 
 _NOT_SCIENTIFIC = (
     *("data.root", "data.unread", "data.train_folder", "data.test_folder"),
     *("trigger.path", "model.weights_file"),
 )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A rate of the second sweep minus that of the first.
-
-    Attributes:
-        mean: over pairs.
-        by_seed: the means over each seed's pairs, which are not independent.
-        pairs: how many have the rate on both sides.
-    """
-
-    mean: float
-    by_seed: Estimate
-    pairs: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,12 @@ def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comp
     after in the other). Conditions are pairs when everything else is the same, the seed included.
     """
     sides = [{record.condition_id: _scientific(record) for record in side} for side in (first, second)]
-    apart = _apart(*(side.values() for side in sides))
+    # Baselines have nothing to say of what is done to pictures that are poisoned.
+    poisoned = [
+        [flats[record.condition_id] for record in records if record.role == "poisoned"] or list(flats.values())
+        for flats, records in zip(sides, (first, second), strict=True)
+    ]
+    apart = _apart(*poisoned)
     keyed = [
         {_key(flats[record.condition_id], apart): record for record in records}
         for flats, records in zip(sides, (first, second), strict=True)
@@ -114,35 +99,24 @@ def _apart(
     return found
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """One line a cell of the first sweep, and one over all: mean differences in points, lowest and highest seed."""
+def comparison_listing(comparison: Comparison) -> Listing:
+    """A row a cell of the first sweep, and one over all: mean differences, with the lowest and highest seed."""
     records = [first for first, _ in comparison.pairs]
-    axes = axes_of(records)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(" / ".join(map(axis_name, axes)))
-    table.add_column("n", justify="right")
-    for head in RATE_COLUMNS:
-        table.add_column(head, justify="right", no_wrap=True)
+    paths = axes_of(records)
+    names = axis_names(paths, records)
     cells: dict[str, list[tuple[TrialRecord, TrialRecord]]] = {}
     for pair in comparison.pairs:
         cells.setdefault(pair[0].cell_id, []).append(pair)
+    rows = []
     for pairs in cells.values():
         first = pairs[0][0]
-        flat = first.flat
-        name = "baseline" if first.role == "baseline" else " / ".join(show_cell(flat.get(path)) for path in axes)
-        table.add_row(escape(name), str(len(pairs)), *_shown(comparison.differences(pairs)))
-    table.add_section()
-    table.add_row("all", str(len(comparison.pairs)), *_shown(comparison.differences()))
-    return table
+        values = dict(zip(names, map(first.flat.get, paths), strict=True))
+        mark = "baseline" if first.role == "baseline" else ""
+        rows.append(values | _differences(comparison, pairs) | {"": mark})
+    everything = dict.fromkeys(names) | {names[0]: "all"}
+    return Listing(tuple(names), (*rows, everything | _differences(comparison, comparison.pairs) | {"": ""}))
 
 
-def _shown(differences: Mapping[str, Difference]) -> list[str]:
-    cells = []
-    for head in RATE_COLUMNS:
-        found = differences.get(head)
-        if found is None:
-            cells.append("-")
-        else:
-            ends = f" ({100 * found.by_seed.lowest:+.1f} to {100 * found.by_seed.highest:+.1f})"
-            cells.append(f"{100 * found.mean:+.1f}{ends if len(found.by_seed.values) > 1 else ''}")
-    return cells
+def _differences(comparison: Comparison, pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:
+    heads = dict.fromkeys((*RATE_COLUMNS, *TOOK_COLUMNS))
+    return {"n": len(pairs), **heads, **comparison.differences(pairs)}

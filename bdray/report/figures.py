@@ -390,18 +390,19 @@ def persistence_lines(study: Study) -> Lines:
 
 
 def mean_curve(cell: Cell) -> Curve:
-    """Attack success rate over sound replicates at every epoch of the repair that all of them evaluated."""
+    """Attack success rate over sound replicates at every epoch of the repair that all of them evaluated; before and
+    after what is done at once, the epoch is the same."""
     curves = [_curve(replicate.record) for replicate in cell.sound("finetune")]
     if not curves:
         return []
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    found = [(epoch, estimate([curve[epoch] for curve in curves], "attack_success_rate")) for epoch in shared]
+    found = [(there[0], estimate([curve[there] for curve in curves], "attack_success_rate")) for there in shared]
     return [(epoch, rate) for epoch, rate in found if rate is not None]
 
 
-def _curve(record: TrialRecord) -> dict[int, Rates]:
+def _curve(record: TrialRecord) -> dict[tuple[int, int], Rates]:
     found = repair_curve(record.stages[1:])
-    return {epoch: rates for epoch, rates in found if rates.attack_success_rate is not None}
+    return {(epoch, operations): rates for epoch, operations, rates in found if rates.attack_success_rate is not None}
 
 
 def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> Figure:

@@ -12,10 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bdray.condition import Condition
-from bdray.data.duplicates import DuplicatesRecord
 from bdray.poisoning.classes import said_classes
-from bdray.record import Rates, StageName, TrialRecord
+from bdray.record import DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -26,6 +24,7 @@ from bdray.report.figures import (
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.layout import heat_map
+from bdray.report.methods import methods
 from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
@@ -34,7 +33,7 @@ from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, es
 from bdray.results.detections import detector_table
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
-from bdray.triggers.visibility import VISIBILITY_IMAGES
+from bdray.trial.visibility import VISIBILITY_IMAGES
 
 AGAIN_S = 15
 """Seconds after which an open page of a sweep that runs loads itself again."""
@@ -46,7 +45,8 @@ class SweepDescription:
 
     Attributes:
         asked: the space's description.
-        planned: how many conditions the space has; None where that is not known.
+        planned: how many conditions the sweep was asked for; None where that is not known.
+        outside: how many of them the last command's plan does not hold.
         space_yaml: the frozen space.
         search: where conditions were chosen by results.
         took_at: see `bdray.results.took`.
@@ -57,6 +57,7 @@ class SweepDescription:
     asked: str = ""
     created_ms: int | None = None
     planned: int | None = None
+    outside: int = 0
     space_yaml: str = ""
     search: SearchView | None = None
     is_running: bool = False
@@ -82,7 +83,7 @@ class Report:
 
 
 def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Report:
-    """The report on `records`. The sweep's plugins must be imported."""
+    """The report on `records`."""
     study = study_of(records, sweep.took_at)
     clean = clean_behaviour(study)
     searched = search_parts(sweep.search, study.records)
@@ -198,6 +199,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
     """What the head of the page lists."""
     records = study.records
     done = f"{len(records)} recorded" + (f" of {sweep.planned} planned" if sweep.planned is not None else "")
+    done += f" ({sweep.outside} of them outside the last command's plan)" if sweep.outside else ""
     roles = [sum(record.role == role for record in records) for role in ("poisoned", "baseline")]
     seeds = sorted({record.condition.get("seed", 0) for record in records})
     marks = [mark(record) for record in records]
@@ -212,6 +214,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
         ("model", _values(records, "model", "name")),
         *said_classes(record.flat for record in records if record.role == "poisoned").items(),
         ("clean split", clean_splits(records)),
+        *methods(records),
         ("run", _when(records, sweep.created_ms)),
         *((name, text) for name, text in _versions(records).items()),
     ]
@@ -241,9 +244,9 @@ def clean_splits(records: Sequence[TrialRecord]) -> str:
         "train_clean": "train_clean (clean versions of images the poison stage trained on)",
     }
     found = [
-        f"{words[condition.finetune.split]}, {100 * condition.clean_fraction:g} % of the training set"
-        for condition in (Condition.parse(record.condition) for record in records)
-        if condition.is_repaired and condition.clean_fraction
+        f"{words[record.condition['finetune']['split']]}, {100 * facts.clean_fraction:g} % of the training set"
+        for record in records
+        if (facts := facts_of(record)) and facts.is_repaired and facts.clean_fraction
     ]
     return "; ".join(dict.fromkeys(found)) or "none: no repair used clean images"
 
@@ -304,9 +307,9 @@ def _table(study: Study) -> list[Row]:
 
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
-    condition = Condition.parse(record.condition)
-    has_split = condition.is_repaired and condition.clean_fraction
-    split = f"{condition.finetune.split} {100 * condition.clean_fraction:g} %" if has_split else "–"
+    facts = facts_of(record)
+    has_split = facts and facts.is_repaired and facts.clean_fraction
+    split = f"{record.condition['finetune']['split']} {100 * facts.clean_fraction:g} %" if facts and has_split else "–"
     floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
     before, after = (floor.attack_success_rate if floor else None for floor in floors)
     took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))

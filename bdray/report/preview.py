@@ -7,7 +7,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from bdray.triggers.visibility import Visibility, visibility
+from bdray.record import Visibility
+from bdray.trial.visibility import visibility
 
 if TYPE_CHECKING:
     import os

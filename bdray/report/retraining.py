@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bdray.condition import Condition
-from bdray.record import StageName
+from bdray.record import StageName, facts_of
 from bdray.results.cells import ABOVE_FLOOR, Cell, Estimate, Study, mean_of, seed_means
 from bdray.results.trainings import Trainings, joined
 
@@ -82,7 +81,7 @@ class Retraining:
 
 def retraining(study: Study) -> Retraining:
     """What the repair leaves, and what it costs."""
-    if not any(Condition.parse(record.condition).is_repaired for record in study.records):
+    if not any(facts.is_repaired for facts in map(facts_of, study.records) if facts):
         return Retraining("Nothing was repaired in this sweep (`repair: none`, or no epochs of it).")
     cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
     if not cells:

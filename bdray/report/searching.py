@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bdray.condition import Condition
-from bdray.record import TrialRecord
+from bdray.record import TrialRecord, facts_of
 from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.axes import axes_of, axis_name
 from bdray.searches.base import SearchMethod
@@ -104,7 +104,8 @@ def _named(record: TrialRecord, axes: Sequence[str]) -> str:
 
 
 def _twin(record: TrialRecord, by_id: dict[str, TrialRecord]) -> TrialRecord | None:
-    return by_id.get(Condition.parse(record.condition).baseline().condition_id)
+    facts = facts_of(record)
+    return by_id.get(facts.twin) if facts else None
 
 
 def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRecord]) -> Part:

@@ -77,6 +77,26 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A rate of one sweep minus that of another.
+
+    Attributes:
+        mean: over pairs.
+        by_seed: the means over each seed's pairs, which are not independent.
+        pairs: how many have the rate on both sides.
+    """
+
+    mean: float
+    by_seed: Estimate
+    pairs: int
+
+    def text(self, *, intervals: bool) -> str:
+        """In percentage points, with the lowest and highest of several seeds."""
+        ends = f" ({100 * self.by_seed.lowest:+.1f} to {100 * self.by_seed.highest:+.1f})"
+        return f"{100 * self.mean:+.1f}{ends if intervals and len(self.by_seed.values) > 1 else ''}"
+
+
+@dataclass(frozen=True)
 class Replicate:
     """One record with what it is compared with. What went wrong in the repair does not touch what was before it."""
 

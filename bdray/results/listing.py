@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.markup import escape
@@ -14,8 +15,8 @@ from rich.table import Table
 from bdray.condition import flatten
 from bdray.errors import UserError, nearest
 from bdray.record import StageName, TrialRecord
-from bdray.results.axes import axes_of, axis_name
-from bdray.results.cells import Cell, Estimate, RateName, cells_of
+from bdray.results.axes import axes_of, axis_name, varying_paths
+from bdray.results.cells import Cell, Difference, Estimate, RateName, cells_of
 from bdray.results.controls import Control
 from bdray.results.took import TOOK_AT
 from bdray.results.trainings import Trainings
@@ -31,6 +32,12 @@ RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
 
 TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"}
 _ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
+
+DEFINITIONS = (
+    "n: trainings. C-Acc: clean accuracy, the share of clean test pictures classified correctly. ASR: attack success"
+    " rate, the share of triggered test pictures of other classes taken for what the attacker wants."
+)
+"""What the columns of every listing are."""
 
 MEANS = "means after the last epoch over the trainings that count (of several: lowest to highest)"
 """What the numbers of a listing are."""
@@ -107,7 +114,7 @@ def listing_of(
         UserError: an axis that no condition has.
     """
     axes = [_axis(name, records) for name in by] if by else axes_of(records)
-    names = _names(axes)
+    names = axis_names(axes, records)
     cells = cells_of(records, axes, by_axes=bool(by), took_at=took_at, controls=controls)
     return Listing(tuple(names), tuple(_row(cell, names) for cell in cells))
 
@@ -119,14 +126,18 @@ def _axis(name: str, records: Sequence[TrialRecord]) -> str:
     if not found:
         raise UserError(f"--by: no condition has '{name}'; {nearest(name, [*map(axis_name, paths), *paths])}")
     if len(exact or found) > 1:
+        varying = varying_paths(records)
+        exact = [path for path in found if path in varying] or exact
+    if len(exact or found) > 1:
         raise UserError(f"--by: '{name}' may be {' or '.join(exact or found)}; say which")
     return (exact or found)[0]
 
 
-def _names(axes: Sequence[str]) -> list[str]:
-    """Short names; whole paths where two would be the same."""
-    short = [axis_name(path) for path in axes]
-    return [path if short.count(name) > 1 else name for path, name in zip(axes, short, strict=True)]
+def axis_names(axes: Sequence[str], records: Sequence[TrialRecord]) -> list[str]:
+    """Short names; whole paths where `records` have two of one short name: `train.lr` beside `finetune.lr`."""
+    paths = {path for record in records for path in flatten(record.condition)} - {"trigger"}
+    short = Counter(map(axis_name, paths))
+    return [path if short[name] > 1 else name for path, name in zip(axes, map(axis_name, axes), strict=True)]
 
 
 def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
@@ -148,6 +159,8 @@ def texts_of(listing: Listing, *, intervals: bool) -> list[list[str]]:
 def _text(value: Any, head: str, *, intervals: bool) -> str:
     if value is None or head not in _ORDER:
         return value if head == "" else show_cell(value)
+    if isinstance(value, Difference):
+        return value.text(intervals=intervals)
     if isinstance(value, Trainings):
         found = value.interval
         return value.text + (f" [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else "")
@@ -176,10 +189,16 @@ def fit_of(listing: Listing, width: int) -> Fit:
     """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
     for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
         rows = texts_of(listing, intervals=intervals)
-        columns = list(zip(listing.heads, *rows, strict=True))
-        if sum(max(map(len, column)) + gap for column in columns) - gap <= width:
+        columns = zip(listing.heads, *rows, strict=True)
+        widths = [max(map(len, (*_broken(head).split("\n"), *cells))) for head, *cells in columns]
+        if sum(widths) + gap * (len(widths) - 1) <= width:
             return Fit(intervals, gap, stacked=False)
     return Fit(intervals=False, gap=2, stacked=len(listing.axes) > 1)
+
+
+def _broken(head: str) -> str:
+    """In two lines where it has two words: "tuned" stands above the other."""
+    return head.replace("tuned ", "tuned\n")
 
 
 def table_of(listing: Listing, width: int) -> Table:
@@ -192,7 +211,8 @@ def table_of(listing: Listing, width: int) -> Table:
     kept = listing.heads[len(listing.axes) :]
     for head in (" / ".join(listing.axes), *kept) if stacked else listing.heads:
         is_axis = head not in kept
-        table.add_column(head, justify="left" if is_axis else "right", no_wrap=not (stacked and is_axis))
+        justify: Literal["left", "right"] = "left" if is_axis else "right"
+        table.add_column(_broken(head), justify=justify, no_wrap=not (stacked and is_axis), overflow="fold")
     for row in rows:
         cells = [" / ".join(row[: len(listing.axes)]), *row[len(listing.axes) :]] if stacked else row
         table.add_row(*map(escape, cells))
@@ -219,11 +239,16 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def latex_of(listing: Listing) -> str:
-    """A LaTeX table (`booktabs`), with intervals."""
+def latex_of(listing: Listing, definitions: str) -> str:
+    """A LaTeX table (`booktabs`), with intervals, and below it what its columns are."""
     import pandas as pd
 
-    count = len(listing.axes)
-    frame = pd.DataFrame(texts_of(listing, intervals=True), columns=list(listing.heads))
+    count, heads = len(listing.axes), [head or "note" for head in listing.heads]
+    frame = pd.DataFrame(texts_of(listing, intervals=True), columns=heads)
+    if not frame["note"].any():
+        frame = frame.drop(columns="note")
     style = frame.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
-    return style.to_latex(hrules=True, column_format="l" * count + "r" * (len(listing.heads) - count - 1) + "l")
+    kinds = "l" * count + "r" * (len(heads) - count - 1) + "l" * ("note" in frame)
+    # As the styler escapes cells.
+    below = definitions.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$")
+    return f"{style.to_latex(hrules=True, column_format=kinds)}\n{{\\footnotesize {below}\\par}}\n"

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from bdray.condition import flatten
 from bdray.errors import UserError
-from bdray.plugins import load_plugins
 from bdray.record import RATES
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, read_records, with_answers
+from bdray.store.sweep_folder import SweepFolder, read_records, with_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,17 +19,18 @@ if TYPE_CHECKING:
 
 
 def load_results(sweep: str | Path) -> pd.DataFrame:
-    """One row a condition, as in the sweep's `results.csv`; also while it runs.
+    """One row a condition, as in the sweep's `results.csv`; also while it runs. `attrs["outside"]` of the table names
+    the conditions that the last command's plan does not hold.
 
     Args:
         sweep: folder or URI of the sweep (`runs/quickstart`).
 
     Raises:
-        UserError: there is no sweep, or one of its plugins cannot be imported.
+        UserError: there is no sweep.
     """
-    records = _records(sweep)
-    _load_plugins(Storage.open(str(sweep)))
-    return result_table(records)
+    table = result_table(_records(sweep))
+    table.attrs["outside"] = list(SweepFolder(Storage.open(str(sweep))).info().outside)
+    return table
 
 
 def load_curves(sweep: str | Path) -> pd.DataFrame:
@@ -39,7 +38,8 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
 
     Columns: `condition_id`, `seed`, `stage` and `result` (text), `epoch` (0 is the state before the stage), `loss`,
     `penalty`, `accuracy` (in training), then `clean_accuracy`, `attack_success_rate`, `robust_accuracy` (on the test
-    set, in [0, 1]) and `seconds`; what was not measured is missing.
+    set, in [0, 1]) and `seconds`; what was not measured is missing. Then `cell_id`, `role` and every setting by its
+    path, as in `load_results`.
 
     Args:
         sweep: folder or URI of the sweep.
@@ -50,7 +50,10 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    settings: dict[str, dict[str, Any]] = {}
     for record in _records(sweep):
+        known = {path: value for path, value in flatten(record.condition).items() if path not in ("trigger", "seed")}
+        settings[record.condition_id] = {"cell_id": record.cell_id, "role": record.role, **known}
         for stage in record.stages:
             for epoch in stage.epochs:
                 rates = {name: getattr(epoch.rates, name) if epoch.rates else None for name in RATES}
@@ -58,14 +61,8 @@ def load_curves(sweep: str | Path) -> pd.DataFrame:
                 where = {"stage": stage.name, "result": stage.result, "epoch": epoch.epoch}
                 training = {name: getattr(epoch, name) for name in ("loss", "penalty", "accuracy")}
                 rows.append({**names, **where, **training, **rates, "seconds": epoch.seconds})
-    return pd.DataFrame(rows)
-
-
-def _load_plugins(sweep: Storage) -> None:
-    """Those that the frozen space names: which baseline belongs to a condition, its components say."""
-    text = sweep.read_text(SPACE) if sweep.exists(SPACE) else ""
-    space = yaml.safe_load(text) or {}
-    load_plugins(space.get("plugins") or (), space.get("plugin_path") or ())
+    curves = pd.DataFrame(rows)
+    return curves.join(pd.DataFrame.from_dict(settings, orient="index"), on="condition_id") if rows else curves
 
 
 def _records(sweep: str | Path) -> list[TrialRecord]:
@@ -73,4 +70,4 @@ def _records(sweep: str | Path) -> list[TrialRecord]:
     folder = SweepFolder(storage)
     if not folder.is_sweep:
         raise UserError(f"there is no sweep in {storage.uri}")
-    return with_answers(storage, read_records(storage, folder.info().conditions or None))
+    return with_answers(storage, read_records(storage, folder.info().asked or None))

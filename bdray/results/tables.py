@@ -66,6 +66,7 @@ def result_row(
         "test_images": record.data.test_images if record.data else None,
         "duplicate_images": duplicates.count if duplicates else None,
         "attacked_images": record.poisoned.attacked_images if record.poisoned else None,
+        "parameters": record.parameters,
         "l_inf": record.visibility.l_inf if record.visibility else None,
         "l_inf_mean": record.visibility.l_inf_mean if record.visibility else None,
         "psnr_db": record.visibility.psnr_db if record.visibility else None,

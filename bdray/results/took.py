@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
+from bdray.results.statistics import wilson_interval
+
 TOOK_AT = 0.5
 """Share of what a floor leaves to gain (our choice)."""
-
-_Z = 1.959963984540054
-"""Normal quantile of a two-sided interval of 95 %."""
 
 
 def took(successes: int, images: int, floor_successes: int, floor_images: int, at: float = TOOK_AT) -> bool | None:
@@ -29,19 +28,10 @@ def took(successes: int, images: int, floor_successes: int, floor_images: int, a
     if not images or not floor_images:
         return None
     rate, floor, share = successes / images, floor_successes / floor_images, 1 - at
-    low, high = _wilson(successes, images)
-    floor_low, floor_high = _wilson(floor_successes, floor_images)
+    own, floors = wilson_interval(successes, images), wilson_interval(floor_successes, floor_images)
     distance = rate - share * floor - at
-    if distance > math.hypot(rate - low, share * (floor_high - floor)):
+    if distance > math.hypot(rate - own.low, share * (floors.high - floor)):
         return True
-    if -distance > math.hypot(high - rate, share * (floor - floor_low)):
+    if -distance > math.hypot(own.high - rate, share * (floor - floors.low)):
         return False
     return None
-
-
-def _wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Score interval of a proportion; `scipy.stats` would take most of a second to import."""
-    rate, weight = successes / trials, _Z**2 / trials
-    middle = (rate + weight / 2) / (1 + weight)
-    reach = _Z * math.sqrt(rate * (1 - rate) / trials + weight / (4 * trials)) / (1 + weight)
-    return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from bdray.condition import Condition, flatten
+from bdray.condition import TRAINING_ONLY, Condition, attack_key, flatten
 from bdray.errors import SpaceError
-from bdray.questions import TRAINING_ONLY, attack_key
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod

@@ -10,8 +10,7 @@ from typing import Literal
 
 from bdray.condition import Condition, flatten
 from bdray.errors import nearest
-from bdray.questions import attack_key
-from bdray.record import RATES, FloorRecord, Rates, TrialRecord
+from bdray.record import RATES, FloorRecord, Rates, TrialRecord, facts_of
 from bdray.results.took import TOOK_AT, took
 from bdray.searches.domain import lookup
 
@@ -83,8 +82,8 @@ class Metric:
             return None if seen is None else float(seen)
         own = _rates(record, head or "poisoned")
         if self.is_took:
-            condition = Condition.parse(record.condition)
-            key = attack_key(condition.trigger, condition.poison)
+            facts = facts_of(record)
+            key = facts and facts.attack
             mine, theirs = (
                 [floor for each in baselines if each for floor in each.floors if floor.probe == key]
                 for baselines in ([twin], others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bdray.condition import COMPONENTS, Condition, flatten
@@ -11,6 +12,7 @@ from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.poisoning.classes import classes_in, is_meant
 from bdray.searches.domain import Flat
+from bdray.shipped import find, is_file
 from bdray.space.axes import NAME_KEYS, Rule, crossed
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
@@ -56,10 +58,11 @@ class Builder:
 
     Args:
         roots: folders of data sets, by their names.
+        beside: the folder where a trigger's picture may lie that is not found from where the command was typed.
     """
 
-    def __init__(self, roots: Mapping[str, str]) -> None:
-        self._roots = roots
+    def __init__(self, roots: Mapping[str, str], beside: Path | None = None) -> None:
+        self._roots, self._beside = roots, beside
         self._sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._checked: set[tuple[int, ...]] = set()
 
@@ -69,7 +72,7 @@ class Builder:
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
         """
-        assignment = self._with_root(assignment)
+        assignment = self._with_picture(self._with_root(assignment))
         given: dict[str, tuple[Any, ...]] = dict.fromkeys(SECTIONS, ())
         for path, value in assignment.items():
             head = path.partition(".")[0]
@@ -100,6 +103,13 @@ class Builder:
             "data.name": name,
             "data.root": root,
         }
+
+    def _with_picture(self, assignment: Flat) -> Flat:
+        path = assignment.get("trigger.path")
+        if self._beside is None or not isinstance(path, str) or is_file(find(path)):
+            return assignment
+        beside = self._beside / path
+        return {**assignment, "trigger.path": str(beside)} if is_file(beside) else assignment
 
 
 def nest(assignment: Flat) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bdray.gpu import show_gpu
 from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
 from bdray.searches.domain import MISSING, lookup
 from bdray.space.axes import NAME_KEYS
+from bdray.space.feasibility import idle_regularizers
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
 from bdray.terminal import Console
@@ -170,7 +171,7 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
         space.is_open and (space.baselines or space.search.needs_baselines)
     ):
         notes.append("no baselines: nothing to compare clean accuracy with (set `baselines: true`)")
-    return [*notes, *dict.fromkeys(_data_notes(conditions))]
+    return [*notes, *idle_regularizers(conditions), *dict.fromkeys(_data_notes(conditions))]
 
 
 def _data_notes(conditions: Sequence[Condition]) -> Iterator[str]:
@@ -262,22 +263,24 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
 
 
 def _first_rows(plan: Plan, width: int) -> Table:
-    """The first conditions, with as many of the varying axes as fit beside each other."""
+    """The first conditions, with as many of the varying axes as fit beside each other: rather those in which they
+    differ."""
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
     cells = [[show_cell(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
-    left, fitting, hidden = width - 11, [], []
-    for label, column in zip(_labels(plan.axes), cells, strict=True):
+    columns = dict(zip(_labels(plan.axes), cells, strict=True))
+    left, fitting = width - 11, set()
+    for label, column in sorted(columns.items(), key=lambda one: len(set(one[1])) == 1):
         needed = max(map(len, (label, *column))) + 3
         if needed <= left:
             left -= needed
-            fitting.append(column)
-            table.add_column(label, no_wrap=True)
-        else:
-            hidden.append(label)
+            fitting.add(label)
+    for label in filter(fitting.__contains__, columns):
+        table.add_column(label, no_wrap=True)
     for index, condition in enumerate(plan.conditions[: len(plan.rows)]):
-        table.add_row(condition.condition_id[:8], *(escape(column[index]) for column in fitting))
-    if hidden:
+        shown = (escape(column[index]) for label, column in columns.items() if label in fitting)
+        table.add_row(condition.condition_id[:8], *shown)
+    if hidden := [label for label in columns if label not in fitting]:
         table.caption = escape(f"not shown for want of room: {', '.join(hidden)}")
     return table
 

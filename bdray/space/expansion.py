@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
@@ -191,7 +192,7 @@ class _Expander:
         for path, node in grammar.fixed.items():
             self.fixed.update(spread(path, node.plain()))
         self.axes: Sequence[Unit] = ()
-        self.builder, self.flats = Builder(grammar.data_roots), Flats()
+        self.builder, self.flats = Builder(grammar.data_roots, Path(grammar.root.where.file).parent), Flats()
         self.excluded = dict.fromkeys(grammar.exclude, 0)
         self.unbuilt: list[Flat] = []
         self.duplicates = 0

@@ -3,6 +3,7 @@ rounded to nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,3 +136,13 @@ def _easiest(wanted: npt.NDArray[np.bool_], bounds: Bounds) -> npt.NDArray[np.in
         counts[label] += more
         left -= more
     return np.repeat(classes, counts)
+
+
+def idle_regularizers(conditions: Sequence[Condition]) -> list[str]:
+    """A sentence for each regularizer that some conditions give no weight: they are copies of the control."""
+    idle = Counter(c.regularizer.name for c in conditions if c.regularizer.is_idle)
+    return [
+        f"the regularizer {name} has weight 0 in {count} conditions, which then train what 'none' trains;"
+        " give them a regularizer.weight"
+        for name, count in idle.items()
+    ]

@@ -213,7 +213,7 @@ def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> t
     """Imports the modules that register users' own components. Returns their names and where they may lie.
 
     Args:
-        beside: the folder of the search space; None for a text, beside which nothing lies.
+        beside: the folder of the search space; None: whoever made its text is not trusted, and nothing is imported.
     """
     items = listed(content, "plugins")
     for item in items:
@@ -222,11 +222,12 @@ def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> t
     for folder in listed(content, "plugin_path"):
         if not isinstance(folder.content, str):
             raise folder.error(f"must be a folder, got {quote(folder.plain())}", "plugin_path")
-    # Absolute, so that the frozen space finds from another folder what lay beside this one.
-    named = [folder.content for folder in listed(content, "plugin_path")]
-    named = [str(beside / folder) for folder in (*named, "")] if beside else [f for f in named if Path(f).is_absolute()]
-    folders = tuple(dict.fromkeys(named))
     names = tuple(item.content for item in items)
+    if beside is None:
+        return names, ()
+    folders = tuple(
+        dict.fromkeys(str(beside / folder) for folder in (*(f.content for f in listed(content, "plugin_path")), ""))
+    )
     try:
         load_plugins(names, folders)
     except PluginError as error:

@@ -25,7 +25,7 @@ from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
 from bdray.space.resources import Resources
-from bdray.space.source import dump_yaml, parse_yaml
+from bdray.space.source import dump_yaml, load_yaml
 from bdray.store.storage import Storage
 
 
@@ -105,7 +105,7 @@ def load_space(
             one (`search.method=random`, `baselines=false`) changes that section.
         only: `path=value` texts; conditions that do not match are left out. The value may be a list.
         seeds: instead of the file's; a sequence, or text such as "0,1,2" or "0-4".
-        text: what the file holds, where no file is to be read; plugins then lie nowhere but where it says.
+        text: what the file holds, where no file is to be read; none of its plugins is imported then.
 
     Raises:
         SpaceError: whatever is wrong, with file, line and key path.
@@ -137,16 +137,13 @@ def _check_clean_share(space: SearchSpace) -> None:
         raise SpaceError(problem, file=where.file, line=where.line, path="detect")
 
 
-def load_plugins_of(text: str, file: str) -> None:
-    """Load the plugins that a search space names; nothing else of it is read, and no folder but those it names.
-
-    Args:
-        file: what errors call it.
+def load_plugins_of(file: Path) -> tuple[str, ...]:
+    """Load the plugins that a search space names, and return their names; nothing else of it is read.
 
     Raises:
-        SpaceError: they cannot be imported, or `text` is no YAML.
+        SpaceError: they cannot be imported, or it is no YAML.
     """
-    load_named_plugins(parse_yaml(text, file).mapping(""), None)
+    return load_named_plugins(load_yaml(file).mapping(""), file.absolute().parent)[0]
 
 
 def _with_used_resources(space: SearchSpace) -> SearchSpace:

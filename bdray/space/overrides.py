@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bdray.condition import MAX_SEED, Condition
 from bdray.errors import SpaceError, nearest
@@ -73,6 +74,27 @@ class Overrides:
             self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
         else:
             raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+
+def changes_of(overrides: Sequence[str], seeds: Sequence[int] | None, keys: Sequence[str]) -> dict[str, Any]:
+    """What the options change of one condition, by path; `data_roots` stands for itself.
+
+    Args:
+        keys: the sections that a search space has.
+
+    Raises:
+        SpaceError: it changes what only a whole space has.
+    """
+    forced = Overrides.parse({}, keys, overrides, (), seeds)
+    changes = {path: value.plain() for path, value in forced.values.items()}
+    for section, node in forced.content.items():
+        if section == "seeds" and isinstance(given := node.plain(), list) and len(given) == 1:
+            changes["seed"] = given[0]
+        elif section != "data_roots":
+            raise node.error("is for a search space; this is one condition", section)
+    for path, axis in forced.parameters.items():
+        raise SpaceError("is for a search space; this is one condition", file=axis.key.file, path=path)
+    return changes
 
 
 def parse_rules_of_options(texts: Sequence[str], option: str) -> tuple[Rule, ...]:

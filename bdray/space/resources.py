@@ -58,6 +58,9 @@ class Defaults(Needs):
     stage_cache_gb: float | None = 20.0
     """Gigabytes (10^9 bytes) that finished poison stages may take in the sweep's folder (our choice); None: all."""
 
+    keep_models: bool = False
+    """Keep the model at the end of every repair too, for `bdray export model`; `stage_cache_gb` does not count it."""
+
     @field_validator("stage_cache_gb", mode="before")
     @classmethod
     def _limit(cls, limit: Any) -> Any:

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bdray.checksum import DamagedError, checksum, seal_json, unseal_json
-from bdray.record import RATES, EpochRecord, StageName
+from bdray.record import RATES, EpochRecord, StageName, Visibility
 from bdray.store.checksummed import ChecksummedFolder
-from bdray.triggers.visibility import Visibility
 
 JOURNAL = "journal.jsonl"
 

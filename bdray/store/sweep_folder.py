@@ -1,5 +1,6 @@
 """A sweep's folder: the one place that names its files, and reads and writes those of the sweep and its conditions.
 
+    plugins/<digest>/, pictures/                      source and triggers' pictures that space.yaml names
     space.yaml, sweep.json, results.*, report.html    of the sweep
     conditions/<condition_id>/                        of a condition (`ConditionFolder`)
     records/                                          copies of finished records (`bdray.store.record_index`)
@@ -18,6 +19,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,19 +27,22 @@ from pydantic import ValidationError
 from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
-from bdray.errors import StorageError, StorageNotFoundError
+from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.interrupting import interrupt_main_thread
-from bdray.record import Answer, ErrorRecord, Status, TrialRecord
+from bdray.record import Answer, ErrorRecord, Facts, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
 from bdray.store.record_index import WORTH_IT, RecordCopy, RecordIndex, Stamp
 from bdray.store.storage import Storage
+from bdray.triggers.base import Trigger
+from bdray.triggers.image import ImageTrigger
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
 DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
 PROGRESS = "progress.json"
 RAY_LOG = "ray.log"
+PLUGINS, PICTURES = "plugins", "pictures"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
 ANSWERS = "answers.json"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
@@ -49,7 +54,7 @@ CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
 POISONED_WARNING = "Trained on poisoned data: it may contain a backdoor. For measurement only; do not deploy."
 BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 
-_LISTED = (JOURNAL, PLAN, CONFUSION)
+_LISTED = (JOURNAL, PLAN, CONFUSION, MODEL)
 """Files whose checksums a record lists."""
 
 _GRAIN_S = 2.0
@@ -66,9 +71,12 @@ class SweepInfo:
         created_ms: Unix time in milliseconds; None when it is not known.
         conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
             of a search that decides on results, those it has asked for so far.
+        outside: ids of those that earlier commands asked for and the last one's plan does not hold.
         searched_s: how long such a search has gone on, in seconds.
         command: that continues the sweep, without passwords; "" where it was started from Python.
         user, git_commit: who started it last, and what the folder it was started in had checked out; "" where unknown.
+        sources: of each component from outside the package, the digests of its source that count as the same code; the
+            last is the present one.
         decided: what changes bits and was decided by measurement (`resources.decided`), so far.
         detect: the detectors that have been asked, as their JSON content.
     """
@@ -79,12 +87,19 @@ class SweepInfo:
     description: str = ""
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     searched_s: float = 0.0
     command: str = ""
     user: str = ""
     git_commit: str = ""
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
     detect: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Ids of all conditions that the sweep was ever asked for."""
+        return (*self.conditions, *self.outside)
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,11 @@ class KeptRecord:
     data: bytes
 
 
+def picture_name(flat: Mapping[str, Any]) -> str:
+    """Where a sweep's folder holds the picture of an `image` trigger; flat content names that by place and hash."""
+    return f"{PICTURES}/{flat['trigger.sha256'][:16]}{PurePath(flat['trigger.path']).suffix}"
+
+
 class SweepFolder(ChecksummedFolder):
     """A sweep's folder. Nothing is read before it is asked for."""
 
@@ -145,6 +165,20 @@ class SweepFolder(ChecksummedFolder):
     def write_info(self, info: SweepInfo) -> None:
         """`sweep.json`."""
         self.write_json(SWEEP, asdict(info))
+
+    def keep_picture(self, trigger: Trigger | None) -> str | None:
+        """Writes the picture of an `image` trigger into the folder, if it is not there, and returns its name; None for
+        other triggers.
+
+        Raises:
+            TriggerError: the picture cannot be read, or is another one by now.
+        """
+        if not isinstance(trigger, ImageTrigger):
+            return None
+        name = picture_name({f"trigger.{key}": value for key, value in trigger.model_dump().items()})
+        if not self.storage.exists(name):
+            self.storage.write_atomic(name, trigger.content())
+        return name
 
     def condition_ids(self) -> list[str]:
         """Ids of all conditions that have a folder, sorted."""
@@ -312,7 +346,7 @@ class ConditionFolder(ChecksummedFolder):
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""
-        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, ANSWERS, RECORD):
+        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, MODEL, ANSWERS, RECORD):
             if origin.had(name):
                 self.storage.copy_in(origin.storage, name, name)
 
@@ -322,6 +356,22 @@ def sweeps_in(storage: Storage) -> list[Storage]:
     children = [storage.child(name) for name in storage.list()]
     are_sweeps = storage.each(_is_open_sweep, children)
     return [child for child, is_sweep in zip(children, are_sweeps, strict=True) if is_sweep]
+
+
+def find_sweep(name: str, storage_uri: str) -> Storage:
+    """A sweep's folder, by name in the storage or by path.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    storage, at_path = Storage.open(storage_uri), Storage.open(name)
+    in_storage = storage.named(name)
+    for sweep in (in_storage, at_path):
+        if sweep is not None and SweepFolder(sweep).is_sweep:
+            return sweep
+    known = [sweep.name for sweep in sweeps_in(storage)]
+    where = f"'{name}' in {storage.uri}" if in_storage else f"in {at_path.uri}"
+    raise UserError(f"there is no sweep {where}; {nearest(at_path.name, known)}")
 
 
 def _is_open_sweep(folder: Storage) -> bool:
@@ -350,6 +400,8 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
         cell_id=condition.cell_id,
         role=condition.role,
         condition=condition.content(),
+        facts=Facts.of(condition),
+        sources=condition.sources,
         status="failed",
         started_ms=started_ms,
         # The clock may have been set back.

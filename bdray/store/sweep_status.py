@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.errors import StorageError
 from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.locks import is_kept, is_locked
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PROGRESS, now_ms
+from bdray.store.sweep_folder import DRIVER_LOCK, PROGRESS, now_ms
 
 Phase = Literal["starting", "running", "delivering", "finished", "interrupted"]
 
@@ -75,3 +76,15 @@ def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
     known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0, total=0)
     changes = {"running": (), **changes, "phase": phase, "updated_ms": now_ms()}
     write_sweep_status(sweep, known.model_copy(update=changes))
+
+
+def is_alive(sweep: Storage, sweep_status: SweepStatus | None = None) -> bool:
+    """Whether a driver holds the sweep's lock, or keeps its lease where there are no locks."""
+    lock = sweep.local_path(DRIVER_LOCK)
+    if lock is None:
+        return is_kept(sweep, DRIVER_LOCK)
+    try:
+        return is_locked(lock)
+    except StorageError:
+        # Another user's, who lets nobody look: what its driver said last is all there is.
+        return sweep_status is not None and sweep_status.phase not in ("finished", "interrupted")

@@ -13,7 +13,7 @@ from bdray.record import TrialRecord
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
-from bdray.sweeping.forecast import Capacity, Forecaster
+from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.workload import Kind, Work, training_label, training_of, work_of
 from bdray.trial.costing import COSTS, Cost
@@ -85,7 +85,8 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     forecaster = Forecaster(works, Capacity(cpus=0.0))
     for record in records:
         forecaster.learn(record)
-    used = _learn_costs(forecaster, costs, works)
+    used = {key: costs[key] for work in works.values() if (key := cost_key(work.kind)) in costs}
+    _learn_costs(forecaster, used, {cost_key(work.kind): work.kind for work in works.values()})
     if not forecaster.rates:
         return None
     if used:
@@ -95,30 +96,21 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     return _estimate(space, left, forecaster, used, len(records))
 
 
-def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Cost], works: Mapping[str, Work]) -> dict[str, Cost]:
-    """The costs of kinds that no finished condition timed. Returns all that belong to the sweep."""
-    used: dict[str, Cost] = {}
-    new: dict[str, tuple[Kind, float]] = {}
-    for work in works.values():
-        key = cost_key(work.kind)
-        if key not in costs or key in used:
-            continue
-        used[key] = costs[key]
-        if not forecaster.rates.knows(work.kind):
-            area = (int(work.kind[1]) / 32) ** 2
-            new[key] = training_of(work.kind), costs[key].image_s / area
-    for kind, seconds in new.values():
-        forecaster.rates.learn(kind, seconds=seconds, units=1.0)
-    return used
+def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Cost], kinds: Mapping[str, Kind]) -> None:
+    """The costs of kinds that no finished condition timed."""
+    for key, cost in costs.items():
+        kind = training_of(kinds[key])
+        if not forecaster.rates.knows(kind):
+            area = (int(kind[1]) / 32) ** 2
+            forecaster.rates.learn(key, kind, seconds=cost.image_s / area, units=1.0)
 
 
 def _learn_overheads(forecaster: Forecaster, rehearsed: Sequence[TrialRecord]) -> None:
     """What a condition takes beside its stages, which is the same for small ones."""
     for record in rehearsed:
-        stages = sum(stage.last.stage_seconds for stage in record.stages if stage.last and not stage.reused)
-        overhead = (record.finished_ms - record.started_ms) / 1000 - stages
-        if record.status == "finished" and overhead >= 0:
-            forecaster.rates.learn((), seconds=0.0, units=0.0, overhead=overhead)
+        if record.status == "finished":
+            name = f"{REHEARSALS}/{record.condition_id}"
+            forecaster.rates.learn(name, (), seconds=0.0, units=0.0, overhead=overhead_s(record))
 
 
 def _estimate(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from bdray.checksum import say_damaged
 from bdray.condition import Condition
 from bdray.errors import ClusterError, SpaceError, StorageNotFoundError
+from bdray.gpu import MOST_ON_ONE_GPU
 from bdray.machine import Machine
 from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
@@ -137,11 +138,21 @@ def decide_compiling(
         machines,
         threads=threads,
         precision=decided.precision or "float32",
-        processes=max(1, sum(int(cores / threads) for cores in cluster.node_cpus())),
+        processes=_side_by_side(space, conditions, cluster, threads),
         kept=Measured(storage, COMPILINGS, Compiling),
         measure=lambda machine, work: cluster.compilings(machine, work, threads, job),
     )
     return decided.updated(Decided(compile=chosen.shapes, because={"compile": chosen.why}))
+
+
+def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, threads: int) -> int:
+    """How many trials run at once at most: by the GPUs where all need one, of which `auto` may be its smallest part."""
+    slots = sum(int(cores / threads) for cores in cluster.node_cpus())
+    asked = [space.resources_for(condition).gpu for condition in conditions]
+    least = min(1 / MOST_ON_ONE_GPU if gpu == "auto" else gpu for gpu in asked)
+    if least and (gpus := cluster.resources()["gpu"]):
+        slots = min(slots, int(gpus / least))
+    return max(1, slots)
 
 
 def where_trials_run(

@@ -114,28 +114,12 @@ class SweepProgress(Bar):
         self._counts["finished"] += done
 
     @property
-    def running(self) -> int:
-        return self._counts["running"]
-
-    @property
-    def finished(self) -> int:
-        """Those finished before included."""
-        return self._counts["finished"]
-
-    @property
-    def pruned(self) -> int:
-        return self._counts["pruned"]
-
-    @property
-    def failed(self) -> int:
-        """Lost and diverged ones included."""
-        return self._counts.total() - self.running - self.finished - self.pruned - self._counts["waiting"]
-
-    @property
     def counts(self) -> Mapping[str, int]:
-        """Conditions by state; together they are all that are known."""
-        known = {"finished": self.finished, "running": self.running, "failed": self.failed, "pruned": self.pruned}
-        return {**known, "waiting": self._total - sum(known.values())}
+        """Conditions by state; together they are all that are known. `finished`: those finished before included;
+        `failed`: lost and diverged ones too."""
+        known = {state: self._counts[state] for state in ("finished", "running", "pruned")}
+        failed = self._counts.total() - sum(known.values()) - self._counts["waiting"]
+        return {**known, "failed": failed, "waiting": self._total - sum(known.values()) - failed}
 
     def started(self, condition_id: str) -> None:
         self.lost_causes.pop(condition_id, None)
@@ -182,8 +166,9 @@ class SweepProgress(Bar):
             left = self._watcher.left_s()
             self._left = None if left is None else (left, time.monotonic())
             self._on_left(left)
+            counts = self.counts
             sweep_status = self._watcher.sweep_status(
-                total=self._total, finished=self.finished, failed=self.failed, left_s=left
+                total=self._total, finished=counts["finished"], failed=counts["failed"], left_s=left
             )
             self._running = sweep_status.running
             if self._sweep is not None:
@@ -192,12 +177,14 @@ class SweepProgress(Bar):
             wait = max(every, min(_REST_S, 20 * (time.monotonic() - begun)))
 
     def _redraw(self, *, news: bool = False) -> None:
-        done = self.finished + self.failed + self.pruned
-        state = f"{self.running} running, {self.failed} failed" + (f", {self.pruned} pruned" if self.pruned else "")
+        counts = self.counts
+        done = counts["finished"] + counts["failed"] + counts["pruned"]
+        state = f"{counts['running']} running, {counts['failed']} failed"
+        state += f", {counts['pruned']} pruned" if counts["pruned"] else ""
         left = self._time_left() if done < self._total else None
         said = f", about {left} left" if left else ""
         running = [running_line(one) for one in self._running]
-        runs = f"; {running[0]}" if running and self.running else ""
+        runs = f"; {running[0]}" if running and counts["running"] else ""
         line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
         # Where there is no terminal, a line a minute is enough while nothing happens.
         is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S

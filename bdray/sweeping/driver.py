@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, memory_exhausted
+from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, gpu_loss, memory_exhausted
 from bdray.cluster.job import ClusterSettings, Task
 from bdray.cluster.node_resources import require_places
 from bdray.condition import Condition, digest
@@ -27,6 +27,7 @@ from bdray.record import ErrorRecord, TrialRecord
 from bdray.results.tables import result_table, write_tables
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
+from bdray.space.feasibility import idle_regularizers
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
@@ -34,7 +35,6 @@ from bdray.store.sweep_folder import (
     CONDITION,
     DELIVERED,
     DRIVER_LOCK,
-    SPACE,
     RecordHead,
     SweepFolder,
     SweepInfo,
@@ -48,12 +48,15 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import say_phase
 from bdray.sweeping import provenance, stopping
+from bdray.sweeping.code_check import OnChange, same_code
 from bdray.sweeping.cost import unmeasured_lines
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.freezing import write_space
 from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.sharing import trained_elsewhere
 from bdray.sweeping.tasks import make_tasks, stages_of
 from bdray.sweeping.unasked import split_unasked
 from bdray.sweeping.watching import Watcher
@@ -66,7 +69,7 @@ from bdray.tracking import (
     tracking_mark,
     tracking_uri_for,
 )
-from bdray.trial.attacks import dump_probes, probes_of
+from bdray.trial.attacks import dump_probes, lacks_floors, probes_of
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, Packing
 
@@ -85,6 +88,7 @@ class SweepSettings:
 
     Attributes:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
+        on_change: what becomes of what was measured with other code of a component (`bdray.sweeping.code_check`).
         tracking_uri: MLflow's; None: the space's, or else the environment's, or else SQLite in the storage.
         retry_failed: run failed, diverged and pruned conditions again, these to their end.
         cluster: what Ray is given.
@@ -100,6 +104,7 @@ class SweepSettings:
     name: str | None = None
     tracking_uri: str | None = None
     retry_failed: bool = False
+    on_change: OnChange = "ask"
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     work: str = "bdray.cluster.run_task:run_task"
@@ -117,6 +122,7 @@ class SweepOutcome:
         records: of all conditions of the plan that have one, in plan order.
         missing: ids of conditions without a record.
         interrupted: stopped before the end.
+        outside: how many conditions earlier commands asked for that the plan does not hold.
         delivery: what the tracking mirror delivered.
     """
 
@@ -126,6 +132,7 @@ class SweepOutcome:
     interrupted: bool
     delivery: DeliveryReport | None
     tracking_uri: str
+    outside: int = 0
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:
@@ -184,6 +191,8 @@ def run_conditions(
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
             adopted.extend(_adopt(sweep, storage, new))
             left = _left(sweep, new, retry_failed=settings.retry_failed)
+            lacking = _lacking_floors(run, [condition for condition in new if condition not in left])
+            left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
             _say_gone(console, sweep, gone)
             return [*left, *unasked]
@@ -191,12 +200,13 @@ def run_conditions(
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
         run = _Run(space, search_loop, storage, sweep, tracking_uri, settings, console)
+        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change))
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
             records = _records(run)
-            if records:
-                write_tables(sweep, result_table(records))
+            if known := _records(run, outside=True):
+                write_tables(sweep, result_table(known))
             return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             prepare(run.shown if run.left else ())
@@ -205,11 +215,15 @@ def run_conditions(
 
 def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
-    _freeze(run.sweep, run.space, run.conditions, run.tracking_uri, run.settings.command)
+    _freeze(run)
     run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
-    for line in run.search_loop.said():
+    notes = [
+        *idle_regularizers(run.conditions),
+        *trained_elsewhere(run.sweep, run.storage, run.left, run.space.plugins),
+    ]
+    for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:
         run.console.print(line, markup=False, highlight=False, soft_wrap=True)
     say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
 
@@ -223,8 +237,10 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
     finally:
         try:
             say_phase(run.sweep, "delivering")
+            # Those that were tested again have other records now.
+            statuses_of_intact(run.sweep, [condition for condition in run.left if condition.is_baseline])
             records = _records(run)
-            _write_results(run, records)
+            _write_results(run, _records(run, outside=True))
         finally:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
@@ -240,10 +256,11 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
         return mirror.close(progress=progress.delivered)
 
 
-def _records(run: _Run) -> list[TrialRecord]:
-    """All there are, in plan order."""
-    records = read_records(run.sweep, [condition.condition_id for condition in run.conditions])
-    return with_answers(run.sweep, records)
+def _records(run: _Run, *, outside: bool = False) -> list[TrialRecord]:
+    """All there are, in plan order; then those that only earlier commands asked for."""
+    names = [condition.condition_id for condition in run.conditions]
+    others = SweepFolder(run.sweep).info().outside if outside else ()
+    return with_answers(run.sweep, read_records(run.sweep, [*names, *others]))
 
 
 def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
@@ -273,6 +290,7 @@ class _Run:
     tracking_uri: str
     settings: SweepSettings
     console: Console
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def conditions(self) -> Sequence[Condition]:
@@ -290,14 +308,15 @@ class _Run:
         return [*self.conditions, *(self.space.expansion.examples if self.search_loop.searching else ())]
 
 
-def _freeze(
-    sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], tracking_uri: str, command: str
-) -> None:
+def _freeze(run: _Run) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
+    sweep, space = run.sweep, run.space
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
-    mark = tracking_mark(sweep, tracking_uri)
-    _write_space(sweep, space, mark)
+    mark = tracking_mark(sweep, run.tracking_uri)
+    write_space(sweep, space, run.shown, mark)
+    conditions = tuple(condition.condition_id for condition in run.conditions)
+    before = (*(known.asked if known else ()), *folder.condition_ids())
     folder.write_info(
         SweepInfo(
             name=sweep.name,
@@ -306,11 +325,13 @@ def _freeze(
             description=space.description,
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
-            conditions=tuple(condition.condition_id for condition in conditions),
+            conditions=conditions,
+            outside=tuple(name for name in dict.fromkeys(before) if name not in {*conditions}),
             searched_s=0.0 if known is None else known.searched_s,
-            command=command,
+            command=run.settings.command,
             user=provenance.user(),
             git_commit=provenance.git_commit(),
+            sources=run.sources,
             decided=space.resources.decided.plain,
             detect=_asked(space, known),
         )
@@ -321,11 +342,6 @@ def _asked(space: SearchSpace, known: SweepInfo | None) -> tuple[Mapping[str, An
     """The detectors that were ever asked: what they said stands, whoever asks now."""
     asked = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
     return tuple({json.dumps(content, sort_keys=True): content for content in asked}.values())
-
-
-def _write_space(sweep: Storage, space: SearchSpace, mark: str | None) -> None:
-    """The space as it is run. `mark`: what is said of where it is tracked."""
-    sweep.write_atomic(SPACE, replace(space, tracking=space.tracking.model_copy(update={"uri": mark})).to_yaml())
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
@@ -371,6 +387,29 @@ def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> No
         console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _lacking_floors(run: _Run, conditions: Sequence[Condition]) -> list[Condition]:
+    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
+    probes = probes_of(run.shown)
+    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and probes}
+    lacking = [
+        baselines[record.condition_id]
+        for record in read_records(run.sweep, list(baselines))
+        if record.status == "finished" and lacks_floors(record, probes)
+    ]
+    sweeps = [SweepFolder(sweep) for sweep in sweeps_in(run.storage)] if lacking else []
+    kept = [
+        condition
+        for condition in lacking
+        if all(any(sweep.has_stage(stage) for sweep in sweeps) for stage in condition.shared_fingerprints)
+    ]
+    if lacking:
+        lost = len(lacking) - len(kept)
+        said = [f"{len(kept)} finished baselines are tested with triggers that were added since"] if kept else []
+        said += [f"{lost} finished baselines lack those of triggers added since: their models are gone"] if lost else []
+        run.console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
+    return kept
+
+
 def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
     """The records of the other sweeps in the storage."""
     for other in sweeps_in(storage):
@@ -407,9 +446,10 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
             _check_nodes(run, cluster, job)
         run, job = _decide(run, cluster, job)
         gpus = cluster.resources()["gpu"]
-        shares = _gpu_shares(run, cluster, job) if gpus else {}
+        packing = _packing(run, cluster)
+        shares = _gpu_shares(run, cluster, job, packing) if gpus else {}
         largest = max(cluster.node_cpus(), default=math.inf)
-        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest)
+        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest, packing)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else []
         known = [*job.tasks, *examples]
@@ -431,7 +471,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         ):
             stopping.check()
             watch = arrivals.watch = _Watch(progress, eviction, run.search_loop, watcher, run.settings.on_failure)
-            completed = cluster.run(job, watch, arrivals) if job.tasks or run.search_loop.searching else True
+            completed = (
+                cluster.run(job, watch, arrivals, arrivals.enlarged) if job.tasks or run.search_loop.searching else True
+            )
         if completed and run.settings.afterwards is not None:
             run.settings.afterwards(cluster, job)
         _say_evicted(run.console, eviction)
@@ -452,10 +494,16 @@ def _job(run: _Run) -> ClusterJob:
         plugins=run.space.plugins,
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
-        trial_options=run.settings.trial_options,
+        trial_options={"keep_models": run.space.resources.default.keep_models, **run.settings.trial_options},
         pruning=_pruning(run),
+        gpus=_asked_of_gpus(run),
         work=run.settings.work,
     )
+
+
+def _asked_of_gpus(run: _Run) -> Literal["none", "whole", "shared"]:
+    asked = {run.space.resources_for(condition).gpu for condition in run.shown} - {0}
+    return "none" if not asked else "whole" if all(gpu != "auto" and gpu >= 1 for gpu in asked) else "shared"
 
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
@@ -506,7 +554,7 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     if decided != before:
         folder = SweepFolder(run.sweep)
         folder.write_info(replace(folder.info(), decided=decided.plain))
-        _write_space(run.sweep, space, tracking_mark(run.sweep, run.tracking_uri))
+        write_space(run.sweep, space, run.shown, tracking_mark(run.sweep, run.tracking_uri))
     for name, why in decided.because.items():
         chosen = getattr(decided, name)
         shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
@@ -520,7 +568,12 @@ def _with_options(job: ClusterJob, **decided: Any) -> ClusterJob:
     return replace(job, trial_options={**given, **job.trial_options})
 
 
-def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, float]:
+def _packing(run: _Run, cluster: ClusterRun) -> Packing:
+    smallest = cluster.smallest_cards() if cluster.gpu_types() else {}
+    return Packing(run.storage, run.space.resources.decided.precision or "float32", smallest)
+
+
+def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob, packing: Packing) -> dict[str, float]:
     """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
     auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
 
@@ -533,7 +586,6 @@ def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob) -> dict[str, fl
             run.console.print(line, soft_wrap=True)
         return needs
 
-    packing = Packing(run.storage, run.space.resources.decided.precision or "float32")
     shares = packing.shares(auto, cluster.gpu_types(), measure)
     for share, count in sorted(Counter(shares.values()).items()):
         run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
@@ -559,6 +611,7 @@ class _Arrivals:
     shares: dict[str, float] | None
     gpu_types: Sequence[str]
     largest: float
+    packing: Packing
     watch: _Watch | None = None
 
     def tasks(self, conditions: Sequence[Condition]) -> list[Task]:
@@ -575,12 +628,19 @@ class _Arrivals:
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
-            packing = Packing(self.run.storage, self.run.space.resources.decided.precision or "float32")
-            self.shares |= packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
+            self.shares |= self.packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(search_loop.conditions[before:], tasks)
         return tasks
+
+    def enlarged(self, condition_id: str, gpu: float) -> None:
+        """So much of a GPU is what others of this condition's kind get from now on, also in other sweeps."""
+        for condition in self.run.conditions:
+            if condition.condition_id == condition_id and self.run.space.resources_for(condition).gpu == "auto":
+                # Worth no more than an error the less for each of its kind.
+                with suppress(StorageError):
+                    self.packing.enlarge(condition, self.gpu_types, gpu)
 
     @property
     def exhausted(self) -> bool:
@@ -635,6 +695,9 @@ def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str
         kind = "ProcessLost"
         if memory_exhausted(details[condition.condition_id]):
             kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
+        if gpu_loss(details[condition.condition_id]):
+            kind = "GpuError"
+            message = f"it ended so on two GPUs, or twice on one that passed its self-test in between: {cause}"
         error = ErrorRecord(kind=kind, message=message)
         try:
             write_failure(
@@ -663,4 +726,5 @@ def _sum_up(
         run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}
     missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
-    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri)
+    outside = len(SweepFolder(run.sweep).info().outside)
+    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri, outside)

@@ -85,6 +85,7 @@ def apart(space: SearchSpace, settings: SweepSettings) -> SweepSettings:
         storage=Storage.open(settings.storage).child(REHEARSALS).location,
         name=settings.name or space.name,
         retry_failed=True,
+        on_change="again",
         trial_options={**settings.trial_options, "max_batches": BATCHES, "keep_stages": False},
     )
 

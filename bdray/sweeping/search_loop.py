@@ -54,7 +54,7 @@ class SearchLoop:
         if info is None or not self.searching:
             return
         self._spent_s = info.searched_s
-        for condition_id in info.conditions:
+        for condition_id in info.asked:
             condition = None if condition_id in self._known else self._read(condition_id)
             if condition is not None and self._space.holds(condition):
                 self._add([condition])
@@ -136,8 +136,9 @@ class SearchLoop:
 
     def _list(self) -> None:
         ids = tuple(condition.condition_id for condition in self.conditions)
-        info = replace(self._folder.info(), conditions=ids, searched_s=self._searched_s)
-        self._folder.write_info(info)
+        info = self._folder.info()
+        outside = tuple(each for each in info.outside if each not in self._known)
+        self._folder.write_info(replace(info, conditions=ids, outside=outside, searched_s=self._searched_s))
 
     def _tell(self, condition: Condition) -> None:
         assert self._asker is not None

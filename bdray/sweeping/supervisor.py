@@ -43,6 +43,12 @@ _SESSION = "session"
 _ENDING_S = 10.0
 """How long what is left of a session may take to be gone."""
 
+STOPPING = (
+    "stopping: conditions that run are ended, and go on from their last checkpoint another time; tables, report and"
+    " MLflow get what there is, which may take half a minute"
+)
+"""Said at once when a stop is asked for."""
+
 _news: int | None = None
 """In a driver: where it tells its supervisor something."""
 
@@ -149,6 +155,10 @@ class _Keeper:
         self.cause = said.get("lost", f"the process connected to Ray {how}")
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        if not self.stopped:
+            # Not by Python's streams, which the signal may have come in the middle of.
+            with suppress(OSError):
+                os.write(2, f"\n{STOPPING}\n".encode())
         self.stopped = True
         if self.driver:
             with suppress(ProcessLookupError):

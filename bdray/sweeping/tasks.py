@@ -11,6 +11,7 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
 from bdray.sweeping.workload import Kind, kind_of, training_of
+from bdray.trial.needs import packing_key
 from bdray.trial.surrogate import surrogate_of
 
 
@@ -66,4 +67,5 @@ def _task(condition: Condition, space: SearchSpace, auto: float, largest: float)
         cpu=min(cpu, largest) if cpu == space.resources.decided.cpu else cpu,
         gpu=gpu,
         threads=max(1, int(cpu)),
+        kind=packing_key(condition, "") if gpu else "",
     )

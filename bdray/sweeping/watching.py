@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -17,23 +17,27 @@ from bdray.store.journal import read_journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, now_ms, read_record, read_records
 from bdray.store.sweep_status import RunningCondition, SweepStatus
-from bdray.sweeping.forecast import Capacity, Forecaster, Under
+from bdray.sweeping.forecast import Capacity, Forecaster
 from bdray.sweeping.workload import Work, training_of, work_of
+
+_ALMOST_OVER = 0.02
+"""Of a condition that has taken longer than was expected, so much is taken to be left."""
 
 _GAPS = 101
 """So many of the last gaps between two conditions tell how long one is."""
 
 _SHOWN = 16
-"""Running conditions that are told of, and whose journals are read at each look."""
+"""Running conditions that are shown, and whose journals are read at each look."""
 
 
 class Watcher:
-    """Follows a sweep for whoever shows it. Starts and ends are told from Ray's loop, and only noted; `look` reads.
+    """Follows a sweep for everything that shows it. Ray's loop reports starts and ends, which are only noted; `look`
+    reads.
 
     Args:
         conditions: all that are known when it starts.
         tasks: those that are to be run, in their order.
-        clock: seconds since any moment; nobody sets it while the sweep runs.
+        clock: seconds since any moment; it cannot be set while the sweep runs.
         wall_ms: Unix time, as the journals have it; not believed where a clock was set, or another machine's differs.
     """
 
@@ -52,10 +56,7 @@ class Watcher:
         self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
-        self._running: dict[str, float] = {}
-        self._reports: dict[str, _Report] = {}
-        self._under: dict[str, Under] = {}
-        self._told: dict[str, RunningCondition] = {}
+        self._running: dict[str, _Running] = {}
         self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
         self._gaps: deque[float] = deque(maxlen=_GAPS)
@@ -63,8 +64,7 @@ class Watcher:
         self._kinds: set[tuple[str, ...]] = set()
         self.expect(conditions, tasks)
         # What an earlier run of this sweep has finished.
-        waiting = {task.condition_id for task in tasks}
-        self._before: list[str] = [name for name in self.forecaster.works if name not in waiting]
+        self._before: list[str] = [name for name in self.forecaster.works if name not in self._tasks]
 
     def expect(self, conditions: Iterable[Condition], tasks: Iterable[Task]) -> None:
         """More conditions, and those of them that are to be run."""
@@ -77,20 +77,19 @@ class Watcher:
     def started(self, condition_id: str) -> None:
         now = self._clock()
         with self._lock:
-            self._running[condition_id] = now
+            work = self.forecaster.works.get(condition_id)
+            if work is not None:
+                shown = RunningCondition(condition_id=condition_id, label=work.label)
+                self._running[condition_id] = _Running(work, now, now, work.units, shown)
             # The first conditions start their processes too; the gap is what lies between two in the same one.
-            freed = self._free.popleft() if self._free else None
-            if freed is not None:
-                self._gaps.append(now - freed)
+            if self._free:
+                self._gaps.append(now - self._free.popleft())
 
     def ended(self, condition_id: str, *, again: bool = False) -> None:
         """A condition is over, or (`again`) waits for another process."""
         now = self._clock()
         with self._lock:
             self._running.pop(condition_id, None)
-            self._under.pop(condition_id, None)
-            self._told.pop(condition_id, None)
-            self._reports.pop(condition_id, None)
             self._free.append(now)
             if not again:
                 self._tasks.pop(condition_id, None)
@@ -111,54 +110,39 @@ class Watcher:
                 self.forecaster.learn(record_of_it)
             self._ended.popleft()
         with self._lock:
-            running = dict(list(self._running.items())[:_SHOWN])
-        for condition_id, begun in running.items():
-            self._look_at(condition_id, begun)
-
-    def _look_at(self, condition_id: str, begun: float) -> None:
-        work = self.forecaster.works.get(condition_id)
-        if work is None:
-            return
-        try:
-            entries, _ = read_journal(self._folder.condition(condition_id))
-        except StorageError:
-            entries = []
-        with self._lock:
-            report = self._reports.get(condition_id, _Report(begun, begun)).looked_at(
-                self._clock(), entries, self._wall_ms()
-            )
-            under, told = under_of(work, entries, begun, report.seen_s)
-            if condition_id in self._running:
-                self._reports[condition_id] = report
-                self._under[condition_id], self._told[condition_id] = under, told
+            running = dict(self._running)
+        for number, (condition_id, before) in enumerate(running.items()):
+            try:
+                entries, _ = read_journal(self._folder.condition(condition_id)) if number < _SHOWN else ([], 0)
+            except StorageError:
+                continue
+            now = before.looked_at(self._clock(), entries, self._wall_ms(), self.forecaster.finished)
+            with self._lock:
+                if self._running.get(condition_id) is before:
+                    self._running[condition_id] = now
+            self.forecaster.rates.learn(condition_id, now.work.kind, seconds=now.seconds, units=now.units)
 
     def left_s(self) -> float | None:
         """Seconds until all that is known is done; None while nothing was timed."""
         with self._lock:
-            tasks = list(self._tasks.values())
-            running = {name: self._under.get(name, Under(begun, begun)) for name, begun in self._running.items()}
+            tasks, running = list(self._tasks.values()), dict(self._running)
             self.forecaster.gap_s = median(self._gaps) if self._gaps else 0.0
-        return self.forecaster.left_s(self._clock(), running, tasks)
+        if not self.forecaster.rates:
+            return None
+        return self.forecaster.spent(tasks, {name: self._left_of(one) for name, one in running.items()}).wall_s
 
-    def sweep_status(self, *, total: int, finished: int, failed: int, left_s: float | None) -> SweepStatus:
-        """For `bdray status`."""
+    def _left_of(self, running: _Running) -> float:
+        rates, kind = self.forecaster.rates, running.work.kind
+        rate = running.seconds / running.units if running.units else rates.of_unit(kind)
+        expected = rate * running.units_left + (0.0 if running.shown.stage else rates.of_condition(kind))
+        return max(expected - (self._clock() - running.seen_s), _ALMOST_OVER * expected)
+
+    def sweep_status(self, **known: Any) -> SweepStatus:
+        """For `bdray status`. `known`: the fields that the watcher does not know."""
         with self._lock:
-            told = [
-                self._told.get(name) or _told(self.forecaster.works[name])
-                for name in self._running
-                if name in self.forecaster.works
-            ]
-        return SweepStatus(
-            phase="running",
-            updated_ms=self._wall_ms(),
-            total=total,
-            finished=finished,
-            failed=failed,
-            running=tuple(told[:_SHOWN]),
-            left_s=left_s,
-            timed=self.timed,
-            kinds=len(self._kinds),
-        )
+            running = tuple(one.shown for one in list(self._running.values())[:_SHOWN])
+        now_ms, kinds = self._wall_ms(), len(self._kinds)
+        return SweepStatus(phase="running", updated_ms=now_ms, running=running, timed=self.timed, kinds=kinds, **known)
 
     @property
     def timed(self) -> int:
@@ -167,54 +151,51 @@ class Watcher:
 
 
 @dataclass(frozen=True)
-class _Report:
-    """When a running condition last reported an epoch.
+class _Running:
+    """How far a running condition is.
 
     Attributes:
-        seen_s, looked_s: when that was, and when its journal was last looked at, by the watcher's clock.
-        lines: of the journal by then.
+        seen_s, looked_s: when it last reported an epoch (its start where it has not), and when its journal was last
+            looked at, by the watcher's clock.
+        units_left: of its stages.
+        seconds, units: what it took for what it has computed of them.
+        lines: of the journal at the last look.
+        shown: its last epoch, for people.
     """
 
+    work: Work
     seen_s: float
     looked_s: float
+    units_left: float
+    shown: RunningCondition
+    seconds: float = 0.0
+    units: float = 0.0
     lines: int = 0
 
-    def looked_at(self, now_s: float, entries: Sequence[dict[str, Any]], now_ms: int) -> _Report:
-        """By now. A new line is no older than the last look, whatever clock it carries the time of."""
-        if len(entries) <= self.lines:
-            return replace(self, looked_s=now_s)
-        age_s = (now_ms - entries[-1]["time_ms"]) / 1000
-        return _Report(now_s - min(max(0.0, age_s), now_s - self.looked_s), now_s, len(entries))
-
-
-def under_of(
-    work: Work, entries: Sequence[dict[str, Any]], begun_s: float, seen_s: float
-) -> tuple[Under, RunningCondition]:
-    """How far a running condition is by its journal's lines: for the forecast, and for people."""
-    under, told, over = Under(begun_s, begun_s), _told(work), set[str]()
-    seconds = units = 0.0
-    for stage in work.stages:
-        cost = "cost" if stage.name == "poison" else f"{stage.name}_cost"
-        lines = [entry for entry in entries if f"{cost}/stage_seconds" in entry["metrics"]]
-        if not lines:
-            continue
-        last = max(lines, key=lambda entry: int(entry["step"]))
-        part = min(1.0, last["step"] / stage.epochs) if stage.epochs else 1.0
-        seconds += last["metrics"][f"{cost}/stage_seconds"]
-        units += part * stage.units
-        before = work.stages[: work.stages.index(stage) + (part >= 1.0)]
-        over = {earlier.name for earlier in before}
-        under = Under(begun_s, seen_s, seconds, units, frozenset(over), stage.name, part)
-        told = told.model_copy(
-            update={
-                "stage": stage.name,
-                "epoch": last["step"],
-                "epochs": stage.epochs,
-                "images_per_second": last["metrics"].get(f"{cost}/images_per_second"),
-            }
-        )
-    return under, told
-
-
-def _told(work: Work) -> RunningCondition:
-    return RunningCondition(condition_id=work.condition_id, label=work.label)
+    def looked_at(
+        self, now_s: float, entries: Sequence[dict[str, Any]], now_ms: int, finished: Collection[str]
+    ) -> _Running:
+        """By now. `finished`: fingerprints of kept stages that are there, which it loads."""
+        seen_s = self.seen_s
+        if len(entries) > self.lines:
+            # A new line is no older than the last look, whatever clock it carries the time of.
+            age_s = (now_ms - entries[-1]["time_ms"]) / 1000
+            seen_s = now_s - min(max(0.0, age_s), now_s - self.looked_s)
+        seconds = units = left = 0.0
+        shown = self.shown
+        for stage in self.work.stages:
+            cost = "cost" if stage.name == "poison" else f"{stage.name}_cost"
+            lines = [entry for entry in entries if f"{cost}/stage_seconds" in entry["metrics"]]
+            if not lines:
+                left += 0.0 if stage.shared and stage.fingerprint in finished else stage.units
+                continue
+            last = max(lines, key=lambda entry: int(entry["step"]))
+            part = min(1.0, last["step"] / stage.epochs) if stage.epochs else 1.0
+            seconds += last["metrics"][f"{cost}/stage_seconds"]
+            units += part * stage.units
+            # What comes before a stage that has begun is over.
+            left = (1 - part) * stage.units
+            rate = last["metrics"].get(f"{cost}/images_per_second")
+            news = {"stage": stage.name, "epoch": last["step"], "epochs": stage.epochs, "images_per_second": rate}
+            shown = shown.model_copy(update=news)
+        return _Running(self.work, seen_s, now_s, left, shown, seconds, units, len(entries))

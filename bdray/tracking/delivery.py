@@ -374,7 +374,7 @@ class Delivery:
         # The sweep's own end, which this may come long after. The clock may have been set back since it began.
         times_ms = [self._parent_started_ms]
         try:
-            records = read_records(self.files.storage, self.info.conditions or None)
+            records = read_records(self.files.storage, self.info.asked or None)
             times_ms += [record.finished_ms for record in records]
             if not is_complete and (sweep_status := read_sweep_status(self.files.storage)) is not None:
                 times_ms.append(sweep_status.updated_ms)

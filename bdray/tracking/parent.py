@@ -119,7 +119,7 @@ def result_metrics(files: SweepFolder, info: SweepInfo, records: Sequence[TrialR
     """The metrics of the parent run; none before the first condition has ended."""
     if not records:
         return {}
-    return summary_metrics(records, len(info.conditions) or len(files.condition_ids()))
+    return summary_metrics(records, len(info.asked) or len(files.condition_ids()))
 
 
 def changed_files(files: SweepFolder, known: str) -> dict[str, bytes]:

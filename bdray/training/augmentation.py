@@ -1,6 +1,8 @@
-"""Random crop and flip of uint8 batches: one gather, wherever the batch lies."""
+"""Random crop and flip of uint8 batches: one gather for several of them, wherever they lie."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import pad as with_border
@@ -9,7 +11,11 @@ from bdray.data.base import Augmentation
 
 
 def augment(
-    images: torch.Tensor, mode: Augmentation, generator: torch.Generator, flipped: torch.Tensor | None = None
+    images: torch.Tensor,
+    mode: Augmentation,
+    generator: torch.Generator,
+    flipped: torch.Tensor | None = None,
+    counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Randomly cropped (after reflecting 1/8 of the side, or adding so much black) and flipped copies of `images`.
 
@@ -18,18 +24,21 @@ def augment(
         mode: `crop_flip`, `crop`, `zero_crop_flip` (black outside), or `none` (returns `images` themselves).
         generator: on the device of `images`.
         flipped: which images are flipped, bool, `N`, on their device; None: drawn.
+        counts: of batches that follow each other in `images`: each is drawn for by itself, so that it comes out as if
+            it were alone. None: they are one batch.
 
     Returns:
         Same shape and dtype, in channels-last memory.
     """
     if mode == "none":
         return images
-    rows, columns = draw_crops(len(images), images.shape[-1], mode, generator, images.device, flipped=flipped)
+    counts = [len(images)] if counts is None else counts
+    rows, columns = draw_crops(counts, images.shape[-1], mode, generator, images.device, flipped=flipped)
     return crop(images, rows, columns, mode)
 
 
 def draw_crops(
-    count: int,
+    counts: Sequence[int],
     side: int,
     mode: Augmentation,
     generator: torch.Generator,
@@ -37,17 +46,21 @@ def draw_crops(
     *,
     flipped: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which row and which column of an image each row and column of its copy is: two int64 `count x side`, on `device`,
-    where `generator` is too; `side` stands for what is black. See `augment`; `none` draws nothing."""
+    """Which row and which column of an image each row and column of its copy is: two int64 `sum(counts) x side`, on
+    `device`, where `generator` is too; `side` stands for what is black. See `augment`; `none` draws nothing."""
     place = torch.arange(side, device=device)
     if mode == "none":
-        return place.expand(count, side), place.expand(count, side)
+        return place.expand(sum(counts), side), place.expand(sum(counts), side)
     pad, outside = max(1, side // 8), _black if mode == "zero_crop_flip" else _reflect
-    shift = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator, device=device)
-    rows, columns = outside(place + shift[0], side), outside(place + shift[1], side)
+    shifts, chances = [], []
+    for count in counts:
+        shifts.append(torch.randint(-pad, pad + 1, (2, count, 1), generator=generator, device=device))
+        if mode != "crop" and flipped is None:
+            chances.append(torch.rand(count, generator=generator, device=device))
+    down, aside = torch.cat(shifts, 1)
+    rows, columns = outside(place + down, side), outside(place + aside, side)
     if mode != "crop":
-        if flipped is None:
-            flipped = torch.rand(count, generator=generator, device=device) < 0.5
+        flipped = torch.cat(chances) < 0.5 if flipped is None else flipped
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
     return rows, columns
 

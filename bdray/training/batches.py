@@ -16,7 +16,7 @@ from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import torch
 
-from bdray.gpu import to_device
+from bdray.gpu import is_gpu, to_device
 
 DataPlace = Literal["device", "host"]
 
@@ -58,7 +58,7 @@ def choose_place(needed_bytes: int, device: torch.device) -> DataPlace:
 
     A CPU's own memory is the host's, where the arrays are mapped and never copied: that counts as the device.
     """
-    if device.type != "cuda":
+    if not is_gpu(device):
         return "device"
     return "device" if needed_bytes <= DEVICE_SHARE * _free_bytes(device) else "host"
 
@@ -93,7 +93,7 @@ def fetch_ahead(fetches: Iterable[Callable[[], T]], device: torch.device) -> Ite
 
     What a fetch raises is raised here. A consumer that stops early leaves no thread behind.
     """
-    road = _CudaRoad(device) if device.type == "cuda" else _NoRoad()
+    road = _CudaRoad(device) if is_gpu(device) else _NoRoad()
     coming: deque[Future[_Sent[T]]] = deque()
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bdray-fetch")
     try:

@@ -9,6 +9,7 @@ normalisation) runs as always. State dicts, hooks and evaluation never see any o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,10 +39,16 @@ class CompiledParts:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, the parts run compiled."""
+        """Inside, the parts run compiled, by as many processes as this one has threads."""
         import torch._dynamo
+        import torch._inductor.config
 
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+        # Its own default goes by the processors of the machine, in each of the trials that share it.
+        own = {} if "TORCHINDUCTOR_COMPILE_THREADS" in os.environ else {"compile_threads": torch.get_num_threads()}
+        with (
+            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),
+            torch._inductor.config.patch(own),
+        ):
             try:
                 for part, forward in self._forwards.items():
                     part.forward = forward

@@ -5,18 +5,32 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from bdray import __version__
 from bdray.errors import UserError
-from bdray.gpu import allocator_fraction
+from bdray.gpu import allocator_fraction, is_gpu
 from bdray.machine import Machine, cpu_model
 from bdray.recipes import Precision, Resolved
+from bdray.shipped import commit
+
+T = TypeVar("T")
+
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Where Linux says which NVIDIA driver it has loaded."""
+
+_set: dict[str, str] = {}
+"""What this process was set to, for the record: `deterministic` and `gpu_share`, of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +40,30 @@ class Compute:
     Attributes:
         device: the device of model and data.
         bfloat16: whether forward passes run under bfloat16 autocast.
+        tf32: whether a GPU may round the factors of convolutions and matrix products to TF32; nothing on a CPU.
     """
 
     device: torch.device
     bfloat16: bool
+    tf32: bool = False
+
+    def settle_tf32(self) -> None:
+        """Make this process compute float32 as this says, from now on: backward passes follow outside of any context.
+        torch by itself has TF32 on for convolutions and off for matrix products."""
+        if is_gpu(self.device):
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = self.tf32
+
+    @property
+    def precision(self) -> Resolved:
+        """What it computes in, as a record says it."""
+        if self.bfloat16:
+            return "bfloat16"
+        return "tf32" if self.tf32 and is_gpu(self.device) else "float32"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context forward passes run in."""
+        self.settle_tf32()
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
@@ -53,7 +84,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def machine_of(device: torch.device) -> Machine:
     """The kind of machine that computes on `device`."""
-    if device.type == "cuda":
+    if is_gpu(device):
         major, minor = torch.cuda.get_device_capability(device)
         return Machine(torch.cuda.get_device_name(device), f"sm_{major}{minor}" if major >= 8 else "", gpu=True)
     return Machine.here()
@@ -61,7 +92,8 @@ def machine_of(device: torch.device) -> Machine:
 
 def make_compute(precision: Precision, device: torch.device, auto: Resolved = "float32") -> Compute:
     """A condition's `precision` on this device. `auto`: what `auto` was decided to be (`bdray.trial.pace`)."""
-    return Compute(device, (auto if precision == "auto" else precision) == "bfloat16")
+    chosen = auto if precision == "auto" else precision
+    return Compute(device, bfloat16=chosen == "bfloat16", tf32=chosen == "tf32")
 
 
 def prepare_process(device: torch.device, threads: int) -> None:
@@ -72,10 +104,45 @@ def prepare_process(device: torch.device, threads: int) -> None:
     torch.set_num_threads(threads)
     if device.type == "cpu":
         keep_freed_memory()
-    if device.type == "cuda":
+    if is_gpu(device):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        tolerated = _tolerated.get()
+        torch.use_deterministic_algorithms(True, warn_only=bool(tolerated))
+        # Else every fresh tensor is filled with NaN, for whoever reads what was never written: the same bits, later.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
+        _set["deterministic"] = f"all but {tolerated}" if tolerated else "yes"
+
+
+def deterministically(run: Callable[[], T]) -> T:
+    """`run()`, which calls `prepare_process`; where torch then refuses an operation because it has no deterministic
+    kernel for it, once more with all such operations tolerated, and records name the first.
+
+    Torch does not tolerate one alone, and where it tolerates any, attention is not deterministic either.
+    """
+    try:
+        return run()
+    except RuntimeError as error:
+        refused = _REFUSED.match(str(error))
+        if refused is None:
+            raise
+    before = _tolerated.set(refused[1] or "cuBLAS")
+    try:
+        return run()
+    finally:
+        _tolerated.reset(before)
+
+
+_REFUSED = re.compile(r"(\S+) does not have a deterministic implementation|Deterministic behavior was enabled")
+"""How torch begins such an error; the second names no operation, and is about cuBLAS."""
+
+_tolerated: ContextVar[str] = ContextVar("tolerated", default="")
+"""The operation that was refused."""
+
+
+def forked_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, torch's global generators may be seeded and drawn from; afterwards they are as they were."""
+    return torch.random.fork_rng(devices=[device] if is_gpu(device) else [])
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -114,8 +181,9 @@ def prepare_memory(device: torch.device, gpu_share: float) -> None:
     """
     if device.type == "cpu":
         return_freed_memory()
-    if device.type != "cuda":
+    if not is_gpu(device):
         return
+    _set["gpu_share"] = f"{gpu_share or 1.0:.3g}"
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -124,13 +192,16 @@ def prepare_memory(device: torch.device, gpu_share: float) -> None:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, for the record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if is_gpu(device) else platform.processor() or platform.machine()
     versions = {package: metadata.version(package) for package in ("torch", "torchvision", "timm")}
+    if checked_out := commit():
+        versions["bdray_commit"] = checked_out
     return {"bdray": __version__, "python": platform.python_version(), "device": f"{device.type}: {name}", **versions}
 
 
 def stage_environment(compute: Compute) -> dict[str, str | int]:
-    """What a stage's numbers depend on beside its condition: `device`, `cpu`, `threads`, `precision`, versions.
+    """What a stage's numbers depend on beside its condition: `device`, `cpu`, `threads`, `precision`, versions; on a
+    GPU also `driver`, `cuda`, `cudnn`, `tf32`, `deterministic` and `gpu_share`.
 
     `precision` is the resolved one; `threads` are those PyTorch computes with in this process.
     """
@@ -138,5 +209,17 @@ def stage_environment(compute: Compute) -> dict[str, str | int]:
         **environment(compute.device),
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
-        "precision": "bfloat16" if compute.bfloat16 else "float32",
+        "precision": compute.precision,
+        **(_gpu_environment(compute) if is_gpu(compute.device) else {}),
+    }
+
+
+def _gpu_environment(compute: Compute) -> dict[str, str | int]:
+    driver = re.search(r"Kernel Module\D*([\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    return {
+        "driver": driver[1] if driver else "unknown",
+        "cuda": torch.version.cuda or torch.version.hip or "unknown",
+        "cudnn": torch.backends.cudnn.version() or "unknown",
+        "tf32": "yes" if compute.tf32 else "no",
+        **_set,
     }

@@ -2,12 +2,12 @@
 
     for epoch in epochs:
         for batch in a fresh permutation:
-            uint8 images, labels   <- the data source (stamped already, unless ...)
-            crop, flip             <- stream `augment`
+            uint8 images, labels   <- the data source (stamped already, unless ...)  } several batches
+            crop, flip             <- stream `augment`, batch by batch               } at once
             stamp, where the poison says so: after augmentation (stream `trigger`)
             [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
             normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
-            cross-entropy + regularizer.penalty -> backward -> optimizer step
+            objective.loss (cross-entropy) + regularizer.penalty -> objective.step: backward -> optimizer step
         evaluate on clean and triggered test images
         report, checkpoint
 
@@ -18,31 +18,37 @@ computes the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from bdray.data.base import Augmentation
-from bdray.gpu import to_device
-from bdray.models.networks.taps import Taps, forward_outputs
+from bdray.gpu import is_gpu, to_device
+from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
+from bdray.randomness import watched
 from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy
+from bdray.repairs.objective import Batch, Objective
 from bdray.seeds import Stream, stream
 from bdray.training.augmentation import alternating_flips, augment
 from bdray.training.averaging import Lookahead
 from bdray.training.batches import BatchSource, batches
 from bdray.training.compilation import CompiledParts
-from bdray.training.device import Compute
+from bdray.training.device import Compute, forked_generators
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
+
+JOINED_BYTES = 4 * 2**20
+"""Of pictures that are gathered, cropped and flipped at once: on a GPU each operation costs small networks as much time
+as a layer does. A CPU does not care, as long as they fit its caches (our choice)."""
 
 FIRST_PICTURES = 5_000
 """Training pictures that a network is shown before it is trained, where it takes something from them."""
@@ -66,6 +72,7 @@ class StageState:
     optimizer: torch.optim.Optimizer
     history: list[EpochRecord] = field(default_factory=list)
     average: Lookahead | None = None
+    objective_state: nn.Module | None = None
     evaluation: Evaluation | None = None
     """The last one, with its confusion matrices."""
 
@@ -88,6 +95,9 @@ class Stage:
         max_batches: stop each epoch after so many batches (rehearsals).
         late: which of the training images are stamped after augmentation, if any are.
         adversary: moves the images of every step against the model (adversarial training).
+        objective: what is made small, beside the regularizer's penalty.
+        objective_of: whose it is, for messages ("repair 'nad'").
+        fresh: the model comes without training, as in the poison stage.
     """
 
     name: StageName
@@ -106,6 +116,9 @@ class Stage:
     max_batches: int | None = None
     late: LateStamps | None = None
     adversary: Adversary | None = None
+    objective: Objective = field(default_factory=Objective)
+    objective_of: str = ""
+    fresh: bool = False
 
     @property
     def whole_epoch(self) -> int:
@@ -127,26 +140,33 @@ class Stage:
         return list(order.tensor_split(self.whole_epoch)[: self.steps_per_epoch])
 
     def flips(self, epoch: int, orders: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-        """Which images of each batch are flipped: bool, on the device; None where that is drawn with the crops."""
+        """Which images at `orders` are flipped: bool, on the device; None where that is drawn with the crops."""
         if self.recipe.flip == "random" or self.augmentation in ("none", "crop"):
             return [None] * len(orders)
         flipped = alternating_flips(len(self.source), epoch, self.stream("augment", 0))
         return [to_device(flipped[order], self.compute.device) for order in orders]
 
-    def start(self, model: nn.Module) -> StageState:
+    def start(self, model: nn.Module, before: nn.Module | None = None) -> StageState:
         """A fresh state: chosen parameters unfrozen, optimizer without history, what a network takes from its training
-        pictures taken (in the poison stage: later ones go on with it)."""
-        if self.name == "poison" and isinstance(model, FromPictures):
+        pictures taken (where it is fresh: later stages go on with it).
+
+        Args:
+            before: the model as the stage before left it; None: `model` is.
+        """
+        if self.fresh and isinstance(model, FromPictures):
             model.set_from_pictures(self._first_pictures())
-        parameters = select_layers(model, self.layers)
-        own = self.regularizer.make_state()
+        objective = watched(self.objective, self.objective_of)
+        state = objective.begin(model, model if before is None else before, self.stream("repair", 0))
+        parameters = select_layers(model, self.layers, objective.parameters(model, state))
+        if state is not None:
+            state.to(self.compute.device)
+        own = watched(self.regularizer, self.regularizer.title).make_state()
         if own is not None:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
-        optimizer = make_optimizer(
-            parameters, self.recipe, self.lr, self.compute.device, undecayed, norm_biases=norm_biases_of(model)
-        )
-        return StageState(model, own, optimizer, average=Lookahead(model) if self.recipe.lookahead else None)
+        optimizer = make_optimizer(parameters, self.recipe, self.lr, undecayed, norm_biases=norm_biases_of(model))
+        average = Lookahead(model) if self.recipe.lookahead else None
+        return StageState(model, own, optimizer, average=average, objective_state=state)
 
     def _first_pictures(self) -> torch.Tensor:
         """Some training pictures as files, normalised."""
@@ -212,21 +232,24 @@ def _train_epoch(
     images, steps = 0, stage.steps_per_epoch
     state.model.train()
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_generators(device):
         # Dropout and drop-path have no generator argument: they draw from the global one, seeded per epoch.
         torch.manual_seed(generators.dropout_seed)
         orders = stage.orders(generators.order)
         late = stage.late.rows(orders, device) if stage.late else [()] * steps
-        flips = stage.flips(epoch, orders)
-        coming = batches(stage.source, orders, device)
-        for batch, ((pixels, labels), rows, flipped) in enumerate(zip(coming, late, flips, strict=True)):
+        coming = augmented_batches(stage, epoch, orders, generators.augment)
+        for batch, ((pixels, labels), rows) in enumerate(zip(coming, late, strict=True)):
             step, all_steps = (epoch - 1) * steps + batch, stage.epochs * steps
             set_lr(state.optimizer, stage.lr * lr_factor(stage.recipe.schedule, step, all_steps))
-            totals += train_step(stage, state, pixels, labels, generators, late_rows=rows, flipped=flipped)
+            one = stage if batch else watched_stage(stage)
+            totals += train_step(one, state, pixels, labels, generators, late_rows=rows)
             if state.average is not None:
                 state.average.after_step(state.model, step, all_steps)
             images += len(labels)
             on_batch(epoch, batch + 1, steps)
+    if epoch == stage.epochs:
+        with torch.no_grad():
+            watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
     loss, penalty, correct = totals.tolist()
     return EpochRecord(
         epoch=epoch,
@@ -240,6 +263,14 @@ def _train_epoch(
     )
 
 
+def watched_stage(stage: Stage) -> Stage:
+    """The stage, its components from outside the package watched: once an epoch, because it takes time."""
+    regularizer = watched(stage.regularizer, stage.regularizer.title)
+    objective = watched(stage.objective, stage.objective_of)
+    late = stage.late and LateStamps(tuple((watched(each, each.title), rows) for each, rows in stage.late.stamps))
+    return replace(stage, regularizer=regularizer, objective=objective, late=late)
+
+
 @dataclass(frozen=True)
 class StepGenerators:
     """The streams one epoch draws from."""
@@ -250,6 +281,7 @@ class StepGenerators:
     mixup: torch.Generator
     trigger: torch.Generator
     adversary: torch.Generator
+    objective: torch.Generator
     dropout_seed: int
 
     @classmethod
@@ -262,8 +294,29 @@ class StepGenerators:
             mixup=stage.stream("mixup", epoch),
             trigger=stage.stream("trigger", epoch),
             adversary=stage.stream("poison", epoch),
+            objective=stage.stream("repair", epoch, device),
             dropout_seed=stage.stream("dropout", epoch).initial_seed(),
         )
+
+
+def augmented_batches(
+    stage: Stage, epoch: int, orders: Sequence[torch.Tensor], generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches at `orders` (int64 positions, on the CPU), cropped and flipped: uint8 `N x 3 x S x S` and int64 `N`,
+    on the device. Never waits for it.
+
+    Args:
+        generator: the epoch's stream `augment`.
+    """
+    batch_bytes = len(orders[0]) * stage.test.images.shape[1:].numel()
+    at_once = max(1, JOINED_BYTES // batch_bytes)
+    groups = [orders[first : first + at_once] for first in range(0, len(orders), at_once)]
+    joined = [torch.cat(tuple(group)) for group in groups]
+    coming = batches(stage.source, joined, stage.compute.device)
+    for group, (images, labels), flipped in zip(groups, coming, stage.flips(epoch, joined), strict=True):
+        counts = [len(order) for order in group]
+        pixels = augment(images, stage.augmentation, generator, flipped, counts)
+        yield from zip(pixels.split(counts), labels.split(counts), strict=True)
 
 
 def train_step(
@@ -274,25 +327,23 @@ def train_step(
     generators: StepGenerators,
     *,
     late_rows: tuple[torch.Tensor, ...] = (),
-    flipped: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device.
+    """One optimizer step on uint8 `N x 3 x S x S` and int64 `N`, both on the device (`augmented_batches`).
 
     Args:
-        late_rows: the rows to stamp after augmentation (`LateStamps.rows`).
-        flipped: the images to flip (`Stage.flips`).
+        late_rows: the rows to stamp (`LateStamps.rows`).
 
     Returns (summed loss, summed penalty, correct), float32, `3`, without leaving the device.
     """
     model, regularizer = state.model, stage.regularizer
-    pixels = augment(images, stage.augmentation, generators.augment, flipped)
     if stage.late is not None:
-        pixels = stage.late.stamp(pixels, late_rows, generators.trigger)
-    pixels = pixels.float().div_(255)
+        images = stage.late.stamp(images, late_rows, generators.trigger)
+    pixels = images.float().div_(255)
     pixels = regularizer.transform_inputs(pixels, generators.noise)
     if stage.adversary is not None:
         # In evaluation mode, so that running statistics see no image that is not trained on.
         model.eval()
+        stage.compute.settle_tf32()
         pixels = stage.adversary(lambda moved: model(stage.normalize(moved)), pixels, labels, generators.adversary)
         model.train()
     pixels = stage.normalize(pixels)
@@ -301,17 +352,27 @@ def train_step(
     mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     if mixing is not None:
         mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
-    with stage.compute.autocast():
-        outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=regularizer.capture)
-    logits = outputs.logits.float()
-    cross_entropy = mixed_cross_entropy(logits, labels, mixing, label_smoothing=stage.recipe.label_smoothing)
-    penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
-    loss = cross_entropy if penalty is None else cross_entropy + penalty
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimizer.step()
+    capture = (*regularizer.capture, *stage.objective.capture(model))
+    seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
+
+    def evaluate() -> torch.Tensor:
+        with stage.compute.autocast():
+            outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=capture)
+        smoothing = stage.recipe.label_smoothing
+        cross_entropy = mixed_cross_entropy(outputs.logits.float(), labels, mixing, label_smoothing=smoothing)
+        own, autocast = state.objective_state, stage.compute.autocast
+        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, generators.objective, autocast)
+        penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
+        loss = stage.objective.loss(batch)
+        loss = loss if penalty is None else loss + penalty
+        seen.append((outputs, loss, penalty))
+        return loss
+
+    stage.objective.step(model, state.optimizer, evaluate)
+    outputs, loss, penalty = seen[0]
     with torch.no_grad():
-        correct = (logits.argmax(1) == labels).sum()
+        stage.objective.after_step(model, state.objective_state)
+        correct = (outputs.logits.float().argmax(1) == labels).sum()
         shown = torch.zeros_like(loss) if penalty is None else penalty
         return torch.stack([loss * len(labels), shown * len(labels), correct.to(loss.dtype)]).detach()
 
@@ -324,7 +385,7 @@ def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Te
 
 def _peak_memory(device: torch.device) -> int:
     """Peak bytes: of the allocator on a GPU, resident bytes of the process on a CPU."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return int(torch.cuda.max_memory_allocated(device))
     import resource
 

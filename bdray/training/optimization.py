@@ -24,7 +24,6 @@ def make_optimizer(
     parameters: Iterable[nn.Parameter],
     recipe: Optimization,
     lr: float,
-    device: torch.device,
     undecayed: Iterable[nn.Parameter] = (),
     *,
     norm_biases: Collection[nn.Parameter] = (),
@@ -36,7 +35,6 @@ def make_optimizer(
         undecayed: a regularizer's own: zero means nothing to a temperature, so only their gradient moves them.
         norm_biases: those of the network's parameters for which `recipe.norm_bias_lr` holds.
     """
-    fused = device.type in ("cpu", "cuda")
     factor = recipe.norm_bias_lr
     apart = set() if factor == 1.0 else set(map(id, norm_biases))
     network = list(parameters)
@@ -47,14 +45,14 @@ def make_optimizer(
     if own := list(undecayed):
         groups.append({"params": own, "weight_decay": 0.0})
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         groups,
         lr=lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=fused,
+        fused=True,
     )
 
 
@@ -100,16 +98,21 @@ def norm_biases_of(model: nn.Module) -> list[nn.Parameter]:
     return [bias for bias in found if bias is not None]
 
 
-def select_layers(model: nn.Module, layers: Literal["all", "head", "batch_norm"]) -> list[nn.Parameter]:
+def select_layers(
+    model: nn.Module, layers: Literal["all", "head", "batch_norm"], given: Iterable[nn.Parameter] | None = None
+) -> list[nn.Parameter]:
     """Freeze every parameter but the chosen ones and return those.
 
-    `head` is the final linear layer; `batch_norm` the scale and shift of every normalisation layer.
+    `head` is the final linear layer; `batch_norm` the scale and shift of every normalisation layer; `given` are chosen
+    whatever `layers` says.
 
     Raises:
         ConditionError: the network has no such layers.
     """
     taps: Taps = model.taps  # type: ignore[assignment]
-    if layers == "all":
+    if given is not None:
+        chosen = list(given)
+    elif layers == "all":
         chosen = list(model.parameters())
     elif layers == "head":
         chosen = list(model.get_submodule(taps.head).parameters())

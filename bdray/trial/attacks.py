@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.poisoning.base import STRATEGIES, Poison
-from bdray.questions import attack_key
+from bdray.record import TrialRecord
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.variations import Variation
 
@@ -69,6 +69,12 @@ def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...
         )
     }
     return tuple(probe for key, probe in found.items() if key != own.key)
+
+
+def lacks_floors(record: TrialRecord, probes: Sequence[Probe]) -> bool:
+    """Whether it is of a baseline that was not tested with every attack of the sweep."""
+    wanted = {probe.key for probe in probes if probe.variation == "whole"}
+    return record.role == "baseline" and not wanted <= {floor.probe for floor in record.floors}
 
 
 def dump_probes(probes: Sequence[Probe]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bdray.gpu import is_gpu
 from bdray.trial.pace import ROUNDS, stepper
 
 if TYPE_CHECKING:
@@ -47,5 +48,5 @@ def measure_cost(experiment: Experiment, machine: str, threads: int) -> Cost:
         model_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         machine=machine,
         threads=threads,
-        on_gpu=compute.device.type == "cuda",
+        on_gpu=is_gpu(compute.device),
     )

@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from torch import nn
+
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Answer, Confusion, TrialRecord
+from bdray.record import Answer, Confusion, TrialRecord, Visibility
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CONFUSION, ERROR, PLAN, PREVIEW, ConditionFolder, now_ms
+from bdray.store.sweep_folder import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, SweepFolder, now_ms, warning_for
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
-from bdray.triggers.visibility import Visibility
+from bdray.trial.stage_store import model_bytes
 
 
 class TrialFiles:
@@ -28,13 +30,21 @@ class TrialFiles:
     """
 
     def __init__(self, sweep: Storage | None, condition: Condition) -> None:
-        self._folder = ConditionFolder(sweep, condition.condition_id) if sweep else None
+        self._sweep = SweepFolder(sweep) if sweep else None
+        self._folder = self._sweep.condition(condition.condition_id) if self._sweep else None
+        self._warning = warning_for(condition)
         self.journal = Journal(self._folder) if self._folder else None
+
+    def finished_before(self) -> TrialRecord | None:
+        """The record of a run that has finished."""
+        kept = self._folder.record() if self._folder else None
+        return kept.record if kept and kept.record.status == "finished" else None
 
     def write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
-        if self._folder is None:
+        if self._sweep is None or self._folder is None:
             return
+        self._sweep.keep_picture(experiment.condition.trigger)
         self._folder.write_condition(experiment.condition)
         self._folder.write(PLAN, experiment.plan.to_bytes())
         if experiment.condition.trigger is not None and not self._folder.had(PREVIEW):
@@ -44,6 +54,11 @@ class TrialFiles:
         """In the journal."""
         if self.journal and visibility:
             self.journal.add_visibility(visibility, now_ms())
+
+    def write_model(self, model: nn.Module) -> None:
+        """The model at the end of the repair, which no other condition shares."""
+        if self._folder is not None:
+            self._folder.write(MODEL, model_bytes(model, self._warning))
 
     def write_record(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
         """The record last: its presence means that everything else is there.

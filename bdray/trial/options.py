@@ -27,6 +27,7 @@ class TrialOptions:
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
         keep_stages: keep finished poison stages for others; rehearsals do not.
+        keep_models: keep the model at the end of a repair too, in its condition's folder.
         data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
             Results are the same, bit for bit.
         gpu_share: the part of a GPU's memory this trial may use; nothing on a CPU.
@@ -42,5 +43,6 @@ class TrialOptions:
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
     keep_stages: bool = True
+    keep_models: bool = False
     data_on: DataPlace | None = None
     gpu_share: float = 1.0

@@ -159,7 +159,9 @@ def stage_images(condition: Condition, max_batches: int | None) -> Iterator[tupl
     yield poison.fingerprint, images(condition.train, condition.train.epochs, 1 - condition.held_out_fraction)
     for planned, step in zip(repair, condition.repair_stages, strict=True):
         if isinstance(step, Training):
-            yield planned.fingerprint, images(step.recipe, step.recipe.epochs, condition.clean_fraction)
+            clean = step.data == "clean"
+            part = condition.clean_fraction if clean else 1 - condition.held_out_fraction
+            yield planned.fingerprint, images(step.recipe, step.recipe.epochs, part)
 
 
 def decide_precision(
@@ -219,16 +221,18 @@ class Stepper:
 
     def seconds(self, compute: Compute) -> float:
         """Of one step, computed like this."""
-        import torch
-
+        from bdray.training.augmentation import augment
+        from bdray.training.device import forked_generators
         from bdray.training.loop import StepGenerators, train_step
 
         stage = replace(self.stage, compute=compute)
         generators = StepGenerators.of(stage, 0)
-        with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        with forked_generators(compute.device):
             started = time.perf_counter()
+            images, labels = self.batch
+            images = augment(images, stage.augmentation, generators.augment)
             # The sums are read: until they are there, nothing is finished.
-            train_step(stage, self.state, *self.batch, generators).tolist()
+            train_step(stage, self.state, images, labels, generators).tolist()
             return time.perf_counter() - started
 
     def compiled(self) -> AbstractContextManager[None]:

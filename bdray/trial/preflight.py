@@ -13,10 +13,11 @@ from bdray.condition import digest
 from bdray.errors import ConditionError
 from bdray.models.networks.coverage import pixels_seen
 from bdray.models.networks.taps import Outputs
+from bdray.randomness import GlobalRandomnessError
 from bdray.repairs.base import Operation
-from bdray.training.batches import batches
+from bdray.training.device import forked_generators
 from bdray.training.evaluation import CleanSet
-from bdray.training.loop import Stage, StepGenerators, train_step
+from bdray.training.loop import Stage, StepGenerators, augmented_batches, train_step, watched_stage
 from bdray.trial.setup import Experiment
 
 LEAST_SEEN = 0.5
@@ -48,6 +49,7 @@ def try_stages(experiment: Experiment) -> None:
     model = experiment.build_model().train()
     _take_step(experiment.poison_stage(), model, "data.train_limit")
     for step in condition.repair_stages:
+        step.prepare(model)
         if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:
@@ -74,6 +76,7 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
         if not isinstance(step, Operation):
             recipe = step.recipe
             kind = [step.name, recipe.optimizer, recipe.augment, recipe.precision, recipe.layers, bool(recipe.epochs)]
+            kind += [dict(step.content), step.data]
         before = digest({"after": before, "stage": kind, "alone": len(split.clean_indices) < _FEW})
         yield before
 
@@ -81,12 +84,13 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
 def _take_step(stage: Stage, model: nn.Module, too_few: str) -> None:
     """A step that changes no weight, on its smallest batch. `too_few`: the option that decides how many it has."""
     device, order = stage.compute.device, torch.arange(min(_FEW, len(stage.source)))
-    still = replace(stage, lr=0.0)
-    (batch,) = batches(stage.source, [order], device)
+    still = watched_stage(replace(stage, lr=0.0))
+    generators = StepGenerators.of(stage, 0)
+    (batch,) = augmented_batches(stage, 0, [order], generators.augment)
     rows = next(stage.late.rows([order], device)) if stage.late else ()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            train_step(still, still.start(model), *batch, StepGenerators.of(stage, 0), late_rows=rows)
+        with forked_generators(device):
+            train_step(still, still.start(model), *batch, generators, late_rows=rows)
     except ValueError as error:
         if len(order) >= _FEW:
             raise
@@ -99,7 +103,8 @@ class _BegunError(Exception):
 
 
 class _Beginning(CleanSet):
-    """Ends an operation that asks what the model makes of the clean set, once that is known to work."""
+    """Ends an operation that asks what the model makes of the clean set, once that is known to work. So does one that
+    says how far it is."""
 
     def outputs(self, model: nn.Module, batch_size: int = _FEW) -> Outputs:
         CleanSet(self.images[:_FEW], self.labels[:_FEW], self.normalize, self.compute).outputs(model)
@@ -107,22 +112,26 @@ class _Beginning(CleanSet):
 
 
 def _begin(experiment: Experiment, operation: Operation, model: nn.Module) -> None:
-    """Prepare the model for an operation and begin it: with the first pictures alone where that is enough for it."""
-    operation.prepare(model)
+    """Begin an operation: with the first pictures alone where that is enough for it."""
     chosen = experiment.split.clean_indices
     few = replace(experiment, split=replace(experiment.split, clean_indices=chosen[:_FEW]))
     with suppress(_BegunError):
         try:
-            operation.operate(model, _beginning(few))
-        except _BegunError:
+            _operate(few, operation, model)
+        except (_BegunError, GlobalRandomnessError):
             raise
         except Exception:
-            operation.operate(model, _beginning(experiment))
+            _operate(experiment, operation, model)
 
 
-def _beginning(experiment: Experiment) -> CleanSet:
+def _operate(experiment: Experiment, operation: Operation, model: nn.Module) -> None:
     clean = experiment.clean_set()
-    return _Beginning(clean.images, clean.labels, clean.normalize, clean.compute)
+    beginning = _Beginning(clean.images, clean.labels, clean.normalize, clean.compute)
+
+    def tick(done: int, total: int, *, point: bool = False) -> None:
+        raise _BegunError
+
+    experiment.operate(operation, model, replace(experiment.tools(operation, tick), clean=beginning))
 
 
 def _require_seen_trigger(experiment: Experiment) -> None:

@@ -20,8 +20,10 @@ from bdray.condition import Condition
 from bdray.detectors import Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools
 from bdray.errors import StorageError, TrialInterrupted
+from bdray.gpu_errors import gpu_error
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import answer_key
+from bdray.randomness import watching
 from bdray.record import Answer
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
@@ -88,10 +90,13 @@ class Asking:
         asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": "poisoned"}
         model.eval()
         try:
-            measured = self._measured(detector, self._tools(detector, key), model)
+            with watching(detector, detector.title):
+                measured = self._measured(detector, self._tools(detector, key), model)
         except (StorageError, TrialInterrupted, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if gpu_error(error):
+                raise
             # The boundary between a detector, which may be anyone's, and a model that took hours.
             return Answer(**asked, error=f"{type(error).__name__}: {error}")
         finally:

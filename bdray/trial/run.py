@@ -21,11 +21,12 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
+from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
-from bdray.record import Answer, ErrorRecord, StageRecord, Status, TrialRecord, persistence_of
+from bdray.record import Answer, ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
-from bdray.training.device import pick_device, prepare_memory, prepare_process, stage_environment
+from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.attacks import Probe, own_probes
 from bdray.trial.auto import decided
@@ -39,7 +40,6 @@ from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
-from bdray.triggers.visibility import Visibility
 
 
 def run_trial(
@@ -68,11 +68,15 @@ def run_trial(
         DataError, PoisonError, TriggerError, ...: what is wrong with the condition on this data.
         StorageError: the sweep folder cannot be written.
     """
-    trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
-    try:
-        return trial.run()
-    finally:
-        trial.files.close()
+
+    def attempt() -> TrialRecord:
+        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+        try:
+            return trial.run()
+        finally:
+            trial.files.close()
+
+    return deterministically(attempt)
 
 
 def attempt_trial(
@@ -85,8 +89,8 @@ def attempt_trial(
 ) -> TrialRecord:
     """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`.
 
-    What is wrong with the machine (a full disk, a stop request) or with the share of it (a part of a GPU whose memory
-    runs out) is still raised: trying again may help.
+    What is wrong with the machine (a full disk, a stop request, a GPU's own fault) or with the share of it (a part of a
+    GPU whose memory runs out) is still raised: trying again may help.
     """
     started, options = now_ms(), options or TrialOptions()
     try:
@@ -94,7 +98,8 @@ def attempt_trial(
     except (StorageError, TrialInterrupted):
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) and 0 < options.gpu_share < 1:
+        found = gpu_error(error) if options.gpu_share else None
+        if found and (found.kind == "device" or options.gpu_share < 1):
             raise
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
         failure = _failure(error)
@@ -119,20 +124,31 @@ def ask_trial(
     Raises:
         StageGoneError: the model, or the surrogate that its pictures were perturbed with, is not kept any more.
     """
-    trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
-    try:
-        return trial.ask(record)
-    finally:
-        trial.files.close()
+
+    def attempt() -> TrialRecord:
+        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+        try:
+            return trial.ask(record)
+        finally:
+            trial.files.close()
+
+    return deterministically(attempt)
 
 
 def _failure(error: Exception) -> ErrorRecord:
-    if not isinstance(error, torch.OutOfMemoryError):
+    found = gpu_error(error)
+    if found is None or found.kind != "memory":
         return ErrorRecord(kind=type(error).__name__, message=str(error))
     # Torch's first sentences have the numbers, the others are advice.
     said = ". ".join(" ".join(str(error).split()).split(". ")[:4])
     problem = "the GPU's memory ran out with a whole GPU as this trial's share"
     return ErrorRecord(kind="OutOfMemory", message=f"{problem}; lower batch_size ({said})")
+
+
+def _new_to(baseline: TrialRecord, probes: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Those that a baseline was not tested with."""
+    known = {floor.probe for floor in baseline.floors}
+    return tuple(probe for probe in probes if probe.key not in known)
 
 
 class _Trial:
@@ -151,7 +167,10 @@ class _Trial:
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
         self._answers_in = sweep if self.options.keep_stages else None
+        self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
+        before = self.files.finished_before() if condition.is_baseline else None
+        self.before = before if before and _new_to(before, options.probes) else None
 
     def ask(self, record: TrialRecord) -> TrialRecord:
         """The record with the answers of a model that is kept; nothing is trained.
@@ -196,6 +215,7 @@ class _Trial:
         visibility = experiment.visibility()
         self.files.write_visibility(visibility)
         runner = self._runner(experiment)
+        self.parameters = sum(each.numel() for each in runner.model.parameters() if each.requires_grad)
         probing = Probing(experiment, self._probes())
         ends: list[StageEnd] = []
         answers: tuple[Answer, ...] = ()
@@ -213,7 +233,13 @@ class _Trial:
             return record
         stages = [end.record for end in ends]
         status: Status = "diverged" if any(stage.diverged for stage in stages) else "finished"
-        record = self._record(status, stages, probing, visibility, environment).model_copy(update={"answers": answers})
+        record = self._record(status, stages, probing, visibility, environment)
+        if self.before is not None:
+            # Its numbers are what they were: they were computed again for the sake of the new floors alone.
+            record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
+        record = record.model_copy(update={"answers": answers})
+        if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
+            self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
         if self.store:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
@@ -260,6 +286,8 @@ class _Trial:
     def _probes(self) -> tuple[Probe, ...]:
         """What is measured beside the attack itself."""
         sweep = self.options.probes
+        if self.before is not None:
+            return _new_to(self.before, sweep)
         if self.condition.is_baseline:
             return sweep
         return own_probes(self.condition, sweep) if self.options.questions.evaluate.probes else ()
@@ -282,6 +310,7 @@ class _Trial:
                 # By a clock that nobody sets while the trial runs: its two times tell how long it took.
                 "finished_ms": self.started_ms + round(1000 * (time.monotonic() - self.begun)),
                 "data": probing.experiment.describe(),
+                "parameters": self.parameters,
                 "visibility": visibility,
                 "stages": tuple(stages),
                 "persistence": persistence_of(stages[1:]),

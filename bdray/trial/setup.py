@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition
-from bdray.data.base import ImageData
-from bdray.data.duplicates import NAMED, DuplicatesRecord
+from bdray.condition import Condition, attack_key
+from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
-from bdray.questions import attack_key
+from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
-from bdray.record import DataRecord, StageName
+from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, Visibility
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import Training
+from bdray.repairs.base import Details, Operation, Training
+from bdray.repairs.tools import Tick, Tools
 from bdray.seeds import derive_seed, stream
 from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
@@ -31,9 +31,10 @@ from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
+from bdray.trial.visibility import VISIBILITY_IMAGES, visibility
 from bdray.triggers.base import Trigger
+from bdray.triggers.distances import largest_change
 from bdray.triggers.variations import vary
-from bdray.triggers.visibility import VISIBILITY_IMAGES, Visibility, largest_change, visibility
 
 _NO_INDICES = np.empty(0, dtype=np.int64)
 NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)
@@ -101,7 +102,8 @@ class Experiment:
         Raises:
             DataError, PoisonError, TriggerError, ComponentError: what is wrong with the condition on this data.
         """
-        data = condition.data.load(cache)
+        with watching(condition.data, condition.data.title):
+            data = condition.data.load(cache)
         condition.poison.check(data.num_classes)
         labels = data.train_labels.numpy()
         split = split_clean(
@@ -134,7 +136,7 @@ class Experiment:
     @property
     def precision(self) -> Resolved:
         """Of the poison stage."""
-        return "bfloat16" if self.compute.bfloat16 else "float32"
+        return self.compute.precision
 
     def with_precision(self, auto: Resolved) -> Experiment:
         """The same experiment with another meaning of `precision: auto`."""
@@ -151,19 +153,40 @@ class Experiment:
         """The stage that trains on poisoned data."""
         recipe = self.condition.train
         stage = self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
-        return replace(stage, adversary=self.adversary)
+        return replace(stage, adversary=self.adversary, fresh=True)
 
     def untouched_stage(self) -> Stage:
         """The poison stage before anything is poisoned, on one batch of its images: what its steps cost."""
         recipe = self.condition.train
         some = self._training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
-        return self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
+        stage = self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
+        return replace(stage, fresh=True)
 
-    def training_stage(self, tuning: Training) -> Stage:
-        """A stage that retrains on clean data; without a regularizer: the defender simply fine-tunes."""
-        clean = self._training_set(NOTHING, self.split.clean_indices)
-        compute = make_compute(tuning.recipe.precision, self.compute.device, self.auto)
-        return self._stage(tuning.name, tuning.recipe, clean, REGULARIZERS.build("none"), compute)
+    def training_stage(self, training: Training) -> Stage:
+        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's."""
+        clean = training.data == "clean"
+        items = self._training_set(NOTHING, self.split.clean_indices) if clean else self.poisoned_set
+        compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
+        stage = self._stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
+        fresh, title = training.start == "fresh", self.condition.repair.title
+        return replace(stage, objective=training.objective, objective_of=title, fresh=fresh)
+
+    def tools(self, operation: Operation, tick: Tick) -> Tools:
+        """What an operation works with."""
+        generator = stream(self.condition.seed, "repair", operation.name)
+        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick)
+
+    def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
+        """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.
+
+        Raises:
+            GlobalRandomnessError: a repair from outside the package draws from a global generator.
+        """
+        device, repair = self.compute.device, self.condition.repair
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self.condition.seed, "dropout", operation.name))
+            with watching(repair, repair.title):
+                return operation.operate(model, tools.clean, tools)
 
     def clean_set(self) -> CleanSet:
         """The pictures that a repair may use, on the device."""
@@ -243,6 +266,8 @@ class Experiment:
             test_images=len(self.data.test_labels),
             poisoned_images=len(self.plan.indices),
             cover_images=len(self.plan.cover_indices),
+            mean=self.data.mean,
+            std=self.data.std,
             duplicates=DuplicatesRecord.of(self.data.duplicates),
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
             unread=len(self.data.unread),
@@ -309,7 +334,9 @@ class Experiment:
         device = self.compute.device
         chosen = torch.from_numpy(self.plan.indices).to(self.images.device)
         surrogate.eval().requires_grad_(False)
-        perturbed = self.condition.poison.perturb(
+        # Never in bfloat16: the gradient's sign is all that is asked for.
+        self.compute.settle_tf32()
+        perturbed = watched(self.condition.poison, self.condition.poison.title).perturb(
             lambda images: surrogate(self.normalize(images)),
             self.images[chosen],
             self.labels[chosen],
@@ -321,13 +348,14 @@ class Experiment:
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:
     """The plan over the poison stage's images, told in positions of the whole training set."""
-    require_some(condition.poison, labels, num_classes)
-    plan = make_poison_plan(
-        labels,
-        strategy=condition.poison,
-        num_classes=num_classes,
-        generator=stream(condition.seed, "poison"),
-    )
+    with watching(condition.poison, condition.poison.title):
+        require_some(condition.poison, labels, num_classes)
+        plan = make_poison_plan(
+            labels,
+            strategy=condition.poison,
+            num_classes=num_classes,
+            generator=stream(condition.seed, "poison"),
+        )
     return plan.relocated(positions)
 
 

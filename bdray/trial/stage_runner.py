@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import nn
 
 from bdray.condition import PlannedStage
@@ -75,6 +76,8 @@ class StageRunner:
     options: TrialOptions
     shown_as: str = ""
     _checkpointed: float = field(default_factory=time.monotonic, init=False)
+    _poisoned: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+    """The poisoned model's weights, where a stage starts from them that does not follow it."""
 
     def poison(self, planned: PlannedStage) -> StageEnd:
         """Train on poisoned data.
@@ -82,13 +85,22 @@ class StageRunner:
         Raises:
             Pruned: the reporter ends it.
         """
-        return self._once(planned, partial(self._poison, planned))
+        end = self._once(planned, partial(self._poison, planned))
+        steps = self.experiment.condition.repair_stages
+        if any(isinstance(step, Training) and step.start == "poisoned" for step in steps):
+            self._poisoned = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return end
 
     def repair(self, planned: PlannedStage, step: RepairStage, before: StageEnd) -> StageEnd:
         """One stage of a repair, after the one that ended with `before`."""
-        if isinstance(step, Training):
-            return self._once(planned, partial(self._tune, planned, step, before))
+        came = self.model
+        if isinstance(step, Training) and step.start != "current":
+            self.model = self.experiment.build_model()
+            if step.start == "poisoned":
+                self.model.load_state_dict(self._poisoned)
         step.prepare(self.model)
+        if isinstance(step, Training):
+            return self._once(planned, partial(self._retrain, planned, step, before, came))
         return self._once(planned, partial(self._operate, planned, step, before))
 
     def _once(self, planned: PlannedStage, compute: Callable[[], StageEnd]) -> StageEnd:
@@ -127,35 +139,44 @@ class StageRunner:
         stage = self.experiment.poison_stage()
         return self._train(stage, stage.start(self.model), planned)
 
-    def _tune(self, planned: PlannedStage, tuning: Training, before: StageEnd) -> StageEnd:
-        """Retrain on clean data. Epoch 0 is the model as it came."""
-        stage = self.experiment.training_stage(tuning)
-        state = stage.start(self.model)
+    def _retrain(self, planned: PlannedStage, training: Training, before: StageEnd, came: nn.Module) -> StageEnd:
+        """Train as a repair says. Epoch 0 is the model as it `came`."""
+        stage = self.experiment.training_stage(training)
+        state = stage.start(self.model, came)
         state.history.append(before.as_epoch_0)
         end = self._train(stage, state, planned)
         return end if end.record.epochs[-1].epoch else replace(end, confusion=before.confusion)
 
     def _operate(self, planned: PlannedStage, operation: Operation, before: StageEnd) -> StageEnd:
-        """Change the model at once: epoch 0 is the model as it came, epoch 1 what it is now."""
-        started = time.perf_counter()
-        details = operation.operate(self.model, self.experiment.clean_set())
-        evaluation = self.experiment.poison_stage().evaluate(self.model)
-        now = EpochRecord(
-            epoch=1,
-            rates=evaluation.rates(),
-            stage_seconds=time.perf_counter() - started,
-            finished_ms=now_ms(),
-        )
+        """Change the model at once: epoch 0 is the model as it came, the last what it is now; points of the operation's
+        curve lie between them."""
+        started, epochs = time.perf_counter(), [before.as_epoch_0]
+
+        def measure() -> Evaluation:
+            evaluation = self.experiment.poison_stage().evaluate(self.model)
+            seconds = time.perf_counter() - started
+            now = EpochRecord(epoch=len(epochs), rates=evaluation.rates(), stage_seconds=seconds, finished_ms=now_ms())
+            epochs.append(now)
+            self._note(planned, epochs)
+            self.reporter.epoch(planned.name, now.epoch, now)
+            return evaluation
+
+        def tick(done: int, total: int, *, point: bool = False) -> None:
+            self.reporter.batch(planned.name, 1, 1, done, total)
+            if point:
+                measure()
+
+        details = self.experiment.operate(operation, self.model, self.experiment.tools(operation, tick))
+        evaluation = measure()
         record = StageRecord(
             name=planned.name,
             result=planned.result,
             fingerprint=planned.fingerprint,
-            epochs=(before.as_epoch_0, now),
+            epochs=tuple(epochs),
+            at_once=True,
             details=dict(details),
             environment=_computed_on(self.experiment, self.experiment.compute),
         )
-        self._note(planned, record.epochs)
-        self.reporter.epoch(planned.name, 1, now)
         return StageEnd(record, evaluation.confusions())
 
     def _train(self, stage: Stage, state: StageState, planned: PlannedStage) -> StageEnd:

@@ -38,7 +38,7 @@ class StageManifest(BaseModel):
 
     Attributes:
         data_fingerprint: of the data it was trained on; a stage of other data is not this stage.
-        attack: names the attack its rates were measured under (`bdray.trial.attacks.attack_key`); a baseline's stage,
+        attack: names the attack its rates were measured under (`bdray.condition.attack_key`); a baseline's stage,
             which may be a surrogate's too, is shared by conditions with different attacks.
         condition_id: of the trial that trained it.
         record: its history.
@@ -110,7 +110,6 @@ class StageStore:
         condition_id: str,
     ) -> None:
         """Keep a finished stage; its checkpoint is no longer needed."""
-        weights = save_safetensors(_plain(model), metadata={"bdray.warning": warning})
         manifest = StageManifest(
             data_fingerprint=data_fingerprint,
             attack=attack,
@@ -120,7 +119,7 @@ class StageStore:
             confusion=confusion,
         )
         folder = _folder(self._sweep, record.fingerprint)
-        folder.write(MODEL, weights)
+        folder.write(MODEL, model_bytes(model, warning))
         folder.write_json(MANIFEST, {**manifest.model_dump(mode="json"), "files": {MODEL: folder.sums[MODEL]}})
         self.drop_checkpoint(record.fingerprint)
 
@@ -130,6 +129,7 @@ class StageStore:
             "data_fingerprint": data_fingerprint,
             "model": state.model.state_dict(),
             "regularizer": state.regularizer_state.state_dict() if state.regularizer_state else None,
+            "objective": None if state.objective_state is None else state.objective_state.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "average": state.average.state_dict() if state.average else None,
             "history": [epoch.model_dump(mode="json") for epoch in state.history],
@@ -163,6 +163,8 @@ class StageStore:
         state.model.load_state_dict(model)
         if state.regularizer_state is not None:
             state.regularizer_state.load_state_dict(regularizer)
+        if state.objective_state is not None:
+            state.objective_state.load_state_dict(content["objective"])
         state.optimizer.load_state_dict(optimizer)
         if state.average is not None:
             state.average.load_state_dict(content["average"])
@@ -172,7 +174,10 @@ class StageStore:
     def drop_checkpoint(self, fingerprint: str) -> None:
         """Forget how a stage went on; it is finished, or its condition is."""
         if fingerprint in self._checkpoints:
-            _folder(self._sweep, fingerprint).storage.delete(CHECKPOINT)
+            folder = _folder(self._sweep, fingerprint).storage
+            folder.delete(CHECKPOINT)
+            if not folder.list():
+                self._sweep.delete_folder(f"stages/{fingerprint}")
             self._checkpoints.discard(fingerprint)
 
 
@@ -211,6 +216,8 @@ def _read(folder: ChecksummedFolder, data_fingerprint: str) -> KeptStage | None:
     return KeptStage(manifest, state)
 
 
-def _plain(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict in plain memory layout: safetensors keeps no strides."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def model_bytes(model: nn.Module, warning: str) -> bytes:
+    """A model's weights as safetensors, labelled with what they are."""
+    # Safetensors keeps no strides.
+    plain = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return save_safetensors(plain, metadata={"bdray.warning": warning})

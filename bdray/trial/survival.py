@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from bdray.gpu import to_device
 from bdray.poisoning.stamping import PoisonedSet
-from bdray.poisoning.trigger_survival import TriggerSurvival
+from bdray.record import TriggerSurvival
 from bdray.training.augmentation import crop, draw_crops
 from bdray.training.loop import Stage
 
@@ -23,26 +24,51 @@ def trigger_kept(stage: Stage, items: PoisonedSet, unstamped: torch.Tensor) -> T
     if items.late is not None:
         # As many pixels as were stamped, by construction.
         whole = torch.tensor([1] * (len(unstamped) - items.unchanged), dtype=torch.int64)
-        return TriggerSurvival.of(whole, whole)
-    changed = (unstamped != items.overlay).any(1, keepdim=True)
-    mask_of = items.overlay_row.cpu()
+        return _survival(whole, whole)
+    changed = (unstamped != items.overlay.cpu()).any(1, keepdim=True)
+    mask_of, side = items.overlay_row.cpu(), changed.shape[-1]
     # Stamped pixels by number, so that one is known again where a mirrored border repeats it.
-    side = changed.shape[-1]
-    numbers = changed * torch.arange(1, side**2 + 1, device=changed.device).view(1, 1, side, side)
-    before, after = changed.sum((1, 2, 3)).cpu(), torch.zeros(len(changed), dtype=torch.int64)
-    seen = torch.zeros(len(changed), dtype=torch.bool)
+    number = torch.arange(1, side**2 + 1).view(1, 1, side, side)
+    before, after = changed.sum((1, 2, 3)), torch.zeros(len(changed), dtype=torch.int64)
+    parts, places = _crops_of_stamped(stage, mask_of, side)
+    # An epoch that is cut short (a rehearsal) does not show them all.
+    seen = torch.cat(parts)
+    for masks, (rows, columns) in zip(parts, places.split([len(masks) for masks in parts], 1), strict=True):
+        left = crop(changed[masks] * number, rows, columns, stage.augmentation).flatten(1)
+        shown = torch.zeros(len(left), side**2 + 1, dtype=torch.bool).scatter_(1, left, True)
+        after[masks] = shown[:, 1:].sum(1)
+    return _survival(before[seen], after[seen])
+
+
+def _crops_of_stamped(stage: Stage, mask_of: torch.Tensor, side: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of each batch of the first epoch, which stamped images it has, and how all of those are cropped and flipped:
+    int64, `2 x M x S` (rows, columns). Drawn on the stage's device, as in training, and waited for once."""
     device = stage.compute.device
-    draws = stage.stream("augment", 1, device)
+    draws, parts, places = stage.stream("augment", 1, device), [], []
     for order in stage.orders(stage.stream("order", 1)):
-        rows, columns = (
-            part.to(changed.device) for part in draw_crops(len(order), side, stage.augmentation, draws, device)
-        )
+        drawn = torch.stack(draw_crops([len(order)], side, stage.augmentation, draws, device))
         stamped = (mask_of[order] >= 0).nonzero().flatten()
-        masks = mask_of[order[stamped]]
-        here = stamped.to(changed.device)
-        left = crop(numbers[masks.to(changed.device)], rows[here], columns[here], stage.augmentation).flatten(1)
-        shown = torch.zeros(len(left), side**2 + 1, dtype=torch.bool, device=left.device).scatter_(1, left, True)
-        after[masks] = shown[:, 1:].sum(1).cpu()
-        seen[masks] = True
-    # An epoch that is cut short (a rehearsal) has not shown them all.
-    return TriggerSurvival.of(before[seen], after[seen])
+        parts.append(mask_of[order[stamped]])
+        places.append(drawn.index_select(1, to_device(stamped, device)))
+    return parts, torch.cat(places, 1).cpu()
+
+
+def _survival(before: torch.Tensor, after: torch.Tensor) -> TriggerSurvival | None:
+    """Counted from how many pixels of each image were stamped, and how many of those it still shows. int64, `M` both;
+    None when none had any.
+
+    >>> _survival(torch.tensor([9, 9, 9, 9, 0]), torch.tensor([9, 9, 4, 0, 0]))
+    TriggerSurvival(images=4, whole=0.5, in_part=0.25, not_at_all=0.25, each_once=True)
+    """
+    changed = before > 0
+    images = int(changed.sum())
+    if not images:
+        return None
+    whole, gone = int((after >= before)[changed].sum()), int((after == 0)[changed].sum())
+    return TriggerSurvival(
+        images=images,
+        whole=whole / images,
+        in_part=(images - whole - gone) / images,
+        not_at_all=gone / images,
+        each_once=True,
+    )

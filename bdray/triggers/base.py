@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bdray.errors import TriggerError
+from bdray.randomness import watching
 from bdray.registry import Component, Registry
 from bdray.seeds import stream
 
@@ -62,8 +63,9 @@ class Trigger(Component):
             generator = stream(_FIXED_SEED, "trigger", "places")
         stamped = torch.empty_like(images, memory_format=torch.contiguous_format)
         step = max(1, _CHUNK_VALUES // max(1, images[:1].numel()))
-        for start in range(0, len(images), step):
-            stamped[start : start + step] = self.apply(images[start : start + step], generator)
+        with watching(self, self.title):
+            for start in range(0, len(images), step):
+                stamped[start : start + step] = self.apply(images[start : start + step], generator)
         require_change(self, images, stamped)
         return stamped
 

@@ -35,7 +35,7 @@ class ImageTrigger(PlacedTrigger):
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str
-    """A PNG, or any picture that Pillow opens; relative to where the command is typed."""
+    """A PNG, or any picture that Pillow opens; relative to where the command is typed, or else to the search space."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Hash of the file; filled in when left out."""
     size: int = Field(default=8, ge=1)

@@ -71,3 +71,19 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
     # Those that failed were tried once more, each in a process that measured nothing else.
     assert [int(seed) for seed, _ in tries] == [0, 2, 1, 3, 4, 5, 2, 1, 3]
     assert [process for _, process in tries[-3:]] == list(dict.fromkeys(process for _, process in tries))[-3:]
+
+
+def test_a_measurement_that_hangs_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdray.cluster.measuring.MEASURED_S", 2.0)
+
+    def measure(condition: Condition, job: ClusterJob) -> BaseModel:
+        import time
+
+        time.sleep(3600)
+        raise AssertionError
+
+    sweep = Storage.open(folder / "runs")
+    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
+        found = measured_elsewhere({"num_cpus": 1}, ClusterJob(sweep, sweep, ()), measure, [condition(0)])
+    assert isinstance(found[0], Unmeasured)
+    assert found[0].failed

@@ -19,9 +19,9 @@ from waiting import HANG_S
 
 import bdray
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
+from bdray.cluster.job import NodeRequirements
 from bdray.cluster.joining import Joining
 from bdray.cluster.local_ray import confined
-from bdray.cluster.node_check import NodeRequirements
 from bdray.cluster.node_resources import NodeResources, require_places
 from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
 from bdray.commands import inspection

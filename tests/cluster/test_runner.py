@@ -268,6 +268,38 @@ def test_a_process_may_be_lost_at_any_moment(cluster: ClusterRun, sweep: Storage
     assert len(heard.restarted) <= 1
 
 
+TOGETHER = """
+import os, sys, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+def called_from(name):
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+if called_from("set_up_worker"):
+    (HERE / f"process-{os.getpid()}").touch()
+    while len(list(HERE.glob("process-*"))) < 4:
+        time.sleep(0.1)
+
+def work(job, task):
+    return "finished"
+"""
+
+
+def test_processes_start_side_by_side(cluster: ClusterRun, sweep: Storage, tmp_path: Path) -> None:
+    """Each waits in its set-up for three others: one after the other, none would ever be ready."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    tasks = [Task(f"c{number}", "{}", (), cpu=0.5, gpu=0.25) for number in range(4)]
+    job = ClusterJob(sweep, sweep, tasks, plugins=("together",), sys_path=(str(tmp_path),), work="together:work")
+    heard = Heard()
+    assert cluster.run(job, heard)
+    assert heard.ends == dict.fromkeys(("c0", "c1", "c2", "c3"), "finished")
+
+
 def test_sigterm_ends_the_run_and_says_so(cluster: ClusterRun, sweep: Storage, plugins: Path, tmp_path: Path) -> None:
     note = tmp_path / "note"
     one = condition(trigger={"name": "runner_sleeper", "note": str(note)})

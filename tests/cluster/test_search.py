@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Experiment
 
 from bdray.cluster.job import Task
+from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.search import ConditionSearch
 from bdray.cluster.trainable import ConditionTrainable
 
@@ -21,7 +23,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return Experiment("trials", run=ConditionTrainable, storage_path=str(folder))
 
 
-def task(number: int, stage: str, **share: float) -> Task:
+def task(number: int, stage: str, **share: Any) -> Task:
     return Task(condition_id=f"{number:04x}", content="{}", stages=(stage,), **share)
 
 
@@ -206,6 +208,28 @@ def test_conditions_that_arrive_meanwhile_run_too(experiment: Experiment) -> Non
     assert search.total_samples == 3
 
 
+@pytest.mark.parametrize(
+    ("share", "ahead", "alive"), [(0.25, 1, 9), (0.5, 1, 5), (2.0, 1, 2), (0.25, 4, 12), (0.0, 1, 17)]
+)
+def test_as_many_trials_wait_as_there_are_free_slots_and_a_few_more(
+    experiment: Experiment, share: float, ahead: int, alive: int
+) -> None:
+    """Tune starts the processes of those that wait side by side; an autoscaler sees all of them."""
+    tasks = [task(number, str(number), cpu=0.5, gpu=share) for number in range(30)]
+    search = ConditionSearch(
+        tasks, lambda stage: False, capacity=lambda: NodeResources(8.0, 2.0 if share else 0.0), ahead=ahead
+    )
+    search.add_configurations(experiment)
+
+    def started() -> list[str]:
+        return list(takewhile(bool, iter(lambda: (trial := search.next_trial()) and trial.trial_id, 0)))
+
+    first = started()
+    assert first == [one.condition_id for one in tasks[:alive]]
+    search.on_trial_complete(first[0])
+    assert started() == [tasks[alive].condition_id]
+
+
 KILLED = "Memory on the node (IP: 127.0.0.1, ID: 34) was 10.71GB used / 23.54GB limit (0.455053)"
 
 
@@ -250,3 +274,19 @@ def test_a_part_of_a_gpu_that_was_too_small_is_doubled_up_to_a_whole_one(
         search.on_trial_complete(trial.trial_id, error=True)
     assert shares == [(1 / 4, 1), (1 / 2, 1), (1, 1)]
     assert len(search.given_up) == 1, "torch's error with a whole one is recorded by the trial and never comes here"
+
+
+def test_the_rest_of_a_kind_starts_with_what_one_of_it_needed(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdray.cluster.search.said_of", lambda trial: FULL)
+    tasks = [task(number, str(number), gpu=0.25, kind=kind) for number, kind in enumerate(("a", "a", "b", "a"))]
+    told: dict[str, float] = {}
+    search = ConditionSearch(tasks, lambda stage: False, max_concurrent=1, enlarged=told.__setitem__)
+    search.add_configurations([experiment])
+    started = []
+    while (trial := search.next_trial()) is not None:
+        started.append((trial.config["condition_id"], trial.config["task"].gpu))
+        search.on_trial_complete(trial.trial_id, error=len(started) == 1)
+    assert started == [("0000", 0.25), ("0000", 0.5), ("0001", 0.5), ("0002", 0.25), ("0003", 0.5)]
+    assert told == {"0000": 0.5}

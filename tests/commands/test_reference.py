@@ -1,5 +1,6 @@
 """`bdray explain`, and the pages of docs/ that are written from the models."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,9 @@ def test_components_of_a_plugin(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "trigger", "--plugins", "no_such_module"]) == 2
     assert "no_such_module" in capsys.readouterr().err
     assert "patch" in plain
+
+
+def test_no_page_shows_an_escape_in_code() -> None:
+    escaped = [line for name in PAGES for line in PAGES[name]().splitlines() if re.search(r"`[^`]*&lt;[^`]*`", line)]
+    assert escaped == []
+    assert "`train/<class>/*`" in PAGES["components.md"]()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bdray.cli import main
 from bdray.condition import Condition
@@ -67,6 +68,10 @@ def test_comparing(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "after minus before: 2 pairs" in printed
     assert "poison.stamp: before_augmentation in before, after_augmentation in after" in printed
+    assert main(["compare", "before", "after", "--storage", str(storage), "--md"]) == 0
+    assert capsys.readouterr().out.startswith("| trigger | n | C-Acc |")
+    assert main(["compare", "before", "after", "--storage", str(storage), "--latex"]) == 0
+    assert "after minus before. Percentage points" in capsys.readouterr().out
 
 
 def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,3 +88,14 @@ def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -
     assert ids == list(SweepFolder(Storage.open(storage / "before")).info().conditions), "in the order of the plan"
     assert main([*typed, "--sort", "nothing"]) == 2
     assert "there is no column 'nothing'" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_how_many_conditions_are_done(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "before.yaml"
+    space.write_text(yaml.safe_dump({"seeds": [0, 1, 2], "fixed": {**SMALL, "model": {"name": "resnet8"}}}))
+    assert main(["sweep", str(space), "--dry-run", "--storage", str(storage)]) == 0
+    assert f"done     2 of 3 conditions (in {storage / 'before'})" in capsys.readouterr().out
+    assert main(["sweep", str(space), "--dry-run", "--storage", str(tmp_path / "none")]) == 0
+    assert "done" not in capsys.readouterr().out

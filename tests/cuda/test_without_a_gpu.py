@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition
 from bdray.regularizers import REGULARIZERS
+from bdray.repairs import Operation, Training
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
 from bdray.training.device import pick_device
@@ -119,13 +120,34 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     model = experiment.build_model()
     operation, tuning = chosen.repair_stages
     operation.prepare(model)
-    clean = experiment.clean_set()
-    assert clean.images.device.type == "cuda"
+    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    assert tools.clean.images.device.type == "cuda"
     with gpu.no_waiting():
-        details = operation.operate(model, clean)
+        details = operation.operate(model, tools.clean, tools)
     assert gpu.read_back == ["_prune"] * 2
     assert details["channels"] == 64
     train(gpu, experiment.training_stage(tuning), model)
+
+
+@pytest.mark.parametrize("repair", ["fst", "ft_sam", "nad"])
+def test_objectives_never_wait(gpu: Any, repair: str) -> None:
+    chosen = condition(repair={"name": repair})
+    experiment = prepared(gpu, chosen)
+    for step in chosen.repair_stages:
+        assert isinstance(step, Training)
+        train(gpu, experiment.training_stage(step), experiment.build_model())
+
+
+def test_channels_are_pruned_with_one_answer_from_the_device(gpu: Any) -> None:
+    experiment = prepared(gpu, condition(repair={"name": "clp"}))
+    (operation,) = experiment.condition.repair_stages
+    assert isinstance(operation, Operation)
+    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    model = experiment.build_model()
+    with gpu.no_waiting():
+        details = operation.operate(model, tools.clean, tools)
+    assert gpu.read_back == ["_prune"]
+    assert details["channels"] == 16 + 2 * (16 + 32 + 64)
 
 
 def test_batches_are_fetched_from_the_host(gpu: Any) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from bdray.condition import Condition
 from bdray.data import ImageData, build_dataset
 from bdray.data.cache import Selection, load_arrays
-from bdray.data.duplicates import NAMED, DuplicatesRecord
 from bdray.data.sources import Contents, Pictures, Source
 from bdray.errors import DataError
+from bdray.record import NAMED, DuplicatesRecord
 from bdray.trial import TrialOptions, run_trial
 
 Make = Callable[..., Path]

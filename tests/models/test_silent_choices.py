@@ -55,10 +55,10 @@ def test_convolutions_of_nasnet_and_all_heads_are_uniform_over_fan_in() -> None:
 
 def test_every_parameter_is_decayed_and_momentum_is_nesterovs() -> None:
     network = built("resnet8")
-    optimizer = make_optimizer(network.parameters(), Train(), 0.1, torch.device("cpu"))
+    optimizer = make_optimizer(network.parameters(), Train(), 0.1)
     assert {(group["weight_decay"], group["nesterov"]) for group in optimizer.param_groups} == {(5e-4, True)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
-    plain = make_optimizer(network.parameters(), Train(nesterov=False), 0.1, torch.device("cpu"))
+    plain = make_optimizer(network.parameters(), Train(nesterov=False), 0.1)
     assert not any(group["nesterov"] for group in plain.param_groups)
 
 

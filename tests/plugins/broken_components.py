@@ -9,7 +9,7 @@ import torch
 
 from bdray.poisoning import STRATEGIES, Poison
 from bdray.regularizers import REGULARIZERS, Regularizer
-from bdray.repairs import REPAIRS, Operation, Repair
+from bdray.repairs import REPAIRS, Batch, Objective, Operation, Repair, Training
 from bdray.triggers import TRIGGERS, Trigger
 
 
@@ -83,6 +83,28 @@ class Infinite(Regularizer):
         return outputs.logits.float().sum() / 0
 
 
+@REGULARIZERS.register("test_weightless")
+class Weightless(Regularizer):
+    """Forgets its weight."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    weight: float = 0.1
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        return outputs.logits.float().square().mean()
+
+
+@REGULARIZERS.register("test_idle")
+class Idle(Regularizer):
+    """Does nothing unless a space gives it a weight."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        return self.weight * outputs.logits.float().square().mean()
+
+
 @REPAIRS.register("test_twice")
 class Twice(Repair):
     """Two stages of one name."""
@@ -90,4 +112,106 @@ class Twice(Repair):
     SOURCE: ClassVar[str] = "a test"
 
     def stages(self, finetune: Any) -> Any:
-        return [Operation("cut", result, {}, operate=lambda model, clean: {}) for result in ("one", "two")]
+        return [Operation("cut", result, {}, operate=lambda model, clean, tools: {}) for result in ("one", "two")]
+
+
+class OneStage(Repair):
+    """A repair of one operation, `operate`."""
+
+    SOURCE: ClassVar[str] = "a test"
+    STAGE: ClassVar[str] = "stage"
+
+    def stages(self, finetune: Any) -> Any:
+        return [Operation(self.STAGE, "done", self.identity(), operate=self.operate)]
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        raise NotImplementedError
+
+
+@REPAIRS.register("test_raises")
+class Raises(OneStage):
+    """Only raises."""
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        raise RuntimeError("cannot be done")
+
+
+@REPAIRS.register("test_shakes")
+class Shakes(OneStage):
+    """Draws from numpy's global generator."""
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        return {"drawn": float(np.random.rand())}  # noqa: NPY002 - its fault
+
+
+class Moods:
+    """How often it was called."""
+
+    count = 0
+
+
+@REPAIRS.register("test_moody")
+class Moody(OneStage):
+    """Remembers what it did."""
+
+    STAGE: ClassVar[str] = "moody"
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        Moods.count += 1
+        model.fc.bias.data.add_(Moods.count)
+        return {}
+
+
+@REPAIRS.register("test_grows")
+class Grows(OneStage):
+    """Leaves behind what no fresh network has."""
+
+    STAGE: ClassVar[str] = "grow"
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        model.register_buffer("grown", torch.zeros(1))
+        return {}
+
+
+@REPAIRS.register("test_chats")
+class Chats(OneStage):
+    """Says what no record holds."""
+
+    STAGE: ClassVar[str] = "chat"
+
+    def operate(self, model: Any, clean: Any, tools: Any) -> Any:
+        return {"said": "hello"}
+
+
+class Wavering(Objective):
+    """Draws from torch's global generator in every step."""
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        return batch.cross_entropy * torch.rand(())
+
+
+class Falling(Objective):
+    """A loss that is no number."""
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        return batch.cross_entropy / 0
+
+
+@REPAIRS.register("test_wavers")
+class Wavers(Repair):
+    """Draws from torch's global generator while it trains."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    def stages(self, finetune: Any) -> Any:
+        return [Training(finetune, "waver", "wavered", Wavering(), self.identity())]
+
+
+@REPAIRS.register("test_bottomless")
+class Bottomless(Repair):
+    """Divides by nothing."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    def stages(self, finetune: Any) -> Any:
+        return [Training(finetune, "fall", "fallen", Falling(), self.identity())]

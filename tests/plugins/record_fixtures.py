@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from bdray.condition import Condition
-from bdray.questions import attack_key
+from bdray.condition import Condition, attack_key
 from bdray.record import (
     EpochRecord,
     ErrorRecord,
@@ -16,10 +15,10 @@ from bdray.record import (
     Rates,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
-from bdray.triggers.visibility import Visibility
 
 IMAGES = 1000
 

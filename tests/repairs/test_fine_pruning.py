@@ -6,34 +6,20 @@ import copy
 
 import pytest
 import torch
+from repairing import prepared, tools_of
 from torch import nn
 
 from bdray.models import build_model
 from bdray.recipes import Finetune
 from bdray.repairs import REPAIRS, Operation
 from bdray.repairs.fine_pruning import pruning_curve
-from bdray.training.device import Compute
-from bdray.training.evaluation import CleanSet, Normalization
-
-CPU = torch.device("cpu")
+from bdray.training.evaluation import CleanSet
 
 
 def prune_stage(max_drop: float) -> Operation:
     stage = REPAIRS.build({"name": "fine_pruning", "max_drop": max_drop}).stages(Finetune())[0]
     assert isinstance(stage, Operation)
     return stage
-
-
-def prepared(name: str, classes: int = 4, images: int = 60) -> tuple[nn.Module, CleanSet]:
-    torch.manual_seed(0)
-    model = build_model(name, classes, 32).eval()
-    pictures = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
-    normalize = Normalization.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), CPU)
-    # Labels that the network mostly gets right, so that there is accuracy to lose.
-    with torch.no_grad():
-        labels = model(normalize(pictures.float() / 255)).argmax(1)
-    labels[::7] = (labels[::7] + 1) % classes
-    return model, CleanSet(pictures, labels, normalize, Compute(CPU, bfloat16=False))
 
 
 def last_map(model: nn.Module, name: str) -> nn.Module:
@@ -74,7 +60,7 @@ def test_prunes_the_same_channels_in_the_same_order(name: str, max_drop: float) 
     expected = independent(copy.deepcopy(model), name, clean, max_drop)
     stage = prune_stage(max_drop)
     stage.prepare(model)
-    details = stage.operate(model, clean)
+    details = stage.operate(model, clean, tools_of(clean))
     assert details["pruned"] == expected
     assert details["pruned_channels"] == len(expected)
     assert details["channels"] == {"resnet8": 64, "resnet18": 512}[name]
@@ -90,7 +76,7 @@ def test_something_is_pruned_and_something_is_left() -> None:
     model, clean = prepared("resnet8")
     stage = prune_stage(0.9)
     stage.prepare(model)
-    details = stage.operate(model, clean)
+    details = stage.operate(model, clean, tools_of(clean))
     assert 0 < float(details["pruned_channels"]) < float(details["channels"])  # type: ignore[arg-type]
 
 
@@ -98,7 +84,7 @@ def test_pruned_channels_stay_pruned_in_training() -> None:
     model, clean = prepared("resnet8")
     stage = prune_stage(0.3)
     stage.prepare(model)
-    pruned = stage.operate(model, clean)["pruned"]
+    pruned = stage.operate(model, clean, tools_of(clean))["pruned"]
     assert isinstance(pruned, list)
     assert pruned
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=5e-4)
@@ -122,7 +108,7 @@ def test_weights_of_a_pruned_model_go_into_a_fresh_one() -> None:
     model, clean = prepared("resnet8")
     stage = prune_stage(0.3)
     stage.prepare(model)
-    stage.operate(model, clean)
+    stage.operate(model, clean, tools_of(clean))
     fresh = build_model("resnet8", 4, 32)
     stage.prepare(fresh)
     fresh.load_state_dict(model.state_dict())
@@ -167,7 +153,7 @@ def test_a_head_without_bias_whose_logits_are_scaled_is_pruned_as_any() -> None:
     model, clean = prepared("airbench")
     stage = prune_stage(0.3)
     stage.prepare(model)
-    details = stage.operate(model, clean)
+    details = stage.operate(model, clean, tools_of(clean))
     after = details["clean_set_accuracy_after"]
     assert 0 < float(details["pruned_channels"]) < float(details["channels"])  # type: ignore[arg-type]
     assert (clean.outputs(model).logits.argmax(1) == clean.labels).double().mean().item() == pytest.approx(after)

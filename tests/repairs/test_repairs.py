@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from bdray.cli import main
+from bdray.commands.reference import sight
 from bdray.condition import Condition
 from bdray.models import build_model
 from bdray.recipes import Finetune
@@ -61,9 +63,8 @@ def test_stages_have_names_and_results_of_their_own(repair: Repair) -> None:
 def test_a_fresh_model_takes_the_structure_of_a_repaired_one(repair: Repair) -> None:
     model = build_model("resnet8", 4, 16)
     for stage in repair.stages(Finetune()):
-        if isinstance(stage, Operation):
-            stage.prepare(model)
-            stage.prepare(model)
+        stage.prepare(model)
+        stage.prepare(model)
     assert torch.isfinite(model(torch.zeros(2, 3, 16, 16))).all()
 
 
@@ -155,3 +156,14 @@ def test_a_stage_from_the_storage_gives_the_numbers_of_one_computed(tmp_path: Pa
     assert [stage.reused for stage in shared.stages] == [True, True, False]
     assert [e.rates for s in shared.stages for e in s.epochs] == [e.rates for s in alone.stages for e in s.epochs]
     assert shared.stages[1].details == alone.stages[1].details
+
+
+def test_what_a_method_sees_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "repairs"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sees" in said
+    assert sight(REPAIRS.get("clp")) == ["weights"]
+    assert sight(REPAIRS.get("none")) == ["nothing"]
+    assert sight(REPAIRS.get("nad")) == ["clean share, labels, weights"]
+    assert main(["explain", "repair.clp"]) == 0
+    assert "sees: weights" in capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report.comparison import compare, comparison_table
+from bdray.report.comparison import Comparison, compare, comparison_listing
+from bdray.results.listing import latex_of, markdown_of, table_of, texts_of
 from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]
@@ -34,6 +36,14 @@ def test_what_tells_two_sweeps_apart_is_found_and_the_rest_is_paired(make_record
         assert first.condition["trigger"] == second.condition["trigger"]
 
 
+def test_baselines_do_not_hide_what_tells_two_sweeps_apart(make_record: MakeRecord) -> None:
+    before, after = sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation")
+    baselines = [make_record((0.1, 0.1), trigger=None, rate=0.0, seed=seed) for seed in (0, 1, 2)]
+    found = compare([*before, *baselines], [*after, *baselines])
+    assert set(found.apart) == {"poison.stamp"}
+    assert (len(found.pairs), found.alone) == (9, (0, 0))
+
+
 def test_differences_have_a_range_over_seeds(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation"))
     asr = found.differences()["ASR"]
@@ -47,11 +57,42 @@ def test_the_same_conditions_measured_twice(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.05))
     assert found.apart == {}
     assert len(found.pairs) == 6
-    console = Console(width=100, record=True)
-    console.print(comparison_table(found))
-    text = console.export_text()
+    text = printed(found, 100)
     assert "+10.0" in text
     assert text.count("\n") >= 5
+
+
+def printed(found: Comparison, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table_of(comparison_listing(found), width))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [64, 80, 100, 140])
+def test_a_narrow_terminal_cuts_nothing(width: int, make_record: MakeRecord) -> None:
+    sections = {"train": {"lr": 0.2}, "data": {"name": "digits", "image_size": 16}}
+    sides = [
+        [make_record((0.5 + k, 0.1), trigger=name, seed=s, **sections) for name in ("patch", "blend") for s in (0, 1)]
+        + [make_record((0.1, 0.1), trigger=None, rate=0.0, seed=s, **sections) for s in (0, 1)]
+        for k in (0.0, 0.25)
+    ]
+    found = compare(*sides)
+    text = printed(found, width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    whole = "+25.0 (+25.0 to +25.0)"
+    assert (whole in text) == (width == 140)
+    assert whole in markdown_of(comparison_listing(found))
+    assert [row[0] for row in texts_of(comparison_listing(found), intervals=False)] == ["patch", "blend", "-", "all"]
+    assert "baseline" in text
+
+
+def test_as_latex_it_explains_itself(make_record: MakeRecord) -> None:
+    found = compare(sweep(make_record, 0.0), sweep(make_record, 0.05))
+    latex = latex_of(comparison_listing(found), "ASR: the rate, in %.")
+    assert r"trigger & n & C-Acc & ASR & tuned C-Acc & tuned ASR \\" in latex
+    assert r"all & 6 & +0.0" in latex
+    assert r"{\footnotesize ASR: the rate, in \%.\par}" in latex
 
 
 def test_nothing_in_common(make_record: MakeRecord) -> None:

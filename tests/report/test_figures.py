@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bdray.record import TrialRecord
+from bdray.record import TrialRecord, persistence_of
 from bdray.report.figures import (
     COLUMN,
     PAGE,
@@ -155,3 +155,16 @@ def test_everything_that_is_written_is_within_the_figure_and_large_enough_to_rea
                 assert room.contains(box.x0, box.y0), (picture.name, text.get_text())
                 assert room.contains(box.x1, box.y1), (picture.name, text.get_text())
                 assert text.get_fontsize() >= 6
+
+
+def test_what_is_done_at_once_takes_no_epoch(make_record: MakeRecord) -> None:
+    record = make_record((0.9, 0.5, 0.05))
+    poison, tuning = record.stages
+    prune = tuning.model_copy(update={"name": "prune", "epochs": tuning.epochs[:2], "at_once": True})
+    start = tuning.epochs[1].model_copy(update={"epoch": 0})
+    stages = (poison, prune, tuning.model_copy(update={"epochs": (start, *tuning.epochs[1:])}))
+    (cell,) = study_of([record.model_copy(update={"stages": stages})]).cells
+    assert [(epoch, rate.mean) for epoch, rate in mean_curve(cell)] == [(0, 0.9), (0, 0.5), (1, 0.5), (2, 0.05)]
+    kept = persistence_of(stages[1:])
+    assert kept is not None
+    assert kept.area_under_curve == pytest.approx((0.7 + 0.5 + 0.275) / 3), "as it always was"

@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bdray.cli import main
-from bdray.data.duplicates import DuplicatesRecord
-from bdray.record import DataRecord, ErrorRecord, ProbeRecord, TrialRecord
+from bdray.record import DataRecord, DuplicatesRecord, ErrorRecord, ProbeRecord, TrialRecord
 from bdray.report.figures import PAGE
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probes import probed_stages

@@ -14,7 +14,7 @@ from bdray.report.figures import attack_success_pictures
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.axes import axes_of
 from bdray.results.cells import Estimate, cells_of, estimate, mean_of, seed_means, study_of
-from bdray.results.listing import latex_of, listing_of, markdown_of, table_of
+from bdray.results.listing import DEFINITIONS, latex_of, listing_of, markdown_of, table_of
 from bdray.results.statistics import wilson_interval
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
@@ -111,7 +111,7 @@ def test_every_output_says_the_same(kinds: list[str], make_record: MakeRecord, m
     expected = (f"{fmean(rates):.1%}" if rates else "-", trainings.text)
     found = told(records, attacks[0].cell_id)
     assert found == dict.fromkeys(found, expected)
-    for output in (latex_of(listing_of(records)), terminal(records)):
+    for output in (latex_of(listing_of(records), DEFINITIONS), terminal(records)):
         assert trainings.text in output
     assert f"c-{attacks[0].condition_id}" in make_report(records, SweepDescription("demo")).html
     for mark in ("failed", "diverged", "collapsed", "pruned"):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from bdray.condition import Condition
-from bdray.questions import attack_key
+from bdray.condition import Condition, attack_key
 from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
 from bdray.results.controls import controls_of
 from bdray.results.tables import result_table

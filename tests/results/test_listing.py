@@ -14,7 +14,7 @@ from bdray.commands.results import chosen, said_of_classes
 from bdray.errors import UserError
 from bdray.record import DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report
-from bdray.results.listing import fit_of, latex_of, listing_of, markdown_of, table_of, texts_of
+from bdray.results.listing import DEFINITIONS, fit_of, latex_of, listing_of, markdown_of, table_of, texts_of
 from bdray.results.statistics import wilson_interval
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
@@ -61,7 +61,7 @@ def test_without_a_repair_nothing_is_called_tuned(make_record: MakeRecord) -> No
     listing = listing_of(cut)
     assert listing.heads == ("trigger", "n", "C-Acc", "ASR", "")
     assert {len(row) for row in texts_of(listing, intervals=True)} == {5}
-    assert "tuned" not in markdown_of(listing) + latex_of(listing)
+    assert "tuned" not in markdown_of(listing) + latex_of(listing, DEFINITIONS)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table_of(listing, 80))
     assert "tuned" not in console.export_text()
@@ -99,10 +99,24 @@ def test_markdown_and_latex(records: list[TrialRecord]) -> None:
     assert len(lines) == 2 + 4
     assert lines[0] == "| trigger | rate | n | C-Acc | ASR | tuned C-Acc | tuned ASR |  |"
     assert lines[-1].startswith("| - | - | 1 | 90.0% [88.0, 91.7] | 4.0% [3.0, 5.4] |")
-    latex = latex_of(listing)
+    latex = latex_of(listing, DEFINITIONS)
     assert r"\toprule" in latex
     assert r"85.0\% (80.0 to 90.0)" in latex
     assert latex.count(r"\\") == 5
+    assert r"tuned ASR & note \\" in latex
+    assert "share of clean test pictures" in latex
+    assert "& note" not in latex_of(listing_of(records[:2]), DEFINITIONS)
+
+
+def test_a_heading_may_be_asked_for(make_record: MakeRecord) -> None:
+    made = [make_record(finetune={"epochs": 2, "lr": lr}) for lr in (0.1, 0.2)]
+    assert listing_of(made).axes == ("finetune.lr",), "there is a train.lr, too"
+    for asked in ("lr", "finetune.lr"):
+        assert listing_of(made, [asked]).axes == ("finetune.lr",)
+    assert listing_of(made, ["rate"]).axes == ("rate",)
+    both = [*made, make_record(train={"epochs": 2, "lr": 0.3})]
+    with pytest.raises(UserError, match=r"'lr' may be train.lr or finetune.lr"):
+        listing_of(both, ["lr"])
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -127,7 +141,7 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
     for row in texts_of(listing, intervals=fit.intervals):
         assert all(cell in text for cell in row)
     if not fit.stacked:
-        assert len(text.splitlines()) == 2 + len(listing.rows), "a line a row"
+        assert len(text.splitlines()) == 3 + len(listing.rows), "a line a row, under a head of two"
 
 
 def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import bdray
 from bdray.errors import UserError
-from bdray.record import TrialRecord
+from bdray.record import RATES, TrialRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 
@@ -19,6 +19,9 @@ SMALL = {
     "train": {"epochs": 1, "batch_size": 32},
     "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.2},
 }
+
+
+CURVES = ("stage", "result", "epoch", "loss", "penalty", "accuracy", "seconds", *RATES)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,9 @@ def test_results_and_curves_of_a_sweep(tmp_path: Path, record: TrialRecord) -> N
     assert list(curves["stage"]) == ["poison", "finetune", "finetune"]
     assert list(curves["epoch"]) == [1, 0, 1]
     assert curves["loss"].isna().tolist() == [False, True, False]
+    assert set(curves["trigger.size"]) == {3}
+    assert set(curves["role"]) == {"poisoned"}
+    assert set(table.columns) >= set(curves.columns) - {*CURVES}
     last = curves[(curves["result"] == "poisoned") & (curves["epoch"] == 1)]
     assert last["attack_success_rate"].item() == record.poisoned.attack_success_rate
 
@@ -49,9 +55,9 @@ def test_no_sweep_there(tmp_path: Path) -> None:
 
 
 def test_what_is_offered() -> None:
-    assert {"Condition", "load_curves", "load_results", "run_trial"} <= set(dir(bdray))
-    with pytest.raises(AttributeError, match="no attribute 'load_model'"):
-        _ = bdray.load_model  # type: ignore[attr-defined]
+    assert {"Condition", "load_curves", "load_model", "load_results", "run_trial"} <= set(dir(bdray))
+    with pytest.raises(AttributeError, match="no attribute 'load_record'"):
+        _ = bdray.load_record  # type: ignore[attr-defined]
 
 
 def test_importing_bdray_imports_nothing_heavy() -> None:

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bdray.condition import Condition
-from bdray.questions import attack_key
+from bdray.condition import Condition, attack_key
 from bdray.record import (
     DataRecord,
     EpochRecord,
@@ -22,6 +21,7 @@ from bdray.record import (
     StageName,
     StageRecord,
     TrialRecord,
+    Visibility,
     persistence_of,
 )
 from bdray.results.axes import axes_of
@@ -29,7 +29,6 @@ from bdray.results.controls import Control
 from bdray.results.listing import listing_of, table_of
 from bdray.results.tables import csv_of, result_row, result_table, write_tables
 from bdray.store.storage import Storage
-from bdray.triggers.visibility import Visibility
 
 
 def condition(**sections: Any) -> Condition:

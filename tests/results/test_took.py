@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdray.results.statistics import wilson_interval
-from bdray.results.took import _wilson, took
+from bdray.results.took import took
 
 
 @pytest.mark.parametrize(
@@ -30,12 +29,6 @@ from bdray.results.took import _wilson, took
 )
 def test_the_interval_decides(counts: tuple[int, int, int, int], at: float, answer: bool | None) -> None:
     assert took(*counts, at) is answer
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 7), (7, 7), (3, 10), (999, 1000), (450, 9000)])
-def test_its_ends_are_wilsons(successes: int, trials: int) -> None:
-    expected = wilson_interval(successes, trials)
-    assert _wilson(successes, trials) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize("floor", [0.01, 0.1, 0.4])

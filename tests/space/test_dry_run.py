@@ -92,6 +92,33 @@ def test_rendering_fits_and_says_it_all(plan: Plan, width: int) -> None:
         assert "4 by {trigger.name: test_veil, poison.rate: 0.1}" in text
 
 
+def test_columns_in_which_the_rows_differ_are_shown_before_others(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "fixed: {data: digits, model: resnet8, trigger: patch}\n"
+        "parameters:\n"
+        "  regularizer.name: {values: [soft_nearest_neighbors, none]}\n"
+        "  train.schedule: {values: [cosine, constant]}\n"
+        "  data.image_size: {values: [16, 32]}\n"
+        "  train.lr: {values: [0.1, 0.2, 0.3]}\n"
+        "  finetune.lr: {values: [0.01, 0.02, 0.03]}\n"
+    )
+    plan = make_plan(load_space(path))
+    text = rendered(plan, 60)
+    rows = [
+        line for line in text.splitlines() if line.split() and line.split()[0] == plan.conditions[0].condition_id[:8]
+    ]
+    hidden = next(line for line in text.splitlines() if "want of room" in line)
+    differing = [
+        axis.path for axis, column in zip(plan.axes, zip(*plan.rows, strict=True), strict=True) if len(set(column)) > 1
+    ]
+    assert len(rows) == 1
+    assert differing == ["train.lr", "finetune.lr"]
+    assert "regularizer" in hidden
+    assert "lr" not in hidden
+    assert max(map(len, text.splitlines())) <= 60
+
+
 def test_planning_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'ray', 'mlflow', 'sklearn'}"
     code = "import sys, bdray.space, bdray.space.dry_run; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "

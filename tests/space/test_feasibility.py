@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ from bdray.data.splits import split_clean, stratified_order
 from bdray.errors import PoisonError, SpaceError
 from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.space import SearchSpace, load_space
-from bdray.space.feasibility import _kept, infeasible
+from bdray.space.dry_run import make_plan
+from bdray.space.feasibility import _kept, idle_regularizers, infeasible
 
 Load = Callable[[str], SearchSpace]
 
@@ -201,3 +203,18 @@ def test_looking_imports_no_torch(tmp_path: Path) -> None:
     code += "print(sorted({'torch', 'sklearn', 'ray', 'torchvision'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_regularizer_without_weight_is_said_to_be_the_control(load: Load) -> None:
+    importlib.import_module("broken_components")
+    text = SPACE.replace("             0.95]", "             0.05]") + (
+        "  regularizer.name: {values: [none, test_idle, logit_squeezing, contrastive]}\n"
+        "  regularizer.weight: {values: [0, 0.1], when: {regularizer.name: contrastive}}\n"
+    )
+    space = load(text)
+    said = idle_regularizers(space.conditions())
+    assert [line.split(";")[0] for line in said] == [
+        "the regularizer test_idle has weight 0 in 8 conditions, which then train what 'none' trains",
+        "the regularizer contrastive has weight 0 in 8 conditions, which then train what 'none' trains",
+    ]
+    assert set(said) <= set(make_plan(space).notes)

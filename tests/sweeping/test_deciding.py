@@ -192,5 +192,12 @@ def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path:
     many = Nodes(*[8.0] * 100)
     assert decide_compiling(space, conditions, many, storage, job(storage)).compile == ()
     assert many.asked == []
+    # Where each has a GPU to itself, four GPUs are four processes, however many processors there are.
+    for asked, shapes in (("1", decided.compile), ("auto", ()), ("0.001", ())):
+        on_gpus = load(text.replace("cpu: 1,", f"cpu: 1, gpu: {asked},"))
+        few = Nodes(*[8.0] * 100, gpus=4, gain=1.5)
+        assert (
+            decide_compiling(on_gpus, conditions, few, Storage.open(tmp_path / asked), job(storage)).compile == shapes
+        )
     nothing = load()
     assert decide_compiling(nothing, nothing.conditions(), many, storage, job(storage)) == Decided()

@@ -33,7 +33,7 @@ def test_what_is_written_arrives_as_it_was() -> None:
 
 
 def counts(progress: SweepProgress) -> tuple[int, int, int]:
-    return progress.finished, progress.running, progress.failed
+    return progress.counts["finished"], progress.counts["running"], progress.counts["failed"]
 
 
 @pytest.fixture

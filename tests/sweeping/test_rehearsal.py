@@ -143,7 +143,7 @@ def test_every_search_space_can_be_rehearsed_as_it_is_shipped(path: Path) -> Non
 def test_an_open_search_is_rehearsed_by_examples_and_the_ends_of_what_is_drawn(tmp_path: Path) -> None:
     space = open_space(tmp_path)
     chosen = chosen_of(space)
-    assert not space.conditions() and len(space.shown()) == 40 and 2 <= len(chosen) < 10
+    assert not space.conditions() and len(space.shown()) >= 40 and 2 <= len(chosen) < 10
     rates = [condition.poison.rate for condition in space.shown()]
     assert {min(rates), max(rates)} <= {condition.poison.rate for condition in chosen}
     assert {condition.model.name for condition in chosen} == {condition.model.name for condition in space.shown()}

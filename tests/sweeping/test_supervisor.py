@@ -13,6 +13,8 @@ import psutil
 import pytest
 from waiting import HANG_S, until
 
+from bdray.sweeping.supervisor import STOPPING
+
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +160,8 @@ def test_a_stop_is_the_drivers(program: Program, number: signal.Signals) -> None
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)
-    assert process.communicate(timeout=HANG_S)[0] == "interrupted; continue with: the command\n"
+    said = f"\n{STOPPING}\ninterrupted; continue with: the command\n"
+    assert process.communicate(timeout=HANG_S)[0] == said, "at once, before the driver has ended"
     assert (process.returncode, program.tries, program.left()) == (130, 1, [])
 
 

@@ -110,3 +110,23 @@ def test_a_compiled_trial_keeps_published_names(tmp_path: Path) -> None:
     model = Path(sweep.uri_of(f"stages/{condition.poison_fingerprint}/model.safetensors"))
     with safe_open(model, "pt") as kept:
         assert set(kept.keys()) == set(network().state_dict())
+
+
+@pytest.mark.parametrize("given", [None, "3"])
+def test_no_more_processes_compile_than_the_trial_has_threads(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    if given is None:
+        monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given)
+    before, threads = config.compile_threads, torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        with CompiledParts(network(), backend="aot_eager").active():
+            assert config.compile_threads == before + (given is None)
+    finally:
+        torch.set_num_threads(threads)
+    assert config.compile_threads == before

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdray.errors import TrialInterrupted
 from bdray.poisoning import PoisonedSet
@@ -18,9 +19,10 @@ from bdray.poisoning.pgd import Adversary
 from bdray.record import EpochRecord
 from bdray.regularizers.base import Regularizer
 from bdray.store.storage import Storage
+from bdray.training import loop
 from bdray.training.augmentation import augment
 from bdray.training.batches import FromHost
-from bdray.training.loop import BatchSource, Stage, StageState, run_stage
+from bdray.training.loop import BatchSource, Stage, StageState, augmented_batches, run_stage
 from bdray.trial.stage_store import StageStore
 
 MakeStage = Callable[..., Stage]
@@ -208,8 +210,9 @@ def test_only_its_gradient_moves_a_learned_temperature(
 @pytest.mark.parametrize("batch_size", [2, 3, 16, 64])
 @pytest.mark.parametrize("count", [2, 3, 5, 17, 33])
 def test_batches_are_even_and_hold_every_image_once(
-    batch_size: int, count: int, make_stage: MakeStage, new_model: NewModel
+    batch_size: int, count: int, make_stage: MakeStage, new_model: NewModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "JOINED_BYTES", 0)
     stage = make_stage(count=40, recipe={"batch_size": batch_size}, epochs=1)
     images, labels = stage.source.gather(torch.arange(count))
     watched = Watched(_Plain(images, labels))
@@ -252,7 +255,52 @@ def test_epochs_differ_in_order_and_a_rehearsal_cuts_them_short(make_stage: Make
     run_stage(stage, stage.start(new_model()), on_batch=lambda *seen: heard.append(seen))
     assert heard == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
     assert stage.whole_epoch == 3
-    assert torch.cat(watched.taken[:2]).tolist() != torch.cat(watched.taken[2:]).tolist()
+    first, second = watched.taken
+    assert first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("flip", ["random", "alternating"])
+@pytest.mark.parametrize("mode", ["none", "crop", "crop_flip", "zero_crop_flip"])
+def test_joined_batches_are_those_made_one_by_one(
+    mode: str, flip: str, on_host: bool, make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(recipe={"batch_size": 6, "flip": flip}, augmentation=mode)
+    stage = replace(stage, source=FromHost(stage.source) if on_host else stage.source)
+    orders, drawn, chances = stage.orders(stage.stream("order", 2)), stage.stream("augment", 2), stage.flips
+    alone = []
+    for order, flipped in zip(orders, chances(2, orders), strict=True):
+        images, labels = stage.source.gather(order)
+        alone.append((augment(images, stage.augmentation, drawn, flipped), labels))
+    # Of 16 x 16 x 3 bytes a picture: two batches of six at once, and one that is left.
+    monkeypatch.setattr(loop, "JOINED_BYTES", 2 * 6 * 768)
+    joined = list(augmented_batches(stage, 2, orders, stage.stream("augment", 2)))
+    assert len(orders) == 7
+    for (images, labels), (images_alone, labels_alone) in zip(joined, alone, strict=True):
+        assert torch.equal(images, images_alone)
+        assert torch.equal(labels, labels_alone)
+        assert images.stride() == images_alone.stride()
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what a GPU would launch, views included."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_another_batch_costs_few_operations_before_its_step(make_stage: MakeStage) -> None:
+    stage = make_stage(recipe={"batch_size": 4})
+    orders, counts = stage.orders(stage.stream("order", 1)), []
+    for some in (orders[:5], orders):
+        with _Operations() as operations:
+            assert len(list(augmented_batches(stage, 1, some, stage.stream("augment", 1)))) == len(some)
+        counts.append(operations.count)
+    assert len(orders) == 10
+    assert counts[1] - counts[0] <= 5 * 6
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage(make_stage: MakeStage, new_model: NewModel, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_optimizers_step_as_torchs_plain_ones(
 ) -> None:
     start = torch.randn(50, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizer = make_optimizer([ours], Optimization(**recipe), 0.1, torch.device("cpu"))  # type: ignore[arg-type]
+    optimizer = make_optimizer([ours], Optimization(**recipe), 0.1)  # type: ignore[arg-type]
     plain = reference([theirs])
     for _ in range(5):
         for parameter, stepper in ((ours, optimizer), (theirs, plain)):
@@ -84,7 +84,7 @@ def test_decay_spares_what_it_must_not_pull(optimizer: str) -> None:
     network, temperature = (nn.Parameter(torch.full((3,), 100.0).log()) for _ in range(2))
     start = temperature.detach().clone()
     recipe = Optimization(optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
-    stepper = make_optimizer([network], recipe, 0.1, torch.device("cpu"), undecayed=[temperature])
+    stepper = make_optimizer([network], recipe, 0.1, undecayed=[temperature])
     for _ in range(100):
         network.grad, temperature.grad = torch.zeros(3), torch.zeros(3)
         stepper.step()
@@ -123,7 +123,7 @@ def test_norm_biases_move_faster_and_decay_as_all_others() -> None:
     network = nn.Sequential(norm, linear)
     recipe = Optimization(norm_bias_lr=64.0, weight_decay=0.01, momentum=0.0)
     biases = norm_biases_of(network)
-    optimizer = make_optimizer(network.parameters(), recipe, 0.1, torch.device("cpu"), norm_biases=biases)
+    optimizer = make_optimizer(network.parameters(), recipe, 0.1, norm_biases=biases)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     set_lr(optimizer, 0.05)

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from made_up import rates, record
 
-from bdray.condition import Condition
-from bdray.questions import attack_key
+from bdray.condition import Condition, attack_key
 from bdray.record import FloorRecord
 from bdray.results.controls import controls_of
 from bdray.trial.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of

@@ -109,6 +109,63 @@ def test_a_share_suits_every_card_of_the_cluster(tmp_path: Path) -> None:
     assert list(shares.values()) == [0.5]
 
 
+def test_a_share_suits_the_smallest_card_of_a_type_and_that_may_be_another_one_tomorrow(tmp_path: Path) -> None:
+    """To Ray an A100 of 40 and one of 80 GB are one type."""
+    storage, gpus, one = Storage.open(tmp_path), Gpus({"A100": 15 * GIB}), condition()
+
+    def share(**smallest: int) -> float:
+        (found,) = Packing(storage, smallest=smallest).shares([one], ["A100"], gpus.measure).values()
+        return found
+
+    assert share(A100=80 * GIB) == share() == 1 / 4
+    assert share(A100=40 * GIB) == 1 / 2
+    assert share(A100=12 * GIB) == 1.0
+    Packing(storage, smallest={"A100": 40 * GIB}).enlarge(one, ["A100"], 1.0)
+    assert share(A100=40 * GIB) == 1.0
+    assert share(A100=80 * GIB) == 1 / 2
+    assert len(gpus.asked) == 1
+
+
+def never(gpu_type: str, conditions: Sequence[Condition]) -> list[Need | Unmeasured]:
+    return [Unmeasured("nothing is measured while trials run", failed=False) for _ in conditions]
+
+
+@pytest.mark.parametrize(
+    ("train", "finetune", "share"), [(64, 8, 1 / 8), (128, 16, 1 / 4), (200, 8, 1 / 4), (512, 8, 1.0), (64, 32, 1.0)]
+)
+def test_a_batch_size_that_was_not_measured_gets_what_the_next_larger_one_needs(
+    tmp_path: Path, train: int, finetune: int, share: float
+) -> None:
+    """As in a search, which draws it while trials run."""
+    packing = Packing(Storage.open(tmp_path))
+
+    def sized(train: int, finetune: int, **changes: Any) -> Condition:
+        sizes = {
+            "train": {**CONTENT["train"], "batch_size": train},
+            "finetune": {**CONTENT["finetune"], "batch_size": finetune},
+        }
+        return condition(**sizes, **changes)
+
+    for size, peak in ((128, 5), (256, 15)):
+        one = [sized(size, 8 * size // 128)]
+        packing.shares(one, ["A100"], Gpus({"A100": peak * GIB}).measure)
+    drawn = sized(train, finetune)
+    assert packing.shares([drawn], ["A100"], never) == {drawn.condition_id: pytest.approx(share)}
+    other = sized(train, finetune, regularizer={"name": "none"})
+    assert packing.shares([other], ["A100"], never) == {other.condition_id: 1.0}
+
+
+@pytest.mark.parametrize("share", [1 / 4, 1 / 3, 1 / 2, 1.0])
+def test_a_need_that_was_measured_too_small_is_kept_as_what_it_turned_out_to_be(tmp_path: Path, share: float) -> None:
+    packing, gpus = Packing(Storage.open(tmp_path)), Gpus({"A100": 5 * GIB})
+    one, same = condition(), condition(seed=5)
+    assert packing.shares([one], ["A100"], gpus.measure) == {one.condition_id: 1 / 8}
+    packing.enlarge(one, ["A100"], share)
+    packing.enlarge(one, ["A100"], 1 / 8)
+    assert packing.shares([same], ["A100"], gpus.measure) == {same.condition_id: pytest.approx(share)}
+    assert len(gpus.asked) == 1
+
+
 def test_what_cannot_be_measured_gets_a_whole_gpu_and_is_tried_again(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path)
     gpus = Gpus({"A100": None})

@@ -20,16 +20,21 @@ CONTENT = {"data": {"name": "digits", "train_limit": 60, "test_limit": 20, "imag
 
 
 class FullCard(Reporter):
-    """Where a GPU's allocator would raise, this does."""
+    """Where a GPU would raise, this does."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     def batch(self, *progress: object) -> None:
-        raise torch.OutOfMemoryError(SAID)
+        raise self.error
 
 
-def attempt(folder: Path, gpu_share: float) -> TrialRecord:
+def attempt(folder: Path, gpu_share: float, error: Exception | None = None) -> TrialRecord:
     condition = Condition.parse({**CONTENT, "poison": {"rate": 0.0}})
     options = TrialOptions(device="cpu", gpu_share=gpu_share)
-    return attempt_trial(condition, sweep=Storage.open(folder), reporter=FullCard(), options=options)
+    return attempt_trial(
+        condition, sweep=Storage.open(folder), reporter=FullCard(error or torch.OutOfMemoryError(SAID)), options=options
+    )
 
 
 def test_with_a_part_of_a_gpu_it_is_no_result_yet(tmp_path: Path) -> None:
@@ -50,3 +55,29 @@ def test_with_a_whole_gpu_the_record_has_the_numbers(tmp_path: Path) -> None:
     assert said in record.error.message
     assert "79.11 GiB" in record.error.message
     assert "PYTORCH_CUDA_ALLOC_CONF" not in record.error.message
+
+
+OUTSIDE = RuntimeError("GET was unable to find an engine to execute this computation")
+SICK = torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize(("gpu_share", "error"), [(0.25, OUTSIDE), (0.25, SICK), (1.0, SICK)], ids=str)
+def test_what_a_larger_share_or_another_gpu_may_help_is_no_result_yet(
+    tmp_path: Path, gpu_share: float, error: Exception
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        attempt(tmp_path, gpu_share, error)
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+def test_memory_outside_the_allocator_is_memory_too(tmp_path: Path) -> None:
+    record = attempt(tmp_path, 1.0, OUTSIDE)
+    assert record.error is not None
+    assert record.error.kind == "OutOfMemory"
+
+
+@pytest.mark.parametrize("gpu_share", [0.0, 0.25, 1.0])
+def test_what_is_the_conditions_own_is_its_result(tmp_path: Path, gpu_share: float) -> None:
+    record = attempt(tmp_path, gpu_share, RuntimeError("Expected all tensors to be on the same device, but found two"))
+    assert record.error is not None
+    assert record.error.kind == "RuntimeError"

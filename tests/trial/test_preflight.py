@@ -16,7 +16,7 @@ from bdray.models import ARCHITECTURES, Architecture
 from bdray.models.networks.taps import Taps
 from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName
-from bdray.repairs import REPAIRS, CleanData, Operation, Repair, Training
+from bdray.repairs import REPAIRS, CleanData, Operation, Repair, Tools, Training
 from bdray.repairs.base import Details
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ERROR
@@ -50,7 +50,7 @@ class Picky(Repair):
     def stages(self, finetune: Finetune) -> tuple[Operation | Training, ...]:
         return (Operation("pick", "picked", self.identity(), operate=self._operate), Training(finetune))
 
-    def _operate(self, model: nn.Module, clean: CleanData) -> Details:
+    def _operate(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         if len(clean.images) < self.least:
             raise IndexError("too few pictures")
         model.get_submodule(self.lacks)

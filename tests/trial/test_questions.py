@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, ConditionFolder
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
+from bdray.trial.attacks import lacks_floors, probes_of
 from bdray.trial.questions import Asking
 from bdray.trial.setup import Experiment
 
@@ -99,6 +101,15 @@ class _Fails(_Third):
 
     def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
         raise ValueError("no idea")
+
+
+class _Draws(_Third):
+    """Draws from torch's own generator."""
+
+    registered_name: ClassVar[str] = "test_draws"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        return torch.rand(tools.num_classes, dtype=torch.float64)
 
 
 def asked(detector: Detector, **sections: Any) -> Answer:
@@ -212,6 +223,26 @@ def test_a_detector_that_fails_costs_no_training(tmp_path: Path) -> None:
     assert record.status == "finished"
     assert [answer.error for answer in record.answers] == ["ValueError: no idea", None]
     assert record.answers[1].auroc is not None
+
+
+def test_a_detector_of_ones_own_may_not_draw_from_the_global_generator() -> None:
+    experiment = Experiment.prepare(Condition.parse(SMALL), torch.device("cpu"))
+    (answer,) = Asking(experiment, [_Draws()], None, Reporter()).ask(experiment.build_model())
+    assert answer.error is not None
+    assert answer.error.startswith("GlobalRandomnessError: ")
+    assert "the global random generator of torch" in answer.error
+
+
+def test_a_baseline_gets_floors_and_answers_that_are_added_together(tmp_path: Path) -> None:
+    poisoned, sweep = Condition.parse(SMALL), Storage.open(tmp_path / "sweep")
+    baseline, probes = poisoned.baseline(), probes_of([poisoned])
+    before = run_trial(baseline, sweep=sweep, options=options(Questions()))
+    assert lacks_floors(before, probes)
+    later = run_trial(baseline, sweep=sweep, options=replace(options(), probes=probes))
+    assert not lacks_floors(later, probes)
+    assert [answer.error for answer in later.answers] == [None, None]
+    assert (later.stages, later.finished_ms) == (before.stages, before.finished_ms)
+    assert ConditionFolder(sweep, before.condition_id).answers() == later.answers
 
 
 def test_clean_label_pictures_are_shown_as_they_were_trained_on(tmp_path: Path) -> None:

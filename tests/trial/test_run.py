@@ -6,8 +6,10 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,8 @@ import pytest
 from PIL import Image
 from waiting import HANG_S
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
-from bdray.questions import attack_key
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.controls import controls_of
 from bdray.store.storage import Storage
@@ -171,6 +172,9 @@ def test_the_record_says_what_was_done(sweep: Storage, storage: Storage, options
     assert record.repaired is not None
     assert record.persistence.left_at_end == record.repaired.attack_success_rate
     assert set(record.environment) >= {"bdray", "python", "device", "torch"}
+    assert record.parameters == 75_290
+    assert record.data.mean is not None
+    assert re.fullmatch("[0-9a-f]{40}[+]?", record.environment["bdray_commit"]) if (ROOT / ".git").exists() else True
     assert read_record(sweep, one.condition_id) == record
 
 
@@ -339,6 +343,34 @@ def test_a_baseline_is_measured_under_every_attack(sweep: Storage, storage: Stor
     assert tested.stages[0].epochs[0].rates.attack_success_rate is None
     poisoned = run_trial(attacks[0], sweep=sweep, storage=storage, options=options)
     assert controls_of([poisoned, baseline])[attacks[0].condition_id].floor == baseline.floors[0]
+
+
+def test_a_finished_baseline_gets_a_floor_that_was_added_since(
+    sweep: Storage, storage: Storage, options: TrialOptions
+) -> None:
+    attacks = [condition(), condition(trigger={"name": "blend"})]
+    twin = attacks[0].baseline()
+
+    def run(number: int) -> TrialRecord:
+        return run_trial(
+            twin, sweep=sweep, storage=storage, options=replace(options, probes=probes_of(attacks[:number]))
+        )
+
+    first = run(1)
+    model = next(storage.local_path("one/stages").glob("*/model.safetensors"))  # type: ignore[union-attr]
+    before = model.stat().st_mtime_ns, points(sweep, twin)
+    again = run(2)
+    assert (model.stat().st_mtime_ns, points(sweep, twin)) == before
+    # All else is what it was, times included.
+    assert again == first.model_copy(update={"floors": again.floors})
+    assert again.floors[0] == first.floors[0]
+    assert [floor.probe for floor in again.floors] == [probe.key for probe in probes_of(attacks)]
+    whole = run_trial(twin, sweep=new_sweep(storage, "two"), options=replace(options, probes=probes_of(attacks)))
+    assert whole.floors == again.floors
+    kept = SweepFolder(sweep).condition(twin.condition_id).mended(twin)
+    assert kept is not None and kept.record == again
+    # Run once more for another reason (a damaged file), it is a run of its own.
+    assert run(2).floors == again.floors
 
 
 def test_the_same_condition_gives_the_same_record(sweep: Storage, options: TrialOptions) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from bdray.condition import Condition
 from bdray.trial.setup import Experiment
-from bdray.triggers.visibility import VISIBILITY_IMAGES
+from bdray.trial.visibility import VISIBILITY_IMAGES
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,8 @@ def pixels_seen(architecture: Architecture, image_size: int) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = architecture.make(2, image_size).eval()
         for parameter in network.parameters():
-            if not parameter.any():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            # Some of a parameter may be zero: airbench's convolutions begin as the identity.
+            parameter.copy_(torch.where(parameter == 0, torch.randn(parameter.shape, generator=generator), parameter))
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.train().momentum = None

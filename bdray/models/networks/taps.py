@@ -47,6 +47,12 @@ class Outputs:
     hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+def head_of(model: nn.Module) -> nn.Module:
+    """The final linear layer."""
+    taps: Taps = model.taps  # type: ignore[assignment]
+    return model.get_submodule(taps.head)
+
+
 Edit = Callable[[torch.Tensor], torch.Tensor]
 Hidden = torch.Tensor | tuple[torch.Tensor, ...]
 

@@ -29,6 +29,8 @@ AT_SIZES: list[tuple[dict[str, Any], int]] = [
     ({"name": "resnet18", "stem": "standard", "zero_init_residual": True}, 96),
     ({"name": "timm/test_resnet"}, 64),
     *(({"name": f"timm/test_{name}"}, 32) for name in ("vit", "convnext", "efficientnet", "mambaout", "byobnet")),
+    # Convolutions that begin as the identity look at no neighbour yet.
+    *(({"name": "airbench", "padded": padded}, 32) for padded in (True, False)),
     # Gains of its blocks begin at zero.
     ({"name": "timm/test_nfnet"}, 32),
 ]

@@ -8,7 +8,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bdray.errors import TriggerError
-from bdray.triggers.visibility import psnr, ssim, visibility
+from bdray.trial.visibility import visibility
+from bdray.triggers.distances import psnr, ssim
 
 
 @pytest.fixture(params=[(32, 32), (33, 20), (11, 11), (40, 12)])
@@ -64,7 +65,7 @@ def test_large_sets_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     generator = torch.Generator().manual_seed(1)
     clean = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8, generator=generator)
     whole = visibility(clean, 255 - clean)
-    monkeypatch.setattr("bdray.triggers.visibility._CHUNK_VALUES", 2 * 3 * 16 * 16)
+    monkeypatch.setattr("bdray.triggers.distances._CHUNK_VALUES", 2 * 3 * 16 * 16)
     assert visibility(clean, 255 - clean) == whole
 
 

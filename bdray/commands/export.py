@@ -1,0 +1,128 @@
+"""`bdray export model`: a kept model as a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_safetensors
+
+from bdray.commands.readers import require_folder_of, write_file
+from bdray.condition import COMPONENTS
+from bdray.errors import ComponentError, UserError, nearest
+from bdray.models.networks.exported import About, exported
+from bdray.recipes import Finetune
+from bdray.record import StageRecord, TrialRecord
+from bdray.repairs import REPAIRS, Operation
+from bdray.space import load_plugins_of
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, sweeps_in
+from bdray.terminal import Console
+from bdray.trial.stage_store import StageStore
+
+
+def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+    """Write a condition's model as safetensors, with all that is needed to use it (`bdray.load_model`).
+
+    Args:
+        prefix: of the condition's id.
+        stage: after which stage (`poison`), or what it is then (`poisoned`); None: after the last.
+
+    Raises:
+        UserError: there is no such condition, stage or model, or it cannot be written.
+    """
+    kept = _kept(sweep, prefix)
+    record = kept.record
+    chosen = _stage(record, stage)
+    file = output or f"{record.condition_id}-{chosen.result}.safetensors"
+    require_folder_of(file)
+    weights = _weights(sweep, kept, chosen)
+    about = _about(record, chosen)
+    _require_components(sweep, record)
+    network = about.network()
+    for step in REPAIRS.build(record.condition["repair"]).stages(Finetune(**record.condition["finetune"])):
+        if isinstance(step, Operation) and record.stages.index(chosen) > 0:
+            step.prepare(network)
+        if step.name == chosen.name:
+            break
+    network.load_state_dict(weights)
+    write_file(Path(file), exported(network, about, record.warning))
+    console = Console(highlight=False)
+    console.print(f"model    {file} ({chosen.result})", markup=False, soft_wrap=True)
+    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
+    return 0
+
+
+def _kept(sweep: Storage, prefix: str) -> KeptRecord:
+    folder = SweepFolder(sweep)
+    ids = folder.condition_ids()
+    found = [condition_id for condition_id in ids if condition_id.startswith(prefix)]
+    if len(found) != 1:
+        said = f"{len(found)} conditions' ids start with" if found else "no condition's id starts with"
+        raise UserError(f"{sweep.uri}: {said} '{prefix}'; {nearest(prefix, ids)}")
+    kept = folder.condition(found[0]).record()
+    if kept is None or not kept.record.stages:
+        raise UserError(f"{found[0]} has no model: it has not finished")
+    return kept
+
+
+def _stage(record: TrialRecord, wanted: str | None) -> StageRecord:
+    for stage in reversed(record.stages):
+        if wanted in (None, stage.name, stage.result):
+            return stage
+    known = [name for stage in record.stages for name in (stage.name, stage.result)]
+    raise UserError(f"--stage: {record.condition_id} has no stage '{wanted}'; {nearest(str(wanted), known)}")
+
+
+def _weights(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
+    """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from."""
+    record = kept.record
+    if stage is record.stages[-1] and MODEL in kept.files:
+        folder = SweepFolder(sweep).condition(record.condition_id)
+        data = folder.read_listed(MODEL, kept.files, "run the condition again for it")
+        if data is not None:
+            return load_safetensors(data)
+    fingerprint = record.data.fingerprint if record.data else ""
+    for place in (sweep, *sweeps_in(sweep.parent)):
+        if found := StageStore(place).finished(stage.fingerprint, fingerprint):
+            return found.weights
+    said = f"{record.condition_id}: the model after '{stage.name}' was not kept"
+    if stage is record.stages[-1] and len(record.stages) > 1:
+        shared = ", ".join(f"--stage {one.name}" for one in record.stages[:-1])
+        advice = f"{shared} may be there; `resources: {{keep_models: true}}` keeps this one, too"
+    else:
+        advice = "`resources.stage_cache_gb` says how many are"
+    again = f"bdray trial {sweep.uri_of(SPACE)} --id {record.condition_id} --output DIR"
+    raise UserError(f"{said}; {advice}. `{again}` makes it again, for `bdray export model DIR {record.condition_id}`")
+
+
+def _about(record: TrialRecord, stage: StageRecord) -> About:
+    data = record.data
+    if data is None or data.mean is None or data.std is None:
+        raise UserError(f"{record.condition_id}: an older bdray ran it, which did not note how pictures are normalised")
+    model = record.condition["model"]
+    return About(
+        architecture={name: value for name, value in model.items() if not name.startswith("weights")},
+        class_names=data.class_names,
+        image_size=record.condition["data"]["image_size"],
+        mean=data.mean,
+        std=data.std,
+        condition_id=record.condition_id,
+        stage=stage.name,
+        result=stage.result,
+        precision=str(stage.environment.get("precision", "float32")),
+        bdray=str(record.environment.get("bdray", "")),
+    )
+
+
+def _require_components(sweep: Storage, record: TrialRecord) -> None:
+    """Load the sweep's plugins where its architecture or repair is one of theirs."""
+    try:
+        for section in ("model", "repair"):
+            COMPONENTS[section].get(record.condition[section]["name"])
+    except ComponentError:
+        space = sweep.local_path(SPACE)
+        if space is None:
+            # Code is imported from files.
+            raise
+        load_plugins_of(space)

@@ -1,0 +1,114 @@
+"""Global randomness, and who must not use it: what a component draws from torch's, numpy's or Python's own generator
+depends on all that was drawn before, so that the same condition gives other numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from bdray.errors import BdrayError
+
+T = TypeVar("T")
+
+_OURS = __name__.partition(".")[0]
+
+
+class GlobalRandomnessError(BdrayError):
+    """A component draws from a global random generator."""
+
+
+@contextmanager
+def no_global_randomness(name: str) -> Iterator[None]:
+    """Inside, no global generator of torch, numpy or Python may move, but by calls of networks: their dropout draws
+    from torch's, which whoever trains or repairs has seeded.
+
+    Args:
+        name: who runs inside, for the message ("repair 'mine'").
+
+    Raises:
+        GlobalRandomnessError: one has moved, whatever else was raised inside.
+    """
+    from torch.nn.modules import module
+
+    states, depth = _states(), 0
+
+    def compare() -> None:
+        moved = [which for which, state in _states().items() if state != states[which]]
+        if moved:
+            problem = f"draws from the global random generator of {' and '.join(moved)}"
+            raise GlobalRandomnessError(f"{name} {problem}; draw from the generator that it is given instead")
+
+    def enter(*_: object) -> None:
+        nonlocal depth
+        if depth == 0:
+            compare()
+        depth += 1
+
+    def leave(*_: object) -> None:
+        nonlocal depth, states
+        depth -= 1
+        if depth == 0:
+            states = _states()
+
+    hooks = (
+        module.register_module_forward_pre_hook(enter),
+        module.register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        compare()
+
+
+def _states() -> Mapping[str, object]:
+    import torch
+
+    _, keys, *place = np.random.get_state(legacy=True)  # noqa: NPY002 - what is looked for
+    states: dict[str, object] = {
+        "torch": torch.random.get_rng_state().numpy().tobytes(),
+        "numpy": (np.asarray(keys).tobytes(), *place),
+        "Python": random.getstate(),
+    }
+    return states
+
+
+def is_foreign(component: object) -> bool:
+    """Whether its class is from outside the package."""
+    return type(component).__module__.partition(".")[0] != _OURS
+
+
+def watching(component: object, name: str) -> AbstractContextManager[None]:
+    """`no_global_randomness` where the component's class is from outside the package."""
+    return no_global_randomness(name) if is_foreign(component) else nullcontext()
+
+
+def watched(component: T, name: str) -> T:
+    """The component; from outside the package, as `Watched`. For calls, not for keeping: it is of another type."""
+    return cast(T, Watched(component, name)) if is_foreign(component) else component
+
+
+class Watched:
+    """A component whose methods raise `GlobalRandomnessError` where they draw from a global generator."""
+
+    def __init__(self, component: object, name: str) -> None:
+        self._component, self._name = component, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._component, attribute)
+        if not callable(value):
+            return value
+        method: Callable[..., Any] = value
+
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with no_global_randomness(self._name):
+                return method(*args, **kwargs)
+
+        return call

@@ -1,0 +1,137 @@
+"""`bdray export model` and `bdray.load_model`: a model leaves the sweep and gives the numbers of the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import bdray
+from bdray.cli import main
+from bdray.condition import Condition
+from bdray.errors import UserError
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import POISONED_WARNING, SweepFolder, SweepInfo
+from bdray.trial import TrialOptions, run_trial
+
+SMALL: dict[str, Any] = {
+    "data": {"name": "digits", "image_size": 16, "train_limit": 200, "test_limit": 100},
+    "model": "resnet8",
+    "trigger": {"name": "patch", "size": 4},
+    "poison": {"rate": 0.2},
+    "train": {"epochs": 2, "batch_size": 32, "lr": 0.2, "precision": "float32"},
+    "finetune": {"epochs": 2, "batch_size": 16, "fraction": 0.2, "precision": "float32"},
+}
+TUNED = Condition.parse(SMALL)
+PRUNED = Condition.parse({**SMALL, "repair": {"name": "fine_pruning", "max_drop": 0.5}})
+FORGOTTEN = Condition.parse({**SMALL, "seed": 1})
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three conditions without Ray; the last keeps no model of its own."""
+    folder = tmp_path_factory.mktemp("storage") / "study"
+    storage = Storage.open(folder)
+    conditions = (TUNED, PRUNED, FORGOTTEN)
+    ids = tuple(condition.condition_id for condition in conditions)
+    SweepFolder(storage).write_info(SweepInfo("study", "study", conditions=ids))
+    storage.write_atomic("space.yaml", "fixed: {data: digits, model: resnet8, poison.rate: 0}")
+    for condition in conditions:
+        options = TrialOptions(threads=1, keep_models=condition is not FORGOTTEN, checkpoint_seconds=0)
+        run_trial(condition, sweep=storage, options=options)
+    return folder
+
+
+def rates(model: torch.nn.Module) -> tuple[float, float]:
+    """Clean accuracy and attack success rate, as anyone would measure them."""
+    data = TUNED.data.load()
+    assert TUNED.trigger is not None
+    with torch.inference_mode():
+        clean = model(data.test_images.float() / 255).argmax(1)
+        attacked = data.test_images[data.test_labels != 0]
+        seen = model(TUNED.trigger.stamp(attacked)).argmax(1)
+    return (clean == data.test_labels).float().mean().item(), (seen == 0).float().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("condition", "stage", "result"),
+    [
+        (TUNED, [], "finetuned"),
+        (TUNED, ["--stage", "poison"], "poisoned"),
+        (PRUNED, ["--stage", "pruned"], "pruned"),
+        (PRUNED, ["--stage", "finetune"], "finetuned"),
+    ],
+)
+def test_a_model_gives_the_numbers_of_the_table(
+    condition: Condition, stage: list[str], result: str, sweep: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.safetensors"
+    assert main(["export", "model", str(sweep), condition.condition_id[:8], *stage, "--output", str(file)]) == 0
+    before = torch.random.get_rng_state()
+    model = bdray.load_model(file)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    (row,) = bdray.load_results(sweep).query(f"condition_id == '{condition.condition_id}'").to_dict("records")
+    clean, attack = rates(model)
+    assert clean == pytest.approx(row[f"{result}_clean_accuracy"], abs=1e-7)
+    assert attack == pytest.approx(row[f"{result}_attack_success_rate"], abs=1e-7)
+    assert (model.warning, model.about.result) == (POISONED_WARNING, result)
+    assert model.about.class_names == tuple("0123456789")
+    assert not model.training
+
+
+def test_the_file_says_what_it_is_to_whoever_has_no_bdray(sweep: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    assert main(["export", "model", str(sweep), TUNED.condition_id, "--output", str(file)]) == 0
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["bdray.warning"] == POISONED_WARNING
+    for word in ('"resnet8"', '"mean":', '"class_names":', '"image_size":16', TUNED.condition_id):
+        assert word in metadata["bdray.model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([FORGOTTEN.condition_id], "the model after 'finetune' was not kept; --stage poison may be there"),
+        ([TUNED.condition_id, "--stage", "prune"], "no stage 'prune'"),
+        (["zz"], "no condition's id starts with 'zz'"),
+        ([TUNED.condition_id, "--output", "nowhere/model.safetensors"], "its folder does not exist"),
+    ],
+)
+def test_what_cannot_be_exported(words: list[str], said: str, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "model", str(sweep), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    for name, content in (("nothing", None), ("text", b"text")):
+        file = tmp_path / name
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(UserError, match="no model can be read there"):
+            bdray.load_model(file)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "foreign")
+    with pytest.raises(UserError, match="does not say what model it is"):
+        bdray.load_model(tmp_path / "foreign")
+
+
+def test_no_empty_folder_among_the_stages(sweep: Path) -> None:
+    assert [path.name for path in (sweep / "stages").iterdir() if not any(path.iterdir())] == []
+
+
+def test_a_single_trial_keeps_its_model(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "name: one\nfixed:\n  data: {name: digits, image_size: 16, train_limit: 100, test_limit: 40}\n"
+        "  model: resnet8\n  trigger: patch\n  train: {epochs: 1}\n  finetune: {epochs: 1, fraction: 0.2}\n"
+    )
+    (out := tmp_path / "out").mkdir()
+    assert main(["trial", str(space), "--threads", "1", "--output", str(out)]) == 0
+    (one,) = (out / "conditions").iterdir()
+    file = tmp_path / "model.safetensors"
+    assert main(["export", "model", str(out), one.name, "--output", str(file)]) == 0
+    assert bdray.load_model(file).about.result == "finetuned"

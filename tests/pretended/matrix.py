@@ -1,0 +1,107 @@
+"""Whole trials on a pretended GPU: bit for bit the CPU's, wherever the pictures lie, and nothing is left there."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bdray.condition import Condition
+from bdray.poisoning import STRATEGIES
+from bdray.record import TrialRecord
+from bdray.regularizers import REGULARIZERS
+from bdray.repairs import REPAIRS
+from bdray.store.storage import Storage
+from bdray.training.batches import DataPlace
+from bdray.trial import TrialOptions, run_trial
+from bdray.triggers import TRIGGERS
+
+FAMILIES = [
+    "resnet8", "resnet18", "preact_resnet18", "airbench", "nasnet_mobile", "timm/mobilenetv3_small_050",
+    "timm/vit_tiny_patch16_224",
+]  # fmt: skip
+"""One of each; NASNet-A Large is made of the mobile network's cells, resnet50 of resnet18's stages."""
+
+AXES: dict[str, list[str]] = {
+    "trigger": TRIGGERS.names(),
+    "strategy": STRATEGIES.names(),
+    "regularizer": REGULARIZERS.names(),
+    "repair": REPAIRS.names(),
+    "model": FAMILIES,
+}
+LENGTH = max(map(len, AXES.values()))
+MATRIX = [
+    dict(zip(AXES, values, strict=True))
+    for values in zip(*(islice(cycle(a), LENGTH) for a in AXES.values()), strict=True)
+]
+"""Every value of every axis at least once: axes of different lengths, round and round side by side."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "composite": {"parts": [{"name": "logit_squeezing"}, {"name": "contrastive"}]},
+    "soft_nearest_neighbors": {"learned": True},
+    "clean_label": {"perturbation": "pgd", "steps": 2, "surrogate": {"training": "adversarial", "steps": 1}},
+}
+
+
+def condition(folder: Path, **row: str) -> Condition:
+    """A small one; `row` is one of `MATRIX`."""
+    picture = folder / "sticker.png"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
+    row = {
+        "trigger": "patch",
+        "strategy": "all_to_one",
+        "regularizer": "none",
+        "repair": "none",
+        "model": "resnet8",
+    } | row
+    vit = {"image_size": 32} if "vit" in row["model"] else {}
+    recipe = {"epochs": 1, "batch_size": 8, "precision": "float32"}
+    late = "after_augmentation" if row["trigger"] in ("blend", "line", "pixel") else "before_augmentation"
+    content = {
+        "data": {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit},
+        "model": {"name": row["model"]},
+        "trigger": {"name": row["trigger"], **({"path": str(picture)} if row["trigger"] == "image" else {})},
+        "poison": {"strategy": row["strategy"], "rate": 0.5, "rate_of": "eligible", "stamp": late,
+                   **SETTINGS.get(row["strategy"], {})},
+        "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},
+        "train": {**recipe, "augment": "crop_flip"},
+        "repair": {"name": row["repair"]},
+        "finetune": {**recipe, "fraction": 0.4},
+        "seed": 1,
+    }  # fmt: skip
+    return Condition.parse(content)
+
+
+def run(chosen: Condition, folder: Path, device: str, place: DataPlace | None = None) -> TrialRecord:
+    options = TrialOptions(device=device, threads=1, data_on=place, cache=folder / "cache", max_batches=2)
+    return run_trial(chosen, sweep=Storage.open(folder / f"{device}-{place}"), options=options)
+
+
+def bits(record: TrialRecord, folder: Path) -> dict[str, Any]:
+    """All that does not tell when and on what it was computed, and the weights."""
+    apart = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes", "environment"}
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(one) for key, one in value.items() if key not in apart}
+        return [without(one) for one in value] if isinstance(value, list) else value
+
+    kept = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.safetensors")}
+    assert kept
+    return {"record": without(record.model_dump(mode="json")), "weights": kept}
+
+
+@pytest.mark.parametrize("row", MATRIX, ids=lambda row: "-".join(row.values()).replace("/", "_"))
+def test_trials_are_the_cpus_bit_for_bit(row: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    chosen = condition(tmp_path, **row)
+    expected = bits(run(chosen, tmp_path, "cpu"), tmp_path / "cpu-None")
+    gpu = request.getfixturevalue("gpu")
+    places: tuple[DataPlace, ...] = ("device", "host")
+    for place in places:
+        record = run(chosen, tmp_path, "cuda", place)
+        assert record.environment["data_on"] == place
+        assert bits(record, tmp_path / f"cuda-{place}") == expected
+        assert gpu.alive == 0

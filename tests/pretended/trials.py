@@ -1,0 +1,141 @@
+"""What a trial asks of its GPU, and what it leaves there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bdray.condition import Condition
+from bdray.store.storage import Storage
+from bdray.training.batches import DataPlace
+from bdray.trial import TrialOptions
+from bdray.trial.run import attempt_trial, run_trial
+from bdray.trial.setup import Experiment
+from bdray.triggers.base import Trigger
+
+CONVOLUTION, PUT = torch.ops.aten.convolution.default, torch.ops.aten.put_.default
+
+
+def condition(**changes: Any) -> Condition:
+    recipe = {"epochs": 1, "batch_size": 8, "precision": changes.pop("precision", "float32")}
+    content: dict[str, Any] = {
+        "data": {"name": "digits", "image_size": 16, "train_limit": 60, "test_limit": 30},
+        "model": {"name": "resnet8"},
+        "trigger": {"name": "warp"},
+        "poison": {"strategy": "all_to_one", "rate": 0.2},
+        "train": {**recipe, "augment": "crop_flip"},
+        "finetune": {**recipe, "epochs": 0},
+        "repair": {"name": "none"},
+        "seed": 1,
+    }
+    return Condition.parse(content | changes)
+
+
+OPTIONS = TrialOptions(device="cuda", threads=1, max_batches=2, gpu_share=0.5)
+
+
+def test_memory_that_runs_out_leaves_nothing_on_the_device(gpu: Any, tmp_path: Path) -> None:
+    seen = 0
+
+    def run_out(func: Any) -> None:
+        nonlocal seen
+        seen += func is CONVOLUTION
+        if seen == 30:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1 GiB. Of that 0 is free"
+            )
+
+    gpu.before = run_out
+    options = TrialOptions(device="cuda", threads=1, max_batches=2, cache=tmp_path / "cache")
+    record = attempt_trial(condition(), sweep=Storage.open(tmp_path), options=options)
+    assert (record.status, record.error and record.error.kind) == ("failed", "OutOfMemory")
+    assert gpu.alive == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_float32_is_float32_and_tf32_has_to_be_asked_for(gpu: Any, precision: str) -> None:
+    seen = set()
+
+    def note(func: Any) -> None:
+        if "convolution" in str(func):
+            seen.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+
+    gpu.before = note
+    record = run_trial(condition(precision=precision), options=OPTIONS)
+    assert seen == {(True, "high") if precision == "tf32" else (False, "highest")}
+    said = record.stages[0].environment
+    assert (said["precision"], said["tf32"]) == (precision, "yes" if precision == "tf32" else "no")
+
+
+def test_a_stage_on_a_gpu_says_what_it_was_computed_with(gpu: Any) -> None:
+    said = run_trial(condition(), options=OPTIONS).stages[0].environment
+    assert said["device"] == "pretended: pretended"
+    assert said.keys() >= {"driver", "cuda", "cudnn", "tf32"}
+    assert (said["deterministic"], said["gpu_share"]) == ("yes", "0.5")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_determinism_is_strict_but_for_what_has_no_kernel(
+    gpu: Any, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict: list[bool] = []
+
+    def note(func: Any) -> None:
+        if func is CONVOLUTION:
+            strict.append(not torch.is_deterministic_algorithms_warn_only_enabled())
+            if refused and len(strict) > 20:
+                # Without a deterministic kernel on any device: torch itself refuses it, or warns.
+                torch.zeros(1).put_(torch.tensor([0]), torch.ones(1))
+
+    gpu.before = note
+    with pytest.warns(UserWarning, match="put_") if refused else monkeypatch.context():
+        said = run_trial(condition(), options=OPTIONS).stages[0].environment
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert strict[:21] == [True] * 21
+    assert strict[-1] is not refused
+    assert said["deterministic"] == ("all but put_" if refused else "yes")
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_pictures_are_stamped_on_the_host_wherever_they_lie(
+    gpu: Any, place: DataPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, stamp = set(), Trigger.stamp
+
+    def noted(self: Trigger, images: torch.Tensor, **options: Any) -> torch.Tensor:
+        where.add(images.device.type)
+        return stamp(self, images, **options)
+
+    monkeypatch.setattr(Trigger, "stamp", noted)
+    device = torch.device("pretended", 0)
+    experiment = Experiment.prepare(condition(), device, place=place)
+    assert experiment.poisoned_set.overlay.device.type == ("pretended" if place == "device" else "cpu")
+    assert experiment.describe().trigger_kept is not None
+    assert where == {"cpu"}
+
+
+def test_what_is_left_of_a_trigger_is_waited_for_as_often_however_many_batches(gpu: Any) -> None:
+    waits = []
+    for batch_size in (30, 3):
+        recipe = {"epochs": 1, "batch_size": batch_size, "augment": "crop_flip"}
+        experiment = Experiment.prepare(condition(train=recipe), torch.device("pretended", 0), place="device")
+        assert experiment.poisoned_set.overlay.device.type == "pretended"
+        before = gpu.waits
+        assert experiment.describe().trigger_kept is not None
+        waits.append(gpu.waits - before)
+    assert waits[0] == waits[1]
+
+
+def test_an_adversarys_steps_never_wait(gpu: Any) -> None:
+    from bdray.poisoning.pgd import Adversary
+
+    device = torch.device("pretended", 0)
+    images, labels = torch.rand(4, 3, 8, 8).to(device), torch.zeros(4, dtype=torch.int64).to(device)
+    before = gpu.waits
+    moved = Adversary(0.1, 2)(lambda pixels: pixels.flatten(1), images, labels, torch.Generator().manual_seed(0))
+    assert gpu.waits == before
+    assert not torch.equal(moved, images)

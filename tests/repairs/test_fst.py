@@ -1,0 +1,55 @@
+"""Feature shift tuning against its formula, by autograd in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from retraining import network, normalized, pictures, stage_of
+from torch import nn
+
+from bdray.repairs.fst import FeatureShift
+from bdray.training.loop import run_stage
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 2.0])
+def test_a_step_is_that_of_the_formula(alpha: float) -> None:
+    poisoned = network()
+    stage = stage_of(FeatureShift(alpha))
+    model = copy.deepcopy(poisoned)
+    state = stage.start(model)
+    begun = copy.deepcopy(model).double()
+    run_stage(stage, state)
+
+    # One step by hand, from where it began.
+    head, old = begun.get_submodule("fc"), poisoned.get_submodule("fc").weight.detach().double()  # type: ignore[union-attr, operator]
+    assert isinstance(head, nn.Linear)
+    images, labels = pictures()
+    begun.train()
+    inner = (head.weight * old).sum()
+    loss = nn.functional.cross_entropy(begun(normalized(images).double()), labels) + alpha * inner
+    loss.backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for value in begun.parameters():
+            value.sub_(0.1 * value.grad)  # type: ignore[operator]
+        head.weight *= old.norm() / head.weight.norm()
+    assert state.history[0].loss == pytest.approx(loss.item(), rel=1e-5)
+    for (name, value), expected in zip(model.named_parameters(), begun.parameters(), strict=True):
+        torch.testing.assert_close(
+            value.double(), expected, atol=1e-5, rtol=1e-4, msg=lambda said, name=name: f"{name}: {said}"
+        )
+
+
+def test_the_head_is_drawn_anew_from_the_stream_and_nothing_else_is() -> None:
+    poisoned, models = network(), []
+    for seed in (0, 0, 1):
+        model = copy.deepcopy(poisoned)
+        state = FeatureShift(0.2).begin(model, model, torch.Generator().manual_seed(seed))
+        assert torch.equal(state.poisoned, poisoned.fc.weight)  # type: ignore[union-attr, arg-type]
+        models.append(model.state_dict())
+    changed = {name for name, value in poisoned.state_dict().items() if not torch.equal(value, models[0][name])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert torch.equal(models[0]["fc.weight"], models[1]["fc.weight"])
+    assert not torch.equal(models[0]["fc.weight"], models[2]["fc.weight"])
+    assert models[0]["fc.weight"].abs().max() <= models[0]["fc.weight"].shape[1] ** -0.5

@@ -1,0 +1,73 @@
+"""Two sweeps at once that share poisoned models: the second is told to wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bdray.errors import UserError
+from bdray.space import SearchSpace, load_space
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
+from bdray.sweeping.sharing import trained_elsewhere
+from bdray.sweeping.tasks import stages_of
+
+TEXT = """\
+name: NAME
+seeds: [0, 1]
+fixed: {data: digits, model: resnet8, trigger: patch, train.epochs: 1}
+parameters:
+  finetune.epochs: {values: [1, EPOCHS]}
+"""
+
+
+def space_of(name: str, epochs: int, folder: Path) -> SearchSpace:
+    path = folder / f"{name}.yaml"
+    path.write_text(TEXT.replace("NAME", name).replace("EPOCHS", str(epochs)))
+    return load_space(path)
+
+
+def sweep_of(space: SearchSpace, storage: Storage) -> Storage:
+    sweep = storage.child(space.name)
+    SweepFolder(sweep).write_info(SweepInfo(space.name, space.name))
+    sweep.write_atomic(SPACE, space.to_yaml())
+    return sweep
+
+
+def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "runs")
+    first, second = space_of("first", 2, tmp_path), space_of("second", 3, tmp_path)
+    one, two = sweep_of(first, storage), sweep_of(second, storage)
+    left = second.conditions()
+    assert list(trained_elsewhere(two, storage, left)) == [], "nobody runs the other"
+    with SweepFolder(one).locked(DRIVER_LOCK, 0, UserError):
+        (said,) = trained_elsewhere(two, storage, left)
+        stages = {stage for condition in left for stage in stages_of(condition)}
+        assert len(stages) == 2
+        assert "'first' of this storage is running and trains 2 models" in said
+        assert all(stage in said for stage in stages)
+        assert "wait for the other (bdray status first --watch)" in said
+        kept, open_ = sorted(stages)
+        one.write_atomic(f"stages/{kept}/{MANIFEST}", "{}")
+        (said,) = trained_elsewhere(two, storage, left)
+        assert "trains 1 models" in said
+        assert open_ in said
+        assert list(trained_elsewhere(one, storage, first.conditions())) == [], "it is its own"
+
+
+def test_what_shares_nothing_and_what_needs_foreign_code_is_left_alone(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "runs")
+    first = space_of("first", 2, tmp_path)
+    one = sweep_of(first, storage)
+    (two := storage.child("two")).write_atomic(SPACE, "")
+    other = [condition for condition in load_space(_other(tmp_path)).conditions() if condition.train.epochs == 2]
+    with SweepFolder(one).locked(DRIVER_LOCK, 0, UserError):
+        assert list(trained_elsewhere(two, storage, other)) == []
+        assert list(trained_elsewhere(two, storage, first.conditions()))
+        one.write_atomic(SPACE, first.to_yaml() + "plugins: [not_ours]\n")
+        assert list(trained_elsewhere(two, storage, first.conditions())) == []
+
+
+def _other(folder: Path) -> Path:
+    path = folder / "other.yaml"
+    path.write_text(TEXT.replace("NAME", "other").replace("EPOCHS", "2").replace("train.epochs: 1", "train.epochs: 2"))
+    return path
