@@ -17,7 +17,7 @@ from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.plugins import digest_of, source_of
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.poisoning.classes import class_options, index_of
-from bdray.recipes import Evaluate, Finetune, Train
+from bdray.recipes import Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
@@ -98,17 +98,18 @@ class Condition(Identified):
         default_factory=lambda: REPAIRS.build("finetune")
     )
     finetune: Finetune = Finetune()
-    evaluate: Evaluate = Evaluate()
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Condition:
         """A validated condition from nested content, in which a class may be named wherever its index is meant.
 
+        A section `evaluate` is passed over: conditions had one before questions were no part of them.
+
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
         """
-        content = dict(content)
+        content = {section: options for section, options in content.items() if section != "evaluate"}
         poison = content.get("poison")
         if isinstance(poison, Mapping) and "strategy" not in poison:
             content["poison"] = {"strategy": "all_to_one", **poison}
@@ -216,7 +217,7 @@ class Condition(Identified):
     @cached_property
     def poison_fingerprint(self) -> str:
         """Names the poison stage: conditions with the same one share one poisoned model."""
-        later = ("finetune", "repair", "evaluate", *(("trigger", "poison") if self.is_baseline else ()))
+        later = ("finetune", "repair", *(("trigger", "poison") if self.is_baseline else ()))
         content = {key: value for key, value in self._cell.items() if key not in later}
         content["data"] = {key: value for key, value in content["data"].items() if key != "clean_pool"}
         return digest({**content, "held_out": self.held_out_fraction, "seed": self.seed, "stage": "poison"})

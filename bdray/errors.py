@@ -95,6 +95,10 @@ class ClusterError(BdrayError):
     """Ray does not start, or cannot be reached; nothing was computed, the same command tries again."""
 
 
+class StageGoneError(BdrayError):
+    """A model that is needed is not kept any more, and nothing may be trained for it."""
+
+
 class TrialInterrupted(BdrayError):  # noqa: N818 - a request, not a mistake
     """A trial was asked to stop between two epochs; its checkpoint lets it go on exactly."""
 

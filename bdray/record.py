@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bdray.condition import Condition, attack_key, flatten
 from bdray.data.arrays import Duplicate
@@ -231,6 +231,39 @@ class ProbeRecord(_Frozen):
     """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
+class Answer(_Frozen):
+    """What a detector said of a model, beside the truth that it has not seen. Rates over nothing are None."""
+
+    key: str
+    """Names question, model, attack and clean split (`bdray.questions.answer_key`)."""
+    detector: dict[str, Any]
+    result: str
+    """What the model was that was asked: `poisoned`."""
+    error: str | None = None
+    """Why there is no answer."""
+    positives: int = 0
+    """Poisoned samples, triggered pictures, or target classes."""
+    negatives: int = 0
+    """What is neither that nor a cover sample."""
+    covers: int = 0
+    auroc: float | None = None
+    ap: float | None = None
+    """Average precision."""
+    tpr_at_1: float | None = None
+    """Highest true positive rate at 1 % false positives at most."""
+    tpr_at_5: float | None = None
+    tpr_at_10: float | None = None
+    tpr: float | None = None
+    """At the method's own threshold, as `fpr` and `covers_flagged`; of a model detector's classes."""
+    fpr: float | None = None
+    covers_flagged: float | None = None
+    index: tuple[float, ...] | None = None
+    """Of a model detector, by class."""
+    flagged: tuple[int, ...] | None = None
+    """The classes that a model detector flags."""
+    seconds: float = 0.0
+
+
 class ErrorRecord(_Frozen):
     kind: str
     message: str
@@ -281,6 +314,8 @@ class TrialRecord(_Frozen):
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
+    answers: tuple[Answer, ...] = Field(default=(), exclude=True)
+    """Of detectors; not in `record.json`, which is written once, but in `answers.json` beside it, which grows."""
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""

@@ -17,11 +17,15 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from bdray.errors import ComponentError, UserError, nearest
+
+Sight = Literal["clean share", "poisoned set", "labels", "weights", "features", "logits only"]
+"""What a repair or a detector may be allowed to see: some clean pictures, the training set as it was trained on, labels
+of either, the network's weights and activations, its penultimate features alone, or only what it answers."""
 
 VERSION_KEY = "@version"
 """What an identity says of a class whose meaning has changed; no field can have this name."""

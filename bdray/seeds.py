@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     import torch
 
 Stream = Literal[
-    "poison", "trigger", "init", "order", "augment", "clean_split", "mixup", "noise", "dropout", "subset", "repair"
+    "poison",
+    "trigger",
+    "init",
+    "order",
+    "augment",
+    "clean_split",
+    "mixup",
+    "noise",
+    "dropout",
+    "subset",
+    "repair",
+    "detector",
 ]
 
 

@@ -14,18 +14,21 @@ import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from bdray.condition import COMPONENTS
+from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.detectors.tools import DetectorTools
 from bdray.models.base import Architecture
 from bdray.poisoning.base import Poison
 from bdray.randomness import GlobalRandomnessError, Watched, no_global_randomness
 from bdray.recipes import Finetune
-from bdray.registry import Component, Registry
+from bdray.registry import Component, Registry, Sight
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import Operation, Repair, RepairStage, Sight, Training
+from bdray.repairs.base import Operation, Repair, RepairStage, Training
 from bdray.repairs.objective import Objective
 from bdray.repairs.tools import Tools
 from bdray.triggers.base import Trigger
@@ -42,8 +45,9 @@ def check_component(component: Component) -> None:
     """Try what bdray relies on, for a component of any kind.
 
     Of all: it says what it is and where it comes from, and survives JSON and pickling with the same identity. Of a
-    trigger, strategy, architecture, regularizer or repair: what its base class promises (shapes, types, determinism, no
-    use of the global random generator). A data set is not loaded.
+    trigger, strategy, architecture, regularizer, repair or detector: what its base class promises (shapes, types,
+    determinism, no use of the global random generator, and of a detector that it changes nothing). A data set is not
+    loaded.
 
     Raises:
         AssertionError: what is not kept, in a sentence.
@@ -64,7 +68,7 @@ def check_component(component: Component) -> None:
 
 
 def _registry_of(component: Component) -> Registry[Any]:
-    for registry in COMPONENTS.values():
+    for registry in (*COMPONENTS.values(), DETECTORS):
         if isinstance(component, registry.base):
             return registry
     raise AssertionError(f"{type(component).__name__} extends the base class of no kind of component")
@@ -328,10 +332,64 @@ def _train(repair: Repair, training: Training, model: nn.Module, before: nn.Modu
     assert not state.history[-1].diverged, f"the loss of '{training.name}' is not finite"
 
 
+@dataclass(frozen=True)
+class _Clean:
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+def check_detector(detector: Detector) -> None:
+    """It says what it sees; its scores are float64, as many as asked for, finite and the same for one seed; model,
+    pictures and the global generator are left as they were."""
+    import torch
+
+    from bdray.models import build_model
+
+    assert detector.SEES, "it does not say what it sees"
+    assert set(get_args(Sight)) >= detector.SEES, f"it SEES what nobody knows: {', '.join(sorted(detector.SEES))}"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model("resnet8", CLASSES, SIDE).eval()
+    clean = _Clean(_noise(12), torch.arange(12) % CLASSES)
+    images, weights = clean.images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
+
+    def scores() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        tools = DetectorTools(generator, CLASSES, torch.device("cpu"), normalize=lambda pixels: pixels * 4 - 2)
+        if isinstance(detector, InputDetector):
+            found = detector.fit(model, clean, tools)(clean.images)
+            assert isinstance(detector.threshold(found), float), "its threshold is no float"
+        elif isinstance(detector, TrainingSetDetector):
+            found = detector.score(model, clean, tools)
+            _is(detector.flagged(found, clean.labels), 12, torch.bool, "flags")
+        else:
+            assert isinstance(detector, ModelDetector), "it extends none of the three kinds of detector"
+            found = detector.score(model, clean, tools)
+            _is(detector.flagged(found), CLASSES, torch.bool, "flags")
+        return found
+
+    first = scores()
+    _is(first, CLASSES if isinstance(detector, ModelDetector) else 12, torch.float64, "scores")
+    assert first.isfinite().all(), "a score is not finite"
+    assert torch.equal(scores(), first), "one seed gives two results"
+    with no_global_randomness(detector.title):
+        scores()
+    assert torch.equal(clean.images, images), "it changes the pictures it is given"
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items()), "it changes the model"
+    assert not model.training, "it leaves the model in training mode"
+    assert all(value.grad is None for value in model.parameters()), "it leaves gradients in the model"
+
+
+def _is(values: torch.Tensor, count: int, dtype: torch.dtype, name: str) -> None:
+    assert values.shape == (count,), f"its {name} have the shape {tuple(values.shape)}, not ({count},)"
+    assert values.dtype == dtype, f"its {name} are {values.dtype}, not {dtype}"
+
+
 _CHECKS: dict[type[Component], Callable[[Any], None]] = {
     Trigger: check_trigger,
     Poison: check_poison,
     Architecture: check_architecture,
     Regularizer: check_regularizer,
     Repair: check_repair,
+    Detector: check_detector,
 }

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from bdray.condition import Condition, flatten
+from bdray.detectors import DETECTORS
+from bdray.questions import Questions
+from bdray.recipes import Evaluate
 from bdray.record import TrialRecord
 from bdray.results.reading import load_curves
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
 from bdray.store import sweep_folder
 from bdray.store.storage import Storage
+from bdray.tracking.files import answer_points
 from bdray.trial import TrialOptions, run_trial
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
@@ -33,6 +37,7 @@ def as_named(name: str) -> str:
         return name
     for result in RESULTS:
         name = re.sub(rf"^{result}(?=[_/])", "<result>", name)
+    name = re.sub(r"(?<=[_/])(spectral_signatures|scale_up|mm_bd)(?=[_/])", "<detector>", name)
     for stage in STAGES:
         name = re.sub(rf"^{stage}(?=[_/])", "<stage>", name)
     return re.sub(r"^by_(trigger|cell)/.*", r"by_\1/<\1>/<column>", name)
@@ -49,11 +54,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
         "repair": "fine_pruning",
         "train": {"epochs": 1, "batch_size": 32},
         "finetune": {"epochs": 1, "batch_size": 32, "fraction": 0.2},
-        "evaluate": {"probes": True},
     }
     poisoned = Condition.parse(base)
     conditions = [poisoned, poisoned.baseline()]
-    options = TrialOptions(device="cpu")
+    detect = (
+        DETECTORS.build("spectral_signatures"),
+        DETECTORS.build({"name": "scale_up", "asked": 10}),
+        DETECTORS.build({"name": "mm_bd", "starts": 1, "steps": 1}),
+    )
+    options = TrialOptions(device="cpu", questions=Questions(detect, Evaluate(probes=True)))
     records = [run_trial(condition, sweep=sweep, options=options) for condition in conditions]
     assert [record.status for record in records] == ["finished", "finished"]
     return sweep, records
@@ -78,6 +87,7 @@ def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
     folders = [sweep_folder.SweepFolder(sweep).condition(record.condition_id) for record in records]
     lines = [line for folder in folders for line in folder.journal(folder.record())]
     metrics = {as_named(name) for line in lines for name in line["metrics"]}
+    metrics |= {as_named(point.key) for folder in folders for point in answer_points(folder.answers(), 0)}
     metrics |= {as_named(name) for name in summary_metrics(records, planned=2)}
     assert metrics == named("Metrics")
 
@@ -93,6 +103,7 @@ def test_every_file(swept: tuple[Storage, list[TrialRecord]]) -> None:
     assert {name for name in constants if f"`{name}`" not in text} == set()
     there = {file.path for file in swept[0].files()}
     written = {re.sub(r"^(conditions|stages)/\w+/", "", path) for path in there}
+    written = {re.sub(r"^answers/\w+", "answers/<key>", path) for path in written}
     assert {name for name in written if f"`{name}`" not in text} == set()
     known = {*constants, "results.csv", "results.parquet", "records/", "conditions/<condition_id>/"}
     assert said - known == {"stages/<fingerprint>/"}

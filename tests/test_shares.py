@@ -18,7 +18,7 @@ from bdray.data.splits import split_clean
 from bdray.errors import BdrayError, DataError, PoisonError, SpaceError
 from bdray.poisoning.base import STRATEGIES
 from bdray.poisoning.poison_plan import require_some
-from bdray.recipes import Evaluate, Finetune, Train
+from bdray.recipes import Finetune, Train
 from bdray.registry import model_in
 from bdray.shares import comes_to_nothing, smallest_share
 from bdray.space import load_space
@@ -166,7 +166,7 @@ def numbers(cls: Any, prefix: str) -> Mapping[str, Any]:
 
 def test_every_number_of_a_condition_is_a_share_that_is_looked_at_or_is_never_rounded() -> None:
     found = set()
-    for section, cls in (("train", Train), ("finetune", Finetune), ("evaluate", Evaluate)):
+    for section, cls in (("train", Train), ("finetune", Finetune)):
         found |= numbers(cls, section).keys()
     for section, registry in COMPONENTS.items():
         for _, cls in registry:

@@ -86,6 +86,7 @@ class ClusterJob:
         storage: the folder of all sweeps.
         tasks: in the order they should start.
         probes: JSON text of the attacks that baselines are also tested with (`bdray.trial.attacks.dump_probes`).
+        questions: JSON text of what is asked of the models (`bdray.questions.Questions.dump`).
         plugins: modules that every worker imports first.
         trial_options: keyword arguments of `TrialOptions` that all trials share.
         sys_path: folders to import plugins from.
@@ -102,6 +103,7 @@ class ClusterJob:
     storage: Storage
     tasks: Sequence[Task]
     probes: str = "[]"
+    questions: str | None = None
     plugins: tuple[str, ...] = ()
     trial_options: Mapping[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()

@@ -12,15 +12,18 @@ from bdray.cluster.hanging import LEAST_S, HangWatch
 from bdray.cluster.job import ClusterJob, Task
 from bdray.cluster.pruning_actor import PrunedReporter
 from bdray.condition import Condition
-from bdray.trial import TrialOptions, attempt_trial
-from bdray.trial.attacks import parse_probes
+from bdray.questions import Questions
+from bdray.store.sweep_folder import SweepFolder
+from bdray.trial import TrialOptions, ask_trial, attempt_trial
+from bdray.trial.attacks import lacks_floors, parse_probes
 
 
 def run_task(job: ClusterJob, task: Task) -> str:
     """Run one condition and return its status."""
     condition = Condition.parse(json.loads(task.content))
-    probes = parse_probes(job.probes) if condition.is_baseline or condition.evaluate.probes else ()
-    options = replace(options_for(task, job.trial_options), probes=probes)
+    questions = Questions() if job.questions is None else Questions.parse(job.questions)
+    probes = parse_probes(job.probes) if condition.is_baseline or questions.evaluate.probes else ()
+    options = replace(options_for(task, job.trial_options), probes=probes, questions=questions)
     labels = {"sweep": job.sweep.name, "condition": task.condition_id}
     with Gauges(**labels) as told, HangWatch(LEAST_S if task.gpu else None) as hangs:
         told.set("bdray_cpu_share", task.cpu)
@@ -28,7 +31,12 @@ def run_task(job: ClusterJob, task: Task) -> str:
         reporter = TellingReporter(told, hangs)
         if job.pruning is not None and job.pruner is not None:
             reporter = PrunedReporter(told, hangs, job.pruning.prune, job.pruner)
-        return attempt_trial(condition, sweep=job.sweep, storage=job.storage, reporter=reporter, options=options).status
+        within: dict[str, Any] = {"sweep": job.sweep, "storage": job.storage, "reporter": reporter, "options": options}
+        kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.detect else None
+        if kept is not None and kept.record.status == "finished" and not lacks_floors(kept.record, probes):
+            ask_trial(condition, kept.record, **within)
+            return kept.record.status
+        return attempt_trial(condition, **within).status
 
 
 def options_for(task: Task, shared: Mapping[str, Any]) -> TrialOptions:

@@ -13,21 +13,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of, write_file
-from bdray.commands.reference import SECTIONS, classes, option_table, options_of, sight
-from bdray.condition import COMPONENTS
+from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of, sight
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.poisoning.classes import said_classes
 from bdray.registry import Registry
 from bdray.requirements import outdated
-from bdray.searches import SEARCHES
 from bdray.space import SearchSpace
 from bdray.space.grammar import roots_of_options
 from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
 
-KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in (*COMPONENTS.values(), SEARCHES)}
+KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in REGISTRIES.values()}
 PREVIEW_IMAGES = 64
 
 
@@ -40,7 +38,7 @@ def list_components(kind: str | None, plugins: Sequence[str] = ()) -> int:
     if kind in SECTIONS:
         console.print(option_table(kind, options_of(SECTIONS[kind])))
         return 0
-    for section, registry in COMPONENTS.items():
+    for section, registry in REGISTRIES.items():
         if kind in (None, registry.plural):
             console.print(_listing(section, registry.plural))
             console.print()
@@ -52,7 +50,7 @@ def _listing(section: str, title: str) -> Table:
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("options (default)", ratio=3)
     table.add_column("source", ratio=2)
-    if section == "repair":
+    if section in ("repair", "detect"):
         table.add_column("sees", ratio=1)
     for name, cls in classes(section):
         options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")

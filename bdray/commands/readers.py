@@ -22,7 +22,7 @@ from bdray.results.controls import controls_of
 from bdray.results.tables import csv_of, result_table
 from bdray.results.took import TOOK_AT
 from bdray.store.storage import Storage, cause_of
-from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_sweep, read_records
+from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_sweep, read_records, with_answers
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _study_of(sweep: Storage) -> bytes:
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
-    return read_records(sweep, SweepFolder(sweep).info().asked or None)
+    return with_answers(sweep, read_records(sweep, SweepFolder(sweep).info().asked or None))
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -233,10 +233,10 @@ def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
 def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialRecord]:
     """All there are, sorted by id."""
     if not known:
-        return read_records(sweep)
+        return with_answers(sweep, read_records(sweep))
     read = {record.condition_id for record in known}
     others = [name for name in SweepFolder(sweep).condition_ids() if name not in read]
-    found = read_records(sweep, others) if others else []
+    found = with_answers(sweep, read_records(sweep, others)) if others else []
     return sorted([*known, *found], key=lambda record: record.condition_id)
 
 

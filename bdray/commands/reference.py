@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import COMPONENTS
+from bdray.detectors import DETECTORS, Detector
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
@@ -28,8 +29,8 @@ from bdray.space.resources import Defaults, Needs
 from bdray.terminal import Console
 from bdray.values import show
 
-REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "search": SEARCHES}
-"""What is chosen by name: the components of a condition, and the method of a search."""
+REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "detect": DETECTORS, "search": SEARCHES}
+"""What is chosen by name: the components of a condition, detectors, and the method of a search."""
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
@@ -39,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "resources.overrides[]": Needs,
     "tracking": Tracking,
 }
-"""What is written in a search space and is no component. `train`, `finetune` and `evaluate` are part of a condition."""
+"""What is written in a search space and is no component. `train` and `finetune` are part of a condition."""
 
 KEY_TEXTS = {
     "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",
@@ -60,6 +61,9 @@ KEY_TEXTS = {
     "search": "How conditions are chosen from all this.",
     "resources": "What trials ask Ray for, and what the sweep may keep.",
     "tracking": "Where measurements are mirrored to.",
+    "detect": "Detectors that are asked of every poisoned model and baseline: names, or mappings with options "
+    "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept.",
+    "evaluate": "What else is measured of models, and changes none of them.",
     "data_roots": "The folder of each data set, by its name, in place of `data.root`: `{flowers: DIR}`; on the command "
     "line `--data-root flowers=DIR`. Where neither is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
     "plugins": "Modules that register components of your own.",
@@ -227,8 +231,8 @@ def summary(cls: type) -> str:
 
 
 def sight(cls: type[Component]) -> list[str]:
-    """What a repair has to see, in words; nothing of other components."""
-    return [", ".join(sorted(cls.SEES)) or "nothing"] if issubclass(cls, Repair) else []
+    """What a repair or a detector has to see, in words; nothing of other components."""
+    return [", ".join(sorted(cls.SEES)) or "nothing"] if issubclass(cls, Repair | Detector) else []
 
 
 # The pages of docs/.

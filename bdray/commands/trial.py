@@ -15,6 +15,7 @@ from bdray.data.roots import root_of
 from bdray.errors import TrialInterrupted, UserError
 from bdray.plugins import load_plugins
 from bdray.progress import Bar
+from bdray.questions import Questions
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.shipped import is_file
 from bdray.space import load_plugins_of, load_space, parse_seed_list
@@ -33,10 +34,10 @@ from bdray.trial import TrialOptions, run_trial
 def run(options: argparse.Namespace) -> int:
     """Run one condition with a progress bar and print what it measured."""
     console = Console(highlight=False)
-    condition = _choose(options)
+    condition, questions = _choose(options)
     sweep = Storage.open(options.output) if options.output else None
     console.print(f"condition {condition.condition_id} ({condition.role})")
-    trial_options = TrialOptions(device=options.device, threads=options.threads)
+    trial_options = TrialOptions(device=options.device, threads=options.threads, questions=questions)
     # Only what is written down can go on from where it stopped.
     with TerminalReporter(console) as reporter, stopping.patiently() if sweep else nullcontext():
         try:
@@ -50,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
     return 0 if record.status == "finished" else 1
 
 
-def _choose(options: argparse.Namespace) -> Condition:
+def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
     path = Path(options.space)
     if path.suffix == ".json":
-        return _read_condition(path, options)
+        return _read_condition(path, options), Questions()
     space = load_space(path, [*options.set, *options.data_root], options.only, options.seeds)
     say_plugins(space.plugins)
     conditions = space.shown()
@@ -63,7 +64,7 @@ def _choose(options: argparse.Namespace) -> Condition:
         problem = "no condition's id starts" if not found else f"{len(found)} conditions' ids start"
         plan = shlex.join(["bdray", "sweep", str(path), "--dry-run"])
         raise UserError(f"{path}: {problem} with '{wanted}'; `{plan}` shows them")
-    return found[0]
+    return found[0], space.questions
 
 
 def _read_condition(path: Path, options: argparse.Namespace) -> Condition:

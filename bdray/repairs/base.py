@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bdray.recipes import Finetune
-from bdray.registry import Component, Registry
+from bdray.registry import Component, Registry, Sight
 from bdray.repairs.objective import Objective
 from bdray.repairs.tools import CleanData, Tools
 
@@ -82,11 +82,6 @@ class Operation:
 
 
 RepairStage = Training | Operation
-
-
-Sight = Literal["clean share", "poisoned set", "labels", "weights", "logits only"]
-"""What a method may be allowed to see: some clean pictures, the training set as it was trained on, labels of either,
-the network's weights and activations, or only what it answers."""
 
 
 class Repair(Component):

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from bdray.errors import ConditionError
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage, Sight
+from bdray.registry import Sight
+from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage
 from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, Repair, RepairStage, Sight, Training
+from bdray.registry import Sight
+from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 
 
 @REPAIRS.register("finetune")

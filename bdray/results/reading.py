@@ -10,7 +10,7 @@ from bdray.errors import UserError
 from bdray.record import RATES
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder, read_records, with_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,4 +70,4 @@ def _records(sweep: str | Path) -> list[TrialRecord]:
     folder = SweepFolder(storage)
     if not folder.is_sweep:
         raise UserError(f"there is no sweep in {storage.uri}")
-    return read_records(storage, folder.info().asked or None)
+    return with_answers(storage, read_records(storage, folder.info().asked or None))

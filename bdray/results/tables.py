@@ -11,6 +11,7 @@ from bdray.condition import flatten
 from bdray.record import RATES, Rates, TrialRecord
 from bdray.results.cells import Replicate
 from bdray.results.controls import Control, controls_of
+from bdray.results.detections import answer_columns, names_of
 from bdray.results.surroundings import surroundings_of
 from bdray.results.took import TOOK_AT
 
@@ -29,6 +30,7 @@ def result_row(
     results: Sequence[str] = (),
     *,
     probed: bool = False,
+    detectors: Mapping[str, str] | None = None,
     took_at: float = TOOK_AT,
 ) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
@@ -38,6 +40,7 @@ def result_row(
         control: its baseline, and what that one does under this condition's attack.
         results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
         probed: whether there are columns for `evaluate.probes`; there are where this record has some.
+        detectors: what the detector of each answer is called (`names_of`); None: as this record's alone tell.
         took_at: see `bdray.results.took`.
     """
     results, replicate = results or results_of([record]), Replicate(record, control)
@@ -53,6 +56,7 @@ def result_row(
         **_rates("repaired", record.repaired),
         **_took(replicate, results, took_at),
         **(_probed(record, results) if probed or record.probes else {}),
+        **answer_columns(record, names_of(record.answers) if detectors is None else detectors),
         "area_under_asr_curve": persistence.area_under_curve if persistence else None,
         "asr_floor_before": before.attack_success_rate if before else None,
         "asr_floor_after": after.attack_success_rate if after else None,
@@ -123,8 +127,9 @@ def result_table(
 
     results, probed = results_of(records), any(record.probes for record in records)
     controls = controls_of(records) if controls is None else controls
+    names = names_of(answer for record in records for answer in record.answers)
     rows = [
-        result_row(record, controls.get(record.condition_id), results, probed=probed, took_at=took_at)
+        result_row(record, controls.get(record.condition_id), results, probed=probed, detectors=names, took_at=took_at)
         for record in records
     ]
     return pd.DataFrame(rows)

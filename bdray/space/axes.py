@@ -161,7 +161,9 @@ def check_path(path: str, node: Located) -> None:
     """Raises `SpaceError` unless `path` begins with a section of a condition."""
     head, *rest = path.split(".")
     if head not in Condition.model_fields:
-        hint = nearest(head, Condition.model_fields)
+        # Where it stood before questions were no part of a condition.
+        moved = "it is no part of one: write `evaluate: {probes: true}` at the top of the file"
+        hint = moved if head == "evaluate" else nearest(head, Condition.model_fields)
         raise node.error(f"there is no section {head!r} in a condition; {hint}", path, at_key=True)
     if "" in rest:
         raise node.error("is not a path: a part of it is empty", path, at_key=True)

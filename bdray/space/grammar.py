@@ -12,8 +12,10 @@ from pydantic import Field, field_validator
 
 from bdray.condition import MAX_SEED
 from bdray.data.base import DATASETS
+from bdray.detectors import DETECTORS, Detector
 from bdray.errors import ComponentError, nearest
 from bdray.plugins import PluginError, load_plugins
+from bdray.recipes import Evaluate
 from bdray.registry import Identified
 from bdray.searches import SEARCHES, Planned, SearchMethod
 from bdray.searches.domain import MISSING, lookup
@@ -78,6 +80,8 @@ class Grammar:
         include: cells that are added, each over `fixed`.
         only: partial matches that every condition must meet (`--only`); with `baselines`, the twins of those stay.
         baselines: whether unpoisoned twins are added.
+        detect: what is asked of each poisoned model and baseline.
+        evaluate: what else is measured of models.
         data_roots: the folder of each data set, by its name; stands above `data.root`.
         plugins: modules that register users' own components.
         plugin_path: folders where these may lie; the file's own is always among them.
@@ -98,6 +102,8 @@ class Grammar:
     search: SearchMethod
     resources: ResourceRules
     tracking: Tracking
+    detect: tuple[Detector, ...]
+    evaluate: Evaluate
     data_roots: Mapping[str, str]
     plugins: tuple[str, ...]
     plugin_path: tuple[str, ...]
@@ -135,7 +141,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Located, Rule, Parameter, ResourceRules)):
         return value.plain()
     if isinstance(value, Identified):
-        return value.model_dump()
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -187,6 +193,8 @@ def read_grammar(
         search=_parse_search(content.get("search")),
         resources=parse_resources(content.get("resources")),
         tracking=parse_section(content.get("tracking"), Tracking, "tracking"),
+        detect=parse_detect(content),
+        evaluate=parse_section(content.get("evaluate"), Evaluate, "evaluate"),
         data_roots=parse_data_roots(content.get("data_roots")),
         plugins=plugins,
         plugin_path=plugin_path,
@@ -228,6 +236,23 @@ def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> t
                 raise item.error(str(error), "plugins") from error
         raise
     return names, folders if names else ()
+
+
+def parse_detect(content: Mapping[str, Located]) -> tuple[Detector, ...]:
+    """Distinct detectors, by name or with options. The plugins that register these must be loaded."""
+    found: list[Detector] = []
+    for index, item in enumerate(listed(content, "detect")):
+        path = f"detect[{index}]"
+        if not isinstance(item.content, (str, dict)):
+            raise item.error(f"must be a detector's name or a mapping, got {quote(item.plain())}", path)
+        try:
+            detector = DETECTORS.build(item.plain())
+        except ComponentError as error:
+            raise item.error(error.problem, f"{path}.{error.path}") from None
+        if detector in found:
+            raise item.error(f"'{detector.label}' is asked twice", path)
+        found.append(detector)
+    return tuple(found)
 
 
 def parse_data_roots(node: Located | None) -> dict[str, str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
+from bdray.errors import SpaceError
+from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
 from bdray.searches.domain import locate
@@ -74,6 +76,11 @@ class SearchSpace(Grammar):
         """`condition.flat()`, remembered section by section: for whoever asks for thousands."""
         return self._flats(condition)
 
+    @property
+    def questions(self) -> Questions:
+        """What is asked of the models."""
+        return Questions(self.detect, self.evaluate)
+
     def resources_for(self, condition: Condition) -> Resources:
         """What the trial of `condition` asks for: CPUs, and GPUs (rounded up to 1/n) or "auto"."""
         return self.resources.resolve(self.flat(condition) if self.resources.overrides else {})
@@ -112,10 +119,22 @@ def load_space(
         flat = space.flat(condition)
         cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
+    _check_clean_share(space)
     if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
         space.search.bound(expansion.domain)
     return _with_used_resources(space)
+
+
+def _check_clean_share(space: SearchSpace) -> None:
+    """Raises `SpaceError` where a detector needs clean pictures that a condition does not set aside."""
+    needing = [detector.name for detector in space.detect if "clean share" in detector.SEES]
+    without = next((condition for condition in space.shown() if not condition.clean_fraction), None)
+    if needing and without is not None:
+        settings = f"repair.name {without.repair.name}, finetune.epochs {without.finetune.epochs}"
+        problem = f"{' and '.join(needing)} need a clean set, and a condition with {settings} sets none aside"
+        where = space.root.where
+        raise SpaceError(problem, file=where.file, line=where.line, path="detect")
 
 
 def load_plugins_of(file: Path) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.interrupting import interrupt_main_thread
-from bdray.record import ErrorRecord, Facts, Status, TrialRecord
+from bdray.record import Answer, ErrorRecord, Facts, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
@@ -44,8 +44,9 @@ PROGRESS = "progress.json"
 RAY_LOG = "ray.log"
 PLUGINS, PICTURES = "plugins", "pictures"
 CONDITION, RECORD, ERROR = "condition.json", "record.json", "error.txt"
+ANSWERS = "answers.json"
 PLAN, PREVIEW, CONFUSION = "poison_plan.npz", "preview.png", "confusion.json"
-ARTIFACTS = (RECORD, CONDITION, PLAN, PREVIEW, CONFUSION, ERROR)
+ARTIFACTS = (RECORD, CONDITION, PLAN, PREVIEW, CONFUSION, ANSWERS, ERROR)
 """Files of a finished condition that the tracking mirror delivers."""
 
 CHECKPOINT, MODEL, MANIFEST = "checkpoint.pt", "model.safetensors", "stage.json"
@@ -77,6 +78,7 @@ class SweepInfo:
         sources: of each component from outside the package, the digests of its source that count as the same code; the
             last is the present one.
         decided: what changes bits and was decided by measurement (`resources.decided`), so far.
+        detect: the detectors that have been asked, as their JSON content.
     """
 
     name: str
@@ -92,6 +94,7 @@ class SweepInfo:
     git_commit: str = ""
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     decided: Mapping[str, Any] = field(default_factory=dict)
+    detect: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -243,6 +246,16 @@ class ConditionFolder(ChecksummedFolder):
         files = {name: self.sums[name] for name in _LISTED if name in self.sums}
         self.write_json(RECORD, {**record.model_dump(mode="json"), "files": files})
 
+    def write_answers(self, answers: Sequence[Answer]) -> None:
+        """Add answers to those that are there; one to the same question is replaced."""
+        known = {answer.key: answer for answer in (*self.answers(), *answers)}
+        self.write_json(ANSWERS, {"answers": [answer.model_dump(mode="json") for answer in known.values()]})
+
+    def answers(self) -> tuple[Answer, ...]:
+        """What detectors said of its model so far."""
+        content = self.read_json(ANSWERS, "the next run of the sweep asks again")
+        return tuple(map(Answer.model_validate, (content or {"answers": ()})["answers"]))
+
     def record(self) -> KeptRecord | None:
         """The record; None where there is none (yet), or none that can be trusted."""
         data = self.read(RECORD)
@@ -333,7 +346,7 @@ class ConditionFolder(ChecksummedFolder):
 
     def take_over(self, origin: ConditionFolder) -> None:
         """Copy a finished condition from another sweep; the record last."""
-        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, MODEL, RECORD):
+        for name in (CONDITION, JOURNAL, PLAN, PREVIEW, CONFUSION, MODEL, ANSWERS, RECORD):
             if origin.had(name):
                 self.storage.copy_in(origin.storage, name, name)
 
@@ -421,6 +434,16 @@ def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
     """The record of a condition; None where there is none (yet), or none that can be trusted."""
     kept = ConditionFolder(sweep, condition_id).record()
     return None if kept is None else kept.record
+
+
+def with_answers(sweep: Storage, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The records with what detectors said of their models: a file each, where there are any."""
+
+    def answered(record: TrialRecord) -> TrialRecord:
+        answers = ConditionFolder(sweep, record.condition_id).answers()
+        return record.model_copy(update={"answers": answers}) if answers else record
+
+    return list(sweep.each(answered, records)) if SweepFolder(sweep).info().detect else list(records)
 
 
 @dataclass(frozen=True)

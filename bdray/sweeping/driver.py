@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
+    CONDITION,
     DELIVERED,
     DRIVER_LOCK,
     RecordHead,
@@ -40,6 +43,7 @@ from bdray.store.sweep_folder import (
     read_records,
     statuses_of_intact,
     sweeps_in,
+    with_answers,
     write_failure,
 )
 from bdray.store.sweep_status import say_phase
@@ -54,6 +58,7 @@ from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.sharing import trained_elsewhere
 from bdray.sweeping.tasks import make_tasks, stages_of
+from bdray.sweeping.unasked import split_unasked
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import (
@@ -64,7 +69,7 @@ from bdray.tracking import (
     tracking_mark,
     tracking_uri_for,
 )
-from bdray.trial.attacks import dump_probes, probes_of
+from bdray.trial.attacks import dump_probes, lacks_floors, probes_of
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, Packing
 
@@ -186,7 +191,11 @@ def run_conditions(
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
             adopted.extend(_adopt(sweep, storage, new))
             left = _left(sweep, new, retry_failed=settings.retry_failed)
-            return [*left, *_lacking_floors(run, [condition for condition in new if condition not in left])]
+            lacking = _lacking_floors(run, [condition for condition in new if condition not in left])
+            left = [*left, *lacking]
+            unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
+            _say_gone(console, sweep, gone)
+            return [*left, *unasked]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
@@ -236,7 +245,7 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
     if delivery.error is None:
-        run.sweep.write_atomic(DELIVERED, _delivery_mark(records, run.tracking_uri))
+        run.sweep.write_atomic(DELIVERED, _delivery_mark(run.sweep, records, run.tracking_uri))
     return _sum_up(run, records, interrupted=not completed, delivery=delivery)
 
 
@@ -250,14 +259,15 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
 def _records(run: _Run, *, outside: bool = False) -> list[TrialRecord]:
     """All there are, in plan order; then those that only earlier commands asked for."""
     names = [condition.condition_id for condition in run.conditions]
-    return read_records(run.sweep, [*names, *(SweepFolder(run.sweep).info().outside if outside else ())])
+    others = SweepFolder(run.sweep).info().outside if outside else ()
+    return with_answers(run.sweep, read_records(run.sweep, [*names, *others]))
 
 
-def _delivery_mark(records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
+def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    return digest(
-        {"tracking": public(tracking_uri), "records": {r.condition_id: [r.status, r.finished_ms] for r in records}}
-    )
+    asked = {"detect": list(detect)} if (detect := SweepFolder(sweep).info().detect) else {}
+    known = {r.condition_id: [r.status, r.finished_ms] for r in records}
+    return digest({"tracking": public(tracking_uri), "records": known, **asked})
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
@@ -266,7 +276,7 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
         mark = sweep.read_text(DELIVERED)
     except StorageNotFoundError:
         return False
-    return mark == _delivery_mark(read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
+    return mark == _delivery_mark(sweep, read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -323,8 +333,15 @@ def _freeze(run: _Run) -> None:
             git_commit=provenance.git_commit(),
             sources=run.sources,
             decided=space.resources.decided.plain,
+            detect=_asked(space, known),
         )
     )
+
+
+def _asked(space: SearchSpace, known: SweepInfo | None) -> tuple[Mapping[str, Any], ...]:
+    """The detectors that were ever asked: what they said stands, whoever asks now."""
+    asked = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
+    return tuple({json.dumps(content, sort_keys=True): content for content in asked}.values())
 
 
 def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
@@ -361,14 +378,23 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     return [condition for condition in conditions if condition.condition_id not in done]
 
 
+def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> None:
+    """Which models cannot be asked because they were evicted, and what trains each again."""
+    for condition in gone:
+        folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
+        command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
+        problem = f"the model of {condition.condition_id} is not kept any more, so no detector can be asked"
+        console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _lacking_floors(run: _Run, conditions: Sequence[Condition]) -> list[Condition]:
     """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
-    keys = {probe.key for probe in probes_of(run.shown) if probe.variation == "whole"}
-    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and keys}
+    probes = probes_of(run.shown)
+    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and probes}
     lacking = [
         baselines[record.condition_id]
         for record in read_records(run.sweep, list(baselines))
-        if record.status == "finished" and not keys <= {floor.probe for floor in record.floors}
+        if record.status == "finished" and lacks_floors(record, probes)
     ]
     sweeps = [SweepFolder(sweep) for sweep in sweeps_in(run.storage)] if lacking else []
     kept = [
@@ -463,7 +489,8 @@ def _job(run: _Run) -> ClusterJob:
         sweep=run.sweep,
         storage=run.storage,
         tasks=(),
-        probes=dump_probes(probes_of(run.shown)),
+        probes=dump_probes(probes_of(run.shown, varied=run.space.evaluate.probes)),
+        questions=run.space.questions.dump(),
         plugins=run.space.plugins,
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
@@ -659,9 +686,10 @@ class _Watch:
 
 def _record_lost(run: _Run, causes: Mapping[str, str], details: Mapping[str, str]) -> None:
     """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
+    finished = {head.condition_id for head in read_heads(run.sweep, list(causes)) if head.status == "finished"}
     for condition in run.left:
         cause = causes.get(condition.condition_id)
-        if cause is None:
+        if cause is None or condition.condition_id in finished:
             continue
         message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
         kind = "ProcessLost"

@@ -51,7 +51,7 @@ def _keep_plugins(sweep: Storage, space: SearchSpace, conditions: Sequence[Condi
 
 def _modules(space: SearchSpace, conditions: Sequence[Condition]) -> Iterator[str]:
     """Those of components from outside the package."""
-    classes = [*foreign_of(conditions).values(), *map(type, foreign_in(space.search))]
+    classes = [*foreign_of(conditions).values(), *map(type, foreign_in((space.search, space.detect)))]
     yield from dict.fromkeys(cls.__module__ for cls in classes)
 
 

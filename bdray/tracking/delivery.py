@@ -27,6 +27,7 @@ from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
+    ANSWERS,
     CONDITION,
     RECORD,
     ConditionFolder,
@@ -38,7 +39,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
-from bdray.tracking.files import Point, points_of
+from bdray.tracking.files import Point, answer_points, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     TRACKING_VARIABLE,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DELIVERED = "bdray.delivered"
+
+_ANSWERED = "+"
 
 _RUN_STATUS = {
     "finished": "FINISHED",
@@ -109,6 +112,15 @@ class _Found:
         self.record = folder.record() if folder.had(RECORD) else None
         has_lines = self.record is not None or folder.had(JOURNAL)
         self.journal = points_of(folder.journal(self.record) if has_lines else ())
+        self.answers = folder.answers() if folder.had(ANSWERS) else ()
+        ended_ms = self.record.record.finished_ms if self.record else 0
+        self.answer_points = answer_points(self.answers, ended_ms) if self.record else ()
+
+    @property
+    def mark(self) -> str:
+        """Names what there is of a finished condition: this version of its record, and how many answers."""
+        record = self.record.digest if self.record else ""
+        return f"{record}{_ANSWERED}{len(self.answers)}" if self.answers else record
 
     @cached_property
     def condition(self) -> ConditionInfo | None:
@@ -181,7 +193,9 @@ class Delivery:
             UnreachableError: the server does not answer.
         """
         run = self._index().get(condition_id)
-        return run is not None and run.status == "finished" and bool(run.delivered)
+        if run is None or run.status != "finished" or not run.delivered:
+            return False
+        return int(run.delivered.partition(_ANSWERED)[2] or 0) >= len(self.info.detect)
 
     def deliver(self, condition_id: str) -> bool:
         """Delivers what MLflow does not have yet of one condition; tells whether that includes its record.
@@ -197,7 +211,7 @@ class Delivery:
         condition_id, record = found.folder.condition_id, found.record
         try:
             run = self._find_or_create(found)
-            if record is None or run.delivered != record.digest:
+            if record is None or run.delivered != found.mark:
                 self._update(run, found)
         except (TrackingError, StorageError):
             raise
@@ -237,7 +251,8 @@ class Delivery:
     def _update(self, run: _ConditionRun, found: _Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        batch = _Batch(_new_params(run, found), found.journal, tags)
+        points = (*found.journal, *found.answer_points)
+        batch = _Batch(_new_params(run, found), points, tags)
         if found.record is not None:
             self._finish(run, found, found.record, batch)
         else:
@@ -263,9 +278,9 @@ class Delivery:
             # Artifacts may go elsewhere (a bucket): metrics and status shall not wait for them.
             self._log(run, batch)
             raise
-        batch.tags[DELIVERED] = kept.digest
+        batch.tags[DELIVERED] = found.mark
         self._log(run, batch)
-        run.delivered = kept.digest
+        run.delivered = found.mark
         run.sent.clear()
 
     def _log(self, run: _ConditionRun, batch: _Batch) -> None:

@@ -1,10 +1,13 @@
-"""What a condition's journal says, as MLflow takes it."""
+"""What a condition's journal and answers say, as MLflow takes it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from bdray.record import Answer
+from bdray.results.detections import measures_of, names_of
 
 
 class Point(NamedTuple):
@@ -24,3 +27,14 @@ def points_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
         for key, value in entry["metrics"].items()
     )
     return tuple(point for point in values if math.isfinite(point.value))
+
+
+def answer_points(answers: Sequence[Answer], time_ms: int) -> tuple[Point, ...]:
+    """What detectors measured of a model, as `poisoned/strip/auroc`."""
+    names = names_of(answers)
+    return tuple(
+        Point(f"{answer.result}/{names[answer.key]}/{measure}", float(value), time_ms, 0)
+        for answer in answers
+        for measure, value in {**measures_of(answer), "seconds": answer.seconds}.items()
+        if isinstance(value, (int, float))
+    )

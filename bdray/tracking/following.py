@@ -13,7 +13,7 @@ from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
 from bdray.store.journal import JOURNAL
 from bdray.store.storage import FileFacts, Storage
-from bdray.store.sweep_folder import RECORD, SweepFolder
+from bdray.store.sweep_folder import ANSWERS, RECORD, SweepFolder
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.server import GoneError, UnreachableError
 
@@ -138,6 +138,6 @@ class Follower:
         return dict(sorted(changed.items(), key=lambda item: RECORD in {file.path for file in item[1]}))
 
     def _mark(self, condition_id: str) -> frozenset[FileFacts]:
-        """Size and time of a condition's journal and record; empty while there is neither."""
+        """Size and time of a condition's journal, record and answers; empty while there is none."""
         files = self._sweep.child("conditions", condition_id).files()
-        return frozenset(file for file in files if file.path in (JOURNAL, RECORD))
+        return frozenset(file for file in files if file.path in (JOURNAL, RECORD, ANSWERS))

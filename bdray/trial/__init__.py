@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bdray.trial.options import TrialOptions
-    from bdray.trial.run import attempt_trial, run_trial
+    from bdray.trial.run import ask_trial, attempt_trial, run_trial
 
-__all__ = ["TrialOptions", "attempt_trial", "run_trial"]
+__all__ = ["TrialOptions", "ask_trial", "attempt_trial", "run_trial"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from bdray.condition import Condition, attack_key
 from bdray.poisoning.base import STRATEGIES, Poison
+from bdray.record import TrialRecord
 from bdray.triggers.base import TRIGGERS, Trigger
 from bdray.triggers.variations import Variation
 
@@ -33,15 +34,19 @@ class Probe:
         return attack_key(self.trigger, self.poison, self.variation)
 
 
-def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:
-    """The distinct attacks of a sweep, in the order they first stand; then what `evaluate.probes` adds to them."""
+def probes_of(conditions: Sequence[Condition], *, varied: bool = False) -> tuple[Probe, ...]:
+    """The distinct attacks of a sweep, in the order they first stand.
+
+    Args:
+        varied: then also what `evaluate.probes` adds to them.
+    """
     probes: dict[str, Probe] = {}
     probed: dict[str, Condition] = {}
     for condition in conditions:
         if condition.trigger is not None and not condition.is_baseline:
             probe = Probe(condition.trigger, condition.poison)
             probes.setdefault(probe.key, probe)
-            if condition.evaluate.probes:
+            if varied:
                 probed.setdefault(probe.key, condition)
     attacks = tuple(probes.values())
     for condition in probed.values():
@@ -51,9 +56,9 @@ def probes_of(conditions: Sequence[Condition]) -> tuple[Probe, ...]:
 
 
 def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:
-    """What a condition with `evaluate.probes` is tested with beside its own trigger: that off its place, a part of it,
-    and every other trigger of the sweep, each wanting what its own attack wants."""
-    if condition.trigger is None or condition.is_baseline or not condition.evaluate.probes:
+    """What `evaluate.probes` tests a condition with beside its own trigger: that off its place, a part of it, and every
+    other trigger of the sweep, each wanting what its own attack wants."""
+    if condition.trigger is None or condition.is_baseline:
         return ()
     own = Probe(condition.trigger, condition.poison)
     found = {
@@ -64,6 +69,12 @@ def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...
         )
     }
     return tuple(probe for key, probe in found.items() if key != own.key)
+
+
+def lacks_floors(record: TrialRecord, probes: Sequence[Probe]) -> bool:
+    """Whether it is of a baseline that was not tested with every attack of the sweep."""
+    wanted = {probe.key for probe in probes if probe.variation == "whole"}
+    return record.role == "baseline" and not wanted <= {floor.probe for floor in record.floors}
 
 
 def dump_probes(probes: Sequence[Probe]) -> str:

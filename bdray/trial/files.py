@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Confusion, TrialRecord, Visibility
+from bdray.record import Answer, Confusion, TrialRecord, Visibility
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, SweepFolder, now_ms, warning_for
@@ -72,9 +72,15 @@ class TrialFiles:
         if confusions:
             matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
             self._folder.write(CONFUSION, json.dumps(matrices))
+        self.write_answers(record.answers)
         if self._folder.had(ERROR):
             self._folder.storage.delete(ERROR)
         self._folder.write_record(record)
+
+    def write_answers(self, answers: Sequence[Answer]) -> None:
+        """Beside those to other questions that are there already."""
+        if self._folder is not None and answers:
+            self._folder.write_answers(answers)
 
     def close(self) -> None:
         """Write what the journal still holds back."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from bdray.questions import Questions
 from bdray.recipes import Resolved
 from bdray.training.batches import DataPlace
 from bdray.trial.attacks import Probe
@@ -21,7 +22,8 @@ class TrialOptions:
         compiled: shapes that `compile: auto` compiles (`bdray.trial.compiling`); None: as with `precision`.
         cache: folder of decoded data sets; None: the user's cache folder.
         probes: the sweep's attacks: a baseline is also tested with them, for the floors of their attack success rates,
-            a condition with `evaluate.probes` with their triggers.
+            a poisoned model with their triggers where `questions` ask for that.
+        questions: what is asked of the models.
         checkpoint_seconds: write a checkpoint after an epoch when the last one is older than this.
         max_batches: cut every epoch short (rehearsals).
         keep_stages: keep finished poison stages for others; rehearsals do not.
@@ -37,6 +39,7 @@ class TrialOptions:
     compiled: tuple[str, ...] | None = None
     cache: Path | None = None
     probes: tuple[Probe, ...] = ()
+    questions: Questions = field(default_factory=Questions)
     checkpoint_seconds: float = 20.0
     max_batches: int | None = None
     keep_stages: bool = True

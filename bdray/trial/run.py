@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from bdray.condition import Condition
-from bdray.errors import BdrayError, StorageError, TrialInterrupted
+from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
-from bdray.record import ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
+from bdray.record import Answer, ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
@@ -35,6 +35,7 @@ from bdray.trial.files import TrialFiles
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
+from bdray.trial.questions import Asking
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import StageStore
@@ -106,6 +107,34 @@ def attempt_trial(
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
 
 
+def ask_trial(
+    condition: Condition,
+    record: TrialRecord,
+    *,
+    sweep: Storage,
+    storage: Storage | None = None,
+    reporter: Reporter | None = None,
+    options: TrialOptions | None = None,
+) -> TrialRecord:
+    """Ask what `options.questions` has for detectors of the poisoned model of a finished condition. Trains nothing.
+
+    Returns:
+        The record with the answers.
+
+    Raises:
+        StageGoneError: the model, or the surrogate that its pictures were perturbed with, is not kept any more.
+    """
+
+    def attempt() -> TrialRecord:
+        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+        try:
+            return trial.ask(record)
+        finally:
+            trial.files.close()
+
+    return deterministically(attempt)
+
+
 def _failure(error: Exception) -> ErrorRecord:
     found = gpu_error(error)
     if found is None or found.kind != "memory":
@@ -137,15 +166,42 @@ class _Trial:
         self.files = TrialFiles(sweep, condition)
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
+        self._answers_in = sweep if self.options.keep_stages else None
         self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
         before = self.files.finished_before() if condition.is_baseline else None
         self.before = before if before and _new_to(before, options.probes) else None
 
-    def run(self) -> TrialRecord:
+    def ask(self, record: TrialRecord) -> TrialRecord:
+        """The record with the answers of a model that is kept; nothing is trained.
+
+        Raises:
+            StageGoneError: it is not kept any more.
+        """
+        device = self._device()
+        experiment = self._experiment(self.condition, device)
+        surrogate = surrogate_of(self.condition)
+        needed = [self.condition.poison_fingerprint, *((surrogate.stage.fingerprint,) if surrogate else ())]
+        fingerprint = experiment.data.fingerprint
+        kept = [self.store.finished(name, fingerprint) if self.store else None for name in needed]
+        if (model := kept[0]) is None or None in kept:
+            raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
+        if surrogate is not None:
+            experiment = experiment.perturb(self._surrogate(surrogate, device)[0])
+        asked = experiment.build_model()
+        asked.load_state_dict(model.weights)
+        answered = record.model_copy(update={"answers": self._asking(experiment).ask(asked)})
+        self.files.write_answers(answered.answers)
+        return answered
+
+    def _device(self) -> torch.device:
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads or usable_cores())
         prepare_memory(device, self.options.gpu_share)
+        return device
+
+    def run(self) -> TrialRecord:
+        device = self._device()
         experiment = self._experiment(self.condition, device)
         experiment, self.options = decided(experiment, self.options, self.reporter, self.kept_in)
         try_stages(experiment)
@@ -162,10 +218,13 @@ class _Trial:
         self.parameters = sum(each.numel() for each in runner.model.parameters() if each.requires_grad)
         probing = Probing(experiment, self._probes())
         ends: list[StageEnd] = []
+        answers: tuple[Answer, ...] = ()
         try:
             for end in self._stages(runner):
                 ends.append(end)
                 probing.measure(runner.model, end.record)
+                if len(ends) == 1 and not end.record.diverged:
+                    answers = self._asking(experiment).ask(runner.model)
         except Pruned as pruned:
             record = self._record("pruned", [pruned.record], probing, visibility, environment)
             # Its checkpoint stays: conditions that share the stage need not train it again to end there too, and one
@@ -178,6 +237,7 @@ class _Trial:
         if self.before is not None:
             # Its numbers are what they were: they were computed again for the sake of the new floors alone.
             record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
+        record = record.model_copy(update={"answers": answers})
         if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
             self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
@@ -228,7 +288,12 @@ class _Trial:
         sweep = self.options.probes
         if self.before is not None:
             return _new_to(self.before, sweep)
-        return sweep if self.condition.is_baseline else own_probes(self.condition, sweep)
+        if self.condition.is_baseline:
+            return sweep
+        return own_probes(self.condition, sweep) if self.options.questions.evaluate.probes else ()
+
+    def _asking(self, experiment: Experiment) -> Asking:
+        return Asking(experiment, self.options.questions.detect, self._answers_in, self.reporter)
 
     def _record(
         self,

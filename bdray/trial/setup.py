@@ -174,7 +174,7 @@ class Experiment:
     def tools(self, operation: Operation, tick: Tick) -> Tools:
         """What an operation works with."""
         generator = stream(self.condition.seed, "repair", operation.name)
-        return Tools(generator, self.clean_set(), self._normalize, self.compute.autocast, tick)
+        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick)
 
     def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
         """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.
@@ -195,7 +195,7 @@ class Experiment:
             tensor.index_select(0, chosen.to(tensor.device)).to(self.compute.device)
             for tensor in (self.images, self.labels)
         )
-        return CleanSet(images, labels, self._normalize, self.compute)
+        return CleanSet(images, labels, self.normalize, self.compute)
 
     def _stage(
         self,
@@ -217,7 +217,7 @@ class Experiment:
             source=items if self.place == "device" else FromHost(items),
             test=self.test,
             num_classes=self.data.num_classes,
-            normalize=self._normalize,
+            normalize=self.normalize,
             compute=compute,
             max_batches=self.max_batches,
             late=items.late,
@@ -240,6 +240,12 @@ class Experiment:
     def poisoned_set(self) -> PoisonedSet:
         """What the poison stage trains on: its images with the poisoned ones laid over, or appended."""
         return self._training_set(self.plan, self.split.train_indices)
+
+    @property
+    def stamped_set(self) -> PoisonedSet:
+        """The same with everything stamped that ever is."""
+        late = self.poisoned_set.late is not None
+        return self._training_set(self.plan, self.split.train_indices, late=False) if late else self.poisoned_set
 
     @property
     def image_bytes(self) -> int:
@@ -308,7 +314,7 @@ class Experiment:
         return clean, stamped[: len(clean)].cpu()
 
     @cached_property
-    def _normalize(self) -> Normalization:
+    def normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
 
     def _training_set(self, plan: PoisonPlan, members: np.ndarray, *, late: bool | None = None) -> PoisonedSet:
@@ -331,7 +337,7 @@ class Experiment:
         # Never in bfloat16: the gradient's sign is all that is asked for.
         self.compute.settle_tf32()
         perturbed = watched(self.condition.poison, self.condition.poison.title).perturb(
-            lambda images: surrogate(self._normalize(images)),
+            lambda images: surrogate(self.normalize(images)),
             self.images[chosen],
             self.labels[chosen],
             generator=stream(self.condition.seed, "poison", "perturbation"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.record import (
     EpochRecord,
     ErrorRecord,
@@ -19,7 +19,6 @@ from bdray.record import (
     persistence_of,
 )
 from bdray.store.sweep_folder import warning_for
-from bdray.trial.attacks import attack_key
 
 IMAGES = 1000
 

@@ -167,8 +167,8 @@ def test_the_detector_has_an_interval(make_record: MakeRecord, make_baseline: Ma
 
 
 def test_answers_to_probes_stand_on_the_page(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
-    poisoned = [_with_probes(make_record((0.9, 0.1), seed=s, evaluate={"probes": True}), s) for s in (0, 1)]
-    baselines = [make_baseline(poisoned, seed=s, evaluate={"probes": True}) for s in (0, 1)]
+    poisoned = [_with_probes(make_record((0.9, 0.1), seed=s), s) for s in (0, 1)]
+    baselines = [make_baseline(poisoned, seed=s) for s in (0, 1)]
     baselines = [_with_floor(each, poisoned[0].probes[0].probe, 0.03) for each in baselines]
     before, after = probed_stages(study_of([*poisoned, *baselines]))
     own, moved, part = before.own

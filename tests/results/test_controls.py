@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
 from bdray.results.controls import controls_of
 from bdray.results.tables import result_table
-from bdray.trial.attacks import attack_key
 
 ATTACK = {"trigger": {"name": "patch"}, "poison": {"rate": 0.1}}
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.record import (
     DataRecord,
     EpochRecord,
@@ -29,7 +29,6 @@ from bdray.results.controls import Control
 from bdray.results.listing import listing_of, table_of
 from bdray.results.tables import csv_of, result_row, result_table, write_tables
 from bdray.store.storage import Storage
-from bdray.trial.attacks import attack_key
 
 
 def condition(**sections: Any) -> Condition:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from made_up import rates, record
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.record import FloorRecord
 from bdray.results.controls import controls_of
-from bdray.trial.attacks import Probe, attack_key, dump_probes, own_probes, parse_probes, probes_of
+from bdray.trial.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of
 
 
 def condition(**sections: Any) -> Condition:
@@ -60,31 +60,36 @@ def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
     assert len({probe.key for probe in probes}) == 3
 
 
-def test_probes_of_conditions_that_ask_for_more() -> None:
-    on = {"evaluate": {"probes": True}}
-    asks, silent = condition(**on), condition(trigger={"name": "blend"}, poison={"target": 2})
-    probes = probes_of([asks, condition(**on, seed=1), silent, asks.baseline()])
+def test_probes_of_a_sweep_that_asks_for_more() -> None:
+    one, other = condition(), condition(trigger={"name": "blend"}, poison={"target": 2})
+    probes = probes_of([one, condition(seed=1), other, one.baseline()], varied=True)
     assert [(p.trigger.name, p.poison.target, p.variation) for p in probes] == [  # type: ignore[attr-defined]
         ("patch", 0, "whole"),
         ("blend", 2, "whole"),
         ("patch", 0, "off_position"),
         ("patch", 0, "part"),
         ("blend", 0, "whole"),
+        ("blend", 2, "off_position"),
+        ("blend", 2, "part"),
+        ("patch", 2, "whole"),
     ]
-    assert len({probe.key for probe in probes}) == 5
-    assert {probe.key for probe in own_probes(asks, probes)} == {probe.key for probe in probes[2:]}
-    assert own_probes(silent, probes) == own_probes(asks.baseline(), probes) == ()
+    assert len({probe.key for probe in probes}) == 8
+    assert {probe.key for probe in own_probes(one, probes)} == {probe.key for probe in probes[2:5]}
+    assert own_probes(one.baseline(), probes) == ()
 
 
-def test_asking_for_probes_moves_no_other_id_and_no_model() -> None:
-    plain, asks = condition(), condition(evaluate={"probes": True})
-    assert condition(evaluate={"probes": False}).condition_id == plain.condition_id != asks.condition_id
-    assert asks.poison_fingerprint == plain.poison_fingerprint
+def test_conditions_that_once_asked_for_probes_are_those_of_today() -> None:
+    """The section is read and passed over: questions are part of no id."""
+    plain = condition()
+    for probes in (True, False):
+        old = condition(evaluate={"probes": probes})
+        assert (old, old.condition_id) == (plain, plain.condition_id)
+    assert "evaluate" not in plain.content()
 
 
 def test_probes_survive_json() -> None:
-    on = {"evaluate": {"probes": True}}
-    probes = probes_of([condition(**on), condition(trigger={"name": "blend"}, poison={"strategy": "all_to_all"})])
+    attacks = [condition(), condition(trigger={"name": "blend"}, poison={"strategy": "all_to_all"})]
+    probes = probes_of(attacks, varied=True)
     read = parse_probes(dump_probes(probes))
     assert read == probes
     assert [probe.key for probe in read] == [probe.key for probe in probes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from made_up import rates, stage
 from torch import nn
 
 from bdray.condition import Condition
+from bdray.questions import Questions
+from bdray.recipes import Evaluate
 from bdray.record import StageRecord
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
@@ -25,8 +28,8 @@ CONTENT: dict[str, Any] = {
     "model": {"name": "resnet8"},
     "trigger": {"name": "patch", "style": "solid"},
     "poison": {"rate": 0.1},
-    "evaluate": {"probes": True},
 }
+PROBES = Questions(evaluate=Evaluate(probes=True))
 SWEEP = [
     Condition.parse(CONTENT),
     Condition.parse({**CONTENT, "trigger": {"name": "pixel"}}),
@@ -97,8 +100,8 @@ def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_pat
         "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.1},
     }
     one = Condition.parse(small)
-    sweep = probes_of([one, Condition.parse({**small, "trigger": {"name": "blend"}})])
-    options = TrialOptions(device="cpu", cache=tmp_path / "cache", probes=sweep)
+    sweep = probes_of([one, Condition.parse({**small, "trigger": {"name": "blend"}})], varied=True)
+    options = TrialOptions(device="cpu", cache=tmp_path / "cache", probes=sweep, questions=PROBES)
     folder = Storage.open(tmp_path / "sweep")
     record = run_trial(one, sweep=folder, options=options)
     baseline = run_trial(one.baseline(), sweep=folder, options=options)
@@ -111,8 +114,8 @@ def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_pat
     assert {each.probe for each in record.probes} <= {floor.probe for floor in baseline.floors}
     assert (record.floors, baseline.probes) == ((), ())
 
-    quiet = Condition.parse({key: value for key, value in small.items() if key != "evaluate"})
-    plain = run_trial(quiet, sweep=folder, options=options)
+    longer = Condition.parse({**small, "finetune": {**small["finetune"], "epochs": 2}})  # type: ignore[dict-item]
+    plain = run_trial(longer, sweep=folder, options=replace(options, questions=Questions()))
     assert plain.stages[0].reused, "probes change no model"
     assert plain.probes == ()
     assert plain.poisoned == record.poisoned

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from waiting import HANG_S
 
-from bdray.condition import Condition
+from bdray.condition import Condition, attack_key
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.controls import controls_of
@@ -26,7 +26,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, SweepFolder, SweepInfo, read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.attacks import Probe, attack_key, probes_of
+from bdray.trial.attacks import Probe, probes_of
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

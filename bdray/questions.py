@@ -1,0 +1,44 @@
+"""What is asked of kept models and changes none of their numbers. Part of no id: a question that is added later
+retrains nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from bdray.condition import Condition, attack_key, digest
+from bdray.detectors import DETECTORS, Detector
+from bdray.recipes import Evaluate
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a sweep asks of its models."""
+
+    detect: tuple[Detector, ...] = ()
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def dump(self) -> str:
+        """JSON text."""
+        detect = [detector.model_dump(mode="json") for detector in self.detect]
+        return json.dumps({"detect": detect, "evaluate": self.evaluate.model_dump(mode="json")})
+
+    @classmethod
+    def parse(cls, text: str) -> Questions:
+        """From the JSON text that `dump` made."""
+        content = json.loads(text)
+        evaluate = Evaluate.model_validate(content["evaluate"])
+        return cls(tuple(map(DETECTORS.build, content["detect"])), evaluate)
+
+
+def answer_key(detector: Detector, condition: Condition) -> str:
+    """12 hex digits that name what a detector is asked of a condition's poisoned model: question, model, attack, clean
+    split."""
+    return digest(
+        {
+            "question": detector.identity(),
+            "stage": condition.poison_fingerprint,
+            "attack": attack_key(condition.trigger, condition.poison),
+            "clean": [condition.clean_fraction, condition.finetune.split],
+        }
+    )

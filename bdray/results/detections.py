@@ -1,0 +1,134 @@
+"""What detectors said of models, as columns and as a table of detectors and attacks."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from bdray.record import Answer, TrialRecord
+from bdray.results.statistics import auc_interval
+from bdray.triggers.base import TRIGGERS
+from bdray.values import freeze
+
+AT = ("tpr_at_1", "tpr_at_5", "tpr_at_10")
+OWN = ("tpr", "fpr")
+
+
+def names_of(answers: Iterable[Answer]) -> dict[str, str]:
+    """What the detector of each answer is called in columns, by the answer's key: its name, and the options in which it
+    differs from others of that name."""
+    found = list(answers)
+    asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for answer in found:
+        if answer.detector not in asked[answer.detector["name"]]:
+            asked[answer.detector["name"]].append(answer.detector)
+    return {answer.key: _named(answer.detector, asked[answer.detector["name"]]) for answer in found}
+
+
+def _named(detector: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+    differing = [option for option in detector if len({freeze(other.get(option)) for other in alike}) > 1]
+    words = [str(detector["name"]), *(f"{option}_{detector[option]}" for option in differing)]
+    return re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(words)).strip("_")
+
+
+def measures_of(answer: Answer) -> dict[str, Any]:
+    """What a column shows of an answer, by the column's end; None where it was not measured."""
+    if answer.index is not None:
+        flagged = " ".join(map(str, answer.flagged or ()))
+        return {"index": max(answer.index), "flagged": flagged, **{name: getattr(answer, name) for name in OWN}}
+    low = high = None
+    if answer.auroc is not None:
+        interval = auc_interval(answer.auroc, answer.positives, answer.negatives)
+        low, high = interval.low, interval.high
+    rates = {name: getattr(answer, name) for name in ("ap", *AT, *OWN)}
+    return {"auroc": answer.auroc, "auroc_low": low, "auroc_high": high, **rates}
+
+
+def answer_columns(record: TrialRecord, names: Mapping[str, str]) -> dict[str, Any]:
+    """`<result>_<detector>_<measure>` of one record. `names`: see `names_of`."""
+    return {
+        f"{answer.result}_{names[answer.key]}_{measure}": value
+        for answer in record.answers
+        for measure, value in measures_of(answer).items()
+    }
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What one detector said of the models of one attack, over all that were trained with it.
+
+    Attributes:
+        aurocs: one a model; of a detector of models none.
+        found: models in which it flagged at all (`flagged`), and a target of the attack (`hits`), of `models`.
+        true, false: mean rates at its own threshold; None where there is nothing to be right or wrong about.
+    """
+
+    models: int
+    aurocs: tuple[float, ...]
+    flagged: int
+    hits: int
+    is_of_models: bool
+    true: float | None
+    false: float | None
+
+    @property
+    def auroc(self) -> float | None:
+        return fmean(self.aurocs) if self.aurocs else None
+
+
+@dataclass(frozen=True)
+class DetectorTable:
+    """Detectors against attacks.
+
+    Attributes:
+        attacks: labels of the columns; baselines last.
+        rows: by detector, what it said of each attack; None where it was not asked.
+        failed: what kept detectors from answering, once each.
+    """
+
+    attacks: tuple[str, ...]
+    rows: Mapping[str, tuple[Detections | None, ...]]
+    failed: tuple[str, ...]
+
+
+def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
+    """None where nothing was asked."""
+    names = names_of(answer for record in records for answer in record.answers)
+    if not names:
+        return None
+    groups: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.role == "baseline"):
+        for answer in record.answers:
+            if answer.error is None:
+                groups[names[answer.key], _attack(record)].append(answer)
+    attacks = tuple(dict.fromkeys(attack for _, attack in groups))
+    rows = {
+        name: tuple(_detections(groups[name, attack]) if (name, attack) in groups else None for attack in attacks)
+        for name in dict.fromkeys(names.values())
+    }
+    errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
+    return DetectorTable(attacks, rows, tuple(dict.fromkeys(errors)))
+
+
+def _attack(record: TrialRecord) -> str:
+    if record.role == "baseline":
+        return "baselines"
+    poison = record.condition["poison"]
+    return f"{TRIGGERS.build(record.condition['trigger']).label}, {poison['strategy']}, rate {poison['rate']:g}"
+
+
+def _detections(answers: Sequence[Answer]) -> Detections:
+    true, false = ([rate for a in answers if (rate := getattr(a, name)) is not None] for name in OWN)
+    return Detections(
+        models=len(answers),
+        aurocs=tuple(a.auroc for a in answers if a.auroc is not None and a.index is None),
+        flagged=sum(bool(a.flagged) for a in answers),
+        hits=sum(bool(a.tpr) for a in answers),
+        is_of_models=any(a.index is not None for a in answers),
+        true=fmean(true) if true else None,
+        false=fmean(false) if false else None,
+    )

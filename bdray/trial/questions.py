@@ -1,0 +1,157 @@
+"""Asking detectors of a poisoned model, and holding what they say against the truth.
+
+    stages/<fingerprint>/answers/<key>.json    one answer, by question, attack and clean split
+
+An answer that is there is not asked for again. Only this module and `bdray.trial.detection` know plan and trigger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bdray.condition import Condition
+from bdray.detectors import Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.detectors.tools import DetectorTools
+from bdray.errors import StorageError, TrialInterrupted
+from bdray.gpu_errors import gpu_error
+from bdray.poisoning.stamping import PoisonedSet
+from bdray.questions import answer_key
+from bdray.randomness import watching
+from bdray.record import Answer
+from bdray.seeds import stream
+from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.storage import Storage
+from bdray.training.reporter import Reporter
+from bdray.trial.detection import Found
+from bdray.trial.setup import Experiment
+
+
+@dataclass(frozen=True)
+class ItemImages:
+    """The pictures of a training set, without a word of which are stamped."""
+
+    _items: PoisonedSet
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def split(self, size: int, /) -> Iterable[torch.Tensor]:
+        every = torch.arange(len(self), device=self._items.labels.device)
+        return (self._items.gather(part)[0] for part in every.split(size))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a detector is shown: pictures, and labels as given on the host."""
+
+    images: ItemImages | torch.Tensor
+    labels: torch.Tensor
+
+
+class Asking:
+    """Asks detectors of one condition's poisoned model.
+
+    Args:
+        sweep: where answers are kept; None: nowhere.
+    """
+
+    def __init__(
+        self, experiment: Experiment, detectors: Sequence[Detector], sweep: Storage | None, reporter: Reporter
+    ) -> None:
+        self._experiment, self._detectors, self._reporter = experiment, detectors, reporter
+        self._kept = ChecksummedFolder(sweep, _place(experiment.condition)) if sweep and detectors else None
+
+    def ask(self, model: nn.Module) -> tuple[Answer, ...]:
+        """All answers, in the order of the questions; those that are kept already are read. The model stays as it is.
+
+        A detector that fails has its error for an answer: what it was asked of stands.
+        """
+        return tuple(self._once(detector, model) for detector in self._detectors)
+
+    def _once(self, detector: Detector, model: nn.Module) -> Answer:
+        key = answer_key(detector, self._experiment.condition)
+        content = self._kept.read_json(f"{key}.json", "it is asked for again") if self._kept else None
+        if content is not None:
+            return Answer.model_validate(content)
+        answer = self._answer(detector, key, model)
+        if self._kept is not None and answer.error is None:
+            self._kept.write_json(f"{key}.json", answer.model_dump(mode="json"))
+        return answer
+
+    def _answer(self, detector: Detector, key: str, model: nn.Module) -> Answer:
+        begun, was_training = time.monotonic(), model.training
+        asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": "poisoned"}
+        model.eval()
+        try:
+            with watching(detector, detector.title):
+                measured = self._measured(detector, self._tools(detector, key), model)
+        except (StorageError, TrialInterrupted, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if gpu_error(error):
+                raise
+            # The boundary between a detector, which may be anyone's, and a model that took hours.
+            return Answer(**asked, error=f"{type(error).__name__}: {error}")
+        finally:
+            model.train(was_training)
+        return Answer(**asked, **measured, seconds=time.monotonic() - begun)
+
+    def _measured(self, detector: Detector, tools: DetectorTools, model: nn.Module) -> dict[str, Any]:
+        experiment = self._experiment
+        clean = experiment.clean_set()
+        shown = Shown(clean.images, clean.labels.cpu())
+        if isinstance(detector, TrainingSetDetector):
+            return self._of_training_set(detector, tools, model).measured()
+        if isinstance(detector, InputDetector):
+            test = experiment.test.sample(detector.asked)
+            score = detector.fit(model, shown, tools)
+            threshold = detector.threshold(score(clean.images))
+            parts = [test.images] if experiment.condition.is_baseline else [test.images, test.attack_images]
+            scores = [score(part).numpy() for part in parts]
+            positive = np.repeat([False, True][: len(parts)], [len(part) for part in parts])
+            return _found(np.concatenate(scores), positive, threshold).measured()
+        assert isinstance(detector, ModelDetector)
+        scores_by_class = detector.score(model, shown, tools)
+        flagged = detector.flagged(scores_by_class).numpy()
+        targets = np.zeros(len(flagged), dtype=np.bool_)
+        if not experiment.condition.is_baseline:
+            targets[experiment.test.wanted_labels.unique().cpu().numpy()] = True
+        found = Found(scores_by_class.numpy(), targets, flagged, np.zeros_like(targets))
+        return {**found.measured(), "index": scores_by_class.tolist(), "flagged": flagged.nonzero()[0].tolist()}
+
+    def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
+        items = self._experiment.stamped_set
+        shown = Shown(ItemImages(items), items.labels.cpu())
+        scores = detector.score(model, shown, tools)
+        rows, poisoned = items.overlay_row.cpu().numpy(), len(self._experiment.plan.indices)
+        flagged = detector.flagged(scores, shown.labels).numpy()
+        return Found(scores.numpy(), (rows >= 0) & (rows < poisoned), flagged, rows >= poisoned)
+
+    def _tools(self, detector: Detector, key: str) -> DetectorTools:
+        experiment, name = self._experiment, f"detect {detector.name}"
+        return DetectorTools(
+            generator=stream(experiment.condition.seed, "detector", key),
+            num_classes=experiment.data.num_classes,
+            device=experiment.compute.device,
+            normalize=experiment.normalize,
+            autocast=experiment.compute.autocast,
+            tick=self._tick(name),
+        )
+
+    def _tick(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._reporter.batch(name, 1, 1, done, total)
+
+
+def _found(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Found:
+    return Found(scores, positive, scores > threshold, np.zeros_like(positive))
+
+
+def _place(condition: Condition) -> str:
+    return f"stages/{condition.poison_fingerprint}/answers"

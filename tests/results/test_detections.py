@@ -1,0 +1,91 @@
+"""What detectors said, as columns and as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bdray.record import Answer, TrialRecord
+from bdray.report.page import SweepDescription, make_report
+from bdray.results.detections import detector_table, names_of
+from bdray.results.statistics import auc_interval
+from bdray.results.tables import result_table
+from bdray.tracking.files import answer_points
+
+RATES = {"ap": 0.6, "tpr_at_1": 0.1, "tpr_at_5": 0.2, "tpr_at_10": 0.3, "tpr": 0.5, "fpr": 0.1}
+
+
+def said(name: str, auroc: float | None = None, **more: Any) -> Answer:
+    options = more.pop("options", {})
+    rates = {**RATES, "auroc": auroc} if auroc is not None else {}
+    key = f"{name}{options}{auroc}"
+    counts = {"positives": 20, "negatives": 80}
+    return Answer(key=key, detector={"name": name, **options}, result="poisoned", **{**counts, **rates, **more})
+
+
+def asked(record: TrialRecord, *answers: Answer) -> TrialRecord:
+    return record.model_copy(update={"answers": answers})
+
+
+def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
+    third = {"index": (0.1, 7.0), "flagged": (1,), "tpr": 1.0, "fpr": 0.0}
+    poisoned = [make_record((0.9, 0.1), seed=seed) for seed in (0, 1)]
+    baseline = make_baseline(poisoned, seed=0)
+    return [
+        asked(poisoned[0], said("strip", 0.8), said("mm_bd", **third)),
+        asked(poisoned[1], said("strip", 0.9), said("mm_bd", index=(0.1, 0.2), flagged=(), tpr=0.0, fpr=0.0)),
+        asked(baseline, said("strip", fpr=0.04), said("mm_bd", index=(3.0, 0.0), flagged=(0,), fpr=0.5)),
+    ]
+
+
+def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> None:
+    table = result_table(models(make_record, make_baseline))
+    assert table["poisoned_strip_auroc"].tolist()[:2] == [0.8, 0.9]
+    assert table["poisoned_strip_auroc"].isna().tolist() == [False, False, True]
+    assert table["poisoned_strip_fpr"].tolist() == [0.1, 0.1, 0.04]
+    interval = auc_interval(0.8, 20, 80)
+    assert (table["poisoned_strip_auroc_low"][0], table["poisoned_strip_auroc_high"][0]) == (
+        interval.low,
+        interval.high,
+    )
+    assert table["poisoned_mm_bd_index"].tolist() == [7.0, 0.2, 3.0]
+    assert table["poisoned_mm_bd_flagged"].tolist() == ["1", "", "0"]
+    assert not [name for name in result_table([make_record()]) if "strip" in name]
+
+
+def test_two_of_one_name_are_told_apart_by_what_differs() -> None:
+    few, many = (said("strip", 0.5, options={"overlays": n, "asked": 9}) for n in (5, 50))
+    assert list(names_of([few, many, few]).values()) == ["strip_overlays_5", "strip_overlays_50"]
+    assert list(names_of([few]).values()) == ["strip"]
+
+
+def test_detectors_against_attacks(make_record: Any, make_baseline: Any) -> None:
+    records = models(make_record, make_baseline)
+    table = detector_table(records)
+    assert table is not None
+    assert len(table.attacks) == 2
+    assert table.attacks[-1] == "baselines"
+    (strip, false_alarms), (found, flagged) = table.rows["strip"], table.rows["mm_bd"]
+    assert strip is not None
+    assert strip.aurocs == (0.8, 0.9)
+    assert (false_alarms and false_alarms.auroc, false_alarms and false_alarms.false) == (None, 0.04)
+    assert (found and found.hits, found and found.models, flagged and flagged.flagged) == (1, 2, 1)
+    assert detector_table([make_record()]) is None
+    html = make_report(records, SweepDescription("detected")).html
+    for shown in ("Would anybody have noticed?", "0.850", "1 of 2", "1 of 1 flagged"):
+        assert shown in html
+    assert "Would anybody" not in make_report([make_record()], SweepDescription("silent")).html
+
+
+def test_a_detector_that_failed_is_named_on_the_page(make_record: Any) -> None:
+    record = asked(make_record(), said("strip", error="ValueError: no idea"), said("scale_up", 0.7))
+    assert "No answer: strip: ValueError: no idea" in make_report([record], SweepDescription("failed")).html
+
+
+def test_metrics_are_named_like_the_columns() -> None:
+    points = answer_points([said("strip", 0.8, seconds=2.5), said("mm_bd", index=(1.0, 4.0), flagged=(1,), fpr=0.0)], 7)
+    values = {point.key: point.value for point in points}
+    assert values["poisoned/strip/auroc"] == 0.8
+    assert values["poisoned/strip/seconds"] == 2.5
+    assert values["poisoned/mm_bd/index"] == 4.0
+    assert "poisoned/mm_bd/flagged" not in values
+    assert {(point.time_ms, point.step) for point in points} == {(7, 0)}

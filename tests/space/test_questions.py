@@ -1,0 +1,73 @@
+"""`detect` and `evaluate` of a search space: in no id, and every mistake is told where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bdray.errors import SpaceError
+from bdray.questions import Questions
+from bdray.space import load_space
+
+PLAIN = """\
+fixed:
+  data: {name: digits}
+  model: {name: resnet8}
+  trigger: {name: patch}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "space.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_question_moves_no_id(tmp_path: Path) -> None:
+    asked = f"{PLAIN}detect: [spectral_signatures, {{name: strip, overlays: 5}}]\nevaluate: {{probes: true}}\n"
+    plain, asking = (load_space(write(tmp_path, text)) for text in (PLAIN, asked))
+    assert [c.condition_id for c in asking.conditions()] == [c.condition_id for c in plain.conditions()]
+    assert [c.stages for c in asking.conditions()] == [c.stages for c in plain.conditions()]
+    assert [detector.label for detector in asking.detect] == ["spectral_signatures", "strip overlays=5"]
+    assert (asking.evaluate.probes, plain.evaluate.probes, plain.detect) == (True, False, ())
+
+
+def test_questions_survive_the_frozen_space_and_the_way_to_a_worker(tmp_path: Path) -> None:
+    text = f"{PLAIN}detect: [{{name: scale_up, factors: [2, 4]}}, mm_bd]\nevaluate: {{probes: true}}\n"
+    space = load_space(write(tmp_path, text))
+    again = load_space(write(tmp_path, space.to_yaml()))
+    assert again.questions == space.questions == Questions.parse(space.questions.dump())
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "path", "said"),
+    [
+        ("detect: [strp]\n", 5, "detect[0].name", "did you mean 'strip'?"),
+        ("detect:\n  - strip\n  - {name: mm_bd, stps: 3}\n", 7, "detect[1].stps", "did you mean 'steps'?"),
+        ("detect: [strip, strip]\n", 5, "detect[1]", "'strip' is asked twice"),
+        ("detect: [3]\n", 5, "detect[0]", "must be a detector's name or a mapping, got 3"),
+        ("evaluate: {prbes: true}\n", 5, "evaluate.prbes", "did you mean 'probes'?"),
+        ("  evaluate: {probes: true}\n", 5, "evaluate", "at the top of the file"),
+        ("parameters:\n  evaluate.probes: {values: [true, false]}\n", 6, "evaluate.probes", "at the top"),
+        ("include:\n  - {evaluate.probes: true}\n", 6, "evaluate.probes", "at the top"),
+    ],
+)
+def test_a_mistake_is_told_where_it_stands(tmp_path: Path, more: str, line: int, path: str, said: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        load_space(write(tmp_path, PLAIN + more))
+    assert (caught.value.line, caught.value.path) == (line, path)
+    assert said in str(caught.value)
+
+
+def test_a_detector_without_clean_pictures_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    text = f"{PLAIN}  finetune: {{epochs: 0}}\ndetect: [spectral_signatures, strip]\n"
+    with pytest.raises(SpaceError, match=r"strip need a clean set, and .* finetune\.epochs 0 sets none aside"):
+        load_space(write(tmp_path, text))
+    fewer = load_space(write(tmp_path, text.replace(", strip", ", mm_bd")))
+    assert len(fewer.conditions()) == 1
+
+
+def test_the_command_line_asks_too(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, PLAIN), ["detect=[mm_bd]", "evaluate.probes=true"])
+    assert ([detector.name for detector in space.detect], space.evaluate.probes) == (["mm_bd"], True)

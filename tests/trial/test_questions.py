@@ -1,0 +1,257 @@
+"""Detectors asked of a trial's model: answers beside the stage and the record, in no id, asked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bdray.condition import Condition
+from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.detectors.tools import DetectorTools, Labelled, Pictures
+from bdray.errors import StageGoneError
+from bdray.questions import Questions, answer_key
+from bdray.record import Answer, TrialRecord
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import MANIFEST, ConditionFolder
+from bdray.training.reporter import Reporter
+from bdray.trial import TrialOptions, ask_trial, run_trial
+from bdray.trial.attacks import lacks_floors, probes_of
+from bdray.trial.questions import Asking
+from bdray.trial.setup import Experiment
+
+SMALL: dict[str, Any] = {
+    "data": {"name": "digits", "image_size": 16, "train_limit": 200, "test_limit": 60},
+    "model": {"name": "resnet8"},
+    "trigger": {"name": "patch", "margin": 0, "color": [255, 0, 127]},
+    "poison": {"rate": 0.1, "target": 3},
+    "train": {"epochs": 1, "batch_size": 32},
+    "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.1},
+}
+QUICK = Questions((DETECTORS.build("spectral_signatures"), DETECTORS.build({"name": "scale_up", "asked": 20})))
+
+
+def options(questions: Questions = QUICK) -> TrialOptions:
+    return TrialOptions(device="cpu", questions=questions, checkpoint_seconds=0)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    yield
+
+
+def _stamped(images: torch.Tensor) -> torch.Tensor:
+    """Digits are grey."""
+    return (images[:, :, -1, -1] == torch.tensor([255, 0, 127])).all(1).double()
+
+
+class _KnowsSamples(TrainingSetDetector):
+    """Knows what the patch looks like."""
+
+    SOURCE: ClassVar[str] = "a test"
+    registered_name: ClassVar[str] = "test_knows_samples"
+
+    def score(self, model: nn.Module, items: Labelled, tools: DetectorTools) -> torch.Tensor:
+        whole = torch.cat(list(items.images.split(7)))
+        assert len(whole) == len(items.labels)
+        return _stamped(whole)
+
+    def flagged(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return scores > 0
+
+
+class _KnowsPictures(InputDetector):
+    """The same for pictures."""
+
+    SOURCE: ClassVar[str] = "a test"
+    registered_name: ClassVar[str] = "test_knows_pictures"
+
+    def fit(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> Any:
+        def score(pictures: Pictures) -> torch.Tensor:
+            return _stamped(torch.cat(list(pictures.split(50))))
+
+        return score
+
+
+class _Third(ModelDetector):
+    """Suspects class 3."""
+
+    SOURCE: ClassVar[str] = "a test"
+    registered_name: ClassVar[str] = "test_third"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        return torch.eye(tools.num_classes, dtype=torch.float64)[3] * 7
+
+    def flagged(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores > 1
+
+
+class _Fails(_Third):
+    """Raises."""
+
+    registered_name: ClassVar[str] = "test_fails"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        raise ValueError("no idea")
+
+
+class _Draws(_Third):
+    """Draws from torch's own generator."""
+
+    registered_name: ClassVar[str] = "test_draws"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        return torch.rand(tools.num_classes, dtype=torch.float64)
+
+
+def asked(detector: Detector, **sections: Any) -> Answer:
+    condition = Condition.parse({**SMALL, **sections})
+    experiment = Experiment.prepare(condition, torch.device("cpu"))
+    (answer,) = Asking(experiment, [detector], None, Reporter()).ask(experiment.build_model())
+    assert answer.error is None
+    return answer
+
+
+@pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])
+def test_whoever_knows_the_patch_finds_every_poisoned_sample(stamp: str) -> None:
+    found = asked(_KnowsSamples(), poison={"rate": 0.1, "stamp": stamp, "cover_rate": 0.05, "target": 3})
+    assert found.auroc == found.ap == found.tpr_at_1 == found.tpr == 1.0
+    assert (found.fpr, found.covers_flagged) == (0.0, 1.0)
+    held_out = 20
+    assert found.positives == round(0.1 * (200 - held_out))
+    assert found.covers == round(0.05 * (200 - held_out))
+    assert found.positives + found.negatives + found.covers == 200 - held_out
+
+
+def test_added_copies_are_samples_too() -> None:
+    found = asked(_KnowsSamples(), poison={"rate": 0.1, "mode": "append"})
+    assert (found.positives, found.negatives, found.auroc) == (18, 180, 1.0)
+
+
+def test_inputs_are_as_many_as_asked_for() -> None:
+    found = asked(_KnowsPictures(asked=25))
+    assert (found.positives, found.negatives) == (25, 25)
+    assert (found.auroc, found.tpr, found.fpr) == (1.0, 1.0, 0.0)
+
+
+def test_a_class_that_is_flagged_is_compared_with_the_target() -> None:
+    found = asked(_Third())
+    assert found.index is not None
+    assert found.index[3] == 7
+    assert (found.flagged, found.tpr, found.fpr) == ((3,), 1.0, 0.0)
+    missed = asked(_Third(), poison={"rate": 0.1, "target": 5})
+    assert (missed.flagged, missed.tpr, missed.fpr) == ((3,), 0.0, pytest.approx(1 / 9))
+
+
+def test_a_baseline_has_false_alarms_alone() -> None:
+    nothing: dict[str, Any] = {"trigger": None, "poison": {"rate": 0.0}}
+    for detector in (_KnowsSamples(), _KnowsPictures(), _Third()):
+        found = asked(detector, **nothing)
+        assert (found.positives, found.auroc, found.tpr) == (0, None, None)
+        assert found.fpr == (0.1 if isinstance(detector, _Third) else 0.0)
+
+
+def trial(sweep: Storage, questions: Questions) -> TrialRecord:
+    return run_trial(Condition.parse(SMALL), sweep=sweep, options=options(questions))
+
+
+def test_answers_are_beside_the_stage_and_the_record_and_change_no_number(tmp_path: Path) -> None:
+    plain, sweep = (Storage.open(tmp_path / name).child("sweep") for name in ("plain", "asked"))
+    silent, record = trial(plain, Questions()), trial(sweep, QUICK)
+    condition = Condition.parse(SMALL)
+    assert record.condition_id == silent.condition_id == condition.condition_id
+    assert [stage.fingerprint for stage in record.stages] == [stage.fingerprint for stage in silent.stages]
+    assert [stage.last.rates for stage in record.stages if stage.last] == [
+        stage.last.rates for stage in silent.stages if stage.last
+    ]
+    folder = ConditionFolder(sweep, record.condition_id)
+    assert folder.answers() == record.answers
+    kept = sweep.child("stages", condition.poison_fingerprint, "answers").list()
+    assert kept == sorted(f"{answer_key(detector, condition)}.json" for detector in QUICK.detect)
+    assert "answers" not in json.loads(sweep.read_text(f"conditions/{record.condition_id}/record.json"))
+    assert ConditionFolder(plain, record.condition_id).answers() == ()
+
+
+def test_a_question_that_is_added_later_trains_nothing(tmp_path: Path) -> None:
+    sweep = Storage.open(tmp_path / "sweep")
+    first = trial(sweep, Questions(QUICK.detect[:1]))
+    file = f"conditions/{first.condition_id}/record.json"
+    before = sweep.read_bytes(file)
+
+    class Trains(Reporter):
+        def epoch(self, *args: Any) -> None:
+            raise AssertionError("something is trained")
+
+    condition, within = Condition.parse(SMALL), {"sweep": sweep, "reporter": Trains(), "options": options()}
+    later = ask_trial(condition, first, **within)  # type: ignore[arg-type]
+    assert [answer.detector["name"] for answer in later.answers] == ["spectral_signatures", "scale_up"]
+    # The first is read, to the second.
+    assert later.answers[0] == first.answers[0]
+    assert ConditionFolder(sweep, first.condition_id).answers() == later.answers
+    assert sweep.read_bytes(file) == before
+
+
+def test_asked_in_the_trial_or_later_the_answer_is_the_same(tmp_path: Path) -> None:
+    at_once, later = (Storage.open(tmp_path / name).child("sweep") for name in ("a", "b"))
+    record = trial(at_once, QUICK)
+    asked_later = ask_trial(Condition.parse(SMALL), trial(later, Questions()), sweep=later, options=options())
+
+    def timeless(found: TrialRecord) -> list[Answer]:
+        return [answer.model_copy(update={"seconds": 0.0}) for answer in found.answers]
+
+    assert timeless(record) == timeless(asked_later)
+
+
+def test_a_model_that_is_gone_is_not_trained_again(tmp_path: Path) -> None:
+    sweep = Storage.open(tmp_path / "sweep")
+    record = trial(sweep, Questions())
+    sweep.delete(f"stages/{record.stages[0].fingerprint}/{MANIFEST}")
+    with pytest.raises(StageGoneError, match=record.condition_id):
+        ask_trial(Condition.parse(SMALL), record, sweep=sweep, options=options())
+
+
+def test_a_detector_that_fails_costs_no_training(tmp_path: Path) -> None:
+    record = trial(Storage.open(tmp_path / "sweep"), Questions((_Fails(), *QUICK.detect[:1])))
+    assert record.status == "finished"
+    assert [answer.error for answer in record.answers] == ["ValueError: no idea", None]
+    assert record.answers[1].auroc is not None
+
+
+def test_a_detector_of_ones_own_may_not_draw_from_the_global_generator() -> None:
+    experiment = Experiment.prepare(Condition.parse(SMALL), torch.device("cpu"))
+    (answer,) = Asking(experiment, [_Draws()], None, Reporter()).ask(experiment.build_model())
+    assert answer.error is not None
+    assert answer.error.startswith("GlobalRandomnessError: ")
+    assert "the global random generator of torch" in answer.error
+
+
+def test_a_baseline_gets_floors_and_answers_that_are_added_together(tmp_path: Path) -> None:
+    poisoned, sweep = Condition.parse(SMALL), Storage.open(tmp_path / "sweep")
+    baseline, probes = poisoned.baseline(), probes_of([poisoned])
+    before = run_trial(baseline, sweep=sweep, options=options(Questions()))
+    assert lacks_floors(before, probes)
+    later = run_trial(baseline, sweep=sweep, options=replace(options(), probes=probes))
+    assert not lacks_floors(later, probes)
+    assert [answer.error for answer in later.answers] == [None, None]
+    assert (later.stages, later.finished_ms) == (before.stages, before.finished_ms)
+    assert ConditionFolder(sweep, before.condition_id).answers() == later.answers
+
+
+def test_clean_label_pictures_are_shown_as_they_were_trained_on(tmp_path: Path) -> None:
+    """Perturbed by a surrogate, which is kept too: asked later, the picture is the same."""
+    content = {**SMALL, "poison": {"strategy": "clean_label", "rate": 0.05, "target": 3}}
+    sweep, condition = Storage.open(tmp_path / "sweep"), Condition.parse(content)
+    at_once = run_trial(condition, sweep=sweep, options=options(Questions(QUICK.detect[:1])))
+    for name in sweep.child("stages", condition.poison_fingerprint, "answers").list():
+        sweep.delete(f"stages/{condition.poison_fingerprint}/answers/{name}")
+    later = ask_trial(condition, at_once, sweep=sweep, options=options(Questions(QUICK.detect[:1])))
+    assert later.answers[0].auroc == at_once.answers[0].auroc is not None
+    assert np.isfinite(later.answers[0].seconds)
