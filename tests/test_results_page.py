@@ -17,7 +17,7 @@ from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
 from bdray.store import sweep_folder
 from bdray.store.storage import Storage
-from bdray.tracking.files import answer_points
+from bdray.tracking.points import answer_points
 from bdray.trial import TrialOptions, run_trial
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()

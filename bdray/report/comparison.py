@@ -9,9 +9,9 @@ from typing import Any
 
 from bdray.condition import flatten
 from bdray.record import TrialRecord
-from bdray.results.axes import axes_of
 from bdray.results.cells import Difference, Estimate, is_sound, rates_after
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
+from bdray.results.varied import axes_of
 
 _NOT_SCIENTIFIC = (
     *("data.root", "data.unread", "data.train_folder", "data.test_folder"),

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from bdray.condition import Condition
 from bdray.record import TrialRecord, facts_of
 from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
-from bdray.results.axes import axes_of, axis_name
+from bdray.results.varied import axes_of, axis_name
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
 from bdray.searches.crossing import Level

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from bdray.poisoning.classes import in_common
 from bdray.record import Rates, StageName, TrialRecord
-from bdray.results.axes import axes_of
 from bdray.results.controls import Control, controls_of
 from bdray.results.statistics import Interval, newcombe_interval, wilson_interval
 from bdray.results.took import TOOK_AT, took
 from bdray.results.trainings import Trainings
+from bdray.results.varied import axes_of
 from bdray.terminal import inert
 
 ABOVE_FLOOR = 0.05

@@ -15,11 +15,11 @@ from rich.table import Table
 from bdray.condition import flatten
 from bdray.errors import UserError, nearest
 from bdray.record import StageName, TrialRecord
-from bdray.results.axes import axes_of, axis_name, varying_paths
 from bdray.results.cells import Cell, Difference, Estimate, RateName, cells_of
 from bdray.results.controls import Control
 from bdray.results.took import TOOK_AT
 from bdray.results.trainings import Trainings
+from bdray.results.varied import axes_of, axis_name, varying_paths
 from bdray.values import show_cell
 
 RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import get_args
 
 from bdray.record import StageName, Status, TrialRecord
-from bdray.results.axes import axes_of
 from bdray.results.cells import Cell, RateName, cells_of
+from bdray.results.varied import axes_of
 from bdray.values import show_cell
 
 _MOST_CELLS = 500

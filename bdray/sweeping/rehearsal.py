@@ -17,7 +17,7 @@ from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError
 from bdray.progress import Bar
 from bdray.record import TrialRecord
-from bdray.results.axes import axes_of, axis_columns, axis_name
+from bdray.results.varied import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage

@@ -39,7 +39,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
-from bdray.tracking.files import Point, answer_points, points_of
+from bdray.tracking.points import Point, answer_points, points_of
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     TRACKING_VARIABLE,

@@ -28,18 +28,18 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
+from bdray.trial.asking import Asking
 from bdray.trial.attacks import Probe, own_probes
 from bdray.trial.auto import decided
 from bdray.trial.compiling import shape_of
-from bdray.trial.files import TrialFiles
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
-from bdray.trial.questions import Asking
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
+from bdray.trial.trial_files import TrialFiles
 
 
 def run_trial(

@@ -9,10 +9,10 @@ from bdray.record import TrialRecord
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.retraining import retraining
-from bdray.results.axes import axes_of
 from bdray.results.cells import Estimate, cells_of, study_of
 from bdray.results.statistics import auc_interval, sign_flip_test
 from bdray.results.trainings import Trainings
+from bdray.results.varied import axes_of
 
 MakeRecord = Callable[..., TrialRecord]
 

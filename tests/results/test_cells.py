@@ -12,13 +12,13 @@ import pytest
 from bdray.record import TrialRecord
 from bdray.report.figures import attack_success_pictures
 from bdray.report.page import SweepDescription, make_report
-from bdray.results.axes import axes_of
 from bdray.results.cells import Estimate, cells_of, estimate, mean_of, seed_means, study_of
 from bdray.results.listing import DEFINITIONS, latex_of, listing_of, markdown_of, table_of
 from bdray.results.statistics import wilson_interval
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
 from bdray.results.trainings import Trainings
+from bdray.results.varied import axes_of
 from bdray.terminal import Console
 from bdray.tracking.parent import note_of
 

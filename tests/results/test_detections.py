@@ -9,7 +9,7 @@ from bdray.report.page import SweepDescription, make_report
 from bdray.results.detections import detector_table, names_of
 from bdray.results.statistics import auc_interval
 from bdray.results.tables import result_table
-from bdray.tracking.files import answer_points
+from bdray.tracking.points import answer_points
 
 RATES = {"ap": 0.6, "tpr_at_1": 0.1, "tpr_at_5": 0.2, "tpr_at_10": 0.3, "tpr": 0.5, "fpr": 0.1}
 

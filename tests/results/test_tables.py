@@ -24,10 +24,10 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
-from bdray.results.axes import axes_of
 from bdray.results.controls import Control
 from bdray.results.listing import listing_of, table_of
 from bdray.results.tables import csv_of, result_row, result_table, write_tables
+from bdray.results.varied import axes_of
 from bdray.store.storage import Storage
 
 

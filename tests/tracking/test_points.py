@@ -1,6 +1,6 @@
 """What a journal says, as MLflow takes it."""
 
-from bdray.tracking.files import Point, points_of
+from bdray.tracking.points import Point, points_of
 
 
 def test_finite_values_are_points() -> None:

@@ -23,8 +23,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, ConditionFolder
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
+from bdray.trial.asking import Asking
 from bdray.trial.attacks import lacks_floors, probes_of
-from bdray.trial.questions import Asking
 from bdray.trial.setup import Experiment
 
 SMALL: dict[str, Any] = {
