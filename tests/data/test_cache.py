@@ -369,7 +369,8 @@ total = int(data.train_images.sum())
 sizes = tests.mapping("train_images.npy")
 print(total, sizes["Rss"], sizes["Pss"], sizes["Private_Dirty"] + sizes["Shared_Dirty"])
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     there, resident, proportional, dirty = map(int, result.stdout.split())
     assert there == here
     assert resident >= data.train_images.numel() // 1024

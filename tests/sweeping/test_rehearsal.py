@@ -222,8 +222,8 @@ def test_the_full_grid_is_rehearsed(tmp_path: Path) -> None:
         *("--data-root", f"flowers={tmp_path}", "--seeds", "0", "--set", "train.batch_size=2", *chosen),
         status=0,
     )
-    assert "rehearsal of 2 of 2 conditions" in said
-    assert "timed                  2 of 2 kinds of training, 2 of 2 conditions" in said
+    assert "rehearsal of 4 of 4 conditions" in said
+    assert "timed                  2 of 2 kinds of training, 4 of 4 conditions" in said
 
 
 @pytest.mark.parametrize(

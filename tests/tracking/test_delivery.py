@@ -357,7 +357,8 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     sweep = new_sweep()
     folder = SweepFolder(Storage.open(sweep.path))
     command, commit = "bdray sweep studies/demo.yaml --max-concurrent 2", "0123456789abcdef0123456789abcdef01234567"
-    info = SweepInfo("demo", "bdray-demo", sweep.uri, "what it asks", sweep.created_ms, (), 0.0, command, "ada", commit)
+    asked = SweepInfo("demo", "bdray-demo", sweep.uri, "what it asks", sweep.created_ms, ())
+    info = replace(asked, command=command, user="ada", git_commit=commit)
     planned = [
         Condition.parse({"data": "digits", "model": "resnet8", "trigger": trigger, "seed": seed})
         for trigger in ("patch", "blend")
