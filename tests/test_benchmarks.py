@@ -139,7 +139,7 @@ def _dies(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
         (_stays, 0.5, "stopped after its limit of 0.5 s"),
         (_raises, 60, "ValueError: one line"),
         (_dies, 60, "its process ended with status 3"),
-        (gpu.needs, 60, "RuntimeError: cpu has no allocator to ask"),
+        (gpu.needs, 60, "RuntimeError: memory is measured on a GPU alone"),
     ],
 )
 def test_a_part_that_fails_keeps_its_rows_and_says_why(rows: Any, limit: float, failure: str) -> None:

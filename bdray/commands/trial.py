@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
     condition, questions = _choose(options)
     sweep = Storage.open(options.output) if options.output else None
     console.print(f"condition {condition.condition_id} ({condition.role})")
-    trial_options = TrialOptions(device=options.device, threads=options.threads, questions=questions)
+    trial_options = TrialOptions(
+        device=options.device, threads=options.threads, questions=questions, keep_models=sweep is not None
+    )
     # Only what is written down can go on from where it stopped.
     with TerminalReporter(console) as reporter, stopping.patiently() if sweep else nullcontext():
         try:

@@ -25,6 +25,7 @@ class Airbench(Architecture):
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3")
 
     MIN_IMAGE_SIZE: ClassVar[int] = 9
+    OWN_STEM: ClassVar[bool] = True
 
     width: int = Field(default=64, ge=4)
     """Channels of the first group; the other two have `expansion` times as many (64 and 256 in airbench94)."""

@@ -25,11 +25,13 @@ class Architecture(Component):
         MIN_IMAGE_SIZE: the smallest side in pixels it takes.
         ANY_IMAGE_SIZE: with the same stem it is the same network for pictures of any size from there, so that it may be
             rehearsed on small ones. Left off by architectures that are built for one size.
+        OWN_STEM: it has no other stem than that for small images.
         MIXING_POINTS: names of the network's mixing points in forward order, without "input"; None where only the
             built network knows.
     """
 
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"weights_file"})
+    OWN_STEM: ClassVar[bool] = False
     MIN_IMAGE_SIZE: ClassVar[int] = 8
     ANY_IMAGE_SIZE: ClassVar[bool] = False
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = None
@@ -82,7 +84,7 @@ class Architecture(Component):
 
             source = self.weights_file or f"timm's {self.published}"
             state = read_state(Path(source)) if self.weights_file else fetch(str(self.published)).state_dict()
-            start_from(network, state, source, fresh_stem=self.has_cifar_stem(image_size))
+            start_from(network, state, source, fresh_stem=self.has_cifar_stem(image_size) and not self.OWN_STEM)
         return network
 
     def prepare(self) -> None:
@@ -98,7 +100,7 @@ class Architecture(Component):
 
     def has_cifar_stem(self, image_size: int) -> bool:
         """What `stem` comes to for images of this size."""
-        return self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)
+        return self.OWN_STEM or self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)
 
     def check(self, image_size: int) -> None:
         """Needs no torch.

@@ -21,6 +21,7 @@ class CifarResNet(Architecture):
     SOURCE: ClassVar[str] = "He et al. 2016, arXiv 1512.03385, section 4.2"
     ANY_IMAGE_SIZE: ClassVar[bool] = True
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3")
+    OWN_STEM: ClassVar[bool] = True
     BLOCKS: ClassVar[int]
 
     shortcut: Literal["identity", "projection"] = "identity"
@@ -31,9 +32,6 @@ class CifarResNet(Architecture):
         from bdray.models.networks.cifar_resnet import CifarResNet as Network
 
         return Network(self.BLOCKS, num_classes, projection=self.shortcut == "projection")
-
-    def has_cifar_stem(self, image_size: int) -> bool:
-        return True
 
     def check(self, image_size: int) -> None:
         super().check(image_size)

@@ -90,6 +90,7 @@ def apply_plan(
     generator: torch.Generator,
     members: torch.Tensor | None = None,
     perturbed: torch.Tensor | None = None,
+    on_host: torch.Tensor | None = None,
     late: bool = False,
 ) -> PoisonedSet:
     """The training set that a plan makes of clean data.
@@ -105,6 +106,7 @@ def apply_plan(
         members: int64: which images belong to this training set; None: all.
         perturbed: uint8, in step with `plan.indices`: what is stamped instead of the poisoned originals
             (`bdray.poisoning.pgd`).
+        on_host: `images` on the host, where they lie there too, so that none is read back from a device.
         late: leave the stamping to the training loop, after augmentation. The images are stamped here all the same, to
             count those that the trigger leaves as they were.
 
@@ -119,7 +121,7 @@ def apply_plan(
     kept = labels[torch.from_numpy(plan.cover_indices).to(labels.device)].cpu()
     new_labels = torch.cat([torch.from_numpy(plan.new_labels), kept])
     items = _items_of(touched, members, len(images))
-    originals = unstamped(images, plan, perturbed)
+    originals = unstamped(images if on_host is None else on_host, plan, perturbed)
     stamped, untouched = _stamp_plan(plan, trigger, originals, generator)
 
     item_labels = labels[members.to(labels.device)].cpu()

@@ -276,7 +276,7 @@ class Experiment:
 
     @property
     def _unstamped(self) -> torch.Tensor:
-        return unstamped(self.images, self.plan, self.perturbed)
+        return unstamped(self.data.train_images, self.plan, self.perturbed)
 
     def visibility(self) -> Visibility | None:
         """How visible the attack is: on triggered test images, or where poisoned images are perturbed on those, with
@@ -326,6 +326,7 @@ class Experiment:
             generator=stream(self.condition.seed, "trigger", "train"),
             members=torch.from_numpy(members),
             perturbed=self.perturbed if plan is self.plan else None,
+            on_host=self.data.train_images,
             late=self.condition.poison.stamp == "after_augmentation" if late is None else late,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder
-from bdray.sweeping.driver import _freeze
-from bdray.tracking import default_tracking_uri, named_tracking_uri, sync_sweep, tracking_uri_for
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
+from bdray.sweeping.freezing import write_space
+from bdray.tracking import default_tracking_uri, named_tracking_uri, sync_sweep, tracking_mark, tracking_uri_for
 from bdray.tracking.server import open_client
 
 SPACE = "name: demo\nseeds: [0]\nfixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}\n"
@@ -26,7 +25,9 @@ def frozen(folder: Path, in_space: str | None, on_command_line: str | None = Non
     """What `sweep.json` and `space.yaml` of a sweep say."""
     (folder / "demo.yaml").write_text(SPACE + (f"tracking: {{uri: '{in_space}'}}\n" if in_space else ""))
     space, sweep = load_space(folder / "demo.yaml"), Storage.open(folder / "runs" / "demo")
-    _freeze(sweep, space, space.conditions(), tracking_uri_for(sweep, on_command_line, space.tracking.uri), "bdray")
+    mark = tracking_mark(sweep, tracking_uri_for(sweep, on_command_line, space.tracking.uri))
+    write_space(sweep, space, space.conditions(), mark)
+    SweepFolder(sweep).write_info(SweepInfo("demo", "bdray-demo", mark, space.description))
     return sweep.read_json("sweep.json")["tracking_uri"], yaml.safe_load(sweep.read_text("space.yaml"))["tracking"][
         "uri"
     ]
@@ -85,8 +86,8 @@ def test_a_storage_that_was_moved_or_copied_has_its_artifacts_with_it(
     new.parent.mkdir()
     sweep = new_sweep("old runs/demo")
     shutil.move(tmp_path / "mlflow.db", old / "mlflow.db")
-    content = json.loads((sweep.path / "sweep.json").read_text()) | {"tracking_uri": None}
-    (sweep.path / "sweep.json").write_text(json.dumps(content))
+    folder = SweepFolder(Storage.open(sweep.path))
+    folder.write_info(replace(folder.info(), tracking_uri=None))
     first = sweep.finished(1)
     sync_sweep(str(sweep.path))
     (shutil.move if how == "moved" else shutil.copytree)(old, new)
