@@ -21,7 +21,6 @@ def test_on_a_pretended_gpu(part: str, tmp_path: Path) -> None:
         "-m",
         "pytest",
         f"{HERE}/pretended/{part}.py",
-        "-q",
         "-rs",
         "--basetemp",
         f"{tmp_path}/t",
