@@ -152,8 +152,9 @@ def export(options: argparse.Namespace) -> int:
     from bdray.commands.export import export_model
 
     # `bdray trial --output` makes a folder with conditions that is no sweep.
-    folder = Storage.open(options.sweep)
-    sweep = folder if SweepFolder(folder).condition_ids() else find_sweep(options.sweep, options.storage)
+    local = Path(options.sweep, "conditions") if "\0" not in options.sweep else None
+    is_trials = local is not None and local.is_dir()
+    sweep = Storage.open(options.sweep) if is_trials else find_sweep(options.sweep, options.storage)
     return export_model(sweep, options.id, options.stage, options.output)
 
 
