@@ -152,9 +152,12 @@ def export(options: argparse.Namespace) -> int:
     from bdray.commands.export import export_model
 
     # `bdray trial --output` makes a folder with conditions that is no sweep.
-    local = Path(options.sweep, "conditions") if "\0" not in options.sweep else None
-    is_trials = local is not None and local.is_dir()
-    sweep = Storage.open(options.sweep) if is_trials else find_sweep(options.sweep, options.storage)
+    try:
+        sweep = find_sweep(options.sweep, options.storage)
+    except UserError:
+        sweep = Storage.open(options.sweep)
+        if not SweepFolder(sweep).condition_ids():
+            raise
     return export_model(sweep, options.id, options.stage, options.output)
 
 
