@@ -145,8 +145,12 @@ def export(options: argparse.Namespace) -> int:
     from bdray.commands.export import export_model
 
     # `bdray trial --output` makes a folder with conditions that is no sweep.
-    folder = Storage.open(options.sweep)
-    sweep = folder if SweepFolder(folder).condition_ids() else find_sweep(options.sweep, options.storage)
+    try:
+        sweep = find_sweep(options.sweep, options.storage)
+    except UserError:
+        sweep = Storage.open(options.sweep)
+        if not SweepFolder(sweep).condition_ids():
+            raise
     return export_model(sweep, options.id, options.stage, options.output)
 
 

@@ -53,7 +53,7 @@ BASES = {
     "compare": ["q", "q"],
     "completion": ["bash"],
     "stages": ["q"],
-    "export": ["model", "q", "0"],
+    "export": ["model", "q", "zz"],
 }
 """What each command is given beside; `trial` so that nothing is trained."""
 
