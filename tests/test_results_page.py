@@ -100,10 +100,10 @@ def test_every_file(swept: tuple[Storage, list[TrialRecord]]) -> None:
     } - {sweep_folder.TABLE}
     said = named("Files")
     text = PAGE.split("\n## Files\n")[1].split("\n## ")[0]
-    assert {name for name in constants if f"`{name}`" not in text} == set()
+    assert {name for name in constants if f"`{name}`" not in text and f"`{name}/" not in text} == set()
     there = {file.path for file in swept[0].files()}
     written = {re.sub(r"^(conditions|stages)/\w+/", "", path) for path in there}
     written = {re.sub(r"^answers/\w+", "answers/<key>", path) for path in written}
     assert {name for name in written if f"`{name}`" not in text} == set()
     known = {*constants, "results.csv", "results.parquet", "records/", "conditions/<condition_id>/"}
-    assert said - known == {"stages/<fingerprint>/"}
+    assert said - known == {"stages/<fingerprint>/", "plugins/<digest>/", "pictures/"}

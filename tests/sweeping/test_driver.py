@@ -26,7 +26,7 @@ def test_copies_of_the_control_are_named(tmp_path: Path) -> None:
     (condition,) = space.conditions()
     run_trial(condition, sweep=sweep, options=TrialOptions(threads=1))
     uri = tracking_uri_for(sweep, None)
-    sweep.write_atomic(DELIVERED, _delivery_mark(read_heads(sweep, [condition.condition_id]), uri))
+    sweep.write_atomic(DELIVERED, _delivery_mark(sweep, read_heads(sweep, [condition.condition_id]), uri))
     said = io.StringIO()
     settings = SweepSettings(storage=str(tmp_path / "runs"), tracking_uri=uri)
     outcome = run_sweep(space, settings, Console(file=said, width=200))
