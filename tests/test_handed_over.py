@@ -238,7 +238,7 @@ def chosen(*argv: str) -> Condition:
     from bdray.cli import _parser
     from bdray.commands.trial import _choose
 
-    return _choose(_parser("bdray").parse_args(["trial", *argv]))
+    return _choose(_parser("bdray").parse_args(["trial", *argv]))[0]
 
 
 def of(sweep: Path, trigger: str) -> Path:

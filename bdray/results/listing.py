@@ -151,19 +151,20 @@ def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def texts_of(listing: Listing, *, intervals: bool) -> list[list[str]]:
-    """The rows as text."""
-    return [[_text(row[head], head, intervals=intervals) for head in listing.heads] for row in listing.rows]
+def texts_of(listing: Listing, *, intervals: bool, brief: bool = False) -> list[list[str]]:
+    """The rows as text. `brief`: for a terminal."""
+    return [[_text(row[head], head, intervals, brief=brief) for head in listing.heads] for row in listing.rows]
 
 
-def _text(value: Any, head: str, *, intervals: bool) -> str:
+def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
     if value is None or head not in _ORDER:
         return value if head == "" else show_cell(value)
     if isinstance(value, Difference):
         return value.text(intervals=intervals)
     if isinstance(value, Trainings):
         found = value.interval
-        return value.text + (f" [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else "")
+        said = value.short if brief else value.text
+        return f"{said} [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else said
     if intervals and value.low is not None:
         return f"{value.mean:.1%} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
     if intervals and len(value.values) > 1:
@@ -188,7 +189,7 @@ class Fit:
 def fit_of(listing: Listing, width: int) -> Fit:
     """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
     for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
-        rows = texts_of(listing, intervals=intervals)
+        rows = texts_of(listing, intervals=intervals, brief=not intervals)
         columns = zip(listing.heads, *rows, strict=True)
         widths = [max(map(len, (*_broken(head).split("\n"), *cells))) for head, *cells in columns]
         if sum(widths) + gap * (len(widths) - 1) <= width:
@@ -204,7 +205,7 @@ def _broken(head: str) -> str:
 def table_of(listing: Listing, width: int) -> Table:
     """For a terminal of `width` columns; no word is broken."""
     fit = fit_of(listing, width)
-    rows, stacked = texts_of(listing, intervals=fit.intervals), fit.stacked
+    rows, stacked = texts_of(listing, intervals=fit.intervals, brief=not fit.intervals), fit.stacked
     table = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, fit.gap - 1, 0, 0)
     )
@@ -212,7 +213,17 @@ def table_of(listing: Listing, width: int) -> Table:
     for head in (" / ".join(listing.axes), *kept) if stacked else listing.heads:
         is_axis = head not in kept
         justify: Literal["left", "right"] = "left" if is_axis else "right"
-        table.add_column(_broken(head), justify=justify, no_wrap=not (stacked and is_axis), overflow="fold")
+        # No narrower than a word, where rich would make it a letter wide before it breaks any other.
+        longest = max(
+            (len(word) for row in rows for cell in row[: len(listing.axes)] for word in cell.split()), default=1
+        )
+        table.add_column(
+            _broken(head),
+            justify=justify,
+            no_wrap=not stacked,
+            min_width=longest if stacked and is_axis else None,
+            overflow="fold",
+        )
     for row in rows:
         cells = [" / ".join(row[: len(listing.axes)]), *row[len(listing.axes) :]] if stacked else row
         table.add_row(*map(escape, cells))

@@ -65,6 +65,11 @@ class Trainings:
         """`4 of 8`, `4 of 8, 1 unclear`."""
         return f"{self.did} of {self.of}" + (f", {self.unclear} unclear" if self.unclear else "")
 
+    @property
+    def short(self) -> str:
+        """`4 of 8`; `4-5 of 8` where one is unclear."""
+        return f"{self.did}{f'-{self.did + self.unclear}' if self.unclear else ''} of {self.of}"
+
     def said(self, verb: str = "takes") -> str:
         """`takes in most`, `takes in few`, `3 trainings cannot say (4 more would, if all go one way)`."""
         if self.verdict:

@@ -192,7 +192,7 @@ def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides
         f"timm/resnet18.no_such, 8 pixels, 8 pictures a step: it could not be timed at its real size: name: {cause}"
         in said
     )
-    assert "40 conditions that the search might ask for will take" in said
+    assert re.search(r"\n\d+ conditions that the search might ask for will take", said)
     timed = next(line for line in said.splitlines() if line.startswith("  timed "))
     assert timed.split()[1:5] == ["1", "of", "2", "kinds"]
     assert "what failed here is counted as if it trained to its end" in said
