@@ -192,6 +192,7 @@ def run_conditions(
             adopted.extend(_adopt(sweep, storage, new))
             left = _left(sweep, new, retry_failed=settings.retry_failed)
             lacking = _lacking_floors(run, [condition for condition in new if condition not in left])
+            run.retested.extend(lacking)
             left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
             _say_gone(console, sweep, gone)
@@ -238,7 +239,7 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
         try:
             say_phase(run.sweep, "delivering")
             # Those that were tested again have other records now.
-            statuses_of_intact(run.sweep, [condition for condition in run.left if condition.is_baseline])
+            statuses_of_intact(run.sweep, run.retested)
             records = _records(run)
             _write_results(run, _records(run, outside=True))
         finally:
@@ -291,6 +292,8 @@ class _Run:
     settings: SweepSettings
     console: Console
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    retested: list[Condition] = field(default_factory=list)
+    """Finished baselines that are tested with more attacks."""
 
     @property
     def conditions(self) -> Sequence[Condition]:
