@@ -206,7 +206,7 @@ def run_conditions(
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
             records = _records(run)
-            if known := _records(run, outside=True):
+            if known := [*records, *_outside(run)]:
                 write_tables(sweep, result_table(known))
             return _sum_up(run, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
@@ -241,7 +241,7 @@ def _run_and_deliver(run: _Run) -> SweepOutcome:
             # Those that were tested again have other records now.
             statuses_of_intact(run.sweep, run.retested)
             records = _records(run)
-            _write_results(run, _records(run, outside=True))
+            _write_results(run, [*records, *_outside(run)])
         finally:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
@@ -257,11 +257,16 @@ def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
         return mirror.close(progress=progress.delivered)
 
 
-def _records(run: _Run, *, outside: bool = False) -> list[TrialRecord]:
-    """All there are, in plan order; then those that only earlier commands asked for."""
+def _records(run: _Run) -> list[TrialRecord]:
+    """All there are, in plan order."""
     names = [condition.condition_id for condition in run.conditions]
-    others = SweepFolder(run.sweep).info().outside if outside else ()
-    return with_answers(run.sweep, read_records(run.sweep, [*names, *others]))
+    return with_answers(run.sweep, read_records(run.sweep, names))
+
+
+def _outside(run: _Run) -> list[TrialRecord]:
+    """Those that only earlier commands asked for."""
+    names = SweepFolder(run.sweep).info().outside
+    return with_answers(run.sweep, read_records(run.sweep, names)) if names else []
 
 
 def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
