@@ -174,7 +174,7 @@ class Experiment:
     def tools(self, operation: Operation, tick: Tick) -> Tools:
         """What an operation works with."""
         generator = stream(self.condition.seed, "repair", operation.name)
-        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick)
+        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick, self.max_batches)
 
     def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
         """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.
