@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from bdray.detectors import DETECTORS
+from bdray.detectors.base import Detector, embedded
 from bdray.detectors.neural_cleanse import NeuralCleanse, size_indices
 from bdray.detectors.tools import DetectorTools
 from bdray.gpu import to_device
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _detector(content: object) -> object:
-    named = {"name": "neural_cleanse", **content} if isinstance(content, dict) else content
-    return DETECTORS.build(named)  # type: ignore[arg-type]
+def _detector(content: Any) -> Detector:
+    return embedded({"name": "neural_cleanse", **content} if isinstance(content, dict) else content, NeuralCleanse)
 
 
 @REPAIRS.register("neural_cleanse")

@@ -162,10 +162,15 @@ class Experiment:
         stage = self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
         return replace(stage, fresh=True)
 
-    def training_stage(self, training: Training) -> Stage:
-        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's."""
+    def training_stage(self, training: Training, kept: torch.Tensor | None = None) -> Stage:
+        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's.
+
+        Args:
+            kept: which of the poisoned samples it trains on, bool, on the CPU; None: all.
+        """
         clean = training.data == "clean"
         items = self._training_set(NOTHING, self.split.clean_indices) if clean else self.poisoned_set
+        items = items if kept is None else items.only(kept)
         compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
         stage = self._stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
         fresh, title = training.start == "fresh", self.condition.repair.title
