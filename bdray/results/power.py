@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ POWER = 0.8
 
 _FEWEST = 3
 """Trainings of a cell, for its spread to count."""
-_RUNS, _EXACT, _DRAWN = 1000, 10, 4096
+_RUNS, _EXACT, _DRAWN = 500, 10, 2048
 """Simulated studies; up to so many seeds all ways to flip signs, beyond that so many of them."""
 
 RATES = {
@@ -132,16 +132,16 @@ def _found(seeds: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
     below."""
     flips, drawn = _flipped(seeds)
     sums, moved = drawn @ flips.T, shift * flips.sum(axis=1)
-    above, below = sums + moved, moved - sums
-    return tuple((each >= each[:, :1] - 1e-9).mean(axis=1) for each in (above, below))  # type: ignore[return-value]
+    above, below = ((each >= each[:, :1] - 1e-9).mean(axis=1) for each in (sums + moved, moved - sums))
+    return above, below
 
 
-def _smallest(power_at: object, most: float = 12.0) -> float:
+def _smallest(power_at: Callable[[float], float], most: float = 12.0) -> float:
     """The smallest shift with at least `POWER`."""
     low, high = 0.0, most
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if power_at(middle) >= POWER else (middle, high)  # type: ignore[operator]
+        low, high = (low, middle) if power_at(middle) >= POWER else (middle, high)
     return high
 
 
@@ -178,7 +178,7 @@ def verdicts(trainings: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Design:
-    """Cells with their seeds, and test images of each training."""
+    """Poisoned cells (those that differ in the repair alone are one) with their seeds, and test images."""
 
     cells: int
     seeds: int
@@ -193,14 +193,15 @@ def design_of(conditions: Iterable[Condition], known: Sequence[CellSpread]) -> D
     """Of the poisoned conditions; None without any. Test images that no option says are those that were tested of this
     data set before, or 1,000."""
     conditions = list(conditions)
-    seeds = Counter(condition.cell_id for condition in conditions if not condition.is_baseline)
-    if not seeds:
+    poisoned = [condition for condition in conditions if not condition.is_baseline]
+    if not poisoned:
         return None
+    models = {(condition.seed, condition.poison_fingerprint) for condition in poisoned}
     data = Counter(condition.data for condition in conditions).most_common(1)[0][0]
     before = [each.images for each in known if each.data == data.name and each.about == "clean"]
     return Design(
-        cells=len(seeds),
-        seeds=min(seeds.values()),
+        cells=max(Counter(seed for seed, _ in models).values()),
+        seeds=min(Counter(condition.cell_id for condition in poisoned).values()),
         images=data.test_limit or round(max(before, default=1000)),
         data=data.name,
         model=Counter(condition.model.name for condition in conditions).most_common(1)[0][0],
