@@ -127,7 +127,9 @@ def fooling_loss(
     alike = fooled & fooled_poisoned & (is_own == is_poisoned)
     still = cross_entropy(own, labels, reduction="none").masked_fill(fooled, 0.0)
     still = still + cross_entropy(poisoned, labels, reduction="none").masked_fill(fooled_poisoned, 0.0)
-    apart = jensen_shannon(own.log_softmax(1), poisoned.log_softmax(1)).masked_fill(alike, 0.0)
+    # Below, answers are alike and have no gradient (as in the authors' code).
+    sure = [logits.log_softmax(1).clamp(min=math.log(1e-8)) for logits in (own, poisoned)]
+    apart = jensen_shannon(*sure).masked_fill(alike, 0.0)
     return apart.mean() - fooling * still.mean() / 2
 
 
