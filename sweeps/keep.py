@@ -56,7 +56,9 @@ def stamped(record: TrialRecord) -> bytes | None:
     Raises:
         SystemExit: its data set is not here.
     """
-    condition = Condition.parse(record.condition)
+    data = record.condition["data"]
+    here = {"root": str(HERE.parent / "data" / data["name"])} if data.get("root") else {}
+    condition = Condition.parse({**record.condition, "data": {**data, **here}})
     if condition.trigger is None:
         return None
     try:
