@@ -57,10 +57,11 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 COMMANDS = 5
 """How often the command is typed at most beyond once for each strike."""
 
-GRACE_S = 75.0
-"""How long processes may outlive the last command: a mirror whose driver was killed delivers for up to a minute."""
+GRACE_S = 600.0
+"""How long processes may outlive the last command on a busy machine: a mirror without driver delivers for up to
+a minute."""
 
-LIMIT_S = 900.0
+LIMIT_S = 3600.0
 """How long one command may take."""
 
 _PR_SET_CHILD_SUBREAPER = 36

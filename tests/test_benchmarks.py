@@ -23,7 +23,11 @@ from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.parametrize("module", [loop, ordinary, backdoorbench, precision], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [loop, *(pytest.param(module, marks=pytest.mark.long) for module in (ordinary, backdoorbench, precision))],
+    ids=lambda module: module.__name__,
+)
 def test_quick_run_measures_finite_figures(module: object) -> None:
     report: Report = module.measure(quick=True)  # type: ignore[attr-defined]
     assert report.rows
