@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from waiting import HANG_S
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import backdoorbench, gpu, loop, memory, ordinary, precision
@@ -141,9 +142,9 @@ def _dies(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
     ("rows", "limit", "failure"),
     [
         (_stays, 0.5, "stopped after its limit of 0.5 s"),
-        (_raises, 60, "ValueError: one line"),
-        (_dies, 60, "its process ended with status 3"),
-        (gpu.needs, 60, "RuntimeError: memory is measured on a GPU alone"),
+        (_raises, HANG_S, "ValueError: one line"),
+        (_dies, HANG_S, "its process ended with status 3"),
+        (gpu.needs, HANG_S, "RuntimeError: memory is measured on a GPU alone"),
     ],
 )
 def test_a_part_that_fails_keeps_its_rows_and_says_why(rows: Any, limit: float, failure: str) -> None:

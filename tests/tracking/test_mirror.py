@@ -90,12 +90,13 @@ def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(
     sweep.journal(first, 3)
     until(lambda: shown(sweep).points(first) == sweep.points(first))
 
-    others = [sweep.finished(number) for number in range(2, 30)]
+    others = [sweep.finished(number) for number in range(2, 16)]
     until(lambda: len(shown(sweep).children) > 3)
     mirror._process.kill()
     mirror._process.wait()
+    # However fast it was, these are left.
+    others += [sweep.finished(number) for number in range(16, 30)]
     mirror.keep_alive()
-    assert len(shown(sweep).children) < 1 + len(others), "it was killed too late to show anything"
 
     sweep.journal(first, 3)
     sweep.record(first)
