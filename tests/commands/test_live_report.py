@@ -30,23 +30,23 @@ fixed:
   finetune: {epochs: 1}
 baselines: false
 """
-PLUGIN = """
+PLUGIN = '''
 import time
 from pathlib import Path
 from bdray.triggers.base import TRIGGERS, Trigger
 
 @TRIGGERS.register("waiting")
 class Waiting(Trigger):
-    \"\"\"Inverts, once a page was seen.\"\"\"
+    """Inverts; nothing trains on after the first record before a page was seen."""
 
     def apply(self, images, generator):
         return 255 - images
-"""
+'''
 WAITS = """
 import torch
-_seen, _step = Path(__file__).parent / "seen", torch.optim.SGD.step
+_here, _step = Path(__file__).parent, torch.optim.SGD.step
 def _waiting(self, *args, **kwargs):
-    while not _seen.exists():
+    while any(_here.glob("runs/watched/conditions/*/record.json")) and not (_here / "seen").exists():
         time.sleep(0.05)
     return _step(self, *args, **kwargs)
 torch.optim.SGD.step = _waiting
