@@ -22,9 +22,8 @@ ROUNDS ?= 10
 STRIKES ?= 3
 SEED := $(or $(SEED),$(shell date +%s))
 
-# What numbers alone decide: the same with every version but torch's.
-SIMULATIONS := $(addprefix tests/,models/test_architectures.py models/test_silent_choices.py report/test_simulations.py \
-    searches/test_simulations.py)
+# What torch alone decides, which is the same one in the short form of `make test-lowest`.
+OF_TORCH := $(addprefix --ignore=tests/models/,test_architectures.py test_silent_choices.py)
 PYTEST = -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
 SAY_SEED = @echo "tests in random order; the same order again: make $@ SEED=$(SEED)$(if $(SHORT), SHORT=1)"
 
@@ -45,7 +44,7 @@ test-system: $(VENV)/installed-test
 test-lowest: $(LOWEST)/installed
 	$(SAY_SEED)
 	@$(LOWEST)/bin/python -W ignore $(PYTEST) -m "not system" \
-	    $(if $(SHORT),$(SIMULATIONS:%=--ignore=%) \
+	    $(if $(SHORT),$(OF_TORCH) \
 	        $(addprefix tests/,commands data models report results searches space store tracking))
 
 lint: $(VENV)/installed-test
