@@ -83,7 +83,7 @@ def determinism(scale: Scale, folder: Path) -> Iterator[Row]:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             epoch()
             synchronize(scale.device)
-        kernels = [event for event in seen.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
+        kernels = [event for event in seen.events() or () if event.device_type.name == "CUDA"]
         busy = sum(event.device_time for event in kernels) / 1000
         figures_of = {"kernels a step": len(kernels) / size.batches, "GPU ms a step": busy / size.batches}
         yield Row(f"{size.model}, what the device did", figures_of)
@@ -227,11 +227,12 @@ def _trained(name: str, precision: str, scale: Scale, folder: Path) -> Row:
         "flip": "alternating", "lookahead": True, "precision": precision, "evaluate": {"every": airbench.epochs},
     }  # fmt: skip
     content = {
-        "data": {**synthetic(airbench.images), "test_images": airbench.images // 5},
+        "data": {**synthetic(airbench.images), "test_images": max(100, airbench.images // 5), "clean_pool": 0.0},
         "model": {"name": "airbench", "width": airbench.width},
         "trigger": {"name": "patch"},
         "poison": {"rate": 0.02},
         "repair": {"name": "none"},
+        "finetune": {"split": "train_clean"},
         "train": recipe,
     }
     options = TrialOptions(device=str(scale.device), cache=folder, gpu_share=1.0)

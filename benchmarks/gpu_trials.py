@@ -7,8 +7,8 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bdray.gpu_errors import gpu_error
 from bdray.poisoning.pgd import Adversary
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
-from bdray.training.loop import StepGenerators, augmented_batches, train_step
+from bdray.training.loop import Stage, StageState, StepGenerators, augmented_batches, train_step
 from bdray.trial import TrialOptions, attempt_trial, run_trial
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, measure_peak
@@ -94,16 +94,18 @@ def waits(scale: Scale, folder: Path) -> Iterator[Row]:
     """Whether training steps leave the device alone until an epoch ends: a wait is an error meanwhile."""
     size = scale.sizes[0]
     for name, changes in VARIANTS.items():
-        yield _waits(name, partial(_train, Experiment.prepare(short(size, **changes), scale.device, folder), 5))
+        yield _waits(name, Experiment.prepare(short(size, **changes), scale.device, folder))
     experiment = prepare(size.model, size.batch_size, size.batches, scale.device, folder)
-    yield _waits("a surrogate's adversary", partial(_train, experiment, 5, Adversary(8 / 255, 2)))
+    yield _waits("a surrogate's adversary", experiment, Adversary(8 / 255, 2))
 
 
-def _waits(name: str, train: Callable[[], torch.Tensor]) -> Row:
-    train().tolist()  # A first step may wait: what is made once is made in it.
+def _waits(name: str, experiment: Experiment, adversary: Adversary | None = None) -> Row:
+    stage = replace(experiment.poison_stage(), adversary=adversary)
+    state = stage.start(experiment.build_model().train())
+    _train(stage, state).tolist()  # A first step may wait: what is made once is made in it.
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train()
+        _train(stage, state)
     except RuntimeError as error:
         return verdict(f"{name}: {_first_line(error)} in {_place_of(error)}", {}, holds=False)
     finally:
@@ -111,10 +113,8 @@ def _waits(name: str, train: Callable[[], torch.Tensor]) -> Row:
     return verdict(name, {}, holds=True)
 
 
-def _train(experiment: Experiment, steps: int, adversary: Adversary | None = None) -> torch.Tensor:
-    """Takes some steps of the poison stage, as an epoch does; their sums stay on the device."""
-    stage = replace(experiment.poison_stage(), adversary=adversary)
-    state = stage.start(experiment.build_model().train())
+def _train(stage: Stage, state: StageState, steps: int = 5) -> torch.Tensor:
+    """Takes some steps, as an epoch does; their sums stay on the device."""
     generators = StepGenerators.of(stage, 1)
     orders = stage.orders(generators.order)[:steps]
     late = stage.late.rows(orders, stage.compute.device) if stage.late else [()] * len(orders)
@@ -194,10 +194,15 @@ def repeats(scale: Scale, folder: Path) -> Iterator[Row]:
     """The same trial in two processes side by side, and beside them with its pictures on the host. Bit for bit."""
     size = scale.sizes[0]
     places: tuple[DataPlace, ...] = ("device", "device", "host")
-    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn"), initializer=scale.begin) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        processes = [stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=scale.begin)) for _ in places]
         for name, changes in VARIANTS.items():
             condition = short(size, **changes)
-            running = [processes.submit(outcome, condition, scale, folder, place) for place in places]
+            running = [
+                process.submit(outcome, condition, scale, folder, place)
+                for process, place in zip(processes, places, strict=True)
+            ]
             first, again, host = (each.result() for each in running)
             yield verdict(f"{size.model}, {name}: two processes", {"values": len(first)}, holds=first == again)
             yield verdict(f"{size.model}, {name}: pictures on the host", {"values": len(first)}, holds=first == host)
