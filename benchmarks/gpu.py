@@ -38,18 +38,18 @@ from benchmarks.gpu_speed import (
     steps,
     trainings,
 )
-from benchmarks.gpu_trials import Scale, Training, as_it_is, cap, needs, repeats, sticky, waits
+from benchmarks.gpu_trials import Airbench, Scale, as_it_is, cap, needs, repeats, sticky, waits
 from benchmarks.loop import Size
 from benchmarks.measure import Report, Row, progress
 
 CUDA = torch.device("cuda:0")
-AIRBENCH = Training(width=64, epochs=10, batch_size=1_024, images=50_000)
+AIRBENCH = Airbench(width=64, epochs=10, batch_size=1_024, images=50_000)
 """As long as the author's (9.9 epochs), which takes 3.3 s on an A100 (Jordan 2024, arXiv 2404.00498, table 1)."""
 FULL = Scale(as_it_is, CUDA, (Size("resnet20", 128, 60, 9), Size("resnet50", 128, 30, 7)), (1, 2, 4, 8), 20.0, AIRBENCH)
 BORROWED = Scale(
     as_it_is, CUDA, (Size("resnet20", 128, 60, 3), Size("resnet18", 128, 60, 3)), (1, 2, 4, 8), 4.0, AIRBENCH
 )
-QUICK = Scale(as_it_is, CUDA, (Size("resnet8", 16, 2, 2),), (1, 2), 1.0, Training(8, 1, 50, 200))
+QUICK = Scale(as_it_is, CUDA, (Size("resnet8", 16, 2, 2),), (1, 2), 1.0, Airbench(8, 1, 50, 200))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from bdray.gpu import CONTEXT_BYTES, is_gpu
 from bdray.training.device import prepare_process, stage_environment
 from bdray.training.optimization import make_optimizer
 from bdray.trial import TrialOptions, run_trial
+from benchmarks.accuracy import AIRBENCH
 from benchmarks.gpu_trials import MIB, Scale, verdict
 from benchmarks.loop import Size, against_bare, bare_step, loop, prepare, synchronize, synthetic
 from benchmarks.measure import Row, compare, interleaved, progress, timed
@@ -221,11 +222,8 @@ TRAININGS = {
 
 def _trained(name: str, precision: str, scale: Scale, folder: Path) -> Row:
     airbench = scale.airbench
-    recipe = {
-        "epochs": airbench.epochs, "batch_size": airbench.batch_size, "lr": 0.7, "momentum": 0.85,
-        "weight_decay": 2.4e-3, "norm_bias_lr": 64, "label_smoothing": 0.2, "schedule": "triangular",
-        "flip": "alternating", "lookahead": True, "precision": precision, "evaluate": {"every": airbench.epochs},
-    }  # fmt: skip
+    own = {"epochs": airbench.epochs, "batch_size": airbench.batch_size, "precision": precision}
+    recipe = {**AIRBENCH, **own, "evaluate": {"every": airbench.epochs}}
     content = {
         "data": {**synthetic(airbench.images), "test_images": max(100, airbench.images // 5), "clean_pool": 0.0},
         "model": {"name": "airbench", "width": airbench.width},

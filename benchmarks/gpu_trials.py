@@ -39,7 +39,7 @@ def as_it_is() -> None:
 
 
 @dataclass(frozen=True)
-class Training:
+class Airbench:
     """A whole training of airbench."""
 
     width: int
@@ -64,7 +64,7 @@ class Scale:
     sizes: tuple[Size, ...]
     together: tuple[int, ...]
     seconds: float
-    airbench: Training
+    airbench: Airbench
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
