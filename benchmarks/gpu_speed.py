@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import multiprocessing
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile, supported_activities
 
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, is_gpu
@@ -81,7 +81,7 @@ def determinism(scale: Scale, folder: Path) -> Iterator[Row]:
                 f"{size.model}, {name}", {"loop": figures[name], "first": figures[first]}, of="loop", to="first"
             )
             yield replace(row, figures={"loop images/s": row.figures["loop"]})
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        with profile(activities=supported_activities()) as seen:
             epoch()
             synchronize(scale.device)
         kernels = [event for event in seen.events() or () if event.device_type.name == "CUDA"]

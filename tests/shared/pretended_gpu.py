@@ -271,6 +271,7 @@ def _backend() -> torch.library.Library:
     backend_registration._setup_privateuseone_for_python_backend(NAME)  # type: ignore[attr-defined]
     # Regularizers switch autocast off where they must; there are no operations that it would cast here.
     getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    torch.library.Library("_", "IMPL").fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     library = torch.library.Library("aten", "IMPL")
 
     def strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> torch.Tensor:
