@@ -214,6 +214,8 @@ class _Stream:
 
     def wait_event(self, event: object) -> None: ...
 
+    def wait_stream(self, stream: object) -> None: ...
+
 
 class _Graph:
     """Keeps nothing of what is captured, which is computed meanwhile."""
@@ -266,12 +268,13 @@ CUDA: dict[str, Any] = {
 """What bdray and its benchmarks ask of `torch.cuda`."""
 
 
-def _backend() -> torch.library.Library:
+def _backend() -> tuple[torch.library.Library, ...]:
     """The device, told to torch: how its tensors are made and copied where no mode sees it."""
     backend_registration._setup_privateuseone_for_python_backend(NAME)  # type: ignore[attr-defined]
     # Regularizers switch autocast off where they must; there are no operations that it would cast here.
     getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
-    torch.library.Library("_", "IMPL").fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    every = torch.library.Library("_", "IMPL")
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     library = torch.library.Library("aten", "IMPL")
 
     def strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> torch.Tensor:
@@ -288,12 +291,12 @@ def _backend() -> torch.library.Library:
     library.impl("empty_strided", strided, "PrivateUse1")
     library.impl("empty.memory_format", empty, "PrivateUse1")
     library.impl("_copy_from", copied, "PrivateUse1")
-    return library
+    return library, every
 
 
 HAS_BACKEND = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 if HAS_BACKEND:
-    LIBRARY = _backend()  # Before any backward pass: see `tests/test_pretended_gpu.py`.
+    LIBRARIES = _backend()  # Before any backward pass: see `tests/test_pretended_gpu.py`.
 
 
 @contextmanager
