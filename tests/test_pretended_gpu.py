@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 LONG = {"parts"}
 """Start a process for each of their tests."""
 PARTS = [
-    pytest.param(file.stem, marks=pytest.mark.system if file.stem in LONG else ())
+    pytest.param(file.stem, marks=(pytest.mark.system, pytest.mark.long) if file.stem in LONG else ())
     for file in sorted((HERE / "pretended").glob("[a-z]*.py"))
     if file.stem != "conftest"
 ]
