@@ -11,7 +11,8 @@
 # `make cluster-test` disturbs a sweep on hosts that are namespaces (Linux, root; else it says so and skips);
 # `make cluster-test IMAGE=bdray` in the image of docker/Dockerfile, from podman's store.
 # `make screenshots` takes the pictures in docs/images from a real sweep (Chromium and tmux; else it says so and skips).
-# On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up.
+# On a machine with a GPU, `make gpu` measures what only a GPU can show, in at most 35 minutes after the set-up; on a borrowed
+# one, `python -m benchmarks gpu --borrowed 1`, then `2`, in 12 minutes together.
 
 PYTHON ?= python3
 VENV ?= .venv
