@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from archive import records_in
@@ -109,7 +110,7 @@ def draw(points: Sequence[Point]) -> Figure:
             axes.vlines(x, 100 * point.left[1], 100 * point.left[2], color=color, lw=0.8, alpha=0.6)
             axes.plot(x, y, markers[point.fraction], color=color, ms=7)
         axes.set_title(attack, fontsize=10)
-        axes.set_ylim(-4, 108)
+        axes.set_ylim(-8, 108)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(grid.flat)[len(attacks) :]:
         axes.set_visible(False)
@@ -117,7 +118,7 @@ def draw(points: Sequence[Point]) -> Figure:
         Line2D([], [], marker="o", ls="", color=color, label=f"learning rate {lr:g}") for lr, color in colors.items()
     ]
     legend += [
-        Line2D([], [], marker=marker, ls="", color=GREY, label=f"{100 * fraction:g} % of the clean pictures")
+        Line2D([], [], marker=marker, ls="", color=GREY, label=f"{100 * fraction:g} % of the training pictures, clean")
         for fraction, marker in markers.items()
     ]
     figure.legend(handles=legend, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
@@ -128,9 +129,15 @@ def draw(points: Sequence[Point]) -> Figure:
 
 def _level(axes: Axes, rate: float, said: str, style: str) -> None:
     """A horizontal line with its name at its right end."""
-    axes.axhline(100 * rate, color=GREY, lw=0.9, ls=style)
+    axes.axhline(100 * rate, color=GREY, lw=0.9, ls=style, zorder=0)
     place: tuple[float, float] = (1, 100 * rate)
-    beside = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GREY}
+    beside: dict[str, Any] = {
+        "xytext": (-3, 3 if rate > 0.5 else -9),
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": 7,
+        "color": GREY,
+    }
     axes.annotate(said, place, xycoords=("axes fraction", "data"), **beside)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from pathlib import Path
 
 import finetuning
@@ -116,3 +118,11 @@ def test_the_figure_has_a_point_for_every_setting_of_every_attack(tmp_path: Path
 def test_the_page_says_what_the_kept_records_hold() -> None:
     text = (SWEEPS / "README.md").read_text()
     assert text == written(text, section(records_in(SWEEPS / finetuning.NAME)))
+
+
+def test_the_independent_script_shares_no_code_with_bdray() -> None:
+    tree = ast.parse((SWEEPS / "plain_finetuning.py").read_text())
+    nodes = list(ast.walk(tree))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names == {"torch", "PIL"}
