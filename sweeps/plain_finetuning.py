@@ -24,6 +24,8 @@ from torch import nn
 from torch.nn import functional
 
 TARGET, SIDE = 0, 32
+HELD_OUT = 0.05
+"""Of the training pictures: what fine-tuning may see and the poisoned training does not."""
 
 
 def read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder with train/<class>/ and test/<class>/")
     parser.add_argument("--rate", type=float, default=0.05, help="poisoned part of the training pictures")
-    parser.add_argument("--stamp", choices=("before", "after"), default="after", help="crop and flip")
+    parser.add_argument("--stamp", choices=("before", "after"), default="before", help="crop and flip")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--train-lr", type=float, default=0.7)
@@ -207,7 +209,7 @@ def main() -> None:
     if asked.limit:
         chosen = torch.randperm(len(test))[: asked.limit]
         test, wanted = test[chosen], wanted[chosen]
-    held = len(pictures) // 10
+    total, held = len(pictures), round(HELD_OUT * len(pictures))
     clean, clean_labels = pictures[:held], labels[:held]
     pictures, labels = pictures[held:], labels[held:].clone()
     look = Looks(pictures)
@@ -222,7 +224,7 @@ def main() -> None:
     )
     poisoned_training(model, Labelled(pictures, labels, where), look, asked)
     print("before: C-Acc {:.4f}, ASR {:.4f}".format(*tested(model, test, wanted, look)), flush=True)
-    few = round(asked.fraction * (held * 10))
+    few = round(asked.fraction * total)
     held_out = Labelled(clean[:few], clean_labels[:few], torch.zeros(few, dtype=torch.bool))
     batches = math.ceil(few / 128)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
