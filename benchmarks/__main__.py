@@ -32,7 +32,8 @@ NAMES = (
 )
 BORROWED = ("gpu_1", "gpu_2")
 """Sections of the two calls on a borrowed GPU."""
-
+HOURS = ("accuracy",)
+"""Run only when named."""
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""
 
@@ -55,7 +56,7 @@ def main() -> int:
 
     sections: dict[str, str] = {}
     missed = 0
-    for name in options.names or NAMES:
+    for name in options.names or [name for name in NAMES if name not in HOURS]:
         if name == "gpu" and (reason := missing()):
             console.print(reason)
             continue
@@ -93,7 +94,9 @@ def _written() -> dict[str, str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all but {', '.join(HOURS)})"
+    )
     parser.add_argument("--quick", action="store_true", help="too small to mean anything: does it run?")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     parser.add_argument("--borrowed", type=int, choices=(1, 2), help="of gpu: the first or second call on a short loan")
