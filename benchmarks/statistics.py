@@ -16,6 +16,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from bdray.results.cells import MARGIN, difference, seed_means
+from bdray.results.power import CellSpread, confirmable, detectable, deviation
 from bdray.results.statistics import (
     Interval,
     auc_interval,
@@ -293,7 +294,7 @@ def regularizers(runs: int = RUNS) -> list[list[str]]:
 
 
 def equivalences(runs: int = RUNS) -> list[list[str]]:
-    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm), by how a training's luck lies around
+    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm), by how a training's luck lies about
     the true median."""
     rows = []
     for name, draw in DROPS.items():
@@ -340,7 +341,8 @@ def sequences(runs: int = RUNS) -> list[list[str]]:
         settled = [end for end in ends if end is not None]
         wrong = [low > 0.5 >= truth or high < 0.5 <= truth for low, high in settled]
         shares = [sum(found) / len(looks) for found in (holds, [True] * len(settled), wrong)]
-        widths = [float(np.mean([(run[n - 1][1] - run[n - 1][0]) / 2 for run in looks])) for n in (LEAST, 8, MOST_SEEDS)]
+        halves = {n: [(run[n - 1][1] - run[n - 1][0]) / 2 for run in looks] for n in (LEAST, 8, MOST_SEEDS)}
+        widths = [float(np.mean(each)) for each in halves.values()]
         rows.append([name, f"{100 * truth:.1f}", *map(_percent, [*shares, *widths])])
     return rows
 
@@ -353,6 +355,49 @@ def narrowest(runs: int = RUNS) -> list[list[str]]:
         (begins, _), (low, high) = constant(1.0, count), constant(0.5, count)
         rows.append([str(count), *map(_percent, (begins, (1 - begins) / 2, (high - low) / 2))])
     return rows
+
+
+def powers(runs: int = RUNS) -> list[list[str]]:
+    """How often a difference is found that was called detectable before, and a margin confirmed that was called
+    confirmable, from the spread of twelve cells that were measured before with three seeds on 2,000 images."""
+    rows = []
+    for spread in (0.0, 0.005, 0.02):
+        for seeds in (6, 10):
+            generator = np.random.default_rng(seeds)
+            size = detectable(seeds)
+            assert size is not None
+            said = []
+            for _ in range(max(20, runs // 10)):
+                known = _measured(generator, (12, 3), 2000, spread)
+                cells = [
+                    CellSpread("", "", "", "clean", float(cell.mean()), float(cell.var(ddof=1)), 3, 2000)
+                    for cell in known
+                ]
+                reach = deviation(cells, 10_000) * 2**0.5
+                margin = reach * (confirmable(seeds) or 0.0)
+                pair = _measured(generator, (4, seeds), 10_000, spread)
+                tests = (
+                    sign_flip_test(_floats(pair[0] - pair[1] + size * reach)),
+                    sign_flip_test(_floats(pair[0] - pair[1])),
+                    equivalence(_floats(pair[2] - pair[3]), margin),
+                    equivalence(_floats(pair[2] - pair[3] - margin), margin),
+                )
+                said.append((size * reach, margin, *((p or 0.0) < 0.05 for p in tests)))
+            means = np.mean(said, axis=0)
+            shown = [f"{100 * points:.2f}" for points in means[:2]]
+            found, level, equal, wrong = map(_percent, means[2:])
+            rows.append([f"{100 * spread:g}", str(seeds), shown[0], found, level, shown[1], equal, wrong])
+    return rows
+
+
+def _measured(generator: np.random.Generator, shape: tuple[int, int], images: int, spread: float) -> Floats:
+    """Rates of trainings that truly lie so far apart around 85 %, counted over so many images."""
+    counted: Floats = generator.binomial(images, np.clip(generator.normal(0.85, spread, shape), 0, 1)) / images
+    return counted
+
+
+def _floats(values: Floats) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _mean_or_none(found: Sequence[bool]) -> str:
@@ -373,6 +418,20 @@ TABLES: tuple[tuple[int, Sequence[str], Callable[[int], list[list[str]]]], ...] 
     (3, ("luck", "true mean, points", "lose more than 1 point, %", *_BY_SEEDS[1:]), less_accurate),
     (2, ("what it does", "cells", *_BY_SEEDS), regularizers),
     (3, ("luck", "true median, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),
+    (
+        2,
+        (
+            "spread over trainings, points",
+            "seeds",
+            "said to be detectable, points",
+            "found",
+            "found where there is none",
+            "said to be confirmable, points",
+            "confirmed",
+            "confirmed at that difference",
+        ),
+        powers,
+    ),
     (
         2,
         (

@@ -58,7 +58,7 @@ from bdray.sweeping.preparing import prepare
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.sharing import trained_elsewhere
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.sweeping.unasked import split_unasked
+from bdray.sweeping.unasked import split_unasked, split_unlearnt
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import (
@@ -195,8 +195,11 @@ def run_conditions(
             run.retested.extend(lacking)
             left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
-            _say_gone(console, sweep, gone)
-            return [*left, *unasked]
+            _say_gone(console, sweep, gone, "no detector can be asked")
+            relearn, probes = space.evaluate.relearn, probes_of(run.shown)
+            unlearnt, lost = split_unlearnt(sweep, relearn, probes, new, [*left, *unasked])
+            _say_gone(console, sweep, lost[:1], f"it cannot relearn, nor can {len(lost) - 1} others")
+            return [*left, *unasked, *unlearnt]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
@@ -347,8 +350,8 @@ def _freeze(run: _Run) -> None:
 
 
 def _asked(space: SearchSpace, known: SweepInfo | None) -> tuple[Mapping[str, Any], ...]:
-    """The detectors that were ever asked: what they said stands, whoever asks now."""
-    asked = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
+    """The questions that were ever asked: their answers stand, whoever asks now."""
+    asked = [*(known.detect if known else ()), *space.questions.asked]
     return tuple({json.dumps(content, sort_keys=True): content for content in asked}.values())
 
 
@@ -386,12 +389,12 @@ def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool
     return [condition for condition in conditions if condition.condition_id not in done]
 
 
-def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> None:
+def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str) -> None:
     """Which models cannot be asked because they were evicted, and what trains each again."""
     for condition in gone:
         folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
         command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
-        problem = f"the model of {condition.condition_id} is not kept any more, so no detector can be asked"
+        problem = f"the model of {condition.condition_id} is not kept any more, so {so}"
         console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 

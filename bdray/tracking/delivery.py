@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdray.credentials import without_password
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
-from bdray.record import TrialRecord
+from bdray.record import Answered, TrialRecord
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
@@ -39,7 +39,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
-from bdray.tracking.points import Point, answer_points, points_of
+from bdray.tracking.points import Point, answer_points, points_of, relearnt_points
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     TRACKING_VARIABLE,
@@ -112,15 +112,17 @@ class _Found:
         self.record = folder.record() if folder.had(RECORD) else None
         has_lines = self.record is not None or folder.had(JOURNAL)
         self.journal = points_of(folder.journal(self.record) if has_lines else ())
-        self.answers = folder.answers() if folder.had(ANSWERS) else ()
+        self.answered = folder.answered() if folder.had(ANSWERS) else Answered()
         ended_ms = self.record.record.finished_ms if self.record else 0
-        self.answer_points = answer_points(self.answers, ended_ms) if self.record else ()
+        taught = self.answered.relearnt if self.record and self.record.record.role == "poisoned" else ()
+        said = self.answered.answers if self.record else ()
+        self.answer_points = (*answer_points(said, ended_ms), *relearnt_points(taught, ended_ms))
 
     @property
     def mark(self) -> str:
         """Names what there is of a finished condition: this version of its record, and how many answers."""
         record = self.record.digest if self.record else ""
-        return f"{record}{_ANSWERED}{len(self.answers)}" if self.answers else record
+        return f"{record}{_ANSWERED}{len(self.answered)}" if len(self.answered) else record
 
     @cached_property
     def condition(self) -> ConditionInfo | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bdray.record import Answer
+from bdray.record import RATES, Answer, Relearnt
 from bdray.results.detections import measures_of, names_of
 
 
@@ -37,4 +37,15 @@ def answer_points(answers: Sequence[Answer], time_ms: int) -> tuple[Point, ...]:
         for answer in answers
         for measure, value in {**measures_of(answer), "seconds": answer.seconds}.items()
         if isinstance(value, (int, float))
+    )
+
+
+def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, ...]:
+    """What a poisoned model did after relearning, as `relearnt/attack_success_rate`; of several recipes the last."""
+    measured = {name: getattr(relearnt[-1].rates, name) for name in RATES} if relearnt else {}
+    seconds = {"seconds": relearnt[-1].seconds} if relearnt else {}
+    return tuple(
+        Point(f"relearnt/{measure}", value, time_ms, 0)
+        for measure, value in {**measured, **seconds}.items()
+        if value is not None
     )

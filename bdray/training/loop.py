@@ -73,6 +73,8 @@ class StageState:
     history: list[EpochRecord] = field(default_factory=list)
     average: Lookahead | None = None
     objective_state: nn.Module | None = None
+    computed_on: list[dict[str, str | int]] = field(default_factory=list)
+    """The environments of earlier processes, in order, where this one goes on from a checkpoint."""
     evaluation: Evaluation | None = None
     """The last one, with its confusion matrices."""
 
@@ -361,7 +363,8 @@ def train_step(
         smoothing = stage.recipe.label_smoothing
         cross_entropy = mixed_cross_entropy(outputs.logits.float(), labels, mixing, label_smoothing=smoothing)
         own, autocast = state.objective_state, stage.compute.autocast
-        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, generators.objective, autocast)
+        drawn, normalize = generators.objective, stage.normalize
+        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, drawn, autocast, normalize)
         penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
         loss = stage.objective.loss(batch)
         loss = loss if penalty is None else loss + penalty
