@@ -8,7 +8,7 @@ higher, the more suspicious.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,9 @@ class Detector(Component):
     """
 
     SEES: ClassVar[frozenset[Sight]] = frozenset()
+
+    of: Literal["poisoned", "repaired"] = "poisoned"
+    """Which model is asked: as the poison stage left it, or as the repair did, which is kept then."""
 
 
 class TrainingSetDetector(Detector):
