@@ -291,8 +291,8 @@ class Answered(_Frozen):
     relearnt: tuple[Relearnt, ...] = ()
 
     @property
-    def keys(self) -> set[str]:
-        """Of all questions that have an answer."""
+    def questions(self) -> set[str]:
+        """Keys of all that have an answer."""
         return {*(answer.key for answer in self.answers), *(each.key for each in self.relearnt)}
 
     def with_more(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt]) -> Answered:

@@ -79,7 +79,7 @@ def split_unasked_repaired(
         """Whether an answer lacks; None where the model does, too."""
         folder = ConditionFolder(sweep, condition.condition_id)
         known = folder.answered()
-        if wanted[condition.condition_id] <= known.keys:
+        if wanted[condition.condition_id] <= known.questions:
             return False
         return True if folder.had(MODEL) else None
 
