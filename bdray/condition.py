@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
@@ -135,6 +136,8 @@ class Condition(Identified):
             ("model", lambda: self.model.check(self.data.image_size)),
             ("regularizer", lambda: self.regularizer.check(self.model.MIXING_POINTS)),
         ]
+        if self.train.given is not None and not Path(self.train.given).is_file():
+            raise ConditionError("train.given", f"there is no file {self.train.given}")
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))
         for section, check in checks:
@@ -179,7 +182,10 @@ class Condition(Identified):
         unpoisoned = STRATEGIES.build({"strategy": "all_to_one", "rate": 0.0})
         kept = {name: getattr(self, name) for name in Condition.model_fields}
         # Not model_copy: that would carry the cached ids over.
-        return Condition.model_construct(**{**kept, "trigger": None, "poison": unpoisoned})
+        changed: dict[str, Any] = {"trigger": None, "poison": unpoisoned}
+        if self.train.given is not None:
+            changed["train"] = self.train.trained()
+        return Condition.model_construct(**{**kept, **changed})
 
     @property
     def foreign(self) -> dict[str, type[Component]]:

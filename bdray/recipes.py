@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from bdray.checksum import sha256_of
+from bdray.errors import ComponentError
 from bdray.registry import Identified
 
 Precision = Literal["auto", "bfloat16", "float32", "tf32"]
@@ -71,10 +73,30 @@ class Optimization(Identified):
 class Train(Optimization):
     """The poison stage: train from scratch on poisoned data."""
 
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"given"})
+
+    given: str | None = None
+    """A model that was trained elsewhere, instead of training one: a state dict (safetensors, or a PyTorch file of
+    tensors only) with the network's names, such as `bdray import` writes. Its content, not its path, is part of what
+    the condition is. Unpoisoned twins are trained. What else the condition says of poison decides how the model is
+    tested, and which samples repairs and detectors of a training set get: other ones than it was trained on."""
     epochs: int = Field(default=30, ge=1)
     """Passes over the training set."""
     lr: float = Field(default=0.1, gt=0.0)
     """Peak learning rate."""
+
+    def _identity_content(self) -> dict[str, Any]:
+        content = super()._identity_content()
+        if self.given is not None:
+            try:
+                content["given_sha256"] = sha256_of(self.given)
+            except OSError as error:
+                raise ComponentError("given", f"cannot read {self.given}: {error.strerror}") from None
+        return content
+
+    def trained(self) -> Train:
+        """The same without a model that is given."""
+        return Train.model_validate({**self.model_dump(), "given": None})
 
 
 class Finetune(Optimization):
