@@ -10,11 +10,11 @@ import csv
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean, median, variance
+from statistics import NormalDist, fmean, median, variance
 
 import numpy as np
 
@@ -29,7 +29,7 @@ POWER = 0.8
 
 _FEWEST = 3
 """Trainings of a cell, for its spread to count."""
-_RUNS, _EXACT, _DRAWN = 1000, 10, 4096
+_RUNS, _EXACT, _DRAWN = 500, 10, 2048
 """Simulated studies; up to so many seeds all ways to flip signs, beyond that so many of them."""
 
 RATES = {
@@ -127,21 +127,19 @@ def _flipped(seeds: int) -> tuple[np.ndarray, np.ndarray]:
     return 1.0 - 2.0 * ways, generator.standard_normal((_RUNS, seeds))
 
 
-def _found(seeds: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """One-sided p-values of whether simulated differences + `shift` are above 0, and of whether those - `shift` are
-    below."""
+def _found(seeds: int, shift: float) -> np.ndarray:
+    """One-sided p-values of whether simulated differences + `shift` are above 0."""
     flips, drawn = _flipped(seeds)
-    sums, moved = drawn @ flips.T, shift * flips.sum(axis=1)
-    above, below = sums + moved, moved - sums
-    return tuple((each >= each[:, :1] - 1e-9).mean(axis=1) for each in (above, below))  # type: ignore[return-value]
+    sums = drawn @ flips.T + shift * flips.sum(axis=1)
+    return (sums >= sums[:, :1] - 1e-9).mean(axis=1)  # type: ignore[no-any-return]
 
 
-def _smallest(power_at: object, most: float = 12.0) -> float:
+def _smallest(power_at: Callable[[float], float], most: float = 12.0) -> float:
     """The smallest shift with at least `POWER`."""
     low, high = 0.0, most
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if power_at(middle) >= POWER else (middle, high)  # type: ignore[operator]
+        low, high = (low, middle) if power_at(middle) >= POWER else (middle, high)
     return high
 
 
@@ -154,7 +152,7 @@ def detectable(seeds: int) -> float | None:
     """
     if 2 / 2.0**seeds >= LEVEL:
         return None
-    return _smallest(lambda shift: float((2 * _found(seeds, shift)[0] < LEVEL).mean()))
+    return _smallest(lambda shift: float((2 * _found(seeds, shift) < LEVEL).mean()))
 
 
 @lru_cache(maxsize=64)
@@ -162,12 +160,29 @@ def confirmable(seeds: int, cells: int = 1) -> float | None:
     """The smallest margin within which `equivalence` puts a cell in four of five studies if there is no difference, in
     standard deviations of a difference paired by seed; None where no outcome of so many seeds could.
 
-    At the level that Holm's procedure asks of the first of `cells` tests.
+    At the level that Holm's procedure asks of the first of `cells` tests. Differences are taken to be normal.
     """
     level = LEVEL / cells
-    if 1 / 2.0**seeds >= level:
-        return None
-    return _smallest(lambda margin: float((np.maximum(*_found(seeds, margin)) < level).mean()))
+    allowed = [k for k in range(seeds) if _fair_tail(seeds - k, seeds) < level]
+    return _smallest(lambda margin: _within(seeds, margin, allowed[-1])) if allowed else None
+
+
+def _fair_tail(least: int, trials: int) -> float:
+    """How probable so many heads or more are of a fair coin."""
+    return sum(math.comb(trials, k) for k in range(least, trials + 1)) / 2.0**trials
+
+
+def _within(seeds: int, margin: float, allowed: int) -> float:
+    """How probable it is that of standard normal differences at most `allowed` lie beyond the margin on either side."""
+    beyond = NormalDist().cdf(-margin)
+    return sum(
+        math.comb(seeds, low)
+        * math.comb(seeds - low, high)
+        * beyond ** (low + high)
+        * (1 - 2 * beyond) ** (seeds - low - high)
+        for low in range(allowed + 1)
+        for high in range(min(allowed, seeds - low) + 1)
+    )
 
 
 def verdicts(trainings: int) -> tuple[int, int] | None:
@@ -178,7 +193,7 @@ def verdicts(trainings: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Design:
-    """Cells with their seeds, and test images of each training."""
+    """Poisoned cells (those that differ in the repair alone are one) with their seeds, and test images."""
 
     cells: int
     seeds: int
@@ -193,14 +208,15 @@ def design_of(conditions: Iterable[Condition], known: Sequence[CellSpread]) -> D
     """Of the poisoned conditions; None without any. Test images that no option says are those that were tested of this
     data set before, or 1,000."""
     conditions = list(conditions)
-    seeds = Counter(condition.cell_id for condition in conditions if not condition.is_baseline)
-    if not seeds:
+    poisoned = [condition for condition in conditions if not condition.is_baseline]
+    if not poisoned:
         return None
+    models = {(condition.seed, condition.poison_fingerprint) for condition in poisoned}
     data = Counter(condition.data for condition in conditions).most_common(1)[0][0]
     before = [each.images for each in known if each.data == data.name and each.about == "clean"]
     return Design(
-        cells=len(seeds),
-        seeds=min(seeds.values()),
+        cells=max(Counter(seed for seed, _ in models).values()),
+        seeds=min(Counter(condition.cell_id for condition in poisoned).values()),
         images=data.test_limit or round(max(before, default=1000)),
         data=data.name,
         model=Counter(condition.model.name for condition in conditions).most_common(1)[0][0],
