@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from bdray.checksum import sha256_of
 from bdray.errors import ComponentError
 from bdray.registry import Component, Registry
 
@@ -102,6 +102,11 @@ class Architecture(Component):
         """What `stem` comes to for images of this size."""
         return self.OWN_STEM or self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)
 
+    def smallest_map(self, image_size: int) -> int | None:
+        """Side of the smallest map that batch normalisation sees of images of this size, in pixels: one such map of one
+        pixel has no variance to train with. None where only the built network knows. Needs no torch."""
+        return None
+
     def check(self, image_size: int) -> None:
         """Needs no torch.
 
@@ -121,8 +126,7 @@ class Architecture(Component):
         content = super()._identity_content()
         if self.weights_file is not None:
             try:
-                with Path(self.weights_file).open("rb") as file:
-                    content["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                content["weights_sha256"] = sha256_of(self.weights_file)
             except OSError as error:
                 raise ComponentError("weights_file", f"cannot read {self.weights_file}: {error.strerror}") from None
         return content
