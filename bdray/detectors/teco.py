@@ -91,11 +91,12 @@ def impulse_noise(images: torch.Tensor, strength: float, generator: torch.Genera
 
 
 def gaussian_blur(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Blurs by a standard deviation, in pixels of a picture of 224."""
+    """Blurs by a standard deviation, in pixels of a picture of 112."""
     from torchvision.transforms.functional import gaussian_blur as blur
 
-    sigma = strength * images.shape[-1] / 224 * 2
-    return blur(images, 2 * max(1, round(3 * sigma)) + 1, sigma)
+    sigma = strength * images.shape[-1] / 112
+    blurred: torch.Tensor = blur(images, 2 * max(1, round(3 * sigma)) + 1, sigma)
+    return blurred
 
 
 def brightness(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:

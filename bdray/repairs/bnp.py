@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
@@ -75,7 +75,7 @@ def clean_statistics(
     def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         values = args[0].transpose(0, 1).flatten(1).double()
         # Around the running mean, so that no digits are lost where it is far from 0.
-        around = values - module.running_mean.double()[:, None]  # type: ignore[union-attr, operator]
+        around = values - cast("torch.Tensor", module.running_mean).double()[:, None]
         now = torch.stack([around.sum(1), around.square().sum(1), torch.full_like(around[:, 0], values.shape[1])])
         sums[module].append(now)
 

@@ -91,7 +91,8 @@ class ImplicitBackdoorUnlearning(Repair):
             pattern.requires_grad_()
             (downhill,) = torch.autograd.grad(self._pattern_loss(model, (pixels, said), tools, pattern), pattern)
             pattern = pattern.detach() - self.PATTERN_LR * downhill
-        return pattern * (self.radius / pattern.norm().clamp(min=1e-12)).clamp(max=1.0)
+        shrunk: torch.Tensor = pattern * (self.radius / pattern.norm().clamp(min=1e-12)).clamp(max=1.0)
+        return shrunk
 
     def _pattern_loss(self, model: nn.Module, batch: Batch, tools: Tools, pattern: torch.Tensor) -> torch.Tensor:
         """What the pattern makes small: minus cross-entropy, and its own squared length."""
