@@ -32,10 +32,10 @@ from bdray.gpu import CONTEXT_BYTES, MARGIN
 from bdray.gpu_errors import gpu_error
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
-from bdray.training.device import prepare_process
+from bdray.training.device import machine_of, prepare_process
 from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.measured import Unmeasured
-from bdray.trial.needs import Need, measure_peak
+from bdray.trial.bench import Bench
+from bdray.trial.measurements import Measurement, TrainingKind
 from benchmarks.loop import Size, against_bare, loop, prepare, synthetic
 from benchmarks.measure import Report, Row, Target, compare, interleaved, progress
 
@@ -214,14 +214,24 @@ def needs(scale: Scale, folder: Path) -> Iterator[Row]:
         for factor in (1, 4):
             wide = replace(size, batch_size=size.batch_size * factor)
             condition = short(wide)
-            need = measure_peak(condition, scale.device)
-            if isinstance(need, Unmeasured):
-                raise RuntimeError(need.cause)  # noqa: TRY004
-            record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, need.share))
+            need = measure_need(condition, scale.device)
+            share, peak = need.share("float32"), need.peaks["float32"]
+            record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, share))
             used = max((epoch.peak_memory_bytes for stage in record.stages for epoch in stage.epochs), default=0)
-            figures = {"measured MiB": need.peak_bytes / MIB, "used MiB": used / MIB, "share": need.share}
-            fits = record.status == "finished" and used <= need.peak_bytes * (1 + MARGIN)
+            figures = {
+                "measured MiB": peak / MIB,
+                "context MiB": need.context_bytes / MIB,
+                "used MiB": used / MIB,
+                "share": share,
+            }
+            fits = record.status == "finished" and used <= peak * (1 + MARGIN)
             yield _verdict(f"{wide.model}, batch {wide.batch_size}", figures, fits)
+
+
+def measure_need(condition: Condition, device: torch.device) -> Measurement:
+    """What `gpu: auto` goes by; nothing where there is no GPU."""
+    kind = TrainingKind(condition, 0.0)
+    return Bench(kind, machine_of(device), device, 1, trial=run_trial).memory(Measurement())
 
 
 def cap(scale: Scale, folder: Path) -> Iterator[Row]:
@@ -229,11 +239,10 @@ def cap(scale: Scale, folder: Path) -> Iterator[Row]:
     next one runs as if nothing had happened."""
     size = scale.sizes[-1]
     condition = short(size)
-    need = measure_peak(condition, scale.device)
-    if isinstance(need, Unmeasured):
-        need = Need(peak_bytes=MIB, total_bytes=CONTEXT_BYTES)
+    need = Measurement(peaks={"float32": MIB}, total_bytes=CONTEXT_BYTES)
+    need = need.updated(measure_need(condition, scale.device))
     # Of what a share this small leaves the allocator half.
-    too_small = need.peak_bytes / need.total_bytes / 2
+    too_small = need.peaks["float32"] / need.total_bytes / 2
     found = None
     try:
         attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, too_small))
