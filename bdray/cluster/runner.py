@@ -162,13 +162,14 @@ class ClusterRun:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
         return places(tasks)
 
-    def await_place(self) -> None:
-        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it.
+    def await_place(self, waits: Callable[[], object], *, gpus: bool) -> None:
+        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; with
+        `gpus` for one that has a GPU, where an autoscaler adds such. `waits` is called where there is none yet.
 
         Raises:
             ClusterError: none has come.
         """
-        await_place()
+        await_place(waits, gpus=gpus)
 
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""

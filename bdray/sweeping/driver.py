@@ -512,16 +512,17 @@ def _asked_of_gpus(run: _Run) -> Literal["none", "whole", "shared"]:
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
     """Raises `UserError` when a node of somebody's cluster is not as the driver."""
-    if not cluster.places():
-        run.console.print("waiting for a node that can run trials ...", style="dim")
-        cluster.await_place()
+    waits = partial(run.console.print, "waiting for a node that can run trials ...", style="dim")
+    cluster.await_place(waits, gpus=job.gpus != "none")
     run.console.print("checking code, versions, storage and data of every node ...", style="dim")
     run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
 
 
 def _watcher(run: _Run, cluster: ClusterRun, job: ClusterJob) -> Watcher:
-    resources = cluster.resources()
-    capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+    def capacity() -> Capacity:
+        resources = cluster.resources()
+        return Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+
     batches = run.settings.trial_options.get("max_batches")
     return Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
 
