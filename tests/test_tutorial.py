@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import HANG_S
 
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("bdray", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
-COMMAND_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ class Page:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=COMMAND_S,
+                timeout=HANG_S,
                 check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -111,6 +111,7 @@ def test_the_tutorial(site: Path, tmp_path: Path) -> None:
     assert (work / "runs" / "study" / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.long
 def test_the_week(site: Path, tmp_path: Path) -> None:
     week = page("week.md", tmp_path, site)
     assert set(week.files) == {"make_pictures.py", "my_parts.py", "week.yaml", "evaluate.py"}

@@ -16,6 +16,8 @@ from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.trial.measurements import Answer, Measurement, TrainingKind
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
@@ -24,12 +26,19 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Iterator[ClusterJob]:
+    sweep = Storage.open(folder / "runs")
+    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
+        yield ClusterJob(sweep, sweep, ())
+
+
 def kind(seed: int) -> TrainingKind:
     content = {"data": "digits", "model": "resnet8", "trigger": {"name": "patch"}, "seed": seed}
     return TrainingKind(Condition.parse(content), 1e9, frozenset({"cost"}))
 
 
-def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) -> None:
+def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path, job: ClusterJob) -> None:
     note = str(folder / "note")
 
     def measure(kind: TrainingKind, job: ClusterJob) -> Answer:
@@ -50,10 +59,7 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
             return Answer()
         return Answer(Measurement(model_bytes=kind.example.seed))
 
-    sweep = Storage.open(folder / "runs")
-    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
-        job = ClusterJob(sweep, sweep, ())
-        found = measured_elsewhere({"num_cpus": 1}, job, measure, [kind(seed) for seed in (0, 2, 1, 3, 4, 5)])
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [kind(seed) for seed in (0, 2, 1, 3, 4, 5)])
     died = found[2].problems["cost"]
     assert died
     assert found == [
@@ -70,7 +76,7 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
     assert [process for _, process in tries[-3:]] == list(dict.fromkeys(process for _, process in tries))[-3:]
 
 
-def test_a_measurement_that_hangs_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_that_hangs_is_none(job: ClusterJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.cluster.measuring.MEASURED_S", 2.0)
 
     def measure(kind: TrainingKind, job: ClusterJob) -> Answer:
@@ -79,8 +85,6 @@ def test_a_measurement_that_hangs_is_none(folder: Path, monkeypatch: pytest.Monk
         time.sleep(3600)
         raise AssertionError
 
-    sweep = Storage.open(folder / "runs")
-    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
-        found = measured_elsewhere({"num_cpus": 1}, ClusterJob(sweep, sweep, ()), measure, [kind(0)])
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [kind(0)])
     assert found[0].measurement is None
     assert found[0].problems["cost"]
