@@ -31,12 +31,12 @@ def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | N
     Raises:
         UserError: there is no such condition, stage or model, or it cannot be written.
     """
-    kept = _kept(sweep, prefix)
+    kept = kept_record(sweep, prefix)
     record = kept.record
-    chosen = _stage(record, stage)
+    chosen = named_stage(record, stage)
     file = output or f"{record.condition_id}-{chosen.result}.safetensors"
     require_folder_of(file)
-    weights = _weights(sweep, kept, chosen)
+    weights = weights_of(sweep, kept, chosen)
     about = _about(record, chosen)
     _require_components(sweep, record)
     network = about.network()
@@ -53,7 +53,12 @@ def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | N
     return 0
 
 
-def _kept(sweep: Storage, prefix: str) -> KeptRecord:
+def kept_record(sweep: Storage, prefix: str) -> KeptRecord:
+    """Of the one condition whose id begins so.
+
+    Raises:
+        UserError: there is none, or it has not finished.
+    """
     folder = SweepFolder(sweep)
     ids = folder.condition_ids()
     found = [condition_id for condition_id in ids if condition_id.startswith(prefix)]
@@ -66,7 +71,8 @@ def _kept(sweep: Storage, prefix: str) -> KeptRecord:
     return kept
 
 
-def _stage(record: TrialRecord, wanted: str | None) -> StageRecord:
+def named_stage(record: TrialRecord, wanted: str | None) -> StageRecord:
+    """The stage of this name or result; None: the last. Raises `UserError` where there is none."""
     for stage in reversed(record.stages):
         if wanted in (None, stage.name, stage.result):
             return stage
@@ -74,8 +80,12 @@ def _stage(record: TrialRecord, wanted: str | None) -> StageRecord:
     raise UserError(f"--stage: {record.condition_id} has no stage '{wanted}'; {nearest(str(wanted), known)}")
 
 
-def _weights(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
-    """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from."""
+def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
+    """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from.
+
+    Raises:
+        UserError: they were not.
+    """
     record = kept.record
     if stage is record.stages[-1] and MODEL in kept.files:
         folder = SweepFolder(sweep).condition(record.condition_id)

@@ -142,6 +142,7 @@ def _say_without_facts(records: Sequence[TrialRecord]) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """A kept model as a file."""
+    from bdray.commands.backdoorbench import export_backdoorbench
     from bdray.commands.export import export_model
 
     # `bdray trial --output` makes a folder with conditions that is no sweep.
@@ -151,7 +152,8 @@ def export(options: argparse.Namespace) -> int:
         sweep = Storage.open(options.sweep)
         if not SweepFolder(sweep).condition_ids():
             raise
-    return export_model(sweep, options.id, options.stage, options.output)
+    write = export_model if options.what == "model" else export_backdoorbench
+    return write(sweep, options.id, options.stage, options.output)
 
 
 def report(options: argparse.Namespace) -> int:
