@@ -12,30 +12,31 @@ MARGIN = 0.1
 """Of a measured peak, on top: later steps fragment memory and choose other kernels."""
 
 CONTEXT_BYTES = 600 * 2**20
-"""What a process takes on a GPU beside its tensors: the CUDA context and library workspaces."""
+"""What a process takes on a GPU beside its tensors (the CUDA context and library workspaces) where nothing measured it:
+for a share that is given by hand, and where the driver tells nothing."""
 
 MOST_ON_ONE_GPU = 8
 """Trials that `gpu: auto` puts on a card at most, however small they are: memory is all that is measured."""
 
 
-def share_of(peak_bytes: int, total_bytes: int) -> float:
+def share_of(peak_bytes: int, total_bytes: int, context_bytes: int = CONTEXT_BYTES) -> float:
     """The smallest 1/n of a card of `total_bytes` that holds the peak with margin and context; 1 at most."""
     # A share leaves the allocator no less than the context, as `allocator_fraction` promises.
-    needed = max(peak_bytes * (1 + MARGIN), CONTEXT_BYTES) + CONTEXT_BYTES
+    needed = max(peak_bytes * (1 + MARGIN), context_bytes) + context_bytes
     return min(1.0, round_gpu(max(needed / total_bytes, 1 / MOST_ON_ONE_GPU)))
 
 
-def peak_within(share: float, total_bytes: int) -> float:
+def peak_within(share: float, total_bytes: int, context_bytes: int = CONTEXT_BYTES) -> float:
     """The largest peak for which `share_of` a card is no more than `share`."""
-    return (share * total_bytes - CONTEXT_BYTES) / (1 + MARGIN)
+    return (share * total_bytes - context_bytes) / (1 + MARGIN)
 
 
-def allocator_fraction(share: float, total_bytes: int) -> float:
+def allocator_fraction(share: float, total_bytes: int, context_bytes: int = CONTEXT_BYTES) -> float:
     """The part of a card that the allocator of a trial with this share may use; the context takes the rest."""
     if share >= 1.0:
         return 1.0
     # A share smaller than two contexts (the user's own number) still leaves the allocator half of it.
-    return max(share - CONTEXT_BYTES / total_bytes, share / 2)
+    return max(share - context_bytes / total_bytes, share / 2)
 
 
 def round_gpu(gpu: float) -> float:

@@ -22,7 +22,8 @@ from bdray.machine import Machine, cpu_model
 from bdray.models import build_model
 from bdray.training.augmentation import augment
 from bdray.training.device import Compute, prepare_process
-from bdray.trial.pace import Pace, faster, measure_pace
+from bdray.trial.bench import Bench
+from bdray.trial.measurements import Measurement, TrainingKind, faster
 from benchmarks.apart import Maker, apart
 from benchmarks.loop import loop, prepare
 from benchmarks.measure import Report, compare, interleaved, progress, timed
@@ -134,8 +135,11 @@ def decided(work: Work) -> Decided:
         return Decided(False, f"float32, {cpu_model()} has no bfloat16 arithmetic")
     prepare_process(CPU, work.threads)
     with tempfile.TemporaryDirectory() as folder:
-        pace: Pace = measure_pace(prepare(work.model, work.batch, work.batches, CPU, Path(folder)))
-    decision = faster({cpu_model(): [(1.0, pace)]})
+        experiment = prepare(work.model, work.batch, work.batches, CPU, Path(folder))
+        kind = TrainingKind(experiment.condition, work.images)
+        bench = Bench(kind, Machine.here(), CPU, work.threads, experiment=experiment)
+        float32, bfloat16 = bench.precision(Measurement()).pair(beside=0) or (1.0, 0.0)
+    decision = faster({cpu_model(): bfloat16 / float32})
     return Decided(decision.precision == "bfloat16", f"{decision.precision}, {decision.why}")
 
 

@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "mlflow.db": ("said, 3: move it away", "SQLite's own: mostly nothing", "filled again", "filled again"),
     "cache: meta.json, *.npy": ("said, put aside, decoded again",) * 3 + ("said, put aside, decoded again",),
     "cache: digests/*.json": ("the pictures are read again",) * 4,
-    "measurements: packing.json, pace.json, compiling.json, costs.json": (
+    "measurements.json": (
         "said, put aside, measured again",
         "said, put aside, measured again",
         "said, put aside, measured again",

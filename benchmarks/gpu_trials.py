@@ -18,13 +18,14 @@ from torch import multiprocessing
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MARGIN
 from bdray.gpu_errors import gpu_error
+from bdray.machine import Machine
 from bdray.poisoning.pgd import Adversary
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
 from bdray.training.loop import Stage, StageState, StepGenerators, augmented_batches, train_step
 from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.measured import Unmeasured
-from bdray.trial.needs import Need, measure_peak
+from bdray.trial.bench import Bench
+from bdray.trial.measurements import Measurement, TrainingKind
 from bdray.trial.setup import Experiment
 from benchmarks.loop import Size, prepare, synchronize, synthetic
 from benchmarks.measure import Row, Target
@@ -131,17 +132,24 @@ def needs(scale: Scale, folder: Path) -> Iterator[Row]:
         for name in NEEDS:
             condition = short(size, **VARIANTS[name])
             need = _need_of(condition, scale)
-            exact = min(1.0, (need.peak_bytes * (1 + MARGIN) + CONTEXT_BYTES) / need.total_bytes)
+            peak = need.peaks["float32"]
+            exact = min(1.0, (peak * (1 + MARGIN) + need.context_bytes) / need.total_bytes)
+            options = replace(_options(folder, scale, exact), context_bytes=need.context_bytes)
             used, status = 0, "out of memory"
             try:
-                record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, exact))
+                record = attempt_trial(condition, sweep=_sweep(folder), options=options)
             except RuntimeError as error:
                 if (found := gpu_error(error)) is None or found.kind != "memory":
                     raise
             else:
                 status = record.status
                 used = max((epoch.peak_memory_bytes for stage in record.stages for epoch in stage.epochs), default=0)
-            figures = {"measured MiB": need.peak_bytes / MIB, "used MiB": used / MIB, "share": need.share}
+            figures = {
+                "measured MiB": peak / MIB,
+                "context MiB": need.context_bytes / MIB,
+                "used MiB": used / MIB,
+                "share": need.share("float32"),
+            }
             yield verdict(f"{size.model}, batch {size.batch_size}, {name}", figures, holds=status == "finished")
 
 
@@ -152,7 +160,7 @@ def cap(scale: Scale, folder: Path) -> Iterator[Row]:
     condition = short(size)
     need = _need_of(condition, scale)
     for part in (0.4, 0.2):
-        room = part * need.peak_bytes
+        room = part * need.peaks["float32"]
         # The allocator gets a share less the context, or half of a small one: `room` either way.
         share = min(2 * room, room + CONTEXT_BYTES) / need.total_bytes
         found = None
@@ -243,10 +251,9 @@ def verdict(name: str, figures: Mapping[str, float], *, holds: bool) -> Row:
     return Row(name, figures, float(holds), HOLDS)
 
 
-def _need_of(condition: Condition, scale: Scale) -> Need:
-    need = measure_peak(condition, scale.device)
-    if isinstance(need, Unmeasured):
-        raise RuntimeError(need.cause)  # noqa: TRY004
+def _need_of(condition: Condition, scale: Scale) -> Measurement:
+    kind, machine = TrainingKind(condition, 0.0), Machine("here", "", gpu=True)
+    need = Bench(kind, machine, scale.device, 1, trial=run_trial).memory(Measurement())
     synchronize(scale.device)
     return need
 

@@ -14,7 +14,7 @@ from bdray.models import build_model
 from bdray.recipes import Train
 from bdray.training.device import Compute, prepare_process
 from bdray.training.optimization import make_optimizer
-from bdray.trial.pace import Pace, faster
+from bdray.trial.measurements import faster
 from benchmarks.loop import bare_step
 from benchmarks.measure import Report, Row, interleaved, progress, timed
 
@@ -59,8 +59,8 @@ def one_model(size: Size, threads: int, rounds: int) -> Row:
         for bfloat16, layout in product([False, True], LAYOUTS)
     }
     figures = interleaved(candidates, 1 + rounds)
-    pace = Pace(**{format: figures[f"{format} channels_last"][0] for format in ("float32", "bfloat16")})
-    chosen = f"{faster({cpu_model(): [(1.0, pace)]}).precision} channels_last"
+    float32, bfloat16 = (figures[f"{one} channels_last"][0] for one in ("float32", "bfloat16"))
+    chosen = f"{faster({cpu_model(): bfloat16 / float32}).precision} channels_last"
     ratios = [figures[chosen][i] / max(values[i] for values in figures.values()) for i in range(1, 1 + rounds)]
     medians = {name: statistics.median(values[1:]) for name, values in figures.items()}
     name = f"{size.model}, batch {size.batch_size}, {threads} thread{'s' * (threads > 1)}"

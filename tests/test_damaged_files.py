@@ -12,17 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from bdray.checksum import say_damaged
 from bdray.data.content import _keep, _read_kept
 from bdray.searches.study import STUDY, open_study
 from bdray.store.storage import Storage
-from bdray.trial.compiling import COMPILINGS
-from bdray.trial.costing import COSTS
-from bdray.trial.measured import Measured
-from bdray.trial.needs import PACKING
-from bdray.trial.pace import PACES
+from bdray.trial.measurements import MEASUREMENTS, Measurement, Measurements
 from benchmarks.damages import DAMAGES, TABLE, markdown
 
 pytestmark = pytest.mark.system
@@ -183,22 +178,15 @@ def test_a_study_that_optuna_cannot_read(how: str, seed: int, tmp_path: Path, sa
     assert len(open_study(path, ["maximize a"], [], ["maximize"]).study.trials) == trials + 1, "it goes on"
 
 
-class Number(BaseModel):
-    number: int
-
-
 @pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", [PACKING, PACES, COMPILINGS, COSTS])
-def test_a_damaged_measurement_is_measured_again(
-    name: str, how: str, tmp_path: Path, said: Callable[[], list[str]]
-) -> None:
-    kept = Measured(Storage.open(tmp_path), name, Number)
-    kept.add({"one": Number(number=1)})
-    damage(tmp_path / name, how)
+def test_a_damaged_measurement_is_measured_again(how: str, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    kept = Measurements(Storage.open(tmp_path))
+    kept.add({"one": Measurement(threads=1)})
+    damage(tmp_path / MEASUREMENTS, how)
     assert kept.read() == {}
     assert len(said()) == (how != "missing")
-    kept.add({"two": Number(number=2)})
-    assert kept.read() == {"two": Number(number=2)}
+    kept.add({"two": Measurement(threads=2)})
+    assert kept.read() == {"two": Measurement(threads=2)}
 
 
 @pytest.mark.parametrize("how", DAMAGES)

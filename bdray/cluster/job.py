@@ -27,7 +27,7 @@ class Task:
         stages: fingerprints of the kept stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
         threads: of the CPU; None: as many as its share has CPUs.
-        kind: tasks of one need as much of a GPU's memory (`bdray.trial.needs.packing_key`); "": nobody knows.
+        kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": nobody knows.
     """
 
     condition_id: str

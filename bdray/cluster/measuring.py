@@ -1,16 +1,16 @@
-"""What trials need of a GPU and how fast they train, measured in a process of its own: it ends with the measurement and
-holds no memory."""
+"""Kinds of training measured on the cluster's kinds of machine, in a process of its own: it ends with the measurement
+and holds no memory."""
 
 from __future__ import annotations
 
 import faulthandler
-import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import ray
-from pydantic import BaseModel
 
 from bdray.cards import Cards
 from bdray.cluster.failures import in_one_line
@@ -18,59 +18,25 @@ from bdray.cluster.job import ClusterJob
 from bdray.cluster.node_resources import gpu_types_in, of_gpu_type
 from bdray.cluster.nodes import ANSWER_S, Node, able_nodes, asked
 from bdray.cluster.trainable import set_up_worker
-from bdray.condition import Condition
 from bdray.errors import ClusterError
 from bdray.machine import Machine
-from bdray.recipes import Resolved
-from bdray.trial.compiling import Compiling
-from bdray.trial.costing import Cost
-from bdray.trial.measured import Unmeasured, attempted
-from bdray.trial.needs import Need
-from bdray.trial.pace import Pace, TrainingKind
+from bdray.trial.measurements import Answer, TrainingKind
 
-if TYPE_CHECKING:
-    from bdray.trial.setup import Experiment
-
-M = TypeVar("M", bound=BaseModel)
-_Measure = Callable[[Condition, ClusterJob], M | Unmeasured]
-
+_Measure = Callable[[TrainingKind, ClusterJob], Answer]
 
 MEASURED_S = 1800.0
-"""How long a measurement may take before its process is ended: a GPU may hang."""
+"""How long a kind may take before the process that measures it is ended: a GPU may hang."""
 
 
-def measure_on(gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
-    """Measure what `conditions` need of a whole GPU of this type, one after the other.
+def measure_on(machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob) -> list[Answer]:
+    """Measure what is asked of `kinds` on a machine of this kind, one after the other, on a whole GPU where it has one.
 
     Args:
         job: what workers set themselves up with; its tasks are not needed.
     """
-    return measured_elsewhere(_on_gpu(gpu_type), job, _need, conditions)
-
-
-def paces_on(
-    machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-) -> list[Pace | Unmeasured]:
-    """Measure how fast `conditions` train on a machine of this kind."""
-    return measured_elsewhere(_on_machine(machine), job, partial(_pace, machine=machine, threads=threads), conditions)
-
-
-def compilings_on(
-    machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
-) -> list[Compiling | Unmeasured]:
-    """Measure what compiling brings each training on a machine of this kind."""
-    found = []
-    for training in work:
-        measure = partial(_compiling, machine=machine, threads=threads, images=training.images)
-        found += measured_elsewhere(_on_machine(machine), job, measure, [training.example])
-    return found
-
-
-def costs_on(
-    machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-) -> list[Cost | Unmeasured]:
-    """Measure what `conditions` cost on a machine of this kind."""
-    return measured_elsewhere(_on_machine(machine), job, partial(_cost, machine=machine, threads=threads), conditions)
+    on_gpu = {"num_gpus": 1, "resources": of_gpu_type(machine.name)}
+    where = on_gpu if machine.gpu else _cpu_nodes()[machine].options
+    return measured_elsewhere(where, job, partial(_measured_here, machine=machine, threads=threads), kinds)
 
 
 def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
@@ -109,46 +75,65 @@ def _here() -> Machine:
     return Machine.here()
 
 
-def _on_machine(machine: Machine) -> dict[str, Any]:
-    return _on_gpu(machine.name) if machine.gpu else _cpu_nodes()[machine].options
-
-
-def _on_gpu(gpu_type: str) -> dict[str, Any]:
-    return {"num_gpus": 1, "resources": of_gpu_type(gpu_type)}
-
-
 def measured_elsewhere(
-    where: dict[str, Any], job: ClusterJob, measure: _Measure[M], conditions: Sequence[Condition]
-) -> list[M | Unmeasured]:
-    """`measure` of each condition, one after the other in a process elsewhere.
+    where: dict[str, Any], job: ClusterJob, measure: _Measure, kinds: Sequence[TrainingKind]
+) -> list[Answer]:
+    """`measure` of each kind, one after the other in a process elsewhere.
 
-    Where that raises an error or takes the process with it, it is tried once more in a process of its own: the memory
-    that was not enough may have been that of the one before.
+    What fails or takes the process with it is tried once more in a process of its own: the memory that was not enough
+    may have been that of the one before.
     """
-    contents, found = [json.dumps(condition.content()) for condition in conditions], list[M | Unmeasured]()
-    while len(found) < len(contents):
-        found += _until_lost(where, job, measure, contents[len(found) :])
-    return [
-        _until_lost(where, job, measure, [content])[0] if isinstance(one, Unmeasured) and one.failed else one
-        for content, one in zip(contents, found, strict=True)
-    ]
+    found = list[Answer]()
+    while len(found) < len(kinds):
+        found += _until_lost(where, job, measure, kinds[len(found) :])
+    for index, (kind, answer) in enumerate(zip(kinds, found, strict=True)):
+        if answer.problems:
+            left = replace(kind, parts=frozenset(answer.problems), known=answer.measurement or kind.known)
+            (again,) = _until_lost(where, job, measure, [left])
+            found[index] = replace(again, measurement=again.measurement or answer.measurement)
+    return found
 
 
 def _until_lost(
-    where: dict[str, Any], job: ClusterJob, measure: _Measure[M], contents: Sequence[str]
-) -> list[M | Unmeasured]:
-    """What a process measures of `contents`, up to the one with which it is lost."""
+    where: dict[str, Any], job: ClusterJob, measure: _Measure, kinds: Sequence[TrainingKind]
+) -> list[Answer]:
+    """What a process measures of `kinds`, up to the one with which it is lost."""
     # It begins with the next one when its last answer is here: then no later death takes that away.
     heard = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
     measuring = ray.remote(max_retries=0, max_calls=1, **heard, **where)(_measure)
-    found: list[M | Unmeasured] = []
+    found: list[Answer] = []
+    # Unpickled there when users' components can be imported.
+    pickled = [pickle.dumps(kind) for kind in kinds]
     try:
-        for answer in measuring.remote(job, measure, contents, MEASURED_S):
+        for answer in measuring.remote(job, measure, pickled, MEASURED_S):
             found.append(ray.get(answer))  # noqa: PERF401 - what was found before the loss is kept
     except ray.exceptions.RayError as error:
-        if len(found) < len(contents):
-            found.append(Unmeasured(in_one_line(str(error))))
+        if len(found) < len(kinds):
+            found.append(Answer(problems=dict.fromkeys(kinds[len(found)].parts, in_one_line(str(error)))))
     return found
+
+
+def _measure(job: ClusterJob, measure: _Measure, pickled: Sequence[bytes], limit_s: float) -> Iterator[Answer]:
+    """In the worker."""
+    set_up_worker(job)
+    for kind in pickled:
+        faulthandler.dump_traceback_later(limit_s, exit=True)
+        try:
+            found = measure(pickle.loads(kind), job)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        yield found
+
+
+def _measured_here(kind: TrainingKind, job: ClusterJob, *, machine: Machine, threads: int) -> Answer:
+    from bdray.training.device import pick_device
+    from bdray.trial import run_trial
+    from bdray.trial.bench import Bench
+
+    # Ray leaves the GPUs visible to a process that was given none of them.
+    device, cache = pick_device("cuda" if machine.gpu else "cpu"), job.trial_options.get("cache")
+    set_up = partial(set_up_worker, job)
+    return Bench(kind, machine, device, threads, cache, trial=run_trial, set_up=set_up).answer()
 
 
 def smallest_cards() -> dict[str, int]:
@@ -170,61 +155,3 @@ def _smallest_card() -> int | None:
 def gpu_types() -> list[str]:
     """The types of GPU in the cluster, as Ray names them; none where GPUs are only logical."""
     return gpu_types_in(ray.cluster_resources())
-
-
-def _measure(
-    job: ClusterJob, measure: _Measure[M], contents: Sequence[str], limit_s: float
-) -> Iterator[M | Unmeasured]:
-    """In the worker."""
-    set_up_worker(job)
-    for content in contents:
-        faulthandler.dump_traceback_later(limit_s, exit=True)
-        try:
-            found = attempted(partial(_measure_one, job, measure, content))
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        yield found
-
-
-def _measure_one(job: ClusterJob, measure: _Measure[M], content: str) -> M | Unmeasured:
-    from bdray.training.device import deterministically
-
-    return deterministically(partial(measure, Condition.parse(json.loads(content)), job))
-
-
-def _need(condition: Condition, job: ClusterJob) -> Need | Unmeasured:
-    from bdray.training.device import pick_device
-    from bdray.trial.needs import measure_peak
-
-    return measure_peak(condition, pick_device("cuda"), job.trial_options.get("precision") or "float32")
-
-
-def _pace(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Pace:
-    from bdray.trial.pace import measure_pace
-
-    return measure_pace(_experiment(condition, job, machine, threads))
-
-
-def _cost(condition: Condition, job: ClusterJob, *, machine: Machine, threads: int) -> Cost:
-    from bdray.trial.costing import measure_cost
-
-    return measure_cost(_experiment(condition, job, machine, threads), machine.name, threads)
-
-
-def _compiling(
-    condition: Condition, job: ClusterJob, *, machine: Machine, threads: int, images: float
-) -> Compiling | Unmeasured:
-    from bdray.trial.compiling import measure_compiling
-
-    return measure_compiling(_experiment(condition, job, machine, threads), images)
-
-
-def _experiment(condition: Condition, job: ClusterJob, machine: Machine, threads: int) -> Experiment:
-    from bdray.training.device import pick_device, prepare_process
-    from bdray.trial.setup import Experiment
-
-    # Ray leaves the GPUs visible to a process that was given none of them.
-    device = pick_device("cuda" if machine.gpu else "cpu")
-    prepare_process(device, threads)
-    auto: Resolved = job.trial_options.get("precision") or "float32"
-    return Experiment.prepare(condition, device, job.trial_options.get("cache"), auto=auto)

@@ -150,17 +150,28 @@ def places(tasks: Sequence[Task] = ()) -> list[NodeResources]:
     return there + added(sorted(shares))
 
 
-def await_place() -> None:
+def await_place(waits: Callable[[], object], *, gpus: bool) -> None:
     """Waits for the first node that may run trials: those of a cluster that was just started are still joining, and an
     autoscaler adds none before something waits.
+
+    Args:
+        waits: is called where there is none yet.
+        gpus: trials use some, so where an autoscaler adds them, the first node has one: what trials need of it is
+            measured before they start.
 
     Raises:
         ClusterError: none has come.
     """
-    grows = has_autoscaler()
+    grows, first = has_autoscaler(), NodeResources(1.0)
+    with_gpu = NodeResources(1.0, 1.0)
+    if grows and gpus and not any(node.gpu for node in able_nodes()) and added([with_gpu]):
+        first = with_gpu
+    if any(node.gpu >= first.gpu for node in able_nodes()):
+        return
+    waits()
     deadline = time.monotonic() + (GROW_S if grows else JOIN_S)
-    with waiting([NodeResources(1.0)] if grows else []):
-        while not able_nodes():
+    with waiting([first] if grows else []):
+        while not any(node.gpu >= first.gpu for node in able_nodes()):
             if time.monotonic() > deadline:
                 raise ClusterError("no node with a CPU has joined the cluster, so none can run trials (ray status)")
             time.sleep(0.5)

@@ -46,13 +46,10 @@ from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, NodeReq
 from bdray.cluster.joining import Joining  # noqa: E402
 from bdray.cluster.local_ray import confined, has_token  # noqa: E402
 from bdray.cluster.measuring import (  # noqa: E402
-    compilings_on,
-    costs_on,
     gpu_types,
     machines,
     measure_on,
     node_cpus,
-    paces_on,
     smallest_cards,
 )
 from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
@@ -78,11 +75,7 @@ from bdray.store.journal import JOURNAL  # noqa: E402
 from bdray.store.scratch import scratch_folder  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.store.sweep_folder import RAY_LOG, SweepFolder  # noqa: E402
-from bdray.trial.compiling import Compiling  # noqa: E402
-from bdray.trial.costing import Cost  # noqa: E402
-from bdray.trial.measured import Unmeasured  # noqa: E402
-from bdray.trial.needs import Need  # noqa: E402
-from bdray.trial.pace import Pace, TrainingKind  # noqa: E402
+from bdray.trial.measurements import Answer, TrainingKind  # noqa: E402
 from bdray.values import quote  # noqa: E402
 
 START_TRIES, START_S = 3, 300.0
@@ -157,9 +150,9 @@ class ClusterRun:
         """Bytes of the smallest card of each type, where that is known."""
         return smallest_cards()
 
-    def measure(self, gpu_type: str, conditions: Sequence[Condition], job: ClusterJob) -> list[Need | Unmeasured]:
-        """What each condition needs of a GPU of this type."""
-        return measure_on(gpu_type, conditions, replace(job, tasks=()))
+    def measure(self, machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob) -> list[Answer]:
+        """What is asked of each kind of training, on such a machine."""
+        return measure_on(machine, kinds, threads, replace(job, tasks=()))
 
     def node_cpus(self) -> list[float]:
         """Logical CPUs of each node that has some."""
@@ -169,13 +162,14 @@ class ClusterRun:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
         return places(tasks)
 
-    def await_place(self) -> None:
-        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it.
+    def await_place(self, waits: Callable[[], object], *, gpus: bool) -> None:
+        """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; with
+        `gpus` for one that has a GPU, where an autoscaler adds such. `waits` is called where there is none yet.
 
         Raises:
             ClusterError: none has come.
         """
-        await_place()
+        await_place(waits, gpus=gpus)
 
     def inventory(self) -> Iterator[NodeInventory]:
         """What every node has."""
@@ -190,24 +184,6 @@ class ClusterRun:
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         """The kinds of machine in the cluster that trials may land on: with a GPU, and without."""
         return machines(gpus=gpus, cpus=cpus)
-
-    def paces(
-        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | Unmeasured]:
-        """How fast each condition trains on such a machine."""
-        return paces_on(machine, conditions, threads, replace(job, tasks=()))
-
-    def costs(
-        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Cost | Unmeasured]:
-        """What each condition costs on such a machine."""
-        return costs_on(machine, conditions, threads, replace(job, tasks=()))
-
-    def compilings(
-        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
-    ) -> list[Compiling | Unmeasured]:
-        """What compiling brings each training on such a machine."""
-        return compilings_on(machine, work, threads, replace(job, tasks=()))
 
     def told(self, sweep: Storage) -> Gauges:
         """Says what holds of a sweep to whoever watches the cluster; a context manager."""

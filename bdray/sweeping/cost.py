@@ -15,9 +15,8 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
 from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
-from bdray.sweeping.workload import Kind, Work, training_label, training_of, work_of
-from bdray.trial.costing import COSTS, Cost
-from bdray.trial.measured import Measured, Unmeasured
+from bdray.sweeping.workload import Kind, Work, training_of, work_of
+from bdray.trial.measurements import Measurement, Measurements, TrainingKey, TrainingKind, kinds_of
 from bdray.values import show_duration
 
 REHEARSALS = "rehearsals"
@@ -56,17 +55,16 @@ class CostEstimate:
     asked: str = "what is left to run"
 
 
-def cost_key(kind: Kind) -> str:
-    """Names a kind of training in `costs.json`."""
-    return "-".join(training_of(kind))
+def timed_kinds(storage: Storage) -> dict[str, Measurement]:
+    """What is known to cost how much, on whichever machine that was measured, by `pace_of`."""
+    known = Measurements(storage).read().items()
+    return {TrainingKey.parse(name.partition("@")[0]).pace: one for name, one in known if one.image_s}
 
 
-def examples_of(conditions: Sequence[Condition]) -> dict[str, Condition]:
-    """A condition for each kind of training, by `cost_key`."""
-    examples: dict[str, Condition] = {}
-    for condition in conditions:
-        examples.setdefault(cost_key(work_of(condition).kind), condition)
-    return examples
+def untimed_kinds(conditions: Sequence[Condition], storage: Storage) -> list[TrainingKind]:
+    """The kinds of training of which that is not known."""
+    known = timed_kinds(storage)
+    return [kind for kind in kinds_of(conditions, lambda _: {"cost"}) if kind.key.pace not in known]
 
 
 def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstimate | None:
@@ -81,12 +79,12 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     sweep, rehearsal = storage.child(name), storage.child(REHEARSALS).child(name)
     records = [one for one in read_records(sweep) if one.status == "finished"] if SweepFolder(sweep).is_sweep else []
     records = [record for record in records if record.condition_id in works]
-    costs = Measured(rehearsal, COSTS, Cost).read()
+    costs = timed_kinds(storage)
     forecaster = Forecaster(works, Capacity(cpus=0.0))
     for record in records:
         forecaster.learn(record)
-    used = {key: costs[key] for work in works.values() if (key := cost_key(work.kind)) in costs}
-    _learn_costs(forecaster, used, {cost_key(work.kind): work.kind for work in works.values()})
+    used = {work.kind[2]: costs[work.kind[2]] for work in works.values() if work.kind[2] in costs}
+    _learn_costs(forecaster, used, {work.kind[2]: work.kind for work in works.values()})
     if not forecaster.rates:
         return None
     if used:
@@ -96,11 +94,11 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     return _estimate(space, left, forecaster, used, len(records))
 
 
-def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Cost], kinds: Mapping[str, Kind]) -> None:
+def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Measurement], kinds: Mapping[str, Kind]) -> None:
     """The costs of kinds that no finished condition timed."""
     for key, cost in costs.items():
         kind = training_of(kinds[key])
-        if not forecaster.rates.knows(kind):
+        if cost.image_s and not forecaster.rates.knows(kind):
             area = (int(kind[1]) / 32) ** 2
             forecaster.rates.learn(key, kind, seconds=cost.image_s / area, units=1.0)
 
@@ -114,7 +112,11 @@ def _learn_overheads(forecaster: Forecaster, rehearsed: Sequence[TrialRecord]) -
 
 
 def _estimate(
-    space: SearchSpace, left: Sequence[Condition], forecaster: Forecaster, costs: Mapping[str, Cost], finished: int
+    space: SearchSpace,
+    left: Sequence[Condition],
+    forecaster: Forecaster,
+    costs: Mapping[str, Measurement],
+    finished: int,
 ) -> CostEstimate:
     tasks = make_tasks(left, space, gpus=0.0)
     spent = {}
@@ -144,18 +146,18 @@ def _estimate(
     )
 
 
-def _device(cost: Cost) -> str:
+def _device(cost: Measurement) -> str:
     return "one condition a GPU" if cost.on_gpu else f"{cost.threads} thread{'s' * (cost.threads > 1)} a condition"
 
 
-def _stage_bytes(works: Sequence[Work], costs: Mapping[str, Cost]) -> float | None:
+def _stage_bytes(works: Sequence[Work], costs: Mapping[str, Measurement]) -> float | None:
     """Of all models that are kept; a kind without a size counts as much as the mean of the others."""
     if not costs:
         return None
     mean = sum(cost.model_bytes for cost in costs.values()) / len(costs)
     sizes: dict[str, float] = {}
     for work in works:
-        cost = costs.get(cost_key(work.kind))
+        cost = costs.get(work.kind[2])
         for stage in work.stages:
             if stage.shared:
                 sizes[stage.fingerprint] = cost.model_bytes if cost else mean
@@ -187,15 +189,6 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     if cost.timed < cost.kinds:
         lines.append(Text.assemble(("note:", "yellow"), " what was not timed is guessed from the others"))
     return lines
-
-
-def unmeasured_lines(what: str, conditions: Sequence[Condition], found: Sequence[object]) -> list[Text]:
-    """A line for each kind of training that could not be measured: which, `what` that means, and why."""
-    return [
-        Text.assemble((training_label(condition), "yellow"), f": {what}: {one.cause}")
-        for condition, one in zip(conditions, found, strict=True)
-        if isinstance(one, Unmeasured) and one.failed
-    ]
 
 
 def _evicted(gigabytes: float, limit_gb: float) -> Text:

@@ -7,9 +7,11 @@ stands above that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from bdray.checksum import say_damaged
 from bdray.condition import Condition
@@ -20,26 +22,24 @@ from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE, SweepFolder
-from bdray.trial.compiling import COMPILINGS, Compiling, asks_for_compiling, decide_compile
-from bdray.trial.measured import Measured, Unmeasured
-from bdray.trial.pace import PACES, Pace, TrainingKind, decide_precision, is_auto, trainings
+from bdray.sweeping.workload import training_label
+from bdray.trial.measurements import (
+    Answer,
+    Measurements,
+    Packing,
+    Part,
+    Survey,
+    TrainingKind,
+    asks_for_compiling,
+    is_auto,
+    kinds_of,
+)
 
 if TYPE_CHECKING:
-    from bdray.cluster import ClusterJob
+    from bdray.cluster import ClusterJob, ClusterRun
 
 
-class Cluster(Protocol):
-    """What is asked of `bdray.cluster.ClusterRun`."""
-
-    def resources(self) -> dict[str, float]: ...
-    def node_cpus(self) -> list[float]: ...
-    def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]: ...
-    def paces(
-        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | Unmeasured]: ...
-    def compilings(
-        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
-    ) -> list[Compiling | Unmeasured]: ...
+_WHOLE = "its need of a GPU was not measured, so it gets a whole one"
 
 
 def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
@@ -70,7 +70,7 @@ def with_decided(space: SearchSpace, decided: Decided) -> SearchSpace:
     return replace(space, resources=replace(space.resources, decided=decided))
 
 
-def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, most: int | None) -> Decided:
+def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun, most: int | None) -> Decided:
     """What `resources.cpu: auto` comes to, where that is not known yet.
 
     Args:
@@ -102,50 +102,66 @@ def cpu_share(cores: Sequence[float], trials: int) -> int:
     return next(fitting, 1)
 
 
-def decide_format(
-    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, storage: Storage, job: ClusterJob
-) -> Decided:
-    """What `precision: auto` comes to in all conditions, where that is not known yet.
+def decide(
+    space: SearchSpace,
+    conditions: Sequence[Condition],
+    cluster: ClusterRun,
+    storage: Storage,
+    job: ClusterJob,
+    *,
+    say: Callable[[str | Text], None] = lambda line: None,
+) -> tuple[Decided, Packing]:
+    """What `precision: auto` and `compile: auto` come to in all conditions, where that is not known yet, and what
+    trials need of GPUs. All that is to be measured of a kind of training is measured at once.
 
     Args:
         conditions: all of the sweep.
         storage: where measurements are kept.
+        say: is told what is measured, and what could not be.
     """
-    decided = space.resources.decided
-    if decided.precision is not None or not any(map(is_auto, conditions)):
-        return decided
-    machines, threads = where_trials_run(space, conditions, cluster)
-    decision = decide_precision(
-        trainings(conditions, job.trial_options.get("max_batches")),
-        machines,
-        threads,
-        Measured(storage, PACES, Pace),
-        lambda machine, examples: cluster.paces(machine, examples, threads, job),
-    )
-    return decided.updated(Decided(precision=decision.precision, because={"precision": decision.why}))
+    decided, kept, types = space.resources.decided, Measurements(storage), cluster.gpu_types()
+
+    def parts(condition: Condition) -> set[Part]:
+        asked: dict[Part, bool] = {
+            "precision": decided.precision is None and is_auto(condition),
+            "compile": decided.compile is None and asks_for_compiling(condition),
+            "memory": bool(types) and space.resources_for(condition).gpu == "auto",
+        }
+        return {part for part, is_asked in asked.items() if is_asked}
+
+    def measure(machine: Machine, kinds: Sequence[TrainingKind]) -> Sequence[Answer]:
+        say(f"measuring {len(kinds)} kinds of training on {machine.name} ...")
+        return cluster.measure(machine, kinds, threads, job)
+
+    kinds = kinds_of(conditions, parts, job.trial_options.get("max_batches"))
+    by_hand = [None if (gpu := space.resources_for(kind.example).gpu) == "auto" else gpu for kind in kinds]
+    kinds = [replace(kind, precision=decided.precision, gpu=gpu) for kind, gpu in zip(kinds, by_hand, strict=True)]
+    machines, threads = where_trials_run(space, conditions, cluster) if kinds else ([], 1)
+    survey, asked = Survey(machines, threads, kept, measure), {part for kind in kinds for part in kind.parts}
+    if "precision" in asked:
+        chosen = survey.precision(kinds)
+        decided = decided.updated(Decided(precision=chosen.precision, because={"precision": chosen.why}))
+        kinds = [replace(kind, precision=decided.precision) for kind in kinds]
+    if "compile" in asked:
+        compiled, why = survey.compiling(kinds, _side_by_side(space, conditions, cluster, threads))
+        decided = decided.updated(Decided(compile=compiled, because={"compile": why}))
+    gpus = [machine for machine in machines if machine.gpu] or [Machine(name, "unknown", gpu=True) for name in types]
+    for machine in gpus if "memory" in asked else ():
+        for line in unmeasured_lines(_WHOLE, "memory", kinds, survey.of(kinds, machine)):
+            say(line)
+    return decided, Packing(kept, gpus, decided.precision or "float32", cluster.smallest_cards() if types else {})
 
 
-def decide_compiling(
-    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, storage: Storage, job: ClusterJob
-) -> Decided:
-    """What `compile: auto` comes to, where that is not known yet; after precision. See `decide_format`."""
-    decided = space.resources.decided
-    if decided.compile is not None or not any(map(asks_for_compiling, conditions)):
-        return decided
-    machines, threads = where_trials_run(space, conditions, cluster)
-    chosen = decide_compile(
-        trainings(conditions, job.trial_options.get("max_batches"), asks_for_compiling),
-        machines,
-        threads=threads,
-        precision=decided.precision or "float32",
-        processes=_side_by_side(space, conditions, cluster, threads),
-        kept=Measured(storage, COMPILINGS, Compiling),
-        measure=lambda machine, work: cluster.compilings(machine, work, threads, job),
-    )
-    return decided.updated(Decided(compile=chosen.shapes, because={"compile": chosen.why}))
+def unmeasured_lines(what: str, part: Part, kinds: Sequence[TrainingKind], answers: Sequence[Answer]) -> list[Text]:
+    """A line for each kind of training that could not be measured: which, `what` that means, and why."""
+    return [
+        Text.assemble((training_label(kind.example), "yellow"), f": {what}: {answer.problems[part]}")
+        for kind, answer in zip(kinds, answers, strict=True)
+        if part in answer.problems
+    ]
 
 
-def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster, threads: int) -> int:
+def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun, threads: int) -> int:
     """How many trials run at once at most: by the GPUs where all need one, of which `auto` may be its smallest part."""
     slots = sum(int(cores / threads) for cores in cluster.node_cpus())
     asked = [space.resources_for(condition).gpu for condition in conditions]
@@ -156,7 +172,7 @@ def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: 
 
 
 def where_trials_run(
-    space: SearchSpace, conditions: Sequence[Condition], cluster: Cluster
+    space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun
 ) -> tuple[list[Machine], int]:
     """The kinds of machine that trials may land on, and their threads (the most, where they differ)."""
     needs = [space.resources_for(condition) for condition in conditions]

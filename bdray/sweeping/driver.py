@@ -49,8 +49,7 @@ from bdray.store.sweep_folder import (
 from bdray.store.sweep_status import say_phase
 from bdray.sweeping import provenance, stopping
 from bdray.sweeping.code_check import OnChange, same_code
-from bdray.sweeping.cost import unmeasured_lines
-from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
+from bdray.sweeping.deciding import as_decided, decide, decide_cpu, with_decided
 from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.freezing import write_space
@@ -70,13 +69,10 @@ from bdray.tracking import (
     tracking_uri_for,
 )
 from bdray.trial.attacks import dump_probes, lacks_floors, probes_of
-from bdray.trial.measured import Unmeasured
-from bdray.trial.needs import Need, Packing
+from bdray.trial.measurements import Packing
 
 if TYPE_CHECKING:
     from bdray.cluster import ClusterJob, ClusterRun
-
-_NOT_NOW = Unmeasured("nothing is measured while trials run", failed=False)
 
 _ENDING_S = 5.0
 """How long a driver whose supervisor was killed may take to be gone."""
@@ -455,12 +451,9 @@ def _run_left(run: _Run, mirror: Mirror) -> bool:
         job = _job(run)
         if run.settings.cluster.address is not None:
             _check_nodes(run, cluster, job)
-        run, job = _decide(run, cluster, job)
-        gpus = cluster.resources()["gpu"]
-        packing = _packing(run, cluster)
-        shares = _gpu_shares(run, cluster, job, packing) if gpus else {}
-        largest = max(cluster.node_cpus(), default=math.inf)
-        arrivals = _Arrivals(run, shares if gpus else None, cluster.gpu_types() if gpus else (), largest, packing)
+        run, job, packing = _decide(run, cluster, job)
+        shares = _gpu_shares(run, packing) if cluster.resources()["gpu"] else None
+        arrivals = _Arrivals(run, shares, max(cluster.node_cpus(), default=math.inf), packing)
         job = replace(job, tasks=arrivals.tasks(run.left))
         examples = arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else []
         known = [*job.tasks, *examples]
@@ -519,16 +512,17 @@ def _asked_of_gpus(run: _Run) -> Literal["none", "whole", "shared"]:
 
 def _check_nodes(run: _Run, cluster: ClusterRun, job: ClusterJob) -> None:
     """Raises `UserError` when a node of somebody's cluster is not as the driver."""
-    if not cluster.places():
-        run.console.print("waiting for a node that can run trials ...", style="dim")
-        cluster.await_place()
+    waits = partial(run.console.print, "waiting for a node that can run trials ...", style="dim")
+    cluster.await_place(waits, gpus=job.gpus != "none")
     run.console.print("checking code, versions, storage and data of every node ...", style="dim")
     run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
 
 
 def _watcher(run: _Run, cluster: ClusterRun, job: ClusterJob) -> Watcher:
-    resources = cluster.resources()
-    capacity = Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+    def capacity() -> Capacity:
+        resources = cluster.resources()
+        return Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
+
     batches = run.settings.trial_options.get("max_batches")
     return Watcher(run.sweep, run.conditions, job.tasks, capacity, max_batches=batches)
 
@@ -553,15 +547,14 @@ def _pruning(run: _Run) -> Pruning | None:
     return Pruning(prune, known_curves(prune, records), spared_stages(run.left, pruned))
 
 
-def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob]:
-    """Decide what is not decided yet and changes speed and bits alone, write it down, and say it."""
-    space, before = run.space, run.space.resources.decided
+def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, ClusterJob, Packing]:
+    """Decide what is not decided yet and changes speed and bits alone, write it down, and say it; and measure what
+    trials need of GPUs."""
+    space, before, console = run.space, run.space.resources.decided, run.console
     space = with_decided(space, decide_cpu(space, run.shown, cluster, run.settings.cluster.max_concurrent))
-    space = with_decided(space, decide_format(space, run.shown, cluster, run.storage, job))
-    # What compiling brings is measured in the precision that was decided.
-    job = _with_options(job, precision=space.resources.decided.precision)
-    space = with_decided(space, decide_compiling(space, run.shown, cluster, run.storage, job))
-    decided = space.resources.decided
+    say = partial(console.print, style="dim", highlight=False, soft_wrap=True)
+    decided, packing = decide(space, [*run.left, *run.shown], cluster, run.storage, job, say=say)
+    space = with_decided(space, decided)
     if decided != before:
         folder = SweepFolder(run.sweep)
         folder.write_info(replace(folder.info(), decided=decided.plain))
@@ -569,35 +562,17 @@ def _decide(run: _Run, cluster: ClusterRun, job: ClusterJob) -> tuple[_Run, Clus
     for name, why in decided.because.items():
         chosen = getattr(decided, name)
         shown = f"{len(chosen)} kinds of training" if name == "compile" else chosen
-        run.console.print(f"{name:<10} {shown}: {why}", highlight=False, soft_wrap=True)
-    return replace(run, space=space), _with_options(job, compiled=decided.compile)
+        console.print(f"{name:<10} {shown}: {why}", highlight=False, soft_wrap=True)
+    given = {"precision": decided.precision, "compiled": decided.compile, "context_bytes": packing.context_bytes}
+    options = {name: value for name, value in given.items() if value is not None}
+    # What the job says stands above what was decided.
+    return replace(run, space=space), replace(job, trial_options={**options, **job.trial_options}), packing
 
 
-def _with_options(job: ClusterJob, **decided: Any) -> ClusterJob:
-    """What was decided, as options of all trials; what the job says stands above that."""
-    given = {name: value for name, value in decided.items() if value is not None}
-    return replace(job, trial_options={**given, **job.trial_options})
-
-
-def _packing(run: _Run, cluster: ClusterRun) -> Packing:
-    smallest = cluster.smallest_cards() if cluster.gpu_types() else {}
-    return Packing(run.storage, run.space.resources.decided.precision or "float32", smallest)
-
-
-def _gpu_shares(run: _Run, cluster: ClusterRun, job: ClusterJob, packing: Packing) -> dict[str, float]:
-    """What `gpu: auto` comes to, by condition; measured where it is not known yet."""
+def _gpu_shares(run: _Run, packing: Packing) -> dict[str, float]:
+    """What `gpu: auto` comes to, by condition."""
     auto = [condition for condition in (*run.left, *run.shown) if run.space.resources_for(condition).gpu == "auto"]
-
-    def measure(gpu_type: str, conditions: Sequence[Condition]) -> Sequence[Need | Unmeasured]:
-        run.console.print(
-            f"measuring what {len(conditions)} kinds of trials need of a GPU ({gpu_type}) ...", style="dim"
-        )
-        needs = cluster.measure(gpu_type, conditions, job)
-        for line in unmeasured_lines("its need of a GPU was not measured, so it gets a whole one", conditions, needs):
-            run.console.print(line, soft_wrap=True)
-        return needs
-
-    shares = packing.shares(auto, cluster.gpu_types(), measure)
+    shares = packing.shares(auto)
     for share, count in sorted(Counter(shares.values()).items()):
         run.console.print(f"gpu        auto is {show_gpu(share)} for {count} conditions", highlight=False)
     return shares
@@ -620,7 +595,6 @@ class _Arrivals:
 
     run: _Run
     shares: dict[str, float] | None
-    gpu_types: Sequence[str]
     largest: float
     packing: Packing
     watch: _Watch | None = None
@@ -639,7 +613,7 @@ class _Arrivals:
             self.watch.expect(new)
         if new and self.shares is not None:
             # Nothing is measured now: Ray's loop would wait for it.
-            self.shares |= self.packing.shares(new, self.gpu_types, lambda _, conditions: [_NOT_NOW] * len(conditions))
+            self.shares |= self.packing.shares(new)
         tasks = self.tasks(new)
         if self.watch is not None:
             self.watch.watcher.expect(search_loop.conditions[before:], tasks)
@@ -651,7 +625,7 @@ class _Arrivals:
             if condition.condition_id == condition_id and self.run.space.resources_for(condition).gpu == "auto":
                 # Worth no more than an error the less for each of its kind.
                 with suppress(StorageError):
-                    self.packing.enlarge(condition, self.gpu_types, gpu)
+                    self.packing.enlarge(condition, gpu)
 
     @property
     def exhausted(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,18 @@ from rich.text import Text
 from bdray.condition import Condition
 from bdray.data.base import DATASETS, DataSet
 from bdray.errors import ComponentError, ConditionError
+from bdray.machine import Machine
 from bdray.progress import Bar
 from bdray.record import TrialRecord
 from bdray.results.varied import axes_of, axis_columns, axis_name
 from bdray.space import SearchSpace
 from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
-from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, examples_of, unmeasured_lines
-from bdray.sweeping.deciding import decide_cpu, where_trials_run, with_decided
+from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, untimed_kinds
+from bdray.sweeping.deciding import decide_cpu, unmeasured_lines, where_trials_run, with_decided
 from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
 from bdray.terminal import Console
-from bdray.trial.costing import COSTS, Cost
-from bdray.trial.measured import Measured
-from bdray.trial.pace import training_set_size
+from bdray.trial.measurements import Answer, Measurements, TrainingKind, training_set_size
 from bdray.values import show_cell, show_rate
 
 if TYPE_CHECKING:
@@ -59,17 +58,16 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
     console.print(f"rehearsal of {len(rehearsed)} of {of}, {BATCHES} batches an epoch", highlight=False)
     settings = apart(space, settings)
     sweep, unmeasured = Storage.open(settings.storage).child(str(settings.name)), list[Text]()
-    kept = Measured(sweep, COSTS, Cost)
-    known = kept.read()
-    if unknown := {key: one for key, one in examples_of(space.shown()).items() if key not in known}:
+    storage = sweep.parent.parent
+    if unknown := untimed_kinds(space.shown(), storage):
 
         def measure(cluster: ClusterRun, job: ClusterJob) -> None:
-            unmeasured.extend(measure_costs(space, unknown, kept, cluster, job, console=console))
+            unmeasured.extend(measure_costs(space, unknown, Measurements(storage), cluster, job, console=console))
 
         settings = replace(settings, afterwards=measure)
     outcome = run_conditions(space, rehearsed, settings, console)
     console.print(cost_table(outcome))
-    cost = estimate_cost(space, sweep.parent.parent, sweep.name)
+    cost = estimate_cost(space, storage, sweep.name)
     priced = cost_lines(cost, space.resources.stage_cache_gb) if cost else []
     if priced and outcome.unsuccessful:
         priced.append(Text.assemble(("note:", "yellow"), " what failed here is counted as if it trained to its end"))
@@ -92,30 +90,30 @@ def apart(space: SearchSpace, settings: SweepSettings) -> SweepSettings:
 
 def measure_costs(
     space: SearchSpace,
-    unknown: Mapping[str, Condition],
-    kept: Measured[Cost],
+    kinds: Sequence[TrainingKind],
+    kept: Measurements,
     cluster: ClusterRun,
     job: ClusterJob,
     *,
     console: Console,
 ) -> list[Text]:
-    """Time a few steps of each kind of training at its real size. Returns which could not be timed, and why.
-
-    Args:
-        unknown: a condition of each kind, by `cost_key`.
-    """
+    """Time a few steps of each kind of training at its real size. Returns which could not be timed, and why."""
     # Its share of the CPUs is the real sweep's.
     space = with_decided(space, decide_cpu(space, space.shown(), cluster, cluster.settings.max_concurrent))
-    machines, threads = where_trials_run(space, list(unknown.values()), cluster)
-    said: list[Text] = []
+    machines, threads = where_trials_run(space, [kind.example for kind in kinds], cluster)
+
+    def measure(machine: Machine, asked: Sequence[TrainingKind]) -> Sequence[Answer]:
+        return cluster.measure(machine, asked, threads, job)
+
+    said, precision = list[Text](), job.trial_options.get("precision")
     with Bar(console) as bar:
-        for start in range(0, len(unknown), _AT_ONCE):
-            line = f"timing kinds of training at their real size: {start} of {len(unknown)} done"
-            bar.show("timing", start, len(unknown), line=line)
-            some = dict(list(unknown.items())[start : start + _AT_ONCE])
+        for start in range(0, len(kinds), _AT_ONCE):
+            line = f"timing kinds of training at their real size: {start} of {len(kinds)} done"
+            bar.show("timing", start, len(kinds), line=line)
+            some = [replace(kind, precision=precision) for kind in kinds[start : start + _AT_ONCE]]
             # A mixed cluster is timed where trials are meant to run: its GPUs come last in the list.
-            _, failed = kept.complete(some, lambda wanted: cluster.costs(machines[-1], wanted, threads, job))
-            said += unmeasured_lines(_UNTIMED, [some[key] for key in failed], list(failed.values()))
+            answers = kept.complete(machines[-1], threads, some, measure)
+            said += unmeasured_lines(_UNTIMED, "cost", some, answers)
     return said
 
 

@@ -11,7 +11,7 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
 from bdray.sweeping.workload import Kind, kind_of, training_of
-from bdray.trial.needs import packing_key
+from bdray.trial.measurements import TrainingKey
 from bdray.trial.surrogate import surrogate_of
 
 
@@ -30,7 +30,7 @@ def make_tasks(
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
         largest: CPUs of the largest node: no more are asked for than it has, where the number is bdray's own choice,
             made on another machine perhaps. The threads remain, and so do the bits.
-        shares: condition id -> what `gpu: auto` comes to (`bdray.trial.needs`); 1 where it is not said.
+        shares: condition id -> what `gpu: auto` comes to (`bdray.trial.measurements.Packing`); 1 where it is not said.
     """
     shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
@@ -67,5 +67,5 @@ def _task(condition: Condition, space: SearchSpace, auto: float, largest: float)
         cpu=min(cpu, largest) if cpu == space.resources.decided.cpu else cpu,
         gpu=gpu,
         threads=max(1, int(cpu)),
-        kind=packing_key(condition, "") if gpu else "",
+        kind=str(TrainingKey.of(condition)) if gpu else "",
     )

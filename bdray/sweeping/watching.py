@@ -37,6 +37,7 @@ class Watcher:
     Args:
         conditions: all that are known when it starts.
         tasks: those that are to be run, in their order.
+        capacity: what they share, which grows and shrinks where nodes join and leave.
         clock: seconds since any moment; it cannot be set while the sweep runs.
         wall_ms: Unix time, as the journals have it; not believed where a clock was set, or another machine's differs.
     """
@@ -46,7 +47,7 @@ class Watcher:
         sweep: Storage,
         conditions: Sequence[Condition],
         tasks: Sequence[Task],
-        capacity: Capacity,
+        capacity: Callable[[], Capacity],
         *,
         max_batches: int | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -60,7 +61,7 @@ class Watcher:
         self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
         self._gaps: deque[float] = deque(maxlen=_GAPS)
-        self.forecaster = Forecaster({}, capacity)
+        self.forecaster, self._capacity = Forecaster({}, capacity()), capacity
         self._kinds: set[tuple[str, ...]] = set()
         self.expect(conditions, tasks)
         # What an earlier run of this sweep has finished.
@@ -101,6 +102,7 @@ class Watcher:
         Raises:
             StorageError: a record cannot be read now; the next look begins there.
         """
+        self.forecaster.capacity = self._capacity()
         for record in read_records(self._sweep, self._before) if self._before else ():
             self.forecaster.learn(record)
         self._before = []

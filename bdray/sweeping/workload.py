@@ -9,7 +9,7 @@ from bdray.condition import Condition, digest
 from bdray.recipes import Optimization
 from bdray.repairs.base import Training
 from bdray.store.sweep_folder import label_of
-from bdray.trial.pace import stage_images, training_set_size
+from bdray.trial.measurements import pace_of, stage_images, training_set_size
 
 Kind = tuple[str, ...]
 """What decides the time for a picture, what decides most first: conditions are alike as far as their kinds agree."""
@@ -61,11 +61,10 @@ def work_of(condition: Condition, max_batches: int | None = None) -> Work:
 
 def kind_of(condition: Condition) -> Kind:
     """Model, picture size, regularizer and recipe; then what only matters beside the training."""
-    recipe = {name: getattr(condition.train, name) for name in ("batch_size", "optimizer", "precision", "compile")}
     return (
         digest({"model": condition.model.identity()}),
         str(condition.data.image_size),
-        digest({"regularizer": condition.regularizer.identity(), **recipe}),
+        pace_of(condition),
         digest({"data": condition.data.name, "strategy": condition.poison.name, "role": condition.role}),
         condition.repair.name,
     )

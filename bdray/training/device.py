@@ -19,7 +19,7 @@ import torch
 
 from bdray import __version__
 from bdray.errors import UserError
-from bdray.gpu import allocator_fraction, is_gpu
+from bdray.gpu import CONTEXT_BYTES, allocator_fraction, is_gpu
 from bdray.gpu_errors import gpu_error
 from bdray.machine import Machine, cpu_model
 from bdray.recipes import Precision, Resolved
@@ -93,7 +93,7 @@ def machine_of(device: torch.device) -> Machine:
 
 
 def make_compute(precision: Precision, device: torch.device, auto: Resolved = "float32") -> Compute:
-    """A condition's `precision` on this device. `auto`: what `auto` was decided to be (`bdray.trial.pace`)."""
+    """A condition's `precision` on this device. `auto`: what `auto` was decided to be (`bdray.trial.measurements`)."""
     chosen = auto if precision == "auto" else precision
     return Compute(device, bfloat16=chosen == "bfloat16", tf32=chosen == "tf32")
 
@@ -177,7 +177,7 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
-def prepare_memory(device: torch.device, gpu_share: float) -> None:
+def prepare_memory(device: torch.device, gpu_share: float, context_bytes: int = CONTEXT_BYTES) -> None:
     """Give back what an earlier trial of this process has left, and keep this one within its share of a GPU.
 
     The cap is there so that no trial can take what another was given; CPUs have none.
@@ -190,7 +190,7 @@ def prepare_memory(device: torch.device, gpu_share: float) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.set_per_process_memory_fraction(allocator_fraction(gpu_share or 1.0, total), device)
+    torch.cuda.set_per_process_memory_fraction(allocator_fraction(gpu_share or 1.0, total, context_bytes), device)
 
 
 def with_fewer_pictures(compute: Callable[[int], T], pictures: int, device: torch.device) -> T:

@@ -9,19 +9,12 @@ import torch
 from bdray.store.storage import Storage
 from bdray.training.device import machine_of
 from bdray.training.reporter import Reporter
-from bdray.trial.compiling import (
-    COMPILINGS,
-    Compiling,
-    asks_for_compiling,
-    decide_compile,
-    measure_compiling,
-)
-from bdray.trial.measured import Measured, attempted
+from bdray.trial.bench import Bench
+from bdray.trial.measurements import Measurements, Part, Survey, asks_for_compiling, is_auto, kinds_of
 from bdray.trial.options import TrialOptions
-from bdray.trial.pace import PACES, Pace, decide_precision, is_auto, measure_pace, trainings
 from bdray.trial.setup import Experiment
 
-_PACES, _COMPILINGS = Measured(None, PACES, Pace), Measured(None, COMPILINGS, Compiling)
+_HERE = Measurements(None)
 """What this process has measured for trials that are written nowhere."""
 
 
@@ -33,30 +26,27 @@ def decided(
     Args:
         kept_in: the storage where measurements are kept; None: in this process.
     """
-    condition, limit = experiment.condition, experiment.max_batches
-    machines, threads = [machine_of(experiment.compute.device)], torch.get_num_threads()
-    if options.precision is None and is_auto(condition):
-        decision = decide_precision(
-            trainings([condition], limit),
-            machines,
-            threads,
-            _PACES if kept_in is None else Measured(kept_in, PACES, Pace),
-            lambda machine, conditions: [measure_pace(experiment)],
-        )
+    condition, parts = experiment.condition, set[Part]()
+    parts |= {"precision"} if options.precision is None and is_auto(condition) else set()
+    parts |= {"compile"} if options.compiled is None and asks_for_compiling(condition) else set()
+    if not parts:
+        return experiment, options
+    device, threads = experiment.compute.device, torch.get_num_threads()
+    kinds = kinds_of([condition], lambda _: parts, experiment.max_batches)
+    survey = Survey(
+        [machine_of(device)],
+        threads,
+        Measurements(kept_in) if kept_in else _HERE,
+        lambda on, some: [Bench(kind, on, device, threads, experiment=experiment).answer() for kind in some],
+    )
+    if "precision" in parts:
+        decision = survey.precision(kinds)
         options = replace(options, precision=decision.precision)
         reporter.decided("precision", decision.precision, decision.why)
         experiment = experiment.with_precision(decision.precision)
-    if options.compiled is None and asks_for_compiling(condition):
-        chosen = decide_compile(
-            trainings([condition], limit, asks_for_compiling),
-            machines,
-            threads=threads,
-            precision=experiment.precision,
-            processes=1,
-            kept=_COMPILINGS if kept_in is None else Measured(kept_in, COMPILINGS, Compiling),
-            measure=lambda machine, work: [attempted(lambda: measure_compiling(experiment, work[0].images))],
-        )
-        options = replace(options, compiled=chosen.shapes)
-        reporter.decided("compile", "yes" if chosen.shapes else "no", chosen.why)
-        experiment = replace(experiment, compiled=bool(chosen.shapes))
+    if "compile" in parts:
+        compiled, why = survey.compiling([replace(kind, precision=experiment.auto) for kind in kinds], processes=1)
+        options = replace(options, compiled=compiled)
+        reporter.decided("compile", "yes" if compiled else "no", why)
+        experiment = replace(experiment, compiled=bool(compiled))
     return experiment, options

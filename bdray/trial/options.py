@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bdray.gpu import CONTEXT_BYTES
 from bdray.questions import Questions
 from bdray.recipes import Resolved
 from bdray.training.batches import DataPlace
@@ -18,8 +19,8 @@ class TrialOptions:
     Attributes:
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         threads: CPU threads (the trial's CPU share); None: all usable cores.
-        precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.pace`).
-        compiled: shapes that `compile: auto` compiles (`bdray.trial.compiling`); None: as with `precision`.
+        precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.auto`).
+        compiled: trainings that `compile: auto` compiles (`bdray.trial.measurements.pace_of`); None: as `precision`.
         cache: folder of decoded data sets; None: the user's cache folder.
         probes: the sweep's attacks: a baseline is also tested with them, for the floors of their attack success rates,
             a poisoned model with their triggers where `questions` ask for that.
@@ -31,6 +32,7 @@ class TrialOptions:
         data_on: where pictures lie: `device`, `host` (batches are fetched ahead), or None: chosen by what is free.
             Results are the same, bit for bit.
         gpu_share: the part of a GPU's memory this trial may use; nothing on a CPU.
+        context_bytes: of that share, what its process takes beside its tensors.
     """
 
     device: str = "auto"
@@ -46,3 +48,4 @@ class TrialOptions:
     keep_models: bool = False
     data_on: DataPlace | None = None
     gpu_share: float = 1.0
+    context_bytes: int = CONTEXT_BYTES

@@ -42,7 +42,7 @@ from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking
 from bdray.trial.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.trial.auto import decided
-from bdray.trial.compiling import shape_of
+from bdray.trial.measurements import pace_of
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
@@ -267,7 +267,7 @@ class _Trial:
     def _device(self) -> torch.device:
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads or usable_cores())
-        prepare_memory(device, self.options.gpu_share)
+        prepare_memory(device, self.options.gpu_share, self.options.context_bytes)
         return device
 
     def run(self) -> TrialRecord:
@@ -275,7 +275,7 @@ class _Trial:
         experiment = self._experiment(self.condition, device)
         experiment, self.options = decided(experiment, self.options, self.reporter, self.kept_in)
         try_stages(experiment)
-        prepare_memory(device, self.options.gpu_share)
+        prepare_memory(device, self.options.gpu_share, self.options.context_bytes)
         self.reporter.data(experiment.place, experiment.image_bytes)
         self.files.write_inputs(experiment)
         environment: dict[str, Any] = {**stage_environment(experiment.compute), "data_on": experiment.place}
@@ -326,7 +326,7 @@ class _Trial:
         experiment = Experiment.prepare(
             condition, device, options.cache, options.max_batches, options.data_on, auto=auto
         )
-        return replace(experiment, compiled=shape_of(condition) in (options.compiled or ()))
+        return replace(experiment, compiled=pace_of(condition) in (options.compiled or ()))
 
     def _runner(self, experiment: Experiment, shown_as: str = "") -> StageRunner:
         return StageRunner(

@@ -48,16 +48,18 @@ fixed:
 parameters:
   trigger.name: {values: [patch, blend]}
 resources:
+  gpu: GPU
   overrides: [{when: {trigger.name: blend}, cpu: CPUS}]
 """
 
 
 class Grown:
-    """A head without CPUs, and two kinds of node that there are none of."""
+    """A head without CPUs, and three kinds of node that there are none of; the GPUs of one are only counted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
-        kinds = {name: {"resources": {"CPU": cpus}, "node_config": {}} for name, cpus in (("small", 1), ("large", 2))}
+        shares = {"small": {"CPU": 1}, "large": {"CPU": 2}, "card": {"CPU": 2, "GPU": 1}}
+        kinds = {name: {"resources": share, "node_config": {}} for name, share in shares.items()}
         config = {
             "cluster_name": "grown",
             "max_workers": 3,
@@ -108,9 +110,9 @@ class Grown:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def sweep(self, name: str, cpus: int) -> subprocess.Popen[str]:
+    def sweep(self, name: str, cpus: int, gpu: str = "0") -> subprocess.Popen[str]:
         space = self.folder / f"{name}.yaml"
-        space.write_text(SPACE.replace("grown", name).replace("CPUS", str(cpus)))
+        space.write_text(SPACE.replace("grown", name).replace("CPUS", str(cpus)).replace("GPU", gpu))
         return subprocess.Popen(
             [sys.executable, "-m", "bdray.sweep", space, "--address", self.address, "--storage", self.folder / "runs"],
             cwd=self.folder,
@@ -167,3 +169,14 @@ def test_trials_that_wait_make_nodes_come_and_idle_ones_go(grown: Grown) -> None
     records = read_records(Storage.open(grown.folder / "runs" / "grown"))
     assert [record.status for record in records] == ["finished"] * 4
     until(lambda: not grown.kinds(), pause_s=0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback only by what Linux does")
+@pytest.mark.long
+def test_a_gpu_that_only_an_autoscaler_adds_is_counted(grown: Grown) -> None:
+    """Before, `gpu: auto` was 0 where none was there when the sweep began, and all trained on CPUs."""
+    said, _ = (sweep := grown.sweep("cards", cpus=1, gpu="auto")).communicate(timeout=HANG_S)
+    assert sweep.returncode == 0, said + (grown.folder / "head").read_text()
+    assert "auto is 1 for 4 conditions" in " ".join(said.split())
+    records = read_records(Storage.open(grown.folder / "runs" / "cards"))
+    assert [record.status for record in records] == ["finished"] * 4

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings
 from bdray.cluster.measuring import measured_elsewhere
 from bdray.condition import Condition
 from bdray.store.storage import Storage
-from bdray.trial.measured import Unmeasured
-from bdray.trial.needs import Need
+from bdray.trial.measurements import Answer, Measurement, TrainingKind
 
 pytestmark = pytest.mark.system
 
@@ -35,43 +33,42 @@ def job(folder: Path) -> Iterator[ClusterJob]:
         yield ClusterJob(sweep, sweep, ())
 
 
-def condition(seed: int) -> Condition:
-    return Condition.parse({"data": "digits", "model": "resnet8", "trigger": {"name": "patch"}, "seed": seed})
+def kind(seed: int) -> TrainingKind:
+    content = {"data": "digits", "model": "resnet8", "trigger": {"name": "patch"}, "seed": seed}
+    return TrainingKind(Condition.parse(content), 1e9, frozenset({"cost"}))
 
 
 def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path, job: ClusterJob) -> None:
     note = str(folder / "note")
 
-    def measure(condition: Condition, job: ClusterJob) -> BaseModel:
+    def measure(kind: TrainingKind, job: ClusterJob) -> Answer:
         # Its names are its own: Ray takes the function to another process.
         from pathlib import Path
 
-        from bdray.errors import UserError
-        from bdray.trial.measured import Unmeasured
-        from bdray.trial.needs import Need
+        from bdray.trial.measurements import Answer, Measurement
 
         with Path(note).open("a") as file:
-            print(condition.seed, os.getpid(), file=file)
+            print(kind.example.seed, os.getpid(), file=file)
         tries = [line.split() for line in Path(note).read_text().splitlines()]
         first = [process for _, process in tries].count(str(os.getpid())) == 1
-        if condition.seed == 1 or (condition.seed == 2 and not first):
+        if kind.example.seed == 1 or (kind.example.seed == 2 and not first):
             os.kill(os.getpid(), signal.SIGKILL)
-        if condition.seed == 3:
-            raise UserError("train.lr: is wrong")
-        if condition.seed == 4:
-            return Unmeasured("not worth it", failed=False)
-        return Need(peak_bytes=condition.seed, total_bytes=100)
+        if kind.example.seed == 3:
+            return Answer(problems={"cost": "train.lr: is wrong"})
+        if kind.example.seed == 4:
+            return Answer()
+        return Answer(Measurement(model_bytes=kind.example.seed))
 
-    found = measured_elsewhere({"num_cpus": 1}, job, measure, [condition(seed) for seed in (0, 2, 1, 3, 4, 5)])
-    died = found[2]
-    assert isinstance(died, Unmeasured) and died.cause
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [kind(seed) for seed in (0, 2, 1, 3, 4, 5)])
+    died = found[2].problems["cost"]
+    assert died
     assert found == [
-        Need(peak_bytes=0, total_bytes=100),
-        Need(peak_bytes=2, total_bytes=100),
-        died,
-        Unmeasured("train.lr: is wrong"),
-        Unmeasured("not worth it", failed=False),
-        Need(peak_bytes=5, total_bytes=100),
+        Answer(Measurement(model_bytes=0)),
+        Answer(Measurement(model_bytes=2)),
+        Answer(problems={"cost": died}),
+        Answer(problems={"cost": "train.lr: is wrong"}),
+        Answer(),
+        Answer(Measurement(model_bytes=5)),
     ]
     tries = [line.split() for line in Path(note).read_text().splitlines()]
     # Those that failed were tried once more, each in a process that measured nothing else.
@@ -82,12 +79,12 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path, jo
 def test_a_measurement_that_hangs_is_none(job: ClusterJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.cluster.measuring.MEASURED_S", 2.0)
 
-    def measure(condition: Condition, job: ClusterJob) -> BaseModel:
+    def measure(kind: TrainingKind, job: ClusterJob) -> Answer:
         import time
 
         time.sleep(3600)
         raise AssertionError
 
-    found = measured_elsewhere({"num_cpus": 1}, job, measure, [condition(0)])
-    assert isinstance(found[0], Unmeasured)
-    assert found[0].failed
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [kind(0)])
+    assert found[0].measurement is None
+    assert found[0].problems["cost"]

@@ -295,8 +295,10 @@ def test_the_command_says_so_at_once(tmp_path: Path) -> None:
 
 def test_a_cluster_on_which_nothing_can_run_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.cluster.nodes.JOIN_S", 0.0)
+    waits: list[None] = []
     with (
         ClusterRun(ClusterSettings(num_cpus=0, dashboard=False)) as cluster,
         pytest.raises(ClusterError, match="no node with a CPU has joined"),
     ):
-        cluster.await_place()
+        cluster.await_place(lambda: waits.append(None), gpus=True)
+    assert waits == [None]

@@ -14,14 +14,16 @@ from PIL import Image
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition
+from bdray.gpu import CONTEXT_BYTES
 from bdray.regularizers import REGULARIZERS
 from bdray.repairs import Operation, Training
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
-from bdray.training.device import pick_device
+from bdray.training.device import machine_of, pick_device
 from bdray.training.loop import Stage, run_stage
 from bdray.trial import TrialOptions, run_trial
-from bdray.trial.needs import Need, measure_peak
+from bdray.trial.bench import Bench
+from bdray.trial.measurements import Measurement, TrainingKind
 from bdray.trial.setup import Experiment
 from bdray.triggers import TRIGGERS
 
@@ -83,8 +85,11 @@ def test_a_trial_runs_from_its_data_to_its_record(gpu: Any, tmp_path: Path) -> N
 
 
 def test_what_a_trial_needs_is_measured(gpu: Any) -> None:
-    need = measure_peak(condition(), pick_device())
-    assert need == Need(peak_bytes=2**20, total_bytes=2**30)
+    device = pick_device()
+    bench = Bench(TrainingKind(condition(), 1e9), machine_of(device), device, 1, trial=run_trial)
+    assert bench.memory(Measurement()) == Measurement(
+        peaks={"float32": 2**20}, context_bytes=CONTEXT_BYTES, total_bytes=2**30
+    )
 
 
 @pytest.mark.parametrize(("model", "regularizer"), GRID)

@@ -151,7 +151,7 @@ def test_the_time_left_does_not_know_the_clock(tmp_path: Path, set_by: int) -> N
         sweep,
         [condition],
         [Task(name, 0, {})],
-        Capacity(1.0),
+        lambda: Capacity(1.0),
         clock=lambda: now[0],
         wall_ms=lambda: int(1000 * (now[0] + 1_700_000_000)),
     )

@@ -12,16 +12,17 @@ import pytest
 from made_up import record, stage
 from waiting import HANG_S
 
+from bdray.machine import Machine
 from bdray.record import EpochRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, examples_of
+from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, untimed_kinds
 from bdray.sweeping.workload import work_of
-from bdray.trial.costing import COSTS, Cost
-from bdray.trial.measured import Measured
+from bdray.trial.measurements import Measurement, Measurements, name_of
 
 ROOT = Path(__file__).parents[2]
+ABACUS = Machine("Abacus", "")
 SPACE = """\
 name: priced
 seeds: [0, 1, 2, 3]
@@ -42,13 +43,14 @@ def load(folder: Path, text: str = SPACE):  # type: ignore[no-untyped-def]
 
 def price(storage: Storage, space, image_s: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
     """As if a rehearsal had measured these."""
-    rehearsal = storage.child("rehearsals").child("priced")
     costs = {
-        key: Cost(image_s=image_s[condition.model.name], model_bytes=10**6, machine="Abacus", threads=1, on_gpu=False)
-        for key, condition in examples_of(space.conditions()).items()
-        if condition.model.name in image_s
+        name_of(kind.key, ABACUS, 1): Measurement(
+            image_s=image_s[kind.example.model.name], model_bytes=10**6, machine="Abacus", threads=1
+        )
+        for kind in untimed_kinds(space.conditions(), storage)
+        if kind.example.model.name in image_s
     }
-    Measured(rehearsal, COSTS, Cost).add(costs)
+    Measurements(storage).add(costs)
 
 
 def test_nothing_is_known_before_anything_was_timed(tmp_path: Path) -> None:

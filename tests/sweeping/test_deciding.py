@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bdray.cluster.job import ClusterJob
-from bdray.condition import Condition
 from bdray.errors import ClusterError
 from bdray.machine import Machine
 from bdray.space import SearchSpace, load_space
@@ -18,16 +17,13 @@ from bdray.store.sweep_folder import SPACE as FROZEN
 from bdray.sweeping.deciding import (
     as_decided,
     cpu_share,
-    decide_compiling,
+    decide,
     decide_cpu,
-    decide_format,
     where_trials_run,
     with_decided,
 )
 from bdray.sweeping.tasks import make_tasks
-from bdray.trial.compiling import Compiling, shape_of
-from bdray.trial.measured import Unmeasured
-from bdray.trial.pace import Pace, TrainingKind
+from bdray.trial.measurements import Answer, Measurement, TrainingKind, pace_of
 
 SPACE = """\
 name: deciding
@@ -37,6 +33,7 @@ parameters:
   finetune.lr: {values: [0.01, 0.1, 0.2]}
 resources: {cpu: auto, overrides: [{when: {finetune.lr: 0.1}, cpu: 3}]}
 """
+GIB = 2**30
 Load = Callable[..., SearchSpace]
 
 
@@ -55,6 +52,7 @@ class Nodes:
     def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0) -> None:
         self.cpus, self.gpus, self.gain = list(cpus), gpus, gain
         self.asked: list[tuple[str, int, int]] = []
+        self.parts: list[set[str]] = []
 
     def resources(self) -> dict[str, float]:
         return {"cpu": sum(self.cpus), "gpu": self.gpus}
@@ -65,17 +63,29 @@ class Nodes:
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         return [Machine("Xeon", "amx_bf16")] * cpus + [Machine("H100", "unknown", gpu=True)] * gpus
 
-    def paces(
-        self, machine: Machine, conditions: Sequence[Condition], threads: int, job: ClusterJob
-    ) -> list[Pace | Unmeasured]:
-        self.asked.append((machine.name, len(conditions), threads))
-        return [Pace(float32=1.0, bfloat16=self.gain)] * len(conditions)
+    def gpu_types(self) -> list[str]:
+        return ["H100"] * bool(self.gpus)
 
-    def compilings(
-        self, machine: Machine, work: Sequence[TrainingKind], threads: int, job: ClusterJob
-    ) -> list[Compiling | Unmeasured]:
-        self.asked.append((machine.name, len(work), threads))
-        return [Compiling(plain=100.0, compiled=100.0 * self.gain, seconds=60.0)] * len(work)
+    def smallest_cards(self) -> dict[str, int]:
+        return {"H100": 80 * GIB} if self.gpus else {}
+
+    def measure(self, machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob) -> list[Answer]:
+        self.asked.append((machine.name, len(kinds), threads))
+        self.parts += [set(kind.parts) for kind in kinds]
+        return [Answer(self.measurement(machine, kind)) for kind in kinds]
+
+    def measurement(self, machine: Machine, kind: TrainingKind) -> Measurement:
+        """As if all had been asked."""
+        rates = {"float32": 100.0, "bfloat16": 100.0 * self.gain, "float32 compiled": 100.0 * self.gain}
+        beside = {f"{name} beside 7": rate for name, rate in rates.items()}
+        return Measurement(
+            machine=machine.name,
+            on_gpu=machine.gpu,
+            rates={**rates, **beside, "bfloat16 compiled": 50.0},
+            compiling_s={"float32": 60.0, "bfloat16": 60.0},
+            peaks={"float32": GIB, "bfloat16": GIB},
+            total_bytes=80 * GIB,
+        )
 
 
 @pytest.mark.parametrize(
@@ -123,6 +133,10 @@ def job(folder: Storage) -> ClusterJob:
     return ClusterJob(folder, folder, ())
 
 
+def decided_by(space: SearchSpace, nodes: Nodes, storage: Storage) -> Decided:
+    return decide(space, space.conditions(), nodes, storage, job(storage))[0]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("gain", "precision"), [(2.0, "bfloat16"), (0.7, "float32")])
 def test_one_precision_is_decided_for_the_sweep_and_kept(
     gain: float, precision: str, load: Load, tmp_path: Path
@@ -131,7 +145,7 @@ def test_one_precision_is_decided_for_the_sweep_and_kept(
     ids = [condition.condition_id for condition in space.conditions()]
     nodes = Nodes(8.0, gain=gain)
     space = with_decided(space, decide_cpu(space, space.conditions(), nodes, None))
-    decided = decide_format(space, space.conditions(), nodes, storage, job(storage))
+    decided = decided_by(space, nodes, storage)
     assert (decided.precision, decided.cpu) == (precision, 4)
     assert decided.because["precision"] == f"bfloat16 is {gain:.2f} times as fast on Xeon"
     assert nodes.asked == [("Xeon", 1, 4)]
@@ -142,7 +156,7 @@ def test_one_precision_is_decided_for_the_sweep_and_kept(
     assert [condition.condition_id for condition in again.conditions()] == ids
     elsewhere = Nodes(2.0, gain=1 / gain)
     assert decide_cpu(again, again.conditions(), elsewhere, None) == decided
-    assert decide_format(again, again.conditions(), elsewhere, storage, job(storage)) == decided
+    assert decided_by(again, elsewhere, storage) == decided
     assert elsewhere.asked == []
     # The frozen space says it by itself, wherever it is run.
     assert load((tmp_path / "runs" / FROZEN).read_text()).resources.decided == decided
@@ -168,7 +182,7 @@ def test_machines_are_those_that_trials_may_land_on(load: Load, tmp_path: Path) 
     for gpu, names in [("auto", ["H100"]), ("0", ["Xeon"])]:
         nodes = Nodes(8.0, gpus=1)
         space = load(SPACE.replace("cpu: auto,", f"cpu: 1, gpu: {gpu},"))
-        decide_format(space, space.conditions(), nodes, storage, job(storage))
+        decided_by(space, nodes, storage)
         assert [name for name, _, _ in nodes.asked] == names
 
 
@@ -176,28 +190,57 @@ def test_nothing_is_decided_where_all_is_said(load: Load, tmp_path: Path) -> Non
     said = "train: {epochs: 200, precision: float32}, finetune: {precision: bfloat16}"
     space, storage = load(SPACE.replace("train: {epochs: 200}", said)), Storage.open(tmp_path)
     nodes = Nodes(8.0)
-    assert decide_format(space, space.conditions(), nodes, storage, job(storage)) == Decided()
+    assert decided_by(space, nodes, storage) == Decided()
     assert nodes.asked == []
 
 
 def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path: Path) -> None:
-    text = SPACE.replace("train: {epochs: 200}", "train: {epochs: 200, compile: auto}").replace("cpu: auto", "cpu: 1")
+    said = "train: {epochs: 200, compile: auto, precision: float32}, finetune: {precision: float32}"
+    text = SPACE.replace("train: {epochs: 200}", said).replace("cpu: auto", "cpu: 1")
     space, storage = load(text), Storage.open(tmp_path / "runs")
     conditions = space.conditions()
-    decided = decide_compiling(space, conditions, Nodes(2.0, gain=1.5), storage, job(storage))
-    assert decided.compile == (shape_of(conditions[0]),)
+    decided = decided_by(space, Nodes(2.0, gain=1.5), storage)
+    assert decided.compile == (pace_of(conditions[0]),)
     assert decided.because == {"compile": "torch.compile is 1.50 times as fast on Xeon"}
     assert load(with_decided(space, decided).to_yaml()).resources.decided == decided
     # Known by now, and not worth it for so many processes.
     many = Nodes(*[8.0] * 100)
-    assert decide_compiling(space, conditions, many, storage, job(storage)).compile == ()
+    assert decided_by(space, many, storage).compile == ()
     assert many.asked == []
     # Where each has a GPU to itself, four GPUs are four processes, however many processors there are.
     for asked, shapes in (("1", decided.compile), ("auto", ()), ("0.001", ())):
         on_gpus = load(text.replace("cpu: 1,", f"cpu: 1, gpu: {asked},"))
         few = Nodes(*[8.0] * 100, gpus=4, gain=1.5)
-        assert (
-            decide_compiling(on_gpus, conditions, few, Storage.open(tmp_path / asked), job(storage)).compile == shapes
-        )
-    nothing = load()
-    assert decide_compiling(nothing, nothing.conditions(), many, storage, job(storage)) == Decided()
+        assert decided_by(on_gpus, few, Storage.open(tmp_path / asked)).compile == shapes
+
+
+def test_all_that_is_asked_of_a_kind_is_measured_at_once(load: Load, tmp_path: Path) -> None:
+    text = SPACE.replace("train: {epochs: 200}", "train: {epochs: 200, compile: auto}").replace("cpu: auto", "cpu: 1")
+    space, storage, nodes = load(text), Storage.open(tmp_path), Nodes(8.0, gpus=1)
+    said: list[str] = []
+    conditions = space.conditions()
+    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))  # type: ignore[arg-type]
+    assert (decided.precision, decided.compile) == ("bfloat16", ())
+    assert set(packing.shares(conditions).values()) == {1 / 8}
+    assert nodes.asked == [("H100", 1, 3)] and nodes.parts == [{"precision", "compile", "memory"}]
+    assert said == ["measuring 1 kinds of training on H100 ..."]
+    # Known by now; what could not be measured is named.
+    nodes.asked.clear()
+    assert decide(space, conditions, nodes, storage, job(storage))[0] == decided  # type: ignore[arg-type]
+    assert nodes.asked == []
+
+
+def test_a_need_that_was_not_measured_is_named(load: Load, tmp_path: Path) -> None:
+    class NoRoom(Nodes):
+        def measure(
+            self, machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob
+        ) -> list[Answer]:
+            return [Answer(problems=dict.fromkeys(kind.parts, "no room")) for kind in kinds]
+
+    space, storage, said = load(SPACE.replace("cpu: auto", "cpu: 1")), Storage.open(tmp_path), list[str]()
+    conditions = space.conditions()
+    nodes = NoRoom(8.0, gpus=1)
+    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))  # type: ignore[arg-type]
+    assert decided.because == {"precision": "bfloat16 could not be measured on H100: no room"}
+    assert set(packing.shares(conditions).values()) == {1.0}
+    assert said[-1].endswith(": its need of a GPU was not measured, so it gets a whole one: no room")

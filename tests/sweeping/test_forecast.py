@@ -84,7 +84,7 @@ class Simulation:
             self.sweep,
             space.conditions(),
             self.tasks,
-            Capacity(float(slots)),
+            lambda: Capacity(float(slots)),
             clock=lambda: self.now,
             wall_ms=lambda: int(1000 * self.now),
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
 from bdray.record import EpochRecord, StageRecord
@@ -38,7 +39,7 @@ def test_what_ended_while_the_storage_was_away_is_learnt_when_it_is_back(when: s
     away = tmp_path / "conditions" / condition.condition_id / "record.json"
     # Whoever reads a file that is a folder is told so by the system.
     away.mkdir(parents=True)
-    watcher = Watcher(sweep, [condition], [], Capacity(1.0))
+    watcher = Watcher(sweep, [condition], [], lambda: Capacity(1.0))
     if when == "in this run":
         watcher._before = []
         watcher.started(condition.condition_id)
@@ -50,3 +51,20 @@ def test_what_ended_while_the_storage_was_away_is_learnt_when_it_is_back(when: s
     write_record(sweep, condition)
     watcher.look()
     assert watcher.timed == 1
+
+
+def test_the_time_left_follows_the_nodes_that_are_there(tmp_path: Path) -> None:
+    """An autoscaler adds them while trials wait."""
+    conditions = [
+        Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "seed": seed}) for seed in range(8)
+    ]
+    sweep, cpus = Storage.open(tmp_path), [1.0]
+    SweepFolder(sweep).write_info(SweepInfo("grows", "grows"))
+    write_record(sweep, conditions[0])
+    tasks = [Task(one.condition_id, "", ()) for one in conditions[1:]]
+    watcher = Watcher(sweep, conditions, tasks, lambda: Capacity(cpus[0]))
+    watcher.look()
+    alone = watcher.forecaster.spent(tasks).wall_s
+    cpus[0] = 7.0
+    watcher.look()
+    assert watcher.forecaster.spent(tasks).wall_s == pytest.approx(alone / 7)
