@@ -1,15 +1,16 @@
 """Keeps finished sweeps as evidence: `python sweeps/keep.py runs/axes-cifar10`.
 
-Into a folder of the sweep's name beside this file go the frozen space, the records, Optuna's study where there is one,
-the table, the page and its figures; models, journals and plans stay where they are. `python sweeps/keep.py --again`
-makes tables, pages and figures of all that are kept from their records; their triggers are stamped again, so it is run
-where the data sets are (`data/cifar10`, `data/flowers`).
+Into a folder of the sweep's name beside this file go the frozen space, the records in the order of the plan, the
+table, the page and its figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes
+tables, pages and figures of all that are kept from their records; their triggers are stamped again, so it is run where
+the data sets are (`data/cifar10`, `data/flowers`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from bdray.condition import Condition
 from bdray.errors import DataError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
+from bdray.report.searching import SearchView
 from bdray.results.tables import csv_of, result_table
-from bdray.searches.study import STUDY
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
 from bdray.trial.contact_sheet import contact_sheet
@@ -42,9 +43,7 @@ def keep(folder: str) -> None:
         raise SystemExit(f"{folder}: {len(records)} of {len(planned)} conditions are finished")
     kept = HERE / sweep.name
     kept.mkdir(exist_ok=True)
-    for name in (SPACE, STUDY):
-        if sweep.exists(name):
-            (kept / name).write_bytes(sweep.read_bytes(name))
+    (kept / SPACE).write_bytes(sweep.read_bytes(SPACE))
     lines = [record.model_dump_json() for record in records]
     (kept / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     make(kept, lambda condition_id: files.condition(condition_id).read(PREVIEW))
@@ -83,7 +82,7 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) ->
         asked,
         planned=len(records),
         space_yaml=space,
-        search=searched(Storage.open(str(kept))),
+        search=search_of(kept, records),
         picture_of=picture_of or (lambda condition_id: stamped(by_id[condition_id])),
     )
     report = make_report(records, described)
@@ -91,6 +90,12 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) ->
     for picture in report.pictures:
         if picture.name in FIGURES:
             (kept / f"{picture.name}.png").write_bytes(picture.render("png"))
+
+
+def search_of(kept: Path, records: Sequence[TrialRecord]) -> SearchView | None:
+    """The search of a kept sweep, whose records stand in the order in which they were asked for."""
+    view = searched(Storage.open(str(kept)))
+    return view and replace(view, asked=[record.condition_id for record in records])
 
 
 def main(arguments: list[str]) -> None:

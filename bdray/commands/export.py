@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -16,25 +17,28 @@ from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
 from bdray.space import load_plugins_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, sweeps_in
+from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, find_sweep, sweeps_in
 from bdray.terminal import Console
 from bdray.trial.stage_store import StageStore
 
 
-def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+def export(options: argparse.Namespace) -> int:
     """Write a condition's model as safetensors, with all that is needed to use it (`bdray.load_model`).
-
-    Args:
-        prefix: of the condition's id.
-        stage: after which stage (`poison`), or what it is then (`poisoned`); None: after the last.
 
     Raises:
         UserError: there is no such condition, stage or model, or it cannot be written.
     """
-    kept = _kept(sweep, prefix)
+    # `bdray trial --output` makes a folder with conditions that is no sweep.
+    try:
+        sweep = find_sweep(options.sweep, options.storage)
+    except UserError:
+        sweep = Storage.open(options.sweep)
+        if not SweepFolder(sweep).condition_ids():
+            raise
+    kept = _kept(sweep, options.id)
     record = kept.record
-    chosen = _stage(record, stage)
-    file = output or f"{record.condition_id}-{chosen.result}.safetensors"
+    chosen = _stage(record, options.stage)
+    file = options.output or f"{record.condition_id}-{chosen.result}.safetensors"
     require_folder_of(file)
     weights = _weights(sweep, kept, chosen)
     about = _about(record, chosen)

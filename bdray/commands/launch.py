@@ -13,6 +13,7 @@ from typing import IO, cast
 from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
+from bdray.commands.inspection import read_space
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
 from bdray.commands.results import said_of_classes, said_of_outside
 from bdray.credentials import public
@@ -38,7 +39,13 @@ _SHOWN_CELLS = 40
 """Of more cells, the rest stands in the table's file."""
 
 
-def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
+def sweep(options: argparse.Namespace) -> int:
+    """Plan a search space, and run it unless only its plan is asked for."""
+    space = read_space(options)
+    return _dry_run(space, options) if options.dry_run else _run(space, options)
+
+
+def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Print the plan, and what it will cost as far as that was measured."""
     console = Console()
     plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
@@ -65,7 +72,7 @@ def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     return 0
 
 
-def run(space: SearchSpace, options: argparse.Namespace) -> int:
+def _run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Run, then say what came of it."""
     console = Console(file=cast(IO[str], UnbrokenStream(sys.stdout)))
     settings = SweepSettings(
