@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,33 +29,29 @@ from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
-    CONDITION,
     DELIVERED,
     DRIVER_LOCK,
     RecordHead,
     SweepFolder,
-    SweepInfo,
     now_ms,
     read_heads,
     read_records,
     statuses_of_intact,
-    sweeps_in,
     with_answers,
     write_failure,
 )
 from bdray.store.sweep_status import say_phase
-from bdray.sweeping import provenance, stopping
+from bdray.sweeping import stopping
 from bdray.sweeping.code_check import OnChange, same_code
 from bdray.sweeping.cost import unmeasured_lines
 from bdray.sweeping.deciding import as_decided, decide_compiling, decide_cpu, decide_format, with_decided
 from bdray.sweeping.display import DeliveryProgress, SweepProgress
 from bdray.sweeping.forecast import Capacity
-from bdray.sweeping.freezing import write_space
+from bdray.sweeping.freezing import freeze, write_space
 from bdray.sweeping.preparing import prepare
+from bdray.sweeping.reuse import adopt, elsewhere, lacking_floors, left_of, say_gone, split_unasked, trained_elsewhere
 from bdray.sweeping.search_loop import SearchLoop
-from bdray.sweeping.sharing import trained_elsewhere
 from bdray.sweeping.tasks import make_tasks, stages_of
-from bdray.sweeping.unasked import split_unasked
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import (
@@ -69,7 +62,7 @@ from bdray.tracking import (
     tracking_mark,
     tracking_uri_for,
 )
-from bdray.trial.attacks import dump_probes, lacks_floors, probes_of
+from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need, Packing
 
@@ -189,13 +182,14 @@ def run_conditions(
         space, adopted = as_decided(space, sweep), list[str]()
 
         def sift(new: Sequence[Condition]) -> Sequence[Condition]:
-            adopted.extend(_adopt(sweep, storage, new))
-            left = _left(sweep, new, retry_failed=settings.retry_failed)
-            lacking = _lacking_floors(run, [condition for condition in new if condition not in left])
+            adopted.extend(adopt(sweep, storage, new))
+            left = left_of(sweep, new, retry_failed=settings.retry_failed)
+            done = [condition for condition in new if condition not in left]
+            lacking = lacking_floors(sweep, storage, done, probes_of(run.shown), console)
             run.retested.extend(lacking)
             left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
-            _say_gone(console, sweep, gone)
+            say_gone(console, sweep, gone)
             return [*left, *unasked]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
@@ -217,7 +211,7 @@ def run_conditions(
 def _begin(run: _Run, adopted: Sequence[str], *, searching: bool) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
     _freeze(run)
-    run.search_loop.begin(_elsewhere(run.sweep, run.storage) if searching else ())
+    run.search_loop.begin(elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
     notes = [
@@ -317,112 +311,9 @@ class _Run:
 
 
 def _freeze(run: _Run) -> None:
-    """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked."""
-    sweep, space = run.sweep, run.space
-    folder = SweepFolder(sweep)
-    known = folder.info() if folder.is_sweep else None
-    mark = tracking_mark(sweep, run.tracking_uri)
-    write_space(sweep, space, run.shown, mark)
-    conditions = tuple(condition.condition_id for condition in run.conditions)
-    before = (*(known.asked if known else ()), *folder.condition_ids())
-    folder.write_info(
-        SweepInfo(
-            name=sweep.name,
-            experiment=space.tracking.experiment or f"bdray-{sweep.name}",
-            tracking_uri=mark,
-            description=space.description,
-            # Without it, MLflow's run of this sweep is found by its name.
-            created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
-            conditions=conditions,
-            outside=tuple(name for name in dict.fromkeys(before) if name not in {*conditions}),
-            searched_s=0.0 if known is None else known.searched_s,
-            command=run.settings.command,
-            user=provenance.user(),
-            git_commit=provenance.git_commit(),
-            sources=run.sources,
-            decided=space.resources.decided.plain,
-            detect=_asked(space, known),
-        )
-    )
-
-
-def _asked(space: SearchSpace, known: SweepInfo | None) -> tuple[Mapping[str, Any], ...]:
-    """The detectors that were ever asked: what they said stands, whoever asks now."""
-    asked = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
-    return tuple({json.dumps(content, sort_keys=True): content for content in asked}.values())
-
-
-def _adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
-    """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
-    here = set(SweepFolder(sweep).condition_ids())
-    wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
-    adopted: list[str] = []
-    for other in sweeps_in(storage) if wanted else ():
-        if other.uri == sweep.uri:
-            continue
-        statuses = statuses_of_intact(other, list(wanted.values()))
-        finished = [condition_id for condition_id, status in statuses.items() if status == "finished"]
-        same_place = [
-            record.condition_id
-            for record in read_records(other, finished)
-            # A record of an earlier version lacks later options, which are at their default here: the ids are the same.
-            if (mine := wanted[record.condition_id].content()["data"]) == {**mine, **record.condition["data"]}
-        ]
-        sweep.each(partial(_take_over, sweep, other), same_place)
-        adopted += same_place
-        for condition_id in same_place:
-            del wanted[condition_id]
-    return adopted
-
-
-def _take_over(sweep: Storage, other: Storage, condition_id: str) -> None:
-    SweepFolder(sweep).condition(condition_id).take_over(SweepFolder(other).condition(condition_id))
-
-
-def _left(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
-    """Conditions that have no intact record yet (or, when asked for, an unsuccessful one)."""
-    statuses = statuses_of_intact(sweep, conditions)
-    done = {name for name, status in statuses.items() if status == "finished" or not retry_failed}
-    return [condition for condition in conditions if condition.condition_id not in done]
-
-
-def _say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> None:
-    """Which models cannot be asked because they were evicted, and what trains each again."""
-    for condition in gone:
-        folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
-        command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
-        problem = f"the model of {condition.condition_id} is not kept any more, so no detector can be asked"
-        console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _lacking_floors(run: _Run, conditions: Sequence[Condition]) -> list[Condition]:
-    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
-    probes = probes_of(run.shown)
-    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and probes}
-    lacking = [
-        baselines[record.condition_id]
-        for record in read_records(run.sweep, list(baselines))
-        if record.status == "finished" and lacks_floors(record, probes)
-    ]
-    sweeps = [SweepFolder(sweep) for sweep in sweeps_in(run.storage)] if lacking else []
-    kept = [
-        condition
-        for condition in lacking
-        if all(any(sweep.has_stage(stage) for sweep in sweeps) for stage in condition.shared_fingerprints)
-    ]
-    if lacking:
-        lost = len(lacking) - len(kept)
-        said = [f"{len(kept)} finished baselines are tested with triggers that were added since"] if kept else []
-        said += [f"{lost} finished baselines lack those of triggers added since: their models are gone"] if lost else []
-        run.console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
-    return kept
-
-
-def _elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
-    """The records of the other sweeps in the storage."""
-    for other in sweeps_in(storage):
-        if other.uri != sweep.uri:
-            yield from read_records(other)
+    mark = tracking_mark(run.sweep, run.tracking_uri)
+    command, sources = run.settings.command, run.sources
+    freeze(run.sweep, run.space, run.conditions, run.shown, mark=mark, command=command, sources=sources)
 
 
 def _say_start(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from bdray.interrupting import interrupt_main_thread
+from bdray.processes import interrupt_main_thread
 
 _asked, _patient = threading.Event(), threading.Event()
 

@@ -20,7 +20,8 @@ from bdray.record import Facts, FloorRecord
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, SweepFolder
-from bdray.sweeping.driver import SweepSettings, _freeze, _lacking_floors, _outside, _records, _Run
+from bdray.sweeping.driver import SweepSettings, _freeze, _outside, _records, _Run
+from bdray.sweeping.reuse import lacking_floors
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.terminal import Console
 from bdray.trial.attacks import Probe, probes_of
@@ -132,20 +133,25 @@ def test_status_is_of_all(narrowed: _Run, capsys: pytest.CaptureFixture[str]) ->
     assert state.is_done == (missing in SweepFolder(narrowed.sweep).info().outside)
 
 
+def lacking(run: _Run) -> list[Condition]:
+    """Baselines that are tested again."""
+    return lacking_floors(run.sweep, run.storage, run.conditions, probes_of(run.shown), run.console)
+
+
 def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> None:
     patch = command(file, "trigger.name=patch")
     finish(patch, patch.conditions, patch.conditions)
-    assert _lacking_floors(patch, patch.conditions) == []
+    assert lacking(patch) == []
     whole = command(file)
     baselines = [condition for condition in whole.conditions if condition.is_baseline]
     # Their models are no longer kept.
-    assert _lacking_floors(whole, whole.conditions) == []
+    assert lacking(whole) == []
     assert "2 finished baselines lack those of triggers added since" in whole.console.file.getvalue()  # type: ignore[attr-defined]
     # One model lies in another sweep of the storage.
     for name, one in zip(("wide", "other"), baselines, strict=True):
         sweep = whole.storage.child(name)
         sweep.write_atomic(f"stages/{one.poison_fingerprint}/{MANIFEST}", "{}")
         sweep.write_atomic("space.yaml", SPACE)
-    assert _lacking_floors(whole, whole.conditions) == baselines
+    assert lacking(whole) == baselines
     finish(whole, baselines, whole.conditions)
-    assert _lacking_floors(whole, whole.conditions) == []
+    assert lacking(whole) == []
