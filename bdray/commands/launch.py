@@ -29,9 +29,10 @@ from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
-from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.rehearsal import rehearse
+from bdray.sweeping.run import run_sweep
+from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import pages_command, sync_command
 

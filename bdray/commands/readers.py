@@ -215,25 +215,8 @@ def report_of(
     records = {record.condition_id: record for sweep in sweeps for record in _all_records(sweep, known)}
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
-    described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
-    described = replace(described, is_running=is_running, took_at=took_at)
+    described = replace(_described(sweeps), is_running=is_running, took_at=took_at)
     return make_report(sorted(records.values(), key=lambda record: record.condition_id), described)
-
-
-def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
-    """What the folders of several sweeps say of them. How each was searched is in its own report."""
-    from bdray.report.page import SweepDescription
-
-    infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
-    created = [info.created_ms for info in infos.values() if info.created_ms is not None]
-    return SweepDescription(
-        name=" + ".join(infos),
-        asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
-        created_ms=min(created, default=None),
-        planned=len({name for info in infos.values() for name in info.asked}) or None,
-        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
-        picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
-    )
 
 
 def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -246,22 +229,25 @@ def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialReco
     return sorted([*known, *found], key=lambda record: record.condition_id)
 
 
-def _described(sweep: Storage) -> SweepDescription:
-    """What the sweep's folder says of it."""
+def _described(sweeps: Sequence[Storage]) -> SweepDescription:
+    """What the folders of sweeps say of them. How each of several was searched is in its own report."""
     from bdray.report.page import SweepDescription
 
-    space_yaml = sweep.read_text(SPACE)
-    info = SweepFolder(sweep).info()
-    return SweepDescription(
-        name=sweep.name,
-        asked=info.description,
-        created_ms=info.created_ms,
-        planned=len(info.asked) or None,
-        outside=len(info.outside),
-        space_yaml=space_yaml,
-        search=searched(sweep),
-        picture_of=lambda condition_id: _picture_in([sweep], condition_id),
+    infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
+    created = [info.created_ms for info in infos.values() if info.created_ms is not None]
+    described = SweepDescription(
+        name=" + ".join(infos),
+        asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
+        created_ms=min(created, default=None),
+        planned=len({name for info in infos.values() for name in info.asked}) or None,
+        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
+        picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
+    if len(sweeps) > 1:
+        return described
+    (sweep,), (info,) = sweeps, infos.values()
+    text, search = sweep.read_text(SPACE), searched(sweep)
+    return replace(described, asked=info.description, outside=len(info.outside), space_yaml=text, search=search)
 
 
 def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:

@@ -23,7 +23,8 @@ from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
 from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, examples_of, unmeasured_lines
 from bdray.sweeping.deciding import decide_cpu, where_trials_run, with_decided
-from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_conditions
+from bdray.sweeping.run import run_conditions
+from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 from bdray.trial.costing import COSTS, Cost
 from bdray.trial.measured import Measured
