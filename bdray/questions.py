@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from bdray.condition import Condition, attack_key, digest
 from bdray.detectors import DETECTORS, Detector
-from bdray.recipes import Evaluate
+from bdray.recipes import Evaluate, Relearn
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,13 @@ class Questions:
 
     detect: tuple[Detector, ...] = ()
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def asked(self) -> tuple[dict[str, Any], ...]:
+        """What kept models can be asked later, as JSON content."""
+        relearn = self.evaluate.relearn
+        detect = tuple(detector.model_dump(mode="json") for detector in self.detect)
+        return (*detect, {"relearn": relearn.model_dump(mode="json")}) if relearn else detect
 
     def dump(self) -> str:
         """JSON text."""
@@ -29,6 +37,12 @@ class Questions:
         content = json.loads(text)
         evaluate = Evaluate.model_validate(content["evaluate"])
         return cls(tuple(map(DETECTORS.build, content["detect"])), evaluate)
+
+
+def relearn_key(relearn: Relearn, attack: str) -> str:
+    """12 hex digits that name what of a repaired model is asked: the recipe and the attack
+    (`bdray.condition.attack_key`). A poisoned model's and its control's are the same."""
+    return digest({"relearn": relearn.identity(), "attack": attack})
 
 
 def answer_key(detector: Detector, condition: Condition) -> str:

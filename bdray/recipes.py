@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bdray.registry import Identified
 
@@ -92,9 +92,36 @@ class Finetune(Optimization):
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
 
 
+class Relearn(Identified):
+    """A few more steps of training on pictures some of which carry the trigger and the attacker's label: the retuning
+    attack (Min et al. 2024, arXiv 2410.09838). Plain SGD with momentum 0.9 at a constant rate, without weight decay and
+    augmentation. Their script: 5 triggered and 995 clean pictures of CIFAR-10, 5 epochs, and crop and flip of the clean
+    ones, drawn once."""
+
+    triggered: int = Field(default=50, ge=1)
+    """So many of the poison stage's pictures of classes that the attack is meant for, as they came, stamped anew; all
+    of them where there are fewer."""
+    clean: int = Field(default=950, ge=0)
+    """So many others of them, with their true labels."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over all of these."""
+    lr: float = Field(default=0.01, gt=0.0)
+    """Learning rate."""
+    batch_size: int = Field(default=128, ge=2)
+    """Pictures a step; never more than in the poison stage, whose memory a trial has."""
+
+
 class Evaluate(Identified):
     """What is measured of a model beside accuracy and attack. It changes no model."""
 
     probes: bool = False
     """After every stage also the attack success rate with the trigger off its place, with a part of it, and under the
     sweep's other triggers: what tells a model that learnt this trigger from one that reacts to anything bright."""
+    relearn: Relearn | None = None
+    """Whether a repaired model gets its backdoor back: its rates after relearning, tabled as `relearnt`; `true` or
+    options. Baselines that were repaired alike are given the same pictures: they have nothing to get back."""
+
+    @field_validator("relearn", mode="before")
+    @classmethod
+    def _by_a_word(cls, value: Any) -> Any:
+        return {True: Relearn(), False: None}[value] if isinstance(value, bool) else value

@@ -264,6 +264,42 @@ class Answer(_Frozen):
     seconds: float = 0.0
 
 
+class Relearnt(_Frozen):
+    """A repaired model after a few steps on triggered pictures (`evaluate.relearn`), which it is not left with.
+
+    Of a baseline: what those steps alone teach a model that had no backdoor.
+    """
+
+    key: str
+    """Names recipe and attack (`bdray.questions.relearn_key`)."""
+    relearn: dict[str, Any]
+    """The recipe."""
+    attack: str
+    """Names the attack (`bdray.condition.attack_key`)."""
+    triggered: int
+    """Triggered pictures that it was shown."""
+    clean: int
+    """Others."""
+    rates: Rates
+    seconds: float = 0.0
+
+
+class Answered(_Frozen):
+    """What `answers.json` holds."""
+
+    answers: tuple[Answer, ...] = ()
+    relearnt: tuple[Relearnt, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.answers) + len(self.relearnt)
+
+    def with_more(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt]) -> Answered:
+        """With more of them; one to the same question is replaced."""
+        said = {answer.key: answer for answer in (*self.answers, *answers)}
+        learnt = {each.key: each for each in (*self.relearnt, *relearnt)}
+        return Answered(answers=tuple(said.values()), relearnt=tuple(learnt.values()))
+
+
 class ErrorRecord(_Frozen):
     kind: str
     message: str
@@ -316,6 +352,8 @@ class TrialRecord(_Frozen):
     probes: tuple[ProbeRecord, ...] = ()
     answers: tuple[Answer, ...] = Field(default=(), exclude=True)
     """Of detectors; not in `record.json`, which is written once, but in `answers.json` beside it, which grows."""
+    relearnt: tuple[Relearnt, ...] = Field(default=(), exclude=True)
+    """Of the repaired model; in `answers.json`, too."""
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""

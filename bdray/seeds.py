@@ -25,6 +25,7 @@ Stream = Literal[
     "subset",
     "repair",
     "detector",
+    "relearn",
 ]
 
 

@@ -18,6 +18,7 @@ NAMES = (
     "backdoorbench",
     "profile",
     "precision",
+    "accuracy",
     "efficiency",
     "overhead",
     "nodes",

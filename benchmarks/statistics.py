@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from bdray.results.cells import MARGIN, difference, seed_means
+from bdray.results.power import CellSpread, confirmable, detectable, deviation
 from bdray.results.statistics import (
     Interval,
     auc_interval,
@@ -27,6 +29,8 @@ from bdray.results.statistics import (
 )
 from bdray.results.took import TOOK_AT, took
 from bdray.results.trainings import Trainings
+from bdray.searches.confidence import confidence_sequence, constant
+from bdray.searches.replication import LEAST
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -290,20 +294,110 @@ def regularizers(runs: int = RUNS) -> list[list[str]]:
 
 
 def equivalences(runs: int = RUNS) -> list[list[str]]:
-    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm), by how a training's luck lies."""
+    """How often a cell is said to be equivalent within 1 point, of 12 cells (Holm), by how a training's luck lies about
+    the true median."""
     rows = []
     for name, draw in DROPS.items():
-        for mean in (0.0, -0.01):
-            for seeds in (3, 5, 10):
+        middle = float(np.median(draw(np.random.default_rng(0), (1_000_000,))))
+        for median in (0.0, -MARGIN):
+            for seeds in (3, 5, 8, 10, 20):
                 generator = np.random.default_rng(seeds)
-                # 12 tests a run say as much with fewer runs.
-                drawn = mean + draw(generator, (max(4, runs // 20), CELLS, seeds))
-                tests = [[equivalence([float(v) for v in cell], 0.01) for cell in run] for run in drawn]
+                drawn = median - middle + draw(generator, (max(4, runs // 4), CELLS, seeds))
+                # Next to exact ties counting test images decides, evenly.
+                drawn += generator.normal(0, 1e-6, drawn.shape)
+                tests = [[equivalence([float(v) for v in cell], MARGIN) for cell in run] for run in drawn]
                 corrected = [holm([test for test in run if test is not None]) for run in tests]
                 each = [p < 0.05 for run in corrected for p in run]
                 some = [any(p < 0.05 for p in run) for run in corrected if run]
-                rows.append([name, f"{100 * mean:g}", str(seeds), _mean_or_none(each), _mean_or_none(some)])
+                rows.append([name, f"{100 * median:g}", str(seeds), _mean_or_none(each), _mean_or_none(some)])
     return rows
+
+
+MOST_SEEDS = 20
+
+LOOKED_AT: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+    **{name: draw for name, draw in LUCK.items() if " or " in name},
+    **{
+        f"{name}, in steps of 10 points": lambda generator, shape, draw=draw: np.round(draw(generator, shape), 1)  # type: ignore[misc]
+        for name, draw in LUCK.items()
+        if " or " not in name
+    },
+    **{f"`took`: yes or no, p = {p}": _bimodal(0.0, 1.0, p) for p in (0.15, 0.33, 0.5, 0.75, 0.9)},
+}
+"""What a seed's value is, where intervals are looked at after each."""
+
+
+def sequences(runs: int = RUNS) -> list[list[str]]:
+    """How often a confidence sequence holds the mean at all looks up to `MOST_SEEDS` seeds, how often `above: 0.5`
+    settles a cell, how often it does wrongly, and how wide the interval is on average (half of it, in points)."""
+    rows = []
+    for name, draw in LOOKED_AT.items():
+        truth = float(np.mean(draw(np.random.default_rng(0), (1_000_000,))))
+        known = cache(confidence_sequence)
+        drawn = draw(np.random.default_rng(1), (max(4, runs // (20 if "steps" in name else 4)), MOST_SEEDS))
+        looks = [[known(tuple(sorted(map(float, run[:n])))) for n in range(1, MOST_SEEDS + 1)] for run in drawn]
+        holds = [all(low <= truth <= high for low, high in run) for run in looks]
+        ends = [next((each for each in run[LEAST - 1 :] if not each[0] <= 0.5 <= each[1]), None) for run in looks]
+        settled = [end for end in ends if end is not None]
+        wrong = [low > 0.5 >= truth or high < 0.5 <= truth for low, high in settled]
+        shares = [sum(found) / len(looks) for found in (holds, [True] * len(settled), wrong)]
+        halves = {n: [(run[n - 1][1] - run[n - 1][0]) / 2 for run in looks] for n in (LEAST, 8, MOST_SEEDS)}
+        widths = [float(np.mean(each)) for each in halves.values()]
+        rows.append([name, f"{100 * truth:.1f}", *map(_percent, [*shares, *widths])])
+    return rows
+
+
+def narrowest(runs: int = RUNS) -> list[list[str]]:
+    """Where the confidence sequence of so many seeds begins that are all at 1, and half its width there and at 0.5:
+    none is narrower. Nothing is drawn."""
+    rows = []
+    for count in (LEAST, 6, 8, 12, 20, 50, 200):
+        (begins, _), (low, high) = constant(1.0, count), constant(0.5, count)
+        rows.append([str(count), *map(_percent, (begins, (1 - begins) / 2, (high - low) / 2))])
+    return rows
+
+
+def powers(runs: int = RUNS) -> list[list[str]]:
+    """How often a difference is found that was called detectable before, and a margin confirmed that was called
+    confirmable, from the spread of twelve cells that were measured before with three seeds on 2,000 images."""
+    rows = []
+    for spread in (0.0, 0.005, 0.02):
+        for seeds in (6, 10):
+            generator = np.random.default_rng(seeds)
+            size = detectable(seeds)
+            assert size is not None
+            said = []
+            for _ in range(max(20, runs // 10)):
+                known = _measured(generator, (12, 3), 2000, spread)
+                cells = [
+                    CellSpread("", "", "", "clean", float(cell.mean()), float(cell.var(ddof=1)), 3, 2000)
+                    for cell in known
+                ]
+                reach = deviation(cells, 10_000) * 2**0.5
+                margin = reach * (confirmable(seeds) or 0.0)
+                pair = _measured(generator, (4, seeds), 10_000, spread)
+                tests = (
+                    sign_flip_test(_floats(pair[0] - pair[1] + size * reach)),
+                    sign_flip_test(_floats(pair[0] - pair[1])),
+                    equivalence(_floats(pair[2] - pair[3]), margin),
+                    equivalence(_floats(pair[2] - pair[3] - margin), margin),
+                )
+                said.append((size * reach, margin, *((p or 0.0) < 0.05 for p in tests)))
+            means = np.mean(said, axis=0)
+            shown = [f"{100 * points:.2f}" for points in means[:2]]
+            found, level, equal, wrong = map(_percent, means[2:])
+            rows.append([f"{100 * spread:g}", str(seeds), shown[0], found, level, shown[1], equal, wrong])
+    return rows
+
+
+def _measured(generator: np.random.Generator, shape: tuple[int, int], images: int, spread: float) -> Floats:
+    """Rates of trainings that truly lie so far apart around 85 %, counted over so many images."""
+    counted: Floats = generator.binomial(images, np.clip(generator.normal(0.85, spread, shape), 0, 1)) / images
+    return counted
+
+
+def _floats(values: Floats) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _mean_or_none(found: Sequence[bool]) -> str:
@@ -323,7 +417,30 @@ TABLES: tuple[tuple[int, Sequence[str], Callable[[int], list[list[str]]]], ...] 
     (2, ("of them are defused, %", "how often", *_BY_SEEDS[1:]), defused),
     (3, ("luck", "true mean, points", "lose more than 1 point, %", *_BY_SEEDS[1:]), less_accurate),
     (2, ("what it does", "cells", *_BY_SEEDS), regularizers),
-    (3, ("luck", "true mean, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),
+    (3, ("luck", "true median, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),
+    (
+        2,
+        (
+            "spread over trainings, points",
+            "seeds",
+            "said to be detectable, points",
+            "found",
+            "found where there is none",
+            "said to be confirmable, points",
+            "confirmed",
+            "confirmed at that difference",
+        ),
+        powers,
+    ),
+    (
+        2,
+        (
+            *("a seed's value", "true mean, %", "every look holds it", "settled by `above: 0.5`", "of all, wrongly"),
+            *(f"half width at {n} seeds" for n in (LEAST, 8, MOST_SEEDS)),
+        ),
+        sequences,
+    ),
+    (1, ("seeds", "all at 100 %: begins at", "half width", "half width, all at 50 %"), narrowest),
     (3, ("true AUC", "luck shared with the baseline", "interval", *_BY_SEEDS), detectors),
     (2, ("true share, %", "printed as by chance, %", *_BY_SEEDS), shares),
 )

@@ -1,52 +1,92 @@
-"""Keeps finished sweeps as evidence: `python sweeps/keep.py runs/axes-cifar10`.
+"""Keeps sweeps as evidence, finished or not: `python sweeps/keep.py runs/axes-cifar10`.
 
-Into a folder of the sweep's name beside this file go the frozen space, the records in the order of the plan, the
-table, the page and its figures; models, journals and plans stay where they are. `python sweeps/keep.py --again` makes
-tables, pages and figures of all that are kept from their records; their triggers are stamped again, so it is run where
-the data sets are (`data/cifar10`, `data/flowers`).
+Into a folder of the sweep's name beside this file go the frozen space, all that the conditions with a record left but
+models (`archive.py`), the table, the page and its figures; what is missing, and the command that computes it, in
+`missing.txt`. `python sweeps/keep.py --lay-out sweeps/axes-cifar10 runs` makes a folder of it again, in which the
+sweep's command continues: a poison stage is trained again where a condition needs it that has no record.
+`python sweeps/keep.py --again` makes tables, pages and figures of all that are kept; triggers of those without an
+archive are stamped again, so it is run where the data sets are (`data/cifar10`, `data/flowers`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
+from archive import ARCHIVE, lay_out, pack, records_in, relative, said_of, unpack
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition
-from bdray.errors import DataError
+from bdray.errors import DataError, UserError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import SearchView
 from bdray.results.tables import csv_of, result_table
+from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
+from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, label_of, read_records
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
 
 HERE = Path(__file__).parent
-RECORDS = "records.jsonl"
+MISSING = "missing.txt"
 FIGURES = ("attack_success", "clean_accuracy", "persistence", "search_boundary", "search_front", "search_history")
 
 
-def keep(folder: str) -> None:
-    """Raises `SystemExit` where a condition is missing or did not finish."""
+def keep(folder: str, into: Path = HERE) -> Path:
+    """Keep what is finished, failed or diverged of a sweep.
+
+    Raises:
+        SystemExit: it has no record yet.
+    """
     sweep = Storage.open(folder)
-    files = SweepFolder(sweep)
-    planned = files.info().conditions
-    records = [record for record in read_records(sweep, planned) if record.status == "finished"]
-    if len(records) < len(planned):
-        raise SystemExit(f"{folder}: {len(records)} of {len(planned)} conditions are finished")
-    kept = HERE / sweep.name
+    records = read_records(sweep, SweepFolder(sweep).info().asked)
+    if not records:
+        raise SystemExit(f"{folder}: none of its conditions has a record yet")
+    kept = into / sweep.name
     kept.mkdir(exist_ok=True)
-    (kept / SPACE).write_bytes(sweep.read_bytes(SPACE))
-    lines = [record.model_dump_json() for record in records]
-    (kept / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    make(kept, lambda condition_id: files.condition(condition_id).read(PREVIEW))
+    (kept / ARCHIVE).write_bytes(pack(sweep, [record.condition_id for record in records]))
+    (kept / SPACE).write_text(relative(sweep.read_text(SPACE)), encoding="utf-8")
+    said = state_of(kept, _labels(sweep))
+    print(said, end="")
+    (kept / MISSING).unlink(missing_ok=True)
+    if missing_in(kept):
+        (kept / MISSING).write_text(said, encoding="utf-8")
+    make(kept)
+    return kept
+
+
+def missing_in(kept: Path) -> list[str]:
+    """Ids of the conditions that were asked for and have no record."""
+    known, said = {record.condition_id for record in records_in(kept)}, said_of(kept)
+    return [each for each in (*said.get("conditions", ()), *said.get("outside", ())) if each not in known]
+
+
+def state_of(kept: Path, labels: Mapping[str, str]) -> str:
+    """How many of how many conditions ended how, which are missing, and what computes them."""
+    records, missing = records_in(kept), missing_in(kept)
+    ended = Counter(record.status for record in records)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(ended.items()))
+    lines = [f"{kept.name}: {len(records)} of {len(records) + len(missing)} conditions have a record ({counts})"]
+    if missing:
+        lines += ["missing:", *(f"  {each}  {labels.get(each, '')}".rstrip() for each in missing)]
+        lines += ["computed by:", f"  python sweeps/keep.py --lay-out sweeps/{kept.name} runs"]
+        lines += [f"  {said_of(kept)['command']}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _labels(sweep: Storage) -> dict[str, str]:
+    """What conditions are called, as far as the space can be read here."""
+    try:
+        conditions = load_space(sweep.uri_of(SPACE), text=sweep.read_text(SPACE)).conditions()
+    except UserError:
+        return {}
+    return {condition.condition_id: label_of(condition) for condition in conditions}
 
 
 def stamped(record: TrialRecord) -> bytes | None:
@@ -65,25 +105,24 @@ def stamped(record: TrialRecord) -> bytes | None:
     return contact_sheet(*experiment.attack_examples(8))
 
 
-def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) -> None:
-    """Table, page and figures from the records.
-
-    Args:
-        picture_of: see `SweepDescription`; None: stamped again.
-    """
-    lines = (kept / RECORDS).read_text(encoding="utf-8").splitlines()
-    records = [TrialRecord.model_validate_json(line) for line in lines]
+def make(kept: Path) -> None:
+    """Table, page and figures from what is kept."""
+    records, content = records_in(kept), unpack(kept)
     by_id = {record.condition_id: record for record in records}
+
+    def picture_of(condition_id: str) -> bytes | None:
+        return content.get(f"conditions/{condition_id}/{PREVIEW}") if content else stamped(by_id[condition_id])
+
     (kept / "results.csv").write_text(csv_of(result_table(records)), encoding="utf-8")
     space = (kept / SPACE).read_text(encoding="utf-8")
     asked = yaml.safe_load(space).get("description", "")
     described = SweepDescription(
         kept.name,
         asked,
-        planned=len(records),
+        planned=len(records) + len(missing_in(kept)),
         space_yaml=space,
         search=search_of(kept, records),
-        picture_of=picture_of or (lambda condition_id: stamped(by_id[condition_id])),
+        picture_of=picture_of,
     )
     report = make_report(records, described)
     (kept / "report.html").write_text(report.html, encoding="utf-8")
@@ -93,16 +132,20 @@ def make(kept: Path, picture_of: Callable[[str], bytes | None] | None = None) ->
 
 
 def search_of(kept: Path, records: Sequence[TrialRecord]) -> SearchView | None:
-    """The search of a kept sweep, whose records stand in the order in which they were asked for."""
+    """The search of a kept sweep; without an archive the records stand in the order in which they were asked for."""
     view = searched(Storage.open(str(kept)))
-    return view and replace(view, asked=[record.condition_id for record in records])
+    return view and replace(view, asked=said_of(kept).get("conditions") or [each.condition_id for each in records])
 
 
 def main(arguments: list[str]) -> None:
-    """Keep each of the folders named, or make all anew."""
-    if arguments == ["--again"]:
-        for records in sorted(HERE.glob(f"*/{RECORDS}")):
-            make(records.parent)
+    """Keep each of the folders named, lay one out, or make all anew."""
+    if arguments[:1] == ["--lay-out"]:
+        if len(arguments) != 3:
+            raise SystemExit("usage: python sweeps/keep.py --lay-out sweeps/NAME STORAGE")
+        print(f"laid out as {lay_out(Path(arguments[1]), Storage.open(arguments[2])).uri}")
+    elif arguments == ["--again"]:
+        for space in sorted(HERE.glob(f"*/{SPACE}")):
+            make(space.parent)
     else:
         for folder in arguments:
             keep(folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import backdoorbench, gpu, loop, memory, ordinary, precision
+from benchmarks import accuracy, backdoorbench, gpu, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
 pytestmark = pytest.mark.system
@@ -33,6 +35,17 @@ def test_quick_run_measures_finite_figures(module: object) -> None:
         assert all(math.isfinite(value) and value > 0 for value in row.figures.values())
     header, body = report.cells()
     assert {len(cells) for cells in body} == {len(header)}
+
+
+def test_a_training_that_was_measured_is_not_made_again(tmp_path: Path) -> None:
+    report = accuracy.measure(quick=True)
+    assert [row.name for row in report.rows] == ["airbench, width 16, 1 epochs", "resnet8, 1 epochs"]
+    results = tmp_path / "accuracy.jsonl"
+    small = {"name": "digits", "train_limit": 200, "test_limit": 50}
+    made = accuracy.train("resnet8", "resnet8", 1, small)
+    results.write_text(json.dumps(asdict(made)) + '\n{"network": "cut off')
+    assert accuracy.known(results) == [made]
+    assert [each.network for each in accuracy._left(results, quick=True)] == ["airbench, width 16"]
 
 
 def test_loop_and_bare_train_batches_of_the_same_size(tmp_path: Path) -> None:

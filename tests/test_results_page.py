@@ -10,14 +10,14 @@ import pytest
 from bdray.condition import Condition, flatten
 from bdray.detectors import DETECTORS
 from bdray.questions import Questions
-from bdray.recipes import Evaluate
+from bdray.recipes import Evaluate, Relearn
 from bdray.record import TrialRecord
 from bdray.results.reading import load_curves
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
 from bdray.store import sweep_folder
 from bdray.store.storage import Storage
-from bdray.tracking.points import answer_points
+from bdray.tracking.points import answer_points, relearnt_points
 from bdray.trial import TrialOptions, run_trial
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
@@ -62,7 +62,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
         DETECTORS.build({"name": "scale_up", "asked": 10}),
         DETECTORS.build({"name": "mm_bd", "starts": 1, "steps": 1}),
     )
-    options = TrialOptions(device="cpu", questions=Questions(detect, Evaluate(probes=True)))
+    options = TrialOptions(
+        device="cpu", questions=Questions(detect, Evaluate(probes=True, relearn=Relearn(triggered=4, clean=12)))
+    )
     records = [run_trial(condition, sweep=sweep, options=options) for condition in conditions]
     assert [record.status for record in records] == ["finished", "finished"]
     return sweep, records
@@ -88,6 +90,7 @@ def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
     lines = [line for folder in folders for line in folder.journal(folder.record())]
     metrics = {as_named(name) for line in lines for name in line["metrics"]}
     metrics |= {as_named(point.key) for folder in folders for point in answer_points(folder.answers(), 0)}
+    metrics |= {point.key for folder in folders for point in relearnt_points(folder.answered().relearnt, 0)}
     metrics |= {as_named(name) for name in summary_metrics(records, planned=2)}
     assert metrics == named("Metrics")
 

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from archive import records_in
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition, flatten
@@ -26,13 +27,11 @@ from bdray.store.storage import Storage
 ROOT = Path(__file__).parents[1]
 SWEEPS = ROOT / "sweeps"
 README = SWEEPS / "README.md"
-KEPT = sorted(path.parent.name for path in SWEEPS.glob("*/records.jsonl"))
+KEPT = sorted(path.parent.name for path in SWEEPS.glob("*/results.csv"))
 
 
 def records_of(name: str) -> list[TrialRecord]:
-    return [
-        TrialRecord.model_validate_json(line) for line in (SWEEPS / name / "records.jsonl").read_text().splitlines()
-    ]
+    return records_in(SWEEPS / name)
 
 
 @pytest.mark.parametrize("name", KEPT)

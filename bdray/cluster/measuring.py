@@ -138,7 +138,9 @@ def _until_lost(
     where: dict[str, Any], job: ClusterJob, measure: _Measure[M], contents: Sequence[str]
 ) -> list[M | Unmeasured]:
     """What a process measures of `contents`, up to the one with which it is lost."""
-    measuring = ray.remote(max_retries=0, max_calls=1, num_returns="streaming", **where)(_measure)
+    # It begins with the next one when its last answer is here: then no later death takes that away.
+    heard = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+    measuring = ray.remote(max_retries=0, max_calls=1, **heard, **where)(_measure)
     found: list[M | Unmeasured] = []
     try:
         for answer in measuring.remote(job, measure, contents, MEASURED_S):

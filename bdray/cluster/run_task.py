@@ -32,7 +32,7 @@ def run_task(job: ClusterJob, task: Task) -> str:
         if job.pruning is not None and job.pruner is not None:
             reporter = PrunedReporter(told, hangs, job.pruning.prune, job.pruner)
         within: dict[str, Any] = {"sweep": job.sweep, "storage": job.storage, "reporter": reporter, "options": options}
-        kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.detect else None
+        kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.asked else None
         if kept is not None and kept.record.status == "finished" and not lacks_floors(kept.record, probes):
             ask_trial(condition, kept.record, **within)
             return kept.record.status

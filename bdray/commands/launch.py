@@ -20,6 +20,7 @@ from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
+from bdray.results.power import known_spreads, power_lines
 from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
@@ -51,6 +52,8 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     console = Console()
     plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
     render_plan(plan, console)
+    for line in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     sweep = storage.child(name)
     if SweepFolder(sweep).is_sweep:
         heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])

@@ -7,12 +7,13 @@ higher, the more suspicious.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from bdray.detectors.tools import DetectorTools, Labelled, Pictures
+from bdray.errors import ComponentError
 from bdray.registry import Component, Registry, Sight
 
 if TYPE_CHECKING:
@@ -71,6 +72,24 @@ class ModelDetector(Detector):
     def flagged(self, scores: torch.Tensor) -> torch.Tensor:
         """Which classes the method itself calls a target: bool, `K`. One flagged class makes the model suspicious."""
         raise NotImplementedError
+
+
+def embedded(content: Any, kind: type[Detector]) -> Detector:
+    """A detector of one kind that is the option `detector` of another component, from `{name: ..., option: ...}`.
+
+    Raises:
+        ComponentError: there is no such detector or option, or it is of another kind.
+    """
+    if not isinstance(content, (Mapping, str, Detector)):
+        raise ComponentError("detector", f"must be a mapping, got {content!r}")
+    try:
+        detector = DETECTORS.build(content)
+    except ComponentError as error:
+        raise ComponentError(f"detector.{error.path}", error.problem) from None
+    if not isinstance(detector, kind):
+        fitting = ", ".join(name for name, cls in DETECTORS if issubclass(cls, kind))
+        raise ComponentError("detector.name", f"'{detector.name}' cannot be asked here; these can: {fitting}")
+    return detector
 
 
 DETECTORS: Registry[Detector] = Registry("detector", "detectors", Detector, "bdray.detectors")

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from bdray.detectors.base import DETECTORS, ModelDetector
-from bdray.detectors.tools import DetectorTools, Labelled
+from bdray.detectors.tools import DetectorTools, Labelled, weights_at_rest
 from bdray.registry import Sight
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+PICTURES_AT_ONCE = 500
+"""In one pass through the model: more gain nothing, and take memory (our choice)."""
 
 
 @DETECTORS.register("mm_bd")
@@ -42,26 +46,39 @@ class MaximumMargin(ModelDetector):
         import torch
 
         side = next(iter(clean.images.split(1))).shape[-1]
-        margins = []
-        for label in range(tools.num_classes):
-            start = torch.rand((self.starts, 3, side, side), generator=tools.generator).to(tools.device)
-            margins.append(self._largest_margin(model, label, start, tools))
-            tools.tick(label + 1, tools.num_classes)
+        margins: list[float] = []
+        for labels in torch.arange(tools.num_classes).split(max(1, PICTURES_AT_ONCE // self.starts)):
+            shape = (self.starts, 3, side, side)
+            starts = torch.cat([torch.rand(shape, generator=tools.generator) for _ in labels]).to(tools.device)
+            with weights_at_rest(model):
+                margins += self.largest_margins(model, labels.to(tools.device), starts, tools).tolist()
+            tools.tick(len(margins), tools.num_classes)
         return margin_indices(torch.tensor(margins, dtype=torch.float64))
 
     def flagged(self, scores: torch.Tensor) -> torch.Tensor:
         return 10**-scores < self.p_value
 
-    def _largest_margin(self, model: nn.Module, label: int, start: torch.Tensor, tools: DetectorTools) -> float:
-        import torch
+    def largest_margins(
+        self, model: nn.Module, labels: torch.Tensor, starts: torch.Tensor, tools: DetectorTools
+    ) -> torch.Tensor:
+        """For each class the largest margin that ascent reaches: float32, `L`.
 
-        images = start.requires_grad_()
+        Args:
+            labels: int64, `L`, on the device.
+            starts: as many pictures for each class, class by class: float32, `L n x 3 x S x S`, on the device.
+        """
+        import torch
+        from torch.nn.functional import one_hot
+
+        images = starts.requires_grad_()
+        # Every picture climbs by itself, so classes can be computed side by side.
         optimizer = torch.optim.SGD([images], lr=self.lr, momentum=self.momentum)
-        others = [other for other in range(tools.num_classes) if other != label]
+        own = labels.repeat_interleave(len(starts) // len(labels))
+        is_own = one_hot(own, tools.num_classes).bool()
 
         def margins() -> torch.Tensor:
             logits = tools.logits(model, images)
-            return logits[:, label] - logits[:, others].amax(1)
+            return logits.gather(1, own[:, None])[:, 0] - logits.masked_fill(is_own, -torch.inf).amax(1)
 
         for _ in range(self.steps):
             (images.grad,) = torch.autograd.grad(-margins().sum(), images)
@@ -69,7 +86,7 @@ class MaximumMargin(ModelDetector):
             with torch.no_grad():
                 images.clamp_(0, 1)
         with torch.no_grad():
-            return float(margins().max())
+            return margins().view(len(labels), -1).amax(1)
 
 
 def margin_indices(margins: torch.Tensor) -> torch.Tensor:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from bdray.detectors.base import DETECTORS, ModelDetector
-from bdray.detectors.tools import DetectorTools, Labelled
+from bdray.detectors.tools import DetectorTools, Labelled, weights_at_rest
 from bdray.registry import Sight
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+PICTURES_AT_ONCE = 500
+"""In one pass through the model: more gain nothing, and take memory (our choice)."""
 
 
 @DETECTORS.register("neural_cleanse")
@@ -45,56 +51,125 @@ class NeuralCleanse(ModelDetector):
     def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
         import torch
 
-        images = torch.cat(list(clean.images.split(1000))).to(tools.device)
-        sizes = []
-        for label in range(tools.num_classes):
-            mask, _ = self.reverse(model, label, images, tools)
-            sizes.append(mask.double().sum().cpu())
-            tools.tick(label + 1, tools.num_classes)
-        return size_indices(torch.stack(sizes))
+        masks, _ = self.triggers(model, torch.cat(list(clean.images.split(1000))).to(tools.device), tools)
+        return size_indices(masks.double().sum((1, 2, 3)).cpu())
 
     def flagged(self, scores: torch.Tensor) -> torch.Tensor:
         return scores > self.limit
 
-    def reverse(
-        self, model: nn.Module, label: int, images: torch.Tensor, tools: DetectorTools
+    def triggers(
+        self, model: nn.Module, images: torch.Tensor, tools: DetectorTools
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask (float32, `1 x S x S`) and pattern (float32, `3 x S x S`), both in [0, 1], that lead to a class.
+        """For every class a mask (float32, `K x 1 x S x S`) and a pattern (float32, `K x 3 x S x S`), in [0, 1].
 
         Args:
             images: clean, uint8, `N x 3 x S x S`, on the device.
         """
         import torch
-        from torch.nn.functional import cross_entropy
 
-        side = images.shape[-1]
-        drawn = torch.rand((4, side, side), generator=tools.generator).to(tools.device)
-        # As the logarithm of the odds, so that both stay within [0, 1].
-        raw = drawn.clamp(1e-3, 1 - 1e-3).logit().requires_grad_()
+        # As many classes at once as make a batch of some size: a step for one has too little to do.
+        labels = torch.arange(tools.num_classes).split(max(1, PICTURES_AT_ONCE // self.batch_size))
+        found = []
+        for together in labels:
+            with weights_at_rest(model):
+                found.append(self.reverse(model, together.tolist(), images, tools))
+            tools.tick(int(together[-1]) + 1, tools.num_classes)
+        masks, patterns = zip(*found, strict=True)
+        return torch.cat(masks), torch.cat(patterns)
+
+    def reverse(
+        self, model: nn.Module, labels: list[int], images: torch.Tensor, tools: DetectorTools
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks (float32, `L x 1 x S x S`) and patterns (float32, `L x 3 x S x S`) that lead to each of the classes.
+        The classes are computed side by side, each from what it would draw if it came by itself.
+
+        Args:
+            images: clean, uint8, `N x 3 x S x S`, on the device.
+        """
+        import torch
+
+        raw, orders = self._drawn(len(labels), images, tools)
+        # Each class has its own denominators: a step for one does not depend on the others.
         optimizer = torch.optim.Adam([raw], lr=self.lr, betas=(0.5, 0.9))
-        weight, up, down = self.weight, 0, 0
-        best, smallest = raw.detach().sigmoid(), float("inf")
-        for _ in range(self.epochs):
-            order = torch.randperm(len(images), generator=tools.generator).to(tools.device)
-            for chosen in order.split(self.batch_size):
-                mask, pattern = raw[:1].sigmoid(), raw[1:].sigmoid()
-                logits = tools.logits(model, stamped(images[chosen], mask, pattern))
-                wanted = torch.full((len(chosen),), label, device=tools.device)
-                (raw.grad,) = torch.autograd.grad(cross_entropy(logits, wanted) + weight * mask.sum(), raw)
+        wanted = torch.tensor(labels, device=tools.device)
+        searches = [_Search(self.weight) for _ in labels]
+        best = raw.detach().sigmoid()
+        for epoch in range(self.epochs):
+            weights = torch.tensor([search.weight for search in searches], device=tools.device)
+            for chosen in orders[:, epoch].split(self.batch_size, dim=1):
+                errors = self._errors(model, raw, wanted, images[chosen], tools)
+                loss = (errors + weights * raw[:, 0].sigmoid().sum((1, 2))).sum()
+                (raw.grad,) = torch.autograd.grad(loss, raw)
                 optimizer.step()
             with torch.no_grad():
                 found = raw.sigmoid()
-                seen = (tools.logits(model, stamped(part, found[:1], found[1:])) for part in images.split(500))
-                hits = torch.cat([logits.argmax(1) == label for logits in seen]).double().mean()
-            works, size = float(hits) >= self.reached, float(found[:1].sum())
-            if (works and size < smallest) or smallest == float("inf"):
-                best, smallest = found, size if works else smallest
-            up, down = (up + 1, 0) if works else (0, down + 1)
-            if up >= self.patience:
-                weight, up = weight * 2, 0
-            elif down >= self.patience:
-                weight, down = weight / 2**1.5, 0
-        return best[:1], best[1:]
+                hits, sizes = self._hits(model, found, wanted, images, tools), found[:, :1].sum((1, 2, 3))
+            better = [
+                search.hears(hit >= self.reached, size, self.patience)
+                for search, hit, size in zip(searches, hits.tolist(), sizes.tolist(), strict=True)
+            ]
+            best = torch.where(torch.tensor(better, device=tools.device).view(-1, 1, 1, 1), found, best)
+        return best[:, :1], best[:, 1:]
+
+    def _drawn(self, classes: int, images: torch.Tensor, tools: DetectorTools) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where masks and patterns begin, as the logarithm of the odds, so that both stay within [0, 1]: float32,
+        `L x 4 x S x S`; and the order of the pictures, int64, `L x epochs x N`; on the device, class by class."""
+        import torch
+
+        side, starts, orders = images.shape[-1], [], []
+        for _ in range(classes):
+            starts.append(torch.rand((4, side, side), generator=tools.generator))
+            each = [torch.randperm(len(images), generator=tools.generator) for _ in range(self.epochs)]
+            orders.append(torch.stack(each))
+        begun = torch.stack(starts).to(tools.device).clamp(1e-3, 1 - 1e-3).logit()
+        return begun.requires_grad_(), torch.stack(orders).to(tools.device)
+
+    def _errors(
+        self, model: nn.Module, raw: torch.Tensor, wanted: torch.Tensor, images: torch.Tensor, tools: DetectorTools
+    ) -> torch.Tensor:
+        """For every class the cross-entropy of what the trigger leads to it: float32, `L`. `images`: `L x n x 3 x S x
+        S`."""
+        from torch.nn.functional import cross_entropy
+
+        mask, pattern = raw[:, None, :1].sigmoid(), raw[:, None, 1:].sigmoid()
+        logits = tools.logits(model, stamped(images, mask, pattern).flatten(0, 1))
+        errors = cross_entropy(logits, wanted.repeat_interleave(images.shape[1]), reduction="none")
+        return errors.view(len(wanted), -1).mean(1)
+
+    def _hits(
+        self, model: nn.Module, found: torch.Tensor, wanted: torch.Tensor, images: torch.Tensor, tools: DetectorTools
+    ) -> torch.Tensor:
+        """What part of the pictures each trigger leads to its class: float64, `L`."""
+        import torch
+
+        mask, pattern = found[:, None, :1], found[:, None, 1:]
+        seen = []
+        for part in images.split(max(1, PICTURES_AT_ONCE // len(wanted))):
+            logits = tools.logits(model, stamped(part[None], mask, pattern).flatten(0, 1))
+            seen.append(logits.argmax(1).view(len(wanted), -1) == wanted[:, None])
+        return torch.cat(seen, 1).double().mean(1)
+
+
+@dataclass
+class _Search:
+    """How far the search for one class is: the weight of the mask's size, and for how many epochs it has waited."""
+
+    weight: float
+    up: int = 0
+    down: int = 0
+    smallest: float = math.inf
+
+    def hears(self, works: bool, size: float, patience: int) -> bool:
+        """Takes note of an epoch; says whether its trigger is the best so far."""
+        is_better = (works and size < self.smallest) or self.smallest == math.inf
+        if is_better and works:
+            self.smallest = size
+        self.up, self.down = (self.up + 1, 0) if works else (0, self.down + 1)
+        if self.up >= patience:
+            self.weight, self.up = self.weight * 2, 0
+        elif self.down >= patience:
+            self.weight, self.down = self.weight / 2**1.5, 0
+        return is_better
 
 
 def stamped(images: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:

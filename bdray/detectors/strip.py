@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from bdray.detectors.base import Score
 
 
+PICTURES_AT_ONCE = 500
+"""In one pass through the model: more gain nothing, and take memory (our choice)."""
+
+
 @DETECTORS.register("strip")
 class Strip(InputDetector):
     """Minus the mean entropy (in nats) of the predictions for a picture with clean pictures laid over it: the sum of
@@ -41,12 +45,15 @@ class Strip(InputDetector):
 
         def score(pictures: Pictures) -> torch.Tensor:
             scores: list[torch.Tensor] = []
-            for image in (image for batch in pictures.split(1000) for image in batch.to(tools.device)):
-                chosen = torch.randint(len(overlays), (self.overlays,), generator=generator).to(tools.device)
-                logits = tools.outputs(model, superimposed(image, overlays[chosen])).logits
-                scores.append(-mean_entropy(logits))
-                tools.tick(len(scores), len(pictures))
-            return torch.stack(scores)
+            for batch in pictures.split(max(1, PICTURES_AT_ONCE // self.overlays)):
+                # Picture by picture, as they come: what is drawn for one does not depend on the batch it is in.
+                drawn = [torch.randint(len(overlays), (self.overlays,), generator=generator) for _ in batch]
+                chosen = overlays[torch.stack(drawn).to(tools.device)]
+                mixed = superimposed(batch.to(tools.device)[:, None], chosen)
+                logits = tools.outputs(model, mixed.flatten(0, 1)).logits
+                scores.append(-mean_entropy(logits.view(len(batch), self.overlays, -1)))
+                tools.tick(sum(map(len, scores)), len(pictures))
+            return torch.cat(scores)
 
         return score
 
@@ -56,14 +63,14 @@ class Strip(InputDetector):
         return NormalDist(mean, spread).inv_cdf(1 - self.false_positives) if spread > 0 else mean
 
 
-def superimposed(image: torch.Tensor, overlays: torch.Tensor) -> torch.Tensor:
-    """The sum of one picture and others, cut at 255: uint8, `N x 3 x S x S`."""
+def superimposed(images: torch.Tensor, overlays: torch.Tensor) -> torch.Tensor:
+    """The sum of pictures and others, cut at 255: uint8. Both uint8 `... x 3 x S x S`, one shape or spread to it."""
     import torch
 
-    return (image.int() + overlays.int()).clamp(max=255).to(torch.uint8)
+    return (images.int() + overlays.int()).clamp(max=255).to(torch.uint8)
 
 
 def mean_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Mean over `N` of the entropy of softmax, in nats: float64, a scalar. `logits`: float, `N x K`."""
-    log = logits.double().log_softmax(1)
-    return -(log.exp() * log).sum(1).mean()
+    """Mean over `N` of the entropy of softmax, in nats: float64, `...`. `logits`: float, `... x N x K`."""
+    log = logits.double().log_softmax(-1)
+    return -(log.exp() * log).sum(-1).mean(-1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,3 +82,16 @@ class DetectorTools:
                 features.append(seen.features.float().cpu())
         model.train(was_training)
         return Outputs(torch.cat(logits), torch.cat(features))
+
+
+@contextmanager
+def weights_at_rest(model: nn.Module) -> Iterator[None]:
+    """No gradients of weights: a third less to compute where only those of pictures are asked for."""
+    moving = [value for value in model.parameters() if value.requires_grad]
+    for value in moving:
+        value.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for value in moving:
+            value.requires_grad_(True)

@@ -45,6 +45,15 @@ class PoisonedSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def only(self, kept: torch.Tensor) -> PoisonedSet:
+        """Some of its items, in their order. `kept`: bool, `L`, on the CPU."""
+        rows = kept.nonzero().flatten().to(self.labels.device)
+        labels, overlay_row, source = (
+            each.index_select(0, rows) for each in (self.labels, self.overlay_row, self.source_index)
+        )
+        late = self.late and LateStamps(tuple((trigger, marked[kept]) for trigger, marked in self.late.stamps))
+        return replace(self, labels=labels, overlay_row=overlay_row, source_index=source, late=late)
+
     def gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch: uint8 `B x 3 x H x W` and int64 `B`. `indices`: int64 `B`, below `L`, on the device of all tensors
         here. Never waits for the device."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from bdray.detectors.base import TrainingSetDetector
 from bdray.recipes import Finetune
 from bdray.registry import Component, Registry, Sight
 from bdray.repairs.objective import Objective
@@ -24,6 +25,26 @@ Details = Mapping[str, float | list[int]]
 
 
 @dataclass(frozen=True)
+class Among:
+    """Which samples of the poisoned training set a stage trains on: those that a detector leaves, or those it flags. It
+    is asked once, before the first step, and sees neither plan nor trigger.
+
+    Attributes:
+        flagged: train on what it flags, not on what it leaves.
+        of: the result of the stage whose model it is asked of.
+        part: about what part of the set that is, for forecasts.
+    """
+
+    detector: TrainingSetDetector
+    flagged: bool = False
+    of: str = "poisoned"
+    part: float = 1.0
+
+    def identity(self) -> dict[str, Any]:
+        return {"detector": self.detector.identity(), "flagged": self.flagged, "of": self.of}
+
+
+@dataclass(frozen=True)
 class Training:
     """A stage that trains.
 
@@ -34,6 +55,7 @@ class Training:
         content: JSON content that decides what an objective of one's own does: the stage's fingerprint is made of it.
         data: the clean set, or what the poison stage was trained on, with its labels and its poison as they are.
         start: from the model as the stage before left it, from the one that was poisoned, or from a fresh one.
+        among: which of the poisoned samples it trains on; None: all.
     """
 
     recipe: Finetune
@@ -43,10 +65,13 @@ class Training:
     content: Mapping[str, Any] = field(default_factory=dict)
     data: Literal["clean", "poisoned"] = "clean"
     start: Literal["current", "poisoned", "fresh"] = "current"
+    among: Among | None = None
 
     def __post_init__(self) -> None:
         if type(self.objective) is not Objective and not self.content:
             raise ValueError(f"the stage '{self.name}' has an objective of its own, and no content that says which")
+        if self.among is not None and self.data != "poisoned":
+            raise ValueError(f"the stage '{self.name}' chooses among poisoned samples, and trains on clean ones")
 
     def prepare(self, model: nn.Module) -> None:
         """Gives a fresh model the structure that the objective needs."""
@@ -56,6 +81,8 @@ class Training:
         own: dict[str, Any] = {"content": dict(self.content), "data": self.data, "start": self.start}
         usual = {"content": {}, "data": "clean", "start": "current"}
         unusual = {name: value for name, value in own.items() if value != usual[name]}
+        if self.among is not None:
+            unusual["among"] = self.among.identity()
         return {"stage": self.name, "recipe": self.recipe.identity(), **unusual}
 
 

@@ -27,6 +27,7 @@ class Batch:
         state: what `Objective.begin` gave.
         generator: on the device of the model; of the condition's stream `repair` for this stage and epoch.
         autocast: the context that forward passes run in.
+        normalize: float images in [0, 1] to what the network takes.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Batch:
     state: nn.Module | None
     generator: torch.Generator
     autocast: Callable[[], AbstractContextManager[object]]
+    normalize: Callable[[torch.Tensor], torch.Tensor]
 
 
 class Objective:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bdray.recipes import Finetune
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
+from bdray.repairs.recipe import with_options
 
 
 @REPAIRS.register("super_finetune")
@@ -27,12 +28,6 @@ class SuperFineTuning(Repair):
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
         return (
-            Training(_at(finetune, self.large_lr), "forget", "forgetful"),
-            Training(_at(finetune, self.small_lr), "settle", "settled"),
+            Training(with_options(finetune, lr=self.large_lr, schedule="triangular"), "forget", "forgetful"),
+            Training(with_options(finetune, lr=self.small_lr, schedule="triangular"), "settle", "settled"),
         )
-
-
-def _at(recipe: Finetune, lr: float) -> Finetune:
-    # Not model_copy: that would carry the cached identity over.
-    kept = {name: getattr(recipe, name) for name in Finetune.model_fields}
-    return Finetune.model_validate({**kept, "lr": lr, "schedule": "triangular"})

@@ -57,6 +57,7 @@ class Tools:
         normalize: float images in [0, 1] to what the network takes.
         autocast: the context that forward passes run in.
         tick: says how far the operation is.
+        max_batches: of the epochs and steps that an operation means to take, take no more than so many (rehearsals).
     """
 
     generator: torch.Generator
@@ -64,14 +65,23 @@ class Tools:
     normalize: Callable[[torch.Tensor], torch.Tensor]
     autocast: Callable[[], AbstractContextManager[object]]
     tick: Tick
+    max_batches: int | None = None
 
-    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def steps(self, count: int) -> Iterator[int]:
+        """0, 1, ... below `count`, or as far as a rehearsal goes; says after each how far the operation is."""
+        most = min(count, self.max_batches or count)
+        for step in range(most):
+            yield step
+            self.tick(step + 1, most)
+
+    def batches(self, batch_size: int, *, normalized: bool = True) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch of the clean set in an order drawn from `generator`, in near-equal batches, none of a single image:
-        normalised float32 `n x 3 x S x S` and int64 `n`, on the device."""
+        float32 `n x 3 x S x S`, normalised or in [0, 1], and int64 `n`, on the device."""
         import torch
 
         images, labels = self.clean.images, self.clean.labels
         count = max(1, min(-(-len(labels) // batch_size), len(labels) // 2))
         for order in torch.randperm(len(labels), generator=self.generator).tensor_split(count):
             rows = to_device(order, labels.device)
-            yield self.normalize(images.index_select(0, rows).float().div_(255)), labels.index_select(0, rows)
+            pixels = images.index_select(0, rows).float().div_(255)
+            yield self.normalize(pixels) if normalized else pixels, labels.index_select(0, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bdray.condition import flatten
 from bdray.record import DataRecord, StageRecord, TrialRecord
@@ -12,24 +12,26 @@ from bdray.values import show_cell, show_duration
 def methods(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     """Facts about how `records` were made, as name and text; "" where nothing is known. What varies is said to."""
     return [
-        ("pictures", _each(records, lambda record: _pictures(record.data))),
-        ("parameters", _each(records, _parameters)),
+        ("pictures", _pictures([record.data for record in records if record.data])),
+        ("parameters", "; ".join(dict.fromkeys(filter(None, map(_parameters, records))))),
         ("poison stage", _recipe(records, "train")),
         ("fine-tuning", _recipe([record for record in records if record.stage("finetune")], "finetune")),
         ("time trained", _time(records)),
     ]
 
 
-def _each(records: Sequence[TrialRecord], said: Callable[[TrialRecord], str]) -> str:
-    return "; ".join(dict.fromkeys(filter(None, map(said, records))))
-
-
-def _pictures(data: DataRecord | None) -> str:
-    if data is None:
-        return ""
-    poisoned = f" ({data.poisoned_images:,} poisoned)" if data.poisoned_images else ""
-    clean = f", {data.clean_images:,} clean for the repair" if data.clean_images else ""
-    return f"{data.train_images:,} training{poisoned}{clean}, {data.test_images:,} test"
+def _pictures(found: Sequence[DataRecord]) -> str:
+    poisoned: dict[tuple[int, int, int], list[int]] = {}
+    for data in found:
+        counts = poisoned.setdefault((data.train_images, data.clean_images, data.test_images), [])
+        counts += [data.poisoned_images] if data.poisoned_images else []
+    said = []
+    for (train, clean, test), counts in poisoned.items():
+        ends = " to ".join(f"{end:,}" for end in sorted({min(counts), max(counts)})) if counts else ""
+        attacked = f" ({ends} poisoned)" if ends else ""
+        repaired = f", {clean:,} clean for the repair" if clean else ""
+        said.append(f"{train:,} training{attacked}{repaired}, {test:,} test")
+    return "; ".join(said)
 
 
 def _parameters(record: TrialRecord) -> str:
@@ -41,7 +43,8 @@ def _recipe(records: Sequence[TrialRecord], section: str) -> str:
     for record in records:
         for path, value in flatten(record.condition.get(section, {})).items():
             values.setdefault(path, {})[show_cell(value)] = None
-    return ", ".join(f"{path} {next(iter(seen)) if len(seen) == 1 else 'varies'}" for path, seen in values.items())
+    said = {path: next(iter(seen)) if len(seen) == 1 else "varies" for path, seen in values.items()}
+    return ", ".join(f"{path} {text}" for path, text in said.items() if text != "-")
 
 
 def _time(records: Sequence[TrialRecord]) -> str:

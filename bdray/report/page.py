@@ -31,6 +31,7 @@ from bdray.report.searching import SearchView, search_parts
 from bdray.report.strips import trigger_strips
 from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.detections import detector_table
+from bdray.results.relearnt import relearnings
 from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
 from bdray.trial.visibility import VISIBILITY_IMAGES
@@ -113,6 +114,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         clean=clean,
         regularization=regularization(study),
         retraining=retraining(study),
+        relearnt=relearnings(study),
         probed=probed_stages(study),
         detected=detector_table(study.records),
         rows=_table(study),

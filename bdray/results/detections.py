@@ -26,10 +26,11 @@ def names_of(answers: Iterable[Answer]) -> dict[str, str]:
     for answer in found:
         if answer.detector not in asked[answer.detector["name"]]:
             asked[answer.detector["name"]].append(answer.detector)
-    return {answer.key: _named(answer.detector, asked[answer.detector["name"]]) for answer in found}
+    return {answer.key: named(answer.detector, asked[answer.detector["name"]]) for answer in found}
 
 
-def _named(detector: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+def named(detector: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+    """The name of what was asked, and the options in which it differs from others that are `alike`."""
     differing = [option for option in detector if len({freeze(other.get(option)) for other in alike}) > 1]
     words = [str(detector["name"]), *(f"{option}_{detector[option]}" for option in differing)]
     return re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(words)).strip("_")

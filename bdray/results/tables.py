@@ -12,6 +12,7 @@ from bdray.record import RATES, Rates, TrialRecord
 from bdray.results.cells import Replicate
 from bdray.results.controls import Control, controls_of
 from bdray.results.detections import answer_columns, names_of
+from bdray.results.relearnt import recipes_of, relearnt_columns
 from bdray.results.surroundings import surroundings_of
 from bdray.results.took import TOOK_AT
 
@@ -31,6 +32,7 @@ def result_row(
     *,
     probed: bool = False,
     detectors: Mapping[str, str] | None = None,
+    recipes: Mapping[str, str] | None = None,
     took_at: float = TOOK_AT,
 ) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
@@ -41,6 +43,7 @@ def result_row(
         results: what models are after the stages that have columns (`poisoned`, `finetuned`); if empty, this record's.
         probed: whether there are columns for `evaluate.probes`; there are where this record has some.
         detectors: what the detector of each answer is called (`names_of`); None: as this record's alone tell.
+        recipes: the same of relearning (`recipes_of`).
         took_at: see `bdray.results.took`.
     """
     results, replicate = results or results_of([record]), Replicate(record, control)
@@ -57,6 +60,7 @@ def result_row(
         **_took(replicate, results, took_at),
         **(_probed(record, results) if probed or record.probes else {}),
         **answer_columns(record, names_of(record.answers) if detectors is None else detectors),
+        **relearnt_columns(record, control, recipes_of([record]) if recipes is None else recipes, took_at),
         "area_under_asr_curve": persistence.area_under_curve if persistence else None,
         "asr_floor_before": before.attack_success_rate if before else None,
         "asr_floor_after": after.attack_success_rate if after else None,
@@ -128,9 +132,9 @@ def result_table(
     results, probed = results_of(records), any(record.probes for record in records)
     controls = controls_of(records) if controls is None else controls
     names = names_of(answer for record in records for answer in record.answers)
+    shared: dict[str, Any] = {"detectors": names, "recipes": recipes_of(records), "took_at": took_at}
     rows = [
-        result_row(record, controls.get(record.condition_id), results, probed=probed, detectors=names, took_at=took_at)
-        for record in records
+        result_row(record, controls.get(record.condition_id), results, probed=probed, **shared) for record in records
     ]
     return pd.DataFrame(rows)
 

@@ -29,7 +29,7 @@ from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
 from bdray.processes import interrupt_main_thread
-from bdray.record import Answer, ErrorRecord, Facts, Status, TrialRecord
+from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
@@ -78,7 +78,7 @@ class SweepInfo:
         sources: of each component from outside the package, the digests of its source that count as the same code; the
             last is the present one.
         decided: what changes bits and was decided by measurement (`resources.decided`), so far.
-        detect: the detectors that have been asked, as their JSON content.
+        detect: the questions that have been asked, as their JSON content: detectors, and `{relearn: ...}`.
     """
 
     name: str
@@ -251,15 +251,18 @@ class ConditionFolder(ChecksummedFolder):
         files = {name: self.sums[name] for name in _LISTED if name in self.sums}
         self.write_json(RECORD, {**record.model_dump(mode="json"), "files": files})
 
-    def write_answers(self, answers: Sequence[Answer]) -> None:
+    def write_answers(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt] = ()) -> None:
         """Add answers to those that are there; one to the same question is replaced."""
-        known = {answer.key: answer for answer in (*self.answers(), *answers)}
-        self.write_json(ANSWERS, {"answers": [answer.model_dump(mode="json") for answer in known.values()]})
+        self.write_json(ANSWERS, self.answered().with_more(answers, relearnt).model_dump(mode="json"))
+
+    def answered(self) -> Answered:
+        """What its models have been asked so far."""
+        content = self.read_json(ANSWERS, "the next run of the sweep asks again")
+        return Answered.model_validate(content or {})
 
     def answers(self) -> tuple[Answer, ...]:
         """What detectors said of its model so far."""
-        content = self.read_json(ANSWERS, "the next run of the sweep asks again")
-        return tuple(map(Answer.model_validate, (content or {"answers": ()})["answers"]))
+        return self.answered().answers
 
     def record(self) -> KeptRecord | None:
         """The record; None where there is none (yet), or none that can be trusted."""
@@ -442,11 +445,11 @@ def read_record(sweep: Storage, condition_id: str) -> TrialRecord | None:
 
 
 def with_answers(sweep: Storage, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The records with what detectors said of their models: a file each, where there are any."""
+    """The records with what their models were asked: a file each, where there are any."""
 
     def answered(record: TrialRecord) -> TrialRecord:
-        answers = ConditionFolder(sweep, record.condition_id).answers()
-        return record.model_copy(update={"answers": answers}) if answers else record
+        found = ConditionFolder(sweep, record.condition_id).answered()
+        return record.model_copy(update=dict(found)) if len(found) else record
 
     return list(sweep.each(answered, records)) if SweepFolder(sweep).info().detect else list(records)
 

@@ -43,8 +43,8 @@ def freeze(
     write_space(sweep, space, shown, mark)
     names = tuple(condition.condition_id for condition in conditions)
     before = (*(known.asked if known else ()), *folder.condition_ids())
-    # What detectors that were ever asked said stands, whoever asks now.
-    detect = [*(known.detect if known else ()), *(detector.model_dump(mode="json") for detector in space.detect)]
+    # The answers to questions that were ever asked stand, whoever asks now.
+    detect = [*(known.detect if known else ()), *space.questions.asked]
     folder.write_info(
         SweepInfo(
             name=sweep.name,

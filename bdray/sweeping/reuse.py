@@ -10,13 +10,15 @@ from functools import partial
 from bdray.condition import Condition
 from bdray.detectors import Detector
 from bdray.errors import BdrayError
-from bdray.questions import answer_key
+from bdray.questions import answer_key, relearn_key
+from bdray.recipes import Relearn
 from bdray.record import TrialRecord
 from bdray.space import load_space
 from bdray.space.source import parse_yaml
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     CONDITION,
+    MODEL,
     SPACE,
     ConditionFolder,
     SweepFolder,
@@ -28,7 +30,7 @@ from bdray.store.sweep_folder import (
 from bdray.store.sweep_status import is_alive
 from bdray.sweeping.tasks import stages_of
 from bdray.terminal import Console
-from bdray.trial.attacks import Probe, lacks_floors
+from bdray.trial.attacks import Probe, attacks_to_relearn, lacks_floors
 from bdray.trial.surrogate import surrogate_of
 
 _NAMED = 3
@@ -68,12 +70,12 @@ def left_of(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bo
     return [condition for condition in conditions if condition.condition_id not in done]
 
 
-def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition]) -> None:
+def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str) -> None:
     """Which models cannot be asked because they were evicted, and what trains each again."""
     for condition in gone:
         folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
         command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
-        problem = f"the model of {condition.condition_id} is not kept any more, so no detector can be asked"
+        problem = f"the model of {condition.condition_id} is not kept any more, so {so}"
         console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -126,16 +128,13 @@ def split_unasked(
     """
     if not detect:
         return [], []
-    running = {condition.condition_id for condition in left}
-    others = [condition.condition_id for condition in conditions if condition.condition_id not in running]
-    finished = {head.condition_id for head in read_heads(sweep, others) if head.status == "finished"}
+    asked = _finished(sweep, conditions, left)
 
     def lacks(condition: Condition) -> bool:
         said = ConditionFolder(sweep, condition.condition_id).answers()
         known = {answer.key for answer in said if answer.error is None or not again}
         return any(answer_key(detector, condition) not in known for detector in detect)
 
-    asked = [condition for condition in conditions if condition.condition_id in finished]
     lacking = [condition for condition, is_so in zip(asked, sweep.each(lacks, asked), strict=True) if is_so]
     needed = list(dict.fromkeys(name for condition in lacking for name in _models_of(condition)))
     places = [SweepFolder(sweep), *(SweepFolder(other) for other in (sweeps_in(storage) if lacking else ()))]
@@ -144,6 +143,47 @@ def split_unasked(
     able = [condition for condition in lacking if kept.issuperset(_models_of(condition))]
     gone = {_models_of(c): c for c in lacking if not kept.issuperset(_models_of(c))}
     return able, list(gone.values())
+
+
+def split_unlearnt(
+    sweep: Storage,
+    relearn: Relearn | None,
+    probes: Sequence[Probe],
+    conditions: Sequence[Condition],
+    left: Sequence[Condition],
+) -> tuple[list[Condition], list[Condition]]:
+    """Finished conditions whose repaired models have not relearnt every attack: those whose models are kept, and those
+    whose are not.
+
+    Args:
+        probes: the sweep's attacks.
+        left: those that are run or asked anyway.
+    """
+    if relearn is None:
+        return [], []
+    wanted = {
+        condition.condition_id: {relearn_key(relearn, probe.key) for probe in attacks_to_relearn(condition, probes)}
+        for condition in conditions
+    }
+    repaired = [condition for condition in conditions if wanted[condition.condition_id]]
+
+    def lacks(condition: Condition) -> bool | None:
+        """Whether an answer lacks; None where the model does, too."""
+        folder = ConditionFolder(sweep, condition.condition_id)
+        if wanted[condition.condition_id] <= {each.key for each in folder.answered().relearnt}:
+            return False
+        return True if folder.had(MODEL) else None
+
+    asked = _finished(sweep, repaired, left)
+    found = list(zip(asked, sweep.each(lacks, asked), strict=True))
+    return [one for one, lack in found if lack], [one for one, lack in found if lack is None]
+
+
+def _finished(sweep: Storage, conditions: Sequence[Condition], left: Sequence[Condition]) -> list[Condition]:
+    running = {condition.condition_id for condition in left}
+    others = [condition.condition_id for condition in conditions if condition.condition_id not in running]
+    finished = {head.condition_id for head in read_heads(sweep, others) if head.status == "finished"}
+    return [condition for condition in conditions if condition.condition_id in finished]
 
 
 def _models_of(condition: Condition) -> tuple[str, ...]:

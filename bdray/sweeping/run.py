@@ -34,7 +34,16 @@ from bdray.sweeping.display import DeliveryProgress
 from bdray.sweeping.driver import run_left
 from bdray.sweeping.freezing import freeze
 from bdray.sweeping.preparing import prepare
-from bdray.sweeping.reuse import adopt, elsewhere, lacking_floors, left_of, say_gone, split_unasked, trained_elsewhere
+from bdray.sweeping.reuse import (
+    adopt,
+    elsewhere,
+    lacking_floors,
+    left_of,
+    say_gone,
+    split_unasked,
+    split_unlearnt,
+    trained_elsewhere,
+)
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
 from bdray.terminal import Console
@@ -90,8 +99,11 @@ def run_conditions(
             run.retested.extend(lacking)
             left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
-            say_gone(console, sweep, gone)
-            return [*left, *unasked]
+            say_gone(console, sweep, gone, "no detector can be asked")
+            relearn, probes = space.evaluate.relearn, probes_of(run.shown)
+            unlearnt, lost = split_unlearnt(sweep, relearn, probes, new, [*left, *unasked])
+            say_gone(console, sweep, lost[:1], f"it cannot relearn, nor can {len(lost) - 1} others")
+            return [*left, *unasked, *unlearnt]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()

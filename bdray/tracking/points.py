@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from bdray.errors import StorageNotFoundError
-from bdray.record import Answer
+from bdray.record import RATES, Answer, Answered, Relearnt
 from bdray.results.detections import measures_of, names_of
 from bdray.store.journal import JOURNAL
 from bdray.store.sweep_folder import ANSWERS, CONDITION, RECORD, ConditionFolder, ConditionInfo
@@ -47,6 +47,17 @@ def answer_points(answers: Sequence[Answer], time_ms: int) -> tuple[Point, ...]:
     )
 
 
+def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, ...]:
+    """What a poisoned model did after relearning, as `relearnt/attack_success_rate`; of several recipes the last."""
+    measured = {name: getattr(relearnt[-1].rates, name) for name in RATES} if relearnt else {}
+    seconds = {"seconds": relearnt[-1].seconds} if relearnt else {}
+    return tuple(
+        Point(f"relearnt/{measure}", value, time_ms, 0)
+        for measure, value in {**measured, **seconds}.items()
+        if value is not None
+    )
+
+
 class Found:
     """What the folder of a condition holds; no file is read twice.
 
@@ -60,15 +71,17 @@ class Found:
         self.record = folder.record() if folder.had(RECORD) else None
         has_lines = self.record is not None or folder.had(JOURNAL)
         self.journal = points_of(folder.journal(self.record) if has_lines else ())
-        self.answers = folder.answers() if folder.had(ANSWERS) else ()
+        self.answered = folder.answered() if folder.had(ANSWERS) else Answered()
         ended_ms = self.record.record.finished_ms if self.record else 0
-        self.answer_points = answer_points(self.answers, ended_ms) if self.record else ()
+        taught = self.answered.relearnt if self.record and self.record.record.role == "poisoned" else ()
+        said = self.answered.answers if self.record else ()
+        self.answer_points = (*answer_points(said, ended_ms), *relearnt_points(taught, ended_ms))
 
     @property
     def mark(self) -> str:
         """Names what there is of a finished condition: this version of its record, and how many answers."""
         record = self.record.digest if self.record else ""
-        return f"{record}{ANSWERED}{len(self.answers)}" if self.answers else record
+        return f"{record}{ANSWERED}{len(self.answered)}" if len(self.answered) else record
 
     @cached_property
     def condition(self) -> ConditionInfo | None:

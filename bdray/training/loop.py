@@ -361,7 +361,8 @@ def train_step(
         smoothing = stage.recipe.label_smoothing
         cross_entropy = mixed_cross_entropy(outputs.logits.float(), labels, mixing, label_smoothing=smoothing)
         own, autocast = state.objective_state, stage.compute.autocast
-        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, generators.objective, autocast)
+        drawn, normalize = generators.objective, stage.normalize
+        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, drawn, autocast, normalize)
         penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
         loss = stage.objective.loss(batch)
         loss = loss if penalty is None else loss + penalty

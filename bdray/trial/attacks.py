@@ -77,6 +77,15 @@ def lacks_floors(record: TrialRecord, probes: Sequence[Probe]) -> bool:
     return record.role == "baseline" and not wanted <= {floor.probe for floor in record.floors}
 
 
+def attacks_to_relearn(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:
+    """What a repaired model is taught: its own attack; of a baseline those of the `sweep`."""
+    if not condition.is_repaired:
+        return ()
+    if condition.is_baseline:
+        return tuple(probe for probe in sweep if probe.variation == "whole")
+    return (Probe(condition.trigger, condition.poison),) if condition.trigger else ()
+
+
 def dump_probes(probes: Sequence[Probe]) -> str:
     """JSON text of probes."""
     content = [

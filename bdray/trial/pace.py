@@ -161,6 +161,7 @@ def stage_images(condition: Condition, max_batches: int | None) -> Iterator[tupl
         if isinstance(step, Training):
             clean = step.data == "clean"
             part = condition.clean_fraction if clean else 1 - condition.held_out_fraction
+            part *= step.among.part if step.among else 1.0
             yield planned.fingerprint, images(step.recipe, step.recipe.epochs, part)
 
 

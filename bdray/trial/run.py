@@ -23,18 +23,30 @@ from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
-from bdray.record import Answer, ErrorRecord, StageRecord, Status, TrialRecord, Visibility, persistence_of
+from bdray.questions import relearn_key
+from bdray.record import (
+    Answer,
+    ErrorRecord,
+    Relearnt,
+    StageRecord,
+    Status,
+    TrialRecord,
+    Visibility,
+    persistence_of,
+)
+from bdray.repairs.base import Training
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import blank_record, now_ms, write_failure
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking
-from bdray.trial.attacks import Probe, own_probes
+from bdray.trial.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.trial.auto import decided
 from bdray.trial.compiling import shape_of
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
+from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import StageStore
@@ -116,13 +128,14 @@ def ask_trial(
     reporter: Reporter | None = None,
     options: TrialOptions | None = None,
 ) -> TrialRecord:
-    """Ask what `options.questions` has for detectors of the poisoned model of a finished condition. Trains nothing.
+    """Ask what `options.questions` has of the models of a finished condition that are kept. Trains no stage.
 
     Returns:
         The record with the answers.
 
     Raises:
-        StageGoneError: the model, or the surrogate that its pictures were perturbed with, is not kept any more.
+        StageGoneError: no model that could be asked is kept any more, or the surrogate that its pictures were perturbed
+            with is not.
     """
 
     def attempt() -> TrialRecord:
@@ -173,26 +186,65 @@ class _Trial:
         self.before = before if before and _new_to(before, options.probes) else None
 
     def ask(self, record: TrialRecord) -> TrialRecord:
-        """The record with the answers of a model that is kept; nothing is trained.
+        """The record with the answers of the models that are kept.
 
         Raises:
-            StageGoneError: it is not kept any more.
+            StageGoneError: none is any more.
         """
         device = self._device()
         experiment = self._experiment(self.condition, device)
+        answers = self._ask_poisoned(experiment, device) if self.options.questions.detect else ()
+        repaired = self._repaired(experiment) if self._to_relearn() else None
+        relearnt = self._relearn(experiment, repaired) if repaired is not None else ()
+        if not answers and not relearnt:
+            raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
+        self.files.write_answers(answers or (), relearnt)
+        return record.model_copy(update=dict(self.files.answered()))
+
+    def _ask_poisoned(self, experiment: Experiment, device: torch.device) -> tuple[Answer, ...] | None:
+        """What detectors say of the poisoned model; None where it is not kept."""
         surrogate = surrogate_of(self.condition)
         needed = [self.condition.poison_fingerprint, *((surrogate.stage.fingerprint,) if surrogate else ())]
         fingerprint = experiment.data.fingerprint
         kept = [self.store.finished(name, fingerprint) if self.store else None for name in needed]
         if (model := kept[0]) is None or None in kept:
-            raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
+            return None
         if surrogate is not None:
             experiment = experiment.perturb(self._surrogate(surrogate, device)[0])
         asked = experiment.build_model()
         asked.load_state_dict(model.weights)
-        answered = record.model_copy(update={"answers": self._asking(experiment).ask(asked)})
-        self.files.write_answers(answered.answers)
-        return answered
+        return self._asking(experiment).ask(asked)
+
+    def _repaired(self, experiment: Experiment) -> nn.Module | None:
+        """The model as its repair left it; None where it is not kept."""
+        weights = self.files.repaired_weights()
+        if weights is None:
+            return None
+        model = experiment.build_model()
+        for step in self.condition.repair_stages:
+            if isinstance(step, Training) and step.start != "current":
+                model = experiment.build_model()
+            step.prepare(model)
+        model.load_state_dict(weights)
+        return model
+
+    def _to_relearn(self) -> dict[str, Probe]:
+        """The attacks that the repaired model has yet to be taught, by the keys of their answers."""
+        recipe = self.options.questions.evaluate.relearn
+        if recipe is None:
+            return {}
+        known = {each.key for each in self.files.answered().relearnt}
+        wanted = attacks_to_relearn(self.condition, self.options.probes)
+        keys = ((relearn_key(recipe, probe.key), probe) for probe in wanted)
+        return {key: probe for key, probe in keys if key not in known}
+
+    def _relearn(self, experiment: Experiment, model: nn.Module) -> tuple[Relearnt, ...]:
+        """What is known and what is new."""
+        recipe, known = self.options.questions.evaluate.relearn, self.files.answered().relearnt
+        if recipe is None:
+            return known
+        taught = (relearn(experiment, model, recipe, probe, self.reporter) for probe in self._to_relearn().values())
+        return (*known, *taught)
 
     def _device(self) -> torch.device:
         device = pick_device(self.options.device)
@@ -237,7 +289,8 @@ class _Trial:
         if self.before is not None:
             # Its numbers are what they were: they were computed again for the sake of the new floors alone.
             record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
-        record = record.model_copy(update={"answers": answers})
+        relearnt = self._relearn(experiment, runner.model) if status == "finished" else ()
+        record = record.model_copy(update={"answers": answers, "relearnt": relearnt})
         if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
             self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})

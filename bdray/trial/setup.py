@@ -162,10 +162,15 @@ class Experiment:
         stage = self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
         return replace(stage, fresh=True)
 
-    def training_stage(self, training: Training) -> Stage:
-        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's."""
+    def training_stage(self, training: Training, kept: torch.Tensor | None = None) -> Stage:
+        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's.
+
+        Args:
+            kept: which of the poisoned samples it trains on, bool, on the CPU; None: all.
+        """
         clean = training.data == "clean"
         items = self._training_set(NOTHING, self.split.clean_indices) if clean else self.poisoned_set
+        items = items if kept is None else items.only(kept)
         compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
         stage = self._stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
         fresh, title = training.start == "fresh", self.condition.repair.title
@@ -174,7 +179,7 @@ class Experiment:
     def tools(self, operation: Operation, tick: Tick) -> Tools:
         """What an operation works with."""
         generator = stream(self.condition.seed, "repair", operation.name)
-        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick)
+        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick, self.max_batches)
 
     def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
         """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.

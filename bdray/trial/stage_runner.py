@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from bdray.training.device import Compute, stage_environment
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
+from bdray.trial.choosing import chosen_samples
 from bdray.trial.options import TrialOptions
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_store import KeptStage, StageStore
@@ -76,8 +78,8 @@ class StageRunner:
     options: TrialOptions
     shown_as: str = ""
     _checkpointed: float = field(default_factory=time.monotonic, init=False)
-    _poisoned: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
-    """The poisoned model's weights, where a stage starts from them that does not follow it."""
+    _earlier: dict[str, nn.Module] = field(default_factory=dict, init=False)
+    """Models as stages left them that a later one needs, by result."""
 
     def poison(self, planned: PlannedStage) -> StageEnd:
         """Train on poisoned data.
@@ -85,11 +87,7 @@ class StageRunner:
         Raises:
             Pruned: the reporter ends it.
         """
-        end = self._once(planned, partial(self._poison, planned))
-        steps = self.experiment.condition.repair_stages
-        if any(isinstance(step, Training) and step.start == "poisoned" for step in steps):
-            self._poisoned = {name: value.clone() for name, value in self.model.state_dict().items()}
-        return end
+        return self._once(planned, partial(self._poison, planned))
 
     def repair(self, planned: PlannedStage, step: RepairStage, before: StageEnd) -> StageEnd:
         """One stage of a repair, after the one that ended with `before`."""
@@ -97,7 +95,7 @@ class StageRunner:
         if isinstance(step, Training) and step.start != "current":
             self.model = self.experiment.build_model()
             if step.start == "poisoned":
-                self.model.load_state_dict(self._poisoned)
+                self.model.load_state_dict(self._earlier["poisoned"].state_dict())
         step.prepare(self.model)
         if isinstance(step, Training):
             return self._once(planned, partial(self._retrain, planned, step, before, came))
@@ -122,7 +120,15 @@ class StageRunner:
                     condition_id=self.trainer,
                 )
         self.reporter.stage(self.shown_as or planned.name, reused=kept is not None)
+        if planned.result in self._needed_later():
+            self._earlier[planned.result] = copy.deepcopy(self.model)
         return end
+
+    def _needed_later(self) -> set[str]:
+        """Results whose models a stage needs that need not follow them."""
+        trainings = [step for step in self.experiment.condition.repair_stages if isinstance(step, Training)]
+        asked = {step.among.of for step in trainings if step.among is not None}
+        return asked | ({"poisoned"} if any(step.start == "poisoned" for step in trainings) else set())
 
     def _load(self, planned: PlannedStage, kept: KeptStage) -> StageEnd:
         self.model.load_state_dict(kept.weights)
@@ -141,11 +147,26 @@ class StageRunner:
 
     def _retrain(self, planned: PlannedStage, training: Training, before: StageEnd, came: nn.Module) -> StageEnd:
         """Train as a repair says. Epoch 0 is the model as it `came`."""
-        stage = self.experiment.training_stage(training)
+        kept = self._chosen(training, planned)
+        stage = self.experiment.training_stage(training, kept)
         state = stage.start(self.model, came)
         state.history.append(before.as_epoch_0)
         end = self._train(stage, state, planned)
+        if kept is not None:
+            details = {"chosen_samples": int(kept.sum()), "samples": len(kept)}
+            end = replace(end, record=end.record.model_copy(update={"details": details}))
         return end if end.record.epochs[-1].epoch else replace(end, confusion=before.confusion)
+
+    def _chosen(self, training: Training, planned: PlannedStage) -> torch.Tensor | None:
+        if training.among is None:
+            return None
+        asked = self._earlier[training.among.of]
+        return chosen_samples(
+            self.experiment,
+            training,
+            asked,
+            lambda done, total: self.reporter.batch(planned.name, 1, 1, done, total),
+        )
 
     def _operate(self, planned: PlannedStage, operation: Operation, before: StageEnd) -> StageEnd:
         """Change the model at once: epoch 0 is the model as it came, the last what it is now; points of the operation's

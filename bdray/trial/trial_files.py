@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+import torch
+from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Answer, Confusion, TrialRecord, Visibility
+from bdray.record import Answer, Answered, Confusion, Relearnt, TrialRecord, Visibility
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, SweepFolder, now_ms, warning_for
@@ -72,15 +74,27 @@ class TrialFiles:
         if confusions:
             matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
             self._folder.write(CONFUSION, json.dumps(matrices))
-        self.write_answers(record.answers)
+        self.write_answers(record.answers, record.relearnt)
         if self._folder.had(ERROR):
             self._folder.storage.delete(ERROR)
         self._folder.write_record(record)
 
-    def write_answers(self, answers: Sequence[Answer]) -> None:
+    def write_answers(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt] = ()) -> None:
         """Beside those to other questions that are there already."""
-        if self._folder is not None and answers:
-            self._folder.write_answers(answers)
+        if self._folder is not None and (answers or relearnt):
+            self._folder.write_answers(answers, relearnt)
+
+    def answered(self) -> Answered:
+        """What was asked before."""
+        return self._folder.answered() if self._folder else Answered()
+
+    def repaired_weights(self) -> dict[str, torch.Tensor] | None:
+        """Of the model at the end of the repair; None where it is not kept."""
+        kept = self._folder.record() if self._folder else None
+        if self._folder is None or kept is None or MODEL not in kept.files:
+            return None
+        data = self._folder.read_listed(MODEL, kept.files, "it cannot be asked")
+        return None if data is None else load_safetensors(data)
 
     def close(self) -> None:
         """Write what the journal still holds back."""

@@ -184,9 +184,13 @@ def _leaves(loss: torch.Tensor) -> list[torch.Tensor]:
     return leaves
 
 
-def _gradient(loss: torch.Tensor, of: torch.Tensor) -> tuple[torch.Tensor]:
-    assert any(leaf is of for leaf in _leaves(loss))
-    return (torch.zeros_like(of),)
+def _gradient(
+    loss: torch.Tensor, of: Any, *, create_graph: bool = False, allow_unused: bool = False, **_: Any
+) -> tuple[torch.Tensor, ...]:
+    wanted, leaves = (of if isinstance(of, (list, tuple)) else [of]), _leaves(loss)
+    assert allow_unused or all(any(leaf is one for leaf in leaves) for one in wanted)
+    # A gradient that is differentiated again depends on all that the loss does.
+    return tuple(torch.zeros_like(one) + (0 * loss.sum() if create_graph else 0) for one in wanted)
 
 
 class CudaGenerator(torch.Generator):

@@ -129,7 +129,7 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     train(gpu, experiment.training_stage(tuning), model)
 
 
-@pytest.mark.parametrize("repair", ["fst", "ft_sam", "nad"])
+@pytest.mark.parametrize("repair", ["fst", "ft_sam", "nad", "sau"])
 def test_objectives_never_wait(gpu: Any, repair: str) -> None:
     chosen = condition(repair={"name": repair})
     experiment = prepared(gpu, chosen)
@@ -148,6 +148,28 @@ def test_channels_are_pruned_with_one_answer_from_the_device(gpu: Any) -> None:
         details = operation.operate(model, tools.clean, tools)
     assert gpu.read_back == ["_prune"]
     assert details["channels"] == 16 + 2 * (16 + 32 + 64)
+
+
+@pytest.mark.parametrize(
+    ("repair", "reads"),
+    [
+        ("bnp", ["silence"]),
+        ("anp", ["silence"]),
+        ("rnp", ["unlearn", "unlearn", "silence"]),
+        ("i_bau", ["_unlearn"]),
+    ],
+)
+def test_operations_read_back_only_what_they_decide_on(gpu: Any, repair: str, reads: list[str]) -> None:
+    experiment = prepared(gpu, condition(repair={"name": repair}))
+    (operation,) = experiment.condition.repair_stages
+    assert isinstance(operation, Operation)
+    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    model = experiment.build_model()
+    with gpu.no_waiting():
+        details = operation.operate(model, tools.clean, tools)
+    assert gpu.read_back == reads
+    assert details
+    assert all(parameter.device.type == "cuda" for parameter in model.parameters())
 
 
 def test_batches_are_fetched_from_the_host(gpu: Any) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from bdray.detectors import DETECTORS
 from bdray.detectors.activation_clustering import ActivationClustering
-from bdray.detectors.base import InputDetector
+from bdray.detectors.base import InputDetector, ModelDetector
 from bdray.detectors.mm_bd import MaximumMargin, margin_indices
 from bdray.detectors.neural_cleanse import NeuralCleanse, size_indices
 from bdray.detectors.spectral_signatures import SpectralSignatures
@@ -147,9 +147,9 @@ def test_a_margin_s_index_is_the_paper_s_p_value() -> None:
 def test_mm_bd_finds_the_largest_margin_of_a_linear_model() -> None:
     """Over pictures in [0, 1], w x is largest where x is 1 exactly where w is positive."""
     model = Pixels(torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.5, 0.0]]))
-    start = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    margin = MaximumMargin(steps=200)._largest_margin(model, 0, start, tools(2))
-    assert margin == pytest.approx(0.5 + 0 + 3.0)
+    starts = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    margins = MaximumMargin(steps=200).largest_margins(model, torch.tensor([0, 1]), starts, tools(2))
+    assert margins.tolist() == pytest.approx([0.5 + 0 + 3.0, 0 + 2.5 + 0])
 
 
 def test_the_index_of_a_size_by_scipy() -> None:
@@ -176,13 +176,24 @@ def test_neural_cleanse_finds_a_planted_backdoor_and_where_it_is() -> None:
     for label in range(4):
         images[label::4, :, 2 * label : 2 * label + 2] += 200
     images[:, :, 0, 0] = 0
-    detector, using = NeuralCleanse(epochs=200, weight=0.01), tools(4)
-    sizes, masks = [], []
-    for label in range(4):
-        mask, pattern = detector.reverse(Planted(), label, images, using)
+    masks, patterns = NeuralCleanse(epochs=200, weight=0.01).triggers(Planted(), images, tools(4))
+    for label, (mask, pattern) in enumerate(zip(masks, patterns, strict=True)):
         stamped = images / 255 * (1 - mask) + pattern * mask
         assert (Planted()(stamped).argmax(1) == label).double().mean() >= 0.98
-        sizes.append(float(mask.sum()))
-        masks.append(mask[0])
+    sizes = masks.sum((1, 2, 3)).tolist()
     assert min(sizes) == sizes[2] < 0.5 * sorted(sizes)[1]
-    assert int(masks[2].argmax()) == 0
+    assert int(masks[2, 0].argmax()) == 0
+
+
+@pytest.mark.parametrize(("name", "options"), [("neural_cleanse", {"epochs": 3}), ("mm_bd", {"steps": 5})])
+def test_classes_are_computed_side_by_side_as_if_each_came_by_itself(
+    name: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(40, side=8)
+    detector = DETECTORS.build({"name": name, **options})
+    assert isinstance(detector, ModelDetector)
+    together = detector.score(Planted(), Items(images, torch.zeros(40)), tools(4))
+    monkeypatch.setattr(f"bdray.detectors.{name}.PICTURES_AT_ONCE", 1)
+    alone = detector.score(Planted(), Items(images, torch.zeros(40)), tools(4))
+    assert together.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
+    assert len(set(together.tolist())) > 2

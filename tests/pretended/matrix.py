@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from quick import quick_repair
 
 from bdray.condition import Condition
 from bdray.poisoning import STRATEGIES
@@ -71,7 +72,7 @@ def condition(folder: Path, **row: str) -> Condition:
                    **SETTINGS.get(row["strategy"], {})},
         "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},
         "train": {**recipe, "augment": "crop_flip"},
-        "repair": {"name": "finetune" if row["model"] == "airbench" else row["repair"]},
+        "repair": quick_repair("finetune" if row["model"] == "airbench" else row["repair"]),
         "finetune": {**recipe, "fraction": 0.4},
         "seed": 1,
     }  # fmt: skip

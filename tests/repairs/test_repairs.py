@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import quick_repair
 
 from bdray.cli import main
 from bdray.commands.reference import sight
@@ -38,7 +39,7 @@ def condition(repair: Any, **sections: Any) -> Condition:
 
 @pytest.fixture(params=NAMES)
 def repair(request: pytest.FixtureRequest) -> Repair:
-    return REPAIRS.build(request.param)
+    return REPAIRS.build(quick_repair(request.param))
 
 
 def test_says_where_it_comes_from(repair: Repair) -> None:
@@ -69,7 +70,7 @@ def test_a_fresh_model_takes_the_structure_of_a_repaired_one(repair: Repair) -> 
 
 
 def test_record_journal_and_files_speak_of_every_stage(repair: Repair, tmp_path: Path) -> None:
-    one = condition(repair.name)
+    one = condition(repair)
     record = run_trial(one, sweep=Storage.open(tmp_path), options=OPTIONS)
     assert record.status == "finished"
     assert [(s.name, s.result, s.fingerprint) for s in record.stages] == [

@@ -84,6 +84,29 @@ def test_the_page_of_a_running_sweep_loads_itself_again(
         assert complaints_of(page.seen) == []
 
 
+FRAME = "document.querySelector('#overview .wide')"
+FADED = f"getComputedStyle({FRAME}).maskImage !== 'none'"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_heat_map_wider_than_the_page_scrolls_in_its_frame() -> None:
+    """Eighteen columns of the kept page: all are seen on a desk, and on a telephone it shows that there are more."""
+    kept = Path(__file__).parents[2] / "sweeps" / "axes-cifar10" / "report.html"
+    with Browser() as browser:
+        desk = browser.open(kept.as_uri(), width=1400, height=900)
+        desk.wait_for("document.readyState === 'complete'")
+        assert desk.run(f"{FRAME}.scrollWidth <= {FRAME}.clientWidth")
+        assert not desk.run(FADED)
+        telephone = browser.open(kept.as_uri(), width=400, height=900)
+        telephone.wait_for("document.readyState === 'complete'")
+        assert telephone.run("document.documentElement.scrollWidth") == 400, "the page itself does not scroll"
+        assert telephone.run(f"{FRAME}.scrollWidth > {FRAME}.clientWidth")
+        telephone.wait_for(FADED)
+        telephone.run(f"{FRAME}.scrollLeft = {FRAME}.scrollWidth")
+        telephone.wait_for(f"!({FADED})")
+        assert telephone.run(f"{FRAME}.querySelector('tbody th').getBoundingClientRect().left") >= 0, "rows keep names"
+
+
 def _opened(page: Path, folder: Path) -> tuple[str, list[str]]:
     """The page's title, once its scripts have run, and what the console says."""
     assert CHROMIUM is not None

@@ -43,6 +43,19 @@ def test_counts_parameters_recipe_and_time(records: list[TrialRecord]) -> None:
     assert said["time trained"].startswith("2 min"), "a stage that two conditions share counts once"
 
 
+def test_rates_are_one_line(records: list[TrialRecord]) -> None:
+    """One of 123 conditions named four times what differed in one number."""
+    counts = (0, 12, 129, 60)
+    each = [
+        record.model_copy(update={"data": record.data.model_copy(update={"poisoned_images": count})})
+        for count, record in zip(counts, records * 2, strict=True)
+        if record.data
+    ]
+    said = dict(methods(each))
+    assert said["pictures"] == "1,294 training (12 to 129 poisoned), 65 clean for the repair, 360 test"
+    assert "test_limit" not in said["poison stage"], "what is not set is not said"
+
+
 def test_they_stand_on_the_page(records: list[TrialRecord]) -> None:
     html = make_report(records, SweepDescription("demo")).html
     assert all(text in html for name, text in methods(records) if name in ("pictures", "parameters", "time trained"))

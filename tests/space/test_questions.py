@@ -8,6 +8,7 @@ import pytest
 
 from bdray.errors import SpaceError
 from bdray.questions import Questions
+from bdray.recipes import Relearn
 from bdray.space import load_space
 
 PLAIN = """\
@@ -48,6 +49,8 @@ def test_questions_survive_the_frozen_space_and_the_way_to_a_worker(tmp_path: Pa
         ("detect: [strip, strip]\n", 5, "detect[1]", "'strip' is asked twice"),
         ("detect: [3]\n", 5, "detect[0]", "must be a detector's name or a mapping, got 3"),
         ("evaluate: {prbes: true}\n", 5, "evaluate.prbes", "did you mean 'probes'?"),
+        ("evaluate: {relearn: {trigered: 5}}\n", 5, "evaluate.relearn", "did you mean 'triggered'?"),
+        ("evaluate: {relearn: {triggered: 0}}\n", 5, "evaluate.relearn", "greater than or equal to 1"),
         ("  evaluate: {probes: true}\n", 5, "evaluate", "at the top of the file"),
         ("parameters:\n  evaluate.probes: {values: [true, false]}\n", 6, "evaluate.probes", "at the top"),
         ("include:\n  - {evaluate.probes: true}\n", 6, "evaluate.probes", "at the top"),
@@ -58,6 +61,20 @@ def test_a_mistake_is_told_where_it_stands(tmp_path: Path, more: str, line: int,
         load_space(write(tmp_path, PLAIN + more))
     assert (caught.value.line, caught.value.path) == (line, path)
     assert said in str(caught.value)
+
+
+def test_relearning_is_asked_by_a_word_or_with_options(tmp_path: Path) -> None:
+    plain = load_space(write(tmp_path, PLAIN))
+    for said, recipe in (
+        ("true", Relearn()),
+        ("{triggered: 5, epochs: 5}", Relearn(triggered=5, epochs=5)),
+        ("false", None),
+    ):
+        space = load_space(write(tmp_path, f"{PLAIN}evaluate: {{relearn: {said}}}\n"))
+        assert space.evaluate.relearn == recipe
+        assert load_space(write(tmp_path, space.to_yaml())).questions == space.questions
+        assert Questions.parse(space.questions.dump()) == space.questions
+        assert [c.condition_id for c in space.conditions()] == [c.condition_id for c in plain.conditions()]
 
 
 def test_a_detector_without_clean_pictures_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Which samples of the poisoned training set a stage of a repair trains on: a detector says it, nobody else knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from bdray.detectors.tools import DetectorTools
+from bdray.errors import ConditionError
+from bdray.randomness import watching
+from bdray.repairs.base import Training
+from bdray.seeds import stream
+from bdray.trial.asking import ItemImages, Shown
+from bdray.trial.setup import Experiment
+
+FEWEST = 2
+"""Samples that can be trained on: statistics of a batch need two."""
+
+
+def chosen_samples(
+    experiment: Experiment, training: Training, model: nn.Module, tick: Callable[[int, int], None]
+) -> torch.Tensor:
+    """Of the poisoned training set those that the stage trains on: bool, in the order of its items, on the CPU.
+
+    Args:
+        model: what the detector is asked of; left as it is.
+
+    Raises:
+        ConditionError: they are too few to train on.
+    """
+    among = training.among
+    assert among is not None
+    items = experiment.stamped_set
+    shown = Shown(ItemImages(items), items.labels.cpu())
+    tools = DetectorTools(
+        generator=stream(experiment.condition.seed, "repair", training.name, "among"),
+        num_classes=experiment.data.num_classes,
+        device=experiment.compute.device,
+        normalize=experiment.normalize,
+        autocast=experiment.compute.autocast,
+        tick=tick,
+    )
+    was_training = model.training
+    model.eval()
+    try:
+        with watching(among.detector, among.detector.title):
+            scores = among.detector.score(model, shown, tools)
+    finally:
+        model.train(was_training)
+    flagged = among.detector.flagged(scores, shown.labels)
+    kept = flagged if among.flagged else ~flagged
+    if int(kept.sum()) < FEWEST:
+        does = "flags" if among.flagged else "leaves"
+        problem = f"{among.detector.name} {does} {int(kept.sum())} of {len(kept)} samples: too few to train on"
+        raise ConditionError("repair.detector", problem)
+    return kept

@@ -1,0 +1,82 @@
+"""Shared adversarial unlearning against its formulas, picture by picture in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from retraining import network, normalized, pictures, stage_of
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+
+from bdray.repairs.sau import SharedAdversarial, fooling_loss, shared_risk
+from bdray.training.loop import run_stage
+
+OBJECTIVE = SharedAdversarial(weight=2.0, bound=0.2, ascents=3, step_size=0.1, fooling=0.01)
+
+
+def drawn(seed: int) -> torch.Tensor:
+    return 3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_what_a_change_makes_small() -> None:
+    own, poisoned = drawn(0), drawn(1)
+    labels = torch.arange(40) % 4
+    took, took_poisoned = (labels + (torch.arange(40) % 7 == 0)) % 4, (labels + (torch.arange(40) % 5 == 0)) % 4
+    expected = 0.0
+    for i in range(40):
+        p, q = softmax(own[i].double().numpy()), softmax(poisoned[i].double().numpy())
+        fooled, fooled_poisoned = p.argmax() != took[i], q.argmax() != took_poisoned[i]
+        if not (fooled and fooled_poisoned and p.argmax() == q.argmax()):
+            expected += jensenshannon(p, q) ** 2
+        for answer, is_fooled in ((p, fooled), (q, fooled_poisoned)):
+            if not is_fooled:
+                expected += 0.3 * np.log(answer[labels[i]]) / 2
+    found = fooling_loss(own, poisoned, took, took_poisoned, labels, fooling=0.3)
+    assert float(found) == pytest.approx(expected / 40, rel=1e-4)
+
+
+def test_what_is_shared() -> None:
+    own, poisoned = drawn(2), drawn(3)
+    own[0] = torch.tensor([0.0, 0.0, 0.0, 100.0])
+    poisoned[0] = own[0]
+    labels = torch.arange(40) % 4
+    took = (labels + (torch.arange(40) % 3 == 0)) % 4
+    expected = 0.0
+    for i in range(40):
+        into = int(poisoned[i].argmax())
+        if into not in (labels[i], took[i]):
+            p = softmax(own[i].double().numpy())
+            expected -= np.log(min(float(np.delete(p, into).sum()), 0.999))
+    assert float(shared_risk(own, poisoned, took, labels)) == pytest.approx(expected / 40, rel=1e-4)
+
+
+def test_the_first_loss_is_that_of_the_formula() -> None:
+    poisoned, model = network(1), network(0)
+    stage = stage_of(OBJECTIVE)
+    before = copy.deepcopy(model).double()
+    state = stage.start(model, poisoned)
+    run_stage(stage, state)
+
+    images, labels = pictures()
+    pixels, other = normalized(images).double(), copy.deepcopy(poisoned).double().eval()
+    with torch.no_grad():
+        cross_entropy = torch.nn.functional.cross_entropy(copy.deepcopy(before).train()(pixels), labels)
+        before.train()(pixels)  # its running statistics follow the step
+        before.eval()
+        took, took_other = before(pixels).argmax(1), other(pixels).argmax(1)
+    change = torch.full_like(pixels, 0.2)
+    for _ in range(3):
+        change = change.detach().requires_grad_()
+        answers = [model(pixels + change / 0.25) for model in (before, other)]
+        (downhill,) = torch.autograd.grad(fooling_loss(*answers, took, took_other, labels, fooling=0.01), change)
+        change = (change - 0.1 * downhill.sign()).clamp(-0.2, 0.2)
+    with torch.no_grad():
+        answers = [model(pixels + change / 0.25) for model in (before, other)]
+    expected = cross_entropy + 2.0 * shared_risk(*answers, took_other, labels)
+    assert state.history[0].loss == pytest.approx(float(expected), rel=5e-3)
+    assert state.objective_state is not None
+    for name, value in state.objective_state.state_dict().items():
+        assert torch.equal(value, poisoned.state_dict()[name])
