@@ -53,11 +53,12 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     command_line = shlex.join([*program.split(), *without_option(shown, "--notify")])
     options.command_line = public(command_line)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    if options.command_line != command_line:
-        errors.print(TYPED_PASSWORD, markup=False, style="yellow")
     old = outdated()
-    for package, versions in old.items():
-        errors.print(f"warning: {package} is {versions}: pip install --upgrade {package}", markup=False, style="yellow")
+    warnings = [TYPED_PASSWORD] if options.command_line != command_line else []
+    warnings += [f"warning: {name} is {versions}: pip install --upgrade {name}" for name, versions in old.items()]
+    # A driver's supervisor has said it.
+    for warning in warnings if stopping.DRIVER not in os.environ else ():
+        errors.print(warning, markup=False, style="yellow")
 
     def work() -> int:
         with stopping.listening():

@@ -32,16 +32,15 @@ from bdray.processes import is_alive
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
+from bdray.sweeping.stopping import DRIVER
 
 _LOOK_S = 0.1
 """How often a supervisor looks whether its driver still runs."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_DRIVER = "BDRAY_DRIVER"
-"""Environment variable of a driver: its supervisor's scratch folder, with these files."""
-
 _SESSION, _SWEEP, _CAUSE = "session", "sweep", "cause"
-"""The driver's session, should both be killed at once; which sweep it works on; why it cannot go on."""
+"""Files of the supervisor's scratch folder, which `DRIVER` names: the driver's session, should both be killed at once;
+which sweep it works on; why it cannot go on."""
 
 _ENDED = 64
 """A driver that has come to its end exits with so much more than the command's status: less is a loss, because Ray
@@ -71,7 +70,7 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
         ClusterError: the driver was lost again and again without progress.
         KeyboardInterrupt: a stop was asked for while there was no driver.
     """
-    if notes := os.environ.pop(_DRIVER, None):
+    if notes := os.environ.pop(DRIVER, None):
         _be_driver(work, Path(notes))
     clear_scratch(_end_abandoned)
     with scratch_folder() as scratch, _stops_handed_on() as supervisor:
@@ -113,7 +112,7 @@ class _Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if self._stopped:
             raise KeyboardInterrupt
-        command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, _DRIVER: str(scratch)}
+        command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, DRIVER: str(scratch)}
         # Nothing is written to its stdin, which ends with the supervisor.
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment) as driver:
             self._driver = driver
