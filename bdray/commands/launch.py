@@ -52,8 +52,8 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     console = Console()
     plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
     render_plan(plan, console)
-    for line in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for sentence in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     sweep = storage.child(name)
     if SweepFolder(sweep).is_sweep:
         heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])
