@@ -146,7 +146,7 @@ def said_of(data: DataSet) -> str:
     """How many images a data set has, and where they come from."""
     images = data.load()
     where = "" if data.root is None else f", from {data.root}"
-    unread = f"; {said_unread(images.unread)} in class folders and left out" if images.unread else ""
+    unread = f"; {said_unread(images.unread)}" if images.unread else ""
     return f"{len(images.train_images)} training, {len(images.test_images)} test images{where}{unread}"
 
 

@@ -202,7 +202,7 @@ class DataRecord(_Frozen):
     trigger_kept: TriggerSurvival | None = None
     """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
     unread: int = 0
-    """What lay in class folders and was left out (`data.unread: leave_out`)."""
+    """What lay among the pictures and was left out (`data.unread`)."""
     unread_named: tuple[str, ...] = ()
     """The first of them."""
 

@@ -355,7 +355,9 @@ def check_detector(detector: Detector) -> None:
 
     def scores() -> torch.Tensor:
         generator = torch.Generator().manual_seed(1)
-        tools = DetectorTools(generator, CLASSES, torch.device("cpu"), normalize=lambda pixels: pixels * 4 - 2)
+        tools = DetectorTools(
+            generator, CLASSES, torch.device("cpu"), normalize=lambda pixels: pixels * 4 - 2, clean=clean
+        )
         if isinstance(detector, InputDetector):
             found = detector.fit(model, clean, tools)(clean.images)
             assert isinstance(detector.threshold(found), float), "its threshold is no float"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--quick] [--write]`."""
+"""`python -m benchmarks [NAME ...] [--quick] [--write]`; `python -m benchmarks gpu --borrowed 1`, then `2`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ NAMES = (
     "samplers",
     "asking",
 )
+BORROWED = ("gpu_1", "gpu_2")
+"""Sections of the two calls on a borrowed GPU."""
+HOURS = ("accuracy",)
+"""Run only when named."""
 MARK = "<!-- {} -->"
 """Stands before each section of the results, so that one benchmark can be measured again without the others."""
 
@@ -52,26 +56,28 @@ def main() -> int:
 
     sections: dict[str, str] = {}
     missed = 0
-    for name in options.names or NAMES:
+    for name in options.names or [name for name in NAMES if name not in HOURS]:
         if name == "gpu" and (reason := missing()):
             console.print(reason)
             continue
         progress(f"{name} ...")
         load, started = os.getloadavg()[0], time.perf_counter()
-        report: Report = importlib.import_module(f"benchmarks.{name}").measure(quick=options.quick)
+        borrowed = {"call": options.borrowed} if options.borrowed else {}
+        report: Report = importlib.import_module(f"benchmarks.{name}").measure(quick=options.quick, **borrowed)
         seconds = time.perf_counter() - started
         report.show()
         progress(f"{name} took {seconds:.0f} s")
         missed += sum(row.met is False for row in report.rows) + report.failures
-        how = f"`python -m benchmarks {name}`: {seconds:.0f} s on {_cpu()}; load average before it: {load:.2f}."
-        sections[name] = f"{report.markdown()}\n{how}\n"
+        asked, section = (f" --borrowed {options.borrowed}", f"gpu_{options.borrowed}") if borrowed else ("", name)
+        how = f"`python -m benchmarks {name}{asked}`: {seconds:.0f} s on {_cpu()}; load average before it: {load:.2f}."
+        sections[section] = f"{report.markdown()}\n{how}\n"
     if not sections:
         return 1
     if options.write:
         kept = {**_written(), **sections}
-        ordered = [f"{MARK.format(name)}\n{kept[name]}" for name in (READING, *NAMES) if name in kept]
-        # The section of the GPU names its own machine: the preamble speaks of the others.
-        preamble = kept[PREAMBLE] if set(sections) == {"gpu"} and PREAMBLE in kept else _preamble()
+        ordered = [f"{MARK.format(name)}\n{kept[name]}" for name in (READING, *NAMES, *BORROWED) if name in kept]
+        # The sections of GPUs name their own machines: the preamble speaks of the others.
+        preamble = kept[PREAMBLE] if set(sections) <= {"gpu", *BORROWED} and PREAMBLE in kept else _preamble()
         RESULTS.write_text(f"{preamble}\n" + "\n".join(ordered))
         console.print(f"written to benchmarks/{RESULTS.name}")
     return 1 if missed and not options.quick else 0
@@ -88,13 +94,18 @@ def _written() -> dict[str, str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all but {', '.join(HOURS)})"
+    )
     parser.add_argument("--quick", action="store_true", help="too small to mean anything: does it run?")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
+    parser.add_argument("--borrowed", type=int, choices=(1, 2), help="of gpu: the first or second call on a short loan")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
         parser.error(f"there is no benchmark '{unknown[0]}'; there are {', '.join(NAMES)}")
+    if options.borrowed and options.names != ["gpu"]:
+        parser.error("--borrowed is of gpu alone")
     if options.write and options.quick:
         parser.error("--quick figures mean nothing and are not written")
     return options

@@ -57,10 +57,11 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 COMMANDS = 5
 """How often the command is typed at most beyond once for each strike."""
 
-GRACE_S = 75.0
-"""How long processes may outlive the last command: a mirror whose driver was killed delivers for up to a minute."""
+GRACE_S = 600.0
+"""How long processes may outlive the last command on a busy machine: a mirror without driver delivers for up to
+a minute."""
 
-LIMIT_S = 900.0
+LIMIT_S = 3600.0
 """How long one command may take."""
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -72,13 +73,17 @@ def _is_worker(command: Sequence[str]) -> bool:
     return command[0].startswith("ray::") and "Agent" not in command[0]
 
 
+def _is_mirror(command: Sequence[str]) -> bool:
+    return "bdray.tracking.mirror" in command or {"sync", "--follow"} <= set(command)
+
+
 TARGETS: dict[str, Callable[[Sequence[str]], bool]] = {
     "keeper": lambda command: command[1:3] == ["-m", "bdray.sweep"],
     "driver": lambda command: command[1:3] == ["-m", "bdray.sweep"],
     "worker": _is_worker,
     "raylet": lambda command: command[0].endswith("/raylet"),
     "gcs": lambda command: command[0].endswith("/gcs_server"),
-    "mirror": lambda command: "bdray.tracking.mirror" in command,
+    "mirror": _is_mirror,
 }
 """How each kind of process of a sweep is known by its command line."""
 
@@ -300,10 +305,14 @@ class Chaos:
         self.results = results_of(Storage.open(self.work / "direct"))
         self.spans = dict.fromkeys((*TARGETS, SERVER, LINK), span_s)
 
-    def round(self, number: int, strikes: int) -> Round | None:
-        """One round of at most so many strikes; None when the sweep ended before the moment of the first came."""
+    def round(self, number: int, strikes: int | Sequence[str]) -> Round | None:
+        """One round of at most so many strikes, or of one at each of some kinds; None when the sweep ended before the
+        moment of the first came."""
         draw = random.Random(f"{self.seed}-{number}")
-        planned = [self._plan(draw) for _ in range(strikes)]
+        if isinstance(strikes, int):
+            planned = [self._plan(draw, draw.choice(list(self.targets))) for _ in range(strikes)]
+        else:
+            planned = [self._plan(draw, target) for target in draw.sample(strikes, len(strikes))]
         cpus = draw.choice((1, 2))
         # To make one takes MLflow seconds: long enough to be struck in, too long for every round.
         database = None if draw.random() < 0.2 else self.database
@@ -325,8 +334,7 @@ class Chaos:
             shutil.rmtree(sweep.folder)
         return result if result.strikes else None
 
-    def _plan(self, draw: random.Random) -> Strike:
-        target = draw.choice(list(self.targets))
+    def _plan(self, draw: random.Random, target: str) -> Strike:
         return Strike(target, draw.choice(list(CUTS) if target == LINK else SIGNALS), round(draw.random(), 3))
 
     def _run(self, sweep: Sweep, planned: Sequence[Strike], far: _Far, result: Round) -> None:
@@ -424,6 +432,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--strikes", type=int, default=1, help="at most in a round (default: %(default)s)")
     parser.add_argument("--total", type=int, metavar="STRIKES", help="go on until there were so many, not --rounds")
+    parser.add_argument(
+        "--each", action="store_true", help="go on until each kind was struck: a round strikes those that were not yet"
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
     parser.add_argument("--targets", nargs="+", choices=[*TARGETS, SERVER, LINK])
@@ -449,14 +460,15 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="bdray-chaos-"))
     chaos = Chaos(work, options.seed, targets)
     wanted = f"{options.rounds} rounds" if options.total is None else f"{options.total} strikes"
+    wanted = f"a strike at each of {', '.join(targets)}" if options.each else wanted
     print(f"seed {options.seed}, {wanted}, in {work}", flush=True)
     if options.span is None:
         chaos.undisturbed()
     else:
         chaos.computed(options.span)
     number = options.first
-    while (options.total is None and len(rounds) < options.rounds) or _strikes(rounds) < (options.total or 0):
-        if (result := chaos.round(number, options.strikes)) is not None:
+    while strikes := _next_strikes(options, targets, rounds):
+        if (result := chaos.round(number, strikes)) is not None:
             rounds.append(result)
             print(_line(result), flush=True)
             if options.log is not None:
@@ -474,8 +486,13 @@ def main() -> int:
     return 0 if is_good else 1
 
 
-def _strikes(rounds: Sequence[Round]) -> int:
-    return sum(len(each.strikes) for each in rounds)
+def _next_strikes(options: argparse.Namespace, targets: Sequence[str], rounds: Sequence[Round]) -> int | Sequence[str]:
+    """How many there are in the next round, or at which kinds; none where it is enough."""
+    struck = [strike.target for each in rounds for strike in each.strikes]
+    if options.each:
+        return [target for target in targets if target not in struck]
+    goes_on = len(rounds) < options.rounds if options.total is None else len(struck) < options.total
+    return int(options.strikes) if goes_on else 0
 
 
 def _line(result: Round) -> str:

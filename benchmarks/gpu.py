@@ -1,8 +1,12 @@
-"""What only a GPU can show: `make gpu`, one command of at most 35 minutes. **It was never run on a GPU so far**: its
-parts ran on a CPU, at tiny sizes, where they can (`tests/test_benchmarks.py`).
+"""What only a GPU can show, in one of two ways: `make gpu`, one command of at most 35 minutes for a machine of one's
+own; and `python -m benchmarks gpu --borrowed 1`, then `2`, 12 minutes together, for a card that is there for a quarter
+of an hour. It needs torch, torchvision, timm and what reads and shows data; neither Ray nor MLflow, and no network.
 
-Each part runs in a process of its own for no longer than its limit. What it measured until then stands; a part that
-fails, or is stopped, is reported, and the others go on.
+**It was never run on a GPU so far.** Its parts ran on a pretended one (`tests/pretended/parts.py`), so what is new on a
+real one is speed, and what that device cannot show (`docs/cluster.md`).
+
+Each part runs in a process of its own for no longer than its limit. Each row is said as soon as it is known; a part
+that fails, or is stopped, is reported, and the others go on.
 """
 
 from __future__ import annotations
@@ -13,54 +17,39 @@ import platform
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import multiprocessing
 
-from bdray.condition import Condition
-from bdray.gpu import CONTEXT_BYTES, MARGIN
-from bdray.gpu_errors import gpu_error
-from bdray.store.storage import Storage
-from bdray.training.batches import DataPlace
 from bdray.training.device import prepare_process
-from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.measured import Unmeasured
-from bdray.trial.needs import Need, measure_peak
-from benchmarks.loop import Size, against_bare, loop, prepare, synthetic
-from benchmarks.measure import Report, Row, Target, compare, interleaved, progress
+from benchmarks.gpu_speed import (
+    compilation,
+    determinism,
+    facts,
+    graph,
+    precisions,
+    sharing,
+    steps,
+    trainings,
+)
+from benchmarks.gpu_trials import Airbench, Scale, as_it_is, cap, needs, repeats, sticky, waits
+from benchmarks.loop import Size
+from benchmarks.measure import Report, Row, progress
 
-MIB = 2**20
-HOLDS = Target("at least", 1.0)
-"""Of what is true (1) or not (0)."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where and how much is measured.
-
-    Attributes:
-        together: how many trials share the card, one row each.
-        seconds: how long they train side by side.
-    """
-
-    device: torch.device
-    sizes: tuple[Size, ...]
-    together: tuple[int, ...]
-    seconds: float
-
-
-FULL = Scale(torch.device("cuda:0"), (Size("resnet20", 128, 60, 9), Size("resnet50", 128, 30, 7)), (1, 2, 4, 8), 20.0)
-QUICK = Scale(torch.device("cuda:0"), (Size("resnet8", 16, 2, 2),), (1, 2), 3.0)
+CUDA = torch.device("cuda:0")
+AIRBENCH = Airbench(width=64, epochs=10, batch_size=1_024, images=50_000)
+"""As long as the author's (9.9 epochs), which takes 3.3 s on an A100 (Jordan 2024, arXiv 2404.00498, table 1)."""
+FULL = Scale(as_it_is, CUDA, (Size("resnet20", 128, 60, 9), Size("resnet50", 128, 30, 7)), (1, 2, 4, 8), 20.0, AIRBENCH)
+BORROWED = Scale(
+    as_it_is, CUDA, (Size("resnet20", 128, 60, 3), Size("resnet18", 128, 60, 3)), (1, 2, 4, 8), 4.0, AIRBENCH
+)
+QUICK = Scale(as_it_is, CUDA, (Size("resnet8", 16, 2, 2),), (1, 2), 1.0, Airbench(8, 1, 50, 200))
 
 
 @dataclass(frozen=True)
@@ -69,13 +58,17 @@ class Part:
 
     Attributes:
         rows: measures, row by row, with data sets decoded into the folder it is given.
-        limit: seconds after which it is stopped.
+        limit: seconds after which it is stopped, on a machine of one's own.
+        call: in which of the two calls of a borrowed machine it is asked, ...
+        borrowed: ... and for how many seconds at most.
         ratio: what the ratio of its rows is.
     """
 
     title: str
     rows: Callable[[Scale, Path], Iterator[Row]]
     limit: float
+    call: int
+    borrowed: float
     ratio: str
     note: str
 
@@ -100,43 +93,47 @@ def missing() -> str | None:
     return None if torch.cuda.is_available() else "there is no GPU on this machine: nothing was measured"
 
 
-def measure(*, quick: bool = False) -> Report:
-    """All parts, one after the other. Needs a GPU."""
-    answers = [answer(part, QUICK if quick else FULL) for part in PARTS.values()]
+def measure(*, quick: bool = False, call: int | None = None) -> Report:
+    """All parts, one after the other; those of one `call`, on a borrowed machine. Needs a GPU."""
+    scale = QUICK if quick else FULL if call is None else BORROWED
+    asked = [part for part in PARTS.values() if call in (None, part.call)]
+    answers = [answer(part, scale, part.limit if call is None else part.borrowed) for part in asked]
     rows = [row for each in answers for row in each.rows]
     machine = f"{os.cpu_count()} cores, {torch.cuda.get_device_name(0)}, Python {platform.python_version()}"
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
     failures = sum(each.failures for each in answers)
-    return Answers("One GPU", "", rows, [f"Measured on: {machine}, {versions}."], failures, answers)
+    title = "One GPU" if call is None else f"One GPU, borrowed, call {call} of 2"
+    return Answers(title, "", rows, [f"Measured on: {machine}, {versions}."], failures, answers)
 
 
-def answer(part: Part, scale: Scale) -> Report:
+def answer(part: Part, scale: Scale, limit: float) -> Report:
     """A part's table, and what became of the part if it did not come to its end."""
     progress(part.title)
-    rows, failure = run_apart(part, scale)
+    rows, failure = run_apart(part, scale, limit)
     notes = [part.note, *([f"**Not finished: {failure}.**"] if failure else [])]
     return Report(part.title, part.ratio, rows, notes, failures=int(bool(failure)))
 
 
-def run_apart(part: Part, scale: Scale) -> tuple[list[Row], str]:
+def run_apart(part: Part, scale: Scale, limit: float) -> tuple[list[Row], str]:
     """The rows of a part, from a process group of its own that ends with its limit; and what went wrong, if it did."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, part, scale))
     process.start()
     theirs.close()
-    until, rows = time.monotonic() + part.limit, list[Row]()
+    until, rows = time.monotonic() + limit, list[Row]()
     try:
         while ours.poll(max(0.0, until - time.monotonic())):
             said: Row | str = ours.recv()
             if isinstance(said, str):
                 return rows, said
             rows.append(said)
+            progress(json.dumps({"part": part.title, "name": said.name, **said.figures, part.ratio or "": said.ratio}))
     except EOFError:
         process.join()
         return rows, f"its process ended with status {process.exitcode}"
     else:
-        return rows, f"stopped after its limit of {part.limit:g} s"
+        return rows, f"stopped after its limit of {limit:g} s"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(cast(int, process.pid), signal.SIGKILL)
@@ -147,6 +144,7 @@ def run_apart(part: Part, scale: Scale) -> tuple[list[Row], str]:
 def _serve(theirs: Connection, part: Part, scale: Scale) -> None:
     """In the part's process: each row as soon as it is there, then what went wrong, or an empty text."""
     os.setsid()  # what it starts ends with it
+    scale.begin()
     prepare_process(scale.device, 1)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -159,214 +157,70 @@ def _serve(theirs: Connection, part: Part, scale: Scale) -> None:
         theirs.send("")
 
 
-def steps(scale: Scale, folder: Path) -> Iterator[Row]:
-    """The training loop against the bare step on tensors already in place, as on the CPU."""
-    for size in scale.sizes:
-        yield against_bare(size, scale.device, folder)
-
-
-def sharing(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Images/s of several trials at once, and how often that of the first count."""
-    for size in scale.sizes:
-        alone = 0.0
-        for count in scale.together:
-            total = together(size, scale.device, folder, count, scale.seconds)
-            progress(f"  {count} x {size.model}: {total:.0f} images/s")
-            alone = alone or total
-            name = f"{count} x {size.model}, batch {size.batch_size}"
-            yield Row(name, {"loop images/s": total, "a trial": total / count}, total / alone)
-
-
-def together(size: Size, device: torch.device, cache: Path, count: int, seconds: float) -> float:
-    """Images a second that `count` trials train in all, each in a process of its own, over the same seconds."""
-    context = multiprocessing.get_context("spawn")
-    barrier, rates = context.Barrier(count), context.Queue()
-    arguments, shared = (size, device, cache, seconds), {"barrier": barrier, "rates": rates}
-    processes = [context.Process(target=_train, args=arguments, kwargs=shared, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        return float(sum(rates.get(timeout=300 + seconds) for _ in processes))
-    finally:
-        for process in processes:
-            process.join(timeout=30)
-
-
-def _train(
-    size: Size, device: torch.device, cache: Path, seconds: float, *, barrier: Barrier, rates: Queue[float]
-) -> None:
-    prepare_process(device, 1)
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(1 / barrier.parties)
-    epoch = loop(prepare(size.model, size.batch_size, size.batches, device, cache))
-    epoch()
-    barrier.wait(timeout=300)
-    started, epochs = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - started) < seconds:
-        epoch()
-        epochs += 1
-    rates.put(epochs * size.batches * size.batch_size / elapsed)
-
-
-def needs(scale: Scale, folder: Path) -> Iterator[Row]:
-    """What `gpu: auto` measures, and whether a trial that gets that share runs within it."""
-    for size in scale.sizes:
-        for factor in (1, 4):
-            wide = replace(size, batch_size=size.batch_size * factor)
-            condition = short(wide)
-            need = measure_peak(condition, scale.device)
-            if isinstance(need, Unmeasured):
-                raise RuntimeError(need.cause)  # noqa: TRY004
-            record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, need.share))
-            used = max((epoch.peak_memory_bytes for stage in record.stages for epoch in stage.epochs), default=0)
-            figures = {"measured MiB": need.peak_bytes / MIB, "used MiB": used / MIB, "share": need.share}
-            fits = record.status == "finished" and used <= need.peak_bytes * (1 + MARGIN)
-            yield _verdict(f"{wide.model}, batch {wide.batch_size}", figures, fits)
-
-
-def cap(scale: Scale, folder: Path) -> Iterator[Row]:
-    """A trial whose share is far below its need ends with the error for which a sweep gives it a larger one, and the
-    next one runs as if nothing had happened."""
-    size = scale.sizes[-1]
-    condition = short(size)
-    need = measure_peak(condition, scale.device)
-    if isinstance(need, Unmeasured):
-        need = Need(peak_bytes=MIB, total_bytes=CONTEXT_BYTES)
-    # Of what a share this small leaves the allocator half.
-    too_small = need.peak_bytes / need.total_bytes / 2
-    found = None
-    try:
-        attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, too_small))
-    except RuntimeError as error:
-        found = gpu_error(error)
-    ended = found is not None and found.kind == "memory"
-    yield _verdict(f"{size.model} with a quarter of its need: out of memory", {"share": too_small}, ended)
-    record = attempt_trial(condition, sweep=_sweep(folder), options=_options(folder, scale, 1.0))
-    yield _verdict("the same with a whole card, in the same process", {"share": 1.0}, record.status == "finished")
-
-
-VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "patch, none": {},
-    "warp after augmentation, manifold_mixup": {
-        "trigger": {"name": "warp"},
-        "poison": {"rate": 0.1, "stamp": "after_augmentation"},
-        "regularizer": {"name": "manifold_mixup"},
-    },
-    "clean_label with pgd, soft_nearest_neighbors": {
-        "poison": {"strategy": "clean_label", "rate": 0.05, "perturbation": "pgd", "steps": 2},
-        "regularizer": {"name": "soft_nearest_neighbors"},
-    },
-    "fine_pruning": {"repair": {"name": "fine_pruning"}},
-}
-"""What draws, sums and moves pictures in ways of its own."""
-
-
-def repeats(scale: Scale, folder: Path) -> Iterator[Row]:
-    """The same trial in two processes; and once more with its pictures on the host. Bit for bit."""
-    size = scale.sizes[0]
-    for name, changes in VARIANTS.items():
-        condition = short(size, **changes)
-        first, again, host = (
-            _in_a_process(outcome, condition, scale, folder, place) for place in ("device", "device", "host")
-        )
-        yield _verdict(f"{size.model}, {name}: two processes", {"values": len(first)}, first == again)
-        yield _verdict(f"{size.model}, {name}: pictures on the host", {"values": len(first)}, first == host)
-
-
-def outcome(condition: Condition, scale: Scale, folder: Path, place: DataPlace) -> dict[str, Any]:
-    """All of a trial that must not differ: losses, rates and details of its stages, and the weights that it keeps."""
-    sweep = _sweep(folder)
-    record = run_trial(condition, sweep=sweep, options=_options(folder, scale, 1.0, place))
-    values: dict[str, Any] = {}
-    for stage in record.stages:
-        values[stage.name] = json.dumps(stage.details)
-        for epoch in stage.epochs:
-            rates = epoch.rates.model_dump() if epoch.rates else {}
-            values[f"{stage.name} {epoch.epoch}"] = repr((epoch.loss, epoch.penalty, epoch.accuracy, rates))
-        weights = f"stages/{stage.fingerprint}/model.safetensors"
-        if sweep.exists(weights):
-            values[weights] = sweep.read_bytes(weights)
-    return values
-
-
-def _in_a_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *arguments).result()
-
-
-def recipes(option: str, values: Mapping[str, Any], scale: Scale, folder: Path) -> Iterator[Row]:
-    """Images/s of the loop with two values of an option of `train`, in turns. The ratio is the second to the first."""
-    to, of = values
-    for size in scale.sizes:
-        candidates = {
-            name: loop(prepare(size.model, size.batch_size, size.batches, scale.device, folder, **{option: value}))
-            for name, value in values.items()
-        }
-        figures = interleaved(candidates, size.rounds)
-        yield compare(f"{size.model}, batch {size.batch_size}", figures, of=of, to=to, unit=" images/s")
-
-
-precisions = partial(recipes, "precision", {name: name for name in ("float32", "bfloat16")})
-compilation = partial(recipes, "compile", {"eager": False, "compiled": True})
+TRIAL = "Losses, rates and kept weights of a trial and its repair, in processes side by side."
 
 PARTS = {
+    "facts": Part(
+        "The card", facts, 60, 1, 35, "holds", "What a process takes beside its tensors, and what is assumed of it."
+    ),
+    "waits": Part(
+        "Steps that never wait",
+        waits,
+        150,
+        1,
+        60,
+        "holds",
+        "Training steps in which torch makes every wait for the device an error.",
+    ),
     "steps": Part(
-        "Training loop against the bare step", steps, 240, "loop / bare", "As in the section `loop`, on the GPU."
+        "Training loop against the bare step", steps, 200, 1, 45, "loop / bare", "As in the section `loop`, on the GPU."
+    ),
+    "determinism": Part(
+        "What determinism costs",
+        determinism,
+        200,
+        1,
+        60,
+        "to the first",
+        "The loop as trials are set, and as it might be; and how long the device itself is at work in a step.",
     ),
     "needs": Part(
         "gpu: auto",
         needs,
         240,
+        1,
+        80,
         "holds",
-        "What a few steps reserved, what the whole trial then allocated, and whether it finished within its share.",
+        "What a few steps reserved, and whether a whole trial finishes in just that, the margin and the context.",
     ),
-    "cap": Part("The cap on a trial's memory", cap, 150, "holds", "What a trial beyond its share ends as."),
-    "repeats": Part(
-        "Bit for bit",
-        repeats,
-        300,
-        "holds",
-        "Losses, rates and kept weights of a trial and its repair, each run in a process of its own.",
+    "cap": Part("The cap on a trial's memory", cap, 120, 1, 35, "holds", "What a trial beyond its share ends as."),
+    "sticky": Part(
+        "An error that stays", sticky, 40, 1, 20, "holds", "What conditions become in a process whose GPU has failed."
     ),
-    "precisions": Part(
-        "float32 against bfloat16", precisions, 180, "bfloat16 / float32", "The loop, by `train.precision`."
-    ),
+    "repeats": Part("Bit for bit", repeats, 240, 2, 80, "holds", TRIAL),
     "sharing": Part(
         "Trials that share the card",
         sharing,
-        600,
+        320,
+        2,
+        110,
         "to one alone",
-        "As many trials at once as the row says, a process and an equal share of the card's memory each.",
+        "As many trials at once as the row says, each in a process of its own with an equal part of the card's memory.",
+    ),
+    "trainings": Part(
+        "Trainings an hour",
+        trainings,
+        120,
+        2,
+        55,
+        "",
+        "Whole trials of airbench, one after the other, with evaluation.",
+    ),
+    "graph": Part("One CUDA graph", graph, 80, 2, 30, "graph / eager", "The bare step; bdray has no graphs."),
+    "precisions": Part(
+        "float32 against TF32 and bfloat16", precisions, 150, 2, 30, "to float32", "The loop, by `train.precision`."
     ),
     "compilation": Part(
-        "compile", compilation, 300, "compiled / eager", "The loop, by `train.compile`, after compilation."
+        "compile", compilation, 120, 2, 70, "to eager", "The loop, by `train.compile`, after compilation."
     ),
 }
-
-
-def short(size: Size, **changes: Any) -> Condition:
-    """A trial of two epochs and a repair on random images."""
-    recipe = {"epochs": 2, "batch_size": size.batch_size}
-    content = {
-        "data": synthetic(max(1_000, size.batch_size * size.batches)),
-        "model": {"name": size.model},
-        "trigger": {"name": "patch"},
-        "poison": {"rate": 0.1},
-        "train": recipe,
-        "finetune": {**recipe, "split": "train_clean"},
-    }
-    return Condition.parse({**content, **changes})
-
-
-def _sweep(folder: Path) -> Storage:
-    """A sweep folder in which nothing is kept yet."""
-    return Storage.open(tempfile.mkdtemp(dir=folder))
-
-
-def _options(folder: Path, scale: Scale, share: float, place: DataPlace | None = None) -> TrialOptions:
-    batches = scale.sizes[0].batches
-    return TrialOptions(device=str(scale.device), cache=folder, max_batches=batches, data_on=place, gpu_share=share)
-
-
-def _verdict(name: str, figures: Mapping[str, float], holds: bool) -> Row:
-    return Row(name, figures, float(holds), HOLDS)

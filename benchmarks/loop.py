@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from bdray.condition import Condition
+from bdray.gpu import is_gpu
 from bdray.training.device import Compute, prepare_process
 from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.optimization import make_optimizer
@@ -158,5 +159,5 @@ def bare_step(
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told."""
-    if device.type == "cuda":
+    if is_gpu(device):
         torch.cuda.synchronize(device)

@@ -16,7 +16,9 @@ from urllib.request import urlopen
 from benchmarks.hosts import Link
 from benchmarks.ports import free_port
 
-_START_S = 120.0
+_START_S = 1500.0
+"""Longer than a start takes on the busiest machine."""
+
 _ENDS_S = 3600
 """It ends by itself, should the process that started it be killed."""
 
@@ -57,11 +59,11 @@ class TrackingServer:
         """Until it says that it is well; connections are taken earlier, and broken again.
 
         Raises:
-            RuntimeError: it ended, or did not in two minutes.
+            RuntimeError: it ended, or never said so.
         """
         deadline = time.monotonic() + _START_S
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
-            with suppress(OSError), urlopen(f"{self.uri}/health", timeout=2):
+            with suppress(OSError), urlopen(f"{self.uri}/health", timeout=60):
                 return
             time.sleep(0.2)
         raise RuntimeError(f"the tracking server did not start:\n{self._log.read_text()}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bdray.checksum import seal_json, unseal_json
-from bdray.record import Answer, TrialRecord
+from bdray.record import Answered, TrialRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     ANSWERS,
@@ -121,8 +121,8 @@ def _records(content: Mapping[str, bytes]) -> Iterator[TrialRecord]:
             del said["files"]
             record = TrialRecord.model_validate(said)
             place = f"{folder}/{ANSWERS}"
-            answers = unseal_json(content[place], place)["answers"] if place in content else ()
-            yield record.model_copy(update={"answers": tuple(map(Answer.model_validate, answers))})
+            answered = Answered.model_validate(unseal_json(content[place], place) if place in content else {})
+            yield record.model_copy(update=dict(answered))
 
 
 def _anywhere(path: str, data: bytes) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from archive import records_in
@@ -21,6 +22,7 @@ from bdray.record import TrialRecord
 from bdray.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY
 from bdray.report.retraining import Defusal, retraining
 from bdray.results.cells import study_of
+from bdray.results.relearnt import Relearning, relearnings
 from bdray.results.statistics import Interval, Share, variance_shares
 from bdray.results.trainings import Trainings, joined
 
@@ -43,6 +45,7 @@ class Point:
         lost: clean accuracy before - after, paired within trainings.
         defused: of the trainings in which the backdoor had taken, those in which it has not afterwards; None without a
             floor.
+        relearnt: what the repaired models did after a few steps on triggered pictures; None where it was not asked.
     """
 
     attack: str
@@ -53,6 +56,7 @@ class Point:
     lost: tuple[float, float, float]
     floor: float | None
     defused: Trainings | None
+    relearnt: Relearning | None = None
 
     @property
     def setting(self) -> str:
@@ -68,11 +72,13 @@ def attack_of(record: TrialRecord) -> str:
 
 def points_of(records: Sequence[TrialRecord]) -> list[Point]:
     """By attack, learning rate and clean share."""
-    found = [_point(each) for each in retraining(study_of(records)).cells if each.cost]
+    study = study_of(records)
+    again = {each.cell.cell_id: each for each in relearnings(study)}
+    found = [_point(each, again.get(each.cell.cell_id)) for each in retraining(study).cells if each.cost]
     return sorted(found, key=lambda point: (point.attack, point.lr, point.fraction))
 
 
-def _point(cell: Defusal) -> Point:
+def _point(cell: Defusal, again: Relearning | None) -> Point:
     record, cost = cell.cell.replicates[0].record, cell.cost
     assert cost is not None
     return Point(
@@ -84,6 +90,7 @@ def _point(cell: Defusal) -> Point:
         lost=(-cost.mean, -cost.highest, -cost.lowest),
         floor=cell.cell.floor("finetune"),
         defused=cell.defused,
+        relearnt=again,
     )
 
 
@@ -109,7 +116,7 @@ def draw(points: Sequence[Point]) -> Figure:
             axes.vlines(x, 100 * point.left[1], 100 * point.left[2], color=color, lw=0.8, alpha=0.6)
             axes.plot(x, y, markers[point.fraction], color=color, ms=7)
         axes.set_title(attack, fontsize=10)
-        axes.set_ylim(-4, 108)
+        axes.set_ylim(-8, 108)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(grid.flat)[len(attacks) :]:
         axes.set_visible(False)
@@ -117,7 +124,7 @@ def draw(points: Sequence[Point]) -> Figure:
         Line2D([], [], marker="o", ls="", color=color, label=f"learning rate {lr:g}") for lr, color in colors.items()
     ]
     legend += [
-        Line2D([], [], marker=marker, ls="", color=GREY, label=f"{100 * fraction:g} % of the clean pictures")
+        Line2D([], [], marker=marker, ls="", color=GREY, label=f"{100 * fraction:g} % of the training pictures, clean")
         for fraction, marker in markers.items()
     ]
     figure.legend(handles=legend, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
@@ -128,9 +135,15 @@ def draw(points: Sequence[Point]) -> Figure:
 
 def _level(axes: Axes, rate: float, said: str, style: str) -> None:
     """A horizontal line with its name at its right end."""
-    axes.axhline(100 * rate, color=GREY, lw=0.9, ls=style)
+    axes.axhline(100 * rate, color=GREY, lw=0.9, ls=style, zorder=0)
     place: tuple[float, float] = (1, 100 * rate)
-    beside = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GREY}
+    beside: dict[str, Any] = {
+        "xytext": (-3, 3 if rate > 0.5 else -9),
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": 7,
+        "color": GREY,
+    }
     axes.annotate(said, place, xycoords=("axes fraction", "data"), **beside)
 
 
@@ -202,7 +215,8 @@ def section(records: Sequence[TrialRecord]) -> str:
         f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seeds; clean accuracy of the baselines"
         f" {_range(clean)}.",
         "Mean over seeds, with the lowest and the highest; defused: of the trainings in which the backdoor had taken,",
-        "those in which it no longer has.",
+        "those in which it no longer has; relearnt: after a few more steps on pictures some of which carry the trigger",
+        "(what these alone teach a baseline stands beside it); back: it took over that.",
     ]
     price = [
         "At which price a backdoor is gone: the cheapest setting that defuses it in most trainings (the exact 95 %",
@@ -213,7 +227,10 @@ def section(records: Sequence[TrialRecord]) -> str:
         "[95 %, other seeds]; the rest is how factors act together.",
     ]
     figure = f"![attack success left against clean accuracy lost, a point a setting]({NAME}/{FIGURE})"
-    by_setting = ("attack", "learning rate", "clean share", "ASR before", "ASR left", "floor", LOST, "defused")
+    by_setting = (
+        *("attack", "learning rate", "clean share", "ASR before", "ASR left", "floor", LOST, "defused"),
+        *("ASR relearnt", "baselines relearnt", "back"),
+    )
     lines = [*told, "", figure, "", *_table(by_setting, map(_row, points)), "", *price, ""]
     lines += _table(
         ("attack", "cheapest setting", "defused", LOST, "ASR left"), (_price(points, attack) for attack in attacks)
@@ -236,8 +253,18 @@ def _row(point: Point) -> str:
         "–" if point.floor is None else f"{100 * point.floor:.1f} %",
         _with_ends(point.lost, unit=""),
         point.defused.text if point.defused else "–",
+        *_relearnt(point.relearnt),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _relearnt(found: Relearning | None) -> Iterable[str]:
+    if found is None:
+        return "–", "–", "–"
+    success, floor = (
+        _with_ends((each.mean, each.lowest, each.highest)) if each else "–" for each in (found.relearnt, found.floor)
+    )
+    return success, floor, found.took.text if found.took else "–"
 
 
 def _price(points: Sequence[Point], attack: str) -> str:

@@ -28,10 +28,12 @@ from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import SearchView
 from bdray.results.tables import csv_of, result_table
 from bdray.space import load_space
+from bdray.space.dry_run import make_plan
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, label_of, read_records
+from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
+from bdray.values import show_cell
 
 HERE = Path(__file__).parent
 MISSING = "missing.txt"
@@ -81,12 +83,17 @@ def state_of(kept: Path, labels: Mapping[str, str]) -> str:
 
 
 def _labels(sweep: Storage) -> dict[str, str]:
-    """What conditions are called, as far as the space can be read here."""
+    """What tells conditions apart, as far as the space can be read here."""
     try:
-        conditions = load_space(sweep.uri_of(SPACE), text=sweep.read_text(SPACE)).conditions()
+        space = load_space(sweep.uri_of(SPACE), text=sweep.read_text(SPACE))
     except UserError:
         return {}
-    return {condition.condition_id: label_of(condition) for condition in conditions}
+    paths, labels = [axis.path for axis in make_plan(space).axes if axis.path != "trigger.path"], {}
+    for condition in space.conditions():
+        flat = space.flat(condition)
+        words = [f"{path} {show_cell(flat[path])}" for path in paths if flat.get(path) is not None]
+        labels[condition.condition_id] = ", ".join([*["baseline"] * condition.is_baseline, *words])
+    return labels
 
 
 def stamped(record: TrialRecord) -> bytes | None:
@@ -95,7 +102,9 @@ def stamped(record: TrialRecord) -> bytes | None:
     Raises:
         SystemExit: its data set is not here.
     """
-    condition = Condition.parse(record.condition)
+    data = record.condition["data"]
+    here = {"root": str(HERE.parent / "data" / data["name"])} if data.get("root") else {}
+    condition = Condition.parse({**record.condition, "data": {**data, **here}})
     if condition.trigger is None:
         return None
     try:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from waiting import HANG_S
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import accuracy, backdoorbench, gpu, loop, memory, ordinary, precision
+from benchmarks import accuracy, backdoorbench, gpu, gpu_speed, gpu_trials, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.parametrize("module", [loop, ordinary, backdoorbench, precision], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [loop, *(pytest.param(module, marks=pytest.mark.long) for module in (ordinary, backdoorbench, precision))],
+    ids=lambda module: module.__name__,
+)
 def test_quick_run_measures_finite_figures(module: object) -> None:
     report: Report = module.measure(quick=True)  # type: ignore[attr-defined]
     assert report.rows
@@ -55,7 +60,7 @@ def test_loop_and_bare_train_batches_of_the_same_size(tmp_path: Path) -> None:
     assert stage.steps_per_epoch == 3
 
 
-TINY = gpu.Scale(torch.device("cpu"), (loop.Size("resnet8", 8, 1, 1),), (1, 2), 0.2)
+TINY = replace(gpu.QUICK, device=torch.device("cpu"), sizes=(loop.Size("resnet8", 8, 1, 1),), seconds=0.2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -76,7 +81,7 @@ def test_the_gpus_section_is_written_and_no_other_line(monkeypatch: pytest.Monke
     results = tmp_path / "RESULTS.md"
     old = "# Results\n\n- machine: another\n\n<!-- loop -->\n## Loop\n\n<!-- cold_start -->\n## Start\n"
     results.write_text(old)
-    part = Report("Part", "holds", [Row("a", {}, 1.0, gpu.HOLDS)])
+    part = Report("Part", "holds", [Row("a", {}, 1.0, gpu_trials.HOLDS)])
     monkeypatch.setattr(benchmarks, "RESULTS", results)
     monkeypatch.setattr(gpu, "missing", lambda: None)
     report = gpu.Answers("One GPU", "", part.rows, ["Measured on: X."], 1, [part])
@@ -88,47 +93,47 @@ def test_the_gpus_section_is_written_and_no_other_line(monkeypatch: pytest.Monke
     assert "## One GPU\n\nMeasured on: X.\n\n### Part\n" in written[start:end]
 
 
-def test_the_gpus_parts_end_within_35_minutes() -> None:
+def test_the_gpus_parts_end_within_35_minutes_and_on_a_borrowed_one_within_12() -> None:
+    """Of a borrowed machine a command may take ten."""
     assert sum(part.limit for part in gpu.PARTS.values()) <= 34 * 60
+    calls = [sum(part.borrowed for part in gpu.PARTS.values() if part.call == call) for call in (1, 2)]
+    assert max(calls) < 10 * 60
+    assert sum(calls) <= 12 * 60
 
 
-@pytest.mark.parametrize("name", ["steps", "precisions", "compilation"])
-def test_parts_for_a_gpu_compare_on_a_cpu(name: str, tmp_path: Path) -> None:
-    (row,) = gpu.PARTS[name].rows(TINY, tmp_path)
-    assert row.ratio is not None
-    assert row.ratio > 0
+def test_the_calls_of_a_borrowed_gpu_have_sections_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    results, asked = tmp_path / "RESULTS.md", list[int]()
+    monkeypatch.setattr(benchmarks, "RESULTS", results)
+    monkeypatch.setattr(gpu, "missing", lambda: None)
+
+    def measure(*, quick: bool, call: int) -> Report:
+        asked.append(call)
+        return Report(f"Call {call}", "holds", [])
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    for call in ("2", "1"):
+        assert _main("gpu", "--borrowed", call, "--write") == 0
+    written = results.read_text()
+    assert asked == [2, 1]
+    assert 0 < written.index("<!-- gpu_1 -->\n## Call 1") < written.index("<!-- gpu_2 -->\n## Call 2")
+    with pytest.raises(SystemExit):
+        _main("loop", "--borrowed", "1")
 
 
-def test_trials_repeat_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_in_a_process", lambda work, *arguments: work(*arguments))
-    rows = list(gpu.repeats(TINY, tmp_path))
-    assert len(rows) == 2 * len(gpu.VARIANTS)
-    assert all(row.met for row in rows)
+@pytest.mark.parametrize(("part", "rows"), [(gpu_speed.precisions, 2), (gpu_speed.compilation, 1)])
+def test_what_only_differs_on_a_gpu_is_compared_on_a_cpu(part: Any, rows: int, tmp_path: Path) -> None:
+    found = list(part(TINY, tmp_path))
+    assert len(found) == rows
+    assert all(row.ratio is not None and row.ratio > 0 for row in found)
 
 
-def test_an_outcome_knows_seeds_apart_and_crosses_processes(tmp_path: Path) -> None:
-    zero, one = (gpu.short(TINY.sizes[0], seed=seed) for seed in (0, 1))
-    here = gpu.outcome(zero, TINY, tmp_path, "device")
+def test_an_outcome_knows_seeds_apart(tmp_path: Path) -> None:
+    zero, one = (gpu_trials.short(TINY.sizes[0], seed=seed) for seed in (0, 1))
+    here = gpu_trials.outcome(zero, TINY, tmp_path, "device")
     assert any(name.endswith("model.safetensors") for name in here)
-    assert gpu.outcome(one, TINY, tmp_path, "device") != here
-    assert gpu._in_a_process(gpu.outcome, zero, TINY, tmp_path, "device") == here
-
-
-def test_a_trial_that_no_cap_stops_does_not_hold(tmp_path: Path) -> None:
-    without_cap, whole = gpu.cap(TINY, tmp_path)
-    assert without_cap.met is False
-    assert whole.met is True
-
-
-def test_a_trial_that_a_cap_stops_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the cap is set, a CPU can only raise what the allocator would."""
-
-    def cap(device: torch.device, gpu_share: float) -> None:
-        if gpu_share < 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr("bdray.trial.run.prepare_memory", cap)
-    assert [row.met for row in gpu.cap(TINY, tmp_path)] == [True, True]
+    assert gpu_trials.outcome(one, TINY, tmp_path, "device") != here
 
 
 def _stays(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
@@ -150,20 +155,20 @@ def _dies(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
     ("rows", "limit", "failure"),
     [
         (_stays, 0.5, "stopped after its limit of 0.5 s"),
-        (_raises, 60, "ValueError: one line"),
-        (_dies, 60, "its process ended with status 3"),
-        (gpu.needs, 60, "RuntimeError: memory is measured on a GPU alone"),
+        (_raises, HANG_S, "ValueError: one line"),
+        (_dies, HANG_S, "its process ended with status 3"),
+        (gpu_trials.needs, HANG_S, "RuntimeError: memory is measured on a GPU alone"),
     ],
 )
 def test_a_part_that_fails_keeps_its_rows_and_says_why(rows: Any, limit: float, failure: str) -> None:
-    report = gpu.answer(gpu.Part("Part", rows, limit, "holds", "A note."), TINY)
+    report = gpu.answer(gpu.Part("Part", rows, limit, 1, limit, "holds", "A note."), TINY, limit)
     assert [row.name for row in report.rows] == (["first"] if rows in (_raises, _dies) else [])
     assert report.failures == 1
     assert f"**Not finished: {failure}.**" in report.markdown()
 
 
 def test_a_part_in_a_process_of_its_own_measures() -> None:
-    rows, failure = gpu.run_apart(gpu.PARTS["sharing"], TINY)
+    rows, failure = gpu.run_apart(gpu.PARTS["sharing"], TINY, 300)
     assert failure == ""
     assert [row.name for row in rows] == ["1 x resnet8, batch 8", "2 x resnet8, batch 8"]
 

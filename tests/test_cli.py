@@ -149,6 +149,8 @@ def test_dry_run_prints_the_plan(work: Path, capsys: pytest.CaptureFixture[str])
     status, output, _ = run(capsys, "sweep", "tiny.yaml", "--dry-run", "--seeds", "0-2")
     assert status == 0
     assert "patch" in output
+    assert "power    3 seeds of each cell" in output
+    assert "  took   no k of 3 says more (6 of 6 would)" in output
     assert not (work / "runs" / "mlflow.db").exists()
 
 

@@ -29,6 +29,7 @@ baselines: true
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("database_in_runs")
 def test_a_detector_added_to_a_finished_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
     said = io.StringIO()

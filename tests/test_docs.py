@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bdray.condition import COMPONENTS
+from bdray.detectors import DETECTORS
 from bdray.testing import check_component
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,9 @@ REGISTRIES = {
     "STRATEGIES": "poison",
     "REGULARIZERS": "regularizer",
     "REPAIRS": "repair",
+    "DETECTORS": "detector",
 }
+KINDS = {**COMPONENTS, "detector": DETECTORS}
 COMPONENT = re.compile("@(" + "|".join(REGISTRIES) + r")\.register\(\"(\w+)\"\)")
 MADE_BY_USERS = ("docker/secrets/",)
 
@@ -36,13 +39,20 @@ def test_components_in_the_documents_register_and_keep_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [block for path in DOCUMENTS for block in blocks(path.read_text()) if COMPONENT.search(block)]
-    assert {REGISTRIES[base] for code in found for base, _ in COMPONENT.findall(code)} == set(COMPONENTS)
+    assert {REGISTRIES[base] for code in found for base, _ in COMPONENT.findall(code)} == set(KINDS)
     monkeypatch.syspath_prepend(tmp_path)
     for number, code in enumerate(found):
         (tmp_path / f"documented_{number}.py").write_text(code)
         importlib.import_module(f"documented_{number}")
         ((base, name),) = COMPONENT.findall(code)
-        check_component(COMPONENTS[REGISTRIES[base]].build(name))
+        check_component(KINDS[REGISTRIES[base]].build(name))
+
+
+def test_each_kind_has_a_page_with_its_example() -> None:
+    pages = [path.read_text() for path in (ROOT / "docs" / "writing").glob("*.md") if path.name != "index.md"]
+    examples = [{base for code in blocks(page) for base, _ in COMPONENT.findall(code)} for page in pages]
+    assert sorted(map(sorted, examples)) == sorted([base] for base in REGISTRIES), "one kind a page, all kinds"
+    assert all("The check" in page and page.count("| `") + page.count("| |") > 0 for page in pages), "interface, check"
 
 
 def test_relative_links_lead_somewhere() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
+import sys
 from pathlib import Path
+from typing import Any
 
 import finetuning
 import pytest
@@ -10,8 +14,10 @@ from archive import records_in
 from finetuning import BEGIN, END, cheapest, draw, explained, points_of, section, written
 from made_up import rates, record, stage
 
-from bdray.condition import Condition
-from bdray.record import FloorRecord, TrialRecord
+from bdray.condition import Condition, attack_key
+from bdray.questions import relearn_key
+from bdray.recipes import Relearn
+from bdray.record import FloorRecord, Relearnt, TrialRecord
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 SEEDS = range(8)
@@ -24,46 +30,52 @@ def one(trigger: str, lr: float, fraction: float, seed: int) -> Condition:
     return Condition.parse({**content, "finetune": {"lr": lr, "fraction": fraction}, "seed": seed})
 
 
-def made_up(left: dict[float, float]) -> list[TrialRecord]:
+MANY = {"clean_images": 1000, "attacked_images": 900}
+"""Images enough for every training to be clear."""
+
+
+def made_up(left: dict[float, float], *, relearn: bool = True) -> list[TrialRecord]:
     """Two attacks, a learning rate for each of `left`, two clean shares, and their baselines with floors."""
-    many = {"clean_images": 1000, "attacked_images": 900}
     found: dict[str, TrialRecord] = {}
-    for trigger in ("patch", "blend"):
-        for lr, after in left.items():
-            for fraction in (0.01, 0.05):
-                for seed in SEEDS:
-                    condition = one(trigger, lr, fraction, seed)
-                    cost = 0.02 if lr == 0.1 else 0.0
-                    ends = [rates(0.98, 0.9, **many), *[rates(after, 0.9 - cost, **many)] * 10]
-                    found[condition.condition_id] = record(
-                        condition,
-                        stage(ends[0], fingerprint=condition.poison_fingerprint),
-                        stage(*ends, name="finetune", fingerprint=condition.condition_id),
-                    )
-                    twin = condition.baseline()
-                    floor = rates(0.02, 0.9, **many)
-                    attack = FloorRecord(
-                        probe=attack_of(condition),
-                        trigger=condition.content()["trigger"],
-                        poison=condition.content()["poison"],
-                        poisoned=floor,
-                        repaired=floor,
-                    )
-                    known = found.get(twin.condition_id)
-                    floors = {each.probe: each for each in (*(known.floors if known else ()), attack)}
-                    found[twin.condition_id] = record(
-                        twin,
-                        stage(rates(0.02, 0.9, **many), fingerprint=twin.poison_fingerprint),
-                        stage(*[rates(0.02, 0.9, **many)] * 2, name="finetune", fingerprint=twin.condition_id),
-                        floors=tuple(floors.values()),
-                    )
+    settings = itertools.product(("patch", "blend"), left.items(), (0.01, 0.05), SEEDS)
+    for trigger, (lr, after), fraction, seed in settings:
+        condition = one(trigger, lr, fraction, seed)
+        twin, clean = condition.baseline(), 0.88 if lr == 0.1 else 0.9
+        found[condition.condition_id] = record(
+            condition,
+            stage(rates(0.98, 0.9, **MANY), fingerprint=condition.poison_fingerprint),
+            stage(rates(0.98, 0.9, **MANY), *[rates(after, clean, **MANY)] * 10, **tuned(condition)),
+            relearnt=(relearnt(condition, 0.6),) if relearn else (),
+        )
+        before = found.get(twin.condition_id)
+        found[twin.condition_id] = record(
+            twin,
+            stage(rates(0.02, 0.9, **MANY), fingerprint=twin.poison_fingerprint),
+            stage(*[rates(0.02, 0.9, **MANY)] * 2, **tuned(twin)),
+            floors=(*(before.floors if before else ()), floor_of(condition)),
+            relearnt=(*(before.relearnt if before else ()), relearnt(condition, 0.1)),
+        )
     return list(found.values())
 
 
-def attack_of(condition: Condition) -> str:
-    from bdray.condition import attack_key
+def tuned(condition: Condition) -> dict[str, Any]:
+    return {"name": "finetune", "fingerprint": condition.condition_id}
 
+
+def attack_of(condition: Condition) -> str:
     return attack_key(condition.trigger, condition.poison)
+
+
+def floor_of(condition: Condition) -> FloorRecord:
+    content, low = condition.content(), rates(0.02, 0.9, **MANY)
+    attack = {"trigger": content["trigger"], "poison": content["poison"]}
+    return FloorRecord(probe=attack_of(condition), poisoned=low, repaired=low, **attack)
+
+
+def relearnt(condition: Condition, success: float) -> Relearnt:
+    attack = attack_of(condition)
+    key, measured = relearn_key(Relearn(), attack), rates(success, 0.9, **MANY)
+    return Relearnt(key=key, relearn=Relearn().model_dump(), attack=attack, triggered=50, clean=950, rates=measured)
 
 
 def test_the_learning_rate_explains_all_where_it_alone_decides() -> None:
@@ -88,8 +100,10 @@ def test_the_cheapest_setting_defuses_in_most_trainings_and_its_price_is_what_cl
 
 def test_the_part_of_the_page_names_settings_prices_and_factors() -> None:
     said = section(made_up(LEFT))
-    row = "| patch | 0.1 | 5 % | 98.0 % | 5.0 % (5.0 to 5.0) | 2.0 % | 2.0 (2.0 to 2.0) | 8 of 8 |"
-    assert row in said.splitlines()
+    row = "| patch | 0.1 | 5 % | 98.0 % | 5.0 % (5.0 to 5.0) | 2.0 % | 2.0 (2.0 to 2.0) | 8 of 8 | {} |"
+    back = "60.0 % (60.0 to 60.0) | 10.0 % (10.0 to 10.0) | 8 of 8"
+    assert row.format(back) in said.splitlines()
+    assert row.format("– | – | –") in section(made_up(LEFT, relearn=False)).splitlines()
     assert "| learning rate | 2 | 100 % [100 to 100] |" in said.splitlines()
     page = f"before\n{BEGIN}\nold\n{END}\nafter"
     assert written(page, said) == f"before\n{BEGIN}\n{said}\n{END}\nafter"
@@ -116,3 +130,11 @@ def test_the_figure_has_a_point_for_every_setting_of_every_attack(tmp_path: Path
 def test_the_page_says_what_the_kept_records_hold() -> None:
     text = (SWEEPS / "README.md").read_text()
     assert text == written(text, section(records_in(SWEEPS / finetuning.NAME)))
+
+
+def test_the_independent_script_shares_no_code_with_bdray() -> None:
+    tree = ast.parse((SWEEPS / "plain_finetuning.py").read_text())
+    nodes = list(ast.walk(tree))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names == {"torch", "PIL"}

@@ -102,7 +102,7 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     said = capsys.readouterr().out
     assert said == (kept / keep.MISSING).read_text()
     assert "2 of 4 conditions have a record (2 finished)" in said
-    assert said.count("  image-0.1-resnet8-none-s0") == 2
+    assert [said.count(f"trigger.name image, train.epochs 60, finetune.lr {lr}\n") for lr in (0.01, 0.1)] == [1, 1]
     assert "  python -m bdray.sweep halved.yaml --no-dashboard --max-concurrent 1\n" in said
     for path in kept.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PARTS = sorted(file.stem for file in (HERE / "pretended").glob("[a-z]*.py") if file.stem != "conftest")
+LONG = {"parts"}
+"""Start a process for each of their tests."""
+PARTS = [
+    pytest.param(file.stem, marks=(pytest.mark.system, pytest.mark.long) if file.stem in LONG else ())
+    for file in sorted((HERE / "pretended").glob("[a-z]*.py"))
+    if file.stem != "conftest"
+]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -50,6 +50,7 @@ def typed(folder: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("database_in_runs")
 def test_a_hopeless_stage_ends_early_and_is_run_again_only_when_asked(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     said = typed(tmp_path, "--notify", "http://127.0.0.1:1/")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import HANG_S
 
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("bdray", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
-COMMAND_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ class Page:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=COMMAND_S,
+                timeout=HANG_S,
                 check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -111,18 +111,36 @@ def test_the_tutorial(site: Path, tmp_path: Path) -> None:
     assert (work / "runs" / "study" / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.long
 def test_the_week(site: Path, tmp_path: Path) -> None:
     week = page("week.md", tmp_path, site)
-    assert set(week.files) == {"make_pictures.py", "my_parts.py", "week.yaml", "evaluate.py"}
+    assert set(week.files) == {"make_pictures.py", "my_trigger.py", "my_parts.py", "week.yaml", "evaluate.py"}
     said, runs = week.follow(), week.work / "runs"
-    assert "done     8 of 8 conditions" in said["bdray sweep week.yaml --dry-run"]
-    late = next(text for command, text in said.items() if "--name late" in command)
+    assert "done     12 of 12 conditions" in said["bdray sweep week.yaml --dry-run"]
+    late, defended = (
+        next(text for command, text in said.items() if f"--name {name}" in command) for name in ("late", "defended")
+    )
     assert "4 of them taken over from other sweeps" in late
     assert "late minus week: 8 pairs" in said["bdray compare week late"]
     assert "poison.stamp" in said["bdray compare week late"]
+    assert "shrunk" in (runs / "defended" / "results.csv").read_text().splitlines()[0], "what her defence did"
+    assert not stages_trained(runs / "defended") & stages_trained(runs / "week"), "poisoned models are shared"
     assert r"\footnotesize" in said["bdray results week --by regularizer --latex"]
     assert (week.work / "figures" / "attack_success_column.pdf").stat().st_size > 1000
-    for condition in (runs / "week" / "conditions").iterdir():
+    for condition in (runs / "late" / "conditions").iterdir():
         assert (condition / "model.safetensors").exists(), "resources.keep_models"
     measured, tabulated = said["python evaluate.py"].split()
     assert measured == tabulated
+    read = next(text for command, text in said.items() if command.endswith("bdray report week"))
+    assert "small_features" in read
+    planned = next(text for command, text in said.items() if "runs/week/space.yaml" in command)
+    assert "12 of 12 conditions" in planned
+    asked = said["bdray sweep week.yaml --no-dashboard 2>&1 || true"]
+    assert "the code of the trigger edge" in asked and "say which it is" in asked
+    table = pd.read_csv(runs / "week" / "results.csv")
+    assert dict(table.groupby("role").size()) == {"poisoned": 10, "baseline": 4}, "both versions of her trigger"
+
+
+def stages_trained(sweep: Path) -> set[str]:
+    """Fingerprints of the stages that this sweep computed itself."""
+    return {path.parent.name for path in sweep.glob("stages/*/stage.json")}

@@ -46,9 +46,18 @@ class Losses:
 
 
 def memory_exhausted(said: str) -> str:
-    """What Ray says of the memory of a machine where it killed a process for it; "" where that was not the cause."""
-    found = re.search(r"Memory on the node .*? was (\S+) used / (\S+) limit", said)
-    return f"the memory of its machine ran out, {found[1]} of {found[2]} were used" if found else ""
+    """What a process needed of its machine's memory when Ray killed it for that; "" where that was not the cause.
+
+    Of several that were killed at once, what the smallest needed.
+    """
+    found = re.search(r"Memory on the node .*? was ([\d.]+)GB used / ([\d.]+)GB limit", said)
+    if found is None:
+        return ""
+    used, machine = float(found[1]), f"a machine of {found[2]} GB"
+    own = [float(each) for each in re.findall(r"Selected to kill: .*?actual memory used=([\d.]+)GB", said)]
+    if not own:
+        return f"it needs more memory than was left on {machine}, {found[1]} GB of which were used"
+    return f"it needs more than {min(own):g} GB on {machine}, {max(0.0, used - sum(own)):.2f} GB of which others used"
 
 
 def gpu_memory_exhausted(said: str) -> str:

@@ -43,7 +43,7 @@ class ImageData:
         mean, std: of the training images' channels, in [0, 1] units; `std` is of the population, at least 1/255.
         fingerprint: hex digest of the images and labels; two sets with one fingerprint are the same.
         duplicates: training images that are test images too.
-        unread: what lies in class folders and was left out.
+        unread: what lies among the pictures and was left out.
     """
 
     train_images: torch.Tensor

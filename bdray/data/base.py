@@ -56,7 +56,8 @@ class DataSet(Component):
 
     unread: Literal["refuse", "leave_out"] = "refuse"
     """What is done about files in class folders that are not read (folders in them, files without a picture's suffix):
-    `refuse` names them; `leave_out` goes on without them, which plan, `bdray doctor` and every record say."""
+    `refuse` names them; `leave_out` goes on without them, which plan, `bdray doctor` and every record say, as they do
+    of pictures and folders of pictures beside a training and a test folder (`val/`), which are never read."""
 
     def source(self, downloads: Path) -> Source:
         """Where the pictures come from. Cheap: it looks at names and sizes but decodes nothing (it may download).

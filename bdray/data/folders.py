@@ -83,8 +83,8 @@ class ClassFolders:
         root: the folder that holds the training and the test folder, or the classes themselves.
         splits: `train` and `test`, or `.` for one tree that is yet to be split.
         layout: how it lies there.
-        unread: what lies in class folders, or is a picture beside them, and is not read; below the root, folders with
-            a slash behind.
+        unread: what lies in class folders, or is a picture beside them or a folder with pictures beside the training
+            and the test folder, and is not read; below the root, folders with a slash behind.
     """
 
     root: Path
@@ -193,20 +193,45 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
         count = sum(len(classes[name]) for classes in splits.values())
         if count < 2:
             raise DataError(f"{where}: class '{name}' has {count} image; at least 2 are needed")
-    # Records are UTF-8, names of files need not be.
-    named = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in unread)
-    listing = ClassFolders(root, splits, layout, tuple(named))
     if unread and layout.unread == "refuse":
         known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
         raise DataError(
-            f"{where}: {said_unread(listing.unread)} in class folders and would not be read ({known}); convert, move "
-            "or remove what is there, or set data.unread to leave_out"
+            f"{where}: {_said_entries(_as_text(unread))} in class folders and would not be read ({known}); convert, "
+            "move or remove what is there, or set data.unread to leave_out"
         )
-    return listing
+    # A third set of pictures may well be meant to stay out.
+    beside = _with_pictures_beside(root, wanted) if is_split else []
+    return ClassFolders(root, splits, layout, _as_text([*beside, *unread]))
+
+
+def _as_text(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as a record can hold them: those are UTF-8, names of files need not be."""
+    return tuple(name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
+
+
+def _with_pictures_beside(root: Path, splits: Sequence[str]) -> list[str]:
+    """The pictures and the folders with pictures or with folders of pictures below the root, but for `splits`."""
+    folders = {name for name in _subfolders(root) if name not in splits and _has_pictures(root / name)}
+    pictures = {entry.name for entry in _entries(root) if _is_picture(entry.name) and not entry.is_dir()}
+    return sorted([*(f"{name}/" for name in folders), *pictures])
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether a picture lies in a folder or in one of its folders, as far as anybody may look."""
+    try:
+        within = _entries(folder)
+        deeper = (inner for entry in within if entry.is_dir() for inner in _entries(Path(entry.path)))
+        return any(_is_picture(entry.name) for entry in (*within, *deeper))
+    except DataError:
+        return True
 
 
 def said_unread(unread: Sequence[str]) -> str:
-    """How many files there are, and the first of them by name: "2 entries (a/b.avif, a/deeper/) lie"."""
+    """How many entries are left out, and the first by name: "2 entries (a/b.avif, val/) lie among the pictures ..."."""
+    return f"{_said_entries(unread)} among the pictures and {'are' if len(unread) > 1 else 'is'} not read"
+
+
+def _said_entries(unread: Sequence[str]) -> str:
     more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
     count = f"{len(unread)} entries" if len(unread) > 1 else "1 entry"
     return f"{count} ({', '.join(unread[:_NAMED])}{more}) {'lie' if len(unread) > 1 else 'lies'}"

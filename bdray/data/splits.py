@@ -55,21 +55,34 @@ def split_clean(
             it is drawn from.
     """
     total = len(labels)
-    pool_size, clean_size = round(held_out_fraction * total), round(fraction * total)
+    if refusal := cannot_split(total, fraction=fraction, held_out_fraction=held_out_fraction, split=split):
+        raise DataError(": ".join(refusal))
     order = stratified_order(labels, generator)
+    pool_size = round(held_out_fraction * total)
     pool, train = order[:pool_size], order[pool_size:]
-    if not len(train):
-        raise DataError(f"holding out {held_out_fraction:g} of {total} training images leaves none to train on")
+    clean = (pool if split == "held_out" else train)[: round(fraction * total)]
+    return CleanSplit(train_indices=np.sort(train), clean_indices=np.sort(clean))
+
+
+def cannot_split(
+    total: int, *, fraction: float, held_out_fraction: float, split: Literal["held_out", "train_clean"]
+) -> tuple[str, str] | None:
+    """The option by which `total` images cannot be divided as `split_clean` divides them, and what is wrong with it;
+    None where they can. Needs no torch."""
+    pool, clean = round(held_out_fraction * total), round(fraction * total)
+    if pool >= total:
+        option = "finetune.fraction" if split == "held_out" and clean >= total else "data.clean_pool"
+        return option, f"holding out {held_out_fraction:g} of {total} training images leaves none to train on"
     for option, share in (("finetune.fraction", fraction), ("data.clean_pool", held_out_fraction)):
         if problem := comes_to_nothing(share, total, "training images", option):
-            raise DataError(f"{option}: {problem}")
-    available = pool if split == "held_out" else train
-    if clean_size > len(available):
-        raise DataError(
-            f"finetune.fraction: {fraction:g} of {total} training images is {clean_size}, but `split: {split}` has "
-            f"only {len(available)} to choose from"
+            return option, problem
+    available = pool if split == "held_out" else total - pool
+    if clean > available:
+        return "finetune.fraction", (
+            f"{fraction:g} of {total} training images is {clean}, but `split: {split}` has only {available} to choose "
+            "from"
         )
-    return CleanSplit(train_indices=np.sort(train), clean_indices=np.sort(available[:clean_size]))
+    return None
 
 
 def stratified_order(labels: Labels, generator: torch.Generator) -> Labels:

@@ -97,8 +97,9 @@ class NeuralCleanse(ModelDetector):
         for epoch in range(self.epochs):
             weights = torch.tensor([search.weight for search in searches], device=tools.device)
             for chosen in orders[:, epoch].split(self.batch_size, dim=1):
-                errors = self._errors(model, raw, wanted, images[chosen], tools)
-                loss = (errors + weights * raw[:, 0].sigmoid().sum((1, 2))).sum()
+                now = raw.sigmoid()
+                errors = self._errors(model, now, wanted, images[chosen], tools)
+                loss = (errors + weights * now[:, 0].sum((1, 2))).sum()
                 (raw.grad,) = torch.autograd.grad(loss, raw)
                 optimizer.step()
             with torch.no_grad():
@@ -125,13 +126,13 @@ class NeuralCleanse(ModelDetector):
         return begun.requires_grad_(), torch.stack(orders).to(tools.device)
 
     def _errors(
-        self, model: nn.Module, raw: torch.Tensor, wanted: torch.Tensor, images: torch.Tensor, tools: DetectorTools
+        self, model: nn.Module, now: torch.Tensor, wanted: torch.Tensor, images: torch.Tensor, tools: DetectorTools
     ) -> torch.Tensor:
         """For every class the cross-entropy of what the trigger leads to it: float32, `L`. `images`: `L x n x 3 x S x
         S`."""
         from torch.nn.functional import cross_entropy
 
-        mask, pattern = raw[:, None, :1].sigmoid(), raw[:, None, 1:].sigmoid()
+        mask, pattern = now[:, None, :1], now[:, None, 1:]
         logits = tools.logits(model, stamped(images, mask, pattern).flatten(0, 1))
         errors = cross_entropy(logits, wanted.repeat_interleave(images.shape[1]), reduction="none")
         return errors.view(len(wanted), -1).mean(1)

@@ -46,6 +46,7 @@ class DetectorTools:
         normalize: float images in [0, 1] to what the model takes.
         autocast: the precision that the model was trained in.
         tick: hears how far this is (done, of how many); whoever listens may stop it by raising.
+        clean: the clean set, where a detector of training sets sees one; empty where none is set aside.
     """
 
     generator: torch.Generator
@@ -54,6 +55,7 @@ class DetectorTools:
     normalize: Callable[[torch.Tensor], torch.Tensor]
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     tick: Callable[[int, int], None] = lambda done, total: None
+    clean: Labelled | None = None
 
     def logits(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """float32, `N x K`, of float images in [0, 1] on the device, with gradients; the model's mode is left alone."""

@@ -38,6 +38,9 @@ class Airbench(Architecture):
     logit_scale: float = Field(default=1 / 9, gt=0.0)
     """Factor of the logits."""
 
+    def smallest_map(self, image_size: int) -> int | None:
+        return (image_size - (not self.padded)) // 8
+
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.models.networks.airbench import Airbench as Network
 

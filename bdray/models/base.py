@@ -102,6 +102,11 @@ class Architecture(Component):
         """What `stem` comes to for images of this size."""
         return self.OWN_STEM or self.stem == "cifar" or (self.stem == "auto" and image_size <= CIFAR_STEM_UP_TO)
 
+    def smallest_map(self, image_size: int) -> int | None:
+        """Side of the smallest map that batch normalisation sees of images of this size, in pixels: one such map of one
+        pixel has no variance to train with. None where only the built network knows. Needs no torch."""
+        return None
+
     def check(self, image_size: int) -> None:
         """Needs no torch.
 

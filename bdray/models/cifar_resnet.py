@@ -28,6 +28,9 @@ class CifarResNet(Architecture):
     """Where a stage narrows the map: `identity` subsamples and pads with zero channels (the paper's option A, what it
     uses for these networks), `projection` is a 1 x 1 convolution (option B)."""
 
+    def smallest_map(self, image_size: int) -> int | None:
+        return -(-image_size // 4)
+
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.models.networks.cifar_resnet import CifarResNet as Network
 

@@ -20,6 +20,10 @@ class NASNet(Architecture):
     ANY_IMAGE_SIZE: ClassVar[bool] = True
     MIXING_POINTS: ClassVar[tuple[str, ...] | None] = ("stage1", "stage2", "stage3")
 
+    def smallest_map(self, image_size: int) -> int | None:
+        # The standard stem begins without padding.
+        return -(-image_size // 4) if self.has_cifar_stem(image_size) else -(-((image_size - 1) // 2) // 16)
+
     def check(self, image_size: int) -> None:
         super().check(image_size)
         if self.weights != "none" and self.has_cifar_stem(image_size):

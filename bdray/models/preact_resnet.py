@@ -27,6 +27,9 @@ class PreActResNet18(Architecture):
     """First weights of the convolutions: `he` is normal with std sqrt(2 / fan_out), as in this package's other ResNets;
     `torch` is PyTorch's default, uniform with bound 1 / sqrt(fan_in), as in BackdoorBench."""
 
+    def smallest_map(self, image_size: int) -> int | None:
+        return -(-image_size // (8 if self.has_cifar_stem(image_size) else 32))
+
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.models.networks.preact_resnet import make_preact_resnet18
 

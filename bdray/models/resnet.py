@@ -26,6 +26,9 @@ class ImageNetResNet(Architecture):
     def published(self) -> str | None:
         return self.name
 
+    def smallest_map(self, image_size: int) -> int | None:
+        return -(-image_size // (8 if self.has_cifar_stem(image_size) else 32))
+
     def make(self, num_classes: int, image_size: int) -> nn.Module:
         from bdray.models.networks.resnet import make_resnet
 

@@ -22,7 +22,7 @@ def _detector(content: Any) -> Detector:
 @REPAIRS.register("filtered")
 class Filtered(Repair):
     """Train a fresh network on the poisoned training set without the samples that a detector flags in the poisoned
-    model. Batch size, optimizer, augmentation and the like are those of `finetune`; no clean picture is needed.
+    model; some see clean pictures too. Batch size, optimizer, augmentation and the like are those of `finetune`.
     """
 
     SOURCE: ClassVar[str] = "Tran, Li & Madry 2018 (spectral signatures) and Chen et al. 2018 (activation clustering)"
@@ -43,4 +43,4 @@ class Filtered(Repair):
         return (Training(recipe, "retrain", "retrained", data="poisoned", start="fresh", among=among),)
 
     def uses_clean_data(self, finetune: Finetune) -> bool:
-        return False
+        return "clean share" in self.detector.SEES

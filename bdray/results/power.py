@@ -225,16 +225,20 @@ def design_of(conditions: Iterable[Condition], known: Sequence[CellSpread]) -> D
     )
 
 
-def nearest_spreads(known: Sequence[CellSpread], design: Design) -> tuple[list[CellSpread], str]:
-    """Of the same data and model, else of the same data, else the default; and which, in words."""
-    for said, chosen in (
-        (f"{design.data}, {design.model}", [s for s in known if (s.data, s.model) == (design.data, design.model)]),
-        (f"{design.data}, other models", [s for s in known if s.data == design.data]),
-    ):
-        if {each.about for each in chosen} >= {"before", "clean"}:
-            cells = sum(each.about == "clean" for each in chosen)
-            return chosen, f"in {cells} measured cells ({said}: {', '.join(dict.fromkeys(s.sweep for s in chosen))})"
-    return DEFAULT, "by default (docs/statistics.md): nothing like it was measured"
+def nearest_spreads(known: Sequence[CellSpread], design: Design) -> tuple[dict[str, list[CellSpread]], str]:
+    """By rate, those of the same data and model, else of the same data, else the default; and where from, in words."""
+    pools = {
+        f"{design.data}, {design.model}": [s for s in known if (s.data, s.model) == (design.data, design.model)],
+        f"{design.data}, other models": [s for s in known if s.data == design.data],
+        "docs/statistics.md": DEFAULT,
+    }
+    found: dict[str, list[CellSpread]] = {}
+    sources: dict[str, dict[str, None]] = {}
+    for about in RATES:
+        words = next(words for words, pool in pools.items() if any(each.about == about for each in pool))
+        found[about] = [each for each in pools[words] if each.about == about]
+        sources.setdefault(words, {}).update(dict.fromkeys(each.sweep or "the default" for each in found[about]))
+    return found, " and ".join(f"{', '.join(sweeps)} ({words})" for words, sweeps in sources.items())
 
 
 def power_lines(conditions: Iterable[Condition], known: Sequence[CellSpread]) -> list[str]:
@@ -242,10 +246,9 @@ def power_lines(conditions: Iterable[Condition], known: Sequence[CellSpread]) ->
     design = design_of(conditions, known)
     if design is None:
         return []
-    spreads, where = nearest_spreads(known, design)
-    by_rate: Mapping[str, list[CellSpread]] = {name: [s for s in spreads if s.about == name] for name in RATES}
+    by_rate, where = nearest_spreads(known, design)
     head = f"{design.seeds} seed{'s' * (design.seeds != 1)} of each cell, {design.images:,} test images"
-    lines = [f"power    {head}; spread over seeds as {where}", _said_of_attacks(design, by_rate)]
+    lines = [f"power    {head}; spread over seeds as in {where}", _said_of_attacks(design, by_rate)]
     if design.has_baselines:
         lines.append(_said_of_equality(design, by_rate["clean"]))
     found, n = verdicts(design.seeds), design.seeds
@@ -259,12 +262,10 @@ def _said_of_attacks(design: Design, by_rate: Mapping[str, list[CellSpread]]) ->
         return "  ASR    no test tells two cells apart: the exact one takes six seeds"
     parts = []
     for name in ("before", "after") if design.is_repaired else ("before",):
-        if cells := by_rate[name]:
-            typical, wide = (
-                100 * found * math.sqrt(2) * deviation(cells, design.images, wide=wide) for wide in (False, True)
-            )
-            when = f" {name} the repair" if design.is_repaired else ""
-            parts.append(f"{typical:.1f} points{when} ({wide:.0f} where seeds spread most)")
+        reach = 100 * found * math.sqrt(2)
+        typical, wide = (reach * deviation(by_rate[name], design.images, wide=wide) for wide in (False, True))
+        when = f" {name} the repair" if design.is_repaired else ""
+        parts.append(f"{typical:.1f} points{when} ({wide:.0f} where seeds spread most)")
     return f"  ASR    two cells differ visibly (in 80 % of studies) from {', '.join(parts)} on"
 
 

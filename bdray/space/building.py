@@ -72,7 +72,7 @@ class Builder:
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
         """
-        assignment = self._with_picture(self._with_root(assignment))
+        assignment = self._with_picture(self.with_root(assignment))
         given: dict[str, tuple[Any, ...]] = dict.fromkeys(SECTIONS, ())
         for path, value in assignment.items():
             head = path.partition(".")[0]
@@ -92,7 +92,7 @@ class Builder:
             self._checked.add(checked)
         return condition
 
-    def _with_root(self, assignment: Flat) -> Flat:
+    def with_root(self, assignment: Flat) -> Flat:
         """With the folder of its data set, where that is set for each data set."""
         name, own = assignment.get("data.name", assignment.get("data")), assignment.get("data.root")
         root = root_of(name, self._roots, own) if isinstance(name, str) else own

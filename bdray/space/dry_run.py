@@ -179,7 +179,7 @@ def _data_notes(conditions: Sequence[Condition]) -> Iterator[str]:
     for data in {id(condition.data): condition.data for condition in conditions}.values():
         source = data.looked_at()
         if source and source.unread:
-            yield f"{data.name}: {said_unread(source.unread)} in class folders and left out (data.unread)"
+            yield f"{data.name}: {said_unread(source.unread)}"
         numbers = misleading_numbers(data.class_names() or ())
         if numbers and any(class_options(c.poison.name) for c in conditions if c.data is data):
             yield (

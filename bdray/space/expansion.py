@@ -24,6 +24,7 @@ from bdray.space.axes import Parameter, Rule, crossed, spread
 from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, values_by_path
 from bdray.space.covering import covering_subset
 from bdray.space.grammar import Grammar
+from bdray.space.named_classes import NamedClasses
 from bdray.space.source import Located, Where
 from bdray.values import freeze, show
 
@@ -60,15 +61,20 @@ class Expansion:
 
 
 class Unit:
-    """Parameters that advance together: one, or a zip group."""
+    """Parameters that advance together: one, or a zip group.
 
-    def __init__(self, members: Sequence[Parameter]) -> None:
-        self.members = members
+    Args:
+        classes: how classes are compared, where the space names some.
+    """
+
+    def __init__(self, members: Sequence[Parameter], classes: NamedClasses | None = None) -> None:
+        self.members, self._match = members, classes.match if classes else Rule.matches
         if len(members) > 1:
-            self.members = [unit.members[0] for unit in in_order([Unit([member]) for member in members])]
+            self.members = [unit.members[0] for unit in in_order([Unit([member], classes) for member in members])]
         self.paths = frozenset[str]().union(*(member.paths for member in members))
         asks = frozenset[str]().union(*(member.asks for member in members))
-        self.asks = asks - self.paths if len(members) > 1 else asks
+        needed = classes.needed_by(asks) - self.paths if classes else frozenset[str]()
+        self.asks = (asks - self.paths if len(members) > 1 else asks) | needed
         self._plain = len(members) == 1 and members[0].when is None
 
     @property
@@ -98,14 +104,14 @@ class Unit:
         """What its value number `index` adds to a condition so far."""
         row: Flat = {}
         for member in self.members:
-            if member.when is None or member.when.matches({**assignment, **row}):
+            if member.when is None or self._match(member.when, {**assignment, **row}):
                 row.update(member.rows[index])
         return row
 
     def number(self, assignment: Flat, value: float) -> Flat:
         """What a value of its distribution adds to a condition so far."""
         first = self.members[0]
-        return {first.path: value} if first.when is None or first.when.matches(assignment) else {}
+        return {first.path: value} if first.when is None or self._match(first.when, assignment) else {}
 
     def drawn(self, assignment: Flat, quantile: float) -> Flat:
         """What it adds at `quantile`, in [0, 1)."""
@@ -143,7 +149,9 @@ def expand(grammar: Grammar) -> Expansion:
         SpaceError: whatever is wrong with the grammar or a condition; points to the line.
     """
     _check_conflicts(grammar)
-    return _Expander(_possible_only(grammar)).run()
+    builder = Builder(grammar.data_roots, Path(grammar.root.where.file).parent)
+    classes = NamedClasses(grammar, builder)
+    return _Expander(_possible_only(grammar, classes), builder, classes).run()
 
 
 def _check_conflicts(grammar: Grammar) -> None:
@@ -159,18 +167,19 @@ def _check_conflicts(grammar: Grammar) -> None:
         taken.update(dict.fromkeys(parameter.paths, ("a parameter", parameter.key)))
 
 
-def _possible_only(grammar: Grammar) -> Grammar:
+def _possible_only(grammar: Grammar, classes: NamedClasses) -> Grammar:
     """Every `when` must be possible; parameters that only the command line made impossible go."""
     loosened = grammar.loosened
-    while dead := next((p for p in grammar.parameters.values() if _impossible(p, grammar, loosened)), None):
+    while dead := next((p for p in grammar.parameters.values() if _impossible(p, grammar, classes, loosened)), None):
         grammar = grammar.without(dead.path)
         loosened |= {dead.path, *dead.paths}
     return grammar
 
 
-def _impossible(parameter: Parameter, grammar: Grammar, loosened: Collection[str]) -> bool:
+def _impossible(parameter: Parameter, grammar: Grammar, classes: NamedClasses, loosened: Collection[str]) -> bool:
     for path, entry in parameter.when.entries.items() if parameter.when else ():
         values, open_ended = grammar.possible(path)
+        values = classes.meant(path, values)
         if open_ended or any(parameter.when.wants(path, value) for value in values if parameter.when):
             continue
         if path in loosened:
@@ -186,13 +195,12 @@ def _impossible(parameter: Parameter, grammar: Grammar, loosened: Collection[str
 class _Expander:
     """The work of `expand`, with what it counts on the way: the `SearchDomain` of the search method."""
 
-    def __init__(self, grammar: Grammar) -> None:
-        self.grammar = grammar
+    def __init__(self, grammar: Grammar, builder: Builder, classes: NamedClasses) -> None:
+        self.grammar, self.builder, self.classes, self.flats = grammar, builder, classes, Flats()
         self.fixed: Flat = {}
         for path, node in grammar.fixed.items():
             self.fixed.update(spread(path, node.plain()))
         self.axes: Sequence[Unit] = ()
-        self.builder, self.flats = Builder(grammar.data_roots, Path(grammar.root.where.file).parent), Flats()
         self.excluded = dict.fromkeys(grammar.exclude, 0)
         self.unbuilt: list[Flat] = []
         self.duplicates = 0
@@ -225,7 +233,9 @@ class _Expander:
     def _choose(self) -> list[Condition]:
         grouped = {path: group for group in self.grammar.zip for path in group}
         groups = dict.fromkeys(grouped.get(path, (path,)) for path in self.grammar.parameters)
-        self.axes = in_order([Unit([self.grammar.parameters[member] for member in group]) for group in groups])
+        self.axes = in_order(
+            [Unit([self.grammar.parameters[member] for member in group], self.classes) for group in groups]
+        )
         method = self.grammar.search
         for parameter in self.grammar.parameters.values():
             if parameter.distribution is not None and not method.TAKES_DISTRIBUTIONS:
@@ -251,7 +261,7 @@ class _Expander:
             assignments = grown
         # Entries of a `when` may be possible one by one and yet never together.
         for parameter in self.grammar.parameters.values():
-            if parameter.when is None or any(map(parameter.when.matches, assignments)):
+            if parameter.when is None or any(self.classes.match(parameter.when, one) for one in assignments):
                 continue
             if self.grammar.loosened.isdisjoint(parameter.asks):
                 problem = f"can never be met: no condition has {parameter.when}"
@@ -276,7 +286,7 @@ class _Expander:
     def _excluded(self, flat: Flat, *, built: bool = False) -> bool:
         """Whether some rule matches; counts every rule that does. Asked before building too, so that combinations
         which cannot be built can be excluded."""
-        matching = [rule for rule in self.grammar.exclude if rule.matches(flat)]
+        matching = [rule for rule in self.grammar.exclude if self.classes.match(rule, flat)]
         for rule in matching:
             self.excluded[rule] += 1
         if matching and not built:

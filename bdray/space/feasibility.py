@@ -1,5 +1,5 @@
-"""What can only fail, known before any picture is read: too large a trigger, too few images to poison, a share that is
-rounded to nothing."""
+"""What can only fail, known before any picture is read: too large a trigger, too few images to poison or to train on,
+a share that is rounded to nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from bdray.condition import Condition
 from bdray.data.base import DataSet
+from bdray.data.splits import cannot_split
 from bdray.errors import ComponentError, ConditionError, PoisonError
 from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
-from bdray.shares import comes_to_nothing
+from bdray.repairs.base import Training
 
 Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 """At least and at most how many images of each class there are, and how many in all."""
@@ -23,7 +24,8 @@ Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 
 def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
     """A condition that can only fail, and why: its trigger is larger than its images, or on no draw of its training set
-    can it poison as many images as it should, or find as many cover images, or one of its shares comes to no image.
+    can it poison as many images as it should, or find as many cover images, or its training set cannot be divided as it
+    should be, or a stage is left one image that its network cannot be trained on.
 
     All but the first for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
@@ -42,16 +44,44 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
 
 
 def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
-    """One whose limit is below the number of classes, or whose clean set or pool has no image."""
-    kinds = {(id(c.data), c.clean_fraction, c.held_out_fraction): (c, bounds) for c, bounds in conditions}
+    """One whose limit is below the number of classes, or whose clean set, pool or stage has too few images."""
+    kinds = {(id(c.data), id(c.model), id(c.repair), id(c.finetune)): (c, bounds) for c, bounds in conditions}
     for condition, (low, _, total) in kinds.values():
         if total < len(low):
             fewer = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
             return condition, ConditionError("data.train_limit", fewer)
-        shares = {"finetune.fraction": condition.clean_fraction, "data.clean_pool": condition.held_out_fraction}
-        for path, share in shares.items():
-            if nothing := comes_to_nothing(share, total, "training images", path):
-                return condition, ConditionError(path, nothing)
+        held_out, split = condition.held_out_fraction, condition.finetune.split
+        if refusal := cannot_split(
+            total, fraction=condition.clean_fraction, held_out_fraction=held_out, split=split
+        ) or _alone(condition, total):
+            return condition, ConditionError(*refusal)
+    return None
+
+
+def _alone(condition: Condition, total: int) -> tuple[str, str] | None:
+    """The option that leaves a stage one image where the network needs two, and why.
+
+    Args:
+        total: training images.
+    """
+    side, network = condition.data.image_size, condition.model
+    if network.smallest_map(side) != 1:
+        return None
+    kept, clean = total - round(condition.held_out_fraction * total), round(condition.clean_fraction * total)
+    found = [("poison", kept, "data.train_limit", "train on more images")]
+    found += [
+        (step.name, clean, "finetune.fraction", f"give it {2 / total:.3g} or more")
+        if step.data == "clean"
+        else (step.name, kept, "data.train_limit", "train on more images")
+        for step in condition.repair_stages
+        if isinstance(step, Training) and step.recipe.epochs
+    ]
+    for stage, count, option, advice in found:
+        if count == 1:
+            return option, (
+                f"leaves the {stage} stage one image of {total}, and {network.name} cannot be trained on one: the last "
+                f"map of {side} x {side} pixels is one pixel, and batch statistics need two; {advice}, or larger images"
+            )
     return None
 
 

@@ -20,6 +20,7 @@ import torch
 from bdray import __version__
 from bdray.errors import UserError
 from bdray.gpu import allocator_fraction, is_gpu
+from bdray.gpu_errors import gpu_error
 from bdray.machine import Machine, cpu_model
 from bdray.recipes import Precision, Resolved
 from bdray.shipped import commit
@@ -30,7 +31,8 @@ DRIVER = Path("/proc/driver/nvidia/version")
 """Where Linux says which NVIDIA driver it has loaded."""
 
 _set: dict[str, str] = {}
-"""What this process was set to, for the record: `deterministic` and `gpu_share`, of a GPU."""
+"""What this process was set to, for the record: `deterministic`, `gpu_share` and, where it came to less than it should
+have, `evaluation_batch`, of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def prepare_process(device: torch.device, threads: int) -> None:
         # Else every fresh tensor is filled with NaN, for whoever reads what was never written: the same bits, later.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
+        _set.pop("evaluation_batch", None)
         _set["deterministic"] = f"all but {tolerated}" if tolerated else "yes"
 
 
@@ -190,6 +193,22 @@ def prepare_memory(device: torch.device, gpu_share: float) -> None:
     torch.cuda.set_per_process_memory_fraction(allocator_fraction(gpu_share or 1.0, total), device)
 
 
+def with_fewer_pictures(compute: Callable[[int], T], pictures: int, device: torch.device) -> T:
+    """`compute(pictures)`, which takes so many pictures at a time; where a whole GPU has too little memory for them,
+    half as many, and so on. The process stays with that, and its records say it (`evaluation_batch`): sums may be
+    rounded otherwise then. A part of a GPU raises instead: the trial gets a larger one.
+    """
+    while True:
+        at_a_time = int(_set.get("evaluation_batch", pictures))
+        try:
+            return compute(at_a_time)
+        except RuntimeError as error:
+            found = gpu_error(error) if is_gpu(device) and at_a_time > 1 else None
+            if found is None or found.kind != "memory" or torch.cuda.get_per_process_memory_fraction(device) < 1:
+                raise
+        _set["evaluation_batch"] = str(at_a_time // 2)
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, for the record."""
     name = torch.cuda.get_device_name(device) if is_gpu(device) else platform.processor() or platform.machine()
@@ -201,7 +220,8 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def stage_environment(compute: Compute) -> dict[str, str | int]:
     """What a stage's numbers depend on beside its condition: `device`, `cpu`, `threads`, `precision`, versions; on a
-    GPU also `driver`, `cuda`, `cudnn`, `tf32`, `deterministic` and `gpu_share`.
+    GPU also `driver`, `cuda`, `cudnn`, `tf32`, `deterministic`, `gpu_share` and, where a whole GPU had no room for
+    more, `evaluation_batch`.
 
     `precision` is the resolved one; `threads` are those PyTorch computes with in this process.
     """

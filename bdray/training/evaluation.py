@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from bdray.models.networks.taps import Outputs, forward_outputs
 from bdray.record import Confusion, Rates, finite
 from bdray.training.batches import image_batches
-from bdray.training.device import Compute
+from bdray.training.device import Compute, with_fewer_pictures
 
 COLLAPSE_SHARE = 0.9
 """A model that gives one class more than this share of the clean test images has collapsed."""
@@ -189,12 +190,18 @@ def evaluate(
     compute: Compute,
     batch_size: int = 500,
 ) -> Evaluation:
-    """One pass over clean and triggered images, with a single copy back to the host at the end."""
+    """One pass over clean and triggered images, with a single copy back to the host at the end.
+
+    Args:
+        batch_size: images at a time, fewer where a whole GPU has too little memory for so many.
+    """
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        clean = _predict(model, test.images, normalize, compute, batch_size)
-        attack = _predict(model, test.attack_images, normalize, compute, batch_size)
+        clean, attack = (
+            with_fewer_pictures(partial(_predict, model, images, normalize, compute), batch_size, compute.device)
+            for images in (test.images, test.attack_images)
+        )
         confusions = (
             _confusion(test.labels, clean, num_classes),
             _confusion(test.attack_labels, attack, num_classes),

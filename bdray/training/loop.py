@@ -73,6 +73,8 @@ class StageState:
     history: list[EpochRecord] = field(default_factory=list)
     average: Lookahead | None = None
     objective_state: nn.Module | None = None
+    computed_on: list[dict[str, str | int]] = field(default_factory=list)
+    """The environments of earlier processes, in order, where this one goes on from a checkpoint."""
     evaluation: Evaluation | None = None
     """The last one, with its confusion matrices."""
 

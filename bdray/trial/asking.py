@@ -136,6 +136,7 @@ class Asking:
 
     def _tools(self, detector: Detector, key: str) -> DetectorTools:
         experiment, name = self._experiment, f"detect {detector.name}"
+        clean = experiment.clean_set()
         return DetectorTools(
             generator=stream(experiment.condition.seed, "detector", key),
             num_classes=experiment.data.num_classes,
@@ -143,6 +144,7 @@ class Asking:
             normalize=experiment.normalize,
             autocast=experiment.compute.autocast,
             tick=self._tick(name),
+            clean=Shown(clean.images, clean.labels.cpu()),
         )
 
     def _tick(self, name: str) -> Callable[[int, int], None]:

@@ -34,6 +34,7 @@ def chosen_samples(
     assert among is not None
     items = experiment.stamped_set
     shown = Shown(ItemImages(items), items.labels.cpu())
+    clean = experiment.clean_set()
     tools = DetectorTools(
         generator=stream(experiment.condition.seed, "repair", training.name, "among"),
         num_classes=experiment.data.num_classes,
@@ -41,6 +42,7 @@ def chosen_samples(
         normalize=experiment.normalize,
         autocast=experiment.compute.autocast,
         tick=tick,
+        clean=Shown(clean.images, clean.labels.cpu()),
     )
     was_training = model.training
     model.eval()

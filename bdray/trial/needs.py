@@ -11,6 +11,7 @@ This module needs no torch to plan; `measure_peak` is what runs on the GPU.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -179,6 +180,8 @@ def measure_peak(condition: Condition, device: torch.device, auto: Resolved = "f
         return Unmeasured("memory is measured on a GPU alone")
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(1.0, device)
+    # What was measured before may hold its memory in cycles.
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:

@@ -155,7 +155,8 @@ def _failure(error: Exception) -> ErrorRecord:
     # Torch's first sentences have the numbers, the others are advice.
     said = ". ".join(" ".join(str(error).split()).split(". ")[:4])
     problem = "the GPU's memory ran out with a whole GPU as this trial's share"
-    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; lower batch_size ({said})")
+    advice = "lower batch_size, or take smaller pictures or a smaller network"
+    return ErrorRecord(kind="OutOfMemory", message=f"{problem}; {advice} ({said})")
 
 
 def _new_to(baseline: TrialRecord, probes: Sequence[Probe]) -> tuple[Probe, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, groupby
 
 import torch
 from torch import nn
@@ -221,19 +222,20 @@ class StageRunner:
         self._note(planned, state.history)
         is_due = time.monotonic() - self._checkpointed > self.options.checkpoint_seconds
         if is_due and state.epoch < stage.epochs:
-            self._checkpoint(state, planned)
+            self._checkpoint(stage, state, planned)
         try:
             self.reporter.epoch(self.shown_as or planned.name, stage.epochs, state.history[-1])
         except TrialInterrupted:
-            self._checkpoint(state, planned)
+            self._checkpoint(stage, state, planned)
             raise
         if self._is_pruned(stage, state, planned):
-            self._checkpoint(state, planned)
+            self._checkpoint(stage, state, planned)
             raise Pruned(_record_of(self.experiment, stage, state, planned))
 
-    def _checkpoint(self, state: StageState, planned: PlannedStage) -> None:
+    def _checkpoint(self, stage: Stage, state: StageState, planned: PlannedStage) -> None:
         if self.store:
-            self.store.save_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint)
+            here = _computed_on(self.experiment, stage.compute)
+            self.store.save_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint, here)
             self._checkpointed = time.monotonic()
 
     def _is_pruned(self, stage: Stage, state: StageState, planned: PlannedStage) -> bool:
@@ -257,18 +259,26 @@ class StageRunner:
 def _record_of(experiment: Experiment, stage: Stage, state: StageState, planned: PlannedStage) -> StageRecord:
     """A stage as far as it got."""
     compiled = "yes" if stage.recipe.compile else "no"
+    places = [*state.computed_on, _computed_on(experiment, stage.compute)]
     return StageRecord(
         name=planned.name,
         result=planned.result,
         fingerprint=planned.fingerprint,
         epochs=tuple(state.history),
-        environment={**_computed_on(experiment, stage.compute), "compiled": compiled},
+        environment={**_in_order(places), "compiled": compiled},
     )
 
 
 def _computed_on(experiment: Experiment, compute: Compute) -> dict[str, str | int]:
     """What a stage's numbers depend on beside its condition."""
     return {**stage_environment(compute), "data_fingerprint": experiment.data.fingerprint}
+
+
+def _in_order(places: Sequence[Mapping[str, str | int]]) -> dict[str, str | int]:
+    """One environment of several: what is not the same in all of them, one after the other."""
+    names = dict.fromkeys(chain.from_iterable(places))
+    values = {name: [value for value, _ in groupby(each[name] for each in places if name in each)] for name in names}
+    return {name: said[0] if len(said) == 1 else ", then ".join(map(str, said)) for name, said in values.items()}
 
 
 def _measured_again(record: StageRecord, evaluation: Evaluation) -> StageEnd:

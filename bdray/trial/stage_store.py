@@ -11,6 +11,7 @@ A stage that another sweep in the same storage has finished is linked (or copied
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +124,14 @@ class StageStore:
         folder.write_json(MANIFEST, {**manifest.model_dump(mode="json"), "files": {MODEL: folder.sums[MODEL]}})
         self.drop_checkpoint(record.fingerprint)
 
-    def save_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> None:
-        """Everything that changes while a stage runs, in one atomic file."""
+    def save_checkpoint(
+        self, fingerprint: str, state: StageState, data_fingerprint: str, environment: Mapping[str, str | int]
+    ) -> None:
+        """Everything that changes while a stage runs, in one atomic file.
+
+        Args:
+            environment: what this process computes it on.
+        """
         content: dict[str, Any] = {
             "data_fingerprint": data_fingerprint,
             "model": state.model.state_dict(),
@@ -133,6 +140,7 @@ class StageStore:
             "optimizer": state.optimizer.state_dict(),
             "average": state.average.state_dict() if state.average else None,
             "history": [epoch.model_dump(mode="json") for epoch in state.history],
+            "computed_on": [*state.computed_on, environment],
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -169,6 +177,8 @@ class StageStore:
         if state.average is not None:
             state.average.load_state_dict(content["average"])
         state.history[:] = history
+        # One that an earlier version wrote does not say.
+        state.computed_on[:] = content.get("computed_on", [])
         return True
 
     def drop_checkpoint(self, fingerprint: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from waiting import HANG_S
 
 from bdray.cluster.hanging import HangWatch
 
@@ -16,7 +17,7 @@ HUNG = "ctypes.PyDLL(None).sleep(600)"
 def run(*lines: str, least_s: float | None = 0.2) -> subprocess.CompletedProcess[str]:
     begin = f"import ctypes; from bdray.cluster.hanging import HangWatch; watch = HangWatch({least_s})"
     code = "\n".join((begin, *lines))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=HANG_S)
 
 
 @pytest.mark.parametrize("last", ["watch.step(1, 9)", "watch.step(9, 9)"])

@@ -18,6 +18,8 @@ from bdray.store.storage import Storage
 from bdray.trial.measured import Unmeasured
 from bdray.trial.needs import Need
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
@@ -26,11 +28,18 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Iterator[ClusterJob]:
+    sweep = Storage.open(folder / "runs")
+    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
+        yield ClusterJob(sweep, sweep, ())
+
+
 def condition(seed: int) -> Condition:
     return Condition.parse({"data": "digits", "model": "resnet8", "trigger": {"name": "patch"}, "seed": seed})
 
 
-def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) -> None:
+def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path, job: ClusterJob) -> None:
     note = str(folder / "note")
 
     def measure(condition: Condition, job: ClusterJob) -> BaseModel:
@@ -53,10 +62,7 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
             return Unmeasured("not worth it", failed=False)
         return Need(peak_bytes=condition.seed, total_bytes=100)
 
-    sweep = Storage.open(folder / "runs")
-    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
-        job = ClusterJob(sweep, sweep, ())
-        found = measured_elsewhere({"num_cpus": 1}, job, measure, [condition(seed) for seed in (0, 2, 1, 3, 4, 5)])
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [condition(seed) for seed in (0, 2, 1, 3, 4, 5)])
     died = found[2]
     assert isinstance(died, Unmeasured) and died.cause
     assert found == [
@@ -73,7 +79,7 @@ def test_a_kind_that_does_not_fit_costs_none_of_those_beside_it(folder: Path) ->
     assert [process for _, process in tries[-3:]] == list(dict.fromkeys(process for _, process in tries))[-3:]
 
 
-def test_a_measurement_that_hangs_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_that_hangs_is_none(job: ClusterJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.cluster.measuring.MEASURED_S", 2.0)
 
     def measure(condition: Condition, job: ClusterJob) -> BaseModel:
@@ -82,8 +88,6 @@ def test_a_measurement_that_hangs_is_none(folder: Path, monkeypatch: pytest.Monk
         time.sleep(3600)
         raise AssertionError
 
-    sweep = Storage.open(folder / "runs")
-    with ClusterRun(ClusterSettings(num_cpus=1, dashboard=False)):
-        found = measured_elsewhere({"num_cpus": 1}, ClusterJob(sweep, sweep, ()), measure, [condition(0)])
+    found = measured_elsewhere({"num_cpus": 1}, job, measure, [condition(0)])
     assert isinstance(found[0], Unmeasured)
     assert found[0].failed

@@ -97,7 +97,7 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
     error = records[9].error
     assert error is not None
     assert error.kind == "OutOfMemory"
-    assert "GB of" in error.message
+    assert "it needs more than" in error.message
     assert "all CPUs of the largest machine" in error.message
     assert "3 times in a row" in error.message
     # Doubled twice each. A process stamps more than once, and one may be killed before it does, for what others take.
@@ -135,5 +135,15 @@ def test_rays_words_for_it() -> None:
         "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 34) was"
         " 10.71GB used / 23.54GB limit (0.455053)\nOOM kill reason: ..."
     )
-    assert in_one_line(said) == "the memory of its machine ran out, 10.71GB of 23.54GB were used"
+    machine = "a machine of 23.54 GB"
+    assert in_one_line(said) == f"it needs more memory than was left on {machine}, 10.71 GB of which were used"
+    killed = [
+        "\nSelected to kill: (Task: job ID=01, lease ID=02, task name=eat, required resources={CPU: 1}, pid=26024,"
+        f" actual memory used={size}GB, worker ID=3e)"
+        for size in ("2.06", "3.00")
+    ]
+    said += "\nRay killed 1 worker(s) based on the killing policy\nConsidered workers: ["
+    assert in_one_line(said + killed[0]) == f"it needs more than 2.06 GB on {machine}, 8.65 GB of which others used"
+    both = said + "".join(killed)
+    assert in_one_line(both) == f"it needs more than 2.06 GB on {machine}, 5.65 GB of which others used"
     assert memory_exhausted("The worker died unexpectedly. Worker exit detail: SIGKILL") == ""

@@ -276,6 +276,7 @@ def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("database_in_runs")
 def test_the_command_says_so_at_once(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text(f"name: big\nseeds: [0]\nfixed: {CONTENT}\nresources: {{cpu: 3}}\n")
     run = subprocess.run(

@@ -61,7 +61,7 @@ class Sleeper(Trigger):
 
     def apply(self, images, generator):
         Path(self.note).write_text("asleep")
-        time.sleep(600)
+        time.sleep(3600)
         return 255 - images
 '''
 

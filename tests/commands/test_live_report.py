@@ -21,13 +21,35 @@ ROOT = Path(__file__).parents[2]
 SPACE = """\
 name: watched
 seeds: [0, 1, 2]
+plugins: [waiting_trigger]
 fixed:
   data: {name: digits, image_size: 16, train_limit: 200, test_limit: 60}
   model: {name: resnet8}
-  trigger: {name: patch}
-  train: {epochs: 100, batch_size: 50, precision: float32}
+  trigger: {name: waiting}
+  train: {epochs: 2, batch_size: 50, precision: float32}
   finetune: {epochs: 1}
 baselines: false
+"""
+PLUGIN = '''
+import time
+from pathlib import Path
+from bdray.triggers.base import TRIGGERS, Trigger
+
+@TRIGGERS.register("waiting")
+class Waiting(Trigger):
+    """Inverts; nothing trains on after the first record before a page was seen."""
+
+    def apply(self, images, generator):
+        return 255 - images
+'''
+WAITS = """
+import torch
+_here, _step = Path(__file__).parent, torch.optim.SGD.step
+def _waiting(self, *args, **kwargs):
+    while any(_here.glob("runs/watched/conditions/*/record.json")) and not (_here / "seen").exists():
+        time.sleep(0.05)
+    return _step(self, *args, **kwargs)
+torch.optim.SGD.step = _waiting
 """
 AGAIN = re.compile('<meta http-equiv="refresh" content="([0-9]+)">')
 COUNT = re.compile(r"(\d+) recorded of (\d+) planned")
@@ -56,8 +78,10 @@ def counted(page: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
+@pytest.mark.usefixtures("database_in_runs")
 def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> None:
     (tmp_path / "watched.yaml").write_text(SPACE)
+    (tmp_path / "waiting_trigger.py").write_text(PLUGIN + WAITS)
     page = tmp_path / "page.html"
     seen: list[tuple[int, int]] = []
     with command(
@@ -70,6 +94,7 @@ def test_the_page_follows_a_running_sweep_and_ends_with_it(tmp_path: Path) -> No
                 assert not text or text.endswith("</html>"), "never a part of a page"
                 if AGAIN.search(text) and counted(text) not in seen:
                     seen.append(counted(text))
+                    (tmp_path / "seen").touch()
                 time.sleep(0.2)
             said, _ = follows.communicate(timeout=HANG_S)
         assert ran.wait(HANG_S) == 0

@@ -255,6 +255,7 @@ def start(work: Path, *argv: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("database_in_runs")
 def test_a_real_sweep_while_it_runs_and_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

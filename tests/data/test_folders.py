@@ -54,6 +54,21 @@ def test_what_systems_leave_is_passed_over(tmp_path: Path, make_folders: Make, s
 UNREAD = ("a/.hidden.png", "a/0001", "a/deeper/", "a/flickr.py", "a/new.avif", "beside.png")
 
 
+def test_pictures_beside_the_two_sets_are_named_and_not_refused(tmp_path: Path, make_folders: Make) -> None:
+    for split in ("train", "test"):
+        make_folders(tmp_path / split, {"a": 3, "b": 3})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "README.md").write_text("")
+    before = list_class_folders(tmp_path, "image_folder")
+    assert before.unread == ()
+    make_folders(tmp_path / "valid", {"a": 3})
+    make_folders(tmp_path, {"more": 1})
+    (tmp_path / "all.png").write_bytes(b"")
+    listing = list_class_folders(tmp_path, "image_folder")
+    assert listing.unread == ("all.png", "more/", "valid/")
+    assert (listing.state, listing.splits) == (before.state, before.splits)
+
+
 @pytest.mark.parametrize("unread", UNREAD)
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_what_would_not_be_read_is_refused_by_name_or_left_out_and_counted(

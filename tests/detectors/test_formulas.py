@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from detecting import Items, Pixels, linear, noise, tools
 from scipy.stats import gamma, median_abs_deviation
 from torch import nn
 
@@ -18,42 +18,6 @@ from bdray.detectors.mm_bd import MaximumMargin, margin_indices
 from bdray.detectors.neural_cleanse import NeuralCleanse, size_indices
 from bdray.detectors.spectral_signatures import SpectralSignatures
 from bdray.detectors.strip import Strip
-from bdray.detectors.tools import DetectorTools
-from bdray.models.networks.taps import Taps
-
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Items:
-    images: torch.Tensor
-    labels: torch.Tensor
-
-
-class Pixels(nn.Module):
-    """A network whose features are the first pixels, and whose head is linear."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.fc = nn.Linear(weight.shape[1], weight.shape[0])
-        self.fc.weight.data, self.fc.bias.data = weight, torch.zeros(len(weight))
-        self.taps = Taps("fc", {})
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(images.flatten(1)[:, : self.fc.in_features])  # type: ignore[no-any-return]
-
-
-def tools(classes: int) -> DetectorTools:
-    return DetectorTools(torch.Generator().manual_seed(3), classes, CPU, normalize=lambda images: images)
-
-
-def noise(count: int, side: int = 4) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
-
-
-def linear(classes: int, features: int) -> Pixels:
-    return Pixels(torch.randn(classes, features, generator=torch.Generator().manual_seed(5)))
 
 
 def test_spectral_signatures_by_the_covariance() -> None:

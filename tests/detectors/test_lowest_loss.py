@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_formulas import Items, linear, noise, tools
+from detecting import Items, linear, noise, tools
 
 from bdray.detectors.lowest_loss import LowestLoss
 

@@ -85,6 +85,19 @@ def test_it_takes_the_smallest_images_it_promises(name: str, stem: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize(("name", "stem"), STEMS)
+def test_the_size_from_which_it_can_be_trained_on_one_image_is_known(name: str, stem: str) -> None:
+    architecture = ARCHITECTURES.build({"name": name, "stem": stem})
+    sizes = range(architecture.MIN_IMAGE_SIZE, 100)
+    enough = next(size for size in sizes if (architecture.smallest_map(size) or 0) > 1)
+    model = built(architecture, size=enough).train()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, enough, enough)).shape == (1, 5)
+        if enough > architecture.MIN_IMAGE_SIZE:
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                model(torch.zeros(1, 3, enough - 1, enough - 1))
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_training_draws_nothing_from_the_global_generator(name: str) -> None:
     model = built(ARCHITECTURES.build(name)).train()

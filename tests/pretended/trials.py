@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from bdray.condition import Condition
+from bdray.errors import TrialInterrupted
+from bdray.record import EpochRecord
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
+from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions
 from bdray.trial.run import attempt_trial, run_trial
 from bdray.trial.setup import Experiment
@@ -75,6 +79,44 @@ def test_a_stage_on_a_gpu_says_what_it_was_computed_with(gpu: Any) -> None:
     assert said["device"] == "pretended: pretended"
     assert said.keys() >= {"driver", "cuda", "cudnn", "tf32"}
     assert (said["deterministic"], said["gpu_share"]) == ("yes", "0.5")
+
+
+class Stopping(Reporter):
+    """Stops after an epoch."""
+
+    def epoch(self, stage: str, epochs: int, record: EpochRecord) -> None:
+        raise TrialInterrupted
+
+
+def test_a_stage_that_goes_on_on_another_gpu_names_all_in_order_and_has_the_bits_of_one(
+    gpu: Any, tmp_path: Path
+) -> None:
+    recipe = {"epochs": 4, "batch_size": 8, "precision": "float32"}
+    long, sweep = condition(train=recipe), Storage.open(tmp_path)
+    for gpu.name in ("first", "second"):
+        with pytest.raises(TrialInterrupted):
+            run_trial(long, sweep=sweep, options=OPTIONS, reporter=Stopping())
+    gpu.name = "first"
+    record = run_trial(long, sweep=sweep, options=OPTIONS)
+    said = record.stages[0].environment
+    assert said["device"] == "pretended: first, then pretended: second, then pretended: first"
+    assert (said["tf32"], said["threads"]) == ("no", 1)
+    whole = run_trial(long, options=OPTIONS)
+    for one, other in zip(record.stages[0].epochs, whole.stages[0].epochs, strict=True):
+        assert (one.loss, one.accuracy, one.rates) == (other.loss, other.accuracy, other.rates)
+
+
+def test_evaluation_takes_fewer_pictures_at_a_time_where_a_whole_gpu_has_no_room(gpu: Any, tmp_path: Path) -> None:
+    whole = run_trial(condition(), options=replace(OPTIONS, gpu_share=1.0)).stages[0]
+    assert "evaluation_batch" not in whole.environment
+    # 16 channels of 16 x 16 values for 8 pictures, which it trains on, and for 15, but not for all 30.
+    gpu.total_bytes = 4 * 16 * 16**2 * 20
+    small = run_trial(condition(), options=replace(OPTIONS, gpu_share=1.0)).stages[0]
+    assert small.environment["evaluation_batch"] == "15"
+    assert (small.epochs[0].rates, small.epochs[0].loss) == (whole.epochs[0].rates, whole.epochs[0].loss)
+    # What a larger share would help is not helped with smaller steps: numbers do not follow the share.
+    with pytest.raises(torch.OutOfMemoryError):
+        attempt_trial(condition(), sweep=Storage.open(tmp_path), options=replace(OPTIONS, gpu_share=0.99))
 
 
 @pytest.mark.parametrize("refused", [False, True])

@@ -104,13 +104,17 @@ def test_the_lines_say_where_the_spread_is_from_and_what_too_few_seeds_cannot_do
     ]
     three, ten = power_lines(conditions(3), known), power_lines(conditions(10), [])
     assert three == [
-        "power    3 seeds of each cell, 2,000 test images; spread over seeds as in 1 measured cells"
-        " (cifar10, airbench: mine)",
+        "power    3 seeds of each cell, 2,000 test images; spread over seeds as in mine (cifar10, airbench)",
         "  ASR    no test tells two cells apart: the exact one takes six seeds",
         "  C-Acc  no cell can be shown to equal its baseline: 1 cells take 5 seeds (Holm)",
         "  took   no k of 3 says more (6 of 6 would)",
     ]
-    assert "by default (docs/statistics.md)" in ten[0]
+    assert ten[0].endswith("spread over seeds as in the default (docs/statistics.md)")
+    some = [each for each in known if each.about != "after"]
+    other = CellSpread("theirs", "cifar10", "resnet8", "after", 0.9, 0.01, 3, 2000)
+    assert power_lines(conditions(10), [*some, other])[0].endswith(
+        "as in mine (cifar10, airbench) and theirs (cifar10, other models)"
+    )
     assert ten[3] == '  took   9 of 10 say "in most", 1 "in few"'
     assert power_lines([each for each in conditions(3) if each.is_baseline], known) == []
 

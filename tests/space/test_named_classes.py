@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bdray.cli import main
@@ -14,6 +15,7 @@ from bdray.errors import SpaceError
 from bdray.searches.domain import locate
 from bdray.space import SearchSpace, load_space
 from bdray.space.dry_run import make_plan
+from bdray.trial.setup import Experiment
 
 TWO = """
 fixed: {model: resnet8, trigger: patch, poison.rate: 0.1}
@@ -69,6 +71,44 @@ def test_the_command_line_and_partial_matches(tmp_path: Path, written: str) -> N
     assert targets(load(tmp_path, AXIS + f"exclude: [{{poison.target: {written}}}]\n")) == [5, 0]
     space = load(tmp_path, AXIS + f"resources: {{overrides: [{{when: {{poison.target: {written}}}, cpu: 2}}]}}\n")
     assert [space.resources_for(condition).cpu for condition in space.conditions()] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("written", ["cat", "3", "name:cat", "[cat, 7]"])
+@pytest.mark.parametrize("method", ["{method: grid}", "{method: random, max_trials: 8}"])
+def test_a_when_compares_what_a_class_is(tmp_path: Path, written: str, method: str) -> None:
+    for axis in ("[cat, dog]", "[3, 5]", "[name:cat, 5]"):
+        text = AXIS.replace("[cat, dog, 0]", axis)
+        text += f"  train.epochs: {{value: 7, when: {{poison.target: {written}}}}}\nsearch: {method}\n"
+        found = {c.poison.target: c.train.epochs for c in load(tmp_path, text).conditions()}  # type: ignore[attr-defined]
+        assert found == {3: 7, 5: 30}
+
+
+def test_a_when_waits_for_the_data_set_of_the_class(tmp_path: Path) -> None:
+    text = """
+fixed: {model: resnet8, trigger: patch, poison.rate: 0.1}
+parameters:
+  train.epochs: {value: 7, when: {poison.target: 2}}
+  poison.target: {values: [bird, rose]}
+  data.name: {values: [cifar10, flowers]}
+zip: [[poison.target, data.name]]
+"""
+    found = [(c.data.name, c.train.epochs) for c in load(tmp_path, text).conditions()]
+    assert found == [("cifar10", 7), ("flowers", 7)]
+    zipped = text.replace("train.epochs: {value: 7", "train.epochs: {values: [7, 8]").replace(
+        "[[poison.target, data.name]]", "[[train.epochs, poison.target, data.name]]"
+    )
+    assert [c.train.epochs for c in load(tmp_path, zipped).conditions()] == [7, 8]
+    with pytest.raises(SpaceError, match=r"space.yaml:4: train.epochs.when.*never 4; .*2 \(bird\)"):
+        load(tmp_path, text.replace("poison.target: 2", "poison.target: 4"))
+
+
+def test_what_cannot_be_built_is_excluded_by_what_a_class_is(tmp_path: Path) -> None:
+    one = AXIS + "  poison.strategy: {values: [all_to_one, one_to_one]}\n"
+    one += "  poison.source: {value: 3, when: {poison.strategy: one_to_one}}\n"
+    with pytest.raises(SpaceError, match="source"):
+        load(tmp_path, one)
+    space = load(tmp_path, one + "exclude: [{poison.strategy: one_to_one, poison.target: 3}]\n")
+    assert targets(space) == [3, 5, 5, 0, 0]
 
 
 def test_a_search_finds_its_place_again(tmp_path: Path) -> None:
@@ -127,7 +167,22 @@ def test_what_is_left_out_is_said_by_plan_and_doctor(
     assert "2 entries (train/3/deeper/, train/3/more.avif) lie in class folders" in capsys.readouterr().err
     (tmp_path / "space.yaml").write_text(PICTURES.replace("root:", "unread: leave_out, root:"))
     assert main(["sweep", "space.yaml", "--dry-run"]) == 0
-    said = "2 entries (train/3/deeper/, train/3/more.avif) lie in class folders and left out"
+    said = "2 entries (train/3/deeper/, train/3/more.avif) lie among the pictures and are not read"
     assert said in " ".join(capsys.readouterr().out.split())
     main(["doctor", "space.yaml"])
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_third_set_of_pictures_is_said_by_plan_doctor_and_record(
+    tmp_path: Path, numbered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (numbered / "val").symlink_to(numbered / "test")
+    (tmp_path / "space.yaml").write_text(PICTURES)
+    said = "1 entry (val/) lies among the pictures and is not read"
+    for command in (["sweep", "space.yaml", "--dry-run"], ["doctor", "space.yaml"]):
+        main(command)
+        assert said in " ".join(capsys.readouterr().out.split())
+    (condition, *_) = load_space(tmp_path / "space.yaml").conditions()
+    data = Experiment.prepare(condition, torch.device("cpu"), tmp_path / "cache").describe()
+    assert (data.unread, data.unread_named) == (1, ("val/",))

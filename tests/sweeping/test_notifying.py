@@ -79,6 +79,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("database_in_runs")
 def test_a_real_sweep_tells_its_first_failure_and_its_end(server: Server, tmp_path: Path) -> None:
     (tmp_path / "told.yaml").write_text(SPACE)
     (tmp_path / "broken_trigger.py").write_text(BROKEN)

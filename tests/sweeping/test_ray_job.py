@@ -23,7 +23,7 @@ from waiting import HANG_S, until
 from bdray.store.sweep_folder import RECORD
 from benchmarks.ports import free_port
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

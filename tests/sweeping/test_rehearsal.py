@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from waiting import HANG_S
 
 from bdray.condition import Condition
 from bdray.data.flowers import CLASSES
@@ -175,7 +176,9 @@ def open_space(folder: Path) -> SearchSpace:
 def rehearse(folder: Path, space: str, *options: str, status: int) -> str:
     command = [sys.executable, "-m", "bdray.sweep", space, "--rehearse", "--no-dashboard", "--num-cpus", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "HOME": str(folder)}
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    run = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
+    )
     assert run.returncode == status, run.stdout + run.stderr
     return run.stdout
 

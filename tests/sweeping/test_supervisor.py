@@ -32,7 +32,7 @@ console, here = Console(), Path.cwd()
 
 def leave_something():
     # As Ray's workers do: a process group of its own, and another title.
-    process = subprocess.Popen(["bash", "-c", "exec -a ray::Idle sleep 600"], process_group=0)
+    process = subprocess.Popen(["bash", "-c", "exec -a ray::Idle sleep 3600"], process_group=0)
     while "ray::Idle" not in psutil.Process(process.pid).cmdline():
         time.sleep(0.01)
 
@@ -166,7 +166,7 @@ def test_a_stop_is_the_drivers(program: Program, number: signal.Signals) -> None
 
 
 def test_a_driver_ends_with_its_keeper(program: Program) -> None:
-    process = program.start("leave_something()\nprint('working')\ntime.sleep(600)")
+    process = program.start("leave_something()\nprint('working')\ntime.sleep(3600)")
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.kill()
@@ -179,7 +179,7 @@ def test_a_driver_ends_with_its_keeper(program: Program) -> None:
 
 
 def test_what_is_left_when_both_are_killed_is_ended_by_the_next(program: Program) -> None:
-    process = program.start("leave_something()\nprint(os.getpid())\ntime.sleep(600)")
+    process = program.start("leave_something()\nprint(os.getpid())\ntime.sleep(3600)")
     assert process.stdout is not None
     driver = int(process.stdout.readline())
     os.kill(process.pid, signal.SIGSTOP)

@@ -127,16 +127,6 @@ class Shown:
         return sorted((m.key, m.value, m.timestamp, m.step) for m in history)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with tables: making them takes MLflow seconds, so tests start from a copy."""
-    from bdray.tracking.server import open_client
-
-    folder = tmp_path_factory.mktemp("database")
-    open_client(f"sqlite:///{folder}/mlflow.db", (folder / "mlflow-artifacts").as_uri())
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def new_sweep(tmp_path: Path, empty_database: Path) -> Callable[..., SweepFolder]:
     """Makes sweeps in a storage of the test's own with an SQLite database."""

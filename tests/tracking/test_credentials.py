@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import HANG_S
 
 from bdray.credentials import public
 from bdray.errors import TrackingError
@@ -46,7 +47,7 @@ def test_a_password_is_in_no_file_and_no_command_line(new_sweep: Any, guarded: t
     sweep, (port, seen) = new_sweep(), guarded
     sweep.finished(1)
     mirror = start_mirror(str(sweep.path), f"http://user:{SECRET}@127.0.0.1:{port}")
-    ready = mirror.wait_ready(60)
+    ready = mirror.wait_ready(HANG_S)
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     report = mirror.close(5)
     written = [path.read_bytes() for path in sweep.path.rglob("*") if path.is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import socketserver
@@ -77,7 +78,7 @@ def slow_line(folder: Path, port: int, delay_s: float = 0.2, silent_after: float
 def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(new_sweep: Any, shown: Any) -> None:
     sweep = new_sweep()
     mirror = start_mirror(str(sweep.path), sweep.uri)
-    ready = mirror.wait_ready(60)
+    ready = mirror.wait_ready(HANG_S)
     assert ready.experiment_id == shown(sweep).experiment.experiment_id
     assert ready.parent_run_id == shown(sweep).parents[0].info.run_id
 
@@ -89,16 +90,17 @@ def test_epochs_are_seen_while_the_sweep_runs_and_a_killed_mirror_loses_nothing(
     sweep.journal(first, 3)
     until(lambda: shown(sweep).points(first) == sweep.points(first))
 
-    others = [sweep.finished(number) for number in range(2, 30)]
+    others = [sweep.finished(number) for number in range(2, 16)]
     until(lambda: len(shown(sweep).children) > 3)
     mirror._process.kill()
     mirror._process.wait()
+    # However fast it was, these are left.
+    others += [sweep.finished(number) for number in range(16, 30)]
     mirror.keep_alive()
-    assert len(shown(sweep).children) < 1 + len(others), "it was killed too late to show anything"
 
     sweep.journal(first, 3)
     sweep.record(first)
-    assert mirror.close(60) == DeliveryReport(29)
+    assert mirror.close(HANG_S) == DeliveryReport(29)
     mlflow = shown(sweep)
     assert (len(mlflow.children), len(mlflow.parents)) == (29, 1)
     assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
@@ -129,7 +131,7 @@ def test_a_server_that_is_dead_dies_and_comes_back(
     until(lambda: log.read_text().count("next try") >= 4)
     with server(tmp_path, port):
         until(lambda: is_delivered(shown(sweep, uri), first))
-        assert mirror.close(30) == DeliveryReport(3)
+        assert mirror.close(HANG_S) == DeliveryReport(3)
         mlflow = shown(sweep, uri)
         assert len(mlflow.children) == 3
         assert all(mlflow.points(name) == sweep.points(name) for name in (first, second, third))
@@ -148,12 +150,12 @@ def test_a_dead_server_costs_a_bounded_time_and_is_reported(new_sweep: Any, free
     sweep = new_sweep()
     names = [sweep.finished(1), sweep.finished(2)]
     mirror = start_mirror(str(sweep.path), f"http://127.0.0.1:{free_port()}")
-    # Starting a process may take longer than that on a busy machine.
-    assert not mirror.wait_ready(60).experiment_id
+    ready = mirror.wait_ready(HANG_S)
+    assert (ready.experiment_id, "Connection refused" in ready.message) == ("", True)
     report = mirror.close(5)
     assert (report.delivered, report.pending) == (0, tuple(names))
-    assert report.error is not None
-    assert "Connection refused" in report.error
+    # By the mirror, or by who waits for it, where it comes to its end too late.
+    assert re.search("Connection refused|has taken nothing for 5 s", report.error or "")
 
 
 def test_a_slow_server_gets_everything_however_long_it_takes(
@@ -164,7 +166,7 @@ def test_a_slow_server_gets_everything_however_long_it_takes(
     told: list[tuple[str, int]] = []
     with slow_line(tmp_path, port, delay_s=0.8) as line:
         mirror = start_mirror(str(sweep.path), f"http://127.0.0.1:{line.server_address[1]}")
-        assert mirror.wait_ready(60).experiment_id
+        assert mirror.wait_ready(HANG_S).experiment_id
         before, begin = line.pieces, time.monotonic()
         assert mirror.close(6, lambda *entry: told.append(entry)) == DeliveryReport(2)
         assert (line.pieces - before) / 2 * line.delay_s > 6, "no condition took as long as nothing may happen"
@@ -182,7 +184,8 @@ def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
     with slow_line(tmp_path, port, silent_after=60) as line:
         uri = f"http://127.0.0.1:{line.server_address[1]}"
         mirror = start_mirror(str(sweep.path), uri)
-        assert mirror.wait_ready(60).experiment_id
+        assert mirror.wait_ready(HANG_S).experiment_id
+        until(lambda: line.pieces > line.silent_after)
         silent = mirror.close(8)
         assert 0 < silent.delivered < 12
         assert silent.pending == tuple(names[silent.delivered :])
@@ -190,7 +193,7 @@ def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
 
         line.silent_after = float("inf")
         mirror = start_mirror(str(sweep.path), uri)
-        assert mirror.wait_ready(60).experiment_id
+        assert mirror.wait_ready(HANG_S).experiment_id
         # As at a terminal: what a shell starts in the background ignores it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped = mirror.close(HANG_S, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -242,11 +245,11 @@ def test_two_mirrors_of_one_sweep_make_no_run_twice(new_sweep: Any, shown: Any) 
     for number in range(1, 9):
         sweep.finished(number)
     mirrors = [start_mirror(str(sweep.path), sweep.uri) for _ in range(2)]
-    waiting, delivering = sorted(mirrors, key=lambda mirror: mirror.wait_ready(60).experiment_id)
+    waiting, delivering = sorted(mirrors, key=lambda mirror: mirror.wait_ready(HANG_S).experiment_id)
     with pytest.raises(TrackingError, match=r"delivered to MLflow just now, by process \d+ on"):
         sync_sweep(str(sweep.path))
-    assert delivering.close(20) == DeliveryReport(8)
-    assert waiting.close(20) == DeliveryReport(8)
+    assert delivering.close(HANG_S) == DeliveryReport(8)
+    assert waiting.close(HANG_S) == DeliveryReport(8)
     assert len(shown(sweep).children) == 8
     assert len(shown(sweep).parents) == 1
 
@@ -266,7 +269,7 @@ def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
         until(lambda: shown(sweep).points(first) == sweep.points(first))
         assert following.poll() is None
         sweep.record(first)
-    output, _ = following.communicate(timeout=300)
+    output, _ = following.communicate(timeout=HANG_S)
     assert (following.returncode, b"5 conditions are in MLflow" in output) == (0, True), output
     mlflow = shown(sweep)
     assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
@@ -280,9 +283,9 @@ def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> N
     mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
     mirror = start_mirror(str(sweep.path), sweep.uri)
     with pytest.raises(TrackingError, match="'bdray-demo' was deleted"):
-        mirror.wait_ready(60)
+        mirror.wait_ready(HANG_S)
     sweep.finished(1)
-    report = mirror.close(20)
+    report = mirror.close(HANG_S)
     assert report.pending == ("000000000001",)
     assert "was deleted" in (report.error or "")
 
@@ -292,7 +295,7 @@ def test_a_mirror_killed_at_its_start_or_in_its_last_pass_is_started_again(new_s
     names = [sweep.finished(number) for number in range(1, 16)]
     mirror = start_mirror(str(sweep.path), sweep.uri)
     mirror._process.kill()
-    assert mirror.wait_ready(60).experiment_id
+    assert mirror.wait_ready(HANG_S).experiment_id
     killed: list[str] = []
 
     def kill(name: str, total: int) -> None:
@@ -300,7 +303,7 @@ def test_a_mirror_killed_at_its_start_or_in_its_last_pass_is_started_again(new_s
             mirror._process.kill()
         killed.append(name)
 
-    assert mirror.close(60, kill) == DeliveryReport(15)
+    assert mirror.close(HANG_S, kill) == DeliveryReport(15)
     assert set(killed) == set(names)
     assert len(shown(sweep).children) == 15
 

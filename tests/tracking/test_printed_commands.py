@@ -8,15 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from waiting import HANG_S, until
 
 from bdray.cli import main
 from bdray.commands.launch import tell
@@ -75,7 +76,7 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
 
 
 def ran(process: subprocess.Popen[bytes]) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 
@@ -152,17 +153,17 @@ def test_what_is_printed_of_mlflow_runs_as_printed(
     port = free_port()
     pages = shell(f"{pages_command(sweep.uri)} --port {port} --workers 1")
     try:
-        end = time.monotonic() + 240
-        while pages.poll() is None and time.monotonic() < end:
-            try:
-                address = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name="
-                with urllib.request.urlopen(address + urllib.parse.quote(info.experiment), timeout=60) as answer:
-                    assert info.experiment in answer.read().decode()
-                    break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"nobody answers: {pages.poll()}")
+        address = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name="
+
+        def answer() -> str:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(address + urllib.parse.quote(info.experiment), timeout=60) as said,
+            ):
+                return str(said.read().decode())
+            return ""
+
+        assert info.experiment in until(answer, pages, pause_s=0.5)
     finally:
         os.killpg(pages.pid, signal.SIGKILL)
         pages.communicate()

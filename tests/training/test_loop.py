@@ -81,7 +81,7 @@ def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
     store = StageStore(Storage.open(tmp_path))
 
     def stop(state: StageState) -> None:
-        store.save_checkpoint("f", state, "data")
+        store.save_checkpoint("f", state, "data", {})
         raise TrialInterrupted
 
     for seed in range(2):
@@ -309,7 +309,7 @@ def test_a_loss_that_is_not_finite_ends_the_stage(make_stage: MakeStage, new_mod
     assert [epoch.epoch for epoch in state.history] == [1]
     assert (state.history[0].loss, state.history[0].diverged) == (None, True)
     store = StageStore(Storage.open(tmp_path))
-    store.save_checkpoint("f", state, "data")
+    store.save_checkpoint("f", state, "data", {})
     resumed = stage.start(new_model())
     assert store.load_checkpoint("f", resumed, "data")
     assert len(run_stage(stage, resumed).history) == 1

@@ -72,12 +72,13 @@ def test_a_checkpoint_brings_a_fresh_state_to_where_it_stood(tmp_path: Path) -> 
     before.model(torch.ones(2, 3, 8, 8)).sum().backward()
     before.optimizer.step()
     before.history.append(EpochRecord(epoch=1, loss=0.25))
-    store.save_checkpoint(FINGERPRINT, before, DATA)
+    store.save_checkpoint(FINGERPRINT, before, DATA, {"device": "cuda: here"})
     after = state(network())
     assert not store.load_checkpoint(FINGERPRINT, after, "other data")
     assert after.history == []
     assert store.load_checkpoint(FINGERPRINT, after, DATA)
     assert after.history == before.history
+    assert after.computed_on == [{"device": "cuda: here"}]
     for mine, theirs in zip(after.model.parameters(), before.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         assert torch.equal(
@@ -88,7 +89,7 @@ def test_a_checkpoint_brings_a_fresh_state_to_where_it_stood(tmp_path: Path) -> 
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_checkpoint_goes_when_it_is_no_longer_needed(tmp_path: Path, finish: bool) -> None:
     store = StageStore(sweep_in(tmp_path, "one"))
-    store.save_checkpoint(FINGERPRINT, state(network()), DATA)
+    store.save_checkpoint(FINGERPRINT, state(network()), DATA, {})
     if finish:
         keep(store, network())
     else:

@@ -1,0 +1,107 @@
+"""What the README says in numbers and names that something here can recompute. (The table of `make sweep` and its seconds
+are one machine's, and say so.)"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bdray.detectors import DETECTORS
+from bdray.poisoning import STRATEGIES
+from bdray.record import TrialRecord
+from bdray.regularizers import REGULARIZERS
+from bdray.repairs import REPAIRS
+from bdray.space import load_space
+from bdray.triggers import TRIGGERS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SAID = " ".join(TEXT.split())
+RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+
+
+def kept(name: str) -> list[TrialRecord]:
+    lines = (ROOT / "sweeps" / name / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    return [TrialRecord.model_validate_json(line) for line in lines]
+
+
+def own_column(row: str) -> str:
+    """bdray's cell in the comparison with other toolboxes."""
+    (line,) = (line for line in TEXT.splitlines() if line.startswith(f"| {row}"))
+    return line.split(" | ")[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "registry"),
+    [("defenses that repair", REPAIRS), ("detection of poisoned pictures", DETECTORS)],
+    ids=["repairs", "detectors"],
+)
+def test_the_comparison_names_all_there_are(row: str, registry: object) -> None:
+    assert hasattr(registry, "names")
+    assert set(re.findall(r"`(\w+)`", own_column(row))) == set(registry.names()) - {"none"}
+
+
+def test_the_comparison_counts_attacks_and_regularizers() -> None:
+    triggers, strategies = (set(registry.names()) - {"given"} for registry in (TRIGGERS, STRATEGIES))
+    assert f"{len(triggers)} triggers" in own_column("attacks by poisoned pictures")
+    assert f"x {len(strategies)} strategies" in own_column("attacks by poisoned pictures")
+    said = own_column("regularization as an axis")
+    for name in set(REGULARIZERS.names()) - {"none", "composite"}:
+        assert name.replace("_", " ").replace("neighbors", "neighbours") in said
+
+
+def test_the_reference_point_is_that_of_its_record() -> None:
+    (record,) = kept("reference-cifar10")
+    assert record.poisoned is not None and record.poisoned.attack_success_rate is not None
+    clean, success = (100 * rate for rate in (record.poisoned.clean_accuracy, record.poisoned.attack_success_rate))
+    assert f"bdray measures {clean:.1f} % and {success:.1f} % there" in SAID
+    sweeps = " ".join((ROOT / "sweeps" / "README.md").read_text(encoding="utf-8").split())
+    (script,) = re.findall(r"clean accuracy ([\d.]+) %, attack success rate ([\d.]+) %, after fine-tuning", sweeps)
+    assert "measured clean accuracy {} % and attack success {} % for".format(*script) in SAID
+
+
+def test_the_tipping_points_took_so_many_trainings() -> None:
+    records = kept("tipping-point-small")
+    triggers = {record.condition["trigger"]["name"] for record in records if record.condition["trigger"]}
+    assert len(triggers) == 3
+    assert f"{len(records)} of them for three triggers" in SAID
+
+
+def test_the_settings_of_the_result_that_is_shown() -> None:
+    content = next(record for record in kept("axes-flowers") if record.role == "poisoned").condition
+    assert (content["train"]["epochs"], content["finetune"]["epochs"], content["poison"]["rate"]) == (6, 3, 0.1)
+    assert content["model"]["name"] == "resnet20" and content["data"]["image_size"] == 32
+    assert "resnet20, six epochs, 10 % poisoned, then three epochs of clean fine-tuning; three" in SAID
+
+
+def test_a_patch_survives_crop_and_flip_so_often() -> None:
+    """Three pixels to a side, one from the edge, reflected by 4: of nine offsets a side, six keep all of it, one none."""
+    whole, none = (6 / 9) ** 2, 1 - (8 / 9) ** 2
+    said = f"nothing of a 3 x 3 corner patch in {100 * none:.0f} % of the stamped pictures and a fragment in"
+    assert f"{said} {100 * (1 - whole - none):.0f} %" in SAID
+    sweeps = " ".join((ROOT / "sweeps" / "README.md").read_text(encoding="utf-8").split())
+    assert f"whole in {100 * whole:.0f} %, a fragment in {100 * (1 - whole - none):.0f} % and gone in" in sweeps
+
+
+@pytest.mark.parametrize(("name", "count"), [("quickstart", "20"), ("full", "11,664")])
+def test_search_spaces_have_so_many_conditions(name: str, count: str) -> None:
+    assert f"{sum(1 for _ in load_space(ROOT / 'search_spaces' / f'{name}.yaml').conditions()):,}" == count
+    assert re.search(rf"{count}\s+conditions", SAID)
+
+
+def measured(start: str, column: int) -> list[float]:
+    """A column of the rows of `benchmarks/RESULTS.md` that begin so."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in RESULTS if re.match(start, line)]
+    return [float(row[column]) for row in rows]
+
+
+def test_speeds_are_those_of_the_benchmarks() -> None:
+    pictures = measured(r"\| resnet\d+, 32 px pictures, \d cores? \|", 8)
+    photographs = measured(r"\| resnet20, photographs, \d cores? \|", 8)
+    assert f"| {min(pictures):.2f} to {max(pictures):.2f} | at least 2.5" in SAID
+    assert f"| {min(photographs):.2f} to {max(photographs):.2f} | at least 2.5" in SAID
+    (shared,), (memory,) = measured(r"\| in one process, one storage", 3), measured(r"\| 4 trials / \(4 x", 4)
+    assert f"in one process, on Ray | {shared:.2f}, " in SAID
+    assert f"the data set once) | {memory:.2f} | under 1.3" in SAID
