@@ -12,6 +12,7 @@ import logging
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
@@ -33,6 +34,22 @@ def checksum(data: bytes | memoryview, place: str = "") -> str:
     digest = hashlib.blake2b(f"{place}\0".encode(), digest_size=_DIGITS // 2)
     digest.update(data)
     return digest.hexdigest()
+
+
+def sha256_of(path: str) -> str:
+    """SHA-256 of a file as hex digits. A file of the same size and time is not read again.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = Path(path).stat()
+    return _sha256_of(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: str, mtime_ns: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal_json(text: str, place: str) -> str:

@@ -270,12 +270,27 @@ def _add_comparing(commands: Any) -> None:
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
     exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", "export:export")
-    exporting.add_argument("what", metavar="WHAT", choices=("model",), help="model")
+    exporting.add_argument("what", metavar="WHAT", choices=("model", "backdoorbench"), help="model, or backdoorbench")
     exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
     exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
     _storage_option(exporting)
+    importing = _command(
+        commands,
+        "import",
+        "a model that others trained, as a search space of its repairs",
+        "backdoorbench:read_in",
+    )
+    importing.add_argument("what", metavar="WHAT", choices=("backdoorbench",), help="backdoorbench")
+    importing.add_argument("file", metavar="FILE", type=_file, help="its attack_result.pt")
+    importing.add_argument("--output", type=_file, metavar="DIR", required=True, help="for the model and its space")
+    importing.add_argument(
+        "--trigger",
+        metavar="YAML",
+        default="{name: patch, style: solid, margin: 0}",
+        help="what it was stamped with, which the file does not say (default: %(default)s)",
+    )
 
 
 def _table_options(reader: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
@@ -17,7 +18,7 @@ from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.plugins import digest_of, source_of
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.poisoning.classes import class_options, index_of
-from bdray.recipes import Finetune, Train
+from bdray.recipes import Clean, Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
@@ -98,6 +99,7 @@ class Condition(Identified):
         default_factory=lambda: REPAIRS.build("finetune")
     )
     finetune: Finetune = Finetune()
+    clean: Clean = Clean()
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @classmethod
@@ -135,6 +137,8 @@ class Condition(Identified):
             ("model", lambda: self.model.check(self.data.image_size)),
             ("regularizer", lambda: self.regularizer.check(self.model.MIXING_POINTS)),
         ]
+        if self.train.given is not None and not Path(self.train.given).is_file():
+            raise ConditionError("train.given", f"there is no file {self.train.given}")
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))
         for section, check in checks:
@@ -169,6 +173,12 @@ class Condition(Identified):
         """Size of the clean set as a fraction of the training set; 0 where none is set aside."""
         return self.finetune.fraction if self.repair.uses_clean_data(self.finetune) else 0.0
 
+    @property
+    def clean_identity(self) -> list[Any]:
+        """JSON content that says which clean set it is, beside data and seed."""
+        own = self.clean.identity()
+        return [self.clean_fraction, self.finetune.split, *([own] if own else [])]
+
     @cached_property
     def repair_stages(self) -> tuple[RepairStage, ...]:
         """What is done to the model after the poison stage."""
@@ -179,7 +189,10 @@ class Condition(Identified):
         unpoisoned = STRATEGIES.build({"strategy": "all_to_one", "rate": 0.0})
         kept = {name: getattr(self, name) for name in Condition.model_fields}
         # Not model_copy: that would carry the cached ids over.
-        return Condition.model_construct(**{**kept, "trigger": None, "poison": unpoisoned})
+        changed: dict[str, Any] = {"trigger": None, "poison": unpoisoned}
+        if self.train.given is not None:
+            changed["train"] = self.train.trained()
+        return Condition.model_construct(**{**kept, **changed})
 
     @property
     def foreign(self) -> dict[str, type[Component]]:
@@ -217,7 +230,7 @@ class Condition(Identified):
     @cached_property
     def poison_fingerprint(self) -> str:
         """Names the poison stage: conditions with the same one share one poisoned model."""
-        later = ("finetune", "repair", *(("trigger", "poison") if self.is_baseline else ()))
+        later = ("finetune", "repair", "clean", *(("trigger", "poison") if self.is_baseline else ()))
         content = {key: value for key, value in self._cell.items() if key not in later}
         content["data"] = {key: value for key, value in content["data"].items() if key != "clean_pool"}
         return digest({**content, "held_out": self.held_out_fraction, "seed": self.seed, "stage": "poison"})
@@ -227,10 +240,9 @@ class Condition(Identified):
         """All stages in their order. The last one of a repair is this condition's own: what it trains is measured under
         this condition's attack, and nothing goes on from there."""
         planned = [PlannedStage("poison", "poisoned", self.poison_fingerprint, shared=True)]
-        clean = [self.clean_fraction, self.finetune.split]
         for step in self.repair_stages:
             shared = step is not self.repair_stages[-1]
-            content = {**step.identity(), "after": planned[-1].fingerprint, "clean": clean}
+            content = {**step.identity(), "after": planned[-1].fingerprint, "clean": self.clean_identity}
             fingerprint = digest(content if shared else {**content, "condition": self.condition_id})
             planned.append(PlannedStage(step.name, step.result, fingerprint, shared))
         return tuple(planned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from bdray.condition import Condition, attack_key, digest
 from bdray.detectors import DETECTORS, Detector
@@ -18,6 +18,15 @@ class Questions:
 
     detect: tuple[Detector, ...] = ()
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def detectors_of(self, of: Literal["poisoned", "repaired"]) -> tuple[Detector, ...]:
+        """Those that are asked of the poisoned, or of the repaired model."""
+        return tuple(detector for detector in self.detect if detector.of == of)
+
+    @property
+    def of_repaired(self) -> bool:
+        """Whether repaired models are to be kept, for detectors to be asked of them."""
+        return bool(self.detectors_of("repaired"))
 
     @property
     def asked(self) -> tuple[dict[str, Any], ...]:
@@ -46,13 +55,12 @@ def relearn_key(relearn: Relearn, attack: str) -> str:
 
 
 def answer_key(detector: Detector, condition: Condition) -> str:
-    """12 hex digits that name what a detector is asked of a condition's poisoned model: question, model, attack, clean
-    split."""
+    """12 hex digits that name what a detector is asked of a condition's model: question, model, attack, clean split."""
     return digest(
         {
             "question": detector.identity(),
-            "stage": condition.poison_fingerprint,
+            "stage": condition.stages[-1 if detector.of == "repaired" else 0].fingerprint,
             "attack": attack_key(condition.trigger, condition.poison),
-            "clean": [condition.clean_fraction, condition.finetune.split],
+            "clean": condition.clean_identity,
         }
     )

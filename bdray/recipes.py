@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from bdray.checksum import sha256_of
+from bdray.errors import ComponentError
 from bdray.registry import Identified
 
 Precision = Literal["auto", "bfloat16", "float32", "tf32"]
@@ -71,10 +73,30 @@ class Optimization(Identified):
 class Train(Optimization):
     """The poison stage: train from scratch on poisoned data."""
 
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"given"})
+
+    given: str | None = None
+    """A model that was trained elsewhere, instead of training one: a state dict (safetensors, or a PyTorch file of
+    tensors only) with the network's names, such as `bdray import` writes. Its content, not its path, is part of what
+    the condition is. Unpoisoned twins are trained. What else the condition says of poison decides how the model is
+    tested, and which samples repairs and detectors of a training set get: other ones than it was trained on."""
     epochs: int = Field(default=30, ge=1)
     """Passes over the training set."""
     lr: float = Field(default=0.1, gt=0.0)
     """Peak learning rate."""
+
+    def _identity_content(self) -> dict[str, Any]:
+        content = super()._identity_content()
+        if self.given is not None:
+            try:
+                content["given_sha256"] = sha256_of(self.given)
+            except OSError as error:
+                raise ComponentError("given", f"cannot read {self.given}: {error.strerror}") from None
+        return content
+
+    def trained(self) -> Train:
+        """The same without a model that is given."""
+        return Train.model_validate({**self.model_dump(), "given": None})
 
 
 class Finetune(Optimization):
@@ -90,6 +112,14 @@ class Finetune(Optimization):
     """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
     layers: Layers = "all"
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
+
+
+class Clean(Identified):
+    """The clean set that repairs and detectors get (`finetune.fraction`, `finetune.split`), where it is not clean."""
+
+    poisoned_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Part of it that carries the trigger and the attacker's label all the same, of pictures that the attack is meant
+    for. Of an unpoisoned twin none."""
 
 
 class Relearn(Identified):

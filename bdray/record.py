@@ -238,7 +238,7 @@ class Answer(_Frozen):
     """Names question, model, attack and clean split (`bdray.questions.answer_key`)."""
     detector: dict[str, Any]
     result: str
-    """What the model was that was asked: `poisoned`."""
+    """What the model was that was asked: `poisoned`, `repaired`."""
     error: str | None = None
     """Why there is no answer."""
     positives: int = 0
@@ -290,8 +290,10 @@ class Answered(_Frozen):
     answers: tuple[Answer, ...] = ()
     relearnt: tuple[Relearnt, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.answers) + len(self.relearnt)
+    @property
+    def questions(self) -> set[str]:
+        """Keys of all that have an answer."""
+        return {*(answer.key for answer in self.answers), *(each.key for each in self.relearnt)}
 
     def with_more(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt]) -> Answered:
         """With more of them; one to the same question is replaced."""

@@ -1,5 +1,7 @@
-"""What the README says in numbers and names that something here can recompute. (The table of `make sweep` and its seconds
-are one machine's, and say so.)"""
+"""What the README says in numbers and names that something here can recompute.
+
+The table of `make sweep` and its seconds are one machine's, and say so.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def test_the_settings_of_the_result_that_is_shown() -> None:
 
 
 def test_a_patch_survives_crop_and_flip_so_often() -> None:
-    """Three pixels to a side, one from the edge, reflected by 4: of nine offsets a side, six keep all of it, one none."""
+    """Three pixels to a side, one from the edge, reflected by 4: of nine offsets, six keep all, one none."""
     whole, none = (6 / 9) ** 2, 1 - (8 / 9) ** 2
     said = f"nothing of a 3 x 3 corner patch in {100 * none:.0f} % of the stamped pictures and a fragment in"
     assert f"{said} {100 * (1 - whole - none):.0f} %" in SAID

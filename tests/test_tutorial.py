@@ -117,7 +117,7 @@ def test_the_week(site: Path, tmp_path: Path) -> None:
     assert set(week.files) == {"make_pictures.py", "my_trigger.py", "my_parts.py", "week.yaml", "evaluate.py"}
     said, runs = week.follow(), week.work / "runs"
     assert "done     12 of 12 conditions" in said["bdray sweep week.yaml --dry-run"]
-    late, defended = (
+    late, _ = (
         next(text for command, text in said.items() if f"--name {name}" in command) for name in ("late", "defended")
     )
     assert "4 of them taken over from other sweeps" in late

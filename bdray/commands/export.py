@@ -23,11 +23,9 @@ from bdray.trial.stage_store import StageStore
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a condition's model as safetensors, with all that is needed to use it (`bdray.load_model`).
+    """Write a condition's model as a file; see `export_model` and `export_backdoorbench`."""
+    from bdray.commands.backdoorbench import export_backdoorbench
 
-    Raises:
-        UserError: there is no such condition, stage or model, or it cannot be written.
-    """
     # `bdray trial --output` makes a folder with conditions that is no sweep.
     try:
         sweep = find_sweep(options.sweep, options.storage)
@@ -35,12 +33,26 @@ def export(options: argparse.Namespace) -> int:
         sweep = Storage.open(options.sweep)
         if not SweepFolder(sweep).condition_ids():
             raise
-    kept = _kept(sweep, options.id)
+    write = export_model if options.what == "model" else export_backdoorbench
+    return write(sweep, options.id, options.stage, options.output)
+
+
+def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+    """Write a condition's model as safetensors, with all that is needed to use it (`bdray.load_model`).
+
+    Args:
+        prefix: of the condition's id.
+        stage: after which stage (`poison`), or what it is then (`poisoned`); None: after the last.
+
+    Raises:
+        UserError: there is no such condition, stage or model, or it cannot be written.
+    """
+    kept = kept_record(sweep, prefix)
     record = kept.record
-    chosen = _stage(record, options.stage)
-    file = options.output or f"{record.condition_id}-{chosen.result}.safetensors"
+    chosen = named_stage(record, stage)
+    file = output or f"{record.condition_id}-{chosen.result}.safetensors"
     require_folder_of(file)
-    weights = _weights(sweep, kept, chosen)
+    weights = weights_of(sweep, kept, chosen)
     about = _about(record, chosen)
     _require_components(sweep, record)
     network = about.network()
@@ -57,7 +69,12 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _kept(sweep: Storage, prefix: str) -> KeptRecord:
+def kept_record(sweep: Storage, prefix: str) -> KeptRecord:
+    """Of the one condition whose id begins so.
+
+    Raises:
+        UserError: there is none, or it has not finished.
+    """
     folder = SweepFolder(sweep)
     ids = folder.condition_ids()
     found = [condition_id for condition_id in ids if condition_id.startswith(prefix)]
@@ -70,7 +87,8 @@ def _kept(sweep: Storage, prefix: str) -> KeptRecord:
     return kept
 
 
-def _stage(record: TrialRecord, wanted: str | None) -> StageRecord:
+def named_stage(record: TrialRecord, wanted: str | None) -> StageRecord:
+    """The stage of this name or result; None: the last. Raises `UserError` where there is none."""
     for stage in reversed(record.stages):
         if wanted in (None, stage.name, stage.result):
             return stage
@@ -78,8 +96,12 @@ def _stage(record: TrialRecord, wanted: str | None) -> StageRecord:
     raise UserError(f"--stage: {record.condition_id} has no stage '{wanted}'; {nearest(str(wanted), known)}")
 
 
-def _weights(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
-    """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from."""
+def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
+    """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from.
+
+    Raises:
+        UserError: they were not.
+    """
     record = kept.record
     if stage is record.stages[-1] and MODEL in kept.files:
         folder = SweepFolder(sweep).condition(record.condition_id)

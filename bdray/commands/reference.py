@@ -21,7 +21,7 @@ from bdray.condition import COMPONENTS
 from bdray.detectors import DETECTORS, Detector
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
-from bdray.recipes import Evaluate, Finetune, Train
+from bdray.recipes import Clean, Evaluate, Finetune, Train
 from bdray.registry import Component, Registry, model_in
 from bdray.repairs import Repair
 from bdray.searches import SEARCHES
@@ -36,12 +36,13 @@ REGISTRIES: dict[str, Registry[Any]] = {**COMPONENTS, "detect": DETECTORS, "sear
 SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
     "finetune": Finetune,
+    "clean": Clean,
     "evaluate": Evaluate,
     "resources": Defaults,
     "resources.overrides[]": Needs,
     "tracking": Tracking,
 }
-"""What is written in a search space and is no component. `train` and `finetune` are part of a condition."""
+"""What is written in a search space and is no component. `train`, `finetune` and `clean` are part of a condition."""
 
 KEY_TEXTS = {
     "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",

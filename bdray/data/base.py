@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 Augmentation = Literal["none", "crop", "crop_flip", "zero_crop_flip"]
 
 
+Values = tuple[float, float, float]
+
+CHANNELS: dict[str, tuple[Values, Values]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny_imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Mean and standard deviation of the channels, in [0, 1], that `data.normalize` names."""
+
+
 class DataSet(Component):
     """A data set: where it lies, at what size it is used, and what is kept aside.
 
@@ -50,6 +63,12 @@ class DataSet(Component):
     """Use only this many training images (stratified, the same for every seed)."""
     test_limit: int | None = Field(default=None, ge=1)
     """Use only this many test images (stratified, the same for every seed)."""
+    normalize: Literal["training_set", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "half", "none"] = (
+        "training_set"
+    )
+    """With what mean and standard deviation of the channels pictures are normalised for the model: those of the
+    training set as it is used here, published ones (`imagenet`: what most published weights expect; the others as
+    BackdoorBench writes them), one half and one half, or not at all."""
     drop_duplicates: bool = False
     """Leave out every training image that equals a test image value for value at this `image_size`, whatever its label:
     within the limits, from the clean pool too. No test image is left out, and none is drawn instead."""
@@ -118,7 +137,9 @@ class DataSet(Component):
         from bdray.data.cache import load_arrays
 
         source, selection, folder = self._wanted(cache)
-        return replace(load_arrays(source, selection, folder), unread=source.unread)
+        loaded = replace(load_arrays(source, selection, folder), unread=source.unread)
+        mean, std = CHANNELS.get(self.normalize, (loaded.mean, loaded.std))
+        return replace(loaded, mean=mean, std=std)
 
     def prepare(self, cache: Path | None = None) -> None:
         """Makes sure that `load` finds decoded arrays. Where it would, this looks at names and sizes only.

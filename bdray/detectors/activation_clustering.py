@@ -21,7 +21,8 @@ class ActivationClustering(TrainingSetDetector):
     """Two clusters (k-means) of each class's penultimate features in their first principal components. The score of a
     sample is the part of its class that is not in its cluster, the same for the whole cluster.
 
-    The paper reduces by independent components, which span the same space as the principal ones.
+    The paper reduces by independent components. These span the same space, but have a variance of 1 each: `whiten`
+    gives the distances that k-means sees among them.
     """
 
     SOURCE: ClassVar[str] = "Chen et al. 2018 (activation clustering; by relative size)"
@@ -29,6 +30,8 @@ class ActivationClustering(TrainingSetDetector):
 
     components: int = Field(default=10, ge=1)
     """Dimensions that are clustered."""
+    whiten: bool = False
+    """Every dimension with a variance of 1, as independent components have."""
     small: float = Field(default=0.35, gt=0.0, le=0.5)
     """A cluster that holds less of its class than this is flagged."""
 
@@ -44,7 +47,7 @@ class ActivationClustering(TrainingSetDetector):
             own = features[members.numpy()]
             if len({row.tobytes() for row in own}) < 2:
                 continue
-            reduced = PCA(min(self.components, *own.shape), random_state=seed).fit_transform(own)
+            reduced = PCA(min(self.components, *own.shape), whiten=self.whiten, random_state=seed).fit_transform(own)
             clusters = torch.from_numpy(KMeans(2, n_init=10, random_state=seed).fit_predict(reduced)).long()
             scores[members] = 1 - (clusters.bincount(minlength=2).double() / len(members))[clusters]
         return scores

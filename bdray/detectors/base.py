@@ -8,7 +8,7 @@ higher, the more suspicious.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,9 @@ class Detector(Component):
     """
 
     SEES: ClassVar[frozenset[Sight]] = frozenset()
+
+    of: Literal["poisoned", "repaired"] = "poisoned"
+    """Which model is asked: as the poison stage left it, or as the repair did, which is kept then."""
 
 
 class TrainingSetDetector(Detector):

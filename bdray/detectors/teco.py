@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 from bdray.detectors.base import DETECTORS, InputDetector
@@ -114,11 +115,16 @@ def contrast(images: torch.Tensor, strength: float, generator: torch.Generator) 
 
 def jpeg(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
     """Compresses at a quality."""
+    import numpy as np
     import torch
-    from torchvision.io import decode_jpeg, encode_jpeg
+    from PIL import Image
 
-    packed = [encode_jpeg(image, quality=int(strength)) for image in to_levels(images)]
-    return torch.stack([decode_jpeg(each) for each in packed]).float() / 255
+    read = []
+    for image in to_levels(images).permute(0, 2, 3, 1).numpy():
+        file = BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=int(strength))
+        read.append(torch.from_numpy(np.array(Image.open(file))))
+    return torch.stack(read).permute(0, 3, 1, 2).float() / 255
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {

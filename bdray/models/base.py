@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from bdray.checksum import sha256_of
 from bdray.errors import ComponentError
 from bdray.registry import Component, Registry
 
@@ -126,8 +126,7 @@ class Architecture(Component):
         content = super()._identity_content()
         if self.weights_file is not None:
             try:
-                with Path(self.weights_file).open("rb") as file:
-                    content["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                content["weights_sha256"] = sha256_of(self.weights_file)
             except OSError as error:
                 raise ComponentError("weights_file", f"cannot read {self.weights_file}: {error.strerror}") from None
         return content

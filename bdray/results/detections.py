@@ -31,7 +31,9 @@ def names_of(answers: Iterable[Answer]) -> dict[str, str]:
 
 def named(detector: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     """The name of what was asked, and the options in which it differs from others that are `alike`."""
-    differing = [option for option in detector if len({freeze(other.get(option)) for other in alike}) > 1]
+    # Which model was asked is said before the name.
+    options = [option for option in detector if option != "of"]
+    differing = [option for option in options if len({freeze(other.get(option)) for other in alike}) > 1]
     words = [str(detector["name"]), *(f"{option}_{detector[option]}" for option in differing)]
     return re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(words)).strip("_")
 
@@ -105,14 +107,18 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     for record in sorted(records, key=lambda record: record.role == "baseline"):
         for answer in record.answers:
             if answer.error is None:
-                groups[names[answer.key], _attack(record)].append(answer)
+                groups[_row(names, answer), _attack(record)].append(answer)
     attacks = tuple(dict.fromkeys(attack for _, attack in groups))
     rows = {
         name: tuple(_detections(groups[name, attack]) if (name, attack) in groups else None for attack in attacks)
-        for name in dict.fromkeys(names.values())
+        for name in dict.fromkeys(name for name, _ in groups)
     }
     errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
     return DetectorTable(attacks, rows, tuple(dict.fromkeys(errors)))
+
+
+def _row(names: Mapping[str, str], answer: Answer) -> str:
+    return f"{names[answer.key]}{'' if answer.result == 'poisoned' else f', {answer.result}'}"
 
 
 def _attack(record: TrialRecord) -> str:

@@ -47,7 +47,7 @@ class CellSpread:
     Attributes:
         about: which of `RATES`.
         mean: rate over its trainings, in [0, 1].
-        variance: over them, which the counting of test images is part of.
+        variance: over them, which the counting of test images is part of; 0 of a single one.
         trainings, images: how many there were, and test images of each.
     """
 
@@ -71,7 +71,7 @@ training images, standard deviations in points) and two as one in ten of them.""
 
 
 def spreads_in(table: str, sweep: str) -> Iterator[CellSpread]:
-    """Of the cells of a table (the text of `results.csv`) that have at least three sound trainings."""
+    """Of the cells of a table (the text of `results.csv`), over their sound trainings."""
     cells: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in csv.DictReader(io.StringIO(table)):
         if row.get("status") == "finished" and row.get("collapsed") != "True":
@@ -79,12 +79,13 @@ def spreads_in(table: str, sweep: str) -> Iterator[CellSpread]:
     for rows in cells.values():
         for about, (column, counted) in RATES.items():
             known = [row for row in rows if row.get(column) and row.get(counted)]
-            if len(known) < _FEWEST or (about != "clean" and known[0]["role"] != "poisoned"):
+            if not known or (about != "clean" and known[0]["role"] != "poisoned"):
                 continue
             rates, images = ([float(row[name]) for row in known] for name in (column, counted))
             where = known[0].get("data.name", ""), known[0].get("model.name", "")
             if fmean(images):
-                yield CellSpread(sweep, *where, about, fmean(rates), variance(rates), len(rates), fmean(images))
+                spread = variance(rates) if len(rates) > 1 else 0.0
+                yield CellSpread(sweep, *where, about, fmean(rates), spread, len(rates), fmean(images))
 
 
 def known_spreads(storage: Storage) -> list[CellSpread]:
@@ -226,7 +227,9 @@ def design_of(conditions: Iterable[Condition], known: Sequence[CellSpread]) -> D
 
 
 def nearest_spreads(known: Sequence[CellSpread], design: Design) -> tuple[dict[str, list[CellSpread]], str]:
-    """By rate, those of the same data and model, else of the same data, else the default; and where from, in words."""
+    """By rate, those of the same data and model, else of the same data, else the default; and where from, in words.
+    A cell says how far trainings lie apart from three of them on."""
+    known = [spread for spread in known if spread.trainings >= _FEWEST]
     pools = {
         f"{design.data}, {design.model}": [s for s in known if (s.data, s.model) == (design.data, design.model)],
         f"{design.data}, other models": [s for s in known if s.data == design.data],

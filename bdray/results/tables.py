@@ -58,6 +58,7 @@ def result_row(
         **_rates_by_result(record, results),
         **_rates("repaired", record.repaired),
         **_took(replicate, results, took_at),
+        "repaired_der": defense_effectiveness(record.poisoned, record.repaired),
         **(_probed(record, results) if probed or record.probes else {}),
         **answer_columns(record, names_of(record.answers) if detectors is None else detectors),
         **relearnt_columns(record, control, recipes_of([record]) if recipes is None else recipes, took_at),
@@ -95,6 +96,18 @@ def _rates_by_result(record: TrialRecord, results: Sequence[str]) -> dict[str, f
 
 def _rates(result: str, rates: Rates | None) -> dict[str, float | None]:
     return {f"{result}_{name}": getattr(rates, name) if rates else None for name in RATES}
+
+
+def defense_effectiveness(before: Rates | None, after: Rates | None) -> float | None:
+    """(max(0, fall of the attack success rate) - max(0, fall of clean accuracy) + 1) / 2; None where one is missing.
+
+    Source: Zhu et al. 2023, arXiv 2304.11823 (the defense effectiveness rating, DER).
+    """
+    if before is None or after is None or before.attack_success_rate is None or after.attack_success_rate is None:
+        return None
+    fall = before.attack_success_rate - after.attack_success_rate
+    cost = before.clean_accuracy - after.clean_accuracy
+    return (max(0.0, fall) - max(0.0, cost) + 1) / 2
 
 
 def _took(replicate: Replicate, results: Sequence[str], took_at: float) -> dict[str, bool | None]:

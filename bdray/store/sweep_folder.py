@@ -449,7 +449,7 @@ def with_answers(sweep: Storage, records: Sequence[TrialRecord]) -> list[TrialRe
 
     def answered(record: TrialRecord) -> TrialRecord:
         found = ConditionFolder(sweep, record.condition_id).answered()
-        return record.model_copy(update=dict(found)) if len(found) else record
+        return record.model_copy(update=dict(found)) if found.questions else record
 
     return list(sweep.each(answered, records)) if SweepFolder(sweep).info().detect else list(records)
 

@@ -10,8 +10,7 @@ from functools import partial
 from bdray.condition import Condition
 from bdray.detectors import Detector
 from bdray.errors import BdrayError
-from bdray.questions import answer_key, relearn_key
-from bdray.recipes import Relearn
+from bdray.questions import Questions, answer_key, relearn_key
 from bdray.record import TrialRecord
 from bdray.space import load_space
 from bdray.space.source import parse_yaml
@@ -126,6 +125,7 @@ def split_unasked(
         left: those that are run anyway, and asked then.
         again: a question that a detector failed at counts as not asked.
     """
+    detect = [detector for detector in detect if detector.of == "poisoned"]
     if not detect:
         return [], []
     asked = _finished(sweep, conditions, left)
@@ -145,32 +145,37 @@ def split_unasked(
     return able, list(gone.values())
 
 
-def split_unlearnt(
+def split_unasked_repaired(
     sweep: Storage,
-    relearn: Relearn | None,
+    questions: Questions,
     probes: Sequence[Probe],
     conditions: Sequence[Condition],
     left: Sequence[Condition],
 ) -> tuple[list[Condition], list[Condition]]:
-    """Finished conditions whose repaired models have not relearnt every attack: those whose models are kept, and those
-    whose are not.
+    """Finished conditions whose repaired models lack an answer: those whose models are kept, and those whose are not.
 
     Args:
         probes: the sweep's attacks.
         left: those that are run or asked anyway.
     """
-    if relearn is None:
+    detect, relearn = questions.detectors_of("repaired"), questions.evaluate.relearn
+
+    def keys_of(condition: Condition) -> set[str]:
+        taught = attacks_to_relearn(condition, probes) if relearn else ()
+        asked = detect if condition.is_repaired else ()
+        answers = {answer_key(detector, condition) for detector in asked}
+        return {*answers, *(relearn_key(relearn, probe.key) for probe in taught if relearn)}
+
+    if not detect and relearn is None:
         return [], []
-    wanted = {
-        condition.condition_id: {relearn_key(relearn, probe.key) for probe in attacks_to_relearn(condition, probes)}
-        for condition in conditions
-    }
+    wanted = {condition.condition_id: keys_of(condition) for condition in conditions}
     repaired = [condition for condition in conditions if wanted[condition.condition_id]]
 
     def lacks(condition: Condition) -> bool | None:
         """Whether an answer lacks; None where the model does, too."""
         folder = ConditionFolder(sweep, condition.condition_id)
-        if wanted[condition.condition_id] <= {each.key for each in folder.answered().relearnt}:
+        known = folder.answered()
+        if wanted[condition.condition_id] <= known.questions:
             return False
         return True if folder.had(MODEL) else None
 

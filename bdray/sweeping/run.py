@@ -41,7 +41,7 @@ from bdray.sweeping.reuse import (
     left_of,
     say_gone,
     split_unasked,
-    split_unlearnt,
+    split_unasked_repaired,
     trained_elsewhere,
 )
 from bdray.sweeping.search_loop import SearchLoop
@@ -100,10 +100,10 @@ def run_conditions(
             left = [*left, *lacking]
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
             say_gone(console, sweep, gone, "no detector can be asked")
-            relearn, probes = space.evaluate.relearn, probes_of(run.shown)
-            unlearnt, lost = split_unlearnt(sweep, relearn, probes, new, [*left, *unasked])
-            say_gone(console, sweep, lost[:1], f"it cannot relearn, nor can {len(lost) - 1} others")
-            return [*left, *unasked, *unlearnt]
+            left = [*left, *unasked]
+            unasked, gone = split_unasked_repaired(sweep, space.questions, probes_of(run.shown), new, left)
+            say_gone(console, sweep, gone[:1], f"its repaired model cannot be asked, nor can {len(gone) - 1} others")
+            return [*left, *unasked]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()

@@ -81,7 +81,7 @@ class Found:
     def mark(self) -> str:
         """Names what there is of a finished condition: this version of its record, and how many answers."""
         record = self.record.digest if self.record else ""
-        return f"{record}{ANSWERED}{len(self.answered)}" if len(self.answered) else record
+        return f"{record}{ANSWERED}{len(self.answered.questions)}" if self.answered.questions else record
 
     @cached_property
     def condition(self) -> ConditionInfo | None:

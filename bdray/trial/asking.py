@@ -1,6 +1,7 @@
 """Asking detectors of a poisoned model, and holding what they say against the truth.
 
     stages/<fingerprint>/answers/<key>.json    one answer, by question, attack and clean split
+    conditions/<id>/answers/<key>.json         the same of a repaired model, which no other condition has
 
 An answer that is there is not asked for again. Only this module and `bdray.trial.detection` know plan and trigger.
 """
@@ -56,7 +57,7 @@ class Shown:
 
 
 class Asking:
-    """Asks detectors of one condition's poisoned model.
+    """Asks detectors of one condition's poisoned model, or of its repaired one (those whose `of` says so).
 
     Args:
         sweep: where answers are kept; None: nowhere.
@@ -66,7 +67,9 @@ class Asking:
         self, experiment: Experiment, detectors: Sequence[Detector], sweep: Storage | None, reporter: Reporter
     ) -> None:
         self._experiment, self._detectors, self._reporter = experiment, detectors, reporter
-        self._kept = ChecksummedFolder(sweep, _place(experiment.condition)) if sweep and detectors else None
+        of_repaired = any(detector.of == "repaired" for detector in detectors)
+        place = _place(experiment.condition, of_repaired=of_repaired)
+        self._kept = ChecksummedFolder(sweep, place) if sweep and detectors else None
 
     def ask(self, model: nn.Module) -> tuple[Answer, ...]:
         """All answers, in the order of the questions; those that are kept already are read. The model stays as it is.
@@ -87,7 +90,7 @@ class Asking:
 
     def _answer(self, detector: Detector, key: str, model: nn.Module) -> Answer:
         begun, was_training = time.monotonic(), model.training
-        asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": "poisoned"}
+        asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": detector.of}
         model.eval()
         try:
             with watching(detector, detector.title):
@@ -155,5 +158,6 @@ def _found(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Found:
     return Found(scores, positive, scores > threshold, np.zeros_like(positive))
 
 
-def _place(condition: Condition) -> str:
-    return f"stages/{condition.poison_fingerprint}/answers"
+def _place(condition: Condition, *, of_repaired: bool) -> str:
+    owner = f"conditions/{condition.condition_id}" if of_repaired else f"stages/{condition.poison_fingerprint}"
+    return f"{owner}/answers"

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ from bdray.trial.probing import Probing
 from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
-from bdray.trial.stage_store import StageStore
+from bdray.trial.stage_store import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 from bdray.trial.trial_files import TrialFiles
 
@@ -194,27 +194,44 @@ class _Trial:
         """
         device = self._device()
         experiment = self._experiment(self.condition, device)
-        answers = self._ask_poisoned(experiment, device) if self.options.questions.detect else ()
-        repaired = self._repaired(experiment) if self._to_relearn() else None
-        relearnt = self._relearn(experiment, repaired) if repaired is not None else ()
+        poisoned = self._poisoned(experiment) if self._asks("poisoned") else None
+        repaired = self._repaired(experiment) if self._asks("repaired") or self._to_relearn() else None
+        relearnt = () if repaired is None else self._relearn(experiment, repaired)
+        stamped = self._as_stamped(experiment, device) if poisoned or repaired else None
+        answers: tuple[Answer, ...] = ()
+        if stamped is not None:
+            answers += () if poisoned is None else self._asking(stamped, "poisoned").ask(poisoned)
+            answers += () if repaired is None else self._asking(stamped, "repaired").ask(repaired)
         if not answers and not relearnt:
             raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
-        self.files.write_answers(answers or (), relearnt)
+        self.files.write_answers(answers, relearnt)
         return record.model_copy(update=dict(self.files.answered()))
 
-    def _ask_poisoned(self, experiment: Experiment, device: torch.device) -> tuple[Answer, ...] | None:
-        """What detectors say of the poisoned model; None where it is not kept."""
-        surrogate = surrogate_of(self.condition)
-        needed = [self.condition.poison_fingerprint, *((surrogate.stage.fingerprint,) if surrogate else ())]
-        fingerprint = experiment.data.fingerprint
-        kept = [self.store.finished(name, fingerprint) if self.store else None for name in needed]
-        if (model := kept[0]) is None or None in kept:
+    def _asks(self, of: Literal["poisoned", "repaired"]) -> bool:
+        """Whether there are detectors to ask of such a model."""
+        has_one = of == "poisoned" or self.condition.is_repaired
+        return has_one and bool(self.options.questions.detectors_of(of))
+
+    def _poisoned(self, experiment: Experiment) -> nn.Module | None:
+        """The model as the poison stage left it; None where it is not kept."""
+        kept = self._finished(self.condition.poison_fingerprint, experiment)
+        if kept is None:
             return None
-        if surrogate is not None:
-            experiment = experiment.perturb(self._surrogate(surrogate, device)[0])
-        asked = experiment.build_model()
-        asked.load_state_dict(model.weights)
-        return self._asking(experiment).ask(asked)
+        model = experiment.build_model()
+        model.load_state_dict(kept.weights)
+        return model
+
+    def _as_stamped(self, experiment: Experiment, device: torch.device) -> Experiment | None:
+        """With its pictures as the poison stage had them; None where the surrogate that takes is not kept."""
+        surrogate = surrogate_of(self.condition)
+        if surrogate is None:
+            return experiment
+        if self._finished(surrogate.stage.fingerprint, experiment) is None:
+            return None
+        return experiment.perturb(self._surrogate(surrogate, device)[0])
+
+    def _finished(self, fingerprint: str, experiment: Experiment) -> KeptStage | None:
+        return self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
 
     def _repaired(self, experiment: Experiment) -> nn.Module | None:
         """The model as its repair left it; None where it is not kept."""
@@ -277,7 +294,7 @@ class _Trial:
                 ends.append(end)
                 probing.measure(runner.model, end.record)
                 if len(ends) == 1 and not end.record.diverged:
-                    answers = self._asking(experiment).ask(runner.model)
+                    answers = self._asking(experiment, "poisoned").ask(runner.model)
         except Pruned as pruned:
             record = self._record("pruned", [pruned.record], probing, visibility, environment)
             # Its checkpoint stays: conditions that share the stage need not train it again to end there too, and one
@@ -290,9 +307,13 @@ class _Trial:
         if self.before is not None:
             # Its numbers are what they were: they were computed again for the sake of the new floors alone.
             record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
-        relearnt = self._relearn(experiment, runner.model) if status == "finished" else ()
+        relearnt: tuple[Relearnt, ...] = ()
+        if status == "finished":
+            relearnt = self._relearn(experiment, runner.model)
+            answers += self._asking(experiment, "repaired").ask(runner.model) if self._asks("repaired") else ()
         record = record.model_copy(update={"answers": answers, "relearnt": relearnt})
-        if self.options.keep_models and self.options.keep_stages and len(stages) > 1:
+        keep = self.options.keep_models or self.options.questions.of_repaired
+        if keep and self.options.keep_stages and len(stages) > 1:
             self.files.write_model(runner.model)
         self.files.write_record(record, {end.record.result: end.confusion for end in ends})
         if self.store:
@@ -346,8 +367,8 @@ class _Trial:
             return sweep
         return own_probes(self.condition, sweep) if self.options.questions.evaluate.probes else ()
 
-    def _asking(self, experiment: Experiment) -> Asking:
-        return Asking(experiment, self.options.questions.detect, self._answers_in, self.reporter)
+    def _asking(self, experiment: Experiment, of: Literal["poisoned", "repaired"]) -> Asking:
+        return Asking(experiment, self.options.questions.detectors_of(of), self._answers_in, self.reporter)
 
     def _record(
         self,

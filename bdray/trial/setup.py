@@ -14,6 +14,7 @@ from torch import nn
 from bdray.condition import Condition, attack_key
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
+from bdray.errors import PoisonError
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
@@ -169,7 +170,7 @@ class Experiment:
             kept: which of the poisoned samples it trains on, bool, on the CPU; None: all.
         """
         clean = training.data == "clean"
-        items = self._training_set(NOTHING, self.split.clean_indices) if clean else self.poisoned_set
+        items = self._clean_items if clean else self.poisoned_set
         items = items if kept is None else items.only(kept)
         compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
         stage = self._stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
@@ -195,12 +196,35 @@ class Experiment:
 
     def clean_set(self) -> CleanSet:
         """The pictures that a repair may use, on the device."""
-        chosen = torch.from_numpy(self.split.clean_indices)
-        images, labels = (
-            tensor.index_select(0, chosen.to(tensor.device)).to(self.compute.device)
-            for tensor in (self.images, self.labels)
-        )
-        return CleanSet(images, labels, self.normalize, self.compute)
+        items = self._clean_items
+        images, labels = items.gather(torch.arange(len(items), device=self.images.device))
+        device = self.compute.device
+        return CleanSet(images.to(device), labels.to(device), self.normalize, self.compute)
+
+    @property
+    def _clean_items(self) -> PoisonedSet:
+        return self._training_set(self.clean_plan, self.split.clean_indices, late=False)
+
+    @cached_property
+    def clean_plan(self) -> PoisonPlan:
+        """What of the clean set is stamped (`clean.poisoned_share`); positions in the whole training set.
+
+        Raises:
+            PoisonError: the attack is meant for fewer of its pictures.
+        """
+        condition, members = self.condition, self.split.clean_indices
+        count = round(condition.clean.poisoned_share * len(members))
+        if not count or condition.is_baseline:
+            return NOTHING
+        generator = stream(condition.seed, "clean_split", "poison")
+        drawn = members[torch.randperm(len(members), generator=generator).numpy()]
+        labels, classes = self.data.train_labels.numpy(), self.data.num_classes
+        chosen = np.sort(drawn[condition.poison.attacked(labels[drawn], classes)][:count])
+        if len(chosen) < count:
+            problem = f"{count} of {len(members)} clean images are to be poisoned, but the attack is meant for only"
+            raise PoisonError(f"clean.poisoned_share: {problem} {len(chosen)}")
+        wanted = condition.poison.wanted_labels(labels, classes)[chosen]
+        return PoisonPlan(chosen, labels[chosen], wanted, _NO_INDICES)
 
     def _stage(
         self,

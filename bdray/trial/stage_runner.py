@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from bdray.condition import PlannedStage
 from bdray.errors import TrialInterrupted
+from bdray.models.networks.weights import load_exactly, read_state
 from bdray.record import Confusion, EpochRecord, StageRecord
 from bdray.repairs.base import Operation, RepairStage, Training
 from bdray.store.journal import Journal
@@ -144,7 +146,22 @@ class StageRunner:
 
     def _poison(self, planned: PlannedStage) -> StageEnd:
         stage = self.experiment.poison_stage()
+        if (given := self.experiment.condition.train.given) is not None:
+            return self._given(stage, planned, given)
         return self._train(stage, stage.start(self.model), planned)
+
+    def _given(self, stage: Stage, planned: PlannedStage, file: str) -> StageEnd:
+        """A model that was trained elsewhere: its epoch 0 is all there is.
+
+        Raises:
+            WeightsError: it is no model of this architecture.
+        """
+        load_exactly(self.model, read_state(Path(file)), file)
+        evaluation = stage.evaluate(self.model)
+        now = EpochRecord(epoch=0, rates=evaluation.rates(), finished_ms=now_ms())
+        state = StageState(self.model, None, torch.optim.SGD(self.model.parameters()), [now])
+        self._note(planned, state.history)
+        return StageEnd(_record_of(self.experiment, stage, state, planned), evaluation.confusions())
 
     def _retrain(self, planned: PlannedStage, training: Training, before: StageEnd, came: nn.Module) -> StageEnd:
         """Train as a repair says. Epoch 0 is the model as it `came`."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from detecting import Items, Pixels, linear, noise, tools
 from scipy.stats import gamma, median_abs_deviation
+from sklearn.cluster import KMeans
+from sklearn.decomposition import FastICA
 from torch import nn
 
 from bdray.detectors import DETECTORS
@@ -49,6 +51,19 @@ def test_activation_clustering_finds_the_small_cluster() -> None:
     scores = detector.score(linear(2, 8), Items(images, labels), tools(2))
     assert scores.tolist() == [0.5] * 20 + [0.8] * 4 + [pytest.approx(0.2)] * 16
     assert detector.flagged(scores, labels).nonzero().flatten().tolist() == [20, 21, 22, 23]
+
+
+def test_whitened_components_are_clustered_as_independent_ones() -> None:
+    """Independent components are the whitened principal ones, turned."""
+    items, model = Items(noise(60), torch.zeros(60).long()), linear(2, 6)
+    items.images[:15, 0, 0] = 255
+    scores = ActivationClustering(components=3, whiten=True).score(model, items, tools(2)).numpy()
+    features = items.images.flatten(1)[:, :6].double().numpy() / 255
+    reduced = FastICA(3, random_state=0, max_iter=2000).fit_transform(features)
+    labels = KMeans(2, n_init=20, random_state=0).fit(reduced).labels_
+    small = labels == np.bincount(labels).argmin()
+    assert 0 < small.sum() < 30
+    assert ((scores == scores.max()) == small).all()
 
 
 def test_a_class_of_one_picture_is_not_suspicious() -> None:

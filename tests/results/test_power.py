@@ -116,6 +116,9 @@ def test_the_lines_say_where_the_spread_is_from_and_what_too_few_seeds_cannot_do
         "as in mine (cifar10, airbench) and theirs (cifar10, other models)"
     )
     assert ten[3] == '  took   9 of 10 say "in most", 1 "in few"'
+    once = CellSpread("once", "cifar10", "airbench", "clean", 0.9, 0.0, 1, 7000)
+    unlimited = [Condition.parse({**each.content(), "data": {"name": "cifar10"}}) for each in conditions(3)]
+    assert power_lines(unlimited, [*known, once])[0] == three[0].replace("2,000", "7,000")
     assert power_lines([each for each in conditions(3) if each.is_baseline], known) == []
 
 

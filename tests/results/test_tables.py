@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up import rates
 from rich.console import Console
 
 from bdray.condition import Condition, attack_key
@@ -26,7 +27,7 @@ from bdray.record import (
 )
 from bdray.results.controls import Control
 from bdray.results.listing import listing_of, table_of
-from bdray.results.tables import csv_of, result_row, result_table, write_tables
+from bdray.results.tables import csv_of, defense_effectiveness, result_row, result_table, write_tables
 from bdray.results.varied import axes_of
 from bdray.store.storage import Storage
 
@@ -278,3 +279,18 @@ def test_a_spreadsheet_runs_no_cell_of_the_csv() -> None:
     assert csv_of(pd.DataFrame({"x": ["a\r=1"]})) == 'x\n"a\n=1"\n'
     plain = table[["=x"]].rename(columns={"=x": "x"})
     assert csv_of(plain) == plain.to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "der"),
+    [
+        ((1.0, 0.9), (0.0, 0.9), 1.0),
+        ((0.9, 0.92), (0.1, 0.88), 0.88),
+        ((0.5, 0.9), (0.7, 0.8), 0.45),
+        ((0.5, 0.8), (0.5, 0.9), 0.5),
+        ((None, 0.8), (None, 0.9), None),
+    ],
+)
+def test_defense_effectiveness(before: Any, after: Any, der: float | None) -> None:
+    found = defense_effectiveness(*(rates(attack, clean=clean) for attack, clean in (before, after)))
+    assert found == (der if der is None else pytest.approx(der))

@@ -19,6 +19,8 @@ from bdray.detectors.tools import DetectorTools, Labelled, Pictures
 from bdray.errors import StageGoneError
 from bdray.questions import Questions, answer_key
 from bdray.record import Answer, TrialRecord
+from bdray.results.detections import detector_table
+from bdray.results.tables import result_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, ConditionFolder
 from bdray.training.reporter import Reporter
@@ -208,6 +210,33 @@ def test_asked_in_the_trial_or_later_the_answer_is_the_same(tmp_path: Path) -> N
         return [answer.model_copy(update={"seconds": 0.0}) for answer in found.answers]
 
     assert timeless(record) == timeless(asked_later)
+
+
+def test_a_repaired_model_is_asked_and_kept(tmp_path: Path) -> None:
+    """At the end of the trial or later, by the same detector as the poisoned one and with another answer."""
+    detectors = (
+        DETECTORS.build("spectral_signatures"),
+        DETECTORS.build({"name": "spectral_signatures", "of": "repaired"}),
+    )
+    content = {**SMALL, "repair": "fine_pruning"}
+    condition, plain = Condition.parse(content), Condition.parse({**SMALL, "repair": "none"})
+    at_once, later = (Storage.open(tmp_path / name).child("sweep") for name in ("a", "b"))
+    first = run_trial(condition, sweep=at_once, options=options(Questions(detectors)))
+    assert [answer.result for answer in first.answers] == ["poisoned", "repaired"]
+    assert first.answers[0].auroc != first.answers[1].auroc
+    place = f"conditions/{first.condition_id}"
+    assert at_once.child(place, "answers").list() == [f"{first.answers[1].key}.json"]
+    names = set(result_table([first]))
+    assert {"poisoned_spectral_signatures_auroc", "repaired_spectral_signatures_auroc"} <= names
+    table = detector_table([first])
+    assert table is not None
+    assert list(table.rows) == ["spectral_signatures", "spectral_signatures, repaired"]
+
+    silent = run_trial(condition, sweep=later, options=replace(options(Questions()), keep_models=True))
+    assert at_once.read_bytes(f"{place}/model.safetensors") == later.read_bytes(f"{place}/model.safetensors")
+    found = ask_trial(condition, silent, sweep=later, options=options(Questions(detectors)))
+    assert [(each.key, each.auroc) for each in found.answers] == [(each.key, each.auroc) for each in first.answers]
+    assert run_trial(plain, options=options(Questions(detectors[1:]))).answers == ()
 
 
 def test_a_model_that_is_gone_is_not_trained_again(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bdray.record import TrialRecord
 from bdray.seeds import derive_seed, stream
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
-from bdray.sweeping.reuse import split_unlearnt
+from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
 from bdray.trial.attacks import Probe, probes_of
@@ -41,9 +41,12 @@ CONDITION = Condition.parse(SMALL)
 PROBES = probes_of([CONDITION])
 
 
+def asking(recipe: Relearn | None) -> Questions:
+    return Questions(evaluate=Evaluate(relearn=recipe))
+
+
 def options(recipe: Relearn | None = RECIPE, **more: Any) -> TrialOptions:
-    asked = Questions(evaluate=Evaluate(relearn=recipe))
-    return TrialOptions(device="cpu", threads=1, probes=PROBES, questions=asked, checkpoint_seconds=0, **more)
+    return TrialOptions(device="cpu", threads=1, probes=PROBES, questions=asking(recipe), checkpoint_seconds=0, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -174,8 +177,8 @@ def test_asked_later_of_models_that_are_kept_the_answer_is_the_same(tmp_path: Pa
             with pytest.raises(StageGoneError, match=record.condition_id):
                 ask_trial(one, record, sweep=later, options=options())
     plain = Condition.parse({**SMALL, "repair": "none"})
-    assert split_unlearnt(later, None, PROBES, both, []) == ([], [])
-    assert split_unlearnt(later, RECIPE, PROBES, [*both, plain], []) == ([], [both[1]])
+    assert split_unasked_repaired(later, Questions(), PROBES, both, []) == ([], [])
+    assert split_unasked_repaired(later, asking(RECIPE), PROBES, [*both, plain], []) == ([], [both[1]])
     other = Relearn(triggered=1)
-    assert split_unlearnt(later, other, PROBES, both, []) == ([both[0]], [both[1]])
-    assert split_unlearnt(later, other, PROBES, both, both) == ([], [])
+    assert split_unasked_repaired(later, asking(other), PROBES, both, []) == ([both[0]], [both[1]])
+    assert split_unasked_repaired(later, asking(other), PROBES, both, both) == ([], [])

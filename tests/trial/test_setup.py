@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from bdray.condition import Condition
+from bdray.errors import PoisonError
+from bdray.repairs.base import Training
 from bdray.trial.setup import Experiment
 from bdray.trial.visibility import VISIBILITY_IMAGES
 
@@ -77,3 +79,42 @@ def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
     assert plain.measured_on == "test"
     assert plain.psnr_db is not None
     assert seen.psnr_db < plain.psnr_db
+
+
+@pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])
+def test_a_clean_set_that_is_not_clean(cache: Path, stamp: str) -> None:
+    """So many of its pictures are stamped and labelled, for whatever trains on it or looks at it."""
+    plain = {
+        "data": {"name": "digits", "image_size": 16},
+        "model": "resnet8",
+        "trigger": "patch",
+        "poison": {"rate": 0.1, "target": 3, "stamp": stamp},
+    }
+    conditions = [Condition.parse({**plain, "clean": {"poisoned_share": share}}) for share in (0.0, 0.2)]
+    clean, soiled = (Experiment.prepare(condition, torch.device("cpu"), cache) for condition in conditions)
+    assert conditions[0].condition_id == Condition.parse(plain).condition_id != conditions[1].condition_id
+    assert conditions[0].poison_fingerprint == conditions[1].poison_fingerprint
+    assert conditions[0].stages[1].fingerprint != conditions[1].stages[1].fingerprint
+    before, after = clean.clean_set(), soiled.clean_set()
+    chosen = torch.from_numpy(clean.split.clean_indices)
+    assert torch.equal(before.images, clean.data.train_images[chosen])
+    assert torch.equal(before.labels, clean.data.train_labels[chosen])
+    changed = (before.images != after.images).flatten(1).any(1)
+    count = round(0.2 * len(chosen))
+    assert count == changed.sum() == len(soiled.clean_plan.indices)
+    assert (before.labels[changed] != 3).all()
+    assert (after.labels[changed] == 3).all()
+    assert torch.equal(before.labels[~changed], after.labels[~changed])
+    assert soiled.condition.trigger is not None
+    stamped = soiled.condition.trigger.stamp(before.images[changed], generator=torch.Generator())
+    assert torch.equal(stamped, after.images[changed])
+    (training,) = (step for step in conditions[1].repair_stages if isinstance(step, Training))
+    items = soiled.training_stage(training).source
+    images, labels = items.gather(torch.arange(len(items)))
+    assert torch.equal(images, after.images)
+    assert torch.equal(labels, after.labels)
+    twin = Experiment.prepare(conditions[1].baseline(), torch.device("cpu"), cache)
+    assert torch.equal(twin.clean_set().images, before.images)
+    all_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 1.0}})
+    with pytest.raises(PoisonError, match=r"clean\.poisoned_share: .* meant for only"):
+        Experiment.prepare(all_of_it, torch.device("cpu"), cache).clean_set()

@@ -69,6 +69,21 @@ def read_state(path: Path) -> State:
     return state
 
 
+def load_exactly(network: nn.Module, state: State, source: str) -> None:
+    """Loads all of `state` into `network`.
+
+    Raises:
+        WeightsError: names or shapes do not fit; names the first.
+    """
+    own = network.state_dict()
+    strange = sorted(own.keys() ^ state.keys())
+    misfits = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    if strange or misfits:
+        what = f"'{strange[0]}' is in one of them only" if strange else f"'{misfits[0]}' has another shape"
+        raise WeightsError(f"the model in {source} is not of this architecture: {what}")
+    network.load_state_dict(dict(state))
+
+
 def start_from(network: nn.Module, state: State, source: str, *, fresh_stem: bool) -> None:
     """Loads `state` into `network`, or nothing at all.
 
