@@ -11,7 +11,8 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import Any
 
 from bdray import __version__
 from bdray.credentials import public
@@ -20,9 +21,6 @@ from bdray.requirements import outdated
 from bdray.sweeping import stopping
 from bdray.terminal import Console
 from bdray.values import quote
-
-if TYPE_CHECKING:
-    from bdray.space import SearchSpace
 
 FINISHED, UNSUCCESSFUL, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
@@ -42,8 +40,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     """Run one command and return its exit status.
 
     Args:
-        kept: a sweep runs in a process of its own (`sweeping.supervisor`), a fork of this one: for a process that does
-            nothing else.
+        kept: a sweep runs in a process of its own (`sweeping.supervisor`), this command once more.
     """
     # Whatever the shell says, nothing is written that every user may change.
     os.umask(os.umask(0o077) | 0o002)
@@ -56,26 +53,27 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     command_line = shlex.join([*program.split(), *without_option(shown, "--notify")])
     options.command_line = public(command_line)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    if options.command_line != command_line:
-        errors.print(TYPED_PASSWORD, markup=False, style="yellow")
     old = outdated()
-    for package, versions in old.items():
-        errors.print(f"warning: {package} is {versions}: pip install --upgrade {package}", markup=False, style="yellow")
+    warnings = [TYPED_PASSWORD] if options.command_line != command_line else []
+    warnings += [f"warning: {name} is {versions}: pip install --upgrade {name}" for name, versions in old.items()]
+    # A driver's supervisor has said it.
+    for warning in warnings if stopping.DRIVER not in os.environ else ():
+        errors.print(warning, markup=False, style="yellow")
 
     def work() -> int:
         with stopping.listening():
             try:
-                return int(options.run(options))
+                return int(resolve_name(options.run)(options))
             except Exception as error:
                 if not old or isinstance(error, BdrayError | BrokenPipeError):
                     raise
                 said = str(error).partition("\n")[0]
                 raise UserError(f"with these older versions: {type(error).__name__}: {said}") from error
 
-    if kept and options.run in (_status, _results, _report, _compare):
+    if kept and options.run.endswith((":status", ":results", ":report", ":compare")):
         # Records last until the end: to look for cycles among ten thousand took half of what `results` takes.
         gc.set_threshold(200_000, 50, 50)
-    if not kept or options.run is not _sweep or options.dry_run:
+    if not kept or not options.run.endswith(":sweep") or options.dry_run:
         return _status_of(work, options.command_line, errors)
     from bdray.sweeping.supervisor import keep
 
@@ -123,6 +121,7 @@ def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> in
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=PURPOSE)
+    parser.set_defaults(build_parser=_parser)
     parser.add_argument("--version", action="version", version=f"bdray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_sweep(commands)
@@ -134,7 +133,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _add_sweep(commands: Any) -> None:
-    sweep = _command(commands, "sweep", "plan, run and summarize a search space; run again to continue", _sweep)
+    sweep = _command(commands, "sweep", "plan, run and summarize a search space; run again to continue", "launch:sweep")
     _space_options(sweep)
     sweep.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     sweep.add_argument(
@@ -168,7 +167,7 @@ def _add_sweep(commands: Any) -> None:
 
 
 def _add_trial(commands: Any) -> None:
-    trial = _command(commands, "trial", "run one condition in this process, without Ray", _trial)
+    trial = _command(commands, "trial", "run one condition in this process, without Ray", "trial:run")
     _space_options(trial, "search space, or a condition.json")
     trial.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
     trial.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
@@ -177,20 +176,26 @@ def _add_trial(commands: Any) -> None:
 
 
 def _add_inspection(commands: Any) -> None:
-    listing = _command(commands, "list", "what is registered, with parameters, defaults and sources", _list)
+    listing = _command(
+        commands, "list", "what is registered, with parameters, defaults and sources", "inspection:list_components"
+    )
     listing.add_argument(
         "kind", nargs="?", help="triggers, strategies, models, regularizers, datasets, repairs, or train, ..."
     )
     explaining = _command(
-        commands, "explain", "what a path of a search space may be: trigger.size, train, search", _explain
+        commands, "explain", "what a path of a search space may be: trigger.size, train, search", "reference:explain"
     )
     explaining.add_argument("path", metavar="PATH", help="a key, a section, a component (trigger.patch) or an option")
     for reader in (listing, explaining):
         reader.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="load it too (repeatable)")
-    preview = _command(commands, "preview", "draw every trigger of a space: clean, triggered, difference", _preview)
+    preview = _command(
+        commands, "preview", "draw every trigger of a space: clean, triggered, difference", "inspection:preview"
+    )
     _space_options(preview)
     preview.add_argument("--output", type=_file, default="preview.png", metavar="PNG", help="(default: preview.png)")
-    doctor = _command(commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", _doctor)
+    doctor = _command(
+        commands, "doctor", "what a sweep would need, and whether it is here; downloads nothing", "inspection:doctor"
+    )
     doctor.add_argument("space", metavar="SPACE", nargs="?", help="also all that this search space would need")
     _data_root_option(doctor)
     doctor.add_argument("--tracking-uri", help="MLflow server or database to look for (default: MLFLOW_TRACKING_URI)")
@@ -198,13 +203,13 @@ def _add_inspection(commands: Any) -> None:
 
 
 def _add_sweep_readers(commands: Any) -> None:
-    for name, text, run in (
-        ("status", "how all sweeps of the storage stand, or one of them: what runs, time left, failures", _status),
-        ("results", "the table of a sweep", _results),
-        ("report", "the report of one sweep or several, as one web page", _report),
-        ("sync", "deliver to MLflow whatever it has not yet got", _sync),
+    for name, text in (
+        ("status", "how all sweeps of the storage stand, or one of them: what runs, time left, failures"),
+        ("results", "the table of a sweep"),
+        ("report", "the report of one sweep or several, as one web page"),
+        ("sync", "deliver to MLflow whatever it has not yet got"),
     ):
-        reader = _command(commands, name, text, run)
+        reader = _command(commands, name, text, f"{'status' if name == 'status' else 'readers'}:{name}")
         many = {"status": "?", "report": "+"}.get(name)
         reader.add_argument("sweep", metavar="SWEEP", nargs=many, help="name of a sweep in the storage, or its folder")
         _storage_option(reader)
@@ -251,25 +256,32 @@ def _add_sweep_readers(commands: Any) -> None:
 
 
 def _add_comparing(commands: Any) -> None:
-    comparing = _command(commands, "compare", "paired differences of two sweeps", _compare)
+    comparing = _command(commands, "compare", "paired differences of two sweeps", "readers:compare")
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
     comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
     _form_options(comparing)
     _storage_option(comparing)
-    completing = _command(commands, "completion", "a script that completes these commands in a shell", _completion)
+    completing = _command(
+        commands, "completion", "a script that completes these commands in a shell", "completion:completion"
+    )
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
-    stages = _command(commands, "stages", "kept models of a sweep", _stages)
+    stages = _command(commands, "stages", "kept models of a sweep", "stages:stages")
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
-    exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", _export)
+    exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", "export:export")
     exporting.add_argument("what", metavar="WHAT", choices=("model", "backdoorbench"), help="model, or backdoorbench")
     exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
     exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
     _storage_option(exporting)
-    importing = _command(commands, "import", "a model that others trained, as a search space of its repairs", _import)
+    importing = _command(
+        commands,
+        "import",
+        "a model that others trained, as a search space of its repairs",
+        "backdoorbench:read_in",
+    )
     importing.add_argument("what", metavar="WHAT", choices=("backdoorbench",), help="backdoorbench")
     importing.add_argument("file", metavar="FILE", type=_file, help="its attack_result.pt")
     importing.add_argument("--output", type=_file, metavar="DIR", required=True, help="for the model and its space")
@@ -296,9 +308,10 @@ def _form_options(reader: argparse.ArgumentParser) -> None:
     form.add_argument("--latex", action="store_true", help="as LaTeX")
 
 
-def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, run: str) -> argparse.ArgumentParser:
+    """`run`: the function below `bdray.commands` that takes the options and returns an exit status."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=f"bdray.commands.{run}")
     return parser
 
 
@@ -378,106 +391,3 @@ def _natural(text: str) -> int:
     if not text.isdecimal() or len(text) > _DIGITS:
         raise argparse.ArgumentTypeError(f"{quote(text)} is not a whole number of at least 0")
     return int(text)
-
-
-def _load(options: argparse.Namespace) -> SearchSpace:
-    from bdray.space import load_space
-
-    return load_space(options.space, [*options.set, *options.data_root], options.only, options.seeds)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from bdray.commands import inspection, launch
-
-    space = _load(options)
-    inspection.say_plugins(space.plugins)
-    if options.dry_run:
-        return launch.dry_run(space, options)
-    return launch.run(space, options)
-
-
-def _trial(options: argparse.Namespace) -> int:
-    from bdray.commands import trial
-
-    return trial.run(options)
-
-
-def _list(options: argparse.Namespace) -> int:
-    from bdray.commands import inspection
-
-    return inspection.list_components(options.kind, options.plugins)
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from bdray.commands import reference
-
-    return reference.explain(options.path, options.plugins)
-
-
-def _preview(options: argparse.Namespace) -> int:
-    from bdray.commands import inspection
-
-    space = _load(options)
-    inspection.say_plugins(space.plugins)
-    return inspection.preview(space, options.output)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from bdray.commands import inspection
-
-    return inspection.doctor(options.tracking_uri, options.space, options.data_root, options.address)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.status(options)
-
-
-def _results(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.results(options)
-
-
-def _report(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.report(options)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.compare(options)
-
-
-def _completion(options: argparse.Namespace) -> int:
-    from bdray.commands.completion import completion
-
-    sys.stdout.write(completion(options.shell, _parser("bdray")))
-    return 0
-
-
-def _stages(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.stages(options)
-
-
-def _export(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.export(options)
-
-
-def _import(options: argparse.Namespace) -> int:
-    from bdray.commands.backdoorbench import import_backdoorbench
-
-    return import_backdoorbench(options.file, options.output, options.trigger)
-
-
-def _sync(options: argparse.Namespace) -> int:
-    from bdray.commands import readers
-
-    return readers.sync(options)

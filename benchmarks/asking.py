@@ -57,8 +57,8 @@ def measure(*, quick: bool = False) -> Report:
         "last / first",
         rows,
         [
-            f"CPU time of an ask with its tell, means over {max(1, cells // 20)} cells, the study kept in a"
-            " journal; three axes, one seed. First: after the 5 % that are asked before anything is learnt. Memory: the"
+            f"CPU time of an ask with its tell, means over {max(1, cells // 20)} cells, the study in memory;"
+            " three axes, one seed. First: after the 5 % that are asked before anything is learnt. Memory: the"
             " peak of a process that holds space, search and study; in the last row also Ray's driver, whose trials do"
             " nothing, and whose ratio is GiB."
         ],

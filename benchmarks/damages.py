@@ -36,12 +36,7 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "mirror.lock": (SILENT, SILENT, SILENT, SILENT),
     "mirror.log": ("a log: goes on",) * 4,
     ".delivered": ("MLflow is asked again",) * 4,
-    "study.journal": (
-        "goes on from its last whole line",
-        "said, put aside, begun anew from the records; a digit that became another one passes",
-        "begun anew from the records",
-        "begun anew from the records",
-    ),
+    "conditions/ID/proposal.json": ("said, the condition says it",) * 3 + ("the condition says it",),
     "mlflow.db": ("said, 3: move it away", "SQLite's own: mostly nothing", "filled again", "filled again"),
     "cache: meta.json, *.npy": ("said, put aside, decoded again",) * 3 + ("said, put aside, decoded again",),
     "cache: digests/*.json": ("the pictures are read again",) * 4,

@@ -36,7 +36,8 @@ _DRIVE = "import sys; from benchmarks.nodes import drive; drive(*sys.argv[1:])"
 def drive(folder: str, address: str) -> None:
     """The driver: `bdray sweep`, with another work."""
     from bdray.cluster import ClusterSettings
-    from bdray.sweeping.driver import SweepSettings, run_sweep
+    from bdray.sweeping.run import run_sweep
+    from bdray.sweeping.settings import SweepSettings
     from bdray.terminal import Console
 
     settings = SweepSettings(

@@ -25,8 +25,10 @@ from statistics import fmean
 
 import psutil
 
+from bdray.commands.readers import study_of
+from bdray.errors import BdrayError
 from bdray.searches.metrics import Goal
-from bdray.searches.study import CELL, STUDY, journal
+from bdray.searches.study import CELL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, read_records
 from benchmarks.chaos import GRACE_S, LIMIT_S, Sweep, adopt_orphans, descendants, find
@@ -141,23 +143,14 @@ class Striker:
 
 
 def states_of(sweep: Sweep) -> Counter[str]:
-    """States of the trials as the study's file stands; a copy is read, so that nothing is mended here."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path, copied = sweep.folder / "runs" / "chaos" / STUDY, sweep.folder / STUDY
-    if not path.exists():
-        return Counter()
-    shutil.copy(path, copied)
-    with suppress(KeyError):
-        return Counter(trial.state.name for trial in optuna.load_study(study_name=None, storage=journal(copied)).trials)
+    """States of the trials of the study that the sweep comes to so far."""
+    with suppress(BdrayError):
+        return Counter(trial.state.name for trial in study_of(Storage.open(sweep.folder / "runs" / "chaos")).trials)
     return Counter()
 
 
 def look(sweep: Sweep, result: SweepRound) -> None:
     """Compare the study with the records, and see what is left of processes and files."""
-    import optuna
-
     deadline = time.monotonic() + GRACE_S
     while (left := list(descendants())) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -165,7 +158,7 @@ def look(sweep: Sweep, result: SweepRound) -> None:
     result.files = sweep.temporary()
     folder = sweep.folder / "runs" / "chaos"
     records = {record.condition_id: record for record in read_records(Storage.open(folder))}
-    study = optuna.load_study(study_name=None, storage=journal(folder / STUDY))
+    study = study_of(Storage.open(folder))
     goals = [Goal.parse(text) for text in study.user_attrs["metrics"]]
     result.states = dict(Counter(trial.state.name for trial in study.trials))
     result.repeated = len(study.trials) - len({trial.user_attrs[CELL] for trial in study.trials})

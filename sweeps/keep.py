@@ -1,18 +1,19 @@
 """Keeps sweeps as evidence, finished or not: `python sweeps/keep.py runs/axes-cifar10`.
 
 Into a folder of the sweep's name beside this file go the frozen space, all that the conditions with a record left but
-models (`archive.py`), Optuna's study where there is one, the table, the page and its figures; what is missing, and the
-command that computes it, in `missing.txt`. `python sweeps/keep.py --lay-out sweeps/axes-cifar10 runs` makes a folder of
-it again, in which the sweep's command continues: a poison stage is trained again where a condition needs it that has no
-record. `python sweeps/keep.py --again` makes tables, pages and figures of all that are kept; triggers of those without
-an archive are stamped again, so it is run where the data sets are (`data/cifar10`, `data/flowers`).
+models (`archive.py`), the table, the page and its figures; what is missing, and the command that computes it, in
+`missing.txt`. `python sweeps/keep.py --lay-out sweeps/axes-cifar10 runs` makes a folder of it again, in which the
+sweep's command continues: a poison stage is trained again where a condition needs it that has no record.
+`python sweeps/keep.py --again` makes tables, pages and figures of all that are kept; triggers of those without an
+archive are stamped again, so it is run where the data sets are (`data/cifar10`, `data/flowers`).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ from bdray.condition import Condition
 from bdray.errors import DataError, UserError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
+from bdray.report.searching import SearchView
 from bdray.results.tables import csv_of, result_table
-from bdray.searches.study import STUDY
 from bdray.space import load_space
 from bdray.space.dry_run import make_plan
 from bdray.store.storage import Storage
@@ -53,8 +54,6 @@ def keep(folder: str, into: Path = HERE) -> Path:
     kept.mkdir(exist_ok=True)
     (kept / ARCHIVE).write_bytes(pack(sweep, [record.condition_id for record in records]))
     (kept / SPACE).write_text(relative(sweep.read_text(SPACE)), encoding="utf-8")
-    if sweep.exists(STUDY):
-        (kept / STUDY).write_bytes(sweep.read_bytes(STUDY))
     said = state_of(kept, _labels(sweep))
     print(said, end="")
     (kept / MISSING).unlink(missing_ok=True)
@@ -131,7 +130,7 @@ def make(kept: Path) -> None:
         asked,
         planned=len(records) + len(missing_in(kept)),
         space_yaml=space,
-        search=searched(Storage.open(str(kept))),
+        search=search_of(kept, records),
         picture_of=picture_of,
     )
     report = make_report(records, described)
@@ -139,6 +138,12 @@ def make(kept: Path) -> None:
     for picture in report.pictures:
         if picture.name in FIGURES:
             (kept / f"{picture.name}.png").write_bytes(picture.render("png"))
+
+
+def search_of(kept: Path, records: Sequence[TrialRecord]) -> SearchView | None:
+    """The search of a kept sweep; without an archive the records stand in the order in which they were asked for."""
+    view = searched(Storage.open(str(kept)))
+    return view and replace(view, asked=said_of(kept).get("conditions") or [each.condition_id for each in records])
 
 
 def main(arguments: list[str]) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 from bdray.checksum import say_damaged
 from bdray.data.content import _keep, _read_kept
-from bdray.searches.study import STUDY, open_study
 from bdray.store.storage import Storage
 from bdray.trial.measurements import MEASUREMENTS, Measurement, Measurements
 from benchmarks.damages import DAMAGES, TABLE, markdown
@@ -150,32 +149,6 @@ def test_the_space_and_the_database(sweep: Path, how: str) -> None:
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     say_damaged.cache_clear()
     return lambda: [record.getMessage() for record in caplog.records if record.name == "bdray"]
-
-
-@pytest.mark.parametrize(("how", "seed"), [*((how, 0) for how in DAMAGES), *(("bit", seed) for seed in range(1, 30))])
-def test_a_study_that_optuna_cannot_read(how: str, seed: int, tmp_path: Path, said: Callable[[], list[str]]) -> None:
-    path = tmp_path / STUDY
-    study = open_study(path, ["maximize a"], [], ["maximize"]).study
-    for number in range(4):
-        trial = study.ask()
-        trial.suggest_float("x", 0, 1)
-        study.tell(trial, number / 4)
-    if seed:
-        content, chance = bytearray(path.read_bytes()), random.Random(seed)
-        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        path.write_bytes(content)
-    else:
-        damage(path, how)
-    trials = len(open_study(path, ["maximize a"], [], ["maximize"]).study.trials)
-    asides = list(tmp_path.glob(f"{STUDY}.damaged-*"))
-    assert len(said()) == len(asides)
-    assert trials <= 4
-    if how != "bit":
-        assert not asides
-        assert (trials > 0) == (how == "cut"), "its whole lines count"
-    study = open_study(path, ["maximize a"], [], ["maximize"]).study
-    study.tell(study.ask(), 1.0)
-    assert len(open_study(path, ["maximize a"], [], ["maximize"]).study.trials) == trials + 1, "it goes on"
 
 
 @pytest.mark.parametrize("how", DAMAGES)

@@ -10,7 +10,8 @@ import pytest
 from bdray.cli import main
 from bdray.errors import UserError
 from bdray.space import load_space
-from bdray.sweeping.driver import SweepSettings, run_sweep
+from bdray.sweeping.run import run_sweep
+from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console, inert
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J\x1b[31m"

@@ -1,4 +1,5 @@
-"""Ray's own processes on this machine: noticed when they are lost, silent when they are not."""
+"""What Ray does with processes: its own are noticed when they are lost and silent when they are not, and one that its
+memory monitor kills is lost like any other."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from bdray.processes import is_alive
 
@@ -71,6 +75,27 @@ def stderr_in(log: Path | None) -> Iterator[None]:
         own.close()
         if log is not None and not log.stat().st_size:
             log.unlink()
+
+
+@contextmanager
+def memory_kills_are_losses() -> Iterator[None]:
+    """Within this block Tune takes an `OutOfMemoryError` for the end of an actor.
+
+    Tune 2.60 knows errors of actors and of tasks only: this one, which is neither, ends the whole run.
+    `tests/cluster/test_memory.py` notices a version that does otherwise.
+    """
+    handle = RayActorManager._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        handle(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
 
 
 def _name(process: psutil.Process) -> str:

@@ -39,7 +39,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from bdray.cluster.autoscaling import has_autoscaler  # noqa: E402
-from bdray.cluster.daemons import daemons_watched, stderr_in  # noqa: E402
+from bdray.cluster.daemons import daemons_watched, memory_kills_are_losses, stderr_in  # noqa: E402
 from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.gauges import Gauges  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, NodeRequirements, Observer, Source, Task  # noqa: E402
@@ -52,7 +52,6 @@ from bdray.cluster.measuring import (  # noqa: E402
     node_cpus,
     smallest_cards,
 )
-from bdray.cluster.memory import memory_kills_are_losses  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
 from bdray.cluster.nodes import (  # noqa: E402
     NodeInventory,

@@ -7,6 +7,7 @@ pictures are stamped, by position, with stamped picture, label to train with, an
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,6 +180,11 @@ def to_ours(name: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.T
             ours = re.sub(pattern, become, ours)
         renamed[ours] = value
     return renamed
+
+
+def read_in(options: argparse.Namespace) -> int:
+    """`bdray import backdoorbench`; see `import_backdoorbench`."""
+    return import_backdoorbench(options.file, options.output, options.trigger)
 
 
 def import_backdoorbench(given: str, output: str, trigger: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import shtab
 
@@ -38,8 +39,9 @@ _bdray_spaces() {
 _SWEEPS, _SPACES = (dict.fromkeys(SHELLS, name) for name in ("_bdray_sweeps", "_bdray_spaces"))
 
 
-def completion(shell: str, parser: argparse.ArgumentParser) -> str:
-    """The script for `bash` or `zsh`, from the parser that reads the commands."""
+def completion(options: argparse.Namespace) -> int:
+    """Print the script for `bash` or `zsh`, made from the parser that reads the commands."""
+    parser, shell = options.build_parser("bdray"), options.shell
     for name, command in _commands(parser).items():
         for action in command._actions:
             if not action.option_strings and not action.choices and action.nargs != 0:
@@ -47,7 +49,8 @@ def completion(shell: str, parser: argparse.ArgumentParser) -> str:
                 if wanted is not None:
                     action.complete = wanted  # type: ignore[attr-defined]  # how shtab is told
     spaces = " ".join(file.removesuffix(".yaml") for file in shipped() if file.endswith(".yaml"))
-    return str(shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell].replace("SPACES", spaces)))
+    sys.stdout.write(str(shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell].replace("SPACES", spaces))))
+    return 0
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -16,9 +17,24 @@ from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
 from bdray.space import load_plugins_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, sweeps_in
+from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, find_sweep, sweeps_in
 from bdray.terminal import Console
 from bdray.trial.stage_store import StageStore
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a condition's model as a file; see `export_model` and `export_backdoorbench`."""
+    from bdray.commands.backdoorbench import export_backdoorbench
+
+    # `bdray trial --output` makes a folder with conditions that is no sweep.
+    try:
+        sweep = find_sweep(options.sweep, options.storage)
+    except UserError:
+        sweep = Storage.open(options.sweep)
+        if not SweepFolder(sweep).condition_ids():
+            raise
+    write = export_model if options.what == "model" else export_backdoorbench
+    return write(sweep, options.id, options.stage, options.output)
 
 
 def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import io
 import sys
@@ -20,7 +21,7 @@ from bdray.plugins import GROUP, PluginError, load_plugins
 from bdray.poisoning.classes import said_classes
 from bdray.registry import Registry
 from bdray.requirements import outdated
-from bdray.space import SearchSpace
+from bdray.space import SearchSpace, load_space
 from bdray.space.grammar import roots_of_options
 from bdray.terminal import Console
 from bdray.trial.attacks import probes_of
@@ -29,11 +30,19 @@ KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in REG
 PREVIEW_IMAGES = 64
 
 
-def list_components(kind: str | None, plugins: Sequence[str] = ()) -> int:
+def read_space(options: argparse.Namespace) -> SearchSpace:
+    """The search space that a command line names, with what it changes of it; says whose code was imported for it."""
+    space = load_space(options.space, [*options.set, *options.data_root], options.only, options.seeds)
+    say_plugins(space.plugins)
+    return space
+
+
+def list_components(options: argparse.Namespace) -> int:
     """Print what is registered, or the options of a section that is no component (`train`)."""
+    kind = options.kind
     if kind is not None and kind not in (*KINDS, *SECTIONS):
         raise UserError(f"there is no kind '{kind}'; {nearest(kind, (*KINDS, *SECTIONS), limit=20)}")
-    load_plugins(plugins)
+    load_plugins(options.plugins)
     console = Console(highlight=False)
     if kind in SECTIONS:
         console.print(option_table(kind, options_of(SECTIONS[kind])))
@@ -65,10 +74,11 @@ def say_plugins(names: Sequence[str]) -> None:
         Console(stderr=True, highlight=False).print(f"plugin {name} from {where}", markup=False, soft_wrap=True)
 
 
-def preview(space: SearchSpace, output: str) -> int:
+def preview(options: argparse.Namespace) -> int:
     """Draw every trigger of the space on pictures of its first data set."""
     from bdray.report.preview import draw_preview
 
+    space, output = read_space(options), options.output
     require_folder_of(output)
     console = Console(highlight=False)
     conditions = space.shown()
@@ -91,42 +101,31 @@ def preview(space: SearchSpace, output: str) -> int:
     return 0
 
 
-def doctor(
-    tracking_uri: str | None,
-    space_file: str | None = None,
-    overrides: Sequence[str] = (),
-    address: str | None = None,
-) -> int:
-    """Say what bdray has to work with here, or on every node of the cluster at `address`; downloads nothing. Exits with
-    1 when something is missing here.
+def doctor(options: argparse.Namespace) -> int:
+    """Say what bdray has to work with here, or on every node of a cluster; downloads nothing. Exits with 1 when
+    something is missing here.
 
     What is missing: a package or a newer version of it, a plugin that does not load, a tracking server that was named
     and does not answer, a data set whose folder is set and wrong; and with a search space, any of its data sets.
 
-    Args:
-        space_file: the search space whose needs are looked at, too.
-        overrides: of it; see `load_space`.
-
     Raises:
         UserError: no cluster answers at `address`.
     """
-    from bdray.space import load_space
-
     console = Console(highlight=False)
-    space = load_space(space_file, overrides) if space_file else None
+    space = load_space(options.space, options.data_root) if options.space else None
     here = {
         "versions": _versions(),
         "plugins": _plugins(),
         "devices": [Finding(*row) for row in devices()],
-        "data sets": data_sets(roots_of_options(overrides)),
+        "data sets": data_sets(roots_of_options(options.data_root)),
         **({f"data sets of {space.name}": _data_sets_of(space)} if space else {}),
     }
     missing = 0
-    if address is None:
+    if options.address is None:
         missing += _tell(console, here)
     else:
-        _tell_nodes(console, address)
-    missing += _tell(console, {"tracking": _tracking(tracking_uri, space.tracking.uri if space else None)})
+        _tell_nodes(console, options.address)
+    missing += _tell(console, {"tracking": _tracking(options.tracking_uri, space.tracking.uri if space else None)})
     if missing:
         console.print(f"[red]{missing} missing[/red]")
     return int(missing > 0)

@@ -13,6 +13,7 @@ from typing import IO, cast
 from rich.markup import escape
 
 from bdray.cluster.job import ClusterSettings
+from bdray.commands.inspection import read_space
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
 from bdray.commands.results import said_of_classes, said_of_outside
 from bdray.credentials import public
@@ -29,9 +30,10 @@ from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
-from bdray.sweeping.driver import SweepOutcome, SweepSettings, run_sweep
 from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.rehearsal import rehearse
+from bdray.sweeping.run import run_sweep
+from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import pages_command, sync_command
 
@@ -39,13 +41,19 @@ _SHOWN_CELLS = 40
 """Of more cells, the rest stands in the table's file."""
 
 
-def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
+def sweep(options: argparse.Namespace) -> int:
+    """Plan a search space, and run it unless only its plan is asked for."""
+    space = read_space(options)
+    return _dry_run(space, options) if options.dry_run else _run(space, options)
+
+
+def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Print the plan, and what it will cost as far as that was measured."""
     console = Console()
     plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
     render_plan(plan, console)
-    for line in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for sentence in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     sweep = storage.child(name)
     if SweepFolder(sweep).is_sweep:
         heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])
@@ -68,7 +76,7 @@ def dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     return 0
 
 
-def run(space: SearchSpace, options: argparse.Namespace) -> int:
+def _run(space: SearchSpace, options: argparse.Namespace) -> int:
     """Run, then say what came of it."""
     console = Console(file=cast(IO[str], UnbrokenStream(sys.stdout)))
     settings = SweepSettings(

@@ -6,7 +6,8 @@ import argparse
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 
 from bdray.commands.results import chosen, said_of_outside, show_comparison, show_results, show_search
+from bdray.commands.status import state_of
 from bdray.credentials import public
 from bdray.errors import StorageError, UserError
 from bdray.record import TrialRecord, facts_of
@@ -26,10 +28,18 @@ from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_s
 from bdray.terminal import Console
 
 if TYPE_CHECKING:
+    import optuna
+
     from bdray.report.page import Report, SweepDescription
     from bdray.report.searching import SearchView
 
 FIGURE_FILES: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf", "png")
+
+_LOOK_S, _LOOK_REMOTE_S = 2.0, 15.0
+"""Between two looks at the records: on a disk, and where each is a request."""
+
+_SPARED = 10.0
+"""So many times as long as a page took to make nothing is made: the sweep has the processors."""
 
 NOT_DELIVERED = 3
 """Exit status: everything is computed, and MLflow has not got everything."""
@@ -41,19 +51,14 @@ def require_folder_of(file: str) -> None:
         raise UserError(f"{file}: its folder does not exist")
 
 
-def status(options: argparse.Namespace) -> int:
-    """How sweeps stand."""
-    from bdray.commands.status import status
-
-    return status(options.sweep, options.storage, watch=options.watch)
-
-
 def results(options: argparse.Namespace) -> int:
     """The table, on the terminal or into a file."""
     sweep = find_sweep(options.sweep, options.storage)
     if options.study:
+        from bdray.searches.study import study_file
+
         require_folder_of(options.study)
-        write_file(Path(options.study), _study_of(sweep))
+        write_file(Path(options.study), study_file(study_of(sweep)))
         show = shlex.join(["optuna-dashboard", options.study])
         Console(highlight=False).print(f"study      {show}", markup=False, soft_wrap=True)
         return 0
@@ -95,23 +100,19 @@ def show_search_of(sweep: Storage, records: Sequence[TrialRecord], console: Cons
         show_search(search_parts(view, records), console)
 
 
-def _study_of(sweep: Storage) -> bytes:
-    """The study of Optuna behind a sweep, as a file.
+def study_of(sweep: Storage) -> optuna.Study:
+    """The study of Optuna that a sweep comes to so far.
 
     Raises:
         UserError: there is none.
     """
-    from bdray.searches.optuna import Optuna
-    from bdray.searches.study import STUDY, read_study, study_file
-
-    kept = sweep.local_path(STUDY)
-    if kept is not None and kept.exists():
-        return study_file(read_study(kept))
-    view = searched(sweep)
-    if view is None or not isinstance(view.method, Optuna):
+    view, records = searched(sweep), _in_plan_order(sweep)
+    read = sweep.each(lambda name: SweepFolder(sweep).condition(name).condition(), view.asked if view else ())
+    conditions = {condition.condition_id: condition for condition in read if condition is not None}
+    study = view.study(conditions, records) if view else None
+    if study is None:
         raise UserError(f"--study: {sweep.uri} has no study; only `search: {{method: optuna}}` makes one")
-    # In an object store nothing is kept: what the records come to.
-    return study_file(view.method.study_of(view.domain, _in_plan_order(sweep)))
+    return study
 
 
 def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
@@ -126,13 +127,6 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def stages(options: argparse.Namespace) -> int:
-    """Kept models, and pruning them."""
-    from bdray.commands.stages import stages
-
-    return stages(find_sweep(options.sweep, options.storage), options.prune)
-
-
 def _say_without_facts(records: Sequence[TrialRecord]) -> None:
     """Records of an earlier version name no twin, and no plugin is imported to ask for it: said on stderr."""
     if unknown := sum(facts_of(record) is None for record in records):
@@ -140,33 +134,39 @@ def _say_without_facts(records: Sequence[TrialRecord]) -> None:
         Console(stderr=True, highlight=False).print(said, markup=False, soft_wrap=True)
 
 
-def export(options: argparse.Namespace) -> int:
-    """A kept model as a file."""
-    from bdray.commands.backdoorbench import export_backdoorbench
-    from bdray.commands.export import export_model
-
-    # `bdray trial --output` makes a folder with conditions that is no sweep.
-    try:
-        sweep = find_sweep(options.sweep, options.storage)
-    except UserError:
-        sweep = Storage.open(options.sweep)
-        if not SweepFolder(sweep).condition_ids():
-            raise
-    write = export_model if options.what == "model" else export_backdoorbench
-    return write(sweep, options.id, options.stage, options.output)
-
-
 def report(options: argparse.Namespace) -> int:
     """The HTML page, into the sweep's folder (of several: into the storage) or a file, and its figures as files."""
     sweeps, console = [find_sweep(name, options.storage) for name in options.sweep], Console(highlight=False)
     if options.watch:
-        from bdray.commands.live_report import follow
-
         with suppress(KeyboardInterrupt):
-            follow(sweeps, lambda is_running: _write_page(sweeps, options, console, is_running=is_running))
+            _follow(sweeps, lambda is_running: _write_page(sweeps, options, console, is_running=is_running))
         return 0
     _write_page(sweeps, options, console)
     return 0
+
+
+def _follow(sweeps: Sequence[Storage], make: Callable[[bool], None]) -> None:
+    """Call `make` whenever records of `sweeps` have changed, at least once and for the last time when none of them
+    runs any more.
+
+    Args:
+        make: is told whether anything runs still.
+    """
+    every = _LOOK_S if all(sweep.is_local for sweep in sweeps) else _LOOK_REMOTE_S
+    made: object = None
+    spared_until = 0.0
+    while True:
+        states = [state_of(sweep) for sweep in sweeps]
+        is_alive = any(state.is_alive for state in states)
+        there = [(head.condition_id, head.status, head.finished_ms) for state in states for head in state.heads]
+        begun = time.monotonic()
+        if not is_alive or (there and there != made and begun >= spared_until):
+            make(is_alive)
+            made, took = there, time.monotonic() - begun
+            spared_until = time.monotonic() + _SPARED * took
+        if not is_alive:
+            return
+        time.sleep(every)
 
 
 def _write_page(
@@ -215,25 +215,8 @@ def report_of(
     records = {record.condition_id: record for sweep in sweeps for record in _all_records(sweep, known)}
     if not records:
         raise UserError(f"{sweeps[0].uri} has no finished condition yet")
-    described = _described(sweeps[0]) if len(sweeps) == 1 else _described_together(sweeps)
-    described = replace(described, is_running=is_running, took_at=took_at)
+    described = replace(_described(sweeps), is_running=is_running, took_at=took_at)
     return make_report(sorted(records.values(), key=lambda record: record.condition_id), described)
-
-
-def _described_together(sweeps: Sequence[Storage]) -> SweepDescription:
-    """What the folders of several sweeps say of them. How each was searched is in its own report."""
-    from bdray.report.page import SweepDescription
-
-    infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
-    created = [info.created_ms for info in infos.values() if info.created_ms is not None]
-    return SweepDescription(
-        name=" + ".join(infos),
-        asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
-        created_ms=min(created, default=None),
-        planned=len({name for info in infos.values() for name in info.asked}) or None,
-        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
-        picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
-    )
 
 
 def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -246,22 +229,25 @@ def _all_records(sweep: Storage, known: Sequence[TrialRecord]) -> list[TrialReco
     return sorted([*known, *found], key=lambda record: record.condition_id)
 
 
-def _described(sweep: Storage) -> SweepDescription:
-    """What the sweep's folder says of it."""
+def _described(sweeps: Sequence[Storage]) -> SweepDescription:
+    """What the folders of sweeps say of them. How each of several was searched is in its own report."""
     from bdray.report.page import SweepDescription
 
-    space_yaml = sweep.read_text(SPACE)
-    info = SweepFolder(sweep).info()
-    return SweepDescription(
-        name=sweep.name,
-        asked=info.description,
-        created_ms=info.created_ms,
-        planned=len(info.asked) or None,
-        outside=len(info.outside),
-        space_yaml=space_yaml,
-        search=searched(sweep),
-        picture_of=lambda condition_id: _picture_in([sweep], condition_id),
+    infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
+    created = [info.created_ms for info in infos.values() if info.created_ms is not None]
+    described = SweepDescription(
+        name=" + ".join(infos),
+        asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
+        created_ms=min(created, default=None),
+        planned=len({name for info in infos.values() for name in info.asked}) or None,
+        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
+        picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
+    if len(sweeps) > 1:
+        return described
+    (sweep,), (info,) = sweeps, infos.values()
+    text, search = sweep.read_text(SPACE), searched(sweep)
+    return replace(described, asked=info.description, outside=len(info.outside), space_yaml=text, search=search)
 
 
 def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
@@ -274,7 +260,6 @@ def searched(sweep: Storage) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read."""
     from bdray.report.searching import SearchView
-    from bdray.searches.study import STUDY
     from bdray.space import load_space
     from bdray.space.source import parse_yaml
 
@@ -293,7 +278,9 @@ def searched(sweep: Storage) -> SearchView | None:
         return None
     if not space.is_open:
         return None
-    return SearchView(space.search, space.expansion.domain, space.replication, sweep.local_path(STUDY))
+    planned = {condition.condition_id for condition in space.conditions()}
+    asked = [name for name in SweepFolder(sweep).info().conditions if name not in planned]
+    return SearchView(space.search, space.expansion.domain, space.replication, asked, sweep)
 
 
 def write_file(path: Path, content: bytes) -> None:

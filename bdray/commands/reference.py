@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,14 +147,14 @@ def classes(section: str) -> list[tuple[str, type[Component]]]:
     return [*registry, *((name, registry.get(name.replace("<name>", "any"))) for name in families)]
 
 
-def explain(path: str, plugins: Sequence[str] = ()) -> int:
-    """Print what `path` may be: a key, a section, a component (`trigger.patch`) or an option (`trigger.size`).
+def explain(options: argparse.Namespace) -> int:
+    """Print what a path may be: a key, a section, a component (`trigger.patch`) or an option (`trigger.size`).
 
     Raises:
         UserError: there is nothing of this name; names the nearest.
     """
-    load_plugins(plugins)
-    console = Console(highlight=False)
+    load_plugins(options.plugins)
+    path, console = options.path, Console(highlight=False)
     head, _, rest = path.partition(".")
     if path in KEY_TEXTS:
         console.print(f"[bold]{path}[/bold]  {escape(KEY_TEXTS[path])}")

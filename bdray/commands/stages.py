@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from datetime import UTC, datetime
 
 from rich import box
@@ -10,14 +11,14 @@ from rich.table import Table
 from bdray.errors import UserError
 from bdray.store.stage_cache import StageCache
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SweepFolder, read_records
+from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SweepFolder, find_sweep, read_records
 from bdray.terminal import Console
 
 GIGABYTE = 1e9
 
 
-def stages(sweep: Storage, keep_gb: float | None) -> int:
-    """List the stages that a sweep keeps, the longest unused first; with `keep_gb` forget those until the rest fits.
+def stages(options: argparse.Namespace) -> int:
+    """List the stages that a sweep keeps, the longest unused first; with `--prune` forget those until the rest fits.
 
     A stage that is forgotten is computed again when a condition needs it; no result is lost.
 
@@ -25,8 +26,9 @@ def stages(sweep: Storage, keep_gb: float | None) -> int:
         UserError: the sweep is running.
     """
     console = Console(highlight=False)
-    if keep_gb is not None:
-        _prune(sweep, keep_gb, console)
+    sweep = find_sweep(options.sweep, options.storage)
+    if options.prune is not None:
+        _prune(sweep, options.prune, console)
     sizes: dict[str, int] = {}
     used: dict[str, float] = {}
     finished: set[str] = set()

@@ -7,7 +7,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from rich import box
@@ -117,39 +117,28 @@ class SweepState:
         return shlex.join([*words, "--storage", storage.uri])
 
 
-def status(name: str | None, storage_uri: str, *, watch: bool = False) -> int:
-    """Show it once, or (`watch`) until nothing of it runs any more."""
+def status(options: argparse.Namespace) -> int:
+    """Show it once, or (`--watch`) until nothing of it runs any more."""
     console = Console(highlight=False)
-    if not watch:
-        _print(console, _shown(name, storage_uri)[0])
-        return 0
-    with suppress(KeyboardInterrupt):
-        if console.is_terminal:
-            _watch_live(console, name, storage_uri)
-        else:
-            _watch_plain(console, name, storage_uri)
-    return 0
-
-
-def _watch_live(console: Console, name: str | None, storage_uri: str) -> None:
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            shown, is_alive = _shown(name, storage_uri)
-            live.update(Group(*shown), refresh=True)
-            if not is_alive:
-                break
-            time.sleep(_WATCH_S)
-    _print(console, shown)
-
-
-def _watch_plain(console: Console, name: str | None, storage_uri: str) -> None:
-    while True:
-        shown, is_alive = _shown(name, storage_uri)
+    is_live = options.watch and console.is_terminal
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) if is_live else nullcontext() as live:
+            while True:
+                shown, is_alive = _shown(options.sweep, options.storage)
+                if not (options.watch and is_alive):
+                    break
+                if live is not None:
+                    live.update(Group(*shown), refresh=True)
+                    time.sleep(_WATCH_S)
+                else:
+                    _print(console, shown)
+                    time.sleep(_WATCH_PLAIN_S)
+                    console.print()
         _print(console, shown)
-        if not is_alive:
-            return
-        time.sleep(_WATCH_PLAIN_S)
-        console.print()
+    except KeyboardInterrupt:
+        if not options.watch:
+            raise
+    return 0
 
 
 def _print(console: Console, shown: Sequence[RenderableType]) -> None:

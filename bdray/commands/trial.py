@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from bdray.commands.inspection import say_plugins
+from bdray.commands.inspection import read_space, say_plugins
 from bdray.condition import Condition, flatten
 from bdray.data.roots import root_of
 from bdray.errors import TrialInterrupted, UserError
@@ -18,7 +18,7 @@ from bdray.progress import Bar
 from bdray.questions import Questions
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.shipped import is_file
-from bdray.space import load_plugins_of, load_space, parse_seed_list
+from bdray.space import load_plugins_of, parse_seed_list
 from bdray.space.building import Builder, merge
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
@@ -57,8 +57,7 @@ def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
     path = Path(options.space)
     if path.suffix == ".json":
         return _read_condition(path, options), Questions()
-    space = load_space(path, [*options.set, *options.data_root], options.only, options.seeds)
-    say_plugins(space.plugins)
+    space = read_space(options)
     conditions = space.shown()
     wanted = options.id or ""
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]

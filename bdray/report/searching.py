@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -22,10 +21,12 @@ from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Metric
 from bdray.searches.optuna import Optuna
 from bdray.searches.replication import Replication, interval_of, why_more
-from bdray.searches.study import CELL, FREE, read_study
+from bdray.searches.study import CELL, FREE
+from bdray.store.storage import Storage
 from bdray.values import show_cell
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.trial import FrozenTrial
 
 ENOUGH = 20
@@ -37,13 +38,26 @@ class SearchView:
     """What a page must know of a search besides the records.
 
     Attributes:
-        study: where Optuna's study is kept; None where there is none at hand.
+        asked: ids of the conditions that it has asked for, in that order.
+        sweep: the sweep's folder, where it is at hand.
     """
 
     method: SearchMethod
     domain: SearchDomain
     replication: Replication | None = None
-    study: Path | None = None
+    asked: Sequence[str] = ()
+    sweep: Storage | None = None
+
+    def study(self, conditions: Mapping[str, Condition], records: Sequence[TrialRecord]) -> optuna.Study | None:
+        """The study of Optuna that it comes to; None for another method.
+
+        Args:
+            conditions: those that it has asked for, as far as they are known, by id.
+        """
+        if not isinstance(self.method, Optuna):
+            return None
+        asked = [conditions[name] for name in self.asked if name in conditions]
+        return self.method.study_of(self.domain, asked, records, self.sweep)
 
 
 @dataclass(frozen=True)
@@ -64,8 +78,10 @@ def search_parts(view: SearchView | None, records: Sequence[TrialRecord]) -> lis
     parts = [_replication(view.replication, records)] if view.replication else []
     if isinstance(view.method, Boundary):
         parts.append(_boundary(view.method, view.domain, records))
-    if isinstance(view.method, Optuna) and view.study is not None and view.study.exists():
-        parts += _optuna(view.method, view.study)
+    if isinstance(view.method, Optuna):
+        asked = {*view.asked}
+        conditions = {r.condition_id: Condition.parse(r.condition) for r in records if r.condition_id in asked}
+        parts += _optuna(view.method, view.study(conditions, records))
     return parts
 
 
@@ -191,12 +207,11 @@ def _crossed(method: Boundary) -> str:
     return f"{method.metric} crosses {method.at:g}"
 
 
-def _optuna(method: Optuna, path: Path) -> list[Part]:
+def _optuna(method: Optuna, study: optuna.Study | None) -> list[Part]:
     import optuna
 
-    study = read_study(path)
-    done = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    if not done:
+    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE]) if study else []
+    if study is None or not done:
         return []
     free = sum(bool(trial.user_attrs.get(FREE)) for trial in done)
     text = (

@@ -42,8 +42,12 @@ class Asker(ABC):
     def tell(self, record: TrialRecord) -> None:
         """What came of a condition: one that was asked for, or any other (of an earlier run, a baseline)."""
 
-    def recall(self, condition: Condition) -> None:  # noqa: B027 - most methods need not know
-        """A condition that was asked for by an earlier run of this sweep, has no record, and is going to run."""
+    def recall(self, condition: Condition, *, is_planned: bool = False) -> None:  # noqa: B027 - most need not know
+        """A condition that an earlier run of this sweep asked for, before its record is told or it runs.
+
+        Args:
+            is_planned: it was not asked for, but is one of the space's own cells (`include`), and is going to run.
+        """
 
     @property
     def said(self) -> Sequence[str]:

@@ -267,7 +267,7 @@ class BoundaryAsker(Asker):
         if self._method.twinned(self._domain, [condition]):
             cell.floors.add(twin)
 
-    def recall(self, condition: Condition) -> None:
+    def recall(self, condition: Condition, *, is_planned: bool = False) -> None:
         cell = self._cell(condition)
         if cell is not None and not condition.is_baseline:
             self._note(cell, condition)

@@ -1,11 +1,11 @@
 """Optuna: cells that look best by what is known so far.
 
-    ask   a copy of the study in memory proposes a cell -> a running trial in the kept study -> its conditions
-    tell  all its replicates (and twins) have records -> their means -> the trial is complete, in both
+    ask   the sampler proposes a cell -> a running trial, `proposal.json` in a condition's folder -> the conditions
+    tell  all its replicates (and twins) have records -> their means -> the trial is complete
 
-The kept study has each cell once: a proposal that was made before is not written down, and a trial is written as a
-whole or not at all, so a killed sweep finds every trial it left running, asks for the same conditions again, and goes
-on. The same command continues it; the samplers draw from a stream of (seed, number of trials).
+The study is in memory. At each start it is made again: a sweep recalls the conditions that it has asked for, in their
+order, and tells their records. What the sampler drew and noted with a trial is in `proposal.json`; without that file
+the condition itself says nearly the same. The samplers draw from a stream of (seed, number of cells).
 """
 
 from __future__ import annotations
@@ -26,30 +26,26 @@ from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
 from bdray.searches.domain import Axis, Flat, SearchDomain, assembled, drawn, is_finite, locate
 from bdray.searches.metrics import Bound, Goal, twin_id
-from bdray.searches.study import (
-    CELL,
-    CONDITIONS,
-    CONSTRAINTS,
-    FREE,
-    METRICS,
-    STUDY,
-    OpenStudy,
-    open_study,
-    quiet,
-    read_study,
-)
+from bdray.searches.study import CELL, CONDITIONS, CONSTRAINTS, FREE, METRICS, STUDY_NAME, quiet, read_study
 from bdray.seeds import derive_seed
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 _TRIES = 20
 """How often a sampler may propose what is known before a cell is drawn at random."""
 
 _DRAWS = 1_000
+
+_PROPOSAL = "proposal.json"
+
+_SEQUENCE = "qmc:"
+"""How the notes begin in which Sobol's sampler keeps, in its study, how far its sequences are."""
 
 Sampler = Literal["tpe", "random", "qmc", "cmaes", "nsgaii", "nsgaiii", "gp"]
 
@@ -123,11 +119,23 @@ class Optuna(SearchMethod):
         return f"up to {' or '.join(most)}, each with {seeds}{twins}; chosen by {self.sampler} as results come in"
 
     def start(self, domain: SearchDomain, sweep: Storage, others: Iterable[TrialRecord] = ()) -> Asker:
-        return OptunaAsker(self, domain, sweep.local_path(STUDY), others)
+        return OptunaAsker(self, domain, sweep, others)
 
-    def study_of(self, domain: SearchDomain, records: Iterable[TrialRecord]) -> optuna.Study:
-        """The study that these records come to, in memory: for a sweep that keeps none."""
-        return OptunaAsker(self.model_copy(update={"learn_from": None}), domain, None, records).study
+    def study_of(
+        self, domain: SearchDomain, asked: Iterable[Condition], records: Iterable[TrialRecord], sweep: Storage | None
+    ) -> optuna.Study:
+        """The study that these records come to, without learning from another one.
+
+        Args:
+            asked: what the search has asked for, in that order.
+            sweep: its folder, where it is at hand.
+        """
+        asker = OptunaAsker(self.model_copy(update={"learn_from": None}), domain, sweep)
+        for condition in asked:
+            asker.recall(condition)
+        for record in records:
+            asker.tell(record)
+        return asker.study
 
     def build_sampler(self, *index: int) -> optuna.samplers.BaseSampler:
         """The sampler, drawing from the stream with this index."""
@@ -164,13 +172,12 @@ class _Cell:
     """A cell that was asked for.
 
     Attributes:
-        kept, copied: the numbers of its trials in the study that is kept, and in the one that proposes.
+        number: of its trial.
         twins: ids of its conditions' unpoisoned twins, where they are looked at.
     """
 
     conditions: Sequence[Condition]
-    kept: int
-    copied: int
+    number: int
     twins: Mapping[str, str]
     records: dict[str, TrialRecord] = field(default_factory=dict)
 
@@ -179,48 +186,48 @@ class OptunaAsker(Asker):
     """An Optuna study under way.
 
     Args:
-        path: where the study is kept; None: in memory only, as in an object store. It is learnt from the records again.
+        sweep: its folder, for what samplers note; None: nothing is read or written.
         others: records of other sweeps; complete cells that lie in the space are learnt from.
 
     Raises:
-        UserError: the study was made for other goals, or the one to learn from cannot be read or lacks a goal.
+        UserError: the study to learn from cannot be read or lacks a goal.
     """
 
-    def __init__(self, method: Optuna, domain: SearchDomain, path: Path | None, others: Iterable[TrialRecord]) -> None:
-        self._method, self._domain, self._path = method, domain, path
-        # Before anything is written: with this mistake no study is begun.
+    def __init__(
+        self, method: Optuna, domain: SearchDomain, sweep: Storage | None, others: Iterable[TrialRecord] = ()
+    ) -> None:
+        self._method, self._domain = method, domain
+        self._folder = None if sweep is None else SweepFolder(sweep)
         teacher = _teacher(method)
-        with quiet():
-            import optuna
-
-            directions = [goal.direction for goal in method.goals]
-            self._kept = open_study(path, method.metrics, method.constraints, directions)
-            self._copy = OpenStudy.create(optuna.storages.InMemoryStorage(), directions)
-            self._copy.take_sequences(self._kept)
+        self._storage, self._study = _new_study(method)
         self._open: dict[str, _Cell] = {}
         self._known: set[str] = set()
-        self._unmeasured: set[str] = set()
+        self._free: set[str] = set()
         self._asked = 0
-        self._again: list[_Cell] = []
+        self._again: dict[str, Condition] = {}
         self._twins: dict[str, TrialRecord] = {}
         self._loose: dict[str, dict[int, TrialRecord]] = {}
         self._is_empty = False
-        for trial in self._kept.trials:
-            self._take_up(trial)
         for record in others:
             self.tell(record)
         if teacher is not None:
             self._learn_from(teacher)
 
     @property
+    def trials(self) -> list[FrozenTrial]:
+        """Those of cells, each once: the sampler's study also has what it proposed in vain."""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if CELL in trial.user_attrs]
+
+    @property
     def study(self) -> optuna.Study:
-        """The one that is kept."""
-        return self._kept.study
+        """A study with these alone."""
+        _, study = _new_study(self._method)
+        study.add_trials(self.trials)
+        return study
 
     def ask(self, count: int) -> Sequence[Condition]:
-        asked: list[Condition] = []
-        while self._again:
-            asked += self._again.pop().conditions
+        asked = list(self._again.values())
+        self._again.clear()
         while len(asked) < count and not self.finished:
             with quiet():
                 asked += self._ask_cell()
@@ -231,107 +238,140 @@ class OptunaAsker(Asker):
             self._twins[record.condition_id] = record
             for cell_id in list(self._loose):
                 self._learn(cell_id)
-        if record.cell_id in self._open:
+            for cell in [cell for cell in self._open.values() if record.condition_id in cell.twins.values()]:
+                self._complete(cell)
+        elif record.cell_id in self._open:
             self._open[record.cell_id].records[record.condition_id] = record
-        elif self._is_news(record.cell_id) and self._place(Condition.parse(record.condition)) is not None:
+            self._complete(self._open[record.cell_id])
+        elif record.cell_id not in self._known and self._place(Condition.parse(record.condition)) is not None:
             self._loose.setdefault(record.cell_id, {})[record.condition["seed"]] = record
             self._learn(record.cell_id)
-        for cell_id, cell in list(self._open.items()):
-            if len(cell.records) == len(cell.conditions) and all(twin in self._twins for twin in cell.twins.values()):
-                del self._open[cell_id]
-                self._complete(cell)
 
-    def _is_news(self, cell_id: str) -> bool:
-        """Whether the study has no values of a cell: it has no trial, or all of it failed or were pruned, which may be
-        run again."""
-        return cell_id not in self._known or cell_id in self._unmeasured
+    def recall(self, condition: Condition, *, is_planned: bool = False) -> None:
+        cell_id = condition.cell_id
+        if is_planned or condition.is_baseline:
+            return
+        self._again.pop(condition.condition_id, None)
+        if cell_id in self._free:
+            # Asked for before another sweep had it, too.
+            self._free.discard(cell_id)
+            self._asked += 1
+        if cell_id in self._known:
+            return
+        noted = self._proposal(condition)
+        params, distributions = self._params(condition)
+        if noted.get("params", {}).keys() == params.keys():
+            params = noted["params"]
+        conditions = self._conditions(assembled(self._domain, partial(_chosen, params)))
+        # Where the space has changed, nothing will be told of it.
+        if conditions and conditions[0].cell_id == cell_id:
+            import optuna
+
+            for key, value in noted.get("sequences", {}).items():
+                self._storage.set_study_system_attr(self._study._study_id, key, value)
+            number = self._add(
+                state=optuna.trial.TrialState.RUNNING,
+                params=params,
+                distributions=distributions,
+                user_attrs=_named(conditions),
+                system_attrs=noted.get("noted", {}),
+            )
+            cell = self._opened(conditions, number)
+            self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
+
+    def _proposal(self, condition: Condition) -> dict[str, Any]:
+        """What the sampler drew and noted when it proposed a cell, by the first of its conditions."""
+        if self._folder is None:
+            return {}
+        folder = self._folder.condition(condition.condition_id)
+        return folder.read_json(_PROPOSAL, "the sampler goes on from what the condition says") or {}
 
     @property
     def said(self) -> Sequence[str]:
-        learnt = sum(bool(trial.user_attrs.get(FREE)) for trial in self._kept.trials)
-        lines = [f"learnt     {learnt} cells from what was known already"] if learnt else []
-        return [*lines, f"study      optuna-dashboard {self._path}"] if self._path else lines
+        return [f"learnt     {len(self._free)} cells from what was known already"] if self._free else []
 
     @property
     def finished(self) -> bool:
         most = self._method.max_trials
         return not self._again and (self._is_empty or (most is not None and self._asked >= most))
 
-    def _take_up(self, trial: FrozenTrial) -> None:
-        """A trial of the kept study: into the copy, and on with it where it was left running."""
-        from optuna.trial import TrialState
-
-        copied = self._copy.add(trial)
-        self._asked += not trial.user_attrs.get(FREE)
-        self._known.add(trial.user_attrs[CELL])
-        if trial.state in (TrialState.FAIL, TrialState.PRUNED):
-            self._unmeasured.add(trial.user_attrs[CELL])
-        elif trial.state == TrialState.COMPLETE:
-            self._unmeasured.discard(trial.user_attrs[CELL])
-        if trial.state == TrialState.RUNNING:
-            conditions = self._conditions(assembled(self._domain, partial(_chosen, trial.params)))
-            if conditions is None or conditions[0].cell_id != trial.user_attrs[CELL]:
-                # The space has changed: nobody will ever tell of it.
-                self._end(trial.number, copied, None, {})
-                return
-            self._again.append(self._opened(conditions, trial.number, copied))
-
     def _ask_cell(self) -> Sequence[Condition]:
         """The conditions of a cell that was never asked for; none where there is no such cell."""
-        import optuna
         from optuna.trial import TrialState
 
-        number = len(self._kept.trials)
         for attempt in range(_TRIES):
-            study = self._copy.study
-            study.sampler, idle = self._method.build_sampler(number, attempt), study.sampler
+            study = self._study
+            study.sampler, idle = self._method.build_sampler(len(self._known), attempt), study.sampler
             trial = study.ask()
-            assignment = assembled(self._domain, partial(_suggested, trial))
+            conditions = self._new(assembled(self._domain, partial(_suggested, trial)))
             study.sampler = idle
-            conditions = self._new(assignment)
             if conditions:
-                self._kept.take_sequences(self._copy)
-                return self._write(conditions, trial.number, self._copy.trials[trial.number])
+                for key, value in _named(conditions).items():
+                    trial.set_user_attr(key, value)
+                self._write_proposal(conditions[0], trial.number)
+                break
             study.tell(trial, state=TrialState.FAIL)
-        conditions = self._drawn(number)
-        if conditions is None:
-            self._is_empty = True
-            return []
-        params, distributions = self._params(conditions[0])
-        template = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        return self._write(conditions, self._copy.add(template), template)
+        else:
+            conditions = self._drawn(len(self._known))
+            if conditions is None:
+                self._is_empty = True
+                return []
+            params, distributions = self._params(conditions[0])
+            self._add(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions=distributions,
+                user_attrs=_named(conditions),
+            )
+        return self._opened(conditions, self._last_number).conditions
 
-    def _write(self, conditions: Sequence[Condition], copied: int, proposed: FrozenTrial) -> Sequence[Condition]:
-        """A running trial in the kept study, in one piece."""
+    @property
+    def _last_number(self) -> int:
+        return len(self._study.get_trials(deepcopy=False)) - 1
+
+    def _add(self, **content: Any) -> int:
+        """A trial as it is; returns its number."""
         import optuna
 
-        kept = self._kept.add(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.RUNNING,
-                params=proposed.params,
-                distributions=proposed.distributions,
-                user_attrs={CELL: conditions[0].cell_id, CONDITIONS: [c.condition_id for c in conditions]},
-                system_attrs=proposed.system_attrs,
-            )
-        )
-        self._asked += 1
-        return self._opened(conditions, kept, copied).conditions
+        self._study.add_trial(optuna.trial.create_trial(**content))
+        return self._last_number
 
-    def _opened(self, conditions: Sequence[Condition], kept: int, copied: int) -> _Cell:
+    def _write_proposal(self, condition: Condition, number: int) -> None:
+        if self._folder is None:
+            return
+        trial = self._study.get_trials(deepcopy=False)[number]
+        attrs = self._storage.get_study_system_attrs(self._study._study_id)
+        sequences = {key: value for key, value in attrs.items() if key.startswith(_SEQUENCE)}
+        content = {"params": trial.params, "noted": trial.system_attrs, "sequences": sequences}
+        self._folder.condition(condition.condition_id).write_json(_PROPOSAL, content)
+
+    def _opened(self, conditions: Sequence[Condition], number: int) -> _Cell:
         twins = {c.condition_id: twin_id(c) for c in conditions} if self._method.needs_baselines else {}
-        cell = self._open[conditions[0].cell_id] = _Cell(conditions, kept, copied, twins)
+        cell = self._open[conditions[0].cell_id] = _Cell(conditions, number, twins)
         self._known.add(conditions[0].cell_id)
+        self._asked += 1
         return cell
 
     def _complete(self, cell: _Cell) -> None:
+        """End the trial of a cell once all is known of it."""
+        ids = {condition.condition_id for condition in cell.conditions}
+        if not (ids <= cell.records.keys() and self._twins.keys() >= {*cell.twins.values()}):
+            return
+        del self._open[cell.conditions[0].cell_id]
         pairs = [
             (cell.records[c.condition_id], self._twins.get(cell.twins.get(c.condition_id, ""))) for c in cell.conditions
         ]
         values, violations = self._measured(pairs)
-        if values is None:
-            self._unmeasured.add(cell.conditions[0].cell_id)
+        from optuna.trial import Trial, TrialState
+
         was_pruned = any(record.status == "pruned" for record in cell.records.values())
-        self._end(cell.kept, cell.copied, values, violations, was_pruned=was_pruned)
+        unmeasured = TrialState.PRUNED if was_pruned else TrialState.FAIL
+        study_id = self._study._study_id
+        trial = Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, cell.number))
+        with quiet():
+            for text, violation in violations.items():
+                trial.set_constraint(text, violation)
+            self._study.tell(trial, values, state=unmeasured if values is None else TrialState.COMPLETE)
 
     def _measured(
         self, pairs: Sequence[tuple[TrialRecord, TrialRecord | None]]
@@ -342,23 +382,6 @@ class OptunaAsker(Asker):
         known = [value for value in values if value is not None]
         violations = {text: bound.violation(value) for text, (bound, value) in held.items() if value is not None}
         return (known if len(known) == len(values) and len(violations) == len(held) else None), violations
-
-    def _end(
-        self,
-        kept: int,
-        copied: int,
-        values: list[float] | None,
-        violations: Mapping[str, float],
-        *,
-        was_pruned: bool = False,
-    ) -> None:
-        from optuna.trial import TrialState
-
-        unmeasured = TrialState.PRUNED if was_pruned else TrialState.FAIL
-        state = unmeasured if values is None else TrialState.COMPLETE
-        with quiet():
-            for opened, number in ((self._copy, copied), (self._kept, kept)):
-                opened.end(number, values, violations, state)
 
     def _place(self, condition: Condition) -> dict[str, float] | None:
         """Where a condition lies in the space; None where it does not."""
@@ -394,21 +417,16 @@ class OptunaAsker(Asker):
         self, conditions: Sequence[Condition], values: Sequence[float], violations: Mapping[str, float]
     ) -> None:
         """A trial that costs nothing."""
-        import optuna
-
         params, distributions = self._params(conditions[0])
-        cell_id, ids = conditions[0].cell_id, [condition.condition_id for condition in conditions]
-        trial = optuna.trial.create_trial(
+        self._add(
             values=values,
             params=params,
             distributions=distributions,
-            user_attrs={CELL: cell_id, FREE: True, CONDITIONS: ids},
+            user_attrs={**_named(conditions), FREE: True},
             constraints=dict(violations) or None,
         )
-        for opened in (self._copy, self._kept):
-            opened.add(trial)
-        self._known.add(cell_id)
-        self._unmeasured.discard(cell_id)
+        self._known.add(conditions[0].cell_id)
+        self._free.add(conditions[0].cell_id)
 
     def _params(self, condition: Condition) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """What Optuna would have chosen for this condition."""
@@ -443,6 +461,29 @@ class OptunaAsker(Asker):
                 yield from (grid[index] for index in random.permutation(len(grid)))
 
         return next(filter(None, map(self._new, candidates())), None)
+
+
+def _new_study(method: Optuna) -> tuple[BaseStorage, optuna.Study]:
+    """A study without trials, and the storage in memory that it is in."""
+    import optuna
+
+    with quiet():
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(
+            storage=storage,
+            study_name=STUDY_NAME,
+            directions=[goal.direction for goal in method.goals],
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        study.set_user_attr(METRICS, method.metrics)
+        study.set_user_attr(CONSTRAINTS, method.constraints)
+        study.set_metric_names([goal.metric.name for goal in method.goals])
+    return storage, study
+
+
+def _named(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """What is noted of the trial of a cell."""
+    return {CELL: conditions[0].cell_id, CONDITIONS: [condition.condition_id for condition in conditions]}
 
 
 def _teacher(method: Optuna) -> optuna.Study | None:

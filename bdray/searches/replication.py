@@ -156,7 +156,7 @@ class Replicator(Asker):
         ready.sort(key=lambda cell: -cell.interval.half_width)
         return [self._next(cell) for cell in ready[:count]]
 
-    def recall(self, condition: Condition) -> None:
+    def recall(self, condition: Condition, *, is_planned: bool = False) -> None:
         if condition.cell_id in self._cells:
             self._cells[condition.cell_id].asked.add(condition.seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from bdray.gpu import round_gpu, show_gpu
 from bdray.recipes import Resolved
@@ -31,21 +31,13 @@ class Needs(Identified):
     gpu: float | Literal["auto"] | None = None
     """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
 
-    @field_validator("cpu", mode="before")
+    @field_validator("cpu", "gpu", mode="before")
     @classmethod
-    def _auto_or_some(cls, cpu: Any) -> Any:
-        number = isinstance(cpu, (int, float)) and not isinstance(cpu, bool) and 0 < cpu <= 1e6
-        if not (cpu is None or cpu == "auto" or number):
-            raise ValueError("must be 'auto' or a number greater than 0")
-        return cpu
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _auto_or_number(cls, gpu: Any) -> Any:
-        number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 <= gpu <= 1e6
-        if not (gpu is None or gpu == "auto" or number):
-            raise ValueError("must be 'auto' or a number from 0")
-        return gpu
+    def _auto_or_number(cls, given: Any, info: ValidationInfo) -> Any:
+        number = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given <= 1e6
+        if not (given is None or given == "auto" or (number and (given or info.field_name == "gpu"))):
+            raise ValueError(f"must be 'auto' or a number {'from' if info.field_name == 'gpu' else 'greater than'} 0")
+        return given
 
 
 class Defaults(Needs):
@@ -64,9 +56,8 @@ class Defaults(Needs):
     @field_validator("stage_cache_gb", mode="before")
     @classmethod
     def _limit(cls, limit: Any) -> Any:
-        if limit is not None and (
-            isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= 1e9
-        ):
+        number = isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= 1e9
+        if not (limit is None or number):
             raise ValueError("must be a number of gigabytes above 0, or null for no limit")
         return limit
 

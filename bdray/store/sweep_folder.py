@@ -28,7 +28,7 @@ from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError, StorageNotFoundError, UserError, nearest
-from bdray.interrupting import interrupt_main_thread
+from bdray.processes import interrupt_main_thread
 from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, Status, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
@@ -240,6 +240,11 @@ class ConditionFolder(ChecksummedFolder):
         except KeyError as error:
             self.put_aside(CONDITION, f"it has no {error}", again)
             return None
+
+    def condition(self) -> Condition | None:
+        """The condition that `condition.json` says; None when it is missing or damaged."""
+        content = self.read_json(CONDITION, "the condition is forgotten") or {}
+        return Condition.parse(content["content"]) if "content" in content else None
 
     def write_record(self, record: TrialRecord) -> None:
         """The record, last of all files: its presence means that the others are there."""

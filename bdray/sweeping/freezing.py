@@ -1,8 +1,11 @@
-"""What makes a sweep's folder whole but for data and models: `space.yaml` with relative paths, and beside it the source
-of plugins and the pictures of triggers that it names."""
+"""What makes a sweep's folder whole but for data and models: `sweep.json`, `space.yaml` with relative paths, and beside
+it the source of plugins and the pictures of triggers that it names."""
 
 from __future__ import annotations
 
+import getpass
+import json
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,54 @@ from bdray.plugins import digest_of, source_of
 from bdray.space import SearchSpace
 from bdray.space.source import dump_yaml
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PLUGINS, SPACE, SweepFolder
+from bdray.store.sweep_folder import PLUGINS, SPACE, SweepFolder, SweepInfo, now_ms
+
+_GIT_S = 5.0
+
+
+def freeze(
+    sweep: Storage,
+    space: SearchSpace,
+    conditions: Sequence[Condition],
+    shown: Sequence[Condition],
+    *,
+    mark: str | None,
+    command: str,
+    sources: Mapping[str, Sequence[str]],
+) -> None:
+    """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked.
+
+    Args:
+        conditions: those that are known.
+        shown: with examples of those that a search may ask for.
+        mark: what is said of where it is tracked.
+    """
+    folder = SweepFolder(sweep)
+    known = folder.info() if folder.is_sweep else None
+    write_space(sweep, space, shown, mark)
+    names = tuple(condition.condition_id for condition in conditions)
+    before = (*(known.asked if known else ()), *folder.condition_ids())
+    # The answers to questions that were ever asked stand, whoever asks now.
+    detect = [*(known.detect if known else ()), *space.questions.asked]
+    folder.write_info(
+        SweepInfo(
+            name=sweep.name,
+            experiment=space.tracking.experiment or f"bdray-{sweep.name}",
+            tracking_uri=mark,
+            description=space.description,
+            # Without it, MLflow's run of this sweep is found by its name.
+            created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
+            conditions=names,
+            outside=tuple(name for name in dict.fromkeys(before) if name not in {*names}),
+            searched_s=0.0 if known is None else known.searched_s,
+            command=command,
+            user=_user(),
+            git_commit=_git_commit(),
+            sources=sources,
+            decided=space.resources.decided.plain,
+            detect=tuple({json.dumps(content, sort_keys=True): content for content in detect}.values()),
+        )
+    )
 
 
 def write_space(sweep: Storage, space: SearchSpace, conditions: Sequence[Condition], mark: str | None) -> None:
@@ -89,3 +139,21 @@ def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, condit
         fixed["data.content"] = digest
     elif space.search.IS_EXHAUSTIVE:
         content["parameters"]["data.content"] = {"values": [digest], "when": {"data.name": name}}
+
+
+def _user() -> str:
+    """The name of the user; "" where the system has none for this process (a container's number)."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def _git_commit() -> str:
+    """The commit that the current folder has checked out; "" outside a repository, or without git."""
+    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -17,7 +17,7 @@ from bdray.record import TrialRecord
 from bdray.searches import Asker
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CONDITION, SweepFolder, blank_record, now_ms, read_record
+from bdray.store.sweep_folder import SweepFolder, blank_record, now_ms, read_record
 
 Sift = Callable[[Sequence[Condition]], Sequence[Condition]]
 """Takes over what other sweeps have of these conditions; returns those that are left to run."""
@@ -44,7 +44,8 @@ class SearchLoop:
         self._space, self._folder, self._sweep, self._sift = space, SweepFolder(sweep), sweep, sift
         self._asker: Asker | None = None
         self._running: dict[str, Condition] = {}
-        self._known = {condition.condition_id for condition in planned}
+        self._planned = frozenset(condition.condition_id for condition in planned)
+        self._known = set(self._planned)
         self._spent_s, self._began = 0.0, time.monotonic()
 
     def recall(self) -> None:
@@ -55,7 +56,7 @@ class SearchLoop:
             return
         self._spent_s = info.searched_s
         for condition_id in info.asked:
-            condition = None if condition_id in self._known else self._read(condition_id)
+            condition = None if condition_id in self._known else self._folder.condition(condition_id).condition()
             if condition is not None and self._space.holds(condition):
                 self._add([condition])
 
@@ -72,9 +73,10 @@ class SearchLoop:
         waiting = {condition.condition_id for condition in self.left}
         self._running |= {condition.condition_id: condition for condition in self.left}
         for condition in self.conditions:
-            if condition.condition_id in waiting:
-                self._asker.recall(condition)
-            else:
+            is_planned = condition.condition_id in self._planned
+            if condition.condition_id in waiting or not is_planned:
+                self._asker.recall(condition, is_planned=is_planned)
+            if condition.condition_id not in waiting:
                 self._tell(condition)
         if not self.left:
             self.more()
@@ -144,9 +146,3 @@ class SearchLoop:
         assert self._asker is not None
         record = read_record(self._sweep, condition.condition_id)
         self._asker.tell(record or blank_record(condition, now_ms()))
-
-    def _read(self, condition_id: str) -> Condition | None:
-        """A condition of an earlier run, from what that one wrote of it."""
-        folder = self._folder.condition(condition_id)
-        content = folder.read_json(CONDITION, "the condition is forgotten") or {}
-        return Condition.parse(content["content"]) if "content" in content else None

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from bdray.interrupting import interrupt_main_thread
+from bdray.processes import interrupt_main_thread
 
 _asked, _patient = threading.Event(), threading.Event()
+
+DRIVER = "BDRAY_DRIVER"
+"""Environment variable of a driver that its supervisor has started (`supervisor`), until it begins its work."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_S = 0.05

@@ -1,8 +1,8 @@
-"""Two processes for a sweep: the one a user starts keeps the one that works, the driver.
+"""Two processes for a sweep: the one a user starts, the supervisor, runs the one that works, the driver.
 
 Ray ends the process that is connected to it, from C++ and without a word to Python, when its raylet or its GCS is lost.
-So the driver is a child, forked before anything heavy is imported, in a session of its own: all that Ray starts stays
-in that session, by which it is found when it has lost its parents. The supervisor
+So the driver is the same command once more, in a session of its own: all that Ray starts stays in that session, by
+which it is found when it has lost its parents. The supervisor
 
 - hands stop requests on, and returns the driver's exit status;
 - ends whatever the driver leaves behind, however it ended;
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -32,13 +32,19 @@ from bdray.processes import is_alive
 from bdray.store.journal import JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
+from bdray.sweeping.stopping import DRIVER
 
 _LOOK_S = 0.1
 """How often a supervisor looks whether its driver still runs."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SESSION = "session"
-"""File of the scratch folder: the driver's session, should supervisor and driver be killed at once."""
+_SESSION, _SWEEP, _CAUSE = "session", "sweep", "cause"
+"""Files of the supervisor's scratch folder, which `DRIVER` names: the driver's session, should both be killed at once;
+which sweep it works on; why it cannot go on."""
+
+_ENDED = 64
+"""A driver that has come to its end exits with so much more than the command's status: less is a loss, because Ray
+ends it with statuses of its own."""
 
 _ENDING_S = 10.0
 """How long what is left of a session may take to be gone."""
@@ -49,8 +55,8 @@ STOPPING = (
 )
 """Said at once when a stop is asked for."""
 
-_news: int | None = None
-"""In a driver: where it tells its supervisor something."""
+_notes: Path | None = None
+"""In a driver: its supervisor's scratch folder."""
 
 
 def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
@@ -64,132 +70,108 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
         ClusterError: the driver was lost again and again without progress.
         KeyboardInterrupt: a stop was asked for while there was no driver.
     """
-    if not hasattr(os, "fork"):
-        return work()
+    if notes := os.environ.pop(DRIVER, None):
+        _be_driver(work, Path(notes))
     clear_scratch(_end_abandoned)
-    supervisor = _Keeper()
-    losses = Losses(lambda _: _journal_bytes(supervisor.sweep))
-    with scratch_folder() as scratch, supervisor.handing_on():
-        while True:
-            supervisor.run_driver(work, scratch)
+    with scratch_folder() as scratch, _stops_handed_on() as supervisor:
+        losses = Losses(lambda _: _journal_bytes(_noted(scratch / _SWEEP)))
+        while (status := supervisor.run_driver(scratch)) < _ENDED:
             clear_scratch()
-            if supervisor.status is not None:
-                return supervisor.status
+            how = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+            cause = _noted(scratch / _CAUSE) or f"the process connected to Ray {how}"
             if not losses.start_again("sweep"):
-                raise ClusterError(
-                    f"lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {supervisor.cause}"
-                )
-            say(f"lost: {supervisor.cause}; started again, every condition goes on from its last checkpoint")
+                raise ClusterError(f"lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}")
+            say(f"lost: {cause}; started again, every condition goes on from its last checkpoint")
+            (scratch / _CAUSE).unlink(missing_ok=True)
+        return status - _ENDED
 
 
 def working_on(sweep: Storage) -> None:
     """By this sweep's journals the supervisor sees whether there is progress between two losses."""
-    _tell(f"sweep {sweep.uri}")
+    if _notes is not None:
+        (_notes / _SWEEP).write_text(sweep.uri)
 
 
 def lost(cause: str) -> NoReturn:
     """End a driver that cannot go on, so that its supervisor starts another one."""
-    _tell(f"lost {cause}")
+    if _notes is not None:
+        (_notes / _CAUSE).write_text(cause)
     os._exit(1)
 
 
-@dataclass
-class _Keeper:
-    """What is known of the driver, the present one or the last."""
+class _Supervisor:
+    """Who runs the driver, the present one or the last."""
 
-    driver: int = 0
-    status: int | None = None
-    cause: str = ""
-    sweep: str = ""
-    stopped: bool = False
+    def __init__(self) -> None:
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
-    @contextmanager
-    def handing_on(self) -> Iterator[None]:
-        """Within this block stop requests are the driver's."""
-        before = {number: signal.signal(number, self._hand_on) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def run_driver(self, work: Callable[[], int], scratch: Path) -> None:
-        """From fork to end; whatever is left of its session then ends too."""
+    def run_driver(self, scratch: Path) -> int:
+        """From its start to its end; whatever is left of its session then ends too. Returns its exit status."""
         # A stop that comes now waits until the driver has its own handlers (`stopping.listening`).
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        if self.stopped:
+        if self._stopped:
             raise KeyboardInterrupt
-        alive, life = os.pipe()
-        news, pen = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        driver = os.fork()
-        if driver == 0:
-            os.close(life)
-            os.close(news)
-            _be_driver(work, alive, pen)
-        os.close(alive)
-        os.close(pen)
-        (scratch / _SESSION).write_text(str(driver))
-        self.driver = driver
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        with os.fdopen(news) as told:
-            # Not yet reaped, so that its number stays its session's. Not one long wait: a signal that comes just before
-            # it would have no handler run until its end.
-            while os.waitid(os.P_PID, driver, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, DRIVER: str(scratch)}
+        # Nothing is written to its stdin, which ends with the supervisor.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment) as driver:
+            self._driver = driver
+            (scratch / _SESSION).write_text(str(driver.pid))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            # Not one long wait: a signal that comes just before it would have no handler run until its end.
+            while driver.poll() is None:
                 time.sleep(_LOOK_S)
-            self.driver = 0
-            _end_session(driver)
-            _, ended = os.waitpid(driver, 0)
-            os.set_blocking(news, False)
-            self._read(told.read() or "", ended)
-        os.close(life)
+            _end_session(driver.pid)
+        return driver.returncode
 
-    def _read(self, told: str, ended: int) -> None:
-        said = dict(line.split(" ", 1) for line in told.splitlines())
-        self.status = int(said["status"]) if "status" in said else None
-        self.sweep = said.get("sweep", self.sweep)
-        code = os.waitstatus_to_exitcode(ended)
-        how = f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        self.cause = said.get("lost", f"the process connected to Ray {how}")
-
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        if not self.stopped:
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """A stop request is the driver's."""
+        if not self._stopped:
             # Not by Python's streams, which the signal may have come in the middle of.
             with suppress(OSError):
                 os.write(2, f"\n{STOPPING}\n".encode())
-        self.stopped = True
-        if self.driver:
-            with suppress(ProcessLookupError):
-                os.kill(self.driver, number)
+        self._stopped = True
+        if self._driver is not None:
+            self._driver.send_signal(number)
 
 
-def _be_driver(work: Callable[[], int], alive: int, pen: int) -> NoReturn:
-    global _news  # noqa: PLW0603 - a process is a driver once and for all
-    _news = pen
-    os.setsid()
-    threading.Thread(target=_end_with_keeper, args=(alive,), daemon=True).start()
+@contextmanager
+def _stops_handed_on() -> Iterator[_Supervisor]:
+    """A supervisor that hears stop requests within this block."""
+    supervisor = _Supervisor()
+    before = {number: signal.signal(number, supervisor.hand_on) for number in _SIGNALS}
+    try:
+        yield supervisor
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _be_driver(work: Callable[[], int], notes: Path) -> NoReturn:
+    global _notes  # noqa: PLW0603 - a process is a driver once and for all
+    _notes = notes
+    for number in _SIGNALS:
+        # They are blocked until `stopping.listening`; after that, all is said.
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
     try:
         status = work()
     except BaseException:
         # A defect: the same would happen again.
-        _tell("status 1")
-        raise
-    _tell(f"status {status}")
-    sys.exit(status)
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        status = 1
+    sys.exit(_ENDED + status)
 
 
-def _end_with_keeper(alive: int) -> None:
-    os.read(alive, 1)
+def _end_with_supervisor() -> None:
+    os.read(0, 1)
     _end_session(os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _tell(line: str) -> None:
-    if _news is not None:
-        with suppress(OSError):
-            os.write(_news, f"{line}\n".encode())
+def _noted(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def _end_abandoned(scratch: Path) -> None:

@@ -12,26 +12,17 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bdray.credentials import without_password
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
-from bdray.record import Answered, TrialRecord
-from bdray.store.journal import JOURNAL
+from bdray.record import TrialRecord
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
-    ANSWERS,
-    CONDITION,
-    RECORD,
-    ConditionFolder,
-    ConditionInfo,
     KeptRecord,
     SweepFolder,
     SweepInfo,
@@ -39,10 +30,9 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
-from bdray.tracking.points import Point, answer_points, points_of, relearnt_points
+from bdray.tracking.points import ANSWERED, Found, Point
 from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
-    TRACKING_VARIABLE,
     GoneError,
     UnreachableError,
     artifact_location,
@@ -58,8 +48,6 @@ if TYPE_CHECKING:
 
 DELIVERED = "bdray.delivered"
 
-_ANSWERED = "+"
-
 _RUN_STATUS = {
     "finished": "FINISHED",
     "failed": "FAILED",
@@ -70,10 +58,7 @@ _RUN_STATUS = {
 _MAX_ENTITIES, _MAX_PARAMS = 1000, 100
 """MLflow's limits for one `log_batch`: entities of all kinds, params among them."""
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
-
-_MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 5000
+_MAX_PARAM_CHARACTERS = 6000
 
 
 @dataclass
@@ -97,42 +82,6 @@ class _Batch:
     params: dict[str, str]
     points: Iterable[Point]
     tags: dict[str, str]
-
-
-class _Found:
-    """What the folder of a condition holds; no file is read twice.
-
-    Raises:
-        StorageError: the files cannot be used.
-    """
-
-    def __init__(self, folder: ConditionFolder) -> None:
-        self.folder = folder
-        # The record first: a journal read after it is complete.
-        self.record = folder.record() if folder.had(RECORD) else None
-        has_lines = self.record is not None or folder.had(JOURNAL)
-        self.journal = points_of(folder.journal(self.record) if has_lines else ())
-        self.answered = folder.answered() if folder.had(ANSWERS) else Answered()
-        ended_ms = self.record.record.finished_ms if self.record else 0
-        taught = self.answered.relearnt if self.record and self.record.record.role == "poisoned" else ()
-        said = self.answered.answers if self.record else ()
-        self.answer_points = (*answer_points(said, ended_ms), *relearnt_points(taught, ended_ms))
-
-    @property
-    def mark(self) -> str:
-        """Names what there is of a finished condition: this version of its record, and how many answers."""
-        record = self.record.digest if self.record else ""
-        return f"{record}{_ANSWERED}{len(self.answered.questions)}" if self.answered.questions else record
-
-    @cached_property
-    def condition(self) -> ConditionInfo | None:
-        return self.folder.info() if self.folder.had(CONDITION) else None
-
-    @property
-    def info(self) -> ConditionInfo:
-        if self.condition is None:
-            raise StorageNotFoundError("use", self.folder.storage.uri_of(CONDITION), "it is missing or damaged")
-        return self.condition
 
 
 class Delivery:
@@ -179,9 +128,9 @@ class Delivery:
         try:
             axes = parent.axes_of(files)
             place = artifact_location(uri, sweep.parent, info.experiment)
-            tags = _EXPERIMENT_TAGS | parent.view_tags(axes)
-            experiment_id = _experiment(client, info.experiment, uri, place, tags)
-            parent_run = _parent_run(client, experiment_id, info)
+            tags = parent.view_tags(axes)
+            experiment_id = parent.experiment(client, info.experiment, uri, place, tags)
+            parent_run = parent.parent_run(client, experiment_id, info)
         except TrackingError:
             raise
         except Exception as error:
@@ -197,7 +146,7 @@ class Delivery:
         run = self._index().get(condition_id)
         if run is None or run.status != "finished" or not run.delivered:
             return False
-        return int(run.delivered.partition(_ANSWERED)[2] or 0) >= len(self.info.detect)
+        return int(run.delivered.partition(ANSWERED)[2] or 0) >= len(self.info.detect)
 
     def deliver(self, condition_id: str) -> bool:
         """Delivers what MLflow does not have yet of one condition; tells whether that includes its record.
@@ -207,9 +156,9 @@ class Delivery:
             TrackingError: it refuses this condition.
             StorageError: the condition's files cannot be used.
         """
-        return self._deliver(_Found(self.files.condition(condition_id)))
+        return self._deliver(Found(self.files.condition(condition_id)))
 
-    def _deliver(self, found: _Found) -> bool:
+    def _deliver(self, found: Found) -> bool:
         condition_id, record = found.folder.condition_id, found.record
         try:
             run = self._find_or_create(found)
@@ -239,7 +188,7 @@ class Delivery:
                 if not folder.has_begun:
                     continue
                 try:
-                    self._deliver(_Found(folder))
+                    self._deliver(Found(folder))
                 except UnreachableError:
                     raise
                 except (TrackingError, StorageError) as error:
@@ -250,7 +199,7 @@ class Delivery:
         self._close_parent(ids, problems)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
 
-    def _update(self, run: _ConditionRun, found: _Found) -> None:
+    def _update(self, run: _ConditionRun, found: Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
         points = (*found.journal, *found.answer_points)
@@ -263,10 +212,10 @@ class Delivery:
             self._log(run, batch)
         run.status = status
 
-    def _finish(self, run: _ConditionRun, found: _Found, kept: KeptRecord, batch: _Batch) -> None:
+    def _finish(self, run: _ConditionRun, found: Found, kept: KeptRecord, batch: _Batch) -> None:
         record = kept.record
         if record.error:
-            batch.tags["bdray.error"] = _shorten(f"{record.error.kind}: {record.error.message}", _MAX_TAG_CHARACTERS)
+            batch.tags["bdray.error"] = parent.shorten(f"{record.error.kind}: {record.error.message}")
         elif run.has_error:
             self._client.delete_tag(run.run_id, "bdray.error")
         run.has_error = bool(record.error)
@@ -304,13 +253,13 @@ class Delivery:
         run.sent.update(points)
         run.is_described = True
 
-    def _upload(self, run: _ConditionRun, found: _Found, kept: KeptRecord) -> None:
+    def _upload(self, run: _ConditionRun, found: Found, kept: KeptRecord) -> None:
         for name, data in found.folder.artifacts(kept, found.condition):
             with _on_disk(found.folder.storage, name, data) as path:
                 self._client.log_artifact(run.run_id, str(path))
             self.moved()
 
-    def _find_or_create(self, found: _Found) -> _ConditionRun:
+    def _find_or_create(self, found: Found) -> _ConditionRun:
         runs, condition_id = self._index(), found.folder.condition_id
         if condition_id in self._doubtful:
             runs.update(self._search(condition_id))
@@ -319,7 +268,7 @@ class Delivery:
             runs[condition_id] = self._create(condition_id, found)
         return runs[condition_id]
 
-    def _create(self, condition_id: str, found: _Found) -> _ConditionRun:
+    def _create(self, condition_id: str, found: Found) -> _ConditionRun:
         condition, record, journal = found.info, found.record, found.journal
         tags = {
             "bdray.sweep": self.info.name,
@@ -352,7 +301,7 @@ class Delivery:
         if condition_id is not None:
             query += f" and tags.`bdray.condition_id` = '{condition_id}'"
         # Newest first: should there ever be two runs of one condition, the oldest is the one that counts.
-        for run in _search_runs(self._client, self.experiment_id, query, "attributes.start_time DESC"):
+        for run in parent.search_runs(self._client, self.experiment_id, query, "attributes.start_time DESC"):
             tags = run.data.tags
             delivered = tags.get(DELIVERED, "")
             params = frozenset() if delivered else frozenset(run.data.params)
@@ -452,66 +401,10 @@ def _on_disk(storage: Storage, name: str, data: bytes) -> Iterator[Path]:
         yield folder / name
 
 
-def _new_params(run: _ConditionRun, found: _Found) -> dict[str, str]:
+def _new_params(run: _ConditionRun, found: Found) -> dict[str, str]:
     if run.is_described:
         return {}
     flat = found.info.flat
-    return {key: _shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params}
-
-
-def _experiment(client: MlflowClient, name: str, uri: str, place: str | None, tags: dict[str, str]) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, place, tags))
-        except Exception:
-            # Another sweep may have made it meanwhile.
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        restore = ["mlflow", "experiments", "restore", "-x", str(found.experiment_id)]
-        raise TrackingError(
-            f"the MLflow experiment '{name}' was deleted: set tracking.experiment to another name, or restore it with:"
-            f" {shlex.join(['env', f'{TRACKING_VARIABLE}={without_password(uri)}', *restore])}"
-        )
-    for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return str(found.experiment_id)
-
-
-def _parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Run:
-    tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
-    if info.created_ms is not None:
-        # A sweep whose folder was removed and begun anew is another sweep.
-        tags["bdray.sweep_created_ms"] = str(info.created_ms)
-    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
-    for run in _search_runs(client, experiment_id, query, "attributes.start_time ASC"):
-        client.update_run(run.info.run_id, status="RUNNING")
-        for key, value in parent.sweep_tags(info).items():
-            if run.data.tags.get(key) != value:
-                client.set_tag(run.info.run_id, key, _shorten(value, _MAX_TAG_CHARACTERS))
-        return run
-    if info.description:
-        tags[parent.NOTE] = info.description
-    tags |= {key: _shorten(value, _MAX_TAG_CHARACTERS) for key, value in parent.sweep_tags(info).items()}
-    return client.create_run(experiment_id, info.created_ms, tags, info.name)
-
-
-def _search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], query, max_results=1000, order_by=[order], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 40]}... ({len(text)} characters)"
+    return {
+        key: parent.shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params
+    }

@@ -1,12 +1,12 @@
 """The mirror: the process of a sweep that follows it (`python -m bdray.tracking.mirror`) and tells its driver.
 
-    driver --- stdin: tracking URI; sweep's URI; at the end, for how many seconds MLflow may take nothing ---> mirror
-           <-- stdout: events "ready"; "step" and "progress" of the last pass (the server has taken something; it has a
-               condition completely); "report" ---------------------------------------------------------------'
+    driver --- stdin: tracking URI; sweep's URI; at the end, a word ------------------------------------------> mirror
+           <-- stdout: events "ready"; of the last pass "step", "progress", "trouble" (the server has taken something;
+               it has a condition completely; it does not answer); "report" or "refused" ------------------------'
 
 What is delivered the mirror finds in the sweep's folder. However slow or dead the server is, the sweep never waits. The
-end of stdin, which also comes when the driver is killed, starts a last complete pass. It goes on as long as the server
-takes anything.
+end of stdin starts a last complete pass, which goes on as long as the driver waits for it. Where the driver was killed,
+no word comes before the end, and the pass has a minute.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from bdray.credentials import public
-from bdray.errors import BdrayError, StorageError
+from bdray.errors import BdrayError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.following import Follower
 from bdray.tracking.parent import runs_page
-from bdray.tracking.report import DeliveryReport, ReadyInfo, sync_command, undelivered
+from bdray.tracking.report import DeliveryReport, ReadyInfo, sync_command
 from bdray.tracking.server import UnreachableError, probe
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
@@ -44,15 +44,8 @@ _LAST_TRY_S = 10.0
 """How long the last pass waits for a server that does not answer."""
 
 
-class _Ending(NamedTuple):
-    """How long the last pass may take: with nothing taken by the server, and in all."""
-
-    stall_s: float
-    limit_s: float = math.inf
-
-
-_ORPHAN = _Ending(60.0, 60.0)
-"""Of a mirror whose driver was killed: the next sweep is waiting for its lock."""
+_ORPHAN_S = 60.0
+"""How long the last pass may take where the driver was killed: the next sweep is waiting for its lock."""
 
 
 class _BusyError(UnreachableError):
@@ -69,7 +62,6 @@ class _Mirror:
     def __init__(self, sweep: Storage, tracking_uri: str, answers: TextIO) -> None:
         self._sweep, self._uri, self._answers = sweep, tracking_uri, answers
         self._follower = Follower(sweep, tracking_uri, self._lock, self._step, _log)
-        self._delivered: set[str] = set()
         self._is_over = threading.Event()
         self._moved, self._next_step = 0.0, math.inf
         self._answer_lock = threading.Lock()
@@ -82,12 +74,19 @@ class _Mirror:
         """Starts to wait for the end of stdin."""
         threading.Thread(target=self._read, daemon=True).start()
 
-    def end(self, ending: _Ending = _ORPHAN) -> None:
+    def end(self, *, is_orphan: bool = True) -> None:
         """Starts the last pass; what is under way counts as part of it."""
-        if not self._is_over.is_set():
-            self._moved = self._next_step = time.monotonic()
-            threading.Thread(target=self._watch, args=(ending,), daemon=True).start()
-            self._is_over.set()
+        if self._is_over.is_set():
+            return
+        self._moved = self._next_step = time.monotonic()
+        if self._follower.error:
+            self._answer("trouble", {"message": self._follower.error})
+        if is_orphan:
+            # The main thread may hang in a request: every write is idempotent, so it can be cut anywhere.
+            limit = threading.Timer(_ORPHAN_S, os._exit, (0,))
+            limit.daemon = True
+            limit.start()
+        self._is_over.set()
 
     def start(self) -> None:
         """The first connection, and its answer to the driver.
@@ -105,7 +104,11 @@ class _Mirror:
     def run(self) -> None:
         """Until stdin ends; then the last pass."""
         self._follower.run(self._is_over.wait)
-        self._answer("report", asdict(self._last_pass()))
+        try:
+            self._answer("report", asdict(self._last_pass()))
+        except BdrayError as error:
+            _log(str(error))
+            self._answer("refused", {"message": str(error)})
         self._follower.close()
 
     def _ready(self) -> ReadyInfo:
@@ -119,17 +122,7 @@ class _Mirror:
         return ReadyInfo(message, number, delivery.parent_run_id, server + runs_page(number))
 
     def _read(self) -> None:
-        said = sys.stdin.read().strip()
-        self.end(_Ending(float(said)) if said else _ORPHAN)
-
-    def _watch(self, ending: _Ending) -> None:
-        """Cuts the last pass when it stalls or its time is over."""
-        limit = self._moved + ending.limit_s
-        while (left := min(self._moved + ending.stall_s, limit) - 0.5 - time.monotonic()) > 0:
-            time.sleep(left)
-        # The main thread may hang in a request: every write is idempotent, so it can be cut anywhere.
-        self._answer("report", asdict(self._incomplete(f"MLflow has taken nothing for {ending.stall_s:.0f} s")))
-        os._exit(0)
+        self.end(is_orphan=not sys.stdin.read().strip())
 
     def _step(self) -> None:
         """MLflow has taken something: the last pass has all its time again, and the driver hears of it now and then."""
@@ -139,7 +132,6 @@ class _Mirror:
             self._answer("step", {})
 
     def _progress(self, condition_id: str, total: int) -> None:
-        self._delivered.add(condition_id)
         self._moved = time.monotonic()
         self._follower.succeeded()
         self._answer("progress", {"condition_id": condition_id, "total": total})
@@ -148,20 +140,13 @@ class _Mirror:
         while True:
             try:
                 return self._follower.connect().deliver_all(self._progress)
-            except BdrayError as error:
+            except UnreachableError as error:
                 self._follower.postpone(error)
-                patience = _ORPHAN.limit_s if isinstance(error, _BusyError) else _LAST_TRY_S
-                is_late = time.monotonic() + self._follower.backoff_s > self._moved + patience
-                if not isinstance(error, UnreachableError) or is_late:
-                    return self._incomplete(str(error))
+                self._answer("trouble", {"message": str(error)})
+                patience = _ORPHAN_S if isinstance(error, _BusyError) else _LAST_TRY_S
+                if time.monotonic() + self._follower.backoff_s > self._moved + patience:
+                    raise
                 time.sleep(self._follower.backoff_s)
-
-    def _incomplete(self, error: str) -> DeliveryReport:
-        try:
-            pending = undelivered(SweepFolder(self._sweep), self._delivered)
-        except StorageError as problem:
-            return DeliveryReport(len(self._delivered), (), str(problem))
-        return DeliveryReport(len(self._delivered), pending, self._follower.error or error)
 
     def _answer(self, event: str, content: dict[str, object]) -> None:
         with self._answer_lock:

@@ -1,20 +1,28 @@
-"""The parent run of a sweep: what came of it, on one page of MLflow. And the columns its list of runs opens with."""
+"""The experiment and the parent run of a sweep: what came of it on one page of MLflow, and the columns that its list
+of runs opens with."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from bdray.checksum import checksum
-from bdray.errors import StorageError
+from bdray.credentials import without_password
+from bdray.errors import StorageError, TrackingError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
 from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, ConditionInfo, SweepFolder, SweepInfo
+from bdray.tracking.server import TRACKING_VARIABLE
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
 """Files of a sweep that its parent run holds."""
@@ -47,6 +55,12 @@ _RATES = (
 )
 
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
+
+_MAX_TAG_CHARACTERS = 5000
+
+
 def axes_of(files: SweepFolder) -> tuple[str, ...]:
     """The paths that a sweep varies, as its search space has them; none where that cannot be read."""
     try:
@@ -72,11 +86,13 @@ def run_name(condition_id: str, condition: ConditionInfo, axes: Sequence[str]) -
 
 
 def view_tags(axes: Sequence[str]) -> dict[str, str]:
-    """Tags of an experiment that save the choice of columns, as MLflow's pages do for "Share": what varies, and the
+    """Tags of an experiment. They save the choice of columns, as MLflow's pages do for "Share": what varies, and the
     rates. Which rows are unfolded is no part of it."""
     paths = dict.fromkeys((*(axes or _AXES), "seed"))
     columns = [*(f"params.`{path}`" for path in paths), *(f"metrics.`{name}`" for name in _RATES)]
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": columns, "groupBy": None})}
+    return _EXPERIMENT_TAGS | {
+        f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": columns, "groupBy": None})
+    }
 
 
 def runs_page(experiment_id: str) -> str:
@@ -144,3 +160,73 @@ def _sum(data: bytes) -> str:
 
 def _parsed(known: str) -> dict[str, Any]:
     return dict(json.loads(known)) if known else {}
+
+
+def experiment(client: MlflowClient, name: str, uri: str, place: str | None, tags: dict[str, str]) -> str:
+    """The id of the experiment of this name, made where there is none.
+
+    Args:
+        place: where it keeps its artifacts; None: where the server decides.
+        tags: that it is to have.
+
+    Raises:
+        TrackingError: it was deleted; says how to restore it.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, place, tags))
+        except Exception:
+            # Another sweep may have made it meanwhile.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        restore = ["mlflow", "experiments", "restore", "-x", str(found.experiment_id)]
+        raise TrackingError(
+            f"the MLflow experiment '{name}' was deleted: set tracking.experiment to another name, or restore it with:"
+            f" {shlex.join(['env', f'{TRACKING_VARIABLE}={without_password(uri)}', *restore])}"
+        )
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return str(found.experiment_id)
+
+
+def parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Run:
+    """The parent run of a sweep, made where there is none."""
+    tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
+    if info.created_ms is not None:
+        # A sweep whose folder was removed and begun anew is another sweep.
+        tags["bdray.sweep_created_ms"] = str(info.created_ms)
+    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+    for run in search_runs(client, experiment_id, query, "attributes.start_time ASC"):
+        client.update_run(run.info.run_id, status="RUNNING")
+        for key, value in sweep_tags(info).items():
+            if run.data.tags.get(key) != value:
+                client.set_tag(run.info.run_id, key, shorten(value))
+        return run
+    if info.description:
+        tags[NOTE] = info.description
+    tags |= {key: shorten(value) for key, value in sweep_tags(info).items()}
+    return client.create_run(experiment_id, info.created_ms, tags, info.name)
+
+
+def search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:
+    """All runs that match, page by page."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], query, max_results=1000, order_by=[order], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "\\'")
+
+
+def shorten(text: str, limit: int = _MAX_TAG_CHARACTERS) -> str:
+    """The text, or its beginning and how long it is."""
+    return text if len(text) <= limit else f"{text[: limit - 40]}... ({len(text)} characters)"

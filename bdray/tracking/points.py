@@ -1,13 +1,20 @@
-"""What a condition's journal and answers say, as MLflow takes it."""
+"""What a condition has to deliver: what its journal and answers say, as MLflow takes it, and its other files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from bdray.record import RATES, Answer, Relearnt
+from bdray.errors import StorageNotFoundError
+from bdray.record import RATES, Answer, Answered, Relearnt
 from bdray.results.detections import measures_of, names_of
+from bdray.store.journal import JOURNAL
+from bdray.store.sweep_folder import ANSWERS, CONDITION, RECORD, ConditionFolder, ConditionInfo
+
+ANSWERED = "+"
+"""Between the version of a record and how many answers there are, in a mark of what was delivered."""
 
 
 class Point(NamedTuple):
@@ -49,3 +56,39 @@ def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, 
         for measure, value in {**measured, **seconds}.items()
         if value is not None
     )
+
+
+class Found:
+    """What the folder of a condition holds; no file is read twice.
+
+    Raises:
+        StorageError: the files cannot be used.
+    """
+
+    def __init__(self, folder: ConditionFolder) -> None:
+        self.folder = folder
+        # The record first: a journal read after it is complete.
+        self.record = folder.record() if folder.had(RECORD) else None
+        has_lines = self.record is not None or folder.had(JOURNAL)
+        self.journal = points_of(folder.journal(self.record) if has_lines else ())
+        self.answered = folder.answered() if folder.had(ANSWERS) else Answered()
+        ended_ms = self.record.record.finished_ms if self.record else 0
+        taught = self.answered.relearnt if self.record and self.record.record.role == "poisoned" else ()
+        said = self.answered.answers if self.record else ()
+        self.answer_points = (*answer_points(said, ended_ms), *relearnt_points(taught, ended_ms))
+
+    @property
+    def mark(self) -> str:
+        """Names what there is of a finished condition: this version of its record, and how many answers."""
+        record = self.record.digest if self.record else ""
+        return f"{record}{ANSWERED}{len(self.answered.questions)}" if self.answered.questions else record
+
+    @cached_property
+    def condition(self) -> ConditionInfo | None:
+        return self.folder.info() if self.folder.had(CONDITION) else None
+
+    @property
+    def info(self) -> ConditionInfo:
+        if self.condition is None:
+            raise StorageNotFoundError("use", self.folder.storage.uri_of(CONDITION), "it is missing or damaged")
+        return self.condition

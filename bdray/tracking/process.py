@@ -45,6 +45,7 @@ class Mirror:
         self._sweep, self._uri = sweep, tracking_uri
         self._delivered: set[str] = set()
         self._deaths = 0
+        self._trouble: str | None = None
         self._death = f"the process that delivers to MLflow died; see {sweep.uri_of(MIRROR_LOG)}"
         self._start()
 
@@ -86,7 +87,7 @@ class Mirror:
         if self._process.poll() is not None:
             with suppress(OSError):
                 self._start()
-        self._ask_for_the_rest(stall_s)
+        self._ask_for_the_rest()
         try:
             report = self._await_report(stall_s, progress)
         except KeyboardInterrupt:
@@ -96,9 +97,9 @@ class Mirror:
         self._end()
         return report
 
-    def _ask_for_the_rest(self, stall_s: float) -> None:
+    def _ask_for_the_rest(self) -> None:
         with suppress(OSError):
-            self._pipe.write(f"{max(0.0, stall_s - 1):.1f}\n".encode())
+            self._pipe.write(b"end\n")
         with suppress(OSError):
             self._pipe.close()
 
@@ -152,9 +153,11 @@ class Mirror:
         while answer := self._receive(deadline - time.monotonic()):
             match answer.pop("event"):
                 case "step":
-                    deadline = time.monotonic() + stall_s
+                    deadline, self._trouble = time.monotonic() + stall_s, None
+                case "trouble":
+                    self._trouble = answer["message"]
                 case "progress":
-                    deadline = time.monotonic() + stall_s
+                    deadline, self._trouble = time.monotonic() + stall_s, None
                     self._delivered.add(answer["condition_id"])
                     progress(answer["condition_id"], answer["total"])
                 case "report":
@@ -162,11 +165,11 @@ class Mirror:
                 case "refused":
                     return self._incomplete(answer["message"])
                 case "died" if self._restarted():
-                    self._ask_for_the_rest(stall_s)
+                    self._ask_for_the_rest()
                     deadline = time.monotonic() + stall_s
                 case "died":
                     return self._incomplete(self._death)
-        return self._incomplete(f"MLflow has taken nothing for {stall_s:.0f} s")
+        return self._incomplete(self._trouble or f"MLflow has taken nothing for {stall_s:.0f} s")
 
     def _incomplete(self, error: str) -> DeliveryReport:
         try:

@@ -16,8 +16,8 @@ from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError, RayActorError
 from waiting import HANG_S
 
+from bdray.cluster.daemons import memory_kills_are_losses
 from bdray.cluster.failures import in_one_line, memory_exhausted
-from bdray.cluster.memory import memory_kills_are_losses
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 

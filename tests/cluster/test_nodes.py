@@ -18,13 +18,13 @@ from ray.cluster_utils import Cluster
 from waiting import HANG_S
 
 import bdray
+from bdray.cli import main
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.cluster.job import NodeRequirements
 from bdray.cluster.joining import Joining
 from bdray.cluster.local_ray import confined
 from bdray.cluster.node_resources import NodeResources, require_places
 from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
-from bdray.commands import inspection
 from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
 from bdray.inventory import Installation
@@ -112,7 +112,7 @@ def test_doctor_lists_every_node(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    assert inspection.doctor(None, address=cluster) == 0
+    assert main(["doctor", "--address", cluster]) == 0
     said = capsys.readouterr().out
     titles = [line for line in said.splitlines() if line.startswith("node ")]
     assert sum("2 CPUs, 1 GPUs" in line for line in titles) == 1, said

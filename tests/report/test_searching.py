@@ -38,7 +38,7 @@ def page(folder: Path, **keys: object) -> tuple[str, SearchSpace]:
         for record in new:
             asker.tell(record)
         records += new
-    view = SearchView(space.search, space.expansion.domain, space.replication, folder / "study.journal")
+    view = SearchView(space.search, space.expansion.domain, space.replication, [r.condition_id for r in records])
     return make_report(records, SweepDescription("made-up", search=view)).html, space
 
 

@@ -11,14 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 
-import optuna
 import pytest
 
 from bdray.condition import Condition
-from bdray.errors import SpaceError, UserError
+from bdray.errors import SpaceError
 from bdray.record import TrialRecord
-from bdray.searches.optuna import OptunaAsker
-from bdray.searches.study import CELL, FREE, STUDY, journal
+from bdray.searches.optuna import Optuna, OptunaAsker
+from bdray.searches.study import CELL, FREE
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
@@ -57,21 +56,27 @@ def run(space: SearchSpace, asker: OptunaAsker) -> list[Condition]:
     return asked
 
 
-def states(folder: Path) -> list[str]:
-    return [trial.state.name for trial in kept(folder).trials]
+def resumed(space: SearchSpace, folder: Path, asked: Sequence[Condition], told: int | None = None) -> OptunaAsker:
+    """As the next command of the sweep begins: so many (None: all) of what was asked for have records."""
+    asker = begun(space, folder)
+    for condition in asked:
+        asker.recall(condition)
+    for condition in asked[:told]:
+        asker.tell(made_up(condition))
+    return asker
 
 
-def kept(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name=None, storage=journal(folder / STUDY))
+def states(asker: OptunaAsker) -> list[str]:
+    return [trial.state.name for trial in asker.trials]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "nsgaiii"])
 def test_each_cell_once_with_every_seed_and_the_mean_as_its_value(sampler: str, load: Load, tmp_path: Path) -> None:
     space = load(parameters=PARAMETERS, search=search(sampler=sampler, constraints=["clean_accuracy_drop <= 0.03"]))
-    asked = run(space, begun(space, tmp_path))
+    asked = run(space, asker := begun(space, tmp_path))
     cells = {cell: [c for c in asked if c.cell_id == cell] for cell in dict.fromkeys(c.cell_id for c in asked)}
     assert [[c.seed for c in members] for members in cells.values()] == [[0, 1]] * 8
-    trials = kept(tmp_path).trials
+    trials = asker.trials
     assert [trial.user_attrs[CELL] for trial in trials] == list(cells)
     for trial, members in zip(trials, cells.values(), strict=True):
         assert trial.value == pytest.approx(fmean(success_of(dict(c.flat())) for c in members))
@@ -85,11 +90,8 @@ def test_the_same_seed_and_results_give_the_same_conditions_interrupted_or_not(l
     space = load(parameters=PARAMETERS, search=search(max_trials=14))
     straight = run(space, begun(space, tmp_path / "straight"))
     halting: list[Condition] = []
-    while not (asker := begun(space, tmp_path / "halting")).finished:
-        new = asker.ask(1)
-        halting += new
-        for condition in new:
-            asker.tell(made_up(condition))
+    while not (asker := resumed(space, tmp_path / "halting", halting)).finished:
+        halting += asker.ask(1)
     assert [c.condition_id for c in halting] == [c.condition_id for c in straight]
     other = load(parameters=PARAMETERS, search=search(max_trials=14, seed=1))
     assert {c.cell_id for c in run(other, begun(other, tmp_path / "other"))}.isdisjoint(c.cell_id for c in straight)
@@ -106,16 +108,16 @@ def test_samplers_with_a_model_learn_and_go_on_after_a_halt(sampler: str, load: 
     count = 8 if sampler == "gp" else 24
     keys = search(sampler=sampler, max_trials=count, startup_trials=5)
     space = load(parameters=PARAMETERS, search=keys, seeds=[0])
-    straight = run(space, begun(space, tmp_path / "straight"))
+    straight = run(space, asker := begun(space, tmp_path / "straight"))
     assert len({c.cell_id for c in straight}) == len(straight) == count
-    assert states(tmp_path / "straight") == ["COMPLETE"] * count
+    assert states(asker) == ["COMPLETE"] * count
     drawn = load(parameters=PARAMETERS, search={**keys, "sampler": "random"}, seeds=[0])
     blind = run(drawn, begun(drawn, tmp_path / "blind"))
     assert [c.cell_id for c in straight[:5]] == [c.cell_id for c in blind[:5]]
     assert [c.cell_id for c in straight[5:]] != [c.cell_id for c in blind[5:]]
     first = begun(space, tmp_path / "halted")
     halted = [c for _ in range(count - 2) for c in first.ask(1) if first.tell(made_up(c)) is None]
-    halted += run(space, begun(space, tmp_path / "halted"))
+    halted += run(space, resumed(space, tmp_path / "halted", halted))
     assert [c.cell_id for c in halted] == [c.cell_id for c in straight]
 
 
@@ -129,7 +131,7 @@ def test_a_wave_proposes_no_point_twice_and_a_finite_space_ends(load: Load, tmp_
     assert asker.finished
     assert len({c.cell_id for c in wave}) == 5
     assert len(wave) == 10
-    assert states(tmp_path) == ["RUNNING"] * 5
+    assert states(asker) == ["RUNNING"] * 5
 
 
 def test_a_cell_that_failed_is_a_failed_trial(load: Load, tmp_path: Path) -> None:
@@ -137,9 +139,9 @@ def test_a_cell_that_failed_is_a_failed_trial(load: Load, tmp_path: Path) -> Non
     asker = begun(space, tmp_path)
     first, second = asker.ask(1)
     asker.tell(made_up(first))
-    assert states(tmp_path) == ["RUNNING"]
+    assert states(asker) == ["RUNNING"]
     asker.tell(made_up(second).model_copy(update={"status": "diverged"}))
-    assert states(tmp_path) == ["FAIL"]
+    assert states(asker) == ["FAIL"]
     assert asker.finished
 
 
@@ -150,16 +152,13 @@ def test_a_cell_that_failed_and_was_run_again_is_learnt(status: str, load: Load,
     first, second = asker.ask(1)
     asker.tell(made_up(first))
     asker.tell(made_up(second).model_copy(update={"status": status}))
-    ended = "PRUNED" if status == "pruned" else "FAIL"
-    assert states(tmp_path) == [ended]
-    for _ in range(2):
-        # With --retry-failed: what was known is told, and then what came out the second time.
-        again = begun(space, tmp_path)
-        for condition in (first, second):
-            again.tell(made_up(condition))
-        assert states(tmp_path) == [ended, "COMPLETE"], "an ended trial of Optuna's stays what it is"
-        assert again.finished
-    assert kept(tmp_path).best_value == pytest.approx(fmean(success_of(dict(c.flat())) for c in (first, second)))
+    assert states(asker) == ["PRUNED" if status == "pruned" else "FAIL"]
+    # With --retry-failed: what was known is told, and then what came out the second time.
+    again = resumed(space, tmp_path, (first, second), told=1)
+    assert again.finished
+    again.tell(made_up(second))
+    assert states(again) == ["COMPLETE"]
+    assert again.study.best_value == pytest.approx(fmean(success_of(dict(c.flat())) for c in (first, second)))
 
 
 def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path: Path) -> None:
@@ -174,19 +173,56 @@ def test_records_that_lie_in_the_space_are_learnt_for_free(load: Load, tmp_path:
     )
     others = [made_up(condition) for condition in elsewhere.conditions()]
     asker = begun(space, tmp_path, [*others, *others])
-    free = [trial for trial in kept(tmp_path).trials if trial.user_attrs.get(FREE)]
+    free = [trial for trial in asker.trials if trial.user_attrs.get(FREE)]
     assert [trial.params.get("regularizer.weight") for trial in free] == [None, 0.02], "0.9 lies outside"
     assert len(run(space, asker)) == 16, "they do not count as asked for"
     assert any("learnt     2 cells" in line for line in asker.said)
-    assert len(begun(space, tmp_path, others).study.trials) == 10
+    assert len(asker.trials) == 10
 
 
-def test_a_study_that_asked_for_something_else_is_not_continued(load: Load, tmp_path: Path) -> None:
-    space = load(parameters=PARAMETERS, search=search())
-    begun(space, tmp_path)
-    other = load(parameters=PARAMETERS, search=search(metrics=["minimize poison.rate"]))
-    with pytest.raises(UserError, match="asks to maximize attack_success_rate"):
-        begun(other, tmp_path)
+def test_what_another_sweep_has_by_now_still_counts_as_asked_for(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=2))
+    asked = run(space, begun(space, tmp_path))
+    again = begun(space, tmp_path, [made_up(condition) for condition in asked])
+    for condition in asked:
+        again.recall(condition)
+        again.tell(made_up(condition))
+    assert again.finished
+    assert states(again) == ["COMPLETE"] * 2
+
+
+def test_with_another_goal_the_same_cells_have_other_values(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=2))
+    asked = run(space, begun(space, tmp_path))
+    other = load(parameters=PARAMETERS, search=search(max_trials=2, metrics=["minimize poison.rate"]))
+    again = resumed(other, tmp_path, asked)
+    assert again.finished
+    assert [trial.value for trial in again.trials] == [c.poison.rate for c in asked if c.seed == 0]
+
+
+def test_seeds_that_are_added_are_run_in_the_cells_that_were_asked_for(load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=2))
+    asked = run(space, begun(space, tmp_path))
+    more = load(parameters=PARAMETERS, search=search(max_trials=2), seeds=[0, 1, 2])
+    again = resumed(more, tmp_path, asked)
+    added = again.ask(1)
+    assert [(c.cell_id, c.seed) for c in added] == [(c.cell_id, 2) for c in asked if c.seed == 0]
+    assert again.finished
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_without_what_the_sampler_noted_the_condition_says_it(damage: str, load: Load, tmp_path: Path) -> None:
+    space = load(parameters=PARAMETERS, search=search(max_trials=3))
+    asked = list(begun(space, tmp_path).ask(1))
+    (file,) = tmp_path.rglob("proposal.json")
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:20])
+    again = resumed(space, tmp_path, asked)
+    assert states(again) == ["COMPLETE"]
+    assert again.trials[0].params["train.lr"] == pytest.approx(asked[0].train.lr)
+    assert len(run(space, again)) == 4
 
 
 @pytest.mark.parametrize(
@@ -245,7 +281,10 @@ def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load
         if os.WIFEXITED(status):
             break
     search_loop = drive(space, sweep)
-    trials = kept(tmp_path / "sweep").trials
+    asked = [c for c in search_loop.conditions if not c.is_baseline]
+    records = [found for c in search_loop.conditions if (found := read_record(sweep, c.condition_id))]
+    assert isinstance(space.search, Optuna)
+    trials = space.search.study_of(space.expansion.domain, asked, records, sweep).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
     assert len({trial.user_attrs[CELL] for trial in trials}) == 10
     poisoned = [c for c in search_loop.conditions if not c.is_baseline]
@@ -258,17 +297,6 @@ def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load
         assert trial.value == pytest.approx(fmean(rate for rate in rates if rate is not None))
 
 
-def test_half_a_line_of_a_dying_machine_is_taken_away(load: Load, tmp_path: Path) -> None:
-    space = load(parameters=PARAMETERS, search=search(max_trials=3))
-    asker = begun(space, tmp_path)
-    asker.ask(1)
-    with (tmp_path / STUDY).open("ab") as file:
-        file.write(b'{"op_code": 4, "worker_id": ')
-    again = begun(space, tmp_path)
-    assert len(run(space, again)) == 6
-    assert states(tmp_path) == ["COMPLETE"] * 3
-
-
 def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:
     cell = {"poison.rate": 0.02, "train.lr": 0.1, "trigger.size": 2, "regularizer.name": "none"}
     space = load(parameters=PARAMETERS, search=search(max_trials=2), include=[cell])
@@ -277,6 +305,6 @@ def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:
     asker = begun(space, tmp_path)
     for condition in planned:
         asker.tell(made_up(condition, success=0.7))
-    (free,) = kept(tmp_path).trials
+    (free,) = asker.trials
     assert free.value == pytest.approx(0.7)
     assert len(run(space, asker)) == 4

@@ -20,7 +20,7 @@ from pyarrow.fs import LocalFileSystem
 from waiting import HANG_S, until
 
 from bdray.errors import UserError
-from bdray.interrupting import interrupt_main_thread
+from bdray.processes import interrupt_main_thread
 from bdray.store import locks
 from bdray.store.locks import Holder, file_lock, leased
 from bdray.store.storage import Storage, _Remote

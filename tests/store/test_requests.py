@@ -22,7 +22,7 @@ from bdray.store.sweep_folder import (
     read_records,
     statuses_of_intact,
 )
-from bdray.sweeping.driver import _adopt
+from bdray.sweeping.reuse import adopt
 from bdray.trial import TrialOptions, run_trial
 from benchmarks.slow_store import SMALL, SlowStore, of_conditions, requests_of_a_sweep, slow_store
 
@@ -90,7 +90,7 @@ def test_what_another_sweep_has_finished_is_verified_and_copied_side_by_side(sto
     first.write_atomic(f"conditions/{damaged.condition_id}/poison_plan.npz", b"plan!")
     ConditionFolder(first, failed.condition_id).write_record(blank_record(failed, 5))
     store.lines.clear()
-    adopted = _adopt(second, runs, conditions)
+    adopted = adopt(second, runs, conditions)
     assert set(adopted) == {condition.condition_id for condition in conditions[2:]}
     assert len(store.lines) <= 20 * len(conditions)
     assert statuses_of_intact(second, conditions) == dict.fromkeys(adopted, "finished")

@@ -11,7 +11,8 @@ import pytest
 from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_record
-from bdray.sweeping import driver
+from bdray.sweeping.observing import record_lost
+from bdray.sweeping.settings import SweepRun
 
 GPU = (
     "bdray.cluster.gpu_health.GpuLostError: [0a1b] GPU 1 of node 4d4765 gave an error: CUDA error: misaligned address\n"
@@ -30,8 +31,8 @@ def test_a_condition_at_fault_on_gpus_is_told_from_a_lost_process(
 ) -> None:
     condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": {"name": "patch"}})
     sweep, name = Storage.open(tmp_path), condition.condition_id
-    run = cast(driver._Run, SimpleNamespace(left=[condition], sweep=sweep))
-    driver._record_lost(run, {name: "the cause"}, {name: details})
+    run = cast(SweepRun, SimpleNamespace(left=[condition], sweep=sweep))
+    record_lost(run, {name: "the cause"}, {name: details})
     record = read_record(sweep, name)
     assert record is not None
     assert record.error is not None

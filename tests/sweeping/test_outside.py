@@ -20,8 +20,10 @@ from bdray.record import Facts, FloorRecord
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, SweepFolder
-from bdray.sweeping.driver import SweepSettings, _freeze, _lacking_floors, _outside, _records, _Run
+from bdray.sweeping.reuse import lacking_floors
+from bdray.sweeping.run import _freeze, _outside, _records
 from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.terminal import Console
 from bdray.trial.attacks import Probe, probes_of
 
@@ -41,14 +43,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def command(file: Path, *only: str) -> _Run:
+def command(file: Path, *only: str) -> SweepRun:
     """What the driver knows when it begins."""
     space = load_space(file, only=only)
     storage = Storage.open(file.parent / "runs")
     sweep = storage.child("wide")
     loop = SearchLoop(space, sweep, space.conditions(), lambda new: new, searching=False)
     console = Console(file=io.StringIO(), width=200)
-    return _Run(space, loop, storage, sweep, "sqlite:///none", SweepSettings(), console)
+    return SweepRun(space, loop, storage, sweep, "sqlite:///none", SweepSettings(), console)
 
 
 def floor_of(probe: Probe) -> FloorRecord:
@@ -56,7 +58,7 @@ def floor_of(probe: Probe) -> FloorRecord:
     return FloorRecord(probe=probe.key, **said, poisoned=rates(0.03), repaired=rates(0.04))
 
 
-def finish(run: _Run, conditions: Sequence[Condition], floors: Sequence[Condition] = ()) -> None:
+def finish(run: SweepRun, conditions: Sequence[Condition], floors: Sequence[Condition] = ()) -> None:
     """As their trials leave them; baselines with the floors of the attacks of `floors`."""
     known = tuple(floor_of(probe) for probe in probes_of(floors))
     for condition in conditions:
@@ -72,7 +74,7 @@ def ids(space: SearchSpace) -> set[str]:
 
 
 @pytest.fixture
-def narrowed(file: Path) -> _Run:
+def narrowed(file: Path) -> SweepRun:
     """All six conditions but one are done, and then the command is given for one trigger."""
     whole = command(file)
     _freeze(whole)
@@ -82,7 +84,7 @@ def narrowed(file: Path) -> _Run:
     return last
 
 
-def test_a_narrower_command_forgets_nothing(file: Path, narrowed: _Run) -> None:
+def test_a_narrower_command_forgets_nothing(file: Path, narrowed: SweepRun) -> None:
     info = SweepFolder(narrowed.sweep).info()
     assert (len(info.conditions), len(info.outside)) == (4, 2)
     assert set(info.asked) == ids(load_space(file))
@@ -92,7 +94,7 @@ def test_a_narrower_command_forgets_nothing(file: Path, narrowed: _Run) -> None:
     assert (len(info.conditions), len(info.outside)) == (6, 0)
 
 
-def test_what_a_folder_of_before_holds_is_remembered(narrowed: _Run) -> None:
+def test_what_a_folder_of_before_holds_is_remembered(narrowed: SweepRun) -> None:
     folder = SweepFolder(narrowed.sweep)
     folder.write_info(replace(folder.info(), outside=()))
     _freeze(narrowed)
@@ -105,7 +107,7 @@ def test_what_a_folder_of_before_holds_is_remembered(narrowed: _Run) -> None:
 
 
 def test_results_and_report_are_of_all_and_name_what_lies_outside(
-    narrowed: _Run, capsys: pytest.CaptureFixture[str]
+    narrowed: SweepRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _outside(narrowed) and len(_records(narrowed)) + len(_outside(narrowed)) == 5
     table = bdray.load_results(narrowed.sweep.uri)
@@ -121,7 +123,7 @@ def test_results_and_report_are_of_all_and_name_what_lies_outside(
     assert "5 recorded of 6 planned (2 of them outside the last command&#39;s plan)" in page
 
 
-def test_status_is_of_all(narrowed: _Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_is_of_all(narrowed: SweepRun, capsys: pytest.CaptureFixture[str]) -> None:
     state = state_of(narrowed.sweep)
     assert (state.planned, state.outside, len(state.heads)) == (6, 2, 5)
     assert main(["status", narrowed.sweep.uri]) == 0
@@ -132,20 +134,25 @@ def test_status_is_of_all(narrowed: _Run, capsys: pytest.CaptureFixture[str]) ->
     assert state.is_done == (missing in SweepFolder(narrowed.sweep).info().outside)
 
 
+def lacking(run: SweepRun) -> list[Condition]:
+    """Baselines that are tested again."""
+    return lacking_floors(run.sweep, run.storage, run.conditions, probes_of(run.shown), run.console)
+
+
 def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> None:
     patch = command(file, "trigger.name=patch")
     finish(patch, patch.conditions, patch.conditions)
-    assert _lacking_floors(patch, patch.conditions) == []
+    assert lacking(patch) == []
     whole = command(file)
     baselines = [condition for condition in whole.conditions if condition.is_baseline]
     # Their models are no longer kept.
-    assert _lacking_floors(whole, whole.conditions) == []
+    assert lacking(whole) == []
     assert "2 finished baselines lack those of triggers added since" in whole.console.file.getvalue()  # type: ignore[attr-defined]
     # One model lies in another sweep of the storage.
     for name, one in zip(("wide", "other"), baselines, strict=True):
         sweep = whole.storage.child(name)
         sweep.write_atomic(f"stages/{one.poison_fingerprint}/{MANIFEST}", "{}")
         sweep.write_atomic("space.yaml", SPACE)
-    assert _lacking_floors(whole, whole.conditions) == baselines
+    assert lacking(whole) == baselines
     finish(whole, baselines, whole.conditions)
-    assert _lacking_floors(whole, whole.conditions) == []
+    assert lacking(whole) == []

@@ -21,8 +21,8 @@ from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.poisoning import make_poison_plan
 from bdray.space import SearchSpace, load_space
 from bdray.space.feasibility import infeasible
-from bdray.sweeping.driver import SweepSettings
 from bdray.sweeping.rehearsal import apart, chosen_of, rehearsal_of
+from bdray.sweeping.settings import SweepSettings
 
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))

@@ -8,7 +8,7 @@ from bdray.errors import UserError
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
-from bdray.sweeping.sharing import trained_elsewhere
+from bdray.sweeping.reuse import trained_elsewhere
 from bdray.sweeping.tasks import stages_of
 
 TEXT = """\

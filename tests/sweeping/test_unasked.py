@@ -12,7 +12,7 @@ from bdray.detectors import DETECTORS
 from bdray.questions import Questions
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST
-from bdray.sweeping.unasked import split_unasked
+from bdray.sweeping.reuse import split_unasked
 from bdray.trial import TrialOptions, run_trial
 
 BASE: dict[str, Any] = {

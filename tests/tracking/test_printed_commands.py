@@ -25,7 +25,7 @@ from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder as Folder
 from bdray.store.sweep_folder import SweepInfo
-from bdray.sweeping.driver import SweepOutcome
+from bdray.sweeping.settings import SweepOutcome
 from bdray.terminal import Console
 from bdray.tracking import (
     DeliveryReport,

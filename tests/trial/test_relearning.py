@@ -21,7 +21,7 @@ from bdray.record import TrialRecord
 from bdray.seeds import derive_seed, stream
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
-from bdray.sweeping.unasked import split_unasked_repaired
+from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
 from bdray.trial.attacks import Probe, probes_of

@@ -1,0 +1,231 @@
+"""What a sweep need not do: what it has done before, and what other sweeps of its storage have."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+
+from bdray.condition import Condition
+from bdray.detectors import Detector
+from bdray.errors import BdrayError
+from bdray.questions import Questions, answer_key, relearn_key
+from bdray.record import TrialRecord
+from bdray.space import load_space
+from bdray.space.source import parse_yaml
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import (
+    CONDITION,
+    MODEL,
+    SPACE,
+    ConditionFolder,
+    SweepFolder,
+    read_heads,
+    read_records,
+    statuses_of_intact,
+    sweeps_in,
+)
+from bdray.store.sweep_status import is_alive
+from bdray.sweeping.tasks import stages_of
+from bdray.terminal import Console
+from bdray.trial.attacks import Probe, attacks_to_relearn, lacks_floors
+from bdray.trial.surrogate import surrogate_of
+
+_NAMED = 3
+
+
+def adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
+    """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
+    here = set(SweepFolder(sweep).condition_ids())
+    wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
+    adopted: list[str] = []
+    for other in sweeps_in(storage) if wanted else ():
+        if other.uri == sweep.uri:
+            continue
+        statuses = statuses_of_intact(other, list(wanted.values()))
+        finished = [condition_id for condition_id, status in statuses.items() if status == "finished"]
+        same_place = [
+            record.condition_id
+            for record in read_records(other, finished)
+            # A record of an earlier version lacks later options, which are at their default here: the ids are the same.
+            if (mine := wanted[record.condition_id].content()["data"]) == {**mine, **record.condition["data"]}
+        ]
+        sweep.each(partial(_take_over, sweep, other), same_place)
+        adopted += same_place
+        for condition_id in same_place:
+            del wanted[condition_id]
+    return adopted
+
+
+def _take_over(sweep: Storage, other: Storage, condition_id: str) -> None:
+    SweepFolder(sweep).condition(condition_id).take_over(SweepFolder(other).condition(condition_id))
+
+
+def left_of(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bool) -> list[Condition]:
+    """Conditions that have no intact record yet (or, when asked for, an unsuccessful one)."""
+    statuses = statuses_of_intact(sweep, conditions)
+    done = {name for name, status in statuses.items() if status == "finished" or not retry_failed}
+    return [condition for condition in conditions if condition.condition_id not in done]
+
+
+def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str) -> None:
+    """Which models cannot be asked because they were evicted, and what trains each again."""
+    for condition in gone:
+        folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
+        command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
+        problem = f"the model of {condition.condition_id} is not kept any more, so {so}"
+        console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def lacking_floors(
+    sweep: Storage, storage: Storage, conditions: Sequence[Condition], probes: Sequence[Probe], console: Console
+) -> list[Condition]:
+    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
+    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and probes}
+    lacking = [
+        baselines[record.condition_id]
+        for record in read_records(sweep, list(baselines))
+        if record.status == "finished" and lacks_floors(record, probes)
+    ]
+    sweeps = [SweepFolder(other) for other in sweeps_in(storage)] if lacking else []
+    kept = [
+        condition
+        for condition in lacking
+        if all(any(other.has_stage(stage) for other in sweeps) for stage in condition.shared_fingerprints)
+    ]
+    if lacking:
+        lost = len(lacking) - len(kept)
+        said = [f"{len(kept)} finished baselines are tested with triggers that were added since"] if kept else []
+        said += [f"{lost} finished baselines lack those of triggers added since: their models are gone"] if lost else []
+        console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
+    return kept
+
+
+def elsewhere(sweep: Storage, storage: Storage) -> Iterator[TrialRecord]:
+    """The records of the other sweeps in the storage."""
+    for other in sweeps_in(storage):
+        if other.uri != sweep.uri:
+            yield from read_records(other)
+
+
+def split_unasked(
+    sweep: Storage,
+    storage: Storage,
+    detect: Sequence[Detector],
+    conditions: Sequence[Condition],
+    left: Sequence[Condition],
+    *,
+    again: bool = False,
+) -> tuple[list[Condition], list[Condition]]:
+    """Finished conditions whose answers lack a question: those whose models are kept, then one for each model that is
+    not.
+
+    Args:
+        left: those that are run anyway, and asked then.
+        again: a question that a detector failed at counts as not asked.
+    """
+    detect = [detector for detector in detect if detector.of == "poisoned"]
+    if not detect:
+        return [], []
+    asked = _finished(sweep, conditions, left)
+
+    def lacks(condition: Condition) -> bool:
+        said = ConditionFolder(sweep, condition.condition_id).answers()
+        known = {answer.key for answer in said if answer.error is None or not again}
+        return any(answer_key(detector, condition) not in known for detector in detect)
+
+    lacking = [condition for condition, is_so in zip(asked, sweep.each(lacks, asked), strict=True) if is_so]
+    needed = list(dict.fromkeys(name for condition in lacking for name in _models_of(condition)))
+    places = [SweepFolder(sweep), *(SweepFolder(other) for other in (sweeps_in(storage) if lacking else ()))]
+    found = sweep.each(lambda name: any(place.has_stage(name) for place in places), needed)
+    kept = {name for name, is_there in zip(needed, found, strict=True) if is_there}
+    able = [condition for condition in lacking if kept.issuperset(_models_of(condition))]
+    gone = {_models_of(c): c for c in lacking if not kept.issuperset(_models_of(c))}
+    return able, list(gone.values())
+
+
+def split_unasked_repaired(
+    sweep: Storage,
+    questions: Questions,
+    probes: Sequence[Probe],
+    conditions: Sequence[Condition],
+    left: Sequence[Condition],
+) -> tuple[list[Condition], list[Condition]]:
+    """Finished conditions whose repaired models lack an answer: those whose models are kept, and those whose are not.
+
+    Args:
+        probes: the sweep's attacks.
+        left: those that are run or asked anyway.
+    """
+    detect, relearn = questions.detectors_of("repaired"), questions.evaluate.relearn
+
+    def keys_of(condition: Condition) -> set[str]:
+        taught = attacks_to_relearn(condition, probes) if relearn else ()
+        asked = detect if condition.is_repaired else ()
+        answers = {answer_key(detector, condition) for detector in asked}
+        return {*answers, *(relearn_key(relearn, probe.key) for probe in taught if relearn)}
+
+    if not detect and relearn is None:
+        return [], []
+    wanted = {condition.condition_id: keys_of(condition) for condition in conditions}
+    repaired = [condition for condition in conditions if wanted[condition.condition_id]]
+
+    def lacks(condition: Condition) -> bool | None:
+        """Whether an answer lacks; None where the model does, too."""
+        folder = ConditionFolder(sweep, condition.condition_id)
+        known = folder.answered()
+        if wanted[condition.condition_id] <= known.questions:
+            return False
+        return True if folder.had(MODEL) else None
+
+    asked = _finished(sweep, repaired, left)
+    found = list(zip(asked, sweep.each(lacks, asked), strict=True))
+    return [one for one, lack in found if lack], [one for one, lack in found if lack is None]
+
+
+def _finished(sweep: Storage, conditions: Sequence[Condition], left: Sequence[Condition]) -> list[Condition]:
+    running = {condition.condition_id for condition in left}
+    others = [condition.condition_id for condition in conditions if condition.condition_id not in running]
+    finished = {head.condition_id for head in read_heads(sweep, others) if head.status == "finished"}
+    return [condition for condition in conditions if condition.condition_id in finished]
+
+
+def _models_of(condition: Condition) -> tuple[str, ...]:
+    """Fingerprints of the stages that asking takes."""
+    surrogate = surrogate_of(condition)
+    return (condition.poison_fingerprint, *((surrogate.stage.fingerprint,) if surrogate else ()))
+
+
+def trained_elsewhere(
+    sweep: Storage, storage: Storage, left: Sequence[Condition], plugins: Sequence[str] = ()
+) -> Iterator[str]:
+    """A sentence for each other sweep of the storage that is being run and trains models that `left` needs too.
+
+    Args:
+        plugins: that are loaded; of a sweep that needs others nothing is said, rather than their code run.
+    """
+    wanted = list(dict.fromkeys(stage for condition in left for stage in stages_of(condition)))
+    for other in sweeps_in(storage) if wanted else ():
+        if other.uri == sweep.uri or not is_alive(other):
+            continue
+        planned = _stages_to_train(other, plugins)
+        both = [stage for stage in wanted if stage in planned and not SweepFolder(other).has_stage(stage)]
+        if both:
+            more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
+            yield (
+                f"the sweep '{other.name}' of this storage is running and trains {len(both)} models that this one needs"
+                f" too (stages {', '.join(both[:_NAMED])}{more}): both would train them. Better stop this one with"
+                f" Ctrl-C, wait for the other (bdray status {other.name} --watch), and type the command again: what"
+                " was trained there is taken over"
+            )
+
+
+def _stages_to_train(other: Storage, plugins: Sequence[str]) -> set[str]:
+    """Of all conditions that another sweep has planned."""
+    with suppress(BdrayError):
+        text = other.read_text(SPACE)
+        if set(parse_yaml(text, SPACE).plain().get("plugins") or ()) <= set(plugins):
+            space = load_space(other.uri_of(SPACE), text=text)
+            return {stage for condition in space.conditions() for stage in stages_of(condition)}
+    return set()

@@ -1,0 +1,232 @@
+"""A sweep from plan to summary: what is known at the start, what is left to run, the tables, the tracking mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from rich.markup import escape
+
+from bdray.condition import Condition, digest
+from bdray.credentials import public
+from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
+from bdray.record import TrialRecord
+from bdray.results.tables import result_table, write_tables
+from bdray.space import SearchSpace
+from bdray.space.feasibility import idle_regularizers
+from bdray.space.grammar import NAME_PROBLEM, is_name
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import (
+    DELIVERED,
+    DRIVER_LOCK,
+    RecordHead,
+    SweepFolder,
+    read_heads,
+    read_records,
+    statuses_of_intact,
+    with_answers,
+)
+from bdray.store.sweep_status import say_phase
+from bdray.sweeping.code_check import same_code
+from bdray.sweeping.deciding import as_decided
+from bdray.sweeping.display import DeliveryProgress
+from bdray.sweeping.driver import run_left
+from bdray.sweeping.freezing import freeze
+from bdray.sweeping.preparing import prepare
+from bdray.sweeping.reuse import (
+    adopt,
+    elsewhere,
+    lacking_floors,
+    left_of,
+    say_gone,
+    split_unasked,
+    split_unasked_repaired,
+    trained_elsewhere,
+)
+from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
+from bdray.terminal import Console
+from bdray.tracking import DeliveryReport, Mirror, named_tracking_uri, start_mirror, tracking_mark, tracking_uri_for
+from bdray.trial.attacks import probes_of
+
+_ENDING_S = 5.0
+"""How long a driver whose supervisor was killed may take to be gone."""
+
+
+def run_sweep(space: SearchSpace, settings: SweepSettings, console: Console) -> SweepOutcome:
+    """Run what is left of a sweep, and sum it up. See `run_conditions`."""
+    return run_conditions(space, space.conditions(), settings, console, searching=space.is_open)
+
+
+def run_conditions(
+    space: SearchSpace,
+    conditions: Sequence[Condition],
+    settings: SweepSettings,
+    console: Console,
+    *,
+    searching: bool = False,
+) -> SweepOutcome:
+    """Run those of `conditions` that have no record yet, and sum all of them up.
+
+    Args:
+        space: where they come from: resources, plugins, tracking.
+        searching: the space's search goes on from there and asks for more.
+
+    Raises:
+        UserError: storage, tracking or data are not as they must be.
+    """
+    if settings.name is not None and not is_name(settings.name):
+        raise UserError(f"--name {settings.name!r}: {NAME_PROBLEM}")
+    storage = Storage.open(settings.storage)
+    sweep = storage.child(settings.name or space.name)
+    tracking_uri = tracking_uri_for(sweep, named_tracking_uri(settings.tracking_uri, space.tracking.uri))
+
+    def busy(holder: str) -> UserError:
+        return UserError(f"the sweep in {sweep.uri} is being run by {holder}; wait for it or stop it")
+
+    # One driver a sweep: two would compute everything twice.
+    with SweepFolder(sweep).locked(DRIVER_LOCK, _ENDING_S, busy):
+        # It has answered.
+        storage, sweep = storage.patiently(), sweep.patiently()
+        space, adopted = as_decided(space, sweep), list[str]()
+
+        def sift(new: Sequence[Condition]) -> Sequence[Condition]:
+            adopted.extend(adopt(sweep, storage, new))
+            left = left_of(sweep, new, retry_failed=settings.retry_failed)
+            done = [condition for condition in new if condition not in left]
+            lacking = lacking_floors(sweep, storage, done, probes_of(run.shown), console)
+            run.retested.extend(lacking)
+            left = [*left, *lacking]
+            unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
+            say_gone(console, sweep, gone, "no detector can be asked")
+            left = [*left, *unasked]
+            unasked, gone = split_unasked_repaired(sweep, space.questions, probes_of(run.shown), new, left)
+            say_gone(console, sweep, gone[:1], f"its repaired model cannot be asked, nor can {len(gone) - 1} others")
+            return [*left, *unasked]
+
+        search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
+        search_loop.recall()
+        run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
+        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change))
+        _begin(run, adopted, searching=searching)
+        if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
+            say_phase(sweep, "finished", left_s=None)
+            records = _records(run)
+            if known := [*records, *_outside(run)]:
+                write_tables(sweep, result_table(known))
+            return _sum_up(run, records, interrupted=False, delivery=None)
+        if settings.cluster.address is None:
+            prepare(run.shown if run.left else ())
+        return _run_and_deliver(run)
+
+
+def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
+    """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
+    _freeze(run)
+    run.search_loop.begin(elsewhere(run.sweep, run.storage) if searching else ())
+    total, left = len(run.conditions), len(run.left)
+    _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
+    notes = [
+        *idle_regularizers(run.conditions),
+        *trained_elsewhere(run.sweep, run.storage, run.left, run.space.plugins),
+    ]
+    for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:
+        run.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
+
+
+def _run_and_deliver(run: SweepRun) -> SweepOutcome:
+    """Run what is left; whatever comes of it, its results are written and MLflow gets them."""
+    mirror = start_mirror(run.sweep, run.tracking_uri)
+    completed = False
+    try:
+        completed = run_left(run, mirror) if run.left or run.settings.afterwards else True
+    finally:
+        try:
+            say_phase(run.sweep, "delivering")
+            # Those that were tested again have other records now.
+            statuses_of_intact(run.sweep, run.retested)
+            records = _records(run)
+            _write_results(run, [*records, *_outside(run)])
+        finally:
+            delivery = _deliver_rest(mirror, run.console)
+            say_phase(run.sweep, "finished" if completed else "interrupted")
+    if delivery.error is None:
+        run.sweep.write_atomic(DELIVERED, _delivery_mark(run.sweep, records, run.tracking_uri))
+    return _sum_up(run, records, interrupted=not completed, delivery=delivery)
+
+
+def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
+    """What MLflow has not got yet, however long that takes."""
+    console.print("delivering to MLflow ...", style="dim")
+    with DeliveryProgress(console) as progress:
+        return mirror.close(progress=progress.delivered)
+
+
+def _records(run: SweepRun) -> list[TrialRecord]:
+    """All there are, in plan order."""
+    names = [condition.condition_id for condition in run.conditions]
+    return with_answers(run.sweep, read_records(run.sweep, names))
+
+
+def _outside(run: SweepRun) -> list[TrialRecord]:
+    """Those that only earlier commands asked for."""
+    names = SweepFolder(run.sweep).info().outside
+    return with_answers(run.sweep, read_records(run.sweep, names)) if names else []
+
+
+def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
+    """Stands for everything MLflow should have of these conditions, and where."""
+    asked = {"detect": list(detect)} if (detect := SweepFolder(sweep).info().detect) else {}
+    known = {r.condition_id: [r.status, r.finished_ms] for r in records}
+    return digest({"tracking": public(tracking_uri), "records": known, **asked})
+
+
+def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
+    """Whether MLflow is known to have everything, so that it need not be asked."""
+    try:
+        mark = sweep.read_text(DELIVERED)
+    except StorageNotFoundError:
+        return False
+    return mark == _delivery_mark(sweep, read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
+
+
+def _freeze(run: SweepRun) -> None:
+    mark = tracking_mark(run.sweep, run.tracking_uri)
+    command, sources = run.settings.command, run.sources
+    freeze(run.sweep, run.space, run.conditions, run.shown, mark=mark, command=command, sources=sources)
+
+
+def _say_start(
+    console: Console, sweep: Storage, *, total: int, left: int, adopted: int, searching: bool = False
+) -> None:
+    known = f", {total - left} already done" if total > left else ""
+    known += f" ({adopted} of them taken over from other sweeps of this storage)" if adopted else ""
+    so_far = " so far" if searching else ""
+    name = escape(sweep.name)
+    console.print(f"[bold]{name}[/bold]: {total} conditions{so_far}{known}, {left} to run", highlight=False)
+    console.print(f"folder     {sweep.uri}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_results(run: SweepRun, records: Sequence[TrialRecord]) -> None:
+    """Tables of what there is, and whatever else belongs to a sweep's results, before MLflow is given them."""
+    if not records:
+        return
+    try:
+        write_tables(run.sweep, result_table(records))
+        run.settings.summarize(run.sweep, records)
+    except BdrayError as error:
+        run.console.print(f"[yellow]the results could not be written[/yellow]: {escape(str(error))}", soft_wrap=True)
+
+
+def _sum_up(
+    run: SweepRun, records: Sequence[TrialRecord], *, interrupted: bool, delivery: DeliveryReport | None
+) -> SweepOutcome:
+    """What there is, in plan order. Nobody writes any more: what killed writers left can go."""
+    with suppress(StorageError):
+        run.sweep.discard_unfinished()
+    known = {record.condition_id for record in records}
+    missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
+    outside = len(SweepFolder(run.sweep).info().outside)
+    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri, outside)
