@@ -39,7 +39,7 @@ class Looking:
     def started(self, condition_id: str) -> None: ...
 
     def ended(self, condition_id: str, status: str) -> None:
-        rows = state._connect_and_get_accessor().get_all_actor_info(None, None, None)
+        rows = state._connect_and_get_accessor().get_actor_table(None, None)
         actors = [ActorTableData.FromString(row) for row in rows]
         self.shown |= {actor.repr_name for actor in actors if actor.class_name == "Condition"}
 

@@ -54,6 +54,7 @@ BASES = {
     "completion": ["bash"],
     "stages": ["q"],
     "export": ["model", "q", "zz"],
+    "import": ["backdoorbench", "no-such.pt", "--output", "made"],
 }
 """What each command is given beside; `trial` so that nothing is trained."""
 
