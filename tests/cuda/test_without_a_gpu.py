@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from packaging.version import Version
 from made_of_files import file_options
+from packaging.version import Version
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition

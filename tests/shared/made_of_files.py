@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def file_options(trigger: str, folder: Path) -> dict[str, str]:
-    """What the trigger registered as `trigger` must be given: the path of a file in `folder`, written now, or nothing."""
+    """What the trigger of this name must be given: the path of a file in `folder`, written now, or nothing."""
     if trigger in ("image", "reflection"):
         path = folder / "sticker.png"
         Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
