@@ -34,6 +34,8 @@ EPOCHS = (1, 3, 10)
 """Lengths of fine-tuning that are compared: each is a point of the same curve."""
 LOST = "clean accuracy lost, points"
 RESAMPLES = 1000
+SEEDS = 6
+"""Fewer say nothing of how much other seeds would differ."""
 COLORS, MARKERS = (BLUE, ORANGE, GREEN, PINK, SKY), ("o", "s", "^", "D")
 
 
@@ -212,8 +214,8 @@ def section(records: Sequence[TrialRecord]) -> str:
     clean = [record.poisoned.clean_accuracy for record in records if record.role == "baseline" and record.poisoned]
     seeds = {record.condition["seed"] for record in records}
     told = [
-        f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seeds; clean accuracy of the baselines"
-        f" {_range(clean)}.",
+        f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seed{'s' * (len(seeds) != 1)};"
+        f" clean accuracy of the baselines {_range(clean)}.",
         "Mean over seeds, with the lowest and the highest; defused: of the trainings in which the backdoor had taken,",
         "those in which it no longer has; relearnt: after a few more steps on pictures some of which carry the trigger",
         "(what these alone teach a baseline stands beside it); back: it took over that.",
@@ -223,8 +225,11 @@ def section(records: Sequence[TrialRecord]) -> str:
         "interval lies above one half).",
     ]
     factors = [
+        "",
         f"How much each factor explains of the variance between settings after {', '.join(map(str, EPOCHS))} epochs",
         "[95 %, other seeds]; the rest is how factors act together.",
+        "",
+        *_table(("factor", "levels", "explains"), map(_factor, explained(records))),
     ]
     figure = f"![attack success left against clean accuracy lost, a point a setting]({NAME}/{FIGURE})"
     by_setting = (
@@ -235,8 +240,7 @@ def section(records: Sequence[TrialRecord]) -> str:
     lines += _table(
         ("attack", "cheapest setting", "defused", LOST, "ASR left"), (_price(points, attack) for attack in attacks)
     )
-    lines += ["", *factors, "", *_table(("factor", "levels", "explains"), map(_factor, explained(records)))]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(factors if len(seeds) >= SEEDS else ())])
 
 
 def _table(head: Sequence[str], rows: Iterable[str]) -> list[str]:

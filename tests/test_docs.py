@@ -44,8 +44,8 @@ def test_components_in_the_documents_register_and_keep_the_contract(
     for number, code in enumerate(found):
         (tmp_path / f"documented_{number}.py").write_text(code)
         importlib.import_module(f"documented_{number}")
-        ((base, name),) = COMPONENT.findall(code)
-        check_component(KINDS[REGISTRIES[base]].build(name))
+        for base, name in COMPONENT.findall(code):
+            check_component(KINDS[REGISTRIES[base]].build(name))
 
 
 def test_each_kind_has_a_page_with_its_example() -> None:
