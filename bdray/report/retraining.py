@@ -86,7 +86,7 @@ def retraining(study: Study) -> Retraining:
     cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
     if not cells:
         return Retraining("No poisoned condition finished its repair.")
-    costs = [costs for cell in study.cells if (costs := _costs(cell))]
+    costs = [costs for cell in study.distinct("finetune") if (costs := _costs(cell))]
     return Retraining(
         cells=tuple(cells),
         took=_joined([cell.took("poison") for cell in study.distinct("poison")]),
