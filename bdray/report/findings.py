@@ -14,7 +14,18 @@ from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
-from bdray.results.cells import MARGIN, Cell, Estimate, Replicate, Study, axis_words, distinct, mean_of, seed_means, shown
+from bdray.results.cells import (
+    MARGIN,
+    Cell,
+    Estimate,
+    Replicate,
+    Study,
+    axis_words,
+    distinct,
+    mean_of,
+    seed_means,
+    shown,
+)
 from bdray.results.statistics import (
     Interval,
     Share,

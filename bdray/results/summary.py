@@ -21,8 +21,8 @@ _UNNAMED = re.compile(r"[^\w. /-]+")
 
 def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, float]:
     """Counts, and of each trigger and cell the means after the last epoch of the poison stage (`poisoned_*`) and of the
-    repair (`repaired_*`) over the trainings that count, how many trainings there were (`poisoned_trainings`: a model that
-    several conditions share once) and in how many of them the backdoor took.
+    repair (`repaired_*`) over the trainings that count, how many trainings there were (`poisoned_trainings`: a model
+    that several conditions share once) and in how many of them the backdoor took.
 
     `by_trigger/patch/poisoned_attack_success_rate`, `by_cell/patch-0.05-resnet8/repaired_took`,
     `conditions/finished`. Each with the columns' names of `results.csv`.
