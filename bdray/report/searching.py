@@ -153,15 +153,15 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
         rows.append((name, answer, *counted, located))
     text = f"The {method.parameter} at which {_crossed(method)}: the median and " + (
         "the central 95 % of what the trials leave possible, under a logistic curve between a floor and a ceiling. "
-        "Each trial is one training with a seed of its own; one that failed, collapsed, or neither took nor did not by "
-        "its test images, is unclear and moves nothing. In simulations intervals held the truth in 99 to 100 %; of those "
-        "that were as narrow as asked, where an edge is gentle, in 86 to 100 % (docs/statistics.md)."
+        "Each trial is one training with a seed of its own; one that failed, collapsed, or neither took nor did not "
+        "by its test images, is unclear and moves nothing. In simulations intervals held the truth in 99 to 100 %; of "
+        "those that were as narrow as asked, where an edge is gentle, in 86 to 100 % (docs/statistics.md)."
         if is_took
         else f"in brackets what the trials leave possible for {_seeds(domain)}, under a logistic curve between a "
         "floor and a ceiling: how other seeds would cross is not covered. One trial is one value and one seed. All or "
-        "nothing: how likely it is, by these trials, that a training lies near the floor or near the ceiling, with "
-        "nothing between; `metric: took` is for that. In simulations intervals held the truth in 94 to 100 %; of those that "
-        "were as narrow as asked, where trainings are all or nothing, in 78 to 100 % (docs/statistics.md)."
+        "nothing: how likely it is, by these trials, that a training lies near the floor or near the ceiling, "
+        "with nothing between; `metric: took` is for that. In simulations intervals held the truth in 94 to 100 %; of "
+        "those that were as narrow as asked, where trainings are all or nothing, in 78 to 100 % (docs/statistics.md)."
     )
     counts = ("took", "unclear") if is_took else ("trials", "all or nothing")
     ends = "95 %" if is_took else f"of {_seeds(domain)}"
