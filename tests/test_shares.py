@@ -142,12 +142,17 @@ SHARES = {
     "finetune.fraction": "refused",
     "poison.rate": "refused",
     "poison.cover_rate": "refused",
+    "repair.isolated": "refused",
+    "repair.portion": "one picture of a batch at least",
+    "repair.stamped": "one picture of a batch at least",
 }
 """Every option that is a share of things which are counted, and what is done where it comes to none."""
 CONTINUOUS = {
     *("alpha", "epsilon", "step_size", "momentum", "lr", "weight", "weight_decay", "sigma", "margin", "temperature"),
     *("opacity", "strength", "delta", "frequency", "beta", "max_drop", "place", "learning_rate"),
     *("label_smoothing", "norm_bias_lr", "logit_scale", "large_lr", "small_lr", "rho", "threshold"),
+    *("gamma", "radius", "bound", "step", "fooling", "limit", "reached", "clean_threshold"),
+    *("unlearning_lr", "recovering_lr"),
 }
 """Numbers that are never rounded, or whose rounding to no level leaves an image as it was, which a trigger says."""
 

@@ -149,7 +149,7 @@ def test_answers_stand_on_the_page(html: str) -> None:
     assert "Attack success rates run from 73.4 % (blend · no regularizer) to 91.2 % (patch · no regularizer)" in words
     assert "Before fine-tuning the backdoor had taken in 8 of 8 poisoned models." in words
     assert "4 of 8 no longer have it after fine-tuning." in words
-    assert "of 4 the trainings cannot say: it would take 4 more of each at least, all going one way." in words
+    assert "in 4 the trainings are too few to say (4 more of each, all going one way, would be the least)." in words
     assert "Before fine-tuning it is lower in 0 of 4 pairs" in words
     assert "Clean accuracy after the repair minus before: +1.2 (+1.0 to +1.4) percentage points" in words
     assert "held_out (images the poison stage never saw), 5 % of the training set" in words
