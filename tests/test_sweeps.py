@@ -426,8 +426,8 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         f"Of the backdoors stamped before, {of_those(orders[0]['defused'])} no longer have it after fine-tuning, of"
         f" those stamped after {of_those(orders[1]['defused'])}",
         f"None of the {orders[0]['woken'].of + orders[1]['woken'].of} in which it had not taken",
-        f"trigger explains {_share(shares['trigger.name'].before)} of the variance between cells, the order"
-        f" {_share(shares['poison.stamp'].before)}",
+        f"**Among nine triggers in both orders** the trigger explains {_share(shares['trigger.name'].before)} of the"
+        f" variance between cells, the order {_share(shares['poison.stamp'].before)}",
         f"The patch falls from {fmean(patch[0].before):.0f} to {mean(patch[0].after)} (floor"
         f" {floors['patch, before augmentation'][1]:.0f} %), and from {fmean(patch[1].before):.0f} to"
         f" {mean(patch[1].after)}",

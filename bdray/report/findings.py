@@ -14,7 +14,18 @@ from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
-from bdray.results.cells import MARGIN, Cell, Estimate, Replicate, Study, axis_words, mean_of, seed_means, shown
+from bdray.results.cells import (
+    MARGIN,
+    Cell,
+    Estimate,
+    Replicate,
+    Study,
+    axis_words,
+    distinct,
+    mean_of,
+    seed_means,
+    shown,
+)
 from bdray.results.statistics import (
     Interval,
     Share,
@@ -203,6 +214,8 @@ def variation(study: Study) -> Variation:
         return Variation("No poisoned condition finished, so there is no attack success rate to compare.")
     if len(before) == 1:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
+    if pruned := study.pruned:
+        return Variation(PRUNED.format(pruned), _spread(before), _spread(after))
     (first, core), (last, _) = _shares(study, "poison"), _shares(study, "finetune")
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
@@ -228,8 +241,10 @@ def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
 
 def _shares(study: Study, stage: StageName) -> tuple[dict[str, Share], str]:
     """By axis, and of which cells. An axis that another one decides is judged within it, over all of its cells; of the
-    others, the shares are those of the largest balanced core, where no axis gets what belongs to another."""
-    means = _means(study.cells, stage)
+    others, the shares are those of the largest balanced core, where no axis gets what belongs to another. Of cells
+    that are the same models the first counts."""
+    firsts = {cell.cell_id for cell in study.distinct(stage)}
+    means = _means([cell for cell in study.cells if cell.cell_id in firsts], stage)
     keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(_LATER)} for cell, _ in means]
     parents = parents_of(keys)
     rates = [mean for _, mean in means]
@@ -267,7 +282,7 @@ def _levels(axis: str, study: Study) -> list[Level]:
 
     def level(value: str, settings: dict[str, list[Cell]]) -> Level:
         kept = [setting for setting in settings if setting in shared or not shared]
-        members = [cell for setting in kept for cell in settings[setting]]
+        members = distinct([cell for setting in kept for cell in settings[setting]], "finetune")
         means = [[mean for _, mean in _means(members, stage)] for stage in ("poison", "finetune")]
         before, after = (fmean(found) if found else None for found in means)
         return Level(axis, value, len(members), before, after, tuple(kept), bool(shared))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from bdray.record import StageName, facts_of
-from bdray.results.cells import ABOVE_FLOOR, Cell, Estimate, Study, mean_of, seed_means
+from bdray.results.cells import ABOVE_FLOOR, Cell, Estimate, Study, counts_of, mean_of, seed_means
 from bdray.results.trainings import Trainings, joined
 
 
@@ -18,6 +20,9 @@ class Defusal:
     Attributes:
         left: attack success rate above the floor of the same seed and stage, before and after; None without a floor.
         took, trace: see `Cell`, before and after.
+        luck: standard deviation of the rates of those that took, and what of it counting test images alone would make
+            (the root of the mean of p (1 - p) / n), before and after; None of fewer than two. The rest is the luck of
+            training (Jordan 2023, arXiv 2304.01910).
         defused: of the trainings whose backdoor took, in how many it no longer does after the repair.
         woken: of those whose did not, in how many it does.
         cost: clean accuracy after - before, paired within records.
@@ -29,6 +34,7 @@ class Defusal:
     left: tuple[Estimate | None, Estimate | None]
     took: tuple[Trainings | None, Trainings | None]
     trace: tuple[Trainings | None, Trainings | None]
+    luck: tuple[tuple[float, float] | None, tuple[float, float] | None]
     defused: Trainings | None
     woken: Trainings | None
     cost: Estimate | None
@@ -86,7 +92,7 @@ def retraining(study: Study) -> Retraining:
     cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
     if not cells:
         return Retraining("No poisoned condition finished its repair.")
-    costs = [costs for cell in study.cells if (costs := _costs(cell))]
+    costs = [costs for cell in study.distinct("finetune") if (costs := _costs(cell))]
     return Retraining(
         cells=tuple(cells),
         took=_joined([cell.took("poison") for cell in study.distinct("poison")]),
@@ -112,10 +118,21 @@ def _defusal(cell: Cell) -> Defusal | None:
         left=(above_floor(cell, "poison"), above_floor(cell, "finetune")),
         took=(cell.took("poison"), cell.took("finetune")),
         trace=(cell.trace("poison"), cell.trace("finetune")),
+        luck=(luck_of(cell, "poison"), luck_of(cell, "finetune")),
         defused=cell.turned(to=False),
         woken=cell.turned(to=True),
         cost=mean_of(list(_costs(cell).values())),
     )
+
+
+def luck_of(cell: Cell, stage: StageName) -> tuple[float, float] | None:
+    """See `Defusal.luck`."""
+    found = [each for each in cell.models(stage) if each.took(stage, cell.took_at)]
+    counts = [count for each in found if (count := counts_of(each.rates(stage), "attack_success_rate"))]
+    if len(counts) < 2:
+        return None
+    rates = [(hits / images, images) for hits, images in counts]
+    return stdev(rate for rate, _ in rates), math.sqrt(fmean(rate * (1 - rate) / images for rate, images in rates))
 
 
 def _costs(cell: Cell) -> dict[int, float]:

@@ -272,13 +272,8 @@ class Study:
     baselines: tuple[Cell, ...]
 
     def distinct(self, stage: StageName) -> list[Cell]:
-        """Poisoned cells whose models after `stage` are others, the first of those that share theirs; values in which
-        they differ, such as those of what was done to a model later, stand side by side ("0.01 or 0.1")."""
-        groups: dict[Hashable, list[Cell]] = {}
-        for cell in self.cells:
-            sound = frozenset(each.model(stage) for each in cell.sound(stage))
-            groups.setdefault(sound or cell.cell_id, []).append(cell)
-        return [_merged(cells) for cells in groups.values()]
+        """The poisoned ones."""
+        return distinct(self.cells, stage)
 
     def left_out(self, stage: StageName) -> int:
         """Poisoned conditions that do not count after `stage`."""
@@ -378,6 +373,16 @@ def mark(record: TrialRecord) -> str:
 def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
     """The rates after the last epoch of a stage."""
     return record.poisoned if stage == "poison" else record.repaired
+
+
+def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
+    """Cells whose models after `stage` are others, the first of those that share theirs; values in which they differ,
+    such as those of what was done to a model later, stand side by side ("0.01 or 0.1")."""
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        sound = frozenset(each.model(stage) for each in cell.sound(stage))
+        groups.setdefault(sound or cell.cell_id, []).append(cell)
+    return [_merged(each) for each in groups.values()]
 
 
 def _merged(cells: Sequence[Cell]) -> Cell:

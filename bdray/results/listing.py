@@ -34,8 +34,9 @@ TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"
 _ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
 
 DEFINITIONS = (
-    "n: trainings. C-Acc: clean accuracy, the share of clean test pictures classified correctly. ASR: attack success"
-    " rate, the share of triggered test pictures of other classes taken for what the attacker wants."
+    "n: conditions; a model that several of them share counts once in the rest. C-Acc: clean accuracy, the share of"
+    " clean test pictures classified correctly. ASR: attack success rate, the share of triggered test pictures of other"
+    " classes taken for what the attacker wants."
 )
 """What the columns of every listing are."""
 

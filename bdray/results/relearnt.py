@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class Relearning:
         name: of the recipe.
         repaired: attack success rate after the repair, before relearning.
         floor: of the baselines after the same repair and the same relearning; None where none was asked.
-        took: in how many trainings the backdoor is back, by that floor; None without one.
+        took: in how many trainings the backdoor is back, by that floor; what diverged or collapsed, in the repair or in
+            relearning, is unclear; None without a floor.
     """
 
     cell: Cell
@@ -76,26 +77,29 @@ def relearnings(study: Study) -> list[Relearning]:
 
 
 def _relearning(cell: Cell, name: str, names: Mapping[str, str]) -> Relearning | None:
-    pairs = [
-        (replicate, each)
-        for replicate in cell.models("finetune")
-        for each in replicate.record.relearnt
-        if names[each.key] == name and replicate.rates("finetune") and not each.rates.collapsed
-    ]
-    rates = [each.rates for _, each in pairs]
-    repaired = estimate([replicate.rates("finetune") for replicate, _ in pairs], "attack_success_rate")
+    found = [(replicate, _by_name(replicate, name, names)) for replicate in cell.models("finetune")]
+    pairs = [(replicate, each) for replicate, each in found if each or not replicate.sound("finetune")]
+    sound = [(replicate, each) for replicate, each in pairs if each and _counts(replicate, each)]
+    rates = [each.rates for _, each in sound]
+    repaired = estimate([replicate.rates("finetune") for replicate, _ in sound], "attack_success_rate")
     relearnt, accuracy = (estimate(rates, rate) for rate in ("attack_success_rate", "clean_accuracy"))
     if repaired is None or relearnt is None or accuracy is None:
         return None
-    floors = [_taught(replicate.control, each) for replicate, each in pairs]
-    floor = estimate([each.rates for each in floors if each], "attack_success_rate")
-    judged = Trainings.among(_judged(pairs, floors, cell.took_at)) if floor else None
+    floors = [floor for replicate, each in sound if (floor := _taught(replicate.control, each))]
+    floor = estimate([each.rates for each in floors], "attack_success_rate")
+    judged = Trainings.among(_judged(*pair, cell.took_at) for pair in pairs) if floor else None
     return Relearning(cell, name, repaired, relearnt, accuracy, floor, judged)
 
 
-def _judged(
-    pairs: Sequence[tuple[Replicate, Relearnt]], floors: Sequence[Relearnt | None], at: float
-) -> list[tuple[bool | None, float | None]]:
-    return [
-        (_took(each, floor, at), each.rates.attack_success_rate) for (_, each), floor in zip(pairs, floors, strict=True)
-    ]
+def _by_name(replicate: Replicate, name: str, names: Mapping[str, str]) -> Relearnt | None:
+    return next((each for each in replicate.record.relearnt if names[each.key] == name), None)
+
+
+def _counts(replicate: Replicate, each: Relearnt) -> bool:
+    return replicate.rates("finetune") is not None and not each.rates.collapsed
+
+
+def _judged(replicate: Replicate, each: Relearnt | None, at: float) -> tuple[bool | None, float | None]:
+    if each is None or not _counts(replicate, each):
+        return None, None
+    return _took(each, _taught(replicate.control, each), at), each.rates.attack_success_rate

@@ -21,7 +21,8 @@ _UNNAMED = re.compile(r"[^\w. /-]+")
 
 def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, float]:
     """Counts, and of each trigger and cell the means after the last epoch of the poison stage (`poisoned_*`) and of the
-    repair (`repaired_*`) over the trainings that count, how many there were and in how many the backdoor took.
+    repair (`repaired_*`) over the trainings that count, how many trainings there were (`poisoned_trainings`: a model
+    that several conditions share once) and in how many of them the backdoor took.
 
     `by_trigger/patch/poisoned_attack_success_rate`, `by_cell/patch-0.05-resnet8/repaired_took`,
     `conditions/finished`. Each with the columns' names of `results.csv`.
@@ -57,11 +58,12 @@ _STAGES: tuple[tuple[str, StageName], ...] = (("poisoned", "poison"), ("repaired
 
 
 def _numbers(prefix: str, cell: Cell) -> dict[str, float]:
-    found: dict[str, float | None] = {"trainings": float(len(cell.replicates))}
+    found: dict[str, float | None] = {}
     for side, stage in _STAGES:
-        for rate in get_args(RateName):
-            mean = cell.estimate(stage, rate)
-            found[f"{side}_{rate}"] = mean.mean if mean else None
+        means = {rate: cell.estimate(stage, rate) for rate in get_args(RateName)}
         trainings = cell.took(stage)
+        found |= {f"{side}_{rate}": mean.mean if mean else None for rate, mean in means.items()}
         found[f"{side}_took"] = float(trainings.did) if trainings else None
+        if trainings or any(means.values()):
+            found[f"{side}_trainings"] = float(len(cell.models(stage)))
     return {f"{prefix}/{name}": value for name, value in found.items() if value is not None}

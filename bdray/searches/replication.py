@@ -86,23 +86,39 @@ class Replication(Identified):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds, and the interval that holds it at every look; without values, all that may be."""
+    """A mean over seeds, and the interval that holds it at every look; without values, all that may be.
+
+    Attributes:
+        mean: of those that are clear.
+        count: of all seeds.
+        unclear: of these, those that may be either.
+    """
 
     mean: float
     low: float
     high: float
     count: int
+    unclear: int = 0
 
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
 
-def interval_of(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """The interval of the mean of values within these bounds."""
-    least, size = bounds[0], bounds[1] - bounds[0]
-    low, high = confidence_sequence([(value - least) / size for value in values])
-    return Interval(fmean(values) if values else math.nan, least + size * low, least + size * high, len(values))
+def interval_of(values: Sequence[float | None], metric: Metric) -> Interval:
+    """The interval of the mean of a metric. None: unclear whether it took, so it counts as 0 at the low end and as 1 at
+    the high end; of another metric not measured, and left out."""
+    least, most = metric.bounds or (0.0, 1.0)
+    known = [value for value in values if value is not None]
+    unclear = len(values) - len(known) if metric.is_took else 0
+    low, high = (
+        confidence_sequence(
+            [((end if value is None else value) - least) / (most - least) for value in (values if unclear else known)]
+        )[side]
+        for side, end in enumerate((least, most))
+    )
+    mean, size = fmean(known) if known else math.nan, most - least
+    return Interval(mean, least + size * low, least + size * high, len(known) + unclear, unclear)
 
 
 def why_more(rule: Until, found: Interval) -> str | None:
@@ -118,11 +134,11 @@ def why_more(rule: Until, found: Interval) -> str | None:
 
 @dataclass
 class _Cell:
-    """A cell's first condition, what bounds its values, the cell of its baselines, what came of it with the id of its
+    """A cell's first condition, what is asked of it, the cell of its baselines, what came of it with the id of its
     twin, values by seed (None: there is none), and the seeds that were asked for."""
 
     condition: Condition
-    bounds: tuple[float, float]
+    metric: Metric
     baseline_cell: str
     records: dict[int, tuple[TrialRecord, str]] = field(default_factory=dict)
     values: dict[int, float | None] = field(default_factory=dict)
@@ -130,7 +146,7 @@ class _Cell:
 
     @property
     def interval(self) -> Interval:
-        return interval_of([value for value in self.values.values() if value is not None], self.bounds)
+        return interval_of([*self.values.values()], self.metric)
 
 
 class Replicator(Asker):
@@ -146,7 +162,7 @@ class Replicator(Asker):
         self._baselines: dict[str, dict[str, TrialRecord]] = {}
         for condition in planned:
             if not condition.is_baseline:
-                cell = _Cell(condition, self._metric.bounds or (0.0, 1.0), condition.baseline().cell_id)
+                cell = _Cell(condition, self._metric, condition.baseline().cell_id)
                 self._cells.setdefault(condition.cell_id, cell).asked.add(condition.seed)
 
     def ask(self, count: int) -> Sequence[Condition]:

@@ -270,12 +270,18 @@ def test_findings_say_what_a_sweep_cannot_answer(make_record: MakeRecord) -> Non
 
 def test_a_pruned_sweep_compares_no_models(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     mixup = {"name": "manifold_mixup"}
-    records = [make_record(), make_record(regularizer=mixup), make_record(rate=0.2)]
+    records = [make_record(), make_record((0.5, 0.1), regularizer=mixup), make_record((0.3, 0.1), rate=0.2)]
+    records += [make_record((0.1, 0.1), rate=0.2, regularizer=mixup)]
     records += [make_baseline(records), make_record(rate=0.3, status="pruned")]
     study = study_of(records)
     assert clean_behaviour(study).unanswered == regularization(study).unanswered
     assert "1 poisoned conditions were pruned" in clean_behaviour(study).unanswered
     assert clean_behaviour(study_of(records[:-1])).pairs == 2
+    found, whole = variation(study), variation(study_of(records[:-1]))
+    assert found.unanswered == clean_behaviour(study).unanswered
+    assert not found.shares and not found.levels and found.before
+    assert whole.shares and whole.levels and not whole.unanswered
+    assert "no fair sample" in make_report(records, SweepDescription("demo")).html
 
 
 def test_a_model_counts_once_whatever_is_done_to_it_later(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -320,6 +326,26 @@ def test_models_that_trained_alike_to_the_last_bit_are_one(make_record: MakeReco
     assert len(study_of([alike[0], other]).distinct("poison")) == 2
     clean = clean_behaviour(study_of([*alike, make_baseline(alike)]))
     assert (clean.pairs, [row.cell.label for row in clean.cells]) == (1, ["after augmentation or before augmentation"])
+
+
+def test_the_same_models_are_one_cell_of_shares_means_and_cost(make_record: MakeRecord) -> None:
+    orders = ("before_augmentation", "after_augmentation")
+    rates = {("patch", orders[0]): 0.2, ("patch", orders[1]): 0.9, ("blend", orders[0]): 0.6, ("blend", orders[1]): 0.8}
+    records = [
+        make_record((asr, 0.0), trigger=trigger, poison={"rate": 0.1, "stamp": stamp}, tuned=0.8)
+        for (trigger, stamp), asr in rates.items()
+    ]
+    alike = [
+        trained_alike(make_record((1.0, 1.0), trigger="filter", poison={"rate": 0.1, "stamp": stamp}), 2.1, 1.7)
+        for stamp in orders
+    ]
+    found, without = variation(study_of([*records, *alike])), variation(study_of(records))
+    assert found.core == "trigger: blend, patch; poison stamp: after augmentation, before augmentation"
+    assert [each.before for each in found.shares] == [each.before for each in without.shares]
+    cells = {(each.axis, each.value): each.cells for each in found.levels}
+    assert (cells["trigger.name", "filter"], cells["trigger.name", "patch"]) == (1, 2)
+    costs = [retraining(study_of([*records, *each])).cost for each in (alike, alike[:1])]
+    assert costs[0] == costs[1] is not None
 
 
 def test_axis_values_are_compared_within_settings_that_have_them_all(make_record: MakeRecord) -> None:

@@ -160,3 +160,15 @@ def test_the_page_names_what_fine_tuning_wakes(make_record: MakeRecord, make_bas
     assert "Woken by" not in still
     line = make_report(sweep(make_record, make_baseline, ["line"]), SweepDescription("demo")).html
     assert "None of the 3 trainings in which it had not taken has it after fine-tuning." in line
+
+
+def test_the_luck_of_training_stands_apart_from_that_of_test_images(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    attacks = [make_record((asr, 0.1), seed=seed) for seed, asr in enumerate((0.8, 0.9, 0.03))]
+    (cell,) = retraining(study_of([*attacks, *(make_baseline(attacks, seed=seed) for seed in range(3))])).cells
+    assert attacks[0].poisoned
+    images = attacks[0].poisoned.attacked_images
+    alone = ((0.8 * 0.2 + 0.9 * 0.1) / 2 / images) ** 0.5
+    assert cell.luck[0] == pytest.approx((0.1 / 2**0.5, alone))
+    assert cell.luck[1] is None

@@ -66,6 +66,8 @@ def test_boundaries_and_seeds_have_their_tables(tmp_path: Path) -> None:
     assert "Boundary: poison.rate" in html
     assert "each trial, and where attack_success_rate crosses 0.5" in html
     assert "`metric: took` is for that" in html
+    assert "poison.rate [of these 2 seeds]" in html and "poison.rate [95 %]" not in html
+    assert "in 78 to 100 %" in html
     html, space = page(
         tmp_path,
         parameters={"poison.rate": {"values": [0.005, 0.1]}},

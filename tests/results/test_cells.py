@@ -74,7 +74,7 @@ def told(records: list[TrialRecord], cell_id: str) -> dict[str, tuple[str, str]]
     prefix = f"by_cell/{row['trigger']}"
     k = metrics.get(f"{prefix}/poisoned_took")
     mean = metrics.get(f"{prefix}/poisoned_attack_success_rate")
-    said = "-" if k is None else f"{k:.0f} of {metrics[f'{prefix}/trainings']:.0f}"
+    said = "-" if k is None else f"{k:.0f} of {metrics[f'{prefix}/poisoned_trainings']:.0f}"
     unclear = f", {took.unclear} unclear" if took and took.unclear else ""
     found["metrics of MLflow"] = ("-" if mean is None else f"{mean:.1%}", said + unclear * (k is not None))
     table = result_table(records)
@@ -146,7 +146,7 @@ def test_a_baseline_never_took(make_record: MakeRecord, make_baseline: MakeRecor
     assert [row["took"] and row["took"].text for row in listing_of(records).rows] == ["1 of 1", None]
     assert list(result_table(records)["poisoned_took"]) == [True, None]
     metrics = summary_metrics(records, 2)
-    assert metrics["by_trigger/baseline/trainings"] == 1
+    assert metrics["by_trigger/baseline/poisoned_trainings"] == 1
     assert "by_trigger/baseline/poisoned_took" not in metrics
 
 
@@ -161,7 +161,9 @@ def test_a_single_training_has_the_interval_of_its_images_and_several_have_none(
     assert mean_of([]) is None
 
 
-def test_a_group_counts_each_of_its_conditions_and_each_model_once(make_record: MakeRecord) -> None:
+def test_a_group_counts_each_of_its_conditions_and_each_model_once(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
     records = [
         make_record((asr, 0.1), seed=seed, rate=rate, finetune={"lr": lr})
         for rate, asr in ((0.1, 0.9), (0.2, 0.5))
@@ -173,6 +175,14 @@ def test_a_group_counts_each_of_its_conditions_and_each_model_once(make_record: 
     assert len(cells_of(records, axes_of(records))) == 4
     (row,) = listing_of(records, ["trigger"]).rows
     assert (row["n"], row["ASR"].values) == (8, (0.9, 0.9, 0.5, 0.5))
+    baselines = [make_baseline(records, seed=seed, finetune={"lr": lr}) for lr in (0.01, 0.1) for seed in (0, 1)]
+    metrics = summary_metrics([*records, *baselines], 12)
+    (row,) = listing_of(records + baselines, ["trigger"]).rows[:1]
+    said = [
+        f"{metrics[f'by_trigger/patch/{side}_took']:.0f} of {metrics[f'by_trigger/patch/{side}_trainings']:.0f}"
+        for side in ("poisoned", "repaired")
+    ]
+    assert said == [row["took"].text.split(",")[0], row["tuned took"].text] == ["2 of 4", "0 of 8"]
 
 
 def test_without_floors_nothing_is_said_of_what_took(make_record: MakeRecord) -> None:

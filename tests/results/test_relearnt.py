@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from made_up import rates
 
 from bdray.record import Relearnt, TrialRecord
@@ -11,6 +12,7 @@ from bdray.report.page import SweepDescription, make_report
 from bdray.results.cells import study_of
 from bdray.results.relearnt import relearnings
 from bdray.results.tables import result_table
+from bdray.results.trainings import Trainings
 from bdray.tracking.points import relearnt_points
 
 
@@ -71,8 +73,21 @@ def test_the_page_says_in_how_many_it_is_back(make_record: Any, make_baseline: A
     assert "only silent" not in make_report([make_record()], SweepDescription("plain")).html
 
 
-def test_a_collapsed_model_counts_for_nothing(make_record: Any, make_baseline: Any) -> None:
+def test_a_collapsed_model_has_no_level(make_record: Any, make_baseline: Any) -> None:
     one = make_record((0.9, 0.1))
     records = [taught(one, 1.0, collapsed=True), taught(make_baseline([one]), 0.2)]
     assert relearnings(study_of(records)) == []
     assert result_table(records)["relearnt_took"].isna().all()
+
+
+@pytest.mark.parametrize("kind", ["in relearning", "in the repair", "and not relearnt"])
+def test_a_collapsed_model_is_one_of_the_trainings(make_record: Any, make_baseline: Any, kind: str) -> None:
+    repaired = kind != "in relearning"
+    others = [make_record((0.9, 0.1), seed=seed, collapsed_in_repair=repaired and seed == 2) for seed in (0, 1, 2)]
+    attacks = [taught(one, 0.9, collapsed=not repaired and seed == 2) for seed, one in enumerate(others)]
+    if kind == "and not relearnt":
+        attacks[2] = others[2]
+    records = [*attacks, *(taught(make_baseline(attacks, seed=seed), 0.2) for seed in (0, 1, 2))]
+    (found,) = relearnings(study_of(records))
+    assert found.relearnt.values == (0.9, 0.9)
+    assert found.took == Trainings(2, 0, 3, (0.9, 0.9))

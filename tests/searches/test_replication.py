@@ -11,6 +11,7 @@ from scipy.special import betaln
 
 from bdray.errors import SpaceError
 from bdray.searches.confidence import confidence_sequence
+from bdray.searches.metrics import Metric
 from bdray.searches.replication import LEAST, Until, interval_of, why_more
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan
@@ -50,9 +51,23 @@ def test_seeds_go_to_wide_cells_and_to_those_that_straddle_the_line(load: Load, 
     assert "up to 7 more seeds of 3 cells; 10 seeds know attack_success_rate to ±0.1" in make_plan(space).bound
 
 
+def test_a_training_that_is_unclear_may_have_taken_or_not() -> None:
+    took, rate = Metric("took"), Metric("attack_success_rate")
+    clear = [1.0, 1.0, 0.0, 1.0]
+    found = interval_of([1.0, None, 0.0, None], took)
+    assert (found.mean, found.count, found.unclear) == (0.5, 4, 2)
+    assert found.low == interval_of([1.0, 0.0, 0.0, 0.0], took).low
+    assert found.high == interval_of([1.0, 1.0, 0.0, 1.0], took).high
+    assert interval_of([*clear, None], took).low < interval_of(clear, took).low
+    assert interval_of([*clear, None], rate) == interval_of(clear, rate)
+
+
 def test_three_seeds_settle_nothing() -> None:
     for values in ([1.0] * 3, [0.0] * 3, [0.5] * 3):
-        assert why_more(Until(above=0.95, half_width=0.9), interval_of(values)) == "fewer than 4 seeds"
+        assert (
+            why_more(Until(above=0.95, half_width=0.9), interval_of(values, Metric("attack_success_rate")))
+            == "fewer than 4 seeds"
+        )
 
 
 def test_what_was_asked_for_before_is_not_asked_for_again(load: Load, tmp_path: Path) -> None:
@@ -119,6 +134,6 @@ def test_whoever_stops_when_it_looks_good_is_seldom_wrong(low_and_high: tuple[fl
     truth, missed = low + share * (high - low), 0
     for _ in range(150):
         values = np.where(random.random(20) < share, high, low).tolist()
-        found = (interval_of(values[:count]) for count in (4, 5, 6, 8, 12, 16, 20))
+        found = (interval_of(values[:count], Metric("attack_success_rate")) for count in (4, 5, 6, 8, 12, 16, 20))
         missed += any(not each.low <= truth <= each.high for each in found)
     assert missed <= 0.05 * 150
