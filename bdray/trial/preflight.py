@@ -49,7 +49,7 @@ def try_stages(experiment: Experiment) -> None:
     model = experiment.build_model().train()
     _take_step(experiment.poison_stage(), model, "data.train_limit")
     for step in condition.repair_stages:
-        step.prepare(model)
+        experiment.shape(step, model)
         if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:

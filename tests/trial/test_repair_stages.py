@@ -14,8 +14,15 @@ import torch
 from torch import nn
 
 from bdray.condition import Condition
+from bdray.data.arrays import ImageData
+from bdray.data.base import DATASETS
+from bdray.data.digits import Digits
 from bdray.errors import TrialInterrupted
+from bdray.models.base import ARCHITECTURES
+from bdray.models.cifar_resnet import ResNet8
 from bdray.models.networks.taps import Outputs
+from bdray.poisoning import STRATEGIES
+from bdray.poisoning.all_to_one import AllToOne
 from bdray.randomness import GlobalRandomnessError, no_global_randomness
 from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName, TrialRecord
@@ -116,6 +123,55 @@ class Learned(Regularizer):
         return self.weight * made.square().mean()
 
 
+class Draws(AllToOne):
+    """Draws from Python's generator in one of its methods."""
+
+    SOURCE: ClassVar[str] = "test"
+    at_fault: str = ""
+
+    def poisoned_labels(self, labels: Any, num_classes: int) -> Any:
+        return self._after("poisoned_labels", super().poisoned_labels(labels, num_classes))
+
+    def attacked(self, labels: Any, num_classes: int) -> Any:
+        return self._after("attacked", super().attacked(labels, num_classes))
+
+    def wanted_labels(self, labels: Any, num_classes: int) -> Any:
+        return self._after("wanted_labels", super().wanted_labels(labels, num_classes))
+
+    def _after(self, method: str, result: Any) -> Any:
+        if self.at_fault == method:
+            random.random()
+        return result
+
+
+class Shuffled(Digits):
+    """Digits that are loaded in numpy's mood."""
+
+    def load(self, cache: Path | None = None) -> ImageData:
+        np.random.rand()  # noqa: NPY002 - the fault
+        return super().load(cache)
+
+
+class Guessed(ResNet8):
+    """As deep as Python's generator says: at the same seed not always the same."""
+
+    def make(self, num_classes: int, image_size: int) -> nn.Module:
+        random.random()
+        return super().make(num_classes, image_size)
+
+
+class Grown(Repair):
+    """Gives the network a part whose first weights nobody has seeded."""
+
+    SOURCE: ClassVar[str] = "test"
+
+    def stages(self, finetune: Finetune) -> tuple[Operation, ...]:
+        return (Operation("grow", "grown", self.identity(), operate=lambda *_: {}, prepare=self._grow),)
+
+    def _grow(self, model: nn.Module) -> None:
+        model.register_module("mask", nn.Linear(2, 2))
+
+
 class Dice(Trigger):
     """A pixel anywhere, by numpy's global generator."""
 
@@ -129,10 +185,13 @@ class Dice(Trigger):
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, repair in (("noisy", Noisy), ("lazy", LazyTuning), ("afresh", Afresh)):
+    for name, repair in (("noisy", Noisy), ("lazy", LazyTuning), ("afresh", Afresh), ("grown", Grown)):
         REPAIRS.register(name)(repair)
     REGULARIZERS.register("sloppy")(Sloppy)
     REGULARIZERS.register("learned")(Learned)
+    STRATEGIES.register("draws")(Draws)
+    DATASETS.register("shuffled")(Shuffled)
+    ARCHITECTURES.register("guessed")(Guessed)
     TRIGGERS.register("dice")(Dice)
     monkeypatch.setattr(preflight, "_tried", set())
     DROPS.clear()
@@ -239,6 +298,21 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"regularizer": {"name": "learned", "at_fault": True}},
         "regularizer 'learned' .* of Python",
     ),
+    "a strategy's plan": (
+        {"poison": {"strategy": "draws", "at_fault": "poisoned_labels"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a strategy's attack": (
+        {"poison": {"strategy": "draws", "at_fault": "attacked"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a strategy's wish": (
+        {"poison": {"strategy": "draws", "at_fault": "wanted_labels"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a data set": ({"data": {"name": "shuffled"}}, "data set 'shuffled' .* of numpy"),
+    "an architecture": ({"model": {"name": "guessed"}}, "model 'guessed' .* of Python"),
+    "a structure, torch": ({"repair": {"name": "grown"}}, "repair 'grown' .* of torch"),
     "a trigger": ({"trigger": {"name": "dice"}}, "trigger 'dice' .* of numpy"),
     "a trigger, late": (
         {"trigger": {"name": "dice"}, "poison": {"stamp": "after_augmentation"}},
