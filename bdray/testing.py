@@ -171,8 +171,8 @@ def check_architecture(architecture: Architecture) -> None:
 
 
 def check_regularizer(regularizer: Regularizer) -> None:
-    """A finite float32 penalty, with gradients, of features of either sign; nothing drawn from the global generator, but
-    a state's first weights."""
+    """A finite float32 penalty, with gradients, of features of either sign; nothing drawn from the global generator,
+    but a state's first weights."""
     import torch
 
     from bdray.models import build_model

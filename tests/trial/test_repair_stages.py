@@ -367,7 +367,7 @@ def test_generators_of_a_gpu_are_compared_too(monkeypatch: pytest.MonkeyPatch) -
     gpus = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu.get_state() for gpu in gpus])
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.raises(GlobalRandomnessError, match="x draws from .* of torch on the GPU;"), no_global_randomness("x"):
+    with pytest.raises(GlobalRandomnessError, match=r"x draws from .* of torch on the GPU;"), no_global_randomness("x"):
         torch.rand(1, generator=gpus[1])
     with no_global_randomness("x", seeded=True):
         torch.rand(1, generator=gpus[1])
