@@ -191,7 +191,7 @@ def test_a_changed_detector_is_asked_about_where_it_has_answered(tmp_path: Path)
     answer(tmp_path, space, error="it never worked")
     begin(tmp_path, asking(strength=3))
     answer(tmp_path, space)
-    with pytest.raises(UserError, match=r"the code of the detector changing .* has changed since 2 conditions") as asked:
+    with pytest.raises(UserError, match=r"code of the detector changing .* has changed since 2 cond") as asked:
         begin(tmp_path, asking(strength=4))
     assert "Kept models are asked anew" in str(asked.value)
     begin(tmp_path, asking(strength=4, version=2))
