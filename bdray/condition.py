@@ -203,7 +203,7 @@ class Condition(Identified):
     @property
     def sources(self) -> dict[str, str]:
         """Digests of the source of those: no part of the id, but of what was measured."""
-        return {name: digest_of(source_of(cls.__module__)) for name, cls in self.foreign.items()}
+        return sources_of(self.foreign)
 
     def content(self) -> dict[str, Any]:
         """The resolved content as nested JSON: what `condition.json` holds and `parse` reads back."""
@@ -253,15 +253,22 @@ class Condition(Identified):
         return tuple(stage.fingerprint for stage in self.stages if stage.shared)
 
 
-def foreign_of(conditions: Sequence[Condition]) -> dict[str, type[Component]]:
-    """`Condition.foreign` of several; sections that they share are looked at once."""
+def foreign_of(conditions: Sequence[Condition], detect: Sequence[Component] = ()) -> dict[str, type[Component]]:
+    """`Condition.foreign` of several; sections that they share are looked at once. `detect`: detectors beside them
+    ("detector mine"), which are no part of conditions."""
     sections = {
         id(part): (name, part) for one in conditions for name in COMPONENTS if (part := getattr(one, name)) is not None
     }
+    sections |= {id(detector): ("detector", detector) for detector in detect}
     found = [(name, part) for name, section in sections.values() for part in foreign_in(section)]
     return {
         f"{name} {part.name}" + (f"@{part.VERSION}" if part.VERSION > 1 else ""): type(part) for name, part in found
     }
+
+
+def sources_of(components: Mapping[str, type[Component]]) -> dict[str, str]:
+    """Digests of the source of each."""
+    return {name: digest_of(source_of(cls.__module__)) for name, cls in components.items()}
 
 
 def foreign_in(value: Any) -> Iterator[Component]:

@@ -23,22 +23,24 @@ class GlobalRandomnessError(BdrayError):
 
 
 @contextmanager
-def no_global_randomness(name: str) -> Iterator[None]:
+def no_global_randomness(name: str, *, seeded: bool = False) -> Iterator[None]:
     """Inside, no global generator of torch, numpy or Python may move, but by calls of networks: their dropout draws
     from torch's, which whoever trains or repairs has seeded.
 
     Args:
         name: who runs inside, for the message ("repair 'mine'").
+        seeded: torch's generators are seeded for what runs inside, which may draw from them (first weights).
 
     Raises:
         GlobalRandomnessError: one has moved, whatever else was raised inside.
     """
     from torch.nn.modules import module
 
-    states, depth = _states(), 0
+    states, depth = _states(seeded), 0
 
     def compare() -> None:
-        moved = [which for which, state in _states().items() if state != states[which]]
+        # Whoever uses the GPU first makes a generator that was not there before.
+        moved = [which for which, state in _states(seeded).items() if state != states.get(which, state)]
         if moved:
             problem = f"draws from the global random generator of {' and '.join(moved)}"
             raise GlobalRandomnessError(f"{name} {problem}; draw from the generator that it is given instead")
@@ -53,7 +55,7 @@ def no_global_randomness(name: str) -> Iterator[None]:
         nonlocal depth, states
         depth -= 1
         if depth == 0:
-            states = _states()
+            states = _states(seeded)
 
     hooks = (
         module.register_module_forward_pre_hook(enter),
@@ -67,16 +69,21 @@ def no_global_randomness(name: str) -> Iterator[None]:
         compare()
 
 
-def _states() -> Mapping[str, object]:
+def _states(seeded: bool) -> Mapping[str, object]:
+    """The generators by their owner; without torch's where they are `seeded`."""
     import torch
 
     _, keys, *place = np.random.get_state(legacy=True)  # noqa: NPY002 - what is looked for
     states: dict[str, object] = {
-        "torch": torch.random.get_rng_state().numpy().tobytes(),
         "numpy": (np.asarray(keys).tobytes(), *place),
         "Python": random.getstate(),
     }
-    return states
+    if seeded:
+        return states
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    if on_gpus:
+        states["torch on the GPU"] = tuple(state.numpy().tobytes() for state in on_gpus)
+    return {"torch": torch.random.get_rng_state().numpy().tobytes(), **states}
 
 
 def is_foreign(component: object) -> bool:
@@ -84,9 +91,9 @@ def is_foreign(component: object) -> bool:
     return type(component).__module__.partition(".")[0] != _OURS
 
 
-def watching(component: object, name: str) -> AbstractContextManager[None]:
+def watching(component: object, name: str, *, seeded: bool = False) -> AbstractContextManager[None]:
     """`no_global_randomness` where the component's class is from outside the package."""
-    return no_global_randomness(name) if is_foreign(component) else nullcontext()
+    return no_global_randomness(name, seeded=seeded) if is_foreign(component) else nullcontext()
 
 
 def watched(component: T, name: str) -> T:

@@ -237,6 +237,8 @@ class Answer(_Frozen):
     key: str
     """Names question, model, attack and clean split (`bdray.questions.answer_key`)."""
     detector: dict[str, Any]
+    sources: dict[str, str] = {}
+    """Digests of the source of a detector from outside the package (`bdray.condition.sources_of`)."""
     result: str
     """What the model was that was asked: `poisoned`, `repaired`."""
     error: str | None = None

@@ -98,6 +98,10 @@ def check_trigger(trigger: Trigger) -> None:
     assert torch.equal(stamped(), stamped()), "one seed gives two results"
     with no_global_randomness(trigger.title):
         stamped()
+        trigger.check(SIDE)
+        cover = trigger.cover_trigger
+        assert isinstance(cover, Trigger), "its cover_trigger is no trigger"
+        cover.stamp(images, generator=torch.Generator().manual_seed(1))
     assert trigger.stamp(images[:0]).shape == images[:0].shape, "it fails without images"
 
 
@@ -112,6 +116,7 @@ def _check_poison(poison: Poison) -> None:
     import numpy as np
     import torch
 
+    poison.check(CLASSES)
     labels = np.arange(2 * CLASSES) % CLASSES
     before = labels.copy()
     for name in ("eligible", "attacked", "coverable"):
@@ -150,7 +155,8 @@ def check_architecture(architecture: Architecture) -> None:
     def build(seed: int) -> torch.nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return architecture.build(CLASSES, SIDE)
+            with no_global_randomness(architecture.title, seeded=True):
+                return architecture.build(CLASSES, SIDE)
 
     model, again = build(0), build(0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items()), "one seed, two networks"
@@ -165,7 +171,8 @@ def check_architecture(architecture: Architecture) -> None:
 
 
 def check_regularizer(regularizer: Regularizer) -> None:
-    """A finite float32 penalty, with gradients, of features of either sign; nothing drawn from the global generator."""
+    """A finite float32 penalty, with gradients, of features of either sign; nothing drawn from the global generator,
+    but a state's first weights."""
     import torch
 
     from bdray.models import build_model
@@ -175,12 +182,16 @@ def check_regularizer(regularizer: Regularizer) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model("resnet8", CLASSES, SIDE).train()
-        state = regularizer.make_state()
+        with no_global_randomness(regularizer.title, seeded=True):
+            state = regularizer.make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    points = tuple(model.taps.points)  # type: ignore[arg-type, union-attr]
+    with no_global_randomness(regularizer.title):
+        regularizer.check(points)
 
     def penalty(regularizer: Regularizer = regularizer) -> torch.Tensor | None:
         images = regularizer.transform_inputs(_noise(6).float() / 255, torch.Generator().manual_seed(1))
-        mixing = regularizer.draw_mixing(tuple(model.taps.points), 6, torch.Generator().manual_seed(2))  # type: ignore[arg-type, union-attr]
+        mixing = regularizer.draw_mixing(points, 6, torch.Generator().manual_seed(2))
         edits = {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)} if mixing else {}
         outputs = forward_outputs(model, images, edits=edits, capture=regularizer.capture)
         return regularizer.penalty(outputs, labels, state)
@@ -225,20 +236,20 @@ def check_repair(repair: Repair) -> None:
 def _go_through(repair: Repair, stages: Sequence[RepairStage]) -> None:
     import torch
 
-    poisoned = weights = _network(()).state_dict()
+    poisoned = weights = _network(repair, ()).state_dict()
     for index, stage in enumerate(stages):
         done, again = (_done(repair, stages[: index + 1], weights, poisoned) for _ in range(2))
         same = all(torch.equal(value, again[name]) for name, value in done.items())
         assert same, f"one seed, two results of '{stage.name}'"
         try:
-            _network(stages[: index + 1]).load_state_dict(done)
+            _network(repair, stages[: index + 1]).load_state_dict(done)
         except RuntimeError as error:
             raise AssertionError(f"a fresh network does not take what '{stage.name}' leaves behind: {error}") from None
         weights = done
 
 
-def _network(stages: Sequence[RepairStage]) -> nn.Module:
-    """A network that `stages` have prepared, on the CPU."""
+def _network(repair: Repair, stages: Sequence[RepairStage]) -> nn.Module:
+    """A network that `stages` of a repair have prepared, on the CPU."""
     import torch
 
     from bdray.models import build_model
@@ -248,8 +259,9 @@ def _network(stages: Sequence[RepairStage]) -> nn.Module:
         model = build_model("resnet8", CLASSES, SIDE)
     # Behind a fresh one the next starts anew.
     last = max((at for at, stage in enumerate(stages) if _starts_elsewhere(stage)), default=0)
-    for stage in stages[last:]:
-        stage.prepare(model)
+    with no_global_randomness(repair.title):
+        for stage in stages[last:]:
+            stage.prepare(model)
     return model
 
 
@@ -267,13 +279,14 @@ def _done(
     import torch
 
     stage = stages[-1]
-    before = model = _network(stages[:-1])
+    before = model = _network(repair, stages[:-1])
     model.load_state_dict(weights)
     if _starts_elsewhere(stage):
-        model = _network(())
+        model = _network(repair, ())
         if isinstance(stage, Training) and stage.start == "poisoned":
             model.load_state_dict(poisoned)
-    stage.prepare(model)
+    with no_global_randomness(repair.title):
+        stage.prepare(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if isinstance(stage, Training):

@@ -36,6 +36,7 @@ def test_every_component_of_ours_keeps_it(section: str, name: str, tmp_path: Pat
         ("regularizer", "test_infinite", "not finite"),
         ("regularizer", "test_weightless", "twice the `weight` is not twice its penalty"),
         ("regularizer", "test_idle", "`weight` is 0 by default"),
+        ("regularizer", "test_tosses", "regularizer 'test_tosses' draws from the global random generator of numpy"),
         ("repair", "test_twice", "two stages have one name: poison, cut, cut"),
         ("repair", "test_raises", "cannot be done"),
         ("repair", "test_shakes", "repair 'test_shakes' draws from the global random generator of numpy"),

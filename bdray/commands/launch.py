@@ -62,7 +62,7 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
         said = f"done     {done} of {len(plan.conditions)} conditions{others} (in {sweep.uri})"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     try:
-        same_code(sweep, storage, space.shown(), "same" if options.same_code else "ask")
+        same_code(sweep, storage, space.shown(), "same" if options.same_code else "ask", space.detect)
     except UserError as error:
         console.print(f"note: {error}", markup=False, highlight=False, soft_wrap=True)
     cost = estimate_cost(space, storage, name)

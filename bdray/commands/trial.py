@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from bdray.space.building import Builder, merge
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, picture_name
+from bdray.store.sweep_folder import SPACE, SweepFolder, picture_name
 from bdray.sweeping import stopping
+from bdray.sweeping.code_check import same_code
 from bdray.terminal import Console
 from bdray.training.batches import DataPlace
 from bdray.training.reporter import Reporter
@@ -36,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     condition, questions = _choose(options)
     sweep = Storage.open(options.output) if options.output else None
+    if sweep is not None:
+        _require_same_code(sweep, condition, questions)
     console.print(f"condition {condition.condition_id} ({condition.role})")
     trial_options = TrialOptions(
         device=options.device, threads=options.threads, questions=questions, keep_models=sweep is not None
@@ -51,6 +55,14 @@ def run(options: argparse.Namespace) -> int:
     if sweep is not None:
         console.print(f"written to {sweep.child('conditions', record.condition_id).uri}", markup=False, soft_wrap=True)
     return 0 if record.status == "finished" else 1
+
+
+def _require_same_code(sweep: Storage, condition: Condition, questions: Questions) -> None:
+    """Where it is written into a sweep's folder: to that, other code under one id would be one experiment."""
+    folder = SweepFolder(sweep)
+    if folder.is_sweep:
+        sources = same_code(sweep, sweep.parent, [condition], "ask", questions.detect)
+        folder.write_info(replace(folder.info(), sources=sources))
 
 
 def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bdray.errors import PoisonError, TriggerError
 from bdray.poisoning.late import LateStamps
+from bdray.randomness import watched
 from bdray.triggers.base import require_change, unchanged
 from bdray.triggers.distances import largest_change
 
@@ -174,6 +175,7 @@ def attack_set(
     import torch
 
     true: Labels = labels.cpu().numpy()
+    poison = watched(poison, poison.title)
     chosen = np.flatnonzero(poison.attacked(true, num_classes))
     if not len(chosen):
         raise PoisonError(f"'{poison.name}' attacks none of the {len(true)} test images: there is none of such a class")

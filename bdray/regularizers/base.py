@@ -73,7 +73,8 @@ class Regularizer(Component):
         return None
 
     def make_state(self) -> nn.Module | None:
-        """Trainable parameters of the regularizer's own (a learned temperature), trained with the network."""
+        """Trainable parameters of the regularizer's own (a learned temperature, a layer), trained with the network.
+        torch's global generator is seeded for it: layers draw their first weights from there."""
         return None
 
     def penalty(self, outputs: Outputs, labels: torch.Tensor, state: nn.Module | None) -> torch.Tensor | None:

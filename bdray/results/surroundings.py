@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bdray.record import TrialRecord
 
@@ -27,7 +27,8 @@ def surroundings_of(record: TrialRecord) -> Surroundings:
 
 
 def mixtures(records: Sequence[TrialRecord]) -> list[str]:
-    """A sentence for each of precision, threads and copies of the data that is not the same for all `records`."""
+    """A sentence for each of precision, threads and copies of the data that is not the same for all `records`, and for
+    each component from outside the package whose code is not the same in all seeds of a cell."""
     sentences = []
     found = [(record, surroundings_of(record)) for record in records]
     for name, words in (
@@ -46,7 +47,18 @@ def mixtures(records: Sequence[TrialRecord]) -> list[str]:
         if len(counts) > 1:
             name = json.loads(wanted_text)["name"]
             sentences.append(f"Different copies of {name}, of equal size, are mixed: {_listed(counts)}.")
-    return sentences
+    return [*sentences, *_mixed_code(records)]
+
+
+def _mixed_code(records: Sequence[TrialRecord]) -> Iterator[str]:
+    used: dict[str, dict[str, Counter[str]]] = {}
+    for record in records:
+        for component, source in record.sources.items():
+            used.setdefault(component, {}).setdefault(record.cell_id, Counter())[source] += 1
+    for component, cells in used.items():
+        if mixed := [counts for counts in cells.values() if len(counts) > 1]:
+            counts = sum(mixed, Counter())
+            yield f"Versions of the code of the {component} are mixed within a cell: {_listed(counts)}."
 
 
 def _one_or_all(values: Iterable[str | int]) -> str | int | None:

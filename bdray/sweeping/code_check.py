@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from bdray.condition import Condition, foreign_of
+from bdray.condition import Condition, foreign_of, sources_of
+from bdray.detectors import Detector
 from bdray.errors import UserError
-from bdray.plugins import digest_of, source_of
+from bdray.questions import answer_key
 from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, sweeps_in
@@ -19,17 +20,24 @@ measured with this one; they are forgotten (of a rehearsal)."""
 
 
 def same_code(
-    sweep: Storage, storage: Storage, conditions: Sequence[Condition], on_change: OnChange
+    sweep: Storage,
+    storage: Storage,
+    conditions: Sequence[Condition],
+    on_change: OnChange,
+    detect: Sequence[Detector] = (),
 ) -> Mapping[str, Sequence[str]]:
     """The digests of source that count as the same code, by component: what `sweep.json` says from now on.
 
     Other sweeps of the storage count, too: conditions and models are shared with them.
 
+    Args:
+        detect: the detectors that are asked of their models.
+
     Raises:
         UserError: code has changed since it was measured with, and nobody said what that means.
     """
-    components = foreign_of(conditions)
-    now = {name: digest_of(source_of(cls.__module__)) for name, cls in components.items()}
+    components = foreign_of(conditions, detect)
+    now = sources_of(components)
     folder = SweepFolder(sweep)
     known = folder.info().sources if folder.is_sweep else {}
     others = [other for other in sweeps_in(storage) if other.uri != sweep.uri] if now else []
@@ -39,10 +47,11 @@ def same_code(
         mine = known.get(name, ())
         equal = _equal(digest, [mine, *(info.get(name, ()) for info in infos.values())])
         where = [other for other, info in infos.items() if info.get(name) and equal.isdisjoint(info[name])]
-        begun = [] if not mine or not equal.isdisjoint(mine) else _begun(folder, conditions, name)
+        begun = [] if not mine or not equal.isdisjoint(mine) else _begun(folder, conditions, detect, name)
         if begun and on_change == "again":
-            for condition_id in begun:
-                sweep.delete_folder(f"conditions/{condition_id}")
+            for condition in begun:
+                sweep.delete_folder(f"conditions/{condition.condition_id}")
+                sweep.delete_folder(f"stages/{condition.poison_fingerprint}/answers")
         elif (begun or where) and on_change == "ask":
             measured = [f"{len(begun)} conditions of this sweep"] if begun else []
             raise UserError(_question(name, components[name].__module__, [*measured, *where]))
@@ -61,17 +70,28 @@ def _equal(digest: str, lists: Sequence[Sequence[str]]) -> set[str]:
     return equal
 
 
-def _begun(folder: SweepFolder, conditions: Sequence[Condition], component: str) -> list[str]:
-    """Ids of those that have this component and were measured, at least in part."""
-    using = [condition.condition_id for condition in conditions if component in condition.foreign]
-    return [name for name in using if folder.condition(name).had(JOURNAL)]
+def _begun(
+    folder: SweepFolder, conditions: Sequence[Condition], detect: Sequence[Detector], component: str
+) -> list[Condition]:
+    """Those that have this component and were measured, at least in part, or whose models it has answered for."""
+    detectors = [detector for detector in detect if component in foreign_of([], [detector])]
+
+    def is_begun(condition: Condition) -> bool:
+        kept = folder.condition(condition.condition_id)
+        if component in condition.foreign:
+            return kept.had(JOURNAL)
+        said = {answer.key for answer in kept.answers() if answer.error is None} if detectors else ()
+        return any(answer_key(detector, condition) in said for detector in detectors)
+
+    return [condition for condition in conditions if is_begun(condition)]
 
 
 def _question(name: str, module: str, measured: Sequence[str]) -> str:
+    anew = "Kept models are asked anew" if name.startswith("detector ") else "Its conditions get new ids"
     return (
         f"the code of the {name} (module {module}, or what it imports from beside it) has changed since "
         f"{', '.join(measured)} used it; say which it is:\n"
-        "  it means something else now: raise `VERSION: ClassVar[int]` of its class (1 unless it says so). Its"
-        " conditions get new ids; what was measured stays\n"
-        "  comments, or a refactor: give --same-code. The new code counts as the old one"
+        f"  it means something else now: raise `VERSION: ClassVar[int]` of its class (1 unless it says so). {anew};"
+        " what was measured stays\n"
+        "  comments, or a refactor: give the sweep --same-code. The new code counts as the old one"
     )

@@ -108,7 +108,7 @@ def run_conditions(
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
         run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
-        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change))
+        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change, space.detect))
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)

@@ -31,7 +31,7 @@ from bdray.gpu import is_gpu, to_device
 from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
-from bdray.randomness import watched
+from bdray.randomness import watched, watching
 from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
@@ -162,13 +162,20 @@ class Stage:
         parameters = select_layers(model, self.layers, objective.parameters(model, state))
         if state is not None:
             state.to(self.compute.device)
-        own = watched(self.regularizer, self.regularizer.title).make_state()
+        own = self._regularizer_state()
         if own is not None:
             own.to(self.compute.device)
         undecayed = own.parameters() if own is not None else ()
         optimizer = make_optimizer(parameters, self.recipe, self.lr, undecayed, norm_biases=norm_biases_of(model))
         average = Lookahead(model) if self.recipe.lookahead else None
         return StageState(model, own, optimizer, average=average, objective_state=state)
+
+    def _regularizer_state(self) -> nn.Module | None:
+        """Layers draw their first weights from torch's global generator: they are those of a network's stream."""
+        with forked_generators(self.compute.device):
+            torch.manual_seed(self.stream("init", 0).initial_seed())
+            with watching(self.regularizer, self.regularizer.title, seeded=True):
+                return self.regularizer.make_state()
 
     def _first_pictures(self) -> torch.Tensor:
         """Some training pictures as files, normalised."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition
+from bdray.condition import Condition, foreign_of, sources_of
 from bdray.detectors import Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools
 from bdray.errors import StorageError, TrialInterrupted
@@ -91,6 +91,7 @@ class Asking:
     def _answer(self, detector: Detector, key: str, model: nn.Module) -> Answer:
         begun, was_training = time.monotonic(), model.training
         asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": detector.of}
+        asked["sources"] = sources_of(foreign_of([], [detector]))
         model.eval()
         try:
             with watching(detector, detector.title):

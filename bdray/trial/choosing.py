@@ -48,10 +48,9 @@ def chosen_samples(
     model.eval()
     try:
         with watching(among.detector, among.detector.title):
-            scores = among.detector.score(model, shown, tools)
+            flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
     finally:
         model.train(was_training)
-    flagged = among.detector.flagged(scores, shown.labels)
     kept = flagged if among.flagged else ~flagged
     if int(kept.sum()) < FEWEST:
         does = "flags" if among.flagged else "leaves"

@@ -49,7 +49,7 @@ def try_stages(experiment: Experiment) -> None:
     model = experiment.build_model().train()
     _take_step(experiment.poison_stage(), model, "data.train_limit")
     for step in condition.repair_stages:
-        step.prepare(model)
+        experiment.shape(step, model)
         if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:
@@ -84,13 +84,13 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
 def _take_step(stage: Stage, model: nn.Module, too_few: str) -> None:
     """A step that changes no weight, on its smallest batch. `too_few`: the option that decides how many it has."""
     device, order = stage.compute.device, torch.arange(min(_FEW, len(stage.source)))
-    still = watched_stage(replace(stage, lr=0.0))
+    still = replace(stage, lr=0.0)
     generators = StepGenerators.of(stage, 0)
     (batch,) = augmented_batches(stage, 0, [order], generators.augment)
     rows = next(stage.late.rows([order], device)) if stage.late else ()
     try:
         with forked_generators(device):
-            train_step(still, still.start(model), *batch, generators, late_rows=rows)
+            train_step(watched_stage(still), still.start(model), *batch, generators, late_rows=rows)
     except ValueError as error:
         if len(order) >= _FEW:
             raise

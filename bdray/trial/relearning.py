@@ -16,6 +16,7 @@ from torch import nn
 
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import relearn_key
+from bdray.randomness import watched
 from bdray.recipes import EvaluationTimes, Finetune, Relearn
 from bdray.record import Relearnt
 from bdray.regularizers.base import REGULARIZERS
@@ -64,10 +65,10 @@ def _pictures(experiment: Experiment, recipe: Relearn, probe: Probe) -> tuple[Po
     generator = stream(seed, "relearn", probe.key)
     members = experiment.split.train_indices
     drawn = members[torch.randperm(len(members), generator=generator).numpy()]
-    labels = data.train_labels.numpy()
-    attacked = drawn[probe.poison.attacked(labels[drawn], data.num_classes)][: recipe.triggered]
+    labels, poison = data.train_labels.numpy(), watched(probe.poison, probe.poison.title)
+    attacked = drawn[poison.attacked(labels[drawn], data.num_classes)][: recipe.triggered]
     others = drawn[~np.isin(drawn, attacked)][: recipe.clean]
-    wanted = probe.poison.wanted_labels(labels, data.num_classes)[attacked]
+    wanted = poison.wanted_labels(labels, data.num_classes)[attacked]
     originals = data.train_images[torch.from_numpy(attacked)]
     stamped = probe.trigger.stamp(originals, generator=stream(seed, "relearn", probe.key, "trigger"))
     images = torch.cat([stamped, data.train_images[torch.from_numpy(others)]]).to(experiment.compute.device)

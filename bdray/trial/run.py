@@ -242,7 +242,7 @@ class _Trial:
         for step in self.condition.repair_stages:
             if isinstance(step, Training) and step.start != "current":
                 model = experiment.build_model()
-            step.prepare(model)
+            experiment.shape(step, model)
         model.load_state_dict(weights)
         return model
 

@@ -23,7 +23,7 @@ from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, Visibility
 from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import Details, Operation, Training
+from bdray.repairs.base import Details, Operation, RepairStage, Training
 from bdray.repairs.tools import Tick, Tools
 from bdray.seeds import derive_seed, stream
 from bdray.training.batches import DataPlace, FromHost, choose_place
@@ -105,7 +105,7 @@ class Experiment:
         """
         with watching(condition.data, condition.data.title):
             data = condition.data.load(cache)
-        condition.poison.check(data.num_classes)
+        watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
         split = split_clean(
             labels,
@@ -147,7 +147,9 @@ class Experiment:
         """The freshly initialised network, in channels-last memory on the device; its weights come from `init`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.condition.seed, "init"))
-            model = self.condition.model.build(self.data.num_classes, self.condition.data.image_size)
+            architecture = self.condition.model
+            with watching(architecture, architecture.title, seeded=True):
+                model = architecture.build(self.data.num_classes, self.condition.data.image_size)
         return model.to(self.compute.device).to(memory_format=torch.channels_last)
 
     def poison_stage(self) -> Stage:
@@ -181,6 +183,15 @@ class Experiment:
         """What an operation works with."""
         generator = stream(self.condition.seed, "repair", operation.name)
         return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick, self.max_batches)
+
+    def shape(self, step: RepairStage, model: nn.Module) -> None:
+        """Give a fresh model the structure of a stage.
+
+        Raises:
+            GlobalRandomnessError: a repair from outside the package draws from a global generator.
+        """
+        with watching(self.condition.repair, self.condition.repair.title):
+            step.prepare(model)
 
     def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
         """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.
@@ -219,11 +230,12 @@ class Experiment:
         generator = stream(condition.seed, "clean_split", "poison")
         drawn = members[torch.randperm(len(members), generator=generator).numpy()]
         labels, classes = self.data.train_labels.numpy(), self.data.num_classes
-        chosen = np.sort(drawn[condition.poison.attacked(labels[drawn], classes)][:count])
+        poison = watched(condition.poison, condition.poison.title)
+        chosen = np.sort(drawn[poison.attacked(labels[drawn], classes)][:count])
         if len(chosen) < count:
             problem = f"{count} of {len(members)} clean images are to be poisoned, but the attack is meant for only"
             raise PoisonError(f"clean.poisoned_share: {problem} {len(chosen)}")
-        wanted = condition.poison.wanted_labels(labels, classes)[chosen]
+        wanted = poison.wanted_labels(labels, classes)[chosen]
         return PoisonPlan(chosen, labels[chosen], wanted, _NO_INDICES)
 
     def _stage(
@@ -256,8 +268,7 @@ class Experiment:
         """The triggered images of a probe, without clean ones; None where its variation is no other picture."""
         attack = _attack_set(self.data, probe.trigger, probe.poison, self.condition.seed)
         if probe.variation != "whole":
-            attacked = probe.poison.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0]
-            clean = self.data.test_images[torch.from_numpy(attacked)]
+            clean = self.data.test_images[self._attacked(probe.poison)]
             generator = stream(self.condition.seed, "trigger", "test")
             varied = vary(probe.variation, probe.trigger, clean, generator=generator)
             if varied is None:
@@ -330,10 +341,15 @@ class Experiment:
 
     def attack_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to `limit` evenly spaced test images, clean and triggered: two uint8 `n x 3 x S x S` on the host."""
-        attacked = self.condition.poison.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0]
+        attacked = self._attacked(self.condition.poison)
         chosen = _evenly(len(attacked), limit)
-        clean = self.data.test_images[torch.from_numpy(attacked)[chosen]]
+        clean = self.data.test_images[attacked[chosen]]
         return clean, self.test.attack_images[chosen.to(self.images.device)].cpu()
+
+    def _attacked(self, poison: Poison) -> torch.Tensor:
+        """Positions of the test images that count: int64, on the CPU."""
+        rule = watched(poison, poison.title)
+        return torch.from_numpy(rule.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0])
 
     def _poisoned_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All poisoned training images as they came, and as they are trained on but for crop and flip: two uint8

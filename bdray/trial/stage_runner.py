@@ -99,7 +99,7 @@ class StageRunner:
             self.model = self.experiment.build_model()
             if step.start == "poisoned":
                 self.model.load_state_dict(self._earlier["poisoned"].state_dict())
-        step.prepare(self.model)
+        self.experiment.shape(step, self.model)
         if isinstance(step, Training):
             return self._once(planned, partial(self._retrain, planned, step, before, came))
         return self._once(planned, partial(self._operate, planned, step, before))

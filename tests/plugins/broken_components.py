@@ -10,6 +10,7 @@ import torch
 from bdray.poisoning import STRATEGIES, Poison
 from bdray.regularizers import REGULARIZERS, Regularizer
 from bdray.repairs import REPAIRS, Batch, Objective, Operation, Repair, Training
+from bdray.testing import CLASSES
 from bdray.triggers import TRIGGERS, Trigger
 
 
@@ -103,6 +104,23 @@ class Idle(Regularizer):
 
     def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
         return self.weight * outputs.logits.float().square().mean()
+
+
+@REGULARIZERS.register("test_tosses")
+class Tosses(Regularizer):
+    """Decides by numpy's global generator how its layer begins."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    weight: float = 0.1
+
+    def make_state(self) -> torch.nn.Module:
+        layer = torch.nn.Linear(CLASSES, 1)
+        torch.nn.init.constant_(layer.weight, np.random.rand())  # noqa: NPY002 - the fault
+        return layer
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        return self.weight * state(outputs.logits.float()).mean()
 
 
 @REPAIRS.register("test_twice")

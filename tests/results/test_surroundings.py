@@ -79,6 +79,18 @@ def test_what_is_mixed_is_said_once_each_with_counts() -> None:
     ]
 
 
+def test_several_sources_of_one_component_in_a_cell_are_said() -> None:
+    def made(source: str, seed: int = 0, size: int = 100) -> TrialRecord:
+        one = record(computed(), data={"train_limit": size}, seed=seed)
+        return one.model_copy(update={"sources": {"trigger dot": source, "repair mine": "same"}})
+
+    # Another cell, other code: that is a comparison.
+    assert mixtures([made("a"), made("a", seed=1), made("b", size=50)]) == []
+    assert mixtures([made("a"), made("a", seed=1), made("b", seed=2), made("b", size=50)]) == [
+        "Versions of the code of the trigger dot are mixed within a cell: a in 2 conditions, b in 1 condition."
+    ]
+
+
 def test_other_sizes_of_a_data_set_are_no_other_copy() -> None:
     several = [record(computed()), record(computed(copy="cd"), data={"train_limit": 100})]
     assert mixtures(several) == []

@@ -149,6 +149,7 @@ def test_a_class_that_is_flagged_is_compared_with_the_target() -> None:
     assert found.index is not None
     assert found.index[3] == 7
     assert (found.flagged, found.tpr, found.fpr) == ((3,), 1.0, 0.0)
+    assert list(found.sources) == ["detector test_third"]
     missed = asked(_Third(), poison={"rate": 0.1, "target": 5})
     assert (missed.flagged, missed.tpr, missed.fpr) == ((3,), 0.0, pytest.approx(1 / 9))
 

@@ -14,7 +14,15 @@ import torch
 from torch import nn
 
 from bdray.condition import Condition
+from bdray.data.arrays import ImageData
+from bdray.data.base import DATASETS
+from bdray.data.digits import Digits
 from bdray.errors import TrialInterrupted
+from bdray.models.base import ARCHITECTURES
+from bdray.models.cifar_resnet import ResNet8
+from bdray.models.networks.taps import Outputs
+from bdray.poisoning import STRATEGIES
+from bdray.poisoning.all_to_one import AllToOne
 from bdray.randomness import GlobalRandomnessError, no_global_randomness
 from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName, TrialRecord
@@ -98,6 +106,72 @@ class Sloppy(Regularizer):
         return images + 0.01 * torch.randn(images.shape)
 
 
+class Learned(Regularizer):
+    """The length of what a layer of its own makes of the features."""
+
+    SOURCE: ClassVar[str] = "test"
+    at_fault: bool = False
+
+    def make_state(self) -> nn.Module:
+        if self.at_fault:
+            random.random()
+        return nn.Linear(64, 3)
+
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: nn.Module | None) -> torch.Tensor:
+        assert state is not None
+        made: torch.Tensor = state(outputs.features.float())
+        return self.weight * made.square().mean()
+
+
+class Draws(AllToOne):
+    """Draws from Python's generator in one of its methods."""
+
+    SOURCE: ClassVar[str] = "test"
+    at_fault: str = ""
+
+    def poisoned_labels(self, labels: Any, num_classes: int) -> Any:
+        return self._after("poisoned_labels", super().poisoned_labels(labels, num_classes))
+
+    def attacked(self, labels: Any, num_classes: int) -> Any:
+        return self._after("attacked", super().attacked(labels, num_classes))
+
+    def wanted_labels(self, labels: Any, num_classes: int) -> Any:
+        return self._after("wanted_labels", super().wanted_labels(labels, num_classes))
+
+    def _after(self, method: str, result: Any) -> Any:
+        if self.at_fault == method:
+            random.random()
+        return result
+
+
+class Shuffled(Digits):
+    """Digits that are loaded in numpy's mood."""
+
+    def load(self, cache: Path | None = None) -> ImageData:
+        np.random.rand()  # noqa: NPY002 - the fault
+        return super().load(cache)
+
+
+class Guessed(ResNet8):
+    """As deep as Python's generator says: at the same seed not always the same."""
+
+    def make(self, num_classes: int, image_size: int) -> nn.Module:
+        random.random()
+        return super().make(num_classes, image_size)
+
+
+class Grown(Repair):
+    """Gives the network a part whose first weights nobody has seeded."""
+
+    SOURCE: ClassVar[str] = "test"
+
+    def stages(self, finetune: Finetune) -> tuple[Operation, ...]:
+        return (Operation("grow", "grown", self.identity(), operate=lambda *_: {}, prepare=self._grow),)
+
+    def _grow(self, model: nn.Module) -> None:
+        model.register_module("mask", nn.Linear(2, 2))
+
+
 class Dice(Trigger):
     """A pixel anywhere, by numpy's global generator."""
 
@@ -111,9 +185,13 @@ class Dice(Trigger):
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, repair in (("noisy", Noisy), ("lazy", LazyTuning), ("afresh", Afresh)):
+    for name, repair in (("noisy", Noisy), ("lazy", LazyTuning), ("afresh", Afresh), ("grown", Grown)):
         REPAIRS.register(name)(repair)
     REGULARIZERS.register("sloppy")(Sloppy)
+    REGULARIZERS.register("learned")(Learned)
+    STRATEGIES.register("draws")(Draws)
+    DATASETS.register("shuffled")(Shuffled)
+    ARCHITECTURES.register("guessed")(Guessed)
     TRIGGERS.register("dice")(Dice)
     monkeypatch.setattr(preflight, "_tried", set())
     DROPS.clear()
@@ -216,6 +294,25 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an operation, torch": ({"repair": {"name": "noisy", "at_fault": "torch"}}, "repair 'noisy' .* of torch"),
     "an objective, Python": ({"repair": {"name": "lazy"}}, "repair 'lazy' .* of Python"),
     "a regularizer": ({"regularizer": {"name": "sloppy"}}, "regularizer 'sloppy' .* of torch"),
+    "a regularizer's state": (
+        {"regularizer": {"name": "learned", "at_fault": True}},
+        "regularizer 'learned' .* of Python",
+    ),
+    "a strategy's plan": (
+        {"poison": {"strategy": "draws", "at_fault": "poisoned_labels"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a strategy's attack": (
+        {"poison": {"strategy": "draws", "at_fault": "attacked"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a strategy's wish": (
+        {"poison": {"strategy": "draws", "at_fault": "wanted_labels"}},
+        "poisoning strategy 'draws' .* of Python",
+    ),
+    "a data set": ({"data": {"name": "shuffled"}}, "data set 'shuffled' .* of numpy"),
+    "an architecture": ({"model": {"name": "guessed"}}, "model 'guessed' .* of Python"),
+    "a structure, torch": ({"repair": {"name": "grown"}}, "repair 'grown' .* of torch"),
     "a trigger": ({"trigger": {"name": "dice"}}, "trigger 'dice' .* of numpy"),
     "a trigger, late": (
         {"trigger": {"name": "dice"}, "poison": {"stamp": "after_augmentation"}},
@@ -237,6 +334,22 @@ def test_global_randomness_of_a_foreign_component_is_named_before_anything_train
     assert record.error.kind == "GlobalRandomnessError"
 
 
+def test_a_layer_of_a_regularizer_has_the_first_weights_that_its_seed_decides(options: TrialOptions) -> None:
+    """Layers draw them from torch's global generator, which is seeded for that and left as it was."""
+    runs = []
+    for seed in (0, 0, 1):
+        one = condition(regularizer={"name": "learned", "weight": 0.5}, finetune={"epochs": 0}, seed=seed)
+        experiment = Experiment.prepare(one, pick_device("cpu"), options.cache)
+        model, before = experiment.build_model(), torch.random.get_rng_state()
+        layer = experiment.poison_stage().start(model).regularizer_state
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert isinstance(layer, nn.Linear)
+        runs.append((numbers(run_trial(one, options=options)), layer.weight.tolist()))
+        torch.rand(1)
+    assert runs[0] == runs[1]
+    assert runs[0][1] != runs[2][1]
+
+
 def test_networks_may_draw_and_what_runs_around_them_may_not() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
     with no_global_randomness("x"):
@@ -247,6 +360,21 @@ def test_networks_may_draw_and_what_runs_around_them_may_not() -> None:
             network(torch.ones(2, 3))
     with no_global_randomness("x"):
         network(torch.ones(2, 3))
+
+
+def test_generators_of_a_gpu_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's default generator is another than the CPU's: here two of the CPU stand for those of two GPUs."""
+    gpus = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu.get_state() for gpu in gpus])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(GlobalRandomnessError, match=r"x draws from .* of torch on the GPU;"), no_global_randomness("x"):
+        torch.rand(1, generator=gpus[1])
+    with no_global_randomness("x", seeded=True):
+        torch.rand(1, generator=gpus[1])
+    # Whoever is the first to use a GPU makes its generator.
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with no_global_randomness("x"):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
 
 
 def test_a_stage_with_an_own_objective_says_which() -> None:
