@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
+from bdray.report.layout import LATER
 from bdray.results.cells import MARGIN, Cell, Estimate, Replicate, Study, axis_words, mean_of, seed_means, shown
 from bdray.results.statistics import (
     Interval,
@@ -34,9 +35,6 @@ PRUNED = (
     "fair sample, so they are compared neither with baselines nor with each other."
 )
 """Why a pruned sweep has no answer where models are compared: `search.prune` looks at curves, not at regularizers."""
-
-_LATER = ("finetune.", "repair.")
-"""Axes of what is done to a model later: no part of how it was poisoned."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,7 @@ def _shares(study: Study, stage: StageName) -> tuple[dict[str, Share], str]:
     """By axis, and of which cells. An axis that another one decides is judged within it, over all of its cells; of the
     others, the shares are those of the largest balanced core, where no axis gets what belongs to another."""
     means = _means(study.cells, stage)
-    keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(_LATER)} for cell, _ in means]
+    keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(LATER)} for cell, _ in means]
     parents = parents_of(keys)
     rates = [mean for _, mean in means]
     nested = [share for share in variance_shares(keys, rates, parents) if share.parent]
