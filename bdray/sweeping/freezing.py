@@ -30,6 +30,7 @@ def freeze(
     mark: str | None,
     command: str,
     sources: Mapping[str, Sequence[str]],
+    forecast: Mapping[str, Any],
 ) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked.
 
@@ -37,6 +38,7 @@ def freeze(
         conditions: those that are known.
         shown: with examples of those that a search may ask for.
         mark: what is said of where it is tracked.
+        forecast: what it will cost; what earlier commands said stands.
     """
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
@@ -56,6 +58,8 @@ def freeze(
             conditions=names,
             outside=tuple(name for name in dict.fromkeys(before) if name not in {*names}),
             searched_s=0.0 if known is None else known.searched_s,
+            ran_s=0.0 if known is None else known.ran_s,
+            forecast=forecast if known is None else known.forecast,
             command=command,
             user=_user(),
             git_commit=_git_commit(),
