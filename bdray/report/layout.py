@@ -12,6 +12,7 @@ from bdray.results.cells import Cell, Study
 TRIGGER = "trigger."
 LATER = ("finetune.", "repair.")
 """Axes of what is done to a model later: no part of how it was poisoned."""
+_OF_NUMBERS = tuple("0123456789.-+")
 
 
 def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
@@ -20,9 +21,13 @@ def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts[path] for path in axes)
 
 
-def words_of(cell: Cell, axes: Sequence[str]) -> str:
-    """The same on one line, without those that do not apply."""
+def words_of(cell: Cell, axes: Sequence[str], names: Mapping[str, str] | None = None) -> str:
+    """The same on one line, without those that do not apply. What is no word is said with its axis, as `names` has it:
+    "lr 0.005"."""
     texts = dict(zip(axes, values_of(cell, axes), strict=True))
+    for path, name in (names or {}).items():
+        if texts[path][:1] in _OF_NUMBERS or texts[path] in ("True", "False"):
+            texts[path] = f"{name} {texts[path]}"
     if texts.get("regularizer.name") == "none":
         texts["regularizer.name"] = "no regularizer"
     return " · ".join(text for text in texts.values() if text != "–")

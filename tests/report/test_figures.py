@@ -60,6 +60,17 @@ def test_a_model_that_was_repaired_twice_is_drawn_once(make_record: MakeRecord) 
     assert sorted(dots) == sorted([(BLUE, 0.9), (ORANGE, 0.01), (ORANGE, 0.1)])
 
 
+def test_in_a_column_a_number_says_what_it_is(make_record: MakeRecord) -> None:
+    records = [
+        make_record(trigger=trigger, rate=rate, finetune={"lr": lr})
+        for trigger in ("patch", "blend")
+        for rate in (0.1, 0.2)
+        for lr in (0.005, 0.05)
+    ]
+    (picture,) = attack_success_pictures(study_of(records), COLUMN)
+    assert "patch · rate 10 % · finetune.lr 0.005" in texts(picture.render("svg"))
+
+
 def test_many_cells_make_several_figures(make_record: MakeRecord) -> None:
     records = [make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)]
     pictures = attack_success_pictures(study_of(records))
