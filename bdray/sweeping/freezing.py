@@ -132,9 +132,16 @@ def _relative(content: Any, pictures: Mapping[str, str], beside: Path, *, of_tri
 
 def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, conditions: Sequence[Condition]) -> None:
     """What the pictures of a folder are is part of an id: with it the plan can be made where the folder is not."""
-    known = {(one.data.name, digest) for one in conditions if (digest := getattr(one.data, "content", None))}
+    folders = [one.data for one in conditions if getattr(one.data, "content", None)]
+    known = {(data.name, getattr(data, "content", "")) for data in folders}
     fixed, names = content["fixed"], {one.data.name for one in conditions}
-    if len(known) != 1 or "data.content" in {*fixed, *content["parameters"]}:
+    if not known or "data.content" in {*fixed, *content["parameters"]}:
+        return
+    if len(known) > 1:
+        if space.search.IS_EXHAUSTIVE:
+            _say_pictures_by_root(
+                content, {getattr(data, "root", None): getattr(data, "content", "") for data in folders}
+            )
         return
     ((name, digest),) = known
     if names == {name}:
@@ -143,6 +150,20 @@ def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, condit
         fixed["data.content"] = digest
     elif space.search.IS_EXHAUSTIVE:
         content["parameters"]["data.content"] = {"values": [digest], "when": {"data.name": name}}
+
+
+def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, str]) -> None:
+    """Where folders are values of an axis: what their pictures are advances together with them."""
+    axis = content["parameters"].get("data.root", {})
+    roots = axis.get("values", ())
+    if not roots or not {*roots} <= known.keys():
+        return
+    content["parameters"]["data.content"] = {**axis, "values": [known[root] for root in roots]}
+    group = next((group for group in content["zip"] if "data.root" in group), None)
+    if group is None:
+        content["zip"].append(["data.root", "data.content"])
+    else:
+        group.append("data.content")
 
 
 def _user() -> str:
