@@ -78,8 +78,9 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     conditions = space.shown()
     works = {condition.condition_id: work_of(condition) for condition in conditions}
     sweep, rehearsal = storage.child(name), storage.child(REHEARSALS).child(name)
-    records = [one for one in read_records(sweep) if one.status == "finished"] if SweepFolder(sweep).is_sweep else []
-    records = [record for record in records if record.condition_id in works]
+    # What was just taken over lies there before the sweep does.
+    there = read_records(sweep) if SweepFolder(sweep).condition_ids() else []
+    records = [record for record in there if record.status == "finished" and record.condition_id in works]
     costs = timed_kinds(storage)
     forecaster = Forecaster(works, Capacity(cpus=0.0))
     for record in records:

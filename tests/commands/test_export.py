@@ -143,8 +143,9 @@ def test_it_says_from_where_it_imports_plugins(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "her_network.py").write_text("")
     (tmp_path / "space.yaml").write_text("plugins: [her_network]\n")
     sweep = Storage.open(tmp_path)
-    parts = {"model": {"name": "resnet8"}, "repair": {"name": "finetune"}}
-    _require_components(sweep, record(condition=parts))
+    ours = record(TUNED)
+    hers = ours.model_copy(update={"condition": {**ours.condition, "model": {"name": "hers"}}})
+    _require_components(sweep, ours)
     assert capsys.readouterr().err == "", "nothing of theirs is used"
-    _require_components(sweep, record(condition={**parts, "model": {"name": "hers"}}))
+    _require_components(sweep, hers)
     assert f"plugin her_network from {tmp_path / 'her_network.py'}" in capsys.readouterr().err.replace("\n", "")

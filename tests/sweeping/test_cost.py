@@ -99,7 +99,6 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     price(storage, space, {"resnet8": 100.0, "resnet20": 0.4})
     folder = SweepFolder(storage.child("priced"))
     done = next(condition for condition in space.conditions() if condition.model.name == "resnet8")
-    folder.write_info(SweepInfo("priced", "bdray-priced"))
     timed = EpochRecord(epoch=1, images=1, stage_seconds=3.0)
     stages = (stage(timed, name=one.name, result=one.result, fingerprint=one.fingerprint) for one in done.stages)
     folder.condition(done.condition_id).write_condition(done)
