@@ -11,6 +11,7 @@ import pytest
 
 from bdray.condition import COMPONENTS
 from bdray.detectors import DETECTORS
+from bdray.space import load_space
 from bdray.testing import check_component
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,13 @@ REGISTRIES = {
 KINDS = {**COMPONENTS, "detector": DETECTORS}
 COMPONENT = re.compile("@(" + "|".join(REGISTRIES) + r")\.register\(\"(\w+)\"\)")
 MADE_BY_USERS = ("docker/secrets/",)
+SPACE = """
+seeds: [0, 1]
+fixed: {model: resnet8, data: digits}
+parameters:
+  trigger.name: {values: [patch, blend]}
+  poison.rate: {values: [0.01, 0.02, 0.1]}
+"""
 
 
 def blocks(text: str) -> list[str]:
@@ -46,6 +54,20 @@ def test_components_in_the_documents_register_and_keep_the_contract(
         importlib.import_module(f"documented_{number}")
         for base, name in COMPONENT.findall(code):
             check_component(KINDS[REGISTRIES[base]].build(name))
+
+
+def test_the_documented_search_method_registers_like_a_trigger_and_plans(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "search-methods.md").read_text()
+    (code,) = (block for block in blocks(page) if "@SEARCHES.register" in block)
+    (tmp_path / "own_search.py").write_text(code)
+
+    def planned(search: str) -> list[str]:
+        (tmp_path / "space.yaml").write_text(f"{SPACE}{search}")
+        return [one.condition_id for one in load_space(tmp_path / "space.yaml").conditions() if not one.is_baseline]
+
+    grid = planned("search: {method: grid}\n")
+    assert len(grid) == 12
+    assert planned("search: {method: every_other, step: 3}\nplugins: [own_search]\n") == grid[::3]
 
 
 def test_each_kind_has_a_page_with_its_example() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 
+from bdray.commands.inspection import say_plugins
 from bdray.commands.readers import require_folder_of, write_file
 from bdray.condition import COMPONENTS
 from bdray.errors import ComponentError, UserError, nearest
@@ -151,4 +152,4 @@ def _require_components(sweep: Storage, record: TrialRecord) -> None:
         if space is None:
             # Code is imported from files.
             raise
-        load_plugins_of(space)
+        say_plugins(load_plugins_of(space))

@@ -28,7 +28,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads
 from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
-from bdray.sweeping.cost import cost_lines, estimate_cost
+from bdray.sweeping.cost import cost_line, cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
 from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.rehearsal import rehearse
@@ -147,6 +147,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        if said := cost_line(SweepFolder(outcome.sweep).info(), outcome.records):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     if outcome.outside:
         console.print(said_of_outside(outcome.outside), markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from bdray.condition import flatten
-from bdray.record import TrialRecord
-from bdray.results.cells import Difference, Estimate, is_sound, rates_after
+from bdray.record import StageName, TrialRecord
+from bdray.results.cells import Difference, Estimate, Replicate, is_sound, rates_after
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
 from bdray.results.varied import axes_of
 
@@ -34,11 +34,12 @@ class Comparison:
     alone: tuple[int, int]
 
     def differences(self, pairs: Sequence[tuple[TrialRecord, TrialRecord]] | None = None) -> dict[str, Difference]:
-        """By the heads of `RATE_COLUMNS`; without those that no pair has. What collapsed or diverged counts in none."""
+        """By the heads of `RATE_COLUMNS`; without those that no pair has. What collapsed or diverged counts in none,
+        and two models that several pairs share, for what was done to them later, once."""
         found = {}
         for head, (rate, stage) in RATE_COLUMNS.items():
             by_seed: dict[int, list[float]] = {}
-            for first, second in self.pairs if pairs is None else pairs:
+            for first, second in _of_other_models(self.pairs if pairs is None else pairs, stage):
                 sides = [rates_after(each, stage) if is_sound(each, stage) else None for each in (first, second)]
                 one, two = (getattr(rates, rate, None) for rates in sides)
                 if one is not None and two is not None:
@@ -48,6 +49,16 @@ class Comparison:
                 means = [fmean(of_seed) for of_seed in by_seed.values()]
                 found[head] = Difference(fmean(values), Estimate(tuple(means)), len(values))
         return found
+
+
+def _of_other_models(
+    pairs: Sequence[tuple[TrialRecord, TrialRecord]], stage: StageName
+) -> list[tuple[TrialRecord, TrialRecord]]:
+    """Of those whose models after `stage` are the same, the first that counts."""
+    found: dict[Hashable, tuple[TrialRecord, TrialRecord]] = {}
+    for pair in sorted(pairs, key=lambda pair: not all(is_sound(record, stage) for record in pair)):
+        found.setdefault(tuple(Replicate(record, None).model(stage) for record in pair), pair)
+    return [*found.values()]
 
 
 def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comparison:

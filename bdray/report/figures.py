@@ -20,6 +20,7 @@ from bdray.record import Rates, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.results.cells import Cell, Estimate, Study, axis_words, estimate
+from bdray.results.listing import axis_names
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK = (
@@ -215,8 +216,10 @@ def _rows(
 def _label_above(rows: _Rows, cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> None:
     """What a cell is and how it is marked, in one line above its row."""
     panel, room = rows.panels[0], int((shape.width - 0.3) / shape.letter)
+    records = [replicate.record for cell in cells for replicate in cell.replicates]
+    names = dict(zip(axes, axis_names(axes, records), strict=True))
     for place, cell in rows.placed(cells):
-        said = words_of(cell, axes) + (f" ({cell.marks})" if cell.marks else "")
+        said = words_of(cell, axes, names) + (f" ({cell.marks})" if cell.marks else "")
         middle = place - 0.5 - (rows.pitch - 1) / 2
         rows.figure.text(
             0, middle, textwrap.shorten(said, room, placeholder=" …"),

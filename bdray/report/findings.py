@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
+from bdray.report.layout import LATER
 from bdray.results.cells import (
     MARGIN,
     Cell,
@@ -45,9 +46,6 @@ PRUNED = (
     "fair sample, so they are compared neither with baselines nor with each other."
 )
 """Why a pruned sweep has no answer where models are compared: `search.prune` looks at curves, not at regularizers."""
-
-_LATER = ("finetune.", "repair.")
-"""Axes of what is done to a model later: no part of how it was poisoned."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ def _shares(study: Study, stage: StageName) -> tuple[dict[str, Share], str]:
     that are the same models the first counts."""
     firsts = {cell.cell_id for cell in study.distinct(stage)}
     means = _means([cell for cell in study.cells if cell.cell_id in firsts], stage)
-    keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(_LATER)} for cell, _ in means]
+    keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(LATER)} for cell, _ in means]
     parents = parents_of(keys)
     rates = [mean for _, mean in means]
     nested = [share for share in variance_shares(keys, rates, parents) if share.parent]

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from bdray.record import StageName
 from bdray.results.cells import Cell, Study
 
 TRIGGER = "trigger."
+LATER = ("finetune.", "repair.")
+"""Axes of what is done to a model later: no part of how it was poisoned."""
+_OF_NUMBERS = tuple("0123456789.-+")
 
 
 def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
@@ -17,9 +21,13 @@ def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts[path] for path in axes)
 
 
-def words_of(cell: Cell, axes: Sequence[str]) -> str:
-    """The same on one line, without those that do not apply."""
+def words_of(cell: Cell, axes: Sequence[str], names: Mapping[str, str] | None = None) -> str:
+    """The same on one line, without those that do not apply. What is no word is said with its axis, as `names` has it:
+    "lr 0.005"."""
     texts = dict(zip(axes, values_of(cell, axes), strict=True))
+    for path, name in (names or {}).items():
+        if texts[path][:1] in _OF_NUMBERS or texts[path] in ("True", "False"):
+            texts[path] = f"{name} {texts[path]}"
     if texts.get("regularizer.name") == "none":
         texts["regularizer.name"] = "no regularizer"
     return " · ".join(text for text in texts.values() if text != "–")
@@ -87,13 +95,13 @@ class Square:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Mean attack success rates over cells, by stage.
+    """Mean attack success rates over cells after one stage.
 
     Attributes:
         down, across: the axes whose values stand in `rows` and `columns`.
         averaged: axes over which a square takes the mean.
         columns: the values of each of `across`.
-        squares: by stage, row and column; a combination that was not run is missing.
+        squares: by row and column; a combination that was not run is missing.
     """
 
     down: tuple[str, ...]
@@ -101,7 +109,7 @@ class HeatMap:
     averaged: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[tuple[str, ...], ...]
-    squares: Mapping[tuple[str, str, tuple[str, ...]], Square]
+    squares: Mapping[tuple[str, tuple[str, ...]], Square]
 
     def heads(self) -> Iterator[tuple[str, list[tuple[str, int]]]]:
         """For each axis across its values from left to right, and over how many columns each reaches."""
@@ -110,22 +118,24 @@ class HeatMap:
             yield path, [(key[-1], len(list(members))) for key, members in spans]
 
 
-def heat_map(study: Study, most_columns: int = 24) -> HeatMap | None:
-    """The trigger down, as many other axes across as `most_columns` allows; None where that is a single square."""
+def heat_map(study: Study, stage: StageName, most_columns: int = 24) -> HeatMap | None:
+    """The trigger down, as many other axes across as `most_columns` allows; None where that is a single square. A model
+    that several cells share counts once, and what was done to it later is no axis of what it was before."""
+    cells = study.distinct(stage)
     down = [path for path in study.axes if path.startswith(TRIGGER)] or list(study.axes[:1])
-    rest = telling(study.cells, [path for path in study.axes if path not in down], down)
+    later = LATER if stage == "poison" else ()
+    others = [path for path in study.axes if path not in down and not path.startswith(later)]
+    rest = telling(cells, others, down)
     across: list[str] = []
     for path in rest:
-        if levels(study.cells, [*across, path]) <= most_columns:
+        if levels(cells, [*across, path]) <= most_columns:
             across.append(path)
-    found: dict[tuple[str, str, tuple[str, ...]], list[float]] = {}
-    for cell in study.cells:
-        for stage in ("poison", "finetune"):
-            rate = cell.estimate(stage, "attack_success_rate")
-            if rate:
-                found.setdefault((stage, words_of(cell, down), values_of(cell, across)), []).append(rate.mean)
-    rows = tuple(dict.fromkeys(words_of(cell, down) for cell in study.cells))
-    columns = _in_order({values_of(cell, across) for cell in study.cells}, study.cells, across)
+    found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for cell in cells:
+        if rate := cell.estimate(stage, "attack_success_rate"):
+            found.setdefault((words_of(cell, down), values_of(cell, across)), []).append(rate.mean)
+    rows = tuple(dict.fromkeys(words_of(cell, down) for cell in cells))
+    columns = _in_order({values_of(cell, across) for cell in cells}, cells, across)
     if not found or len(rows) * len(columns) < 2:
         return None
     squares = {key: Square(sum(rates) / len(rates), min(rates), max(rates), len(rates)) for key, rates in found.items()}

@@ -36,6 +36,8 @@ from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
 from bdray.trial.visibility import VISIBILITY_IMAGES
 
+_STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
+
 AGAIN_S = 15
 """Seconds after which an open page of a sweep that runs loads itself again."""
 
@@ -107,7 +109,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         sweep=sweep,
         study=study,
         facts=_facts(study, sweep),
-        heat=heat_map(study),
+        heats={title: heat for stage, title in _STAGES if (heat := heat_map(study, stage))},
         strips=trigger_strips(study, sweep.picture_of),
         lines=persistence_lines(study),
         variation=variation(study),

@@ -41,13 +41,15 @@ class ProbedStage:
 
 
 def probed_stages(study: Study) -> list[ProbedStage]:
-    """Every cell with probes, before and after the repair; empty where nothing was probed."""
-    found = [_probed(cell, *stage) for cell in study.cells for stage in (("poison", "before"), ("finetune", "after"))]
+    """Every cell with probes, before and after the repair; empty where nothing was probed. Cells that share their
+    models stand once."""
+    stages: tuple[tuple[StageName, str], ...] = (("poison", "before"), ("finetune", "after"))
+    found = [_probed(cell, stage, words) for stage, words in stages for cell in study.distinct(stage)]
     return [each for each in found if each]
 
 
 def _probed(cell: Cell, stage: StageName, words: str) -> ProbedStage | None:
-    counted = [replicate for replicate in cell.sound(stage) if replicate.record.probes and replicate.rates(stage)]
+    counted = [replicate for replicate in cell.models(stage) if replicate.record.probes and replicate.rates(stage)]
     if not counted:
         return None
     whole = estimate([replicate.rates(stage) for replicate in counted], "attack_success_rate")

@@ -103,14 +103,17 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     names = names_of(answer for record in records for answer in record.answers)
     if not names:
         return None
-    groups: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.role == "baseline"):
         for answer in record.answers:
             if answer.error is None:
-                groups[_row(names, answer), _attack(record)].append(answer)
+                # Conditions that share a model share what was said of it.
+                groups[_row(names, answer), _attack(record)][answer.key] = answer
     attacks = tuple(dict.fromkeys(attack for _, attack in groups))
     rows = {
-        name: tuple(_detections(groups[name, attack]) if (name, attack) in groups else None for attack in attacks)
+        name: tuple(
+            _detections([*groups[name, attack].values()]) if (name, attack) in groups else None for attack in attacks
+        )
         for name in dict.fromkeys(name for name, _ in groups)
     }
     errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)

@@ -73,6 +73,9 @@ class SweepInfo:
             of a search that decides on results, those it has asked for so far.
         outside: ids of those that earlier commands asked for and the last one's plan does not hold.
         searched_s: how long such a search has gone on, in seconds.
+        ran_s: how long its commands have run conditions, together, in seconds.
+        forecast: what was expected of all conditions before the first of them ran (`bdray.sweeping.cost.forecast_of`);
+            empty where nothing had been rehearsed.
         command: that continues the sweep, without passwords; "" where it was started from Python.
         user, git_commit: who started it last, and what the folder it was started in had checked out; "" where unknown.
         sources: of each component from outside the package, the digests of its source that count as the same code; the
@@ -89,6 +92,8 @@ class SweepInfo:
     conditions: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     searched_s: float = 0.0
+    ran_s: float = 0.0
+    forecast: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     user: str = ""
     git_commit: str = ""

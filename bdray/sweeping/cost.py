@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
 from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.workload import Kind, Work, training_of, work_of
@@ -77,8 +78,9 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     conditions = space.shown()
     works = {condition.condition_id: work_of(condition) for condition in conditions}
     sweep, rehearsal = storage.child(name), storage.child(REHEARSALS).child(name)
-    records = [one for one in read_records(sweep) if one.status == "finished"] if SweepFolder(sweep).is_sweep else []
-    records = [record for record in records if record.condition_id in works]
+    # What was just taken over lies there before the sweep does.
+    there = read_records(sweep) if SweepFolder(sweep).condition_ids() else []
+    records = [record for record in there if record.status == "finished" and record.condition_id in works]
     costs = timed_kinds(storage)
     forecaster = Forecaster(works, Capacity(cpus=0.0))
     for record in records:
@@ -189,6 +191,29 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     if cost.timed < cost.kinds:
         lines.append(Text.assemble(("note:", "yellow"), " what was not timed is guessed from the others"))
     return lines
+
+
+def forecast_of(cost: CostEstimate | None) -> dict[str, Any]:
+    """Of an estimate what `sweep.json` keeps, in seconds; empty where no rehearsal had timed anything."""
+    if cost is None or cost.stage_bytes is None or not cost.slowest:
+        return {}
+    return {"trial_s": cost.trial_s, "wall_s": {str(slots): seconds for slots, seconds in cost.wall_s.items()}}
+
+
+def cost_line(info: SweepInfo, records: Sequence[TrialRecord]) -> str | None:
+    """What a sweep cost, beside what its rehearsal had said at the number of conditions at once that is nearest; None
+    of one that ran nothing. What was taken over from other sweeps ran before this one was made, and cost it nothing."""
+    own = [record for record in records if record.started_ms >= (info.created_ms or 0)]
+    trial_s = sum(record.finished_ms - record.started_ms for record in own) / 1000
+    if not info.ran_s or not own:
+        return None
+    said = f"took {show_duration(info.ran_s)}, {trial_s / 3600:,.2f} hours of trials"
+    if not info.forecast:
+        return said
+    at_once = trial_s / info.ran_s
+    slots = min(info.forecast["wall_s"], key=lambda slots: abs(int(slots) - at_once))
+    wall = f"{show_duration(info.forecast['wall_s'][slots])} at {slots} at a time"
+    return f"{said}; the rehearsal had said {wall}, {info.forecast['trial_s'] / 3600:,.2f} hours"
 
 
 def _evicted(gigabytes: float, limit_gb: float) -> Text:

@@ -30,6 +30,7 @@ def freeze(
     mark: str | None,
     command: str,
     sources: Mapping[str, Sequence[str]],
+    forecast: Mapping[str, Any],
 ) -> None:
     """What the folder says of the sweep: the space as it is run, its conditions, and where it is tracked.
 
@@ -37,6 +38,7 @@ def freeze(
         conditions: those that are known.
         shown: with examples of those that a search may ask for.
         mark: what is said of where it is tracked.
+        forecast: what it will cost; what earlier commands said stands.
     """
     folder = SweepFolder(sweep)
     known = folder.info() if folder.is_sweep else None
@@ -56,6 +58,8 @@ def freeze(
             conditions=names,
             outside=tuple(name for name in dict.fromkeys(before) if name not in {*names}),
             searched_s=0.0 if known is None else known.searched_s,
+            ran_s=0.0 if known is None else known.ran_s,
+            forecast=forecast if known is None else known.forecast,
             command=command,
             user=_user(),
             git_commit=_git_commit(),
@@ -128,9 +132,16 @@ def _relative(content: Any, pictures: Mapping[str, str], beside: Path, *, of_tri
 
 def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, conditions: Sequence[Condition]) -> None:
     """What the pictures of a folder are is part of an id: with it the plan can be made where the folder is not."""
-    known = {(one.data.name, digest) for one in conditions if (digest := getattr(one.data, "content", None))}
+    folders = [one.data for one in conditions if getattr(one.data, "content", None)]
+    known = {(data.name, getattr(data, "content", "")) for data in folders}
     fixed, names = content["fixed"], {one.data.name for one in conditions}
-    if len(known) != 1 or "data.content" in {*fixed, *content["parameters"]}:
+    if not known or "data.content" in {*fixed, *content["parameters"]}:
+        return
+    if len(known) > 1:
+        if space.search.IS_EXHAUSTIVE:
+            _say_pictures_by_root(
+                content, {getattr(data, "root", None): getattr(data, "content", "") for data in folders}
+            )
         return
     ((name, digest),) = known
     if names == {name}:
@@ -139,6 +150,20 @@ def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, condit
         fixed["data.content"] = digest
     elif space.search.IS_EXHAUSTIVE:
         content["parameters"]["data.content"] = {"values": [digest], "when": {"data.name": name}}
+
+
+def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, str]) -> None:
+    """Where folders are values of an axis: what their pictures are advances together with them."""
+    axis = content["parameters"].get("data.root", {})
+    roots = axis.get("values", ())
+    if not roots or not {*roots} <= known.keys():
+        return
+    content["parameters"]["data.content"] = {**axis, "values": [known[root] for root in roots]}
+    group = next((group for group in content["zip"] if "data.root" in group), None)
+    if group is None:
+        content["zip"].append(["data.root", "data.content"])
+    else:
+        group.append("data.content")
 
 
 def _user() -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from rich.markup import escape
 
@@ -29,6 +31,7 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import say_phase
 from bdray.sweeping.code_check import same_code
+from bdray.sweeping.cost import estimate_cost, forecast_of
 from bdray.sweeping.deciding import as_decided
 from bdray.sweeping.display import DeliveryProgress
 from bdray.sweeping.driver import run_left
@@ -108,7 +111,8 @@ def run_conditions(
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)
         search_loop.recall()
         run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
-        run = replace(run, sources=same_code(sweep, storage, run.shown, settings.on_change, space.detect))
+        sources = same_code(sweep, storage, run.shown, settings.on_change, space.detect)
+        run = replace(run, sources=sources, forecast={} if searching else _forecast(run))
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
@@ -136,15 +140,23 @@ def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
     say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
 
 
+def _forecast(run: SweepRun) -> dict[str, Any]:
+    """Of a sweep that begins; what an earlier command expected stands in its folder."""
+    if SweepFolder(run.sweep).is_sweep or not run.left:
+        return {}
+    return forecast_of(estimate_cost(run.space, run.storage, run.sweep.name))
+
+
 def _run_and_deliver(run: SweepRun) -> SweepOutcome:
     """Run what is left; whatever comes of it, its results are written and MLflow gets them."""
     mirror = start_mirror(run.sweep, run.tracking_uri)
-    completed = False
+    completed, began = False, time.monotonic()
     try:
         completed = run_left(run, mirror) if run.left or run.settings.afterwards else True
     finally:
         try:
             say_phase(run.sweep, "delivering")
+            _add_time(run, time.monotonic() - began)
             # Those that were tested again have other records now.
             statuses_of_intact(run.sweep, run.retested)
             records = _records(run)
@@ -155,6 +167,12 @@ def _run_and_deliver(run: SweepRun) -> SweepOutcome:
     if delivery.error is None:
         run.sweep.write_atomic(DELIVERED, _delivery_mark(run.sweep, records, run.tracking_uri))
     return _sum_up(run, records, interrupted=not completed, delivery=delivery)
+
+
+def _add_time(run: SweepRun, seconds: float) -> None:
+    folder = SweepFolder(run.sweep)
+    info = folder.info()
+    folder.write_info(replace(info, ran_s=info.ran_s + seconds))
 
 
 def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
@@ -195,7 +213,10 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
 def _freeze(run: SweepRun) -> None:
     mark = tracking_mark(run.sweep, run.tracking_uri)
     command, sources = run.settings.command, run.sources
-    freeze(run.sweep, run.space, run.conditions, run.shown, mark=mark, command=command, sources=sources)
+    freeze(
+        run.sweep, run.space, run.conditions, run.shown,
+        mark=mark, command=command, sources=sources, forecast=run.forecast,
+    )  # fmt: skip
 
 
 def _say_start(

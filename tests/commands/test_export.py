@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from made_up import record
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import bdray
 from bdray.cli import main
+from bdray.commands.export import _require_components
 from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.store.storage import Storage
@@ -135,3 +137,15 @@ def test_a_single_trial_keeps_its_model(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     assert main(["export", "model", str(out), one.name, "--output", str(file)]) == 0
     assert bdray.load_model(file).about.result == "finetuned"
+
+
+def test_it_says_from_where_it_imports_plugins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "her_network.py").write_text("")
+    (tmp_path / "space.yaml").write_text("plugins: [her_network]\n")
+    sweep = Storage.open(tmp_path)
+    ours = record(TUNED)
+    hers = ours.model_copy(update={"condition": {**ours.condition, "model": {"name": "hers"}}})
+    _require_components(sweep, ours)
+    assert capsys.readouterr().err == "", "nothing of theirs is used"
+    _require_components(sweep, hers)
+    assert f"plugin her_network from {tmp_path / 'her_network.py'}" in capsys.readouterr().err.replace("\n", "")

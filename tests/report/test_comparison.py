@@ -53,6 +53,24 @@ def test_differences_have_a_range_over_seeds(make_record: MakeRecord) -> None:
     assert found.differences()["tuned ASR"].mean == 0
 
 
+def test_models_that_several_pairs_share_are_compared_once(make_record: MakeRecord) -> None:
+    sides = [
+        [
+            make_record(
+                (0.5 + shift * (seed + 1), 0.1), seed=seed, poison={"rate": 0.1, "stamp": stamp}, finetune={"lr": lr}
+            )
+            # What was done to the one model later more often than to the other gives it no more weight.
+            for seed, lr in ((0, 0.01), (0, 0.05), (0, 0.1), (1, 0.01))
+        ]
+        for shift, stamp in ((0.0, "before_augmentation"), (0.1, "after_augmentation"))
+    ]
+    found = compare(*sides)
+    assert len(found.pairs) == 4
+    before, after = (found.differences()[head] for head in ("ASR", "tuned ASR"))
+    assert (before.pairs, after.pairs) == (2, 4)
+    assert before.mean == pytest.approx(0.15)
+
+
 def test_the_same_conditions_measured_twice(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.05))
     assert found.apart == {}

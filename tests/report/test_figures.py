@@ -9,7 +9,9 @@ from matplotlib.text import Text
 
 from bdray.record import TrialRecord, persistence_of
 from bdray.report.figures import (
+    BLUE,
     COLUMN,
+    ORANGE,
     PAGE,
     TEXT,
     Shape,
@@ -48,6 +50,25 @@ def test_attack_success_shows_every_cell_floor_and_mishap(make_record: MakeRecor
     assert {0.9} == means
     hollow = [line for line in panel.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert len(hollow) == 2
+
+
+def test_a_model_that_was_repaired_twice_is_drawn_once(make_record: MakeRecord) -> None:
+    records = [make_record((0.9, lr), finetune={"lr": lr}) for lr in (0.01, 0.1)]
+    (picture,) = attack_success_pictures(study_of(records))
+    dots = [(line.get_color(), float(line.get_xdata()[0])) for line in picture.figure.axes[0].lines
+            if line.get_marker() in ("o", "D") and len(line.get_xdata())]  # fmt: skip
+    assert sorted(dots) == sorted([(BLUE, 0.9), (ORANGE, 0.01), (ORANGE, 0.1)])
+
+
+def test_in_a_column_a_number_says_what_it_is(make_record: MakeRecord) -> None:
+    records = [
+        make_record(trigger=trigger, rate=rate, finetune={"lr": lr})
+        for trigger in ("patch", "blend")
+        for rate in (0.1, 0.2)
+        for lr in (0.005, 0.05)
+    ]
+    (picture,) = attack_success_pictures(study_of(records), COLUMN)
+    assert "patch · rate 10 % · finetune.lr 0.005" in texts(picture.render("svg"))
 
 
 def test_many_cells_make_several_figures(make_record: MakeRecord) -> None:

@@ -30,32 +30,33 @@ def records(make_record: MakeRecord) -> list[TrialRecord]:
 
 
 def test_a_heat_map_holds_every_cell_at_its_place(records: list[TrialRecord]) -> None:
-    heat = heat_map(study_of(records))
-    assert heat is not None
+    study = study_of(records)
+    heat, after = heat_map(study, "poison"), heat_map(study, "finetune")
+    assert heat is not None and after is not None
     assert (heat.rows, heat.across, heat.averaged) == (("blend", "patch"), ("poison.rate", "poison.stamp"), ())
     assert list(heat.heads()) == [
         ("poison.rate", [("10 %", 2), ("20 %", 2)]),
         ("poison.stamp", [("after augmentation", 1), ("before augmentation", 1)] * 2),
     ]
-    square = heat.squares["poison", "blend", ("20 %", "after augmentation")]
+    square = heat.squares["blend", ("20 %", "after augmentation")]
     assert (square.mean, square.cells) == (pytest.approx(0.8), 1)
-    assert heat.squares["finetune", "patch", ("10 %", "before augmentation")].mean == pytest.approx(0.05)
-    assert len(heat.squares) == 2 * 2 * 4
+    assert after.squares["patch", ("10 %", "before augmentation")].mean == pytest.approx(0.05)
+    assert len(heat.squares) == len(after.squares) == 2 * 4
 
 
 def test_numbers_across_stand_by_size(make_record: MakeRecord) -> None:
     rates = {"patch": (0.2, 0.02), "blend": (0.05, 0.1)}
     found = [make_record(trigger=name, poison={"rate": rate}) for name, both in rates.items() for rate in both]
-    heat = heat_map(study_of(found))
+    heat = heat_map(study_of(found), "poison")
     assert heat is not None
     assert heat.columns == (("2 %",), ("5 %",), ("10 %",), ("20 %",))
 
 
 def test_what_does_not_fit_across_is_averaged_and_said(records: list[TrialRecord]) -> None:
-    heat = heat_map(study_of(records), most_columns=2)
+    heat = heat_map(study_of(records), "poison", most_columns=2)
     assert heat is not None
     assert (heat.across, heat.averaged) == (("poison.rate",), ("poison.stamp",))
-    square = heat.squares["poison", "blend", ("20 %",)]
+    square = heat.squares["blend", ("20 %",)]
     assert (square.mean, square.lowest, square.highest, square.cells) == (
         pytest.approx(0.7),
         pytest.approx(0.6),
@@ -65,8 +66,27 @@ def test_what_does_not_fit_across_is_averaged_and_said(records: list[TrialRecord
 
 
 def test_a_single_cell_and_what_failed_make_no_map(make_record: MakeRecord) -> None:
-    assert heat_map(study_of([make_record(), make_record(seed=1)])) is None
-    assert heat_map(study_of([make_record(status="failed"), make_record(trigger="blend", status="failed")])) is None
+    single = [make_record(), make_record(seed=1)]
+    failed = [make_record(status="failed"), make_record(trigger="blend", status="failed")]
+    assert [heat_map(study_of(found), "poison") for found in (single, failed)] == [None, None]
+
+
+def test_a_model_stands_once_before_whatever_was_done_to_it(make_record: MakeRecord) -> None:
+    rates = {"patch": 0.9, "blend": 0.4}
+    records = [
+        make_record((rate, lr), trigger=trigger, finetune={"lr": lr})
+        for trigger, rate in rates.items()
+        for lr in (0.01, 0.1)
+    ]
+    study = study_of(records)
+    before, after = heat_map(study, "poison"), heat_map(study, "finetune")
+    assert before is not None and after is not None
+    assert (before.across, after.across) == ((), ("finetune.lr",))
+    assert {row: (square.mean, square.cells) for (row, _), square in before.squares.items()} == {
+        "patch": (0.9, 1),
+        "blend": (0.4, 1),
+    }
+    assert len(after.squares) == 4
 
 
 def test_an_axis_that_another_decides_takes_no_place(make_record: MakeRecord) -> None:

@@ -17,7 +17,7 @@ RATES = {"ap": 0.6, "tpr_at_1": 0.1, "tpr_at_5": 0.2, "tpr_at_10": 0.3, "tpr": 0
 def said(name: str, auroc: float | None = None, **more: Any) -> Answer:
     options = more.pop("options", {})
     rates = {**RATES, "auroc": auroc} if auroc is not None else {}
-    key = f"{name}{options}{auroc}"
+    key = f"{name}{options}{auroc}{more}"
     counts = {"positives": 20, "negatives": 80}
     return Answer(key=key, detector={"name": name, **options}, result="poisoned", **{**counts, **rates, **more})
 
@@ -74,6 +74,15 @@ def test_detectors_against_attacks(make_record: Any, make_baseline: Any) -> None
     for shown in ("Would anybody have noticed?", "0.850", "1 of 2", "1 of 1 flagged"):
         assert shown in html
     assert "Would anybody" not in make_report([make_record()], SweepDescription("silent")).html
+
+
+def test_a_model_that_was_repaired_twice_is_one_model(make_record: Any) -> None:
+    answers = said("strip", 0.8), said("mm_bd", index=(0.1, 7.0), flagged=(1,), tpr=1.0, fpr=0.0)
+    table = detector_table([asked(make_record(finetune={"lr": lr}), *answers) for lr in (0.01, 0.1)])
+    assert table is not None
+    (strip,), (found,) = table.rows["strip"], table.rows["mm_bd"]
+    assert strip is not None and found is not None
+    assert (strip.aurocs, found.hits, found.models) == ((0.8,), 1, 1)
 
 
 def test_a_detector_that_failed_is_named_on_the_page(make_record: Any) -> None:

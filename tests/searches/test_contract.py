@@ -1,4 +1,4 @@
-"""What every registered search method must do, and how a user's own is found."""
+"""What every registered search method must do."""
 
 from __future__ import annotations
 
@@ -21,18 +21,6 @@ parameters:
   poison.rate: {values: [0.01, 0.02, 0.1]}
 baselines: true
 """
-PLUGIN = '''
-from typing import ClassVar
-from bdray.searches import SEARCHES, Planned
-
-@SEARCHES.register("every_other")
-class EveryOther(Planned):
-    """Every `step`-th condition of the grid."""
-    step: int = 2
-
-    def conditions(self, ground):
-        yield from ground.unique(ground.built(ground.grid()))[:: self.step]
-'''
 PLANNED = {name: {"method": name} for name, cls in SEARCHES if issubclass(cls, Planned)}
 PLANNED["random"] |= {"max_trials": 5}
 
@@ -58,14 +46,6 @@ def test_a_planned_method_lists_its_conditions_once_and_the_same_every_time(name
         asked += asker.ask(3)
     assert [condition.condition_id for condition in asked] == ids
     assert asker.ask(3) == []
-
-
-def test_a_users_method_registers_like_a_trigger(tmp_path: Path) -> None:
-    (tmp_path / "own_search.py").write_text(PLUGIN)
-    space = load_space(spaces(tmp_path, {"method": "every_other", "step": 3}, "plugins: [own_search]\n"))
-    grid = load_space(spaces(tmp_path, {"method": "grid"}))
-    poisoned = [c.condition_id for c in grid.conditions() if not c.is_baseline]
-    assert [c.condition_id for c in space.conditions() if not c.is_baseline] == poisoned[::3]
 
 
 def test_planning_imports_no_optimizer(tmp_path: Path) -> None:

@@ -6,19 +6,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up import record, stage
 from waiting import HANG_S
 
+from bdray.commands.launch import tell
 from bdray.machine import Machine
-from bdray.record import EpochRecord
+from bdray.record import EpochRecord, TrialRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, untimed_kinds
+from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, forecast_of, untimed_kinds
+from bdray.sweeping.freezing import freeze
+from bdray.sweeping.settings import SweepOutcome
 from bdray.sweeping.workload import work_of
+from bdray.terminal import Console
 from bdray.trial.measurements import Measurement, Measurements, name_of
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +99,6 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     price(storage, space, {"resnet8": 100.0, "resnet20": 0.4})
     folder = SweepFolder(storage.child("priced"))
     done = next(condition for condition in space.conditions() if condition.model.name == "resnet8")
-    folder.write_info(SweepInfo("priced", "bdray-priced"))
     timed = EpochRecord(epoch=1, images=1, stage_seconds=3.0)
     stages = (stage(timed, name=one.name, result=one.result, fingerprint=one.fingerprint) for one in done.stages)
     folder.condition(done.condition_id).write_condition(done)
@@ -103,6 +108,47 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
     (each,) = {work_of(c).units * 4 for c in space.conditions()}
     assert cost.trial_s == pytest.approx(3 * 7.0 + 4 * (each * 0.4 + 1.0))
     assert cost.basis.startswith("1 finished condition and a rehearsal's timed steps")
+
+
+def told(sweep: Storage, records: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
+    assert tell(SweepOutcome(sweep, records, [], False, None, "sqlite:///x.db"), Console(width=140), "bdray sweep") == 0
+    return capsys.readouterr().out
+
+
+def test_at_its_end_a_sweep_says_what_it_cost_beside_what_the_rehearsal_had_said(
+    tmp_path: Path, make_record: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    assert forecast_of(estimate_cost(space, storage, "priced")) == {}
+    price(storage, space, {"resnet8": 0.1, "resnet20": 0.4})
+    cost = estimate_cost(space, storage, "priced")
+    assert cost is not None
+    forecast = forecast_of(cost)
+    assert forecast == {"trial_s": cost.trial_s, "wall_s": {str(slots): one for slots, one in cost.wall_s.items()}}
+    made_ms, sweep = make_record().started_ms, storage.child("priced")
+    # Ten minutes each; what was taken over ran before.
+    records = [make_record(trigger=trigger) for trigger in ("patch", "blend", "line")]
+    records.append(make_record(trigger="pixel").model_copy(update={"started_ms": 0, "finished_ms": 10**9}))
+    info = SweepInfo("priced", "bdray-priced", created_ms=made_ms, ran_s=600.0)
+    SweepFolder(sweep).write_info(info)
+    sweep.write_atomic("space.yaml", space.to_yaml())
+    said = told(sweep, records, capsys)
+    assert "took 10 min, 0.50 hours of trials\n" in said
+    assert "tuned: after the repair." in said
+    wall_s = {"1": 1500.0, "4": 480.0, "16": 300.0}
+    SweepFolder(sweep).write_info(replace(info, forecast={"trial_s": 1440.0, "wall_s": wall_s}))
+    line = "took 10 min, 0.50 hours of trials; the rehearsal had said 8 min at 4 at a time, 0.40 hours\n"
+    assert line in told(sweep, records, capsys)
+    SweepFolder(sweep).write_info(replace(info, ran_s=0.0))
+    assert "took 10" not in told(sweep, records, capsys)
+
+
+def test_what_was_expected_at_first_stands(tmp_path: Path) -> None:
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    sweep, first = storage.child("priced"), {"trial_s": 1.0, "wall_s": {"1": 1.0}}
+    for forecast in (first, {"trial_s": 2.0, "wall_s": {"1": 2.0}}):
+        freeze(sweep, space, [], [], mark=None, command="", sources={}, forecast=forecast)
+    assert SweepFolder(sweep).info().forecast == first
 
 
 def test_where_all_is_done_there_is_nothing_to_price() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bdray.errors import UserError
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
 from bdray.sweeping.reuse import trained_elsewhere
+from bdray.sweeping.run import _begin
+from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.sweeping.tasks import stages_of
+from bdray.terminal import Console
 
 TEXT = """\
 name: NAME
@@ -52,6 +58,21 @@ def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path) -> None:
         assert "trains 1 models" in said
         assert open_ in said
         assert list(trained_elsewhere(one, storage, first.conditions())) == [], "it is its own"
+
+
+def test_it_is_said_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage.open(tmp_path / "runs")
+    first, second = space_of("first", 2, tmp_path), space_of("second", 3, tmp_path)
+    one, two = sweep_of(first, storage), storage.child("second")
+    conditions = second.conditions()
+    loop = SearchLoop(second, two, conditions, lambda new: new, searching=False)
+    loop.recall()
+    run = SweepRun(second, loop, storage, two, "sqlite:///unused.db", SweepSettings(), Console())
+    with SweepFolder(one).locked(DRIVER_LOCK, 0, UserError):
+        _begin(run, [], searching=False)
+    said = capsys.readouterr().out
+    assert f"second: {len(conditions)} conditions, {len(conditions)} to run" in said
+    assert "note: the sweep 'first' of this storage is running and trains 2 models" in said
 
 
 def test_what_shares_nothing_and_what_needs_foreign_code_is_left_alone(tmp_path: Path) -> None:

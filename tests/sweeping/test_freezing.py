@@ -1,0 +1,55 @@
+"""What a sweep's folder keeps of its space."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdray.space import load_space
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SPACE
+from bdray.sweeping.freezing import write_space
+
+TWO = """
+name: two
+seeds: [0]
+fixed: {{model: resnet8, trigger: patch, poison.rate: 0.5, finetune.fraction: 0.5, data.image_size: 16{fixed}}}
+parameters:
+  data.root: {{values: [{root}/first, {root}/second]{when}}}
+{more}
+"""
+MADE = {
+    "the axis alone": {"fixed": ", data.name: image_folder"},
+    "with another": {
+        "fixed": ", data.name: image_folder",
+        "more": "  train.lr: {values: [0.1, 0.2]}\nzip: [[data.root, train.lr]]",
+    },
+    "beside another set": {
+        "when": ", when: {data.name: image_folder}",
+        "more": "  data.name: {values: [digits, image_folder]}",
+    },
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_what_is_in_two_folders_is_known_where_neither_is(made: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for place in (
+        f"{root}/{part}/{name}" for root in ("first", "second") for part in ("train", "test") for name in "ab"
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / place / f"{number}.png")
+    words = {"fixed": "", "when": "", "more": "", **MADE[made]}
+    (tmp_path / "space.yaml").write_text(TWO.format(root=tmp_path, **words))
+    space, sweep = load_space(tmp_path / "space.yaml"), Storage.open(tmp_path / "runs" / "two")
+    ids = [condition.condition_id for condition in space.conditions()]
+    write_space(sweep, space, space.conditions(), None)
+    for root in ("first", "second"):
+        shutil.rmtree(tmp_path / root)
+    assert [one.condition_id for one in load_space(sweep.uri_of(SPACE)).conditions()] == ids
