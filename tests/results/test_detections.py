@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdray.record import Answer, TrialRecord
+from bdray.record import Answer, DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.detections import detector_table, names_of
 from bdray.results.statistics import auc_interval
@@ -38,7 +38,11 @@ def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
 
 
 def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> None:
-    table = result_table(models(make_record, make_baseline))
+    data = DataRecord(
+        fingerprint="f", class_names=("10", "2"), train_images=9, clean_images=1, test_images=3, poisoned_images=1,
+        cover_images=0,
+    )  # fmt: skip
+    table = result_table([r.model_copy(update={"data": data}) for r in models(make_record, make_baseline)])
     assert table["poisoned_strip_auroc"].tolist()[:2] == [0.8, 0.9]
     assert table["poisoned_strip_auroc"].isna().tolist() == [False, False, True]
     assert table["poisoned_strip_fpr"].tolist() == [0.1, 0.1, 0.04]
@@ -48,7 +52,8 @@ def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> Non
         interval.high,
     )
     assert table["poisoned_mm_bd_index"].tolist() == [7.0, 0.2, 3.0]
-    assert table["poisoned_mm_bd_flagged"].tolist() == ["1", "", "0"]
+    assert table["poisoned_mm_bd_flagged"].tolist() == ["1 (2)", "", "0 (10)"]
+    assert table["poison.target_class"].tolist() == ["10"] * 3
     assert not [name for name in result_table([make_record()]) if "strip" in name]
 
 
