@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bdray.condition import Condition, attack_key, flatten
 from bdray.data.arrays import Duplicate
 from bdray.errors import UserError
-from bdray.poisoning.classes import classes_in
+from bdray.poisoning.classes import NamedClass, classes_in
 from bdray.triggers.variations import Variation
 
 SCHEMA = 2
@@ -367,6 +367,11 @@ class TrialRecord(_Frozen):
         """The condition's resolved content by dotted path; classes know their names, where data were loaded."""
         flat = flatten(self.condition)
         return flat | classes_in(flat, self.data.class_names if self.data else None)
+
+    @property
+    def class_names(self) -> dict[str, str]:
+        """What the settings that hold a class stand for: `{"poison.target_class": "cat"}`, where data were loaded."""
+        return {f"{path}_class": value.name for path, value in self.flat.items() if isinstance(value, NamedClass)}
 
     def stage(self, name: StageName) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.name == name), None)

@@ -15,10 +15,11 @@ import torch
 from bdray.condition import COMPONENTS, Condition
 from bdray.data import build_dataset
 from bdray.data.splits import split_clean
+from bdray.detectors.base import DETECTORS
 from bdray.errors import BdrayError, DataError, PoisonError, SpaceError
 from bdray.poisoning.base import STRATEGIES
 from bdray.poisoning.poison_plan import require_some
-from bdray.recipes import Finetune, Train
+from bdray.recipes import Clean, Finetune, Relearn, Train
 from bdray.registry import model_in
 from bdray.shares import comes_to_nothing, smallest_share
 from bdray.space import load_space
@@ -115,6 +116,7 @@ SPACE = "fixed: {data: {name: digits, train_limit: 90}, model: resnet8, trigger:
         ("poison.cover_rate=0.001", "poison.cover_rate", 81),
         ("finetune.fraction=0.001", "finetune.fraction", 90),
         ("data.clean_pool=0.0001", "data.clean_pool", 90),
+        ("clean.poisoned_share=0.05", "clean.poisoned_share", 4),
         ("data.train_limit=9", "data.train_limit", 9),
         ("parameters.poison.rate={values: [0.2, 0.001, 0.1]}", "poison.rate", 81),
         ("parameters.finetune.fraction={values: [0.001, 0.05]}", "finetune.fraction", 90),
@@ -133,12 +135,17 @@ def test_a_plan_says_it_before_anything_runs(tmp_path: Path, changed: str, path:
 def test_a_baseline_and_an_unused_clean_set_are_nothing_on_purpose(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     assert load_space(tmp_path / "space.yaml", ["poison.rate=0"])
+    assert load_space(tmp_path / "space.yaml", ["poison.rate=0", "clean.poisoned_share=0.05"])
+    assert load_space(tmp_path / "space.yaml", ["finetune.epochs=0", "clean.poisoned_share=0.05"])
     assert load_space(tmp_path / "space.yaml", ["finetune.fraction=0.001", "finetune.epochs=0"])
 
 
 SHARES = {
+    "clean.poisoned_share": "refused",
     "data.clean_pool": "refused",
     "data.test_fraction": "one picture of each class at least",
+    "detect.expected": "one sample of a class at least",
+    "detect.isolated": "two samples at least",
     "finetune.fraction": "refused",
     "poison.rate": "refused",
     "poison.cover_rate": "refused",
@@ -152,7 +159,7 @@ CONTINUOUS = {
     *("opacity", "strength", "delta", "frequency", "beta", "max_drop", "place", "learning_rate"),
     *("label_smoothing", "norm_bias_lr", "logit_scale", "large_lr", "small_lr", "rho", "threshold"),
     *("gamma", "radius", "bound", "step", "fooling", "limit", "reached", "clean_threshold"),
-    *("unlearning_lr", "recovering_lr"),
+    *("unlearning_lr", "recovering_lr", "small", "false_positives", "width", "factor", "factors", "wrong", "p_value", "magnitude"),
 }
 """Numbers that are never rounded, or whose rounding to no level leaves an image as it was, which a trigger says."""
 
@@ -171,9 +178,9 @@ def numbers(cls: Any, prefix: str) -> Mapping[str, Any]:
 
 def test_every_number_of_a_condition_is_a_share_that_is_looked_at_or_is_never_rounded() -> None:
     found = set()
-    for section, cls in (("train", Train), ("finetune", Finetune)):
+    for section, cls in (("train", Train), ("finetune", Finetune), ("clean", Clean), ("evaluate", Relearn)):
         found |= numbers(cls, section).keys()
-    for section, registry in COMPONENTS.items():
+    for section, registry in {**COMPONENTS, "detect": DETECTORS}.items():
         for _, cls in registry:
             if cls.__module__.startswith("bdray."):
                 found |= numbers(cls, section).keys()

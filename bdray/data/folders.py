@@ -26,9 +26,13 @@ TEST_FRACTION = 0.2
 
 OF_THE_SYSTEM = frozenset(
     (*("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "lost+found", "__macosx", "__pycache__", "@eadir"),
-     *("$recycle.bin", "system volume information"))
+     *("$recycle.bin", "system volume information", ".ds_store", ".directory", ".localized", ".spotlight-v100"),
+     *(".trashes", ".fseventsd", ".git", ".gitignore", ".gitattributes", ".gitkeep", ".keep", ".cache", ".dvc"),
+     *(".ipynb_checkpoints", ".idea", ".vscode"))
 )  # fmt: skip
-"""What systems leave in folders, in lower case: passed over, as are hidden files that are no pictures."""
+"""What systems and tools leave in folders, in lower case: passed over, as is what begins with a prefix below."""
+
+_PREFIXES_OF_THE_SYSTEM = ("._", ".nfs", ".trash-")
 
 _USUAL_NAMES = (("train", "training", "trn"), ("test", "testing", "val", "valid", "validation", "eval", "dev"))
 """What the folders of a training and of a test set are often called, in lower case."""
@@ -83,8 +87,9 @@ class ClassFolders:
         root: the folder that holds the training and the test folder, or the classes themselves.
         splits: `train` and `test`, or `.` for one tree that is yet to be split.
         layout: how it lies there.
-        unread: what lies in class folders, or is a picture beside them or a folder with pictures beside the training
-            and the test folder, and is not read; below the root, folders with a slash behind.
+        unread: what lies in class folders, or beside them is a picture or a hidden folder, or beside the training and
+            the test folder is a picture or a folder that holds any file, and is not read; below the root, folders with
+            a slash behind.
     """
 
     root: Path
@@ -210,18 +215,20 @@ def _as_text(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _with_pictures_beside(root: Path, splits: Sequence[str]) -> list[str]:
-    """The pictures and the folders with pictures or with folders of pictures below the root, but for `splits`."""
-    folders = {name for name in _subfolders(root) if name not in splits and _has_pictures(root / name)}
-    pictures = {entry.name for entry in _entries(root) if _is_picture(entry.name) and not entry.is_dir()}
-    return sorted([*(f"{name}/" for name in folders), *pictures])
+    """The pictures below the root and the folders that hold anything, however deep, but for `splits`."""
+    within = _entries(root)
+    folders = [entry.name for entry in within if entry.is_dir() and entry.name not in splits]
+    pictures = [entry.name for entry in within if _is_picture(entry.name) and entry.name not in folders]
+    return sorted([*(f"{name}/" for name in folders if _holds_files(root / name)), *pictures])
 
 
-def _has_pictures(folder: Path) -> bool:
-    """Whether a picture lies in a folder or in one of its folders, as far as anybody may look."""
+def _holds_files(folder: Path) -> bool:
+    """Whether anything but folders lies in a folder, however deep, or might, where nobody may look."""
     try:
-        within = _entries(folder)
-        deeper = (inner for entry in within if entry.is_dir() for inner in _entries(Path(entry.path)))
-        return any(_is_picture(entry.name) for entry in (*within, *deeper))
+        # A link is not followed: it may lead back.
+        return any(
+            not entry.is_dir(follow_symlinks=False) or _holds_files(Path(entry.path)) for entry in _entries(folder)
+        )
     except DataError:
         return True
 
@@ -305,7 +312,7 @@ def found(folder: Path) -> str:
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but hidden files (such as the lock that a failed download leaves)."""
-    return not _entries(folder)
+    return all(entry.name.startswith(".") for entry in _entries(folder))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -314,8 +321,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_of_the_system(name: str) -> bool:
-    hidden = name.startswith("._") or (name.startswith(".") and not _is_picture(name))
-    return hidden or name.lower() in OF_THE_SYSTEM
+    return name.lower() in OF_THE_SYSTEM or name.lower().startswith(_PREFIXES_OF_THE_SYSTEM)
 
 
 def _is_picture(name: str) -> bool:
@@ -330,7 +336,9 @@ def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layo
     """The classes of one folder below the root. Appends to `unread`."""
     folder, where = root / place, f"data.root of {data_set}"
     names = _subfolders(folder)
-    beside = [entry.name for entry in _entries(folder) if entry.name not in names and _is_picture(entry.name)]
+    within = [entry for entry in _entries(folder) if entry.name not in names]
+    beside = [entry.name for entry in within if _is_picture(entry.name)]
+    hidden = [f"{entry.name}/" for entry in within if entry.is_dir() and _holds_files(Path(entry.path))]
     if len(names) < 2:
         unsorted = f"; {len(beside)} pictures lie beside them, of no class" if beside else ""
         tree = _advice(root, [layout.train], layout) if place != "." and beside else ""
@@ -340,7 +348,7 @@ def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layo
         )
     classes: dict[str, tuple[ImageFile, ...]] = {}
     prefix = "" if place == "." else f"{place}/"
-    unread += [prefix + name for name in beside]
+    unread += [prefix + name for name in (*beside, *hidden) if f"{name}/" not in hidden]
     for name in names:
         classes[name], rest = _list_images(folder / name)
         unread += [f"{prefix}{name}/{each}" for each in rest]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @DETECTORS.register("spectral_signatures")
 class SpectralSignatures(TrainingSetDetector):
     """The squared projection of a sample's penultimate features, less their mean over its class, on the first right
-    singular vector of that class. Of each class, 1.5 times `expected` of its samples are flagged, highest first.
+    singular vector of that class. Of each class, 1.5 times `expected` of its samples are flagged, highest first: at
+    least one.
     """
 
     SOURCE: ClassVar[str] = "Tran, Li & Madry 2018 (spectral signatures)"
@@ -44,7 +45,7 @@ class SpectralSignatures(TrainingSetDetector):
         flags = torch.zeros(len(scores), dtype=torch.bool)
         for members in classes_of(labels):
             order = scores[members].argsort(descending=True, stable=True)
-            flags[members[order[: int(1.5 * self.expected * len(members))]]] = True
+            flags[members[order[: max(1, int(1.5 * self.expected * len(members)))]]] = True
         return flags
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from bdray.poisoning.classes import NamedClass
 from bdray.record import Answer, TrialRecord
+from bdray.results.cells import is_sound
 from bdray.results.statistics import auc_interval
 from bdray.triggers.base import TRIGGERS
 from bdray.values import freeze
@@ -38,10 +40,15 @@ def named(detector: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> st
     return re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(words)).strip("_")
 
 
-def measures_of(answer: Answer) -> dict[str, Any]:
-    """What a column shows of an answer, by the column's end; None where it was not measured."""
+def measures_of(answer: Answer, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a column shows of an answer, by the column's end; None where it was not measured.
+
+    Args:
+        classes: their names, where they are known.
+    """
     if answer.index is not None:
-        flagged = " ".join(map(str, answer.flagged or ()))
+        named = {index: NamedClass(index, name) for index, name in enumerate(classes)}
+        flagged = ", ".join(str(named.get(index, index)) for index in answer.flagged or ())
         return {"index": max(answer.index), "flagged": flagged, **{name: getattr(answer, name) for name in OWN}}
     low = high = None
     if answer.auroc is not None:
@@ -53,10 +60,11 @@ def measures_of(answer: Answer) -> dict[str, Any]:
 
 def answer_columns(record: TrialRecord, names: Mapping[str, str]) -> dict[str, Any]:
     """`<result>_<detector>_<measure>` of one record. `names`: see `names_of`."""
+    classes = record.data.class_names if record.data else ()
     return {
         f"{answer.result}_{names[answer.key]}_{measure}": value
         for answer in record.answers
-        for measure, value in measures_of(answer).items()
+        for measure, value in measures_of(answer, classes).items()
     }
 
 
@@ -99,14 +107,14 @@ class DetectorTable:
 
 
 def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
-    """None where nothing was asked."""
+    """Without models that diverged or collapsed by the time they were asked; None where nothing was asked."""
     names = names_of(answer for record in records for answer in record.answers)
     if not names:
         return None
     groups: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.role == "baseline"):
         for answer in record.answers:
-            if answer.error is None:
+            if answer.error is None and is_sound(record, "poison" if answer.result == "poisoned" else "finetune"):
                 # Conditions that share a model share what was said of it.
                 groups[_row(names, answer), _attack(record)][answer.key] = answer
     attacks = tuple(dict.fromkeys(attack for _, attack in groups))

@@ -80,6 +80,7 @@ def result_row(
         "error": f"{record.error.kind}: {record.error.message}" if record.error else None,
     }
     row.update((path, value) for path, value in flatten(record.condition).items() if path != "trigger")
+    row.update(record.class_names)
     return row
 
 

@@ -17,6 +17,7 @@ from bdray.errors import ComponentError, ConditionError, PoisonError
 from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.repairs.base import Training
+from bdray.shares import comes_to_nothing
 
 Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 """At least and at most how many images of each class there are, and how many in all."""
@@ -44,8 +45,12 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
 
 
 def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
-    """One whose limit is below the number of classes, or whose clean set, pool or stage has too few images."""
-    kinds = {(id(c.data), id(c.model), id(c.repair), id(c.finetune)): (c, bounds) for c, bounds in conditions}
+    """One whose limit is below the number of classes, or whose clean set, its poisoned share, pool or stage has too few
+    images."""
+    kinds = {
+        (id(c.data), id(c.model), id(c.repair), id(c.finetune), id(c.clean), c.is_baseline): (c, bounds)
+        for c, bounds in conditions
+    }
     for condition, (low, _, total) in kinds.values():
         if total < len(low):
             fewer = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
@@ -55,6 +60,11 @@ def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, C
             total, fraction=condition.clean_fraction, held_out_fraction=held_out, split=split
         ) or _alone(condition, total):
             return condition, ConditionError(*refusal)
+        share, clean = condition.clean.poisoned_share, round(condition.clean_fraction * total)
+        if clean and not condition.is_baseline:
+            option = "clean.poisoned_share"
+            if problem := comes_to_nothing(share, clean, "clean images", option):
+                return condition, ConditionError(option, problem)
     return None
 
 

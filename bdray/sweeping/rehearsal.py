@@ -164,7 +164,9 @@ def _fewer(condition: Condition, image_size: int) -> DataSet:
     """The condition's data set, with few images of this size, yet some of every class and of every fraction."""
     data, poison = condition.data, condition.poison
     classes = data.NUM_CLASSES or len(data.train_sizes() or ())
-    fractions = [*filter(None, (poison.rate, poison.cover_rate, condition.clean_fraction, data.clean_pool))]
+    clean = condition.clean_fraction
+    shares = (poison.rate, poison.cover_rate, clean, clean * condition.clean.poisoned_share, data.clean_pool)
+    fractions = [*filter(None, shares)]
     of = classes if poison.rate_of == "eligible" else 1
     enough, train_images = max(_PER_CLASS * classes, 2 * of / min(fractions, default=1.0)), TRAIN_IMAGES
     # In few steps: each number is an array of its own in the cache.

@@ -402,9 +402,10 @@ def _on_disk(storage: Storage, name: str, data: bytes) -> Iterator[Path]:
 
 
 def _new_params(run: _ConditionRun, found: Found) -> dict[str, str]:
-    if run.is_described:
-        return {}
-    flat = found.info.flat
+    flat = {} if run.is_described else found.info.flat
+    if found.record and not run.delivered:
+        # Not before the data were loaded are the names of classes known.
+        flat = {**flat, **found.record.record.class_names}
     return {
         key: parent.shorten(str(value), _MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in run.params
     }

@@ -26,6 +26,7 @@ from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Details, Operation, RepairStage, Training
 from bdray.repairs.tools import Tick, Tools
 from bdray.seeds import derive_seed, stream
+from bdray.shares import comes_to_nothing
 from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import CleanSet, Normalization, TestSet
@@ -221,12 +222,15 @@ class Experiment:
         """What of the clean set is stamped (`clean.poisoned_share`); positions in the whole training set.
 
         Raises:
-            PoisonError: the attack is meant for fewer of its pictures.
+            PoisonError: the share comes to no picture, or the attack is meant for fewer.
         """
         condition, members = self.condition, self.split.clean_indices
-        count = round(condition.clean.poisoned_share * len(members))
-        if not count or condition.is_baseline:
+        share = condition.clean.poisoned_share
+        count = round(share * len(members))
+        if condition.is_baseline or not share or not len(members):
             return NOTHING
+        if problem := comes_to_nothing(share, len(members), "clean images", "clean.poisoned_share"):
+            raise PoisonError(f"clean.poisoned_share: {problem}")
         generator = stream(condition.seed, "clean_split", "poison")
         drawn = members[torch.randperm(len(members), generator=generator).numpy()]
         labels, classes = self.data.train_labels.numpy(), self.data.num_classes

@@ -51,7 +51,7 @@ def test_what_systems_leave_is_passed_over(tmp_path: Path, make_folders: Make, s
     assert (listing.class_names, listing.unread) == (("a", "b"), ())
 
 
-UNREAD = ("a/.hidden.png", "a/0001", "a/deeper/", "a/flickr.py", "a/new.avif", "beside.png")
+UNREAD = ("a/.hidden.png", "a/0001", "a/deeper/", "a/flickr.py", "a/new.avif", "beside.png", "a/.0001", "a/.more/")
 
 
 def test_pictures_beside_the_two_sets_are_named_and_not_refused(tmp_path: Path, make_folders: Make) -> None:
@@ -62,10 +62,13 @@ def test_pictures_beside_the_two_sets_are_named_and_not_refused(tmp_path: Path, 
     before = list_class_folders(tmp_path, "image_folder")
     assert before.unread == ()
     make_folders(tmp_path / "valid", {"a": 3})
-    make_folders(tmp_path, {"more": 1})
+    make_folders(tmp_path, {"more": 1, ".spare": 1})
+    make_folders(tmp_path / "extra" / "deep" / "val", {"a": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.avif").write_bytes(b"")
     (tmp_path / "all.png").write_bytes(b"")
     listing = list_class_folders(tmp_path, "image_folder")
-    assert listing.unread == ("all.png", "more/", "valid/")
+    assert listing.unread == (".spare/", "all.png", "extra/", "more/", "other/", "valid/")
     assert (listing.state, listing.splits) == (before.state, before.splits)
 
 
@@ -85,6 +88,22 @@ def test_what_would_not_be_read_is_refused_by_name_or_left_out_and_counted(
     assert listing.source().unread == listing.unread
     planted.rmdir() if unread.endswith("/") else planted.unlink()
     assert list_class_folders(tmp_path, "cifar10").state == listing.state
+
+
+@pytest.mark.parametrize("place", [".", "train"])
+def test_a_hidden_folder_beside_classes_is_no_class_and_is_not_passed_over(
+    tmp_path: Path, make_folders: Make, place: str
+) -> None:
+    for folder in {place, "test" if place == "train" else place}:
+        make_folders(tmp_path / folder, {"a": 2, "b": 2})
+    (tmp_path / place / ".nothing").mkdir()
+    assert list_class_folders(tmp_path, "image_folder").unread == ()
+    make_folders(tmp_path / place, {".cats": 1})
+    listing = list_class_folders(tmp_path, "image_folder", Layout(unread="leave_out"))
+    assert listing.class_names == ("a", "b")
+    assert listing.unread == (f"{'' if place == '.' else 'train/'}.cats/",)
+    with pytest.raises(DataError, match=r"\.cats/\) lies"):
+        list_class_folders(tmp_path, "image_folder")
 
 
 def test_of_many_that_would_not_be_read_some_are_named_and_all_counted(tmp_path: Path, make_folders: Make) -> None:

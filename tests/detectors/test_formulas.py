@@ -39,6 +39,8 @@ def test_spectral_signatures_takes_one_and_a_half_times_what_is_expected_of_each
     scores = torch.arange(30).double()
     flags = SpectralSignatures(expected=0.2).flagged(scores, labels)
     assert flags.nonzero().flatten().tolist() == [*range(14, 20), *range(27, 30)]
+    few = SpectralSignatures(expected=0.01).flagged(scores, labels)
+    assert few.nonzero().flatten().tolist() == [19, 29]
 
 
 def test_activation_clustering_finds_the_small_cluster() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdray.record import Answer, TrialRecord
+from bdray.record import Answer, DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.detections import detector_table, names_of
 from bdray.results.statistics import auc_interval
@@ -18,8 +18,8 @@ def said(name: str, auroc: float | None = None, **more: Any) -> Answer:
     options = more.pop("options", {})
     rates = {**RATES, "auroc": auroc} if auroc is not None else {}
     key = f"{name}{options}{auroc}{more}"
-    counts = {"positives": 20, "negatives": 80}
-    return Answer(key=key, detector={"name": name, **options}, result="poisoned", **{**counts, **rates, **more})
+    counts = {"result": "poisoned", "positives": 20, "negatives": 80}
+    return Answer(key=key, detector={"name": name, **options}, **{**counts, **rates, **more})
 
 
 def asked(record: TrialRecord, *answers: Answer) -> TrialRecord:
@@ -38,7 +38,11 @@ def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
 
 
 def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> None:
-    table = result_table(models(make_record, make_baseline))
+    data = DataRecord(
+        fingerprint="f", class_names=("10", "2"), train_images=9, clean_images=1, test_images=3, poisoned_images=1,
+        cover_images=0,
+    )  # fmt: skip
+    table = result_table([r.model_copy(update={"data": data}) for r in models(make_record, make_baseline)])
     assert table["poisoned_strip_auroc"].tolist()[:2] == [0.8, 0.9]
     assert table["poisoned_strip_auroc"].isna().tolist() == [False, False, True]
     assert table["poisoned_strip_fpr"].tolist() == [0.1, 0.1, 0.04]
@@ -48,8 +52,25 @@ def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> Non
         interval.high,
     )
     assert table["poisoned_mm_bd_index"].tolist() == [7.0, 0.2, 3.0]
-    assert table["poisoned_mm_bd_flagged"].tolist() == ["1", "", "0"]
+    assert table["poisoned_mm_bd_flagged"].tolist() == ["1 (2)", "", "0 (10)"]
+    assert table["poison.target_class"].tolist() == ["10"] * 3
     assert not [name for name in result_table([make_record()]) if "strip" in name]
+
+
+def test_a_model_that_collapsed_by_then_counts_in_no_mean(make_record: Any) -> None:
+    sound, broken = make_record((0.9, 0.1)), make_record((1.0, 1.0), seed=1, collapsed=True)
+    later = make_record((0.9, 1.0), seed=2, collapsed_in_repair=True)
+    repaired = {"options": {"of": "repaired"}, "result": "finetuned"}
+    answers = {"auroc": 0.1, **repaired}
+    records = [
+        asked(sound, said("strip", 0.8), said("strip", 0.7, **repaired)),
+        asked(broken, said("strip", 0.1), said("strip", **answers)),
+        asked(later, said("strip", 0.6), said("strip", **answers)),
+    ]
+    table = detector_table(records)
+    assert table is not None
+    found = {name: row[0] and row[0].aurocs for name, row in table.rows.items()}
+    assert found == {"strip": (0.8, 0.6), "strip, finetuned": (0.7,)}
 
 
 def test_two_of_one_name_are_told_apart_by_what_differs() -> None:

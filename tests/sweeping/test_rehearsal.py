@@ -249,6 +249,7 @@ def test_a_rehearsal_lies_in_a_folder_of_the_storage(storage: str, expected: str
         ("poison.cover_rate", 0.0001),
         ("finetune.fraction", 0.0001),
         ("data.clean_pool", 0.0001),
+        ("clean.poisoned_share", 0.0005),
         ("data.name", "flowers102"),
     ],
 )

@@ -67,16 +67,18 @@ class SweepFolder:
         status: Status = "finished",
         error: str | None = None,
         times: tuple[int, int] = (STARTED, FINISHED),
+        **more: Any,
     ) -> None:
         record = TrialRecord(
             condition_id=condition_id,
             cell_id=f"cell{int(condition_id, 16)}",
             role="poisoned",
-            condition={},
+            condition=more.pop("condition", {}),
             status=status,
             error=None if error is None else ErrorRecord(kind="OutOfMemory", message=error),
             started_ms=times[0],
             finished_ms=times[1],
+            **more,
         )
         self._write(condition_id, "record.json", [{**record.model_dump(mode="json"), "files": {}}])
 

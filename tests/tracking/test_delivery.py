@@ -16,6 +16,7 @@ from filelock import FileLock
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
+from bdray.record import DataRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionInfo
 from bdray.store.sweep_status import SweepStatus, write_sweep_status
@@ -25,6 +26,20 @@ from bdray.tracking.parent import run_name
 from bdray.tracking.server import absolute_tracking_uri
 
 FINISHED = 1_700_000_100_000
+
+
+def test_a_class_has_its_name_for_a_parameter_once_it_is_known(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.condition(1)
+    sync_sweep(str(sweep.path))
+    data = DataRecord(
+        fingerprint="f", class_names=("10", "2"), train_images=9, clean_images=1, test_images=3, poisoned_images=1,
+        cover_images=0,
+    )  # fmt: skip
+    sweep.record(name, condition={"poison": {"strategy": "all_to_one", "target": 1}}, data=data)
+    sync_sweep(str(sweep.path))
+    params = shown(sweep).run(name).data.params
+    assert params == {"trigger.name": "patch", "poison.rate": "0.1", "seed": "1", "poison.target_class": "2"}
 
 
 def test_a_finished_condition_is_there_exactly(new_sweep: Any, shown: Any) -> None:

@@ -115,6 +115,11 @@ def test_a_clean_set_that_is_not_clean(cache: Path, stamp: str) -> None:
     assert torch.equal(labels, after.labels)
     twin = Experiment.prepare(conditions[1].baseline(), torch.device("cpu"), cache)
     assert torch.equal(twin.clean_set().images, before.images)
+    none_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 0.0001}})
+    with pytest.raises(
+        PoisonError, match=r"clean\.poisoned_share: 0\.0001 of \d+ clean images comes to 0; the smallest"
+    ):
+        Experiment.prepare(none_of_it, torch.device("cpu"), cache).clean_set()
     all_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 1.0}})
     with pytest.raises(PoisonError, match=r"clean\.poisoned_share: .* meant for only"):
         Experiment.prepare(all_of_it, torch.device("cpu"), cache).clean_set()
