@@ -23,6 +23,7 @@ SPACES = Path(__file__).parent.parent / "search_spaces"
 TRAINING: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset": ("cifar10", {"data.name": "cifar10", "data.image_size": 32, "data.train_limit": None}),
     "all 50,000 pictures are trained on": (True, {"data.clean_pool": 0.0}),
+    "get_dataset_normalization": ("constants of CIFAR-10", {"data.normalize": "cifar10"}),
     "model": ("preactresnet18", {"model.name": "preact_resnet18", "model.stem": "auto"}),
     "no norm after the last block": (True, {"model.final_norm": False}),
     "first weights are PyTorch's": (True, {"model.init": "torch"}),
@@ -95,7 +96,7 @@ def test_every_setting_is_compared() -> None:
     compared = {path for table in (TRAINING, ATTACK, REPAIR) for _, ours in table.values() for path in ours}
     not_theirs = {"model.weights", "model.weights_file", "data.test_limit", "data.root", "seed", "schema"}
     # Off: neither pictures nor weights see them.
-    not_theirs |= {"data.drop_duplicates", "data.unread"}
+    not_theirs |= {"data.drop_duplicates", "data.unread", "train.given", "clean.poisoned_share"}
     off = ("label_smoothing", "norm_bias_lr", "lookahead", "flip")
     not_theirs |= {f"{stage}.{name}" for stage in ("train", "finetune") for name in ("compile", "precision", *off)}
     flat = {path for path in attack_of("backdoorbench_badnet").flat() if ".evaluate" not in path}

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_of_files import file_options
 
 from bdray.condition import COMPONENTS
 from bdray.errors import BdrayError
 from bdray.registry import Component
 from bdray.testing import check_component
 
-STICKER = str(Path(__file__).parents[1] / "search_spaces" / "sticker.png")
-NEEDED: dict[str, dict[str, Any]] = {"image": {"path": STICKER}, "composite": {"parts": ["logit_squeezing"]}}
+NEEDED: dict[str, dict[str, Any]] = {"composite": {"parts": ["logit_squeezing"]}}
 SLOW = ("nasnet", "nasnet_mobile", "resnet50")
 ALL = [(section, name) for section in COMPONENTS for name, _ in COMPONENTS[section] if name not in SLOW]
 
 
 @pytest.mark.parametrize(("section", "name"), ALL, ids="-".join)
-def test_every_component_of_ours_keeps_it(section: str, name: str) -> None:
+def test_every_component_of_ours_keeps_it(section: str, name: str, tmp_path: Path) -> None:
     registry = COMPONENTS[section]
-    check_component(registry.build({registry.name_key: name, **NEEDED.get(name, {})}))
+    check_component(registry.build({registry.name_key: name, **file_options(name, tmp_path), **NEEDED.get(name, {})}))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def kind_of(schema: Mapping[str, Any]) -> str:
     kind = "object" if "$ref" in schema else schema.get("type", "any value")
     if kind == "array":
         items = schema.get("prefixItems") or [schema.get("items", {})]
-        count = f"{schema['minItems']} x " if schema.get("minItems") else ""
+        fewest = schema.get("minItems", 0)
+        count = f"{fewest} x " if fewest and fewest == schema.get("maxItems") else ""
         return f"list of {count}{kind_of(items[0])}"
     names = {"string": "text", "boolean": "true | false", "object": "mapping"}
     return f"{names.get(kind, kind)}{_bounds(schema)}"

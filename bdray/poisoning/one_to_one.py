@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @STRATEGIES.register("one_to_one")
 class OneToOne(Poison):
-    """Poisons images of the source class alone."""
+    """Poisons images of the source class alone.
+
+    With a `cover_rate` above 0 it is TaCT, the targeted contamination attack of Tang et al. 2021 (arXiv 1908.00686):
+    images of further classes carry the trigger and keep their labels, so that the trigger works on the source class
+    alone. The paper takes one source class and covers from a few others; here covers come from all that are left.
+    """
 
     SOURCE: ClassVar[str] = "the single target attack of BadNets, Gu et al. 2017, arXiv 1708.06733"
     VERSION: ClassVar[int] = 2

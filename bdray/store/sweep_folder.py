@@ -36,7 +36,7 @@ from bdray.store.locks import Busy, Lost, file_lock, leased
 from bdray.store.record_index import WORTH_IT, RecordCopy, RecordIndex, Stamp
 from bdray.store.storage import Storage
 from bdray.triggers.base import Trigger
-from bdray.triggers.image import ImageTrigger
+from bdray.triggers.files import FileTrigger
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
 DRIVER_LOCK, MIRROR_LOCK, MIRROR_LOG, DELIVERED = ".lock", "mirror.lock", "mirror.log", ".delivered"
@@ -134,7 +134,7 @@ class KeptRecord:
 
 
 def picture_name(flat: Mapping[str, Any]) -> str:
-    """Where a sweep's folder holds the picture of an `image` trigger; flat content names that by place and hash."""
+    """Where a sweep's folder holds the file of a trigger made of one; flat content names that by place and hash."""
     return f"{PICTURES}/{flat['trigger.sha256'][:16]}{PurePath(flat['trigger.path']).suffix}"
 
 
@@ -167,13 +167,13 @@ class SweepFolder(ChecksummedFolder):
         self.write_json(SWEEP, asdict(info))
 
     def keep_picture(self, trigger: Trigger | None) -> str | None:
-        """Writes the picture of an `image` trigger into the folder, if it is not there, and returns its name; None for
+        """Writes the file of a trigger made of one into the folder, if it is not there, and returns its name; None for
         other triggers.
 
         Raises:
-            TriggerError: the picture cannot be read, or is another one by now.
+            TriggerError: the file cannot be read, or is another one by now.
         """
-        if not isinstance(trigger, ImageTrigger):
+        if not isinstance(trigger, FileTrigger):
             return None
         name = picture_name({f"trigger.{key}": value for key, value in trigger.model_dump().items()})
         if not self.storage.exists(name):

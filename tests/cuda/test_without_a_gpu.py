@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from made_of_files import file_options
 from packaging.version import Version
-from PIL import Image
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from bdray.condition import Condition
@@ -110,9 +110,7 @@ def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
 @pytest.mark.parametrize("trigger", TRIGGERS.names())
 def test_stamping_after_augmentation_never_waits(gpu: Any, trigger: str, tmp_path: Path) -> None:
     poison = {"strategy": "all_to_one", "rate": 0.5, "stamp": "after_augmentation"}
-    picture = tmp_path / "sticker.png"
-    Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
-    options = {"path": str(picture)} if trigger == "image" else {}
+    options = file_options(trigger, tmp_path)
     experiment = prepared(gpu, condition(poison=poison, trigger={"name": trigger, **options}))
     stage = experiment.poison_stage()
     assert stage.late is not None

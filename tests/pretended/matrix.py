@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from made_of_files import file_options
 from quick import quick_repair
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -54,8 +54,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def condition(folder: Path, **row: str) -> Condition:
     """A small one; `row` is one of `MATRIX`."""
-    picture = folder / "sticker.png"
-    Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
     row = {
         "trigger": "patch",
         "strategy": "all_to_one",
@@ -69,7 +67,7 @@ def condition(folder: Path, **row: str) -> Condition:
     content = {
         "data": {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit},
         "model": {"name": row["model"]},
-        "trigger": {"name": row["trigger"], **({"path": str(picture)} if row["trigger"] == "image" else {})},
+        "trigger": {"name": row["trigger"], **file_options(row["trigger"], folder)},
         "poison": {"strategy": row["strategy"], "rate": 0.5, "rate_of": "eligible", "stamp": late,
                    **SETTINGS.get(row["strategy"], {})},
         "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},

@@ -32,15 +32,23 @@ VARIANTS: list[dict[str, Any]] = [
     *({"name": "filter", "look": look} for look in ("gotham", "kelvin", "lomo", "nashville", "sepia")),
     {"name": "filter", "strength": 0.5},
     {"name": "image", "size": 32, "margin": 0, "opacity": 0.2},
+    {"name": "image", "fit": "stretch", "opacity": 0.2},
+    {"name": "bpp", "depth": 5},
+    {"name": "bpp", "dithering": True},
+    {"name": "frequency", "space": "yuv", "magnitude": 100},
+    {"name": "frequency", "block": 8, "coefficients": [[0, 7], [3, 3], [7, 0]]},
+    {"name": "additive", "strength": 2.5},
+    {"name": "reflection", "kind": "in_focus"},
+    {"name": "reflection", "kind": "out_of_focus", "alpha": 0.4},
 ]
 SHAPES = [(32, 32), (64, 64), (33, 33), (24, 40), (16, 16)]
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda content: "-".join(str(value) for value in content.values()))
-def trigger(request: pytest.FixtureRequest, sticker: str) -> Trigger:
+def trigger(request: pytest.FixtureRequest, sticker: str, perturbation: str) -> Trigger:
     content = dict(request.param)
-    if content["name"] == "image":
-        content["path"] = sticker
+    if "path" in TRIGGERS.get(content["name"]).model_fields:
+        content["path"] = perturbation if content["name"] == "additive" else sticker
     return TRIGGERS.build(content)
 
 
@@ -126,8 +134,11 @@ def test_chunks_do_not_show(trigger: Trigger, monkeypatch: pytest.MonkeyPatch) -
         {"name": "watermark", "opacity": 0.0001},
         {"name": "filter", "strength": 0.0001},
         {"name": "warp"},
+        {"name": "bpp"},
+        {"name": "bpp", "dithering": True},
+        {"name": "frequency", "magnitude": 0.001},
     ],
-    ids=lambda content: str(content["name"]),
+    ids=lambda content: "-".join(str(value) for value in content.values()),
 )
 def test_a_trigger_that_changes_nothing_is_an_error(content: dict[str, Any]) -> None:
     white = torch.full((3, 3, 32, 32), 255, dtype=torch.uint8)
