@@ -13,7 +13,9 @@ from bdray.progress import Bar
 LONG_WORK = """
 import time
 from rich.console import Console
+from bdray import progress
 from bdray.progress import Bar
+progress.LINE_SECONDS = 1e9
 with Bar(Console(stderr=True)) as bar:
     for done in range(1000, 5000, 1000):
         bar.show("decoding digits", done, 4000, line=f"decoding digits: {done:,} of 4,000")

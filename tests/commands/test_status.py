@@ -25,6 +25,7 @@ from bdray.cli import main
 from bdray.commands.status import state_of
 from bdray.condition import Condition
 from bdray.record import ErrorRecord
+from bdray.space import load_space
 from bdray.store import locks
 from bdray.store.locks import Holder
 from bdray.store.storage import Storage, _Remote
@@ -116,6 +117,32 @@ def test_a_sweep_without_a_command_names_one(sweep: Storage, capsys: pytest.Capt
     uri = sweep.uri
     said = f"continue with: bdray sweep {uri}/space.yaml --name study --storage {sweep.parent.uri}\n"
     assert said in shown(capsys, "study")
+    sweep.write_atomic("space.yaml", "name: study\nfixed: {data: digits, model: resnet8, trigger: patch}\n")
+    assert main([*shlex.split(said.partition("with: bdray ")[2]), "--dry-run"]) == 0
+
+
+def test_failures_are_shown_and_run_again_as_printed(
+    sweep: Storage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Path("my study.yaml")
+    space.write_text(
+        "name: study\nseeds: [0]\nfixed: {data: digits, model: resnet8, trigger: patch}\nbaselines: false\n"
+    )
+    planned, folder = load_space(space, seeds=range(22)).conditions(), SweepFolder(sweep)
+    command = shlex.join(["bdray", "sweep", str(space), "--storage", "runs", "--seeds", "0-21"])
+    names = tuple(condition.condition_id for condition in planned)
+    folder.write_info(SweepInfo("study", "bdray-study", conditions=names, command=command))
+    for condition in planned:
+        write_failure(sweep, condition, ErrorRecord(kind="DataError", message="torn"), started_ms=now_ms(), detail="")
+    said = shown(capsys, "study")
+    table = shlex.split(said.partition(" more: ")[2].splitlines()[0])
+    again = shlex.split(said.partition("run them again with: ")[2].splitlines()[0])
+    assert main(table[1:]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 22
+    assert again[-1] == "--retry-failed"
+    assert main([*again[1:], "--dry-run"]) == 0
+    monkeypatch.chdir("/")
+    assert main(table[1:]) == 0, "from anywhere"
 
 
 @pytest.mark.parametrize("rehearsed", [False, True])

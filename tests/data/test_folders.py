@@ -12,6 +12,7 @@ from bdray.data import build_dataset
 from bdray.data.content import content_of
 from bdray.data.folders import ClassFolders, Layout, found, list_class_folders, named_classes
 from bdray.errors import DataError
+from bdray.space import load_space
 
 Make = Callable[..., Path]
 
@@ -176,6 +177,24 @@ def test_folders_of_other_names_are_named_by_options(
     assert content_of(list_class_folders(tmp_path / "plain", "image_folder")) == content_of(
         ClassFolders(tmp_path / "plain", listing.splits)
     )
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "val"), ("TRAIN", "test")])
+def test_the_advice_is_yaml_as_it_is_printed(tmp_path: Path, make_folders: Make, names: tuple[str, str]) -> None:
+    for count, name in enumerate(names):
+        make_folders(tmp_path / "data" / name, {"x": 12 + count, "y": 12})
+    space = tmp_path / "space.yaml"
+
+    def planned(options: str) -> int:
+        rest = "fixed: {data.name: image_folder, data.image_size: 8, model: resnet8, trigger: pixel"
+        space.write_text(f"{rest}, data.root: {tmp_path / 'data'}{options}}}\n")
+        return len(load_space(space).conditions())
+
+    with pytest.raises(DataError) as refused:
+        planned("")
+    advised = str(refused.value).partition("; set ")[2].partition(", or set ")[0].split(" and ")
+    assert 1 <= len(advised) <= 2
+    assert planned("".join(f", {option}" for option in advised)) == 1
 
 
 def test_pictures_of_no_class_are_no_test_set(tmp_path: Path, make_folders: Make) -> None:

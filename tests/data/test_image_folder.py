@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -8,18 +9,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from waiting import until
 
 from bdray.condition import Condition
 from bdray.data import build_dataset
+from bdray.data import content as digests
 from bdray.data.base import DataSet
+from bdray.data.folders import ClassFolders, Layout
 from bdray.errors import ComponentError, DataError
 
 Make = Callable[..., Path]
 REST = {"model": "resnet8", "trigger": "patch", "poison": {"rate": 0.1}}
+
+
+@pytest.fixture(autouse=True)
+def _no_listing_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it took on a busy machine."""
+    monkeypatch.setattr(digests, "QUICK_SECONDS", math.inf)
 
 
 def folder(root: Path, **options: object) -> DataSet:
@@ -39,18 +48,33 @@ def test_identity_notices_a_change(tmp_path: Path, make_folders: Make) -> None:
     root = make_folders(tmp_path, {"a": 3, "b": 3})
     before = folder(root).identity()
     Image.new("RGB", (8, 8)).save(root / "a" / "new.png")
-    until(lambda: folder(root).identity() != before)  # on a busy machine even a small listing may be reused for a while
+    assert folder(root).identity() != before
 
 
-def test_identity_of_many_conditions_is_cheap(tmp_path: Path, make_folders: Make) -> None:
-    root = make_folders(tmp_path, {f"class{number}": 50 for number in range(60)}, side=2)
-    start = time.process_time()
+def test_identity_of_many_conditions_lists_a_large_folder_once(
+    tmp_path: Path, make_folders: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which listing it takes a second; no file has changed for long."""
+    root, now, listed, read = make_folders(tmp_path, {"a": 3, "b": 3}), [0.0], list[Path](), list[Path]()
+    list_class_folders, digest = digests.list_class_folders, digests._digest
+
+    def listing(place: Path, data_set: str, layout: Layout) -> ClassFolders:
+        now[0] += 1.0
+        listed.append(place)
+        return list_class_folders(place, data_set, layout)
+
+    monkeypatch.setattr(
+        digests, "time", SimpleNamespace(monotonic=lambda: now[0], time_ns=lambda: time.time_ns() + 10**10)
+    )
+    monkeypatch.setattr(digests, "QUICK_SECONDS", 0.5)
+    monkeypatch.setattr(digests, "_listed", {})
+    monkeypatch.setattr(digests, "list_class_folders", listing)
+    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), digest(path))[1])
+    identities = {str(folder(root).identity()) for _ in range(500)}
+    assert (len(identities), len(listed), len(read)) == (1, 1, 6)
+    now[0] += 25
     folder(root).identity()
-    once = time.process_time() - start
-    start = time.process_time()
-    for _ in range(500):
-        folder(root).identity()
-    assert time.process_time() - start < 250 * once
+    assert (len(listed), len(read)) == (2, 6), "listed anew, but no byte is read again"
 
 
 def turned_over(path: Path) -> None:

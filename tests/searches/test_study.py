@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -68,12 +69,15 @@ def opened(path: Path) -> optuna.Study:
     return optuna.load_study(study_name="bdray", storage=optuna.storages.JournalStorage(backend))
 
 
-def test_the_export_holds_each_trial_once(load: Load, tmp_path: Path) -> None:
-    space, folder, file = load(parameters=PARAMETERS, search=SEARCH), tmp_path / "sweep", tmp_path / "out.journal"
+def test_the_export_holds_each_trial_once(load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space, folder, file = load(parameters=PARAMETERS, search=SEARCH), tmp_path / "sweep", tmp_path / "my out?.journal"
     asker, conditions = asked(space, folder, cells=4)
     assert main(["results", "sweep", "--storage", str(tmp_path), "--study", str(file)]) == 0
+    capsys.readouterr()
     assert main(["results", "sweep", "--storage", str(tmp_path), "--study", str(file)]) == 0, "it may be written again"
-    study = opened(file)
+    program, printed = shlex.split(capsys.readouterr().out.partition("study      ")[2])
+    assert program == "optuna-dashboard"
+    study = opened(Path(printed))
     assert study.metric_names == ["attack_success_rate", "poison.rate"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "RUNNING"]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bdray.cli import main
 from bdray.condition import Condition
 from bdray.errors import DataError, UserError
+from bdray.space import load_space
 from bdray.sweeping.preparing import only_the_rest, prepare
 
 
@@ -41,6 +43,21 @@ def test_all_that_is_missing_is_named_with_what_can_run_without_it() -> None:
     assert said[1].startswith("cannot download cifar-10-batches-py")
     assert said[2].startswith("cannot download flower_photos")
     assert said[3] == "run the rest with: --only data.name=digits"
+
+
+def test_what_can_run_without_it_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (space := tmp_path / "space.yaml").write_text(
+        "fixed: {model: resnet8, data.image_size: 32}\n"
+        "parameters: {trigger.name: {values: [patch]}, data.name: {values: [cifar10, digits, flowers, flowers102]}}\n"
+    )
+    with pytest.raises(UserError) as raised:
+        prepare(load_space(space).conditions())
+    words = shlex.split(str(raised.value).partition("run the rest with: ")[2])
+    assert main(["sweep", str(space), "--dry-run", *words]) == 0
+    assert "digits" in capsys.readouterr().out
+    (option, value) = words
+    prepare(rest := load_space(space, only=[value]).conditions())
+    assert (option, {condition.data.name for condition in rest}) == ("--only", {"digits"})
 
 
 def test_one_thing_that_is_missing_is_said_as_it_is() -> None:

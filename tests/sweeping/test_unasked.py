@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bdray.cli import main
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.questions import Questions
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MANIFEST
-from bdray.sweeping.reuse import split_unasked
+from bdray.store.sweep_folder import MANIFEST, SweepFolder
+from bdray.sweeping.reuse import say_gone, split_unasked
+from bdray.terminal import Console
 from bdray.trial import TrialOptions, run_trial
 
 BASE: dict[str, Any] = {
@@ -52,6 +55,19 @@ def test_a_model_that_is_gone_is_named_once(ran: tuple[Storage, list[Condition]]
     able, gone = split_unasked(sweep, storage, (CLUSTERS,), conditions, conditions[2:])
     assert able == []
     assert [condition.poison_fingerprint for condition in gone] == [conditions[0].poison_fingerprint]
+
+
+def test_a_model_that_is_gone_is_trained_again_as_printed(
+    ran: tuple[Storage, list[Condition]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, conditions = ran
+    sweep, fingerprint = storage.child("sweep"), conditions[0].poison_fingerprint
+    sweep.delete(f"stages/{fingerprint}/{MANIFEST}")
+    say_gone(Console(), sweep, conditions[:1], "no detector can be asked")
+    command = shlex.split(capsys.readouterr().out.partition("this trains it again: ")[2])
+    assert main(command[1:]) == 0
+    assert SweepFolder(sweep).has_stage(fingerprint)
+    assert split_unasked(sweep, storage, (CLUSTERS,), conditions, conditions[2:]) == (conditions[:2], [])
 
 
 def test_a_model_that_another_sweep_keeps_is_asked(ran: tuple[Storage, list[Condition]]) -> None:
