@@ -159,18 +159,8 @@ CONTINUOUS = {
     *("opacity", "strength", "delta", "frequency", "beta", "max_drop", "place", "learning_rate"),
     *("label_smoothing", "norm_bias_lr", "logit_scale", "large_lr", "small_lr", "rho", "threshold"),
     *("gamma", "radius", "bound", "step", "fooling", "limit", "reached", "clean_threshold"),
-    *(
-        "unlearning_lr",
-        "recovering_lr",
-        "small",
-        "false_positives",
-        "width",
-        "factor",
-        "factors",
-        "wrong",
-        "p_value",
-        "magnitude",
-    ),
+    *("unlearning_lr", "recovering_lr", "small", "false_positives", "width", "factor"),
+    *("factors", "wrong", "p_value", "magnitude"),
 }
 """Numbers that are never rounded, or whose rounding to no level leaves an image as it was, which a trigger says."""
 

@@ -85,7 +85,7 @@ def _relearning(cell: Cell, name: str, names: Mapping[str, str]) -> Relearning |
     relearnt, accuracy = (estimate(rates, rate) for rate in ("attack_success_rate", "clean_accuracy"))
     if repaired is None or relearnt is None or accuracy is None:
         return None
-    floors = [floor for replicate, each in sound if (floor := _taught(replicate.control, each))]
+    floors = [taught for replicate, each in sound if (taught := _taught(replicate.control, each))]
     floor = estimate([each.rates for each in floors], "attack_success_rate")
     judged = Trainings.among(_judged(*pair, cell.took_at) for pair in pairs) if floor else None
     return Relearning(cell, name, repaired, relearnt, accuracy, floor, judged)
