@@ -306,7 +306,7 @@ def _operate(repair: Repair, operation: Operation, model: nn.Module) -> None:
     normalize = Normalization.of((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), device)
     clean = CleanSet(_noise(8), torch.arange(8) % CLASSES, normalize, Compute(device, bfloat16=False))
     generator = torch.Generator().manual_seed(0)
-    tools = Tools(generator, clean, normalize, nullcontext, lambda done, total, *, point=False: None)
+    tools = Tools(generator, clean, normalize, nullcontext, lambda done, total, *, point=False: None, max_batches=3)
     with no_global_randomness(repair.title):
         details = operation.operate(model, clean, tools)
     try:
