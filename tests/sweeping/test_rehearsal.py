@@ -201,6 +201,7 @@ def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides
     assert "what failed here is counted as if it trained to its end" in said
 
 
+@pytest.mark.system
 def test_the_full_grid_is_rehearsed(tmp_path: Path) -> None:
     """Flowers at 224 pixels, with stand-ins for its pictures and the two smaller networks."""
     rng = np.random.default_rng(0)
