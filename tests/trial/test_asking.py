@@ -19,6 +19,7 @@ from bdray.detectors.tools import DetectorTools, Labelled, Pictures
 from bdray.errors import StageGoneError
 from bdray.questions import Questions, answer_key
 from bdray.record import Answer, TrialRecord
+from bdray.results.detections import detector_table
 from bdray.results.tables import result_table
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, ConditionFolder
@@ -228,6 +229,11 @@ def test_a_repaired_model_is_asked_and_kept(tmp_path: Path) -> None:
     assert at_once.child(place, "answers").list() == [f"{first.answers[1].key}.json"]
     names = set(result_table([first]))
     assert {"poisoned_spectral_signatures_auroc", "repaired_spectral_signatures_auroc"} <= names
+    # Whether so small a model collapses is not the question here; one that did stands in no table.
+    sound = TrialRecord.model_validate_json(first.model_dump_json().replace('"collapsed":true', '"collapsed":false'))
+    table = detector_table([sound])
+    assert table is not None
+    assert list(table.rows) == ["spectral_signatures", "spectral_signatures, repaired"]
 
     silent = run_trial(condition, sweep=later, options=replace(options(Questions()), keep_models=True))
     assert at_once.read_bytes(f"{place}/model.safetensors") == later.read_bytes(f"{place}/model.safetensors")
