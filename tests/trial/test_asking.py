@@ -231,7 +231,7 @@ def test_a_repaired_model_is_asked_and_kept(tmp_path: Path) -> None:
     assert {"poisoned_spectral_signatures_auroc", "repaired_spectral_signatures_auroc"} <= names
     # Whether so small a model collapses is not the question here; one that did stands in no table.
     sound = TrialRecord.model_validate_json(first.model_dump_json().replace('"collapsed":true', '"collapsed":false'))
-    table = detector_table([sound])
+    table = detector_table([sound.model_copy(update={"answers": first.answers})])
     assert table is not None
     assert list(table.rows) == ["spectral_signatures", "spectral_signatures, repaired"]
 
