@@ -82,6 +82,7 @@ class DetectorTools:
                     seen = forward_outputs(model, pixels.contiguous(memory_format=torch.channels_last))
                 logits.append(seen.logits.float().cpu())
                 features.append(seen.features.float().cpu())
+                self.tick(sum(map(len, logits)), len(images))
         model.train(was_training)
         return Outputs(torch.cat(logits), torch.cat(features))
 

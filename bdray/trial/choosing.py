@@ -51,6 +51,7 @@ def chosen_samples(
             flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
     finally:
         model.train(was_training)
+    tick(len(flagged), len(flagged))
     kept = flagged if among.flagged else ~flagged
     if int(kept.sum()) < FEWEST:
         does = "flags" if among.flagged else "leaves"

@@ -14,10 +14,11 @@ from bdray.errors import ConditionError
 from bdray.models.networks.coverage import pixels_seen
 from bdray.models.networks.taps import Outputs
 from bdray.randomness import GlobalRandomnessError
-from bdray.repairs.base import Operation
+from bdray.repairs.base import Operation, Training
 from bdray.training.device import forked_generators
 from bdray.training.evaluation import CleanSet
 from bdray.training.loop import Stage, StepGenerators, augmented_batches, train_step, watched_stage
+from bdray.trial.choosing import chosen_samples
 from bdray.trial.setup import Experiment
 
 LEAST_SEEN = 0.5
@@ -49,11 +50,14 @@ def try_stages(experiment: Experiment) -> None:
     model = experiment.build_model().train()
     _take_step(experiment.poison_stage(), model, "data.train_limit")
     for step in condition.repair_stages:
+        if isinstance(step, Training) and step.among:
+            _begin_to_choose(experiment, step, model)
         experiment.shape(step, model)
         if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:
-            _take_step(experiment.training_stage(step), model, "finetune.fraction")
+            few = "data.train_limit" if step.data == "poisoned" else "finetune.fraction"
+            _take_step(experiment.training_stage(step), model, few)
     _tried.update(kinds)
 
 
@@ -76,7 +80,7 @@ def _kinds(experiment: Experiment) -> Iterator[str]:
         if not isinstance(step, Operation):
             recipe = step.recipe
             kind = [step.name, recipe.optimizer, recipe.augment, recipe.precision, recipe.layers, bool(recipe.epochs)]
-            kind += [dict(step.content), step.data]
+            kind += [dict(step.content), step.data, step.among.identity() if step.among else None]
         before = digest({"after": before, "stage": kind, "alone": len(split.clean_indices) < _FEW})
         yield before
 
@@ -132,6 +136,16 @@ def _operate(experiment: Experiment, operation: Operation, model: nn.Module) -> 
         raise _BegunError
 
     experiment.operate(operation, model, replace(experiment.tools(operation, tick), clean=beginning))
+
+
+def _begin_to_choose(experiment: Experiment, training: Training, model: nn.Module) -> None:
+    """Ask the detector that a stage trains among the choice of, until it says how far it is."""
+
+    def tick(done: int, total: int) -> None:
+        raise _BegunError
+
+    with suppress(_BegunError):
+        chosen_samples(experiment, training, model, tick)
 
 
 def _require_seen_trigger(experiment: Experiment) -> None:

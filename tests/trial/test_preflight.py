@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from bdray.condition import Condition
+from bdray.detectors import DETECTORS, TrainingSetDetector
+from bdray.detectors.tools import DetectorTools, Labelled
 from bdray.errors import ConditionError
 from bdray.models import ARCHITECTURES, Architecture
 from bdray.models.networks.taps import Taps
@@ -23,6 +25,7 @@ from bdray.store.sweep_folder import ERROR
 from bdray.training.device import pick_device
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, preflight, run_trial
+from bdray.trial.choosing import chosen_samples
 from bdray.trial.preflight import try_stages
 from bdray.trial.setup import Experiment
 
@@ -60,6 +63,21 @@ class Picky(Repair):
         return {}
 
 
+class Helpless(TrainingSetDetector):
+    """Flags everything, where it does not fail."""
+
+    SOURCE: ClassVar[str] = "test"
+    fails: bool = True
+
+    def score(self, model: nn.Module, items: Labelled, tools: DetectorTools) -> torch.Tensor:
+        if self.fails:
+            raise RuntimeError("no such features")
+        return torch.ones(len(items.labels))
+
+    def flagged(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return scores > 0
+
+
 DONE: list[int] = []
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 100, "test_limit": 50},
@@ -74,6 +92,7 @@ SMALL: dict[str, Any] = {
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ARCHITECTURES.register("plain")(Plain)
     REPAIRS.register("picky")(Picky)
+    DETECTORS.register("helpless")(Helpless)
     monkeypatch.setattr(preflight, "_tried", set())
     DONE.clear()
     yield
@@ -142,6 +161,24 @@ def test_an_operation_is_begun_and_not_done(options: TrialOptions) -> None:
     assert DONE == []
     assert run_trial(one, options=options).status == "finished"
     assert DONE == [10]
+
+
+def test_a_detector_that_a_stage_asks_is_begun_before_anything_trains(options: TrialOptions) -> None:
+    heard, repair = Epochs(), {"name": "filtered", "detector": {"name": "helpless"}}
+    with pytest.raises(RuntimeError, match="no such features"):
+        run_trial(condition(repair=repair), options=options, reporter=heard)
+    assert heard.heard == []
+
+
+def test_a_detector_gives_no_verdict_on_an_untrained_model(options: TrialOptions) -> None:
+    """It flags all samples, which leaves too few to train on where it is meant."""
+    one = condition(repair={"name": "filtered", "detector": {"name": "helpless", "fails": False}})
+    experiment = Experiment.prepare(one, pick_device("cpu"), options.cache)
+    try_stages(experiment)
+    (retrain,) = one.repair_stages
+    assert isinstance(retrain, Training)
+    with pytest.raises(ConditionError, match="too few to train on"):
+        chosen_samples(experiment, retrain, experiment.build_model(), lambda done, total: None)
 
 
 def test_an_operation_that_lacks_something_is_known_before_anything_trains(options: TrialOptions) -> None:
