@@ -11,13 +11,20 @@ from bdray.values import show_cell, show_duration
 
 def methods(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     """Facts about how `records` were made, as name and text; "" where nothing is known. What varies is said to."""
+    trained = [record for record in records if any(not stage.at_once for stage in record.stages[1:])]
     return [
         ("pictures", _pictures([record.data for record in records if record.data])),
         ("parameters", "; ".join(dict.fromkeys(filter(None, map(_parameters, records))))),
         ("poison stage", _recipe(records, "train")),
-        ("fine-tuning", _recipe([record for record in records if record.stage("finetune")], "finetune")),
+        ("repair", "" if tunes_only(records) else _recipe(records, "repair")),
+        ("fine-tuning" if tunes_only(records) else "how it trains", _recipe(trained, "finetune")),
         ("time trained", _time(records)),
     ]
+
+
+def tunes_only(records: Sequence[TrialRecord]) -> bool:
+    """Whether plain fine-tuning is the only repair."""
+    return {record.flat.get("repair.name", "finetune") for record in records} <= {"finetune", "none"}
 
 
 def _pictures(found: Sequence[DataRecord]) -> str:

@@ -24,7 +24,7 @@ from bdray.report.figures import (
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.layout import heat_map
-from bdray.report.methods import methods
+from bdray.report.methods import methods, tunes_only
 from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
@@ -108,6 +108,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         again_s=AGAIN_S if sweep.is_running else None,
         sweep=sweep,
         study=study,
+        repair="fine-tuning" if tunes_only(study.records) else "the repair",
         facts=_facts(study, sweep),
         heats={title: heat for stage, title in _STAGES if (heat := heat_map(study, stage))},
         strips=trigger_strips(study, sweep.picture_of),

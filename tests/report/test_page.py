@@ -350,3 +350,20 @@ def test_only_a_repair_that_uses_clean_images_has_a_clean_split(make_record: Mak
     assert clean_splits([make_record()]).startswith("held_out")
     assert clean_splits([make_record((0.5,), repair="none")]) == "none: no repair used clean images"
     assert ">held_out 5 %" not in make_report([make_record((0.5,), repair="none")], SweepDescription("none")).html
+
+
+def test_a_repair_that_is_not_fine_tuning_is_not_called_so(make_record: MakeRecord) -> None:
+    tuned, pruned = (
+        Page(
+            make_report(
+                [make_record((0.9, 0.2), seed=seed, repair=repair) for seed in (0, 1)], SweepDescription("a")
+            ).html
+        )
+        for repair in ("finetune", "fine_pruning")
+    )
+    assert "before fine-tuning" in tuned.words
+    assert "Does retraining on clean data defuse the backdoor?" in tuned.words
+    assert "before the repair" in pruned.words
+    assert "Does the repair defuse the backdoor?" in pruned.words
+    assert "fine-tun" not in pruned.words.lower()
+    assert "name fine_pruning" in pruned.words
