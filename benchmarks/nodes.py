@@ -36,7 +36,7 @@ _DRIVE = "import sys; from benchmarks.nodes import drive; drive(*sys.argv[1:])"
 def drive(folder: str, address: str) -> None:
     """The driver: `bdray sweep`, with another work."""
     from bdray.cluster import ClusterSettings
-    from bdray.sweeping.run import run_sweep
+    from bdray.sweeping.run_sweep import run_sweep
     from bdray.sweeping.settings import SweepSettings
     from bdray.terminal import Console
 

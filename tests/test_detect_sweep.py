@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from bdray.cluster.job import ClusterSettings
 from bdray.space import load_space
 from bdray.store.sweep_folder import MANIFEST, MODEL
-from bdray.sweeping.run import run_sweep
+from bdray.sweeping.run_sweep import run_sweep
 from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 

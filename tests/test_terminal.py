@@ -10,7 +10,7 @@ import pytest
 from bdray.cli import main
 from bdray.errors import UserError
 from bdray.space import load_space
-from bdray.sweeping.run import run_sweep
+from bdray.sweeping.run_sweep import run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console, inert
 

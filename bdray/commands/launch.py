@@ -32,7 +32,7 @@ from bdray.sweeping.cost import cost_line, cost_lines, estimate_cost
 from bdray.sweeping.display import UnbrokenStream
 from bdray.sweeping.notifying import NOTIFY, Event, Notifier
 from bdray.sweeping.rehearsal import rehearse
-from bdray.sweeping.run import run_sweep
+from bdray.sweeping.run_sweep import run_sweep
 from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import pages_command, sync_command

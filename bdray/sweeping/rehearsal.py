@@ -24,7 +24,7 @@ from bdray.space.expansion import pairwise_subset
 from bdray.store.storage import Storage
 from bdray.sweeping.cost import REHEARSALS, cost_lines, estimate_cost, untimed_kinds
 from bdray.sweeping.deciding import decide_cpu, unmeasured_lines, where_trials_run, with_decided
-from bdray.sweeping.run import run_conditions
+from bdray.sweeping.run_sweep import run_conditions
 from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console
 from bdray.trial.measurements import Answer, Measurements, TrainingKind, training_set_size

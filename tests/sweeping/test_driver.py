@@ -8,7 +8,7 @@ from pathlib import Path
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DELIVERED, SweepFolder, SweepInfo, read_heads
-from bdray.sweeping.run import _delivery_mark, run_sweep
+from bdray.sweeping.run_sweep import _delivery_mark, run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import tracking_uri_for

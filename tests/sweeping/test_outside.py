@@ -21,7 +21,7 @@ from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MANIFEST, SweepFolder
 from bdray.sweeping.reuse import lacking_floors
-from bdray.sweeping.run import _freeze, _outside, _records
+from bdray.sweeping.run_sweep import _freeze, _outside, _records
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.terminal import Console

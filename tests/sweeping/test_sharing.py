@@ -11,7 +11,7 @@ from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
 from bdray.sweeping.reuse import trained_elsewhere
-from bdray.sweeping.run import _begin
+from bdray.sweeping.run_sweep import _begin
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.sweeping.tasks import stages_of
