@@ -70,6 +70,16 @@ def states(asker: OptunaAsker) -> list[str]:
     return [trial.state.name for trial in asker.trials]
 
 
+def test_what_collapsed_is_no_value(load: Load, tmp_path: Path) -> None:
+    """Its attack success of 100 % would be the best there is."""
+    asker = begun(space := load(parameters=PARAMETERS, search=search()), tmp_path)
+    for collapsed in (True, False):
+        new = list(asker.ask(1))
+        for condition in [*space.twins(new), *new]:
+            asker.tell(made_up(condition, success=1.0 if collapsed else 0.5, collapsed=collapsed))
+    assert states(asker) == ["FAIL", "COMPLETE"]
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "nsgaiii"])
 def test_each_cell_once_with_every_seed_and_the_mean_as_its_value(sampler: str, load: Load, tmp_path: Path) -> None:
     space = load(parameters=PARAMETERS, search=search(sampler=sampler, constraints=["clean_accuracy_drop <= 0.03"]))

@@ -51,6 +51,18 @@ def test_seeds_go_to_wide_cells_and_to_those_that_straddle_the_line(load: Load, 
     assert "up to 7 more seeds of 3 cells; 10 seeds know attack_success_rate to ±0.1" in make_plan(space).bound
 
 
+def test_what_collapsed_is_unmeasured(load: Load, tmp_path: Path) -> None:
+    """Its attack success of 100 % would put the cell above the line at the fewest seeds."""
+    space = load(seeds=seeds(above=0.3), parameters={"poison.rate": {"values": [0.1]}})
+    asker = space.start(Storage.open(tmp_path), [])
+    waiting, told = list(space.conditions()), 0
+    while waiting or not asker.finished:
+        waiting += [] if waiting else asker.ask(1)
+        asker.tell(made_up(waiting.pop(), success=1.0, collapsed=True))
+        told += 1
+    assert told == 10
+
+
 def test_a_training_that_is_unclear_may_have_taken_or_not() -> None:
     took, rate = Metric("took"), Metric("attack_success_rate")
     clear = [1.0, 1.0, 0.0, 1.0]
