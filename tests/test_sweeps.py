@@ -20,6 +20,7 @@ from bdray.report.findings import regularization, variation
 from bdray.report.searching import search_parts
 from bdray.results.cells import Study, study_of
 from bdray.results.statistics import Share
+from bdray.results.tables import csv_of, result_table
 from bdray.results.trainings import Trainings, joined
 from bdray.searches.crossing import Level
 from bdray.store.storage import Storage
@@ -40,6 +41,12 @@ def test_kept_records_have_the_ids_of_today(name: str) -> None:
         condition = Condition.parse(record.condition)
         assert (record.condition_id, record.cell_id) == (condition.condition_id, condition.cell_id)
         assert [stage.name for stage in record.stages] == [stage.name for stage in condition.stages]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_kept_table_is_what_the_kept_records_come_to(name: str) -> None:
+    """`python sweeps/keep.py --again` makes it anew."""
+    assert (SWEEPS / name / "results.csv").read_text() == csv_of(result_table(records_of(name)))
 
 
 def stamp_rows() -> Iterator[str]:
