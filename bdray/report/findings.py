@@ -291,7 +291,7 @@ def _levels(axis: str, study: Study) -> list[Level]:
 def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
     """Clean accuracy of poisoned models against their baselines, after the poison stage."""
     if not study.baselines:
-        return CleanBehaviour("This sweep has no baselines (`baselines: true`), so there is nothing to compare with.")
+        return CleanBehaviour("There are no baselines yet (`baselines: true` plans them): nothing to compare with.")
     if pruned := study.pruned:
         return CleanBehaviour(PRUNED.format(pruned))
     found = [(cell, differences) for cell in study.distinct("poison") if (differences := _clean_differences(cell))]

@@ -367,3 +367,9 @@ def test_a_repair_that_is_not_fine_tuning_is_not_called_so(make_record: MakeReco
     assert "Does the repair defuse the backdoor?" in pruned.words
     assert "fine-tun" not in pruned.words.lower()
     assert "name fine_pruning" in pruned.words
+
+
+def test_what_a_sweep_cannot_say_names_options_as_code(make_record: MakeRecord) -> None:
+    html = make_report([make_record((0.5,), repair="none")], SweepDescription("a")).html
+    assert "(<code>baselines: true</code> plans them)" in html
+    assert "<code>repair: none</code>" in html
