@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ _SEAL = re.compile(rb'(?:, |(?<=\A\{))"checksum": "([0-9a-f]{32})"\}\Z')
 _TRAILER = b"bdray blake2b:"
 _DIGITS = 32
 _UNSEALED = "it has no checksum"
+_SETTLED_NS = 2_000_000_000
 
 
 class DamagedError(BdrayError):
@@ -37,12 +39,15 @@ def checksum(data: bytes | memoryview, place: str = "") -> str:
 
 
 def sha256_of(path: str) -> str:
-    """SHA-256 of a file as hex digits. A file of the same size and time is not read again.
+    """SHA-256 of a file as hex digits. A file of the same size and time is not read again, unless it was written so
+    lately that its time may hide another change.
 
     Raises:
         OSError: it cannot be read.
     """
     found = Path(path).stat()
+    if time.time_ns() - found.st_mtime_ns < _SETTLED_NS:
+        return _sha256_of.__wrapped__(path, found.st_mtime_ns, found.st_size)
     return _sha256_of(path, found.st_mtime_ns, found.st_size)
 
 

@@ -10,7 +10,7 @@ archive are stamped again, so it is run where the data sets are (`data/cifar10`,
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from archive import ARCHIVE, lay_out, pack, records_in, relative, said_of, unpac
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition
-from bdray.errors import DataError, UserError
+from bdray.errors import BdrayError, DataError, UserError
 from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.searching import SearchView
@@ -146,19 +146,25 @@ def search_of(kept: Path, records: Sequence[TrialRecord]) -> SearchView | None:
     return view and replace(view, asked=said_of(kept).get("conditions") or [each.condition_id for each in records])
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Keep each of the folders named, lay one out, or make all anew."""
-    if arguments[:1] == ["--lay-out"]:
-        if len(arguments) != 3:
-            raise SystemExit("usage: python sweeps/keep.py --lay-out sweeps/NAME STORAGE")
-        print(f"laid out as {lay_out(Path(arguments[1]), Storage.open(arguments[2])).uri}")
-    elif arguments == ["--again"]:
-        for space in sorted(HERE.glob(f"*/{SPACE}")):
+    parser = argparse.ArgumentParser(prog="sweeps/keep.py", description=__doc__.partition(":")[0] + ".")
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="sweeps to keep, such as runs/axes-cifar10")
+    parser.add_argument("--again", action="store_true", help="make tables, pages and figures of all that are kept")
+    parser.add_argument("--lay-out", nargs=2, metavar=("KEPT", "STORAGE"), help="make a kept sweep's folder again")
+    asked = parser.parse_args(arguments)
+    if not (asked.folders or asked.again or asked.lay_out):
+        parser.error("nothing to do: name a sweep's folder, --again or --lay-out")
+    try:
+        if asked.lay_out:
+            print(f"laid out as {lay_out(Path(asked.lay_out[0]), Storage.open(asked.lay_out[1])).uri}")
+        for space in sorted(HERE.glob(f"*/{SPACE}")) if asked.again else ():
             make(space.parent)
-    else:
-        for folder in arguments:
+        for folder in asked.folders:
             keep(folder)
+    except BdrayError as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from record_fixtures import make_baseline, make_record  # noqa: F401 - fixtures
 
 from bdray.condition import COMPONENTS
+from bdray.detectors import DETECTORS
 from bdray.searches import SEARCHES
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -27,7 +28,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 # Its device would be every test's: `test_pretended_gpu.py` takes it into a process of its own.
 collect_ignore = [] if os.environ.get("BDRAY_PRETENDED") else ["pretended"]
-REGISTRIES = (*COMPONENTS.values(), SEARCHES)
+REGISTRIES = (*COMPONENTS.values(), DETECTORS, SEARCHES)
 
 # A busy machine is slow, not wrong: no property fails for the time it takes.
 settings.register_profile("bdray", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from bdray.checksum import (
     say_damaged,
     seal_bytes,
     seal_json,
+    sha256_of,
     take_said,
     unseal_bytes,
     unseal_json,
@@ -89,3 +93,14 @@ def test_a_damaged_file_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert take_said() == [record.getMessage() for record in caplog.records]
     assert take_said() == []
     assert [record.getMessage() for record in caplog.records] == ["damaged file a/b: it is empty; it is computed again"]
+
+
+def test_a_file_written_twice_within_a_tick_of_the_clock_is_read_again(tmp_path: Path) -> None:
+    """File systems tell times some milliseconds apart: two contents of one size may have one."""
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    now = file.stat().st_mtime_ns
+    before = sha256_of(str(file))
+    file.write_bytes(b"two")
+    os.utime(file, ns=(now, now))
+    assert sha256_of(str(file)) == hashlib.sha256(b"two").hexdigest() != before

@@ -73,7 +73,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
 def test_every_column(swept: tuple[Storage, list[TrialRecord]]) -> None:
     records = swept[1]
     settings = {path for record in records for path in flatten(record.condition)}
-    columns = {as_named(str(column)) for column in result_table(records)} - settings
+    classes = {path for record in records for path in record.class_names}
+    assert classes == {"poison.target_class"} and "`poison.target_class`" in PAGE
+    columns = {as_named(str(column)) for column in result_table(records)} - settings - classes
     assert columns == named("Columns")
 
 
