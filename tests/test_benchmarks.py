@@ -23,12 +23,12 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import accuracy, backdoorbench, gpu, gpu_speed, gpu_trials, loop, memory, ordinary, precision
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 
 @pytest.mark.parametrize(
     "module",
-    [loop, *(pytest.param(module, marks=pytest.mark.long) for module in (ordinary, backdoorbench, precision))],
+    [loop, ordinary, backdoorbench, precision],
     ids=lambda module: module.__name__,
 )
 def test_quick_run_measures_finite_figures(module: object) -> None:

@@ -13,6 +13,8 @@ from benchmarks import chaos
 from benchmarks.chaos import Round, Strike, table
 from benchmarks.hosts import why_not
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -328,7 +328,7 @@ def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Pat
         "--output",
         str(tmp_path / "out"),
     ]
-    command += ["--set", "train.epochs=40", "--set", "data.train_limit=1000"]
+    command += ["--set", "train.epochs=40", "--set", "data.train_limit=400"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert started.stdout is not None

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\

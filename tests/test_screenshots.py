@@ -13,6 +13,8 @@ from PIL import Image
 from benchmarks.browser import CHROMIUM, Browser, complaints_of, save
 from benchmarks.tmux import TMUX, Terminal
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 
 

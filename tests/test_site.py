@@ -13,6 +13,8 @@ import yaml
 from nbclient import NotebookClient
 from waiting import HANG_S
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -43,7 +45,6 @@ def test_every_page_can_be_found() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.long
 def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs" / "example.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from waiting import HANG_S
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("bdray", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
@@ -111,7 +111,6 @@ def test_the_tutorial(site: Path, tmp_path: Path) -> None:
     assert (work / "runs" / "study" / "report.html").stat().st_size > 50_000
 
 
-@pytest.mark.long
 def test_the_week(site: Path, tmp_path: Path) -> None:
     week = page("week.md", tmp_path, site)
     assert set(week.files) == {"make_pictures.py", "my_trigger.py", "my_parts.py", "week.yaml", "evaluate.py"}

@@ -24,6 +24,8 @@ from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_status import read_sweep_status
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SPACE = """\
 name: watched

@@ -16,6 +16,8 @@ from bdray.cluster.local_ray import confined
 from bdray.store.storage import Storage
 from bdray.training.self_test import problem_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.system
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch can use the GPU")

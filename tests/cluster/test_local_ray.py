@@ -18,6 +18,8 @@ LISTENING = """
 import os, sys, psutil, ray
 from bdray.cluster import ClusterRun, ClusterSettings
 
+pytestmark = pytest.mark.long
+
 @ray.remote
 def inside():
     return ray.util.get_node_ip_address()

@@ -16,7 +16,7 @@ from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.trial.measurements import Answer, Measurement, TrainingKind
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ from bdray.machine import Machine
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SPACE
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CONTENT = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
@@ -210,6 +212,7 @@ class Doomed:
         os._exit(3)
 
 
+@pytest.mark.system
 def test_a_loss_is_excused_only_where_it_was_a_node_that_nobody_knows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_record
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 PLUGIN = '''
 import os, time

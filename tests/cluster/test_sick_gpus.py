@@ -15,6 +15,8 @@ from bdray.cluster.sick_gpus import SickGpus
 from bdray.errors import ClusterError
 from bdray.store.storage import Storage
 
+pytestmark = pytest.mark.long
+
 SAID = (
     "ray::Condition.train()\nbdray.cluster.gpu_health.GpuLostError: [0a1b] GPU 1 of node 4d4765 gave an error: CUDA e\n"
 )

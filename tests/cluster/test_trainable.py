@@ -16,7 +16,7 @@ from bdray.condition import Condition
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import label_of
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 WORK = """
 from pathlib import Path

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from waiting import HANG_S, until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\

@@ -32,6 +32,8 @@ from bdray.store.storage import Storage, _Remote
 from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
 from bdray.store.sweep_status import RunningCondition, SweepStatus, read_sweep_status, write_sweep_status
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 COMMAND = (
     "bdray sweep studies/a_study_with_quite_a_long_name.yaml --storage runs --max-concurrent 2 --num-cpus 2 --seeds 0-4"

@@ -70,6 +70,8 @@ def test_one_step_gives_a_finite_loss_and_gradients_of_everything(setting: str, 
     assert any(gradient.any() for gradient in gradients)
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_one_step_works_on_the_large_nasnet() -> None:
     loss, gradients = step("composite, mixing", built("nasnet"))
     assert loss.isfinite()

@@ -15,6 +15,8 @@ from bdray.repairs import REPAIRS, Operation
 from bdray.repairs.fine_pruning import pruning_curve
 from bdray.training.evaluation import CleanSet
 
+LONG = (pytest.mark.system, pytest.mark.long)
+
 
 def prune_stage(max_drop: float) -> Operation:
     stage = REPAIRS.build({"name": "fine_pruning", "max_drop": max_drop}).stages(Finetune())[0]
@@ -53,7 +55,7 @@ def independent(model: nn.Module, name: str, clean: CleanSet, max_drop: float) -
     return gone
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("resnet18", marks=LONG)])
 @pytest.mark.parametrize("max_drop", [0.0, 0.05, 0.3, 0.9])
 def test_prunes_the_same_channels_in_the_same_order(name: str, max_drop: float) -> None:
     model, clean = prepared(name)

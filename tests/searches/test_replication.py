@@ -18,6 +18,8 @@ from bdray.space.dry_run import make_plan
 from bdray.store.storage import Storage
 from benchmarks.searching import made_up
 
+LONG = (pytest.mark.system, pytest.mark.long)
+
 Load = Callable[..., SearchSpace]
 RATES = {"poison.rate": {"values": [0.01, 0.02, 0.1]}}
 
@@ -139,7 +141,7 @@ def test_of_zeros_and_ones_the_interval_is_the_beta_binomial_mixture() -> None:
 
 
 @pytest.mark.parametrize("low_and_high", [(0.025, 0.99), (0.15, 0.98), (0.6, 0.999)])
-@pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
+@pytest.mark.parametrize("share", [pytest.param(0.15, marks=LONG), 0.5, pytest.param(0.9, marks=LONG)])
 def test_whoever_stops_when_it_looks_good_is_seldom_wrong(low_and_high: tuple[float, float], share: float) -> None:
     """All or nothing; stopped at the first look after which the interval excludes the truth, at the worst moment."""
     random, (low, high) = np.random.default_rng(0), low_and_high

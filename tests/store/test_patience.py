@@ -13,7 +13,7 @@ from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage
 from benchmarks.ports import free_port
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 AWAY_S = 5.0
 """Longer than a storage tries that is not patient."""

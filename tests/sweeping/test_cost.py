@@ -27,6 +27,8 @@ from bdray.sweeping.workload import work_of
 from bdray.terminal import Console
 from bdray.trial.measurements import Measurement, Measurements, name_of
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 ABACUS = Machine("Abacus", "")
 SPACE = """\

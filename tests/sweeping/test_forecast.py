@@ -22,6 +22,8 @@ from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
 from bdray.sweeping.workload import StageWork, Work, work_of
 
+LONG = (pytest.mark.system, pytest.mark.long)
+
 SPACE = """\
 name: long
 seeds: [0, 1, 2, 3, 4, 5, 6]
@@ -153,7 +155,7 @@ class Simulation:
         folder.write_record(blank.model_copy(update=ended))
 
 
-@pytest.mark.parametrize("slots", [1, 2, 16])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=LONG), pytest.param(2, marks=LONG), 16])
 def test_the_time_left_is_within_a_quarter_of_the_truth(slots: int, space: SearchSpace, tmp_path: Path) -> None:
     simulation = Simulation(space, slots, tmp_path)
     assert len(simulation.tasks) == 1890

@@ -35,6 +35,8 @@ parameters: {trigger.name: {values: [patch, broken]}}
 BROKEN = """\
 from bdray.triggers import TRIGGERS, Trigger
 
+pytestmark = pytest.mark.long
+
 @TRIGGERS.register("broken")
 class Broken(Trigger):
     def apply(self, images, generator):

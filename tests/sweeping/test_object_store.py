@@ -21,7 +21,7 @@ from bdray.store.sweep_folder import DRIVER_LOCK, read_records
 from benchmarks.clock import Clock
 from benchmarks.slow_store import slow_store
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SPACE = """\
@@ -113,7 +113,6 @@ def test_a_second_driver_is_told_of_the_first_and_goes_on_after_its_death(driver
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="a clock is set with Linux and a cc")
-@pytest.mark.long
 def test_clocks_that_differ_neither_steal_a_lease_nor_wait_for_it(drivers: Drivers, storage: Storage) -> None:
     """The second driver, on another machine as far as anybody can tell, has another time of day than the first: an hour
     behind or ahead, by the run's seed, for each takes a minute and a half."""

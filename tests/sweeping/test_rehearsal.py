@@ -24,6 +24,8 @@ from bdray.space.feasibility import infeasible
 from bdray.sweeping.rehearsal import apart, chosen_of, rehearsal_of
 from bdray.sweeping.settings import SweepSettings
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 LARGE: dict[str, Any] = {
@@ -183,6 +185,7 @@ def rehearse(folder: Path, space: str, *options: str, status: int) -> str:
     return run.stdout
 
 
+@pytest.mark.system
 def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides_it(tmp_path: Path) -> None:
     """Of an open search, with `cpu: auto`, and with a model whose name is known to be wrong only when it is built."""
     open_space(tmp_path)

@@ -43,6 +43,8 @@ def guarded() -> Iterator[tuple[int, set[str]]]:
     server.server_close()
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_a_password_is_in_no_file_and_no_command_line(new_sweep: Any, guarded: tuple[int, set[str]]) -> None:
     sweep, (port, seen) = new_sweep(), guarded
     sweep.finished(1)

@@ -128,6 +128,8 @@ def test_a_name_is_one_folder_of_the_artifacts(uri: str, storage: str, experimen
     assert artifact_location(uri, Storage.open(storage), experiment) == expected
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_what_is_printed_of_mlflow_runs_as_printed(
     tmp_path: Path, new_sweep: Any, shown: Any, shell: Any, free_port: Callable[[], int]
 ) -> None:

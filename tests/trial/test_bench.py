@@ -21,6 +21,8 @@ from bdray.trial import TrialOptions, run_trial
 from bdray.trial.bench import Bench
 from bdray.trial.measurements import Measurement, Measurements, Part, TrainingKey, TrainingKind, name_of, way
 
+pytestmark = pytest.mark.long
+
 CONTENT: dict[str, Any] = {
     "data": {"name": "digits", "train_limit": 100, "test_limit": 40, "image_size": 8},
     "model": {"name": "resnet8"},

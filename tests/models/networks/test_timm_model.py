@@ -36,6 +36,8 @@ def test_transformers_are_built_for_the_image_size_and_have_their_blocks_as_poin
     assert outputs.hidden["stage3"].shape == (2, 1 + 3 * 3, 192)
 
 
+@pytest.mark.system
+@pytest.mark.long
 def test_feature_stages_that_something_goes_around_are_no_points() -> None:
     # timm's own points inside NASNet are single inputs of cells that see two.
     assert list(taps_of(build_model("timm/nasnetalarge", 10, 32)).points.values()) == ["conv0", "act"]
