@@ -254,6 +254,8 @@ def verdict(name: str, figures: Mapping[str, float], *, holds: bool) -> Row:
 def _need_of(condition: Condition, scale: Scale) -> Measurement:
     kind, machine = TrainingKind(condition, 0.0), Machine("here", "", gpu=True)
     need = Bench(kind, machine, scale.device, 1, trial=run_trial).memory(Measurement())
+    if not need.peaks:
+        raise RuntimeError("memory is measured on a GPU alone")
     synchronize(scale.device)
     return need
 

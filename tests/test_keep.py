@@ -95,14 +95,16 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     os.kill(process.pid, signal.SIGINT)
     assert ended(process) == 130
     before = {path.parent.name: path.read_bytes() for path in runs.glob("halved/conditions/*/record.json")}
-    assert len(before) == 2
+    there = len(before)
+    assert there in (2, 3), "one may have ended between the look and the signal"
     into = tmp_path / "kept"
     into.mkdir()
     kept = keep.keep(str(runs / "halved"), into)
     said = capsys.readouterr().out
     assert said == (kept / keep.MISSING).read_text()
-    assert "2 of 4 conditions have a record (2 finished)" in said
-    assert [said.count(f"trigger.name image, train.epochs 60, finetune.lr {lr}\n") for lr in (0.01, 0.1)] == [1, 1]
+    assert f"{there} of 4 conditions have a record ({there} finished)" in said
+    missing = [said.count(f"trigger.name image, train.epochs 60, finetune.lr {lr}\n") for lr in (0.01, 0.1)]
+    assert missing in ([1, 1], [1, 0], [0, 1]) and sum(missing) == 4 - there
     assert "  python -m bdray.sweep halved.yaml --no-dashboard --max-concurrent 1\n" in said
     for path in kept.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name

@@ -147,10 +147,10 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
-        if cost := cost_line(SweepFolder(outcome.sweep).info(), outcome.records):
+        if cost := cost_line(outcome.info, outcome.records):
             console.print(cost, markup=False, highlight=False, soft_wrap=True)
-    if outcome.outside:
-        console.print(said_of_outside(outcome.outside), markup=False, highlight=False, soft_wrap=True)
+    if outside := len(outcome.info.outside):
+        console.print(said_of_outside(outside), markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:

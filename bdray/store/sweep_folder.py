@@ -160,9 +160,16 @@ class SweepFolder(ChecksummedFolder):
         Raises:
             StorageNotFoundError: the folder is not a sweep's.
         """
-        content = self.read_json(SWEEP, "the next run of the sweep writes it again")
-        if content is None and not self.is_sweep:
+        known = self.info_if_any()
+        if known is None:
             raise StorageNotFoundError("read", self.storage.uri_of(SWEEP), "it does not exist")
+        return known
+
+    def info_if_any(self) -> SweepInfo | None:
+        """As `info`; None where the folder is not a sweep's."""
+        content = self.read_json(SWEEP, "the next run of the sweep writes it again")
+        if content is None and not self.storage.exists(SPACE):
+            return None
         known = {name: (content or {}).get(name) for name in SweepInfo.__dataclass_fields__}
         name = known["name"] or self.storage.name
         return SweepInfo(**{"experiment": f"bdray-{name}", **{k: v for k, v in known.items() if v}, "name": name})

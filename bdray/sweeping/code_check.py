@@ -39,7 +39,8 @@ def same_code(
     components = foreign_of(conditions, detect)
     now = sources_of(components)
     folder = SweepFolder(sweep)
-    known = folder.info().sources if folder.is_sweep else {}
+    own = folder.info_if_any()
+    known = own.sources if own else {}
     others = [other for other in sweeps_in(storage) if other.uri != sweep.uri] if now else []
     infos = {other.name: SweepFolder(other).info().sources for other in others}
     result = {name: tuple(digests) for name, digests in known.items()}

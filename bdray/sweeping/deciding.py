@@ -50,8 +50,8 @@ def as_decided(space: SearchSpace, sweep: Storage) -> SearchSpace:
 def _decided_before(sweep: Storage) -> Decided:
     """By `sweep.json`, which has a checksum; where that was lost, or is of an older version, by `space.yaml`. What was
     deleted there is decided anew."""
-    folder = SweepFolder(sweep)
-    known = Decided.model_validate(folder.info().decided) if folder.is_sweep else Decided()
+    info = SweepFolder(sweep).info_if_any()
+    known = Decided.model_validate(info.decided) if info else Decided()
     try:
         said = decided_in(sweep.read_bytes(SPACE).decode(errors="replace"))
     except StorageNotFoundError:

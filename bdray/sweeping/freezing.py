@@ -41,7 +41,7 @@ def freeze(
         forecast: what it will cost; what earlier commands said stands.
     """
     folder = SweepFolder(sweep)
-    known = folder.info() if folder.is_sweep else None
+    known = folder.info_if_any()
     write_space(sweep, space, shown, mark)
     names = tuple(condition.condition_id for condition in conditions)
     before = (*(known.asked if known else ()), *folder.condition_ids())

@@ -249,5 +249,5 @@ def _sum_up(
         run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}
     missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
-    outside = len(SweepFolder(run.sweep).info().outside)
-    return SweepOutcome(run.sweep, records, missing, interrupted, delivery, run.tracking_uri, outside)
+    info = SweepFolder(run.sweep).info()
+    return SweepOutcome(run.sweep, info, records, missing, interrupted, delivery, run.tracking_uri)

@@ -51,7 +51,7 @@ class SearchLoop:
     def recall(self) -> None:
         """Take up what an earlier run of this sweep asked for, as far as it lies in the space. To be called before
         `sweep.json` is written anew."""
-        info = self._folder.info() if self._folder.is_sweep else None
+        info = self._folder.info_if_any()
         if info is None or not self.searching:
             return
         self._spent_s = info.searched_s

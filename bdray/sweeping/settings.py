@@ -11,6 +11,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepInfo
 from bdray.sweeping.code_check import OnChange
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.terminal import Console
@@ -57,20 +58,20 @@ class SweepOutcome:
     """How a sweep ended.
 
     Attributes:
+        info: what the sweep's folder says of it at the end.
         records: of all conditions of the plan that have one, in plan order.
         missing: ids of conditions without a record.
         interrupted: stopped before the end.
-        outside: how many conditions earlier commands asked for that the plan does not hold.
         delivery: what the tracking mirror delivered.
     """
 
     sweep: Storage
+    info: SweepInfo
     records: Sequence[TrialRecord]
     missing: Sequence[str]
     interrupted: bool
     delivery: DeliveryReport | None
     tracking_uri: str
-    outside: int = 0
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:

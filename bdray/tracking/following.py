@@ -42,6 +42,7 @@ class Follower:
         tracking_uri: where to; None for the one the sweep was run with.
         lock: makes what is taken with the first connection, and held until `close`.
         moved: called when the server has taken something.
+        delivered: is told of each condition that the server has all of.
         log: is told what the delivery met with.
     """
 
@@ -51,10 +52,11 @@ class Follower:
         tracking_uri: str | None,
         lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         moved: Callable[[], None] = lambda: None,
+        delivered: Callable[[str], None] = lambda condition_id: None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._sweep, self._uri, self._lock, self._moved = sweep, tracking_uri, lock, moved
-        self._log = log
+        self._delivered, self._log = delivered, log
         self._held: ExitStack | None = None
         self._seen: dict[str, frozenset[FileFacts]] = {}
         self._look_s = _LOOK_S if sweep.is_local else _LOOK_REMOTE_S
@@ -116,7 +118,8 @@ class Follower:
         self._next_s = time.monotonic() + max(self._look_s, _SPARED * (time.monotonic() - begun))
         for condition_id, mark in changed.items():
             try:
-                delivery.deliver(condition_id)
+                if delivery.deliver(condition_id):
+                    self._delivered(condition_id)
             except UnreachableError:
                 raise
             except StorageNotFoundError:

@@ -61,7 +61,7 @@ class _Mirror:
 
     def __init__(self, sweep: Storage, tracking_uri: str, answers: TextIO) -> None:
         self._sweep, self._uri, self._answers = sweep, tracking_uri, answers
-        self._follower = Follower(sweep, tracking_uri, self._lock, self._step, _log)
+        self._follower = Follower(sweep, tracking_uri, self._lock, self._step, self._delivered, _log)
         self._is_over = threading.Event()
         self._moved, self._next_step = 0.0, math.inf
         self._answer_lock = threading.Lock()
@@ -130,6 +130,10 @@ class _Mirror:
         if self._moved >= self._next_step:
             self._next_step = self._moved + _STEP_S
             self._answer("step", {})
+
+    def _delivered(self, condition_id: str) -> None:
+        """Before the last pass, which may never come to it."""
+        self._answer("delivered", {"condition_id": condition_id})
 
     def _progress(self, condition_id: str, total: int) -> None:
         self._moved = time.monotonic()

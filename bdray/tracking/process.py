@@ -156,6 +156,8 @@ class Mirror:
                     deadline, self._trouble = time.monotonic() + stall_s, None
                 case "trouble":
                     self._trouble = answer["message"]
+                case "delivered":
+                    self._delivered.add(answer["condition_id"])
                 case "progress":
                     deadline, self._trouble = time.monotonic() + stall_s, None
                     self._delivered.add(answer["condition_id"])

@@ -113,7 +113,8 @@ def test_finished_conditions_stand_above_a_rehearsal_and_cost_nothing_more(tmp_p
 
 
 def told(sweep: Storage, records: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
-    assert tell(SweepOutcome(sweep, records, [], False, None, "sqlite:///x.db"), Console(width=140), "bdray sweep") == 0
+    outcome = SweepOutcome(sweep, SweepFolder(sweep).info(), records, [], False, None, "sqlite:///x.db")
+    assert tell(outcome, Console(width=140), "bdray sweep") == 0
     return capsys.readouterr().out
 
 

@@ -177,15 +177,17 @@ def test_a_slow_server_gets_everything_however_long_it_takes(
 
 
 def test_a_server_that_falls_silent_or_a_stop_ends_the_last_pass(
-    new_sweep: Any, tmp_path: Path, free_port: Callable[[], int]
+    new_sweep: Any, shown: Any, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     sweep, port = new_sweep(), free_port()
     names = [sweep.finished(number) for number in range(1, 13)]
-    with slow_line(tmp_path, port, silent_after=60) as line:
+    with slow_line(tmp_path, port) as line:
         uri = f"http://127.0.0.1:{line.server_address[1]}"
         mirror = start_mirror(str(sweep.path), uri)
         assert mirror.wait_ready(HANG_S).experiment_id
-        until(lambda: line.pieces > line.silent_after)
+        behind = f"http://127.0.0.1:{port}"
+        until(lambda: [run.info.status for run in shown(sweep, behind).children].count("FINISHED") >= 2)
+        line.silent_after = line.pieces
         silent = mirror.close(8)
         assert 0 < silent.delivered < 12
         assert silent.pending == tuple(names[silent.delivered :])

@@ -215,7 +215,7 @@ def test_the_command_for_a_database_holds_no_password() -> None:
 def test_what_a_sweep_prints_at_its_end_names_its_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sweep = Storage.open(tmp_path / STRANGE[-1] / "a [red]sweep[/red]")
     uri, delivery = default_tracking_uri(sweep.parent), DeliveryReport(0, ("a",), "the line is cut")
-    tell(SweepOutcome(sweep, [], [], False, delivery, uri), Console(), "bdray sweep x.yaml")
+    tell(SweepOutcome(sweep, SweepInfo("q", "bdray-q"), [], [], False, delivery, uri), Console(), "bdray sweep x.yaml")
     printed = capsys.readouterr().out
     pages, sync = printed.partition("MLflow     ")[2].splitlines()[0], printed.partition("nothing is lost: ")[2]
     assert shlex.split(pages) == ["mlflow", "ui", "--backend-store-uri", uri]
