@@ -51,6 +51,7 @@ class Follower:
         sweep: Storage,
         tracking_uri: str | None,
         lock: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
         moved: Callable[[], None] = lambda: None,
         delivered: Callable[[str], None] = lambda condition_id: None,
         log: Callable[[str], None] = lambda line: None,

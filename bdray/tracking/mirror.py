@@ -61,7 +61,9 @@ class _Mirror:
 
     def __init__(self, sweep: Storage, tracking_uri: str, answers: TextIO) -> None:
         self._sweep, self._uri, self._answers = sweep, tracking_uri, answers
-        self._follower = Follower(sweep, tracking_uri, self._lock, self._step, self._delivered, _log)
+        self._follower = Follower(
+            sweep, tracking_uri, self._lock, moved=self._step, delivered=self._delivered, log=_log
+        )
         self._is_over = threading.Event()
         self._moved, self._next_step = 0.0, math.inf
         self._answer_lock = threading.Lock()
