@@ -10,6 +10,7 @@ from bdray.models import ARCHITECTURES, Architecture
 from bdray.models.networks.taps import Taps, carries_everything, forward_outputs
 
 NAMES = [name for name, _ in ARCHITECTURES]
+LONG = (pytest.mark.system, pytest.mark.long)
 SMALL = [name for name in NAMES if name not in ("nasnet", "resnet50")]
 
 
@@ -19,7 +20,7 @@ def built(architecture: Architecture, seed: int = 0, size: int = 32) -> nn.Modul
         return architecture.build(5, size)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*(pytest.param(n, marks=LONG if n == "nasnet" else ()) for n in NAMES)])
 def network(request: pytest.FixtureRequest) -> tuple[Architecture, nn.Module]:
     architecture = ARCHITECTURES.build(request.param)
     return architecture, built(architecture)
