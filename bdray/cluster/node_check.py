@@ -16,7 +16,7 @@ from bdray.store.sweep_folder import SPACE
 
 
 class UnlikeNodeError(BdrayError):
-    """Trials are kept off this node. `losses.unlike_node` reads it out of what Ray says of the lost process."""
+    """Trials are kept off this node. `failures.unlike_node` reads it out of what Ray says of the lost process."""
 
     def __init__(self, node_id: str, problems: Sequence[str]) -> None:
         super().__init__(f"node {node_id} is not alike: {'; '.join(problems)}")

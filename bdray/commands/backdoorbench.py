@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -237,12 +237,12 @@ def import_backdoorbench(given: str, output: str, trigger: str) -> int:
 
 def _read(file: Path) -> dict[str, Any]:
     """The content of the file, of plain values, arrays and pictures only: nothing in it is run."""
-    rebuild: Callable[..., Any] = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    # What numpy's pickles call, of whichever version: it has moved from `numpy.core` to `numpy._core`.
+    made: dict[str, Any] = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    calls = [(made[name], f"numpy.{core}.multiarray.{name}") for name in made for core in ("core", "_core")]
     types: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4", "?"))]
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    older = [(rebuild, "numpy.core.multiarray._reconstruct"), (scalar, "numpy.core.multiarray.scalar")]
     try:
-        with torch.serialization.safe_globals([rebuild, scalar, *older, *types, Image.Image]):
+        with torch.serialization.safe_globals([*calls, *types, Image.Image]):
             content = torch.load(file, map_location="cpu", weights_only=True)
         missing = [key for key in ("model_name", "model", "clean_data", "img_size", "bd_test") if key not in content]
     except Exception as error:  # whatever torch makes of a file that is not theirs
