@@ -263,6 +263,9 @@ class Answer(_Frozen):
     """Of a model detector, by class."""
     flagged: tuple[int, ...] | None = None
     """The classes that a model detector flags."""
+    recovered: dict[int, str] = {}
+    """What such a detector found to lead pictures to each target class, by class: a PNG as base64, of 96 pixels a side
+    at most."""
     seconds: float = 0.0
 
 

@@ -51,7 +51,8 @@ class NeuralCleanse(ModelDetector):
     def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
         import torch
 
-        masks, _ = self.triggers(model, torch.cat(list(clean.images.split(1000))).to(tools.device), tools)
+        masks, patterns = self.triggers(model, torch.cat(list(clean.images.split(1000))).to(tools.device), tools)
+        tools.show(masks * patterns)
         return size_indices(masks.double().sum((1, 2, 3)).cpu())
 
     def flagged(self, scores: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,8 @@ class DetectorTools:
         autocast: the precision that the model was trained in.
         tick: hears how far this is (done, of how many); whoever listens may stop it by raising.
         clean: the clean set, where a detector of training sets sees one; empty where none is set aside.
+        show: is given what a detector of models has found to lead pictures to each class, float32 in [0, 1],
+            `K x 3 x S x S`; those of targets are kept beside the answer, for people to look at.
     """
 
     generator: torch.Generator
@@ -56,6 +58,7 @@ class DetectorTools:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     tick: Callable[[int, int], None] = lambda done, total: None
     clean: Labelled | None = None
+    show: Callable[[torch.Tensor], None] = lambda found: None
 
     def logits(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """float32, `N x K`, of float images in [0, 1] on the device, with gradients; the model's mode is left alone."""

@@ -34,7 +34,7 @@ class NamedClass(int):
     name: str
 
     def __str__(self) -> str:
-        return f"{int(self)} ({self.name})"
+        return self.name if self.name == f"{int(self)}" else f"{int(self)} ({self.name})"
 
     def __reduce__(self) -> tuple[type[NamedClass], tuple[int, str]]:
         return NamedClass, (int(self), self.name)

@@ -29,7 +29,7 @@ from bdray.report.methods import methods, tunes_only
 from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
-from bdray.report.strips import trigger_strips
+from bdray.report.strips import recovered_strips, trigger_strips
 from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
@@ -121,6 +121,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         relearnt=relearnings(study),
         probed=probed_stages(study),
         detected=detector_table(study.records),
+        recovered=recovered_strips(study.records, sweep.picture_of),
         rows=_table(study),
         searched=searched,
         mixtures=mixtures(study.records),

@@ -1,17 +1,19 @@
-"""A strip of pictures for each trigger of a sweep: clean, triggered, and what changed."""
+"""Strips of pictures: of each trigger (clean, triggered, what changed), and of what detectors took for it."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from bdray.record import TrialRecord
 from bdray.report.layout import TRIGGER, words_of
 from bdray.results.cells import Study
+from bdray.results.detections import attack_of, names_of
 
 MOST_STRIPS = 30
 _SHOWN, _SIDE = 5, 96
@@ -49,6 +51,48 @@ def trigger_strips(study: Study, picture_of: Callable[[str], bytes | None]) -> l
             if cut := next(filter(None, cuts), None):
                 found[key] = Strip(title, cut)
     return list(found.values())
+
+
+def recovered_strips(records: Sequence[TrialRecord], picture_of: Callable[[str], bytes | None]) -> list[Strip]:
+    """For each attack and each detector that looks for triggers, what the trigger changes in one picture beside what
+    was found to lead to its target, in the first model in which something was. `picture_of`: as in `trigger_strips`.
+    """
+    names = names_of(answer for record in records for answer in record.answers)
+    found: dict[str, Strip] = {}
+    for record in records:
+        classes = record.data.class_names if record.data else ()
+        for answer in record.answers if record.role == "poisoned" else ():
+            for label, recovered in answer.recovered.items():
+                target = classes[label] if label < len(classes) else str(label)
+                is_flagged = label in (answer.flagged or ())
+                title = f"{attack_of(record)}: {names[answer.key]}, {target}{'' if is_flagged else ', not flagged'}"
+                if title not in found and len(found) < MOST_STRIPS:
+                    found[title] = Strip(title, _beside(_changed(picture_of(record.condition_id)), recovered))
+    return list(found.values())
+
+
+def _changed(sheet: bytes | None) -> Image.Image | None:
+    """What changes in the first picture of a contact sheet; None where there is none, or it is damaged."""
+    try:
+        with Image.open(io.BytesIO(sheet or b"")) as image:
+            pitch = (image.height - _GAP) // 3
+            box = (_GAP, _GAP + 2 * pitch, pitch, 3 * pitch)
+            return image.convert("RGB").crop(box)
+    except OSError:
+        return None
+
+
+def _beside(changed: Image.Image | None, recovered: str) -> bytes:
+    """Two pictures of one size side by side, as a PNG; the left half stays white where there is none."""
+    with Image.open(io.BytesIO(base64.b64decode(recovered))) as image:
+        right = image.convert("RGB")
+    both = Image.new("RGB", (2 * right.width + _GAP, right.height), "white")
+    if changed is not None:
+        both.paste(changed.resize(right.size, Image.Resampling.LANCZOS), (0, 0))
+    both.paste(right, (right.width + _GAP, 0))
+    buffer = io.BytesIO()
+    both.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 def _cut(sheet: bytes | None) -> bytes | None:

@@ -116,7 +116,7 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
         for answer in record.answers:
             if answer.error is None and is_sound(record, "poison" if answer.result == "poisoned" else "finetune"):
                 # Conditions that share a model share what was said of it.
-                groups[_row(names, answer), _attack(record)][answer.key] = answer
+                groups[_row(names, answer), attack_of(record)][answer.key] = answer
     attacks = tuple(dict.fromkeys(attack for _, attack in groups))
     rows = {
         name: tuple(
@@ -132,7 +132,8 @@ def _row(names: Mapping[str, str], answer: Answer) -> str:
     return f"{names[answer.key]}{'' if answer.result == 'poisoned' else f', {answer.result}'}"
 
 
-def _attack(record: TrialRecord) -> str:
+def attack_of(record: TrialRecord) -> str:
+    """What an attack is called in the table: trigger, strategy and rate."""
     if record.role == "baseline":
         return "baselines"
     poison = record.condition["poison"]

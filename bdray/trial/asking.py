@@ -8,13 +8,16 @@ An answer that is there is not asked for again. Only this module and `bdray.tria
 
 from __future__ import annotations
 
+import base64
+import io
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from bdray.condition import Condition, foreign_of, sources_of
@@ -32,6 +35,8 @@ from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found
 from bdray.trial.setup import Experiment
+
+_SHOWN_SIDE = 96
 
 
 @dataclass(frozen=True)
@@ -122,13 +127,16 @@ class Asking:
             positive = np.repeat([False, True][: len(parts)], [len(part) for part in parts])
             return _found(np.concatenate(scores), positive, threshold).measured()
         assert isinstance(detector, ModelDetector)
-        scores_by_class = detector.score(model, shown, tools)
+        seen: list[torch.Tensor] = []
+        scores_by_class = detector.score(model, shown, replace(tools, show=seen.append))
         flagged = detector.flagged(scores_by_class).numpy()
         targets = np.zeros(len(flagged), dtype=np.bool_)
         if not experiment.condition.is_baseline:
             targets[experiment.test.wanted_labels.unique().cpu().numpy()] = True
         found = Found(scores_by_class.numpy(), targets, flagged, np.zeros_like(targets))
-        return {**found.measured(), "index": scores_by_class.tolist(), "flagged": flagged.nonzero()[0].tolist()}
+        recovered = {int(label): _png(seen[-1][label]) for label in targets.nonzero()[0]} if seen else {}
+        said = {"index": scores_by_class.tolist(), "flagged": flagged.nonzero()[0].tolist(), "recovered": recovered}
+        return {**found.measured(), **said}
 
     def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
         items = self._experiment.stamped_set
@@ -157,6 +165,15 @@ class Asking:
 
 def _found(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Found:
     return Found(scores, positive, scores > threshold, np.zeros_like(positive))
+
+
+def _png(pixels: torch.Tensor) -> str:
+    """A picture (float in [0, 1], `3 x S x S`) as base64, made smaller where it is large."""
+    levels = pixels.detach().mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    picture, buffer = Image.fromarray(levels), io.BytesIO()
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.LANCZOS)
+    picture.save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _place(condition: Condition, *, of_repaired: bool) -> str:

@@ -76,6 +76,7 @@ def test_names_that_nobody_knows_yet_are_explained() -> None:
 
 def test_a_named_class_is_its_index_to_all_that_computes() -> None:
     cat = NamedClass(3, "cat")
+    assert str(NamedClass(2, "10")) == "2 (10)" and str(NamedClass(3, "3")) == "3"
     assert (cat, hash(cat), json.dumps(cat), repr(cat), f"{cat:d}") == (3, hash(3), "3", "3", "3")
     assert str(pickle.loads(pickle.dumps(cat))) == str(cat) == "3 (cat)"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bdray.record import TrialRecord
+from bdray.record import Answer, TrialRecord
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.strips import trigger_strips
+from bdray.report.strips import recovered_strips, trigger_strips
 from bdray.results.cells import study_of
 from bdray.trial.contact_sheet import contact_sheet
 
@@ -38,6 +38,25 @@ def test_each_trigger_has_the_first_pictures_there_are(make_record: MakeRecord, 
         assert image.width == 332, "five of eight"
         assert image.getpixel((60, 60)) == (100, 100, 100)
         assert image.getpixel((60, 66 + 60)) == (255, 255, 255)
+
+
+def test_what_was_recovered_stands_beside_what_the_trigger_changes(make_record: MakeRecord, sheet: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (0, 0, 200)).save(buffer, "png")
+    said = {"key": "k", "detector": {"name": "neural_cleanse"}, "result": "poisoned", "index": (0.0, 3.0), "tpr": 1.0}
+    answer = Answer(**said, flagged=(1,), recovered={1: base64.b64encode(buffer.getvalue()).decode()})
+    record = make_record().model_copy(update={"answers": (answer,)})
+    html = make_report([record], SweepDescription("demo", picture_of=lambda _: sheet)).html
+    (strip,) = recovered_strips([record, record], lambda _: sheet)
+    assert strip.uri in html and "Triggers that were recovered" in html
+    assert strip.title.startswith("patch, all_to_one, rate ") and ": neural_cleanse, " in strip.title
+    with Image.open(io.BytesIO(strip.png)) as image:
+        assert image.getpixel((29, 29)) != image.getpixel((10, 10)), "the patch is what changes"
+        assert image.getpixel((34 + 16, 16)) == (0, 0, 200)
+    (alone,) = recovered_strips([record], lambda _: None)
+    with Image.open(io.BytesIO(alone.png)) as image:
+        assert [image.getpixel((x, 16)) for x in (16, 50)] == [(255, 255, 255), (0, 0, 200)]
+    assert "recovered" not in make_report([make_record()], SweepDescription("demo")).html
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x89PNG\r\n\x1a\nrest"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from bdray.condition import Condition
@@ -96,6 +99,17 @@ class _Third(ModelDetector):
         return scores > 1
 
 
+class _Shows(_Third):
+    """Shows a picture for each class: as bright as the class is high."""
+
+    registered_name: ClassVar[str] = "test_shows"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        levels = torch.arange(tools.num_classes) / 255
+        tools.show(levels.view(-1, 1, 1, 1).expand(-1, 3, 128, 128))
+        return super().score(model, clean, tools)
+
+
 class _Fails(_Third):
     """Raises."""
 
@@ -152,6 +166,15 @@ def test_a_class_that_is_flagged_is_compared_with_the_target() -> None:
     assert list(found.sources) == ["detector test_third"]
     missed = asked(_Third(), poison={"rate": 0.1, "target": 5})
     assert (missed.flagged, missed.tpr, missed.fpr) == ((3,), 0.0, pytest.approx(1 / 9))
+
+
+def test_of_what_a_detector_has_recovered_the_targets_is_kept() -> None:
+    kept = asked(_Shows(), poison={"rate": 0.1, "target": 5}).recovered
+    assert list(kept) == [5]
+    with Image.open(io.BytesIO(base64.b64decode(kept[5]))) as picture:
+        assert picture.size == (96, 96)
+        assert picture.getextrema() == ((5, 5),) * 3
+    assert asked(_Third()).recovered == {}
 
 
 def test_a_baseline_has_false_alarms_alone() -> None:
