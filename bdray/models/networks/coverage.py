@@ -112,7 +112,7 @@ def _first_convolution(network: nn.Module) -> nn.Conv2d | None:
 
 
 def _let_in(first: nn.Conv2d | None, image_size: int) -> torch.Tensor:
-    """Pixels that a first convolution reads, bool, `S x S`: all where there is none, or none of a padding in numbers."""
+    """Pixels that a first convolution reads, bool, `S x S`: all where there is none, or no padding in numbers."""
     seen = torch.ones(image_size, image_size, dtype=torch.bool)
     if first is not None and not isinstance(first.padding, str):
         side, stride, padding = first.kernel_size[0], first.stride[0], first.padding[0]
