@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 _EXTRAS = ("", "cmaes", "cluster")
 
 
+@cache
 def outdated() -> dict[str, str]:
     """Packages that are installed, but older than declared, each with "2.10.0, and bdray needs >=2.11".
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -15,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from disks import OwnDisk
 from hypothesis import HealthCheck, settings
 from record_fixtures import make_baseline, make_record  # noqa: F401 - fixtures
 
@@ -114,34 +114,37 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes the folder of a file system of its own with so many KiB."""
-    disk = tmp_path / "disk"
+def own_disk(tmp_path: Path) -> Iterator[Callable[[str], OwnDisk]]:
+    """Makes a file system of the test's own, with mount's options."""
+    made: list[OwnDisk] = []
 
-    def mount(kib: int) -> Path:
-        disk.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(disk)]
-        if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-            pytest.skip("mounting a small disk is not permitted here")
-        return disk
+    def make(options: str) -> OwnDisk:
+        made.append(OwnDisk(tmp_path / "disk", options))
+        return made[-1]
 
-    yield mount
-    if disk.is_mount():
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    yield make
+    for disk in made:
+        disk.end()
 
 
 @pytest.fixture
-def another_user() -> Callable[[], AbstractContextManager[None]]:
-    """Makes blocks in which this process has the rights of a user who owns nothing: root may do anything."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+def small_disk(own_disk: Callable[[str], OwnDisk]) -> Callable[[int], Path]:
+    """Makes the folder of one with so many KiB."""
+    return lambda kib: own_disk(f"size={kib}k").path
+
+
+@pytest.fixture
+def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks in which this process may do what the modes of files say: root becomes a user who owns nothing."""
 
     @contextmanager
     def become() -> Iterator[None]:
-        os.seteuid(65534)
+        if was_root := os.geteuid() == 0:
+            os.seteuid(65534)
         try:
             yield
         finally:
-            os.seteuid(0)
+            if was_root:
+                os.seteuid(0)
 
     return become

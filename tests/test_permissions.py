@@ -99,7 +99,7 @@ def test_what_may_not_be_read_is_named_with_the_cause(
     closed: str,
     argv: tuple[str, ...],
     work: Path,
-    another_user: Callable[[], AbstractContextManager[None]],
+    ordinary_user: Callable[[], AbstractContextManager[None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (work / "runs" / "q" / "stages").mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def test_what_may_not_be_read_is_named_with_the_cause(
     capsys.readouterr()
     (work / closed).chmod(0)
     try:
-        with another_user():
+        with ordinary_user():
             status = main(list(argv))
     finally:
         (work / closed).chmod(0o755)
@@ -119,10 +119,10 @@ def test_what_may_not_be_read_is_named_with_the_cause(
 
 
 def test_a_folder_that_is_nobodys_business_hides_no_sweep(
-    work: Path, another_user: Callable[[], AbstractContextManager[None]], capsys: pytest.CaptureFixture[str]
+    work: Path, ordinary_user: Callable[[], AbstractContextManager[None]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (work / "runs" / "lost+found").mkdir(mode=0)
-    with another_user():
+    with ordinary_user():
         assert main(["status"]) == 0
     assert "q" in capsys.readouterr().out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ DECLARED = (
     "cmaes>=0.11; extra == 'cmaes'",
     "ruff>=0.9; extra == 'test'",
 )
+
+
+@pytest.fixture(autouse=True)
+def _looked_at_anew() -> Iterator[None]:
+    """A process looks once at what is installed."""
+    outdated.cache_clear()
+    yield
+    outdated.cache_clear()
 
 
 def install(folder: Path, name: str, version: str, *requires: str) -> None:

@@ -61,6 +61,11 @@ class Architecture(Component):
         (`bdray.models.networks.taps`). What a new architecture writes."""
         raise NotImplementedError
 
+    def make_shallow(self, image_size: int) -> nn.Module | None:
+        """The beginning of a network for two classes, with few layers and a head of its own: it sees no pixel that the
+        whole one does not see. What `bdray.models.networks.coverage` looks at first; None where there is no such."""
+        return None
+
     def build(self, num_classes: int, image_size: int) -> nn.Module:
         """A network for normalised `N x 3 x S x S` images with its first weights, float32, on the CPU, whose `taps`
         name its mixing points and its head. Initialised from torch's global generator: callers who need a stream

@@ -35,6 +35,11 @@ class TimmModel(Architecture):
 
         return make_timm(self.variant, num_classes, image_size, pretrained=False)
 
+    def make_shallow(self, image_size: int) -> nn.Module | None:
+        from bdray.models.networks.timm_model import make_timm_shallow
+
+        return make_timm_shallow(self.variant, image_size)
+
     def _begun(self, num_classes: int, image_size: int) -> nn.Module:
         if self.weights != "imagenet":
             return super()._begun(num_classes, image_size)

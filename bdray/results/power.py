@@ -70,8 +70,13 @@ DEFAULT = [
 training images, standard deviations in points) and two as one in ten of them."""
 
 
-def spreads_in(table: str, sweep: str) -> Iterator[CellSpread]:
+@lru_cache(maxsize=64)
+def spreads_in(table: str, sweep: str) -> tuple[CellSpread, ...]:
     """Of the cells of a table (the text of `results.csv`), over their sound trainings."""
+    return tuple(_spreads_in(table, sweep))
+
+
+def _spreads_in(table: str, sweep: str) -> Iterator[CellSpread]:
     cells: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in csv.DictReader(io.StringIO(table)):
         if row.get("status") == "finished" and row.get("collapsed") != "True":

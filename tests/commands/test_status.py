@@ -236,14 +236,19 @@ def test_in_an_object_store_a_lease_that_does_not_change_is_one_of_the_dead(
     assert state_of(far).word == "killed"
 
 
-def test_another_users_sweep_that_runs(
-    sweep: Storage, open_folder: Path, another_user: Callable[[], AbstractContextManager[None]]
+def test_ordinary_users_sweep_that_runs(
+    sweep: Storage, open_folder: Path, ordinary_user: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """Only to be read, not to be locked."""
     shutil.copytree(Path(sweep.uri), theirs := open_folder / "study")
-    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError), another_user():  # type: ignore[arg-type]
-        assert state_of(Storage.open(theirs)).word == "running"
-    with another_user():
+    lock = theirs / DRIVER_LOCK
+    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+        lock.chmod(0o444)
+        with ordinary_user(), pytest.raises(PermissionError):
+            lock.open("r+").close()
+        with ordinary_user():
+            assert state_of(Storage.open(theirs)).word == "running"
+    with ordinary_user():
         assert state_of(Storage.open(theirs)).word == "killed"
 
 

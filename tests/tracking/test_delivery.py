@@ -308,6 +308,8 @@ def test_a_database_for_which_there_is_no_room_is_named_and_takes_none(
     small_disk: Callable[[int], Path], new_sweep: Any
 ) -> None:
     disk, sweep = small_disk(256), new_sweep()
+    if disk.is_relative_to("/proc"):
+        pytest.skip("SQLite does not look through the process that holds a disk")
     sweep.finished(1)
     report = sync_sweep(str(sweep.path), f"sqlite:///{disk}/mlflow.db")
     assert report.error == (

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from disks import OwnDisk
 
 from bdray.checksum import say_damaged, seal_bytes, unseal_json
 from bdray.condition import Condition
@@ -307,21 +306,14 @@ def test_a_model_that_would_run_code_is_not_run_whatever_its_checksum(
 
 
 @pytest.fixture
-def read_only(bench: Bench, tmp_path: Path) -> Iterator[Path]:
+def read_only(bench: Bench, own_disk: Callable[[str], OwnDisk]) -> Path:
     """A sweep with a damaged record on a file system that can't be written."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting is not permitted here")
-    try:
-        shutil.copytree(bench.finished, disk / "sweep")
-        for name in ("record.json", "journal.jsonl"):
-            cut(disk / "sweep" / FILES[name], random.Random(0), bench)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        yield disk / "sweep"
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    disk = own_disk("size=64m")
+    shutil.copytree(bench.finished, sweep := disk.path / "sweep")
+    for name in ("record.json", "journal.jsonl"):
+        cut(sweep / FILES[name], random.Random(0), bench)
+    disk.allow_no_writing()
+    return sweep
 
 
 def test_where_nothing_can_be_written_the_damaged_is_left_out_and_stays(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disks import fill
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
@@ -28,13 +29,6 @@ CONDITION = Condition.parse(
 
 def run(sweep: Storage) -> TrialRecord:
     return run_trial(CONDITION, sweep=sweep, options=TrialOptions(device="cpu", threads=1))
-
-
-def fill(disk: Path, left: int) -> Path:
-    """Leaves so many KiB."""
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize // 1024
-    (filler := disk / "filler").write_bytes(bytes(1024 * (free - left)))
-    return filler
 
 
 def measured(record: TrialRecord) -> list[object]:

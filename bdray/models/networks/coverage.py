@@ -53,29 +53,27 @@ def require_seen(architecture: Architecture, image_size: int) -> None:
 def pixels_seen(architecture: Architecture, image_size: int) -> torch.Tensor:
     """Pixels on which the penultimate features depend: bool, `S x S`. Once for each network and size in a process.
 
-    Measured on a network of its own, by gradients in evaluation mode, with batch statistics of the drawn images so that
-    no activation vanishes, and with generic values where weights begin at zero. Draws from no stream and leaves torch's
+    Measured on a network of its own. A shallow one decides where it sees all, or all that its first convolution lets
+    in: the whole network sees no less than the one and no more than the other. Draws from no stream and leaves torch's
     generator as it was.
 
     Raises:
         ComponentError: the network cannot take images of this size.
     """
+    with torch.random.fork_rng(devices=[]):
+        shallow = architecture.make_shallow(image_size)
+        if shallow is not None:
+            seen = _measured(architecture, shallow, image_size)
+            if _is_whole(seen) or torch.equal(seen, _let_in(_first_convolution(shallow), image_size)):
+                return seen
+        return _measured(architecture, architecture.make(2, image_size), image_size)
+
+
+def _measured(architecture: Architecture, network: nn.Module, image_size: int) -> torch.Tensor:
+    """By gradients in evaluation mode, with batch statistics of the drawn images so that no activation vanishes, and
+    with generic values where weights begin at zero."""
     generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = architecture.make(2, image_size).eval()
-        for parameter in network.parameters():
-            # Some of a parameter may be zero: airbench's convolutions begin as the identity.
-            parameter.copy_(torch.where(parameter == 0, torch.randn(parameter.shape, generator=generator), parameter))
-        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.train().momentum = None
-        try:
-            network(torch.randn(2, 3, image_size, image_size, generator=generator))
-        except Exception as error:  # a size that does not fit is asserted, divided by zero, looked up in vain
-            problem = f"{architecture.name} cannot take images of {image_size} pixels: {error}"
-            raise ComponentError(architecture.NAME_KEY, problem) from error
-        for norm in norms:
-            norm.eval()
+    _make_generic(architecture, network, image_size, generator)
     seen = torch.zeros(image_size, image_size, dtype=torch.bool)
     for _ in range(_ROUNDS):
         images = torch.randn(2, 3, image_size, image_size, generator=generator, requires_grad=True)
@@ -88,29 +86,63 @@ def pixels_seen(architecture: Architecture, image_size: int) -> torch.Tensor:
     return seen
 
 
+@torch.no_grad()
+def _make_generic(architecture: Architecture, network: nn.Module, image_size: int, generator: torch.Generator) -> None:
+    for parameter in network.eval().parameters():
+        # Some of a parameter may be zero: airbench's convolutions begin as the identity.
+        parameter.copy_(torch.where(parameter == 0, torch.randn(parameter.shape, generator=generator), parameter))
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train().momentum = None
+    try:
+        network(torch.randn(2, 3, image_size, image_size, generator=generator))
+    except Exception as error:  # a size that does not fit is asserted, divided by zero, looked up in vain
+        problem = f"{architecture.name} cannot take images of {image_size} pixels: {error}"
+        raise ComponentError(architecture.NAME_KEY, problem) from error
+    for norm in norms:
+        norm.eval()
+
+
 def _is_whole(seen: torch.Tensor) -> bool:
     return int(seen.sum()) >= (len(seen) - 1) ** 2
 
 
+def _first_convolution(network: nn.Module) -> nn.Conv2d | None:
+    return next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def _let_in(first: nn.Conv2d | None, image_size: int) -> torch.Tensor:
+    """Pixels that a first convolution reads, bool, `S x S`: all where there is none, or no padding in numbers."""
+    seen = torch.ones(image_size, image_size, dtype=torch.bool)
+    if first is not None and not isinstance(first.padding, str):
+        side, stride, padding = first.kernel_size[0], first.stride[0], first.padding[0]
+        end = (image_size + 2 * padding - side) // stride * stride + side - padding
+        seen[end:] = seen[:, end:] = False
+    return seen
+
+
 def _nearest(architecture: Architecture, image_size: int) -> Iterator[int]:
-    """The nearest smaller and larger size that work."""
+    """The nearest smaller and larger size that it sees whole."""
     with torch.random.fork_rng(devices=[]):
-        network = architecture.make(2, image_size)
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+        first = _first_convolution(_smallest(architecture, image_size))
 
     def may_work(size: int) -> bool:
-        """Whether the first convolution covers it: what does not fit there cannot fit as a whole."""
-        if first is None or isinstance(first.padding, str):
-            return True
-        return (size + 2 * first.padding[0] - first.kernel_size[0]) % first.stride[0] == 0
+        """What the first convolution leaves out, the network leaves out."""
+        return bool(_let_in(first, size).all())
 
     def works(size: int) -> bool:
         try:
             architecture.check(size)
-            return _is_whole(pixels_seen(architecture, size))
+            with torch.random.fork_rng(devices=[]):
+                return bool(_measured(architecture, _smallest(architecture, size), size).all())
         except ComponentError:
             return False
 
     smaller = range(image_size - 1, max(architecture.MIN_IMAGE_SIZE, image_size - _REACH) - 1, -1)
     for sizes in (smaller, range(image_size + 1, image_size + _REACH + 1)):
         yield from islice(filter(works, islice(filter(may_work, sizes), _TRIES)), 1)
+
+
+def _smallest(architecture: Architecture, image_size: int) -> nn.Module:
+    """The smallest network that shows which sizes work."""
+    return architecture.make_shallow(image_size) or architecture.make(2, image_size)

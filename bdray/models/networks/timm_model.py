@@ -13,14 +13,17 @@ from bdray.models.networks.taps import Taps, carries_everything
 from bdray.models.networks.weights import fetch
 
 
-def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool) -> nn.Module:
+def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool, **more: int) -> nn.Module:
     """timm's model `name` with taps: its classifier, and those feature stages that everything flows through.
+
+    Args:
+        more: options of timm's own.
 
     Raises:
         ComponentError: there is no such model, it has no single linear head, or cannot take images of this size.
         WeightsError: `pretrained`, and the weights cannot be had.
     """
-    options: dict[str, Any] = {"num_classes": num_classes}
+    options: dict[str, Any] = {"num_classes": num_classes, **more}
     if _has_fixed_size(name):
         options["img_size"] = image_size
     try:
@@ -32,6 +35,17 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool)
     network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
     network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
     return network
+
+
+def make_timm_shallow(name: str, image_size: int) -> nn.Module | None:
+    """timm's model `name` for two classes with one block only: most transformers of one kind of block have an option of
+    that name. None where it cannot be, and for what a plugin has registered, whose `depth` may mean anything."""
+    if not timm.is_model(name) or not timm.model_entrypoint(name).__module__.startswith("timm."):
+        return None
+    try:
+        return make_timm(name, 2, image_size, pretrained=False, depth=1)
+    except ComponentError:
+        return None
 
 
 def _has_fixed_size(name: str) -> bool:

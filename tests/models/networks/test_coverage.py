@@ -10,15 +10,51 @@ from torch import nn
 
 from bdray.errors import ComponentError
 from bdray.models import ARCHITECTURES, Architecture, build_model
-from bdray.models.networks.coverage import pixels_seen
+from bdray.models.networks.coverage import _measured, pixels_seen
 from bdray.models.networks.taps import Taps
+from bdray.models.timm_model import TimmModel
 
 
-def test_a_network_that_leaves_out_pixels_is_refused_with_sizes_that_work() -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "rows", "working"),
+    [
+        ("eva02_tiny_patch14_224", 32, 28, "28 and 42"),
+        ("vit_small_patch14_dinov2", 32, 28, "28 and 42"),
+        ("vit_tiny_patch16_224", 28, 16, "16 and 32"),
+        ("vit_tiny_patch16_224", 40, 32, "32 and 48"),
+        ("beit_base_patch16_224", 40, 32, "32 and 48"),
+        ("cait_xxs24_224", 40, 32, "32 and 48"),
+    ],
+)
+def test_a_transformer_that_leaves_out_pixels_is_refused_with_sizes_that_work(
+    name: str, size: int, rows: int, working: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without making all its layers once: a large one took a minute and a half."""
+    monkeypatch.setattr(TimmModel, "make", lambda *_: pytest.fail("the whole network is made"))
     with pytest.raises(ComponentError) as caught:
-        build_model("timm/eva02_tiny_patch14_224", 10, 32)
-    assert "sees 784 of the 1024 pixels of an image (28 of 32 rows, 28 of 32 columns)" in caught.value.problem
-    assert caught.value.problem.endswith("sees whole: 28 and 42")
+        build_model(f"timm/{name}", 10, size)
+    part = f"({rows} of {size} rows, {rows} of {size} columns)"
+    assert f"sees {rows**2} of the {size**2} pixels of an image {part}" in caught.value.problem
+    assert caught.value.problem.endswith(f"the nearest image_size that it sees whole: {working}")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "rows"),
+    [
+        ("vit_tiny_patch16_224", 32, 32),
+        ("vit_tiny_patch16_224", 40, 32),
+        # Its shallow form has no blocks and sees 34 rows.
+        ("visformer_tiny", 40, 40),
+        ("test_vit_relpos", 160, 160),
+        # It has no shallow form.
+        ("pit_ti_224", 41, 40),
+    ],
+)
+def test_a_shallow_network_decides_as_the_whole_one(name: str, size: int, rows: int) -> None:
+    architecture = ARCHITECTURES.build(f"timm/{name}")
+    seen = pixels_seen(architecture, size)
+    assert torch.equal(seen, _measured(architecture, architecture.make(2, size), size))
+    assert seen.any(0).sum() == rows
 
 
 ONE_DRAW_MAY_MISS = ["resnet8", "resnet20", "resnet18", "preact_resnet18", "nasnet_mobile"]
