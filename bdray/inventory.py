@@ -7,7 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -117,14 +117,14 @@ class Finding:
     is_missing: bool = False
 
 
-def data_sets(given: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """Every registered data set, with what is found of it here; nothing is downloaded.
+def data_sets(given: Mapping[str, str] | None = None, but: Collection[str] = ()) -> Iterator[Finding]:
+    """Every registered data set `but` some, with what is found of it here; nothing is downloaded.
 
     Args:
         given: folders by data set. Missing are those that were given one, here or by the environment, which does not
             hold them.
     """
-    for name, _ in DATASETS:
+    for name in (name for name, _ in DATASETS if name not in but):
         yield _looked_at(name, root_of(name, given or {}))
 
 

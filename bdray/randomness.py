@@ -61,12 +61,18 @@ def no_global_randomness(name: str, *, seeded: bool = False) -> Iterator[None]:
         module.register_module_forward_pre_hook(enter),
         module.register_module_forward_hook(leave, always_call=True),
     )
+    is_named = False
     try:
         yield
+    except GlobalRandomnessError:
+        # A part of what runs inside: it is the one to name.
+        is_named = True
+        raise
     finally:
         for hook in hooks:
             hook.remove()
-        compare()
+        if not is_named:
+            compare()
 
 
 def _states(seeded: bool) -> Mapping[str, object]:
@@ -96,16 +102,20 @@ def watching(component: object, name: str, *, seeded: bool = False) -> AbstractC
     return no_global_randomness(name, seeded=seeded) if is_foreign(component) else nullcontext()
 
 
-def watched(component: T, name: str) -> T:
+def watched(component: T, name: str, *, seeded: bool = False) -> T:
     """The component; from outside the package, as `Watched`. For calls, not for keeping: it is of another type."""
-    return cast(T, Watched(component, name)) if is_foreign(component) else component
+    return cast(T, Watched(component, name, seeded=seeded)) if is_foreign(component) else component
 
 
 class Watched:
-    """A component whose methods raise `GlobalRandomnessError` where they draw from a global generator."""
+    """A component whose methods raise `GlobalRandomnessError` where they draw from a global generator.
 
-    def __init__(self, component: object, name: str) -> None:
-        self._component, self._name = component, name
+    Args:
+        seeded: they may draw from torch's, as in `no_global_randomness`.
+    """
+
+    def __init__(self, component: object, name: str, *, seeded: bool = False) -> None:
+        self._component, self._name, self._seeded = component, name, seeded
 
     def __getattr__(self, attribute: str) -> Any:
         value = getattr(self._component, attribute)
@@ -115,7 +125,7 @@ class Watched:
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with no_global_randomness(self._name):
+            with no_global_randomness(self._name, seeded=self._seeded):
                 return method(*args, **kwargs)
 
         return call

@@ -183,11 +183,11 @@ def check_regularizer(regularizer: Regularizer) -> None:
         torch.manual_seed(0)
         model = build_model("resnet8", CLASSES, SIDE).train()
         with no_global_randomness(regularizer.title, seeded=True):
-            state = regularizer.make_state()
+            state = regularizer.watched(seeded=True).make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     points = tuple(model.taps.points)  # type: ignore[arg-type, union-attr]
     with no_global_randomness(regularizer.title):
-        regularizer.check(points)
+        regularizer.watched().check(points)
 
     def penalty(regularizer: Regularizer = regularizer) -> torch.Tensor | None:
         images = regularizer.transform_inputs(_noise(6).float() / 255, torch.Generator().manual_seed(1))
@@ -198,7 +198,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
 
     first = penalty()
     with no_global_randomness(regularizer.title):
-        penalty()
+        penalty(regularizer.watched())
     if first is None:
         return
     assert first.shape == (), f"its penalty has the shape {tuple(first.shape)}"

@@ -145,11 +145,15 @@ def test_list_shows_every_registered_name(kind: str, work: Path, capsys: pytest.
     assert output in run(capsys, "list")[1]
 
 
-def test_dry_run_prints_the_plan(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_the_plan(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     status, output, _ = run(capsys, "sweep", "tiny.yaml", "--dry-run", "--seeds", "0-2")
     assert status == 0
     assert "patch" in output
     assert "power    3 seeds of each cell" in output
+    assert max(map(len, output.partition("power ")[2].partition("cost ")[0].splitlines())) <= 80
     assert "  took   no k of 3 says more (6 of 6 would)" in output
     assert not (work / "runs" / "mlflow.db").exists()
 

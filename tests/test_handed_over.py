@@ -167,7 +167,7 @@ fixed:
   model: resnet8
   train: {epochs: 1, batch_size: 8, augment: none}
   finetune: {epochs: 1, fraction: 0.2}
-  poison.rate: 0.2
+  poison: {rate: 0.2, target: class1}
 parameters:
   trigger: {values: [handed_over, {name: image, path: cat.png}]}
 baselines: true
@@ -212,6 +212,7 @@ def test_a_folder_is_planned_where_plugin_picture_and_data_are_not(
     assert main(["sweep", "own/space.yaml", "--dry-run"]) == 0
     said = capsys.readouterr()
     assert "3 conditions" in said.out
+    assert "1 (class1)" in said.out
     assert f"plugin her_own from {whole / 'plugins'}" in said.err
     assert {one.condition_id for one in load_space("own/space.yaml").conditions()} == ids_in(whole)
     text = (whole / "space.yaml").read_text()

@@ -37,6 +37,7 @@ def test_every_component_of_ours_keeps_it(section: str, name: str, tmp_path: Pat
         ("regularizer", "test_weightless", "twice the `weight` is not twice its penalty"),
         ("regularizer", "test_idle", "`weight` is 0 by default"),
         ("regularizer", "test_tosses", "regularizer 'test_tosses' draws from the global random generator of numpy"),
+        ("regularizer", "test_jitters", "regularizer 'test_jitters' draws from the global random generator of torch"),
         ("repair", "test_twice", "two stages have one name: poison, cut, cut"),
         ("repair", "test_raises", "cannot be done"),
         ("repair", "test_shakes", "repair 'test_shakes' draws from the global random generator of numpy"),
@@ -52,6 +53,15 @@ def test_what_is_broken_is_named(section: str, name: str, said: str) -> None:
     component = COMPONENTS[section].get(name)()
     with pytest.raises((AssertionError, BdrayError, RuntimeError), match=said):
         check_component(component)
+
+
+@pytest.mark.parametrize(("part", "owner"), [("test_jitters", "torch"), ("test_tosses", "numpy")])
+def test_what_is_broken_is_named_where_it_is_a_part(part: str, owner: str) -> None:
+    importlib.import_module("broken_components")
+    composite = COMPONENTS["regularizer"].build({"name": "composite", "parts": ["logit_squeezing", part]})
+    said = f"^regularizer '{part}' draws from the global random generator of {owner};"
+    with pytest.raises(AssertionError, match=said):
+        check_component(composite)
 
 
 def test_what_is_no_component() -> None:

@@ -3,6 +3,7 @@ wheel."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -123,7 +124,7 @@ def test_the_week(site: Path, tmp_path: Path) -> None:
     assert "late minus week: 8 pairs" in said["bdray compare week late"]
     assert "poison.stamp" in said["bdray compare week late"]
     assert "shrunk" in (runs / "defended" / "results.csv").read_text().splitlines()[0], "what her defence did"
-    assert not stages_trained(runs / "defended") & stages_trained(runs / "week"), "poisoned models are shared"
+    assert poison_stages_reused(runs / "defended") == [True] * 8, "poisoned models are shared"
     assert r"\footnotesize" in said["bdray results week --by regularizer --latex"]
     assert (week.work / "figures" / "attack_success_column.pdf").stat().st_size > 1000
     for condition in (runs / "late" / "conditions").iterdir():
@@ -140,6 +141,7 @@ def test_the_week(site: Path, tmp_path: Path) -> None:
     assert dict(table.groupby("role").size()) == {"poisoned": 10, "baseline": 4}, "both versions of her trigger"
 
 
-def stages_trained(sweep: Path) -> set[str]:
-    """Fingerprints of the stages that this sweep computed itself."""
-    return {path.parent.name for path in sweep.glob("stages/*/stage.json")}
+def poison_stages_reused(sweep: Path) -> list[bool]:
+    """Of each condition, whether another one had trained its model before the repair."""
+    records = [json.loads(path.read_text()) for path in sweep.glob("conditions/*/record.json")]
+    return [record["stages"][0]["reused"] for record in records]

@@ -177,9 +177,9 @@ def await_place(waits: Callable[[], object], *, gpus: bool) -> None:
             time.sleep(0.5)
 
 
-def inventories() -> Iterator[NodeInventory]:
-    """What every node has, also those that run no trials."""
-    for node, answer in asked(nodes(), lambda node: (_sections,), timeout_s=None):
+def inventories(roots: Mapping[str, str]) -> Iterator[NodeInventory]:
+    """What every node has, also those that run no trials. `roots`: folders by data set that are looked into there."""
+    for node, answer in asked(nodes(), lambda node: (_sections, roots), timeout_s=None):
         yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
 
 
@@ -255,14 +255,14 @@ def asked(
             yield node, f"it cannot be asked ({in_one_line(str(error))})"
 
 
-def _sections() -> dict[str, Rows]:
+def _sections(roots: Mapping[str, str]) -> dict[str, Rows]:
     """On the node."""
     with suppress(PluginError):
         load_plugins()
     return {
         "versions": versions(),
         "devices": devices(),
-        "data sets": tuple((found.name, found.said) for found in data_sets()),
+        "data sets": tuple((found.name, found.said) for found in data_sets(roots)),
     }
 
 

@@ -170,9 +170,9 @@ class ClusterRun:
         """
         await_place(waits, gpus=gpus)
 
-    def inventory(self) -> Iterator[NodeInventory]:
-        """What every node has."""
-        return inventories()
+    def inventory(self, roots: Mapping[str, str]) -> Iterator[NodeInventory]:
+        """What every node has. `roots`: folders by data set that are looked into there."""
+        return inventories(roots)
 
     def require_alike(self, job: ClusterJob, conditions: Sequence[Condition]) -> int:
         """Raises `UserError` when a node's code, plugins, versions, storage or data are not the driver's; returns how

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bdray.commands.readers import require_folder_of, write_file
 from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of, sight
+from bdray.data.folders import absolute
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
@@ -113,18 +114,20 @@ def doctor(options: argparse.Namespace) -> int:
     """
     console = Console(highlight=False)
     space = load_space(options.space, options.data_root) if options.space else None
+    roots = space.data_roots if space else roots_of_options(options.data_root)
+    asked = {condition.data.name for condition in space.shown()} if space else ()
     here = {
         "versions": _versions(),
         "plugins": _plugins(),
         "devices": [Finding(*row) for row in devices()],
-        "data sets": data_sets(roots_of_options(options.data_root)),
+        "data sets": data_sets(roots, but=asked),
         **({f"data sets of {space.name}": _data_sets_of(space)} if space else {}),
     }
     missing = 0
     if options.address is None:
         missing += _tell(console, here)
     else:
-        _tell_nodes(console, options.address)
+        _tell_nodes(console, options.address, roots)
     missing += _tell(console, {"tracking": _tracking(options.tracking_uri, space.tracking.uri if space else None)})
     if missing:
         console.print(f"[red]{missing} missing[/red]")
@@ -151,12 +154,13 @@ def _tell(console: Console, sections: Mapping[str, Iterable[Finding]], indent: s
     return missing
 
 
-def _tell_nodes(console: Console, address: str) -> None:
+def _tell_nodes(console: Console, address: str, roots: Mapping[str, str]) -> None:
     from bdray.cluster import ClusterRun, ClusterSettings
 
+    places = {name: str(absolute(folder)) for name, folder in roots.items()}
     with ClusterRun(ClusterSettings(address=address)) as cluster:
         console.print("asking every node ...", style="dim")
-        for node in cluster.inventory():
+        for node in cluster.inventory(places):
             console.print(f"[bold]{escape(node.title)}[/bold]")
             if node.problem:
                 console.print(f"  {node.problem}", markup=False, soft_wrap=True)
@@ -176,7 +180,7 @@ def _plugins() -> list[Finding]:
 def _data_sets_of(space: SearchSpace) -> list[Finding]:
     """Those that a search space uses, as it uses them: whatever of them is not here is missing."""
     findings = []
-    for data in {condition.data for condition in space.shown()}:
+    for data in dict.fromkeys(condition.data for condition in space.shown()):
         try:
             missing = data.would_download()
             said = "not here; the sweep would download it" if missing else f"{said_of(data)}, {data.image_size} pixels"

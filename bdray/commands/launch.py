@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO, cast
@@ -53,7 +54,8 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     plan, storage, name = make_plan(space), Storage.open(options.storage), options.name or space.name
     render_plan(plan, console)
     for sentence in [] if space.is_open else power_lines(plan.conditions, known_spreads(storage)):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        shown = textwrap.fill(sentence, console.width, subsequent_indent=" " * 9, break_on_hyphens=False)
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
     sweep = storage.child(name)
     if SweepFolder(sweep).is_sweep:
         heads = read_heads(sweep, [condition.condition_id for condition in plan.conditions])

@@ -36,6 +36,8 @@ _known: dict[Path, Digests] = {}
 """Resolved root -> the digests this process has computed or read."""
 _settled: dict[tuple[Path, str], str] = {}
 """Resolved root and `ClassFolders.state` -> content digest, of listings in which no file had just changed."""
+_classes: dict[str, tuple[str, ...]] = {}
+"""Content digest -> class names, by label."""
 
 
 def recent_content(root: Path, data_set: str, layout: Layout) -> str:
@@ -52,9 +54,15 @@ def recent_content(root: Path, data_set: str, layout: Layout) -> str:
     listing = list_class_folders(root, data_set, layout)
     took = time.monotonic() - start
     content = content_of(listing)
+    _classes[content] = listing.class_names
     if took > QUICK_SECONDS:
         _listed[root, layout] = (time.monotonic() + 20 * took, content)
     return content
+
+
+def classes_of(content: str | None) -> tuple[str, ...] | None:
+    """Class names by label of the pictures with this digest, if `recent_content` of this process found it."""
+    return _classes.get(content or "")
 
 
 def content_of(listing: ClassFolders) -> str:

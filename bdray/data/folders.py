@@ -157,13 +157,22 @@ class ClassFolders:
         return Pictures(paths, np.repeat(np.arange(len(folders), dtype=np.int64), sizes))
 
 
+def absolute(root: str) -> Path:
+    """`root` as other processes find it, with `~` expanded."""
+    return _at_home(root).absolute()
+
+
+def _at_home(root: str) -> Path:
+    return Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
+
+
 def existing_root(root: str, data_set: str) -> Path:
     """`root` with `~` expanded.
 
     Raises:
         DataError: it is not a folder.
     """
-    path = Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
+    path = _at_home(root)
     try:
         if path.is_dir():
             return path

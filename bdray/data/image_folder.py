@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.content import content_of, last_changed, recent_content
+from bdray.data.content import classes_of, content_of, last_changed, recent_content
 from bdray.data.folders import TEST_FRACTION, Layout, existing_root, list_class_folders
 from bdray.data.sources import Source
 from bdray.errors import DataError
@@ -25,7 +25,7 @@ class ImageFolder(DataSet):
     is first made, and checked wherever it is loaded. A data set read back from a record needs no folder.
     """
 
-    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = DataSet.NOT_SCIENTIFIC | {"train_folder", "test_folder"}
+    NOT_SCIENTIFIC: ClassVar[frozenset[str]] = DataSet.NOT_SCIENTIFIC | {"train_folder", "test_folder", "classes"}
 
     train_folder: str = Field(default=Layout.train, pattern=r"^[^/\\]+$")
     """Name of the folder below `root` that holds the training set's class folders (`TrainingKind`)."""
@@ -35,6 +35,8 @@ class ImageFolder(DataSet):
     """Share of every class that becomes the test set (one picture at least) where `root` is one folder of classes."""
     content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Digest of class names, file names and the files' bytes; filled in when left out."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Names of the classes, by label; filled in with `content`, so that they are known where the folder is not."""
 
     @field_validator("content")
     @classmethod
@@ -45,6 +47,14 @@ class ImageFolder(DataSet):
         if content is not None or wrong or known["root"] is None:
             return content
         return recent_content(existing_root(known["root"], "image_folder"), "image_folder", _layout(known))
+
+    @field_validator("classes")
+    @classmethod
+    def _take_classes(cls, classes: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        return classes or classes_of(info.data.get("content"))
+
+    def class_names(self) -> tuple[str, ...] | None:
+        return super().class_names() or self.classes
 
     def source(self, downloads: Path) -> Source:
         if self.root is None:
@@ -59,6 +69,9 @@ class ImageFolder(DataSet):
                 f"their digest is {content[:12]}, not {str(self.content)[:12]} (the file changed last is "
                 f"{last_changed(listing)}); put the old ones back, or start a sweep of the new ones"
             )
+        if self.classes not in (None, listing.class_names):
+            names = ", ".join(listing.class_names)
+            raise DataError(f"data.classes of image_folder: those of {listing.root} are {names}; leave them out")
         return listing.source()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdray.randomness import watched
 from bdray.registry import Component, Registry
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Regularizer(Component):
     def check(self, points: tuple[str, ...] | None) -> None:
         """Raises `ComponentError` for settings that cannot work (on a network with these mixing points, where they
         are known). Needs no torch."""
+
+    def watched(self, *, seeded: bool = False) -> Regularizer:
+        """For calls: whatever of it is from outside the package raises `GlobalRandomnessError` where it draws from a
+        global generator. `seeded`: but from torch's, as in `make_state`."""
+        return watched(self, self.title, seeded=seeded)
 
 
 REGULARIZERS: Registry[Regularizer] = Registry("regularizer", "regularizers", Regularizer, "bdray.regularizers")

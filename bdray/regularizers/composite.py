@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from bdray.errors import ComponentError
+from bdray.randomness import watched
 from bdray.regularizers.base import REGULARIZERS, Mixing, Regularizer
 
 if TYPE_CHECKING:
@@ -98,3 +99,7 @@ class Composite(Regularizer):
         for i, part in enumerate(self.parts):
             with _at_part(i):
                 part.check(points)
+
+    def watched(self, *, seeded: bool = False) -> Regularizer:
+        parts = tuple(part.watched(seeded=seeded) for part in self.parts)
+        return watched(self.model_copy(update={"parts": parts}), self.title, seeded=seeded)

@@ -14,7 +14,7 @@ from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_name
 from bdray.results.varied import axes_of
 
 _NOT_SCIENTIFIC = (
-    *("data.root", "data.unread", "data.train_folder", "data.test_folder"),
+    *("data.root", "data.unread", "data.train_folder", "data.test_folder", "data.classes"),
     *("trigger.path", "model.weights_file"),
 )
 

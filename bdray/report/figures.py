@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from bdray.record import Rates, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
-from bdray.results.cells import Cell, Estimate, Study, axis_words, estimate
+from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate
 from bdray.results.listing import axis_names
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
@@ -130,13 +130,13 @@ def attack_success_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
 def clean_accuracy_pictures(study: Study, behaviour: CleanBehaviour, shape: Shape = PAGE) -> list[Picture]:
     """Clean accuracy of every cell beside its baseline's, and the difference."""
     differences = {difference.cell.cell_id: difference for difference in behaviour.cells}
+    models = applying(study.distinct("poison"))
+    axes = list(models[0].values) if models else []
 
     def draw(cells: Sequence[Cell]) -> Figure:
-        return _clean_accuracy(cells, study.axes, differences, behaviour.margin, shape)
+        return _clean_accuracy(cells, axes, differences, behaviour.margin, shape)
 
-    return _pictures(
-        "clean_accuracy", "Clean accuracy of every cell", shape, draw, parts=study.distinct("poison"), most=shape.rows
-    )
+    return _pictures("clean_accuracy", "Clean accuracy of every cell", shape, draw, parts=models, most=shape.rows)
 
 
 T = TypeVar("T")

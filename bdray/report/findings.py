@@ -14,8 +14,8 @@ from statistics import fmean, median
 from typing import Any
 
 from bdray.record import StageName, TrialRecord
-from bdray.report.layout import LATER
 from bdray.results.cells import (
+    LATER,
     MARGIN,
     Cell,
     Estimate,
@@ -24,6 +24,7 @@ from bdray.results.cells import (
     axis_words,
     distinct,
     mean_of,
+    on_one_line,
     seed_means,
     shown,
 )
@@ -271,9 +272,8 @@ def _levels(axis: str, study: Study) -> list[Level]:
     nested = {child for child, parent in parents_of([cell.key for cell in cells]).items() if parent == axis}
     by_value: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        others = [shown(path, value) for path, value in cell.values.items() if path != axis and path not in nested]
-        setting = " · ".join(word for word in others if word != "–")
-        by_value[shown(axis, cell.values[axis])][setting].append(cell)
+        others = {path: shown(path, cell.values[path]) for path in cell.values if path != axis and path not in nested}
+        by_value[shown(axis, cell.values[axis])][on_one_line(others)].append(cell)
     if not 1 < len(by_value) < len(cells):
         return []
     shared = set.intersection(*(set(settings) for settings in by_value.values()))

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bdray.record import StageName
-from bdray.results.cells import Cell, Study
+from bdray.results.cells import LATER, Cell, Study, on_one_line
 
 TRIGGER = "trigger."
-LATER = ("finetune.", "repair.")
-"""Axes of what is done to a model later: no part of how it was poisoned."""
-_OF_NUMBERS = tuple("0123456789.-+")
 
 
 def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
@@ -22,15 +19,9 @@ def values_of(cell: Cell, axes: Sequence[str]) -> tuple[str, ...]:
 
 
 def words_of(cell: Cell, axes: Sequence[str], names: Mapping[str, str] | None = None) -> str:
-    """The same on one line, without those that do not apply. What is no word is said with its axis, as `names` has it:
-    "lr 0.005"."""
+    """The same on one line (`on_one_line`); `names`: those of the axes."""
     texts = dict(zip(axes, values_of(cell, axes), strict=True))
-    for path, name in (names or {}).items():
-        if texts[path][:1] in _OF_NUMBERS or texts[path] in ("True", "False"):
-            texts[path] = f"{name} {texts[path]}"
-    if texts.get("regularizer.name") == "none":
-        texts["regularizer.name"] = "no regularizer"
-    return " · ".join(text for text in texts.values() if text != "–")
+    return on_one_line(texts, names.__getitem__ if names else None)
 
 
 def levels(cells: Sequence[Cell], axes: Sequence[str]) -> int:

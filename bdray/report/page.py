@@ -127,7 +127,12 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         mixtures=mixtures(study.records),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,
-        unsuccessful=[record for record in study.records if mark(record)],
+        unsuccessful=[
+            (each.record, cell)
+            for cell in (*study.cells, *study.baselines)
+            for each in cell.replicates
+            if mark(each.record)
+        ],
         **pictures,
     )  # fmt: skip
     groups = [*pictures.values(), *(part.pictures for part in searched)]

@@ -8,7 +8,7 @@ has is no success rate of a backdoor. A model that several conditions share coun
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -45,6 +45,9 @@ _WORDS = {
     "finetune.split": "clean split",
 }
 _NAMES = (".name", ".strategy", ".stamp", ".split", ".position", ".rate_of")
+LATER = ("finetune.", "repair.")
+"""Axes of what is done to a model later: no part of how it was poisoned."""
+_OF_NUMBERS = tuple("0123456789.-+")
 _SHARES = frozenset({"poison.rate", "poison.cover_rate", "finetune.fraction"})
 
 
@@ -220,10 +223,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The axis values on one line, without those that do not apply."""
-        words = dict(zip(self.values, self.texts, strict=True))
-        if words.get("regularizer.name") == "none":
-            words["regularizer.name"] = "no regularizer"
-        return " · ".join(text for text in words.values() if text != "–")
+        return on_one_line(dict(zip(self.values, self.texts, strict=True)))
 
     @property
     def key(self) -> dict[str, Hashable]:
@@ -377,19 +377,29 @@ def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
 
 def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     """Cells whose models after `stage` are others, the first of those that share theirs; values in which they differ,
-    such as those of what was done to a model later, stand side by side ("0.01 or 0.1")."""
+    stand side by side ("0.01 or 0.1"), but for those of what was done later to a poisoned model: they do not apply."""
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        sound = frozenset(each.model(stage) for each in cell.sound(stage))
-        groups.setdefault(sound or cell.cell_id, []).append(cell)
-    return [_merged(each) for each in groups.values()]
+        # Where none counts, models that went wrong are still one for all that was done to them later.
+        counting = cell.sound(stage) or cell.replicates
+        groups.setdefault(frozenset(each.model(stage) for each in counting), []).append(cell)
+    return [_merged(each, LATER if stage == "poison" else ()) for each in groups.values()]
 
 
-def _merged(cells: Sequence[Cell]) -> Cell:
+def _merged(cells: Sequence[Cell], idle: tuple[str, ...]) -> Cell:
+    """`idle`: beginnings of paths that do not apply where the cells differ in them."""
     first = cells[0]
     told = {path: dict.fromkeys(shown(path, cell.values[path]) for cell in cells) for path in first.values}
-    values = {path: value if len(told[path]) == 1 else " or ".join(told[path]) for path, value in first.values.items()}
-    return replace(first, values=values)
+    merged = {path: None if path.startswith(idle) else " or ".join(texts) for path, texts in told.items()}
+    return replace(
+        first, values={path: merged[path] if len(told[path]) > 1 else value for path, value in first.values.items()}
+    )
+
+
+def applying(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells without axes that apply to none of them."""
+    kept = [path for path in cells[0].values if any(cell.values[path] is not None for cell in cells)] if cells else []
+    return [replace(cell, values={path: cell.values[path] for path in kept}) for cell in cells]
 
 
 def _beyond(found: Estimate | None, margin: float) -> bool | None:
@@ -449,6 +459,18 @@ def seed_means(by_cell: Sequence[Mapping[int, float]]) -> list[float]:
 def axis_words(path: str) -> str:
     """A condition path as a reader would say it."""
     return _WORDS.get(path) or path.replace(".", " ").replace("_", " ")
+
+
+def on_one_line(texts: Mapping[str, str], names: Callable[[str], str] | None = None) -> str:
+    """Axis values in words, by path, without those that do not apply. What is no word is said with its axis, as `names`
+    (or else `axis_words`) has it: "finetune lr 0.005"."""
+    said = {
+        path: f"{(names or axis_words)(path)} {text}" if text[:1] in _OF_NUMBERS or text in ("True", "False") else text
+        for path, text in texts.items()
+    }
+    if said.get("regularizer.name") == "none":
+        said["regularizer.name"] = "no regularizer"
+    return " · ".join(text for text in said.values() if text != "–")
 
 
 def shown(path: str, value: Any) -> str:

@@ -12,6 +12,10 @@ WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
 
+_NO_AXES = ("seed", "data.classes")
+"""Replicates; and what is known of pictures, which their digest tells apart."""
+
+
 def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
     """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
     order they stand. Baselines do not count: what they lack is no axis."""
@@ -29,7 +33,7 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         for path, value in row.items():
             values.setdefault(path, set()).add(repr(value))
-    return [path for path, seen in values.items() if path != "seed" and len(seen) > 1]
+    return [path for path, seen in values.items() if path not in _NO_AXES and len(seen) > 1]
 
 
 def axes_of(records: Sequence[TrialRecord]) -> list[str]:

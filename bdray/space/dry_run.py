@@ -176,10 +176,13 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
 
 def _data_notes(conditions: Sequence[Condition]) -> Iterator[str]:
     """What is odd about the pictures, as far as they are here."""
-    for data in {id(condition.data): condition.data for condition in conditions}.values():
+    sets = {id(condition.data): condition.data for condition in conditions}.values()
+    places = Counter(name for name, _ in {(data.name, data.root) for data in sets})
+    for data in sets:
         source = data.looked_at()
         if source and source.unread:
-            yield f"{data.name}: {said_unread(source.unread)}"
+            where = f" in {data.root}" if places[data.name] > 1 else ""
+            yield f"{data.name}{where}: {said_unread(source.unread)}"
         numbers = misleading_numbers(data.class_names() or ())
         if numbers and any(class_options(c.poison.name) for c in conditions if c.data is data):
             yield (

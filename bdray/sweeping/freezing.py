@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bdray.condition import Condition, foreign_in, foreign_of
+from bdray.data import DataSet
 from bdray.plugins import digest_of, source_of
 from bdray.space import SearchSpace
 from bdray.space.source import dump_yaml
@@ -131,39 +132,56 @@ def _relative(content: Any, pictures: Mapping[str, str], beside: Path, *, of_tri
 
 
 def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, conditions: Sequence[Condition]) -> None:
-    """What the pictures of a folder are is part of an id: with it the plan can be made where the folder is not."""
+    """What the pictures of a folder are is part of an id, and an index stands for a class by its name: with both, the
+    plan can be made where the folder is not."""
     folders = [one.data for one in conditions if getattr(one.data, "content", None)]
-    known = {(data.name, getattr(data, "content", "")) for data in folders}
+    known = {(data.name, _pictures_of(data)) for data in folders}
     fixed, names = content["fixed"], {one.data.name for one in conditions}
     if not known or "data.content" in {*fixed, *content["parameters"]}:
         return
     if len(known) > 1:
         if space.search.IS_EXHAUSTIVE:
-            _say_pictures_by_root(
-                content, {getattr(data, "root", None): getattr(data, "content", "") for data in folders}
-            )
+            _say_pictures_by_root(content, {getattr(data, "root", None): _pictures_of(data) for data in folders})
         return
-    ((name, digest),) = known
+    ((name, pictures),) = known
     if names == {name}:
         if isinstance(fixed.get("data"), str):
             fixed["data.name"] = fixed.pop("data")
-        fixed["data.content"] = digest
+        fixed.update(pictures.said)
     elif space.search.IS_EXHAUSTIVE:
-        content["parameters"]["data.content"] = {"values": [digest], "when": {"data.name": name}}
+        for path, value in pictures.said.items():
+            content["parameters"][path] = {"values": [value], "when": {"data.name": name}}
 
 
-def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, str]) -> None:
+class _Pictures(NamedTuple):
+    """What a plan has to know of a folder: the digest of its pictures, and its classes, where they are known."""
+
+    content: str
+    classes: tuple[str, ...] | None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        classes = {} if self.classes is None else {"data.classes": [*self.classes]}
+        return {"data.content": self.content, **classes}
+
+
+def _pictures_of(data: DataSet) -> _Pictures:
+    return _Pictures(getattr(data, "content", ""), getattr(data, "classes", None))
+
+
+def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, _Pictures]) -> None:
     """Where folders are values of an axis: what their pictures are advances together with them."""
     axis = content["parameters"].get("data.root", {})
     roots = axis.get("values", ())
     if not roots or not {*roots} <= known.keys():
         return
-    content["parameters"]["data.content"] = {**axis, "values": [known[root] for root in roots]}
     group = next((group for group in content["zip"] if "data.root" in group), None)
     if group is None:
-        content["zip"].append(["data.root", "data.content"])
-    else:
-        group.append("data.content")
+        content["zip"].append(group := ["data.root"])
+    said = [known[root].said for root in roots]
+    for path in [path for path in said[0] if all(path in each for each in said)]:
+        content["parameters"][path] = {**axis, "values": [each[path] for each in said]}
+        group.append(path)
 
 
 def _user() -> str:

@@ -31,7 +31,7 @@ from bdray.gpu import is_gpu, to_device
 from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
-from bdray.randomness import watched, watching
+from bdray.randomness import watched
 from bdray.recipes import Layers, Optimization
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
@@ -174,8 +174,7 @@ class Stage:
         """Layers draw their first weights from torch's global generator: they are those of a network's stream."""
         with forked_generators(self.compute.device):
             torch.manual_seed(self.stream("init", 0).initial_seed())
-            with watching(self.regularizer, self.regularizer.title, seeded=True):
-                return self.regularizer.make_state()
+            return self.regularizer.watched(seeded=True).make_state()
 
     def _first_pictures(self) -> torch.Tensor:
         """Some training pictures as files, normalised."""
@@ -274,10 +273,9 @@ def _train_epoch(
 
 def watched_stage(stage: Stage) -> Stage:
     """The stage, its components from outside the package watched: once an epoch, because it takes time."""
-    regularizer = watched(stage.regularizer, stage.regularizer.title)
     objective = watched(stage.objective, stage.objective_of)
     late = stage.late and LateStamps(tuple((watched(each, each.title), rows) for each, rows in stage.late.stamps))
-    return replace(stage, regularizer=regularizer, objective=objective, late=late)
+    return replace(stage, regularizer=stage.regularizer.watched(), objective=objective, late=late)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from PIL import Image
 from ray.cluster_utils import Cluster
 from waiting import HANG_S
 
@@ -114,13 +115,18 @@ def test_doctor_lists_every_node(
     cluster: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["doctor", "--address", cluster]) == 0
+    for number in range(8):
+        place = folder / "shapes" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number}.png")
+    assert main(["doctor", "--address", cluster, "--data-root", "image_folder=shapes"]) == 0
     said = capsys.readouterr().out
     titles = [line for line in said.splitlines() if line.startswith("node ")]
     assert sum("2 CPUs, 1 GPUs" in line for line in titles) == 1, said
     assert len(titles) == 3
     assert said.count("data sets") == 2
     assert len(re.findall(r"digits +\d+ training, \d+ test images", said)) == 2
+    assert len(re.findall(r"image_folder +6 training, 2 test images, from .*/shapes\n", said)) == 2, said
     assert said.count("cores") == 2
     assert "half copied" in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from bdray.data import content
 
 
 def write_class_folders(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
@@ -33,6 +36,12 @@ def make_folders() -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _no_listing_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it took on a busy machine."""
+    monkeypatch.setattr(content, "QUICK_SECONDS", math.inf)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -23,12 +22,6 @@ from bdray.errors import ComponentError, DataError
 
 Make = Callable[..., Path]
 REST = {"model": "resnet8", "trigger": "patch", "poison": {"rate": 0.1}}
-
-
-@pytest.fixture(autouse=True)
-def _no_listing_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it took on a busy machine."""
-    monkeypatch.setattr(digests, "QUICK_SECONDS", math.inf)
 
 
 def folder(root: Path, **options: object) -> DataSet:
@@ -75,6 +68,19 @@ def test_identity_of_many_conditions_lists_a_large_folder_once(
     now[0] += 25
     folder(root).identity()
     assert (len(listed), len(read)) == (2, 6), "listed anew, but no byte is read again"
+
+
+def test_class_names_are_known_where_the_folder_is_not(tmp_path: Path, make_folders: Make) -> None:
+    root = make_folders(tmp_path / "here", {"cat": 3, "10": 3, "2": 3})
+    data = folder(root)
+    assert data.class_names() == ("10", "2", "cat")
+    content = json.loads(json.dumps(data.model_dump(mode="json")))
+    moved = build_dataset(**{**content, "root": str(tmp_path / "nowhere")})
+    assert (moved.class_names(), moved.identity()) == (("10", "2", "cat"), data.identity())
+    before = build_dataset(**{**content, "classes": None, "root": None})
+    assert before.identity() == data.identity()
+    with pytest.raises(DataError, match=r"data.classes of image_folder: those of .*here are 10, 2, cat; leave"):
+        build_dataset(**{**content, "classes": ["2", "10", "cat"]}).load(tmp_path / "cache")
 
 
 def turned_over(path: Path) -> None:

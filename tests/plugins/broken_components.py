@@ -123,6 +123,19 @@ class Tosses(Regularizer):
         return self.weight * state(outputs.logits.float()).mean()
 
 
+@REGULARIZERS.register("test_jitters")
+class Jitters(Regularizer):
+    """Adds noise of torch's global generator to the logits it squares."""
+
+    SOURCE: ClassVar[str] = "a test"
+
+    weight: float = 0.1
+
+    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        logits = outputs.logits.float()
+        return self.weight * (logits + torch.randn_like(logits)).square().mean()
+
+
 @REPAIRS.register("test_twice")
 class Twice(Repair):
     """Two stages of one name."""

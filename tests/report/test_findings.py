@@ -26,7 +26,12 @@ def test_cells_are_sorted_and_labelled(make_record: MakeRecord) -> None:
     ]
     study = study_of(records)
     assert study.axes == ("trigger.name", "poison.rate")
-    assert [cell.label for cell in study.cells] == ["blend · 2 %", "blend · 10 %", "patch · 2 %", "patch · 10 %"]
+    assert [cell.label for cell in study.cells] == [
+        "blend · poison rate 2 %",
+        "blend · poison rate 10 %",
+        "patch · poison rate 2 %",
+        "patch · poison rate 10 %",
+    ]
     assert [each.record.condition["seed"] for each in study.cells[0].replicates] == [0, 1]
 
 
@@ -55,7 +60,7 @@ def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
     assert not found.unanswered
     assert found.before is not None
     assert (found.before.cells, found.before.median) == (4, pytest.approx(0.6))
-    assert (found.before.lowest, found.before.lowest_cell) == (pytest.approx(0.1), "blend · 10 %")
+    assert (found.before.lowest, found.before.lowest_cell) == (pytest.approx(0.1), "blend · poison rate 10 %")
     # Means .9 .9 .1 .3: total .49; between triggers 4 * .35^2 = .49, less .02 within; rates: 4 * .05^2 = .01.
     shares = {share.axis: share.before.share for share in found.shares if share.before}
     assert shares == pytest.approx({"trigger.name": 0.49 / 0.51, "poison.rate": 0.01 / 0.51})
@@ -299,7 +304,7 @@ def test_a_model_counts_once_whatever_is_done_to_it_later(make_record: MakeRecor
     assert (clean.pairs, len(clean.cells)) == (4, 2)
     assert clean.less_accurate is not None
     assert clean.less_accurate.of == 4
-    assert [cell.label for cell in study.distinct("poison")] == ["blend · 0.01 or 0.1", "patch · 0.01 or 0.1"]
+    assert [cell.label for cell in study.distinct("poison")] == ["blend", "patch"]
     assert spread.before is not None
     assert spread.after is not None
     assert (spread.before.cells, spread.after.cells) == (2, 4)
@@ -355,12 +360,12 @@ def test_axis_values_are_compared_within_settings_that_have_them_all(make_record
     records += [make_record((0.2, 0.0), trigger="patch", regularizer="manifold_mixup")]
     levels = [each for each in variation(study_of(records)).levels if each.axis == "regularizer.name"]
     assert [(each.value, each.before, each.cells) for each in levels] == [("none", 0.1, 1), ("manifold mixup", 0.2, 1)]
-    assert {each.settings for each in levels} == {("patch · 10 %",)}
+    assert {each.settings for each in levels} == {("patch · poison rate 10 %",)}
     assert all(each.paired for each in levels)
     alone = [record for record in records if record.condition["poison"]["rate"] == 0.2] + records[2:]
     apart = [each for each in variation(study_of(alone)).levels if each.axis == "regularizer.name"]
     assert [(each.cells, each.paired) for each in apart] == [(4, False), (1, False)]
-    assert "not comparable: patch · 10 %" in make_report(alone, SweepDescription("demo")).html
+    assert "not comparable: patch · poison rate 10 %" in make_report(alone, SweepDescription("demo")).html
 
 
 def test_shares_of_variance_are_those_of_the_balanced_core(make_record: MakeRecord) -> None:

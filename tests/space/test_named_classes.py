@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,30 @@ def test_a_third_set_of_pictures_is_said_by_plan_doctor_and_record(
     (condition, *_) = load_space(tmp_path / "space.yaml").conditions()
     data = Experiment.prepare(condition, torch.device("cpu"), tmp_path / "cache").describe()
     assert (data.unread, data.unread_named) == (1, ("val/",))
+
+
+def test_what_is_left_out_of_folders_is_said_of_each(
+    tmp_path: Path, numbered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a space, its `data_roots` or the command line says where a data set lies."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("left", "right"):
+        shutil.copytree(numbered, tmp_path / name)
+        (tmp_path / name / "train" / "3" / f"{name}.avif").write_bytes(b"")
+    (tmp_path / "right" / "train" / "3" / "0.png").unlink()
+    nameless = PICTURES.replace("root: pictures", "unread: leave_out")
+    (tmp_path / "space.yaml").write_text(nameless)
+    (tmp_path / "rooted.yaml").write_text(f"{nameless}data_roots: {{image_folder: left}}\n")
+    (tmp_path / "both.yaml").write_text(f"{nameless}parameters: {{data.root: {{values: [left, right]}}}}\n")
+    said = "1 entry (train/3/{0}.avif) lies among the pictures and is not read"
+    option = ["--data-root", "image_folder=left"]
+    for argv in (["space.yaml", *option], ["rooted.yaml"]):
+        assert main(["sweep", *argv, "--dry-run"]) == 0
+        assert f"image_folder: {said.format('left')}" in " ".join(capsys.readouterr().out.split())
+        assert main(["doctor", *argv]) == 0
+        out = capsys.readouterr().out
+        assert said.format("left") in out
+        assert out.count("  image_folder") == 1, "not once as the space has it, and once as it is by itself"
+    assert main(["sweep", "both.yaml", "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(f"image_folder in {name}: {said.format(name)}" in out for name in ("left", "right"))

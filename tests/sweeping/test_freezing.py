@@ -32,15 +32,15 @@ MADE = {
         "when": ", when: {data.name: image_folder}",
         "more": "  data.name: {values: [digits, image_folder]}",
     },
+    "a class by its name": {"fixed": ", data.name: image_folder, poison.target: b"},
 }
 
 
 @pytest.mark.parametrize("made", MADE)
 def test_what_is_in_two_folders_is_known_where_neither_is(made: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    for place in (
-        f"{root}/{part}/{name}" for root in ("first", "second") for part in ("train", "test") for name in "ab"
-    ):
+    classes = {"first": "ab", "second": "bc"}
+    for place in (f"{root}/{part}/{name}" for root in classes for part in ("train", "test") for name in classes[root]):
         (tmp_path / place).mkdir(parents=True)
         for number in range(4):
             pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -298,6 +298,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"regularizer": {"name": "learned", "at_fault": True}},
         "regularizer 'learned' .* of Python",
     ),
+    "a part of composite": (
+        {"regularizer": {"name": "composite", "parts": ["logit_squeezing", "sloppy"]}},
+        "^regularizer 'sloppy' .* of torch",
+    ),
+    "a state of a part of composite": (
+        {"regularizer": {"name": "composite", "parts": [{"name": "learned", "at_fault": True}]}},
+        "^regularizer 'learned' .* of Python",
+    ),
     "a strategy's plan": (
         {"poison": {"strategy": "draws", "at_fault": "poisoned_labels"}},
         "poisoning strategy 'draws' .* of Python",
