@@ -15,7 +15,7 @@ from bdray.record import TrialRecord, facts_of
 from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.varied import axes_of, axis_name
 from bdray.searches.base import SearchMethod
-from bdray.searches.boundary import Boundary, BoundaryAsker, Cell
+from bdray.searches.boundary import NARROWEST, Boundary, BoundaryAsker, Cell
 from bdray.searches.crossing import Level
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Metric
@@ -143,7 +143,9 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
         answer = f"{10**found.middle:.3g} [{10**found.low:.3g}, {10**found.high:.3g}]"
         if found.above > 0.5 or found.below > 0.5:
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
-        located = "yes" if asker.is_located(cell) else "not in max_trials" if asker.is_settled(cell) else "not yet"
+        located = "not in max_trials" if asker.is_settled(cell) else "not yet"
+        if asker.is_located(cell):
+            located = "if its edge is steep" if _is_too_narrow(method) else "yes"
         known = [value for value in cell.values.values() if value is not None]
         counted = [str(len(cell.values))]
         if isinstance(cell.posterior, Level):
@@ -173,6 +175,11 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     }
     picture = _crossings(method, cells, values)
     return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (picture,))
+
+
+def _is_too_narrow(method: Boundary) -> bool:
+    """Whether an interval as narrow as asked may be as narrow by luck."""
+    return Metric(method.metric).is_took and method.factor < NARROWEST
 
 
 def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str, float]) -> Picture:
