@@ -34,6 +34,8 @@ from bdray.searches.confidence import confidence_sequence, constant
 from bdray.searches.replication import LEAST
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
+"""True values of trainings."""
 
 SEEDS = (1, 2, 3, 5, 10)
 CELLS = 12
@@ -63,12 +65,12 @@ def _by_seed(cells: Floats) -> list[float]:
 FLOOR = 0.05
 
 
-def _bimodal(low: float, high: float, p: float) -> Callable[[np.random.Generator, tuple[int, ...]], Floats]:
+def _bimodal(low: float, high: float, p: float) -> Draw:
     return lambda generator, shape: np.where(generator.random(shape) < p, high, low)
 
 
 SPREAD, WIDE = "spread on the logit scale, median 50 %", "one in eight wide"
-LUCK: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+LUCK: dict[str, Draw] = {
     **{
         f"{100 * low:g} or {100 * high:g} %, p = {p}": _bimodal(low, high, p)
         for low, high in ((0.025, 0.99), (0.15, 0.98), (0.6, 0.999))
@@ -121,18 +123,20 @@ def said_of_trainings(runs: int = RUNS) -> list[list[str]]:
     return rows
 
 
-def _cells(
-    draw: Callable[[np.random.Generator, tuple[int, ...]], Floats], seeds: int, runs: int, *, shared: bool = False
-) -> tuple[list[Trainings], float]:
+def _cells(draw: Draw, seeds: int, runs: int, *, shared: bool = False) -> tuple[list[Trainings], float]:
     """Cells of so many trainings, and the share of all trainings that truly take."""
-    line = FLOOR + TOOK_AT * (1 - FLOOR)
-    truth = float(np.mean(draw(np.random.default_rng(0), (1_000_000,)) > line))
+    truth = _share_that_takes(draw)
     generator = np.random.default_rng(seeds)
     mine = generator.binomial(IMAGES, draw(generator, (runs, seeds)))
     floors = np.broadcast_to(generator.binomial(IMAGES, FLOOR, (runs, 1 if shared else seeds)), mine.shape)
     pairs = [list(zip(*run, strict=True)) for run in zip(mine, floors, strict=True)]
     found = [Trainings.among((took(int(a), IMAGES, int(b), IMAGES), None) for a, b in run) for run in pairs]
     return found, truth
+
+
+@cache
+def _share_that_takes(draw: Draw) -> float:
+    return float(np.mean(draw(np.random.default_rng(0), (1_000_000,)) > FLOOR + TOOK_AT * (1 - FLOOR)))
 
 
 def _holds(found: Trainings, truth: float) -> bool:
@@ -167,7 +171,7 @@ def _not(answer: bool | None) -> bool | None:
     return None if answer is None else not answer
 
 
-DROPS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+DROPS: dict[str, Draw] = {
     "normal, 0.3 points": lambda generator, shape: generator.normal(0, 0.003, shape),
     "exponential": lambda generator, shape: 0.003 - generator.exponential(0.003, shape),
     "15 % lose 8 points": lambda generator, shape: np.where(generator.random(shape) < 0.15, -0.08, 0.0) + 0.012,
@@ -248,9 +252,6 @@ def _counts(runs: int, images: int, *rates: float) -> list[list[int]]:
 
 def _said(answers: Sequence[bool | None]) -> list[str]:
     return [_percent(answers.count(each) / len(answers)) for each in (True, False, None)]
-
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 
 
 @dataclass(frozen=True)
@@ -387,7 +388,7 @@ def _all_or_nothing(generator: np.random.Generator, shape: tuple[int, ...]) -> F
     return np.where(generator.random(shape) < 0.3, 0.98, 0.15)
 
 
-EFFECTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+EFFECTS: dict[str, Draw] = {
     "none; normal luck": lambda generator, shape: generator.normal(0, 0.05, shape),
     "none; all or nothing": lambda generator, shape: (
         _all_or_nothing(generator, shape) - _all_or_nothing(generator, shape)
@@ -440,7 +441,7 @@ def equivalences(runs: int = RUNS) -> list[list[str]]:
 
 MOST_SEEDS = 20
 
-LOOKED_AT: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+LOOKED_AT: dict[str, Draw] = {
     **{name: draw for name, draw in LUCK.items() if " or " in name},
     **{
         f"{name}, in steps of 10 points": lambda generator, shape, draw=draw: np.round(draw(generator, shape), 1)  # type: ignore[misc]
