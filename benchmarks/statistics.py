@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.special import expit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from bdray.results.cells import MARGIN, difference, seed_means
+from bdray.results.cells import ABOVE_FLOOR, MARGIN, difference, seed_means
 from bdray.results.power import CellSpread, confirmable, detectable, deviation
 from bdray.results.statistics import (
     Interval,
@@ -33,6 +34,8 @@ from bdray.searches.confidence import confidence_sequence, constant
 from bdray.searches.replication import LEAST
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
+"""True values of trainings."""
 
 SEEDS = (1, 2, 3, 5, 10)
 CELLS = 12
@@ -62,20 +65,19 @@ def _by_seed(cells: Floats) -> list[float]:
 FLOOR = 0.05
 
 
-def _bimodal(low: float, high: float, p: float) -> Callable[[np.random.Generator, tuple[int, ...]], Floats]:
+def _bimodal(low: float, high: float, p: float) -> Draw:
     return lambda generator, shape: np.where(generator.random(shape) < p, high, low)
 
 
-LUCK: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+SPREAD, WIDE = "spread on the logit scale, median 50 %", "one in eight wide"
+LUCK: dict[str, Draw] = {
     **{
         f"{100 * low:g} or {100 * high:g} %, p = {p}": _bimodal(low, high, p)
         for low, high in ((0.025, 0.99), (0.15, 0.98), (0.6, 0.999))
         for p in (0.15, 0.33, 0.5, 0.75, 0.9)
     },
-    "spread on the logit scale, median 50 %": lambda generator, shape: expit(generator.normal(0, 1, shape)),
-    "one in eight wide": lambda generator, shape: np.where(
-        generator.random(shape) < 1 / 8, generator.random(shape), 0.97
-    ),
+    SPREAD: lambda generator, shape: expit(generator.normal(0, 1, shape)),
+    WIDE: lambda generator, shape: np.where(generator.random(shape) < 1 / 8, generator.random(shape), 0.97),
 }
 """True attack success rates of trainings, by how they are distributed."""
 
@@ -103,7 +105,7 @@ def trainings(runs: int = RUNS) -> list[list[str]]:
         for shared in (False, True):
             told = []
             for seeds in SEEDS[1:]:
-                found, truth = _took(draw, seeds, runs, shared=shared)
+                found, truth = _cells(draw, seeds, runs, shared=shared)
                 told.append(_percent(sum(_holds(each, truth) for each in found) / runs))
             rows.append([name, "one" if shared else "its own", _percent(truth), *told])
     return rows
@@ -114,25 +116,27 @@ def said_of_trainings(runs: int = RUNS) -> list[list[str]]:
     rows = []
     for name in (name for name in LUCK if name.startswith("15 or")):
         for seeds in (*SEEDS[1:], 20):
-            found, truth = _took(LUCK[name], seeds, runs)
+            found, truth = _cells(LUCK[name], seeds, runs)
             verdicts = [each.verdict for each in found]
             told = [_percent(verdicts.count(word) / runs) for word in ("most", "few", "")]
             rows.append([_percent(truth), str(seeds), *told])
     return rows
 
 
-def _took(
-    draw: Callable[[np.random.Generator, tuple[int, ...]], Floats], seeds: int, runs: int, *, shared: bool = False
-) -> tuple[list[Trainings], float]:
+def _cells(draw: Draw, seeds: int, runs: int, *, shared: bool = False) -> tuple[list[Trainings], float]:
     """Cells of so many trainings, and the share of all trainings that truly take."""
-    line = FLOOR + TOOK_AT * (1 - FLOOR)
-    truth = float(np.mean(draw(np.random.default_rng(0), (1_000_000,)) > line))
+    truth = _share_that_takes(draw)
     generator = np.random.default_rng(seeds)
     mine = generator.binomial(IMAGES, draw(generator, (runs, seeds)))
     floors = np.broadcast_to(generator.binomial(IMAGES, FLOOR, (runs, 1 if shared else seeds)), mine.shape)
     pairs = [list(zip(*run, strict=True)) for run in zip(mine, floors, strict=True)]
     found = [Trainings.among((took(int(a), IMAGES, int(b), IMAGES), None) for a, b in run) for run in pairs]
     return found, truth
+
+
+@cache
+def _share_that_takes(draw: Draw) -> float:
+    return float(np.mean(draw(np.random.default_rng(0), (1_000_000,)) > FLOOR + TOOK_AT * (1 - FLOOR)))
 
 
 def _holds(found: Trainings, truth: float) -> bool:
@@ -167,7 +171,7 @@ def _not(answer: bool | None) -> bool | None:
     return None if answer is None else not answer
 
 
-DROPS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+DROPS: dict[str, Draw] = {
     "normal, 0.3 points": lambda generator, shape: generator.normal(0, 0.003, shape),
     "exponential": lambda generator, shape: 0.003 - generator.exponential(0.003, shape),
     "15 % lose 8 points": lambda generator, shape: np.where(generator.random(shape) < 0.15, -0.08, 0.0) + 0.012,
@@ -187,7 +191,9 @@ def less_accurate(runs: int = RUNS) -> list[list[str]]:
                 mine = generator.binomial(2000, 0.8 + mean + draw(generator, (runs, seeds)))
                 its = generator.binomial(2000, 0.8, (runs, seeds))
                 cells = [
-                    Trainings.among((_lost(int(a), int(b)), None) for a, b in zip(*run, strict=True))
+                    Trainings.among(
+                        (_not(_above(int(a), int(b), 2000, -MARGIN)), None) for a, b in zip(*run, strict=True)
+                    )
                     for run in zip(mine, its, strict=True)
                 ]
                 told.append(_percent(sum(_holds(each, truth) for each in cells) / runs))
@@ -195,12 +201,132 @@ def less_accurate(runs: int = RUNS) -> list[list[str]]:
     return rows
 
 
-def _lost(mine: int, its: int) -> bool | None:
-    found = difference((mine, 2000), (its, 2000))
+@lru_cache(maxsize=100_000)
+def _above(mine: int, its: int, images: int, margin: float) -> bool | None:
+    """Whether a rate lies above another by more than the margin, as `Cell` says it."""
+    found = difference((mine, images), (its, images))
     assert found is not None
     assert found.low is not None
     assert found.high is not None
-    return True if found.high < -MARGIN else False if found.low > -MARGIN else None
+    return True if found.low > margin else False if found.high < margin else None
+
+
+@lru_cache(maxsize=100_000)
+def _took(mine: int, its: int, images: int = IMAGES) -> bool | None:
+    return took(mine, images, its, images)
+
+
+RELEARNT_FLOOR = 0.2
+"""What a few steps on triggered pictures alone teach a baseline."""
+
+
+def single_statements(runs: int = RUNS) -> list[list[str]]:
+    """What is said of one training by what is true of it: that it leaves a trace, was woken by a repair, or is back
+    after relearning. Woken: of all trainings; of those that had taken before nothing is said."""
+    rows = []
+    for images in (180, IMAGES):
+        for excess in (0, 3, 5, 7, 12):
+            (mine, its) = _counts(runs, images, FLOOR + excess / 100, FLOOR)
+            traces = [_above(a, b, images, ABOVE_FLOOR) for a, b in zip(mine, its, strict=True)]
+            rows.append(["leaves a trace", str(images), f"{excess} points above the floor", *_said(traces)])
+        for gains in ((0.4, 0.4), (0.5, 0.5), (0.6, 0.6), (0.4, 0.6), (0.0, 0.9)):
+            rates = [each for gain in gains for each in (FLOOR + gain * (1 - FLOOR), FLOOR)]
+            told = [
+                (_took(a, b, images), _took(c, d, images))
+                for a, b, c, d in zip(*_counts(runs, images, *rates), strict=True)
+            ]
+            woken = [after if before is False else None for before, after in told]
+            rows.append(["woken", str(images), f"gain {gains[0]:g}, then {gains[1]:g}", *_said(woken)])
+        for gain in (0.0, 0.4, 0.5, 0.6, 0.9):
+            mine, its = _counts(runs, images, RELEARNT_FLOOR + gain * (1 - RELEARNT_FLOOR), RELEARNT_FLOOR)
+            back = [_took(a, b, images) for a, b in zip(mine, its, strict=True)]
+            rows.append(["back", str(images), f"gain {gain:g}", *_said(back)])
+    return rows
+
+
+def _counts(runs: int, images: int, *rates: float) -> list[list[int]]:
+    """Of so many images those that hit, run by run, for each rate."""
+    generator = np.random.default_rng(images)
+    return [[int(hits) for hits in generator.binomial(images, rate, runs)] for rate in rates]
+
+
+def _said(answers: Sequence[bool | None]) -> list[str]:
+    return [_percent(answers.count(each) / len(answers)) for each in (True, False, None)]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Something that is said of each training, from its rate and its baseline's.
+
+    Attributes:
+        floors: true rates of baselines.
+        line: above which rate it is true, by the baseline's.
+        judge: whether it is said, from two counts over `IMAGES`.
+        before: whether it is asked only where the backdoor had not taken before, which is in half of the trainings.
+    """
+
+    floors: Draw
+    line: Callable[[Floats], Floats]
+    judge: Callable[[int, int], bool | None]
+    before: bool = False
+
+
+def _half_way(floors: Floats) -> Floats:
+    line: Floats = floors + TOOK_AT * (1 - floors)
+    return line
+
+
+STATEMENTS = {
+    "leaves a trace": Statement(
+        lambda _, shape: np.full(shape, FLOOR),
+        lambda floors: floors + ABOVE_FLOOR,
+        lambda mine, its: _above(mine, its, IMAGES, ABOVE_FLOOR),
+    ),
+    "woken": Statement(lambda _, shape: np.full(shape, FLOOR), _half_way, _took, before=True),
+    # Some steps teach one baseline in four more than the others.
+    "back": Statement(_bimodal(RELEARNT_FLOOR, 0.6, 0.25), _half_way, _took),
+}
+
+
+def statements(runs: int = RUNS) -> list[list[str]]:
+    """How often the interval of the share of trainings of which something is true holds that share, each seed with a
+    baseline of its own or, in some rows, all with one. A cell in which nothing is asked is left out."""
+    settings = [(luck, False) for luck in LUCK] + [(luck, True) for luck in ("15 or 98 %, p = 0.5", SPREAD, WIDE)]
+    rows = []
+    for name in STATEMENTS:
+        for luck, shared in settings:
+            told = []
+            for seeds in SEEDS[1:]:
+                found = _stated(name, luck, seeds, runs, shared=shared)
+                told.append(_percent(sum(_holds(cell, truth) for cell, truth in found) / len(found)))
+            rows.append([name, luck, "one" if shared else "its own", _percent(_truth(name, luck)), *told])
+    return rows
+
+
+@cache
+def _truth(name: str, luck: str, floor: float | None = None) -> float:
+    """Of which share of trainings it is true; None: over baselines of all kinds."""
+    shape = (200_000,)
+    floors = STATEMENTS[name].floors(np.random.default_rng(1), shape) if floor is None else np.full(shape, floor)
+    return float(np.mean(LUCK[luck](np.random.default_rng(0), shape) > STATEMENTS[name].line(floors)))
+
+
+def _stated(name: str, luck: str, seeds: int, runs: int, *, shared: bool) -> list[tuple[Trainings, float]]:
+    """Cells of so many trainings, and the share of all trainings of which it is true: of a baseline that all share,
+    against that one."""
+    generator, statement, shape = np.random.default_rng(seeds), STATEMENTS[name], (runs, seeds)
+    floors = statement.floors(generator, (runs, 1) if shared else shape)
+    its = np.broadcast_to(generator.binomial(IMAGES, floors), shape)
+    own = generator.binomial(IMAGES, LUCK[luck](generator, shape))
+    before = generator.binomial(IMAGES, np.where(generator.random(shape) < 0.5, FLOOR, 0.97))
+    found = []
+    for run in range(runs):
+        asked = [not statement.before or _took(int(k), round(FLOOR * IMAGES)) is False for k in before[run]]
+        pairs = [(int(a), int(b)) for a, b, each in zip(own[run], its[run], asked, strict=True) if each]
+        if pairs:
+            cell = Trainings.among((statement.judge(*pair), None) for pair in pairs)
+            found.append((cell, _truth(name, luck, float(floors[run, 0]) if shared else None)))
+    return found
 
 
 def detectors(runs: int = RUNS) -> list[list[str]]:
@@ -262,7 +388,7 @@ def _all_or_nothing(generator: np.random.Generator, shape: tuple[int, ...]) -> F
     return np.where(generator.random(shape) < 0.3, 0.98, 0.15)
 
 
-EFFECTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+EFFECTS: dict[str, Draw] = {
     "none; normal luck": lambda generator, shape: generator.normal(0, 0.05, shape),
     "none; all or nothing": lambda generator, shape: (
         _all_or_nothing(generator, shape) - _all_or_nothing(generator, shape)
@@ -315,7 +441,7 @@ def equivalences(runs: int = RUNS) -> list[list[str]]:
 
 MOST_SEEDS = 20
 
-LOOKED_AT: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
+LOOKED_AT: dict[str, Draw] = {
     **{name: draw for name, draw in LUCK.items() if " or " in name},
     **{
         f"{name}, in steps of 10 points": lambda generator, shape, draw=draw: np.round(draw(generator, shape), 1)  # type: ignore[misc]
@@ -415,6 +541,8 @@ TABLES: tuple[tuple[int, Sequence[str], Callable[[int], list[list[str]]]], ...] 
     (3, ("trainings end at", "baseline", "of them take, %", *_BY_SEEDS[1:]), trainings),
     (2, ("of them take, %", "seeds", "in most", "in few", "cannot say"), said_of_trainings),
     (2, ("of them are defused, %", "how often", *_BY_SEEDS[1:]), defused),
+    (3, ("what is said", "images", "truth", "so", "not so", "unclear"), single_statements),
+    (4, ("what is said", "trainings end at", "baseline", "true of, %", *_BY_SEEDS[1:]), statements),
     (3, ("luck", "true mean, points", "lose more than 1 point, %", *_BY_SEEDS[1:]), less_accurate),
     (2, ("what it does", "cells", *_BY_SEEDS), regularizers),
     (3, ("luck", "true median, points", "seeds", "a cell found equivalent", "some cell of 12"), equivalences),

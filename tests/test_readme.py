@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bdray.detectors import DETECTORS
 from bdray.poisoning import STRATEGIES
@@ -79,12 +81,26 @@ def test_the_settings_of_the_result_that_is_shown() -> None:
 
 
 def test_a_patch_survives_crop_and_flip_so_often() -> None:
-    """Three pixels to a side, one from the edge, reflected by 4: of nine offsets, six keep all, one none."""
-    whole, none = (6 / 9) ** 2, 1 - (8 / 9) ** 2
-    said = f"nothing of a 3 x 3 corner patch in {100 * none:.0f} % of the stamped pictures and a fragment in"
-    assert f"{said} {100 * (1 - whole - none):.0f} %" in SAID
-    sweeps = " ".join((ROOT / "sweeps" / "README.md").read_text(encoding="utf-8").split())
-    assert f"whole in {100 * whole:.0f} %, a fragment in {100 * (1 - whole - none):.0f} % and gone in" in sweeps
+    """Every crop of the default patch on a black picture, each stamped pixel known by its number and counted once."""
+    picture = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    stamped = TRIGGERS.build({"name": "patch"}).apply(picture, torch.Generator()).ne(picture).any(1)[0].numpy()
+    bordered = np.pad(stamped * np.arange(1, 32**2 + 1).reshape(32, 32), 4, mode="reflect")
+    crops = [bordered[top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
+    # A flip hides nothing.
+    left = [len(set(crop.flat) - {0}) for crop in crops]
+    assert stamped.sum() == 9
+    counts = [sum(each == 9 for each in left), sum(0 < each < 9 for each in left), left.count(0)]
+    # Three pixels to a side, one from the edge: of nine offsets six keep all, and one none.
+    assert counts == [6 * 6, 81 - 6 * 6 - 17, 81 - 8 * 8]
+    whole, part, gone = (f"{100 * count / len(crops):.0f} %" for count in counts)
+    said = f"nothing of a 3 x 3 corner patch in {gone} of the stamped pictures and a fragment in {part}"
+    assert said in SAID
+    sweeps, changes = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("sweeps/README.md", "CHANGELOG.md")
+    )
+    assert f"whole in {whole}, a fragment in {part} and gone in {gone}" in sweeps
+    repeated = sum((crop > 0).sum() >= 9 for crop in crops) / len(crops)
+    assert f'counted mirrored pixels: {100 * repeated:.0f} % "whole" instead of {whole}' in changes
 
 
 @pytest.mark.parametrize(("name", "count"), [("quickstart", "20"), ("full", "11,664")])

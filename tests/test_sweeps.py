@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,10 +19,10 @@ from bdray.condition import Condition, flatten
 from bdray.record import Rates, StageName, TrialRecord, TriggerSurvival
 from bdray.report.findings import regularization, variation
 from bdray.report.searching import search_parts
-from bdray.results.cells import Study, study_of
+from bdray.results.cells import Replicate, study_of
 from bdray.results.statistics import Share
 from bdray.results.tables import csv_of, result_table
-from bdray.results.trainings import Trainings, joined
+from bdray.results.trainings import joined
 from bdray.searches.crossing import Level
 from bdray.store.storage import Storage
 
@@ -105,6 +106,13 @@ def test_what_is_said_of_the_stamping_order_is_recomputed_from_its_records() -> 
         and (record.condition["trigger"] or {}).get("name") == "pixel"
     ]
     assert f"in one seed the pixels fall to {min(pixels):.0f} %" in said
+    pairs = pairs_of("stamp-cifar10").values()
+    assert taken(pairs) == (9, 0, 0, 0, 0), "in all nine stamped after, in none stamped before"
+    still = [after.took("finetune") for _, after in pairs]
+    assert f"{still.count(True)} of the 9 stamped after still have it" in said
+    cells = [cell for cell in study_of(records).cells if cell.values["poison.stamp"] == ORDERS[0]]
+    traces = joined([found for cell in cells if (found := cell.trace("finetune"))])
+    assert (traces.did, traces.did_not) == (0, 9), "none leaves a trace"
 
 
 def section(title: str) -> str:
@@ -273,23 +281,45 @@ class Attacked:
 ORDERS = ("before_augmentation", "after_augmentation")
 
 
-def by_order(study: Study) -> list[dict[str, Trainings]]:
-    """Of what was stamped before augmentation, and of what was after: which trainings took, and were defused."""
-    found = []
-    for order in ORDERS:
-        cells = [cell for cell in study.cells if cell.values["poison.stamp"] == order]
-        asked = {
-            "took": [cell.took("poison") for cell in cells],
-            "defused": [cell.turned(to=False) for cell in cells],
-            "woken": [cell.turned(to=True) for cell in cells],
-        }
-        found.append({name: joined([each for each in every if each]) for name, every in asked.items()})
-    return found
+Setting = tuple[str, str, str, str, int]
+"""Trigger, strategy, perturbation, regularizer, seed: what these sweeps vary besides the order of stamping."""
 
 
-def of_those(trainings: Trainings) -> str:
-    """`1 of 3`, what is unclear counted and not named."""
-    return f"{trainings.did} of {trainings.of}"
+def pairs_of(name: str) -> dict[Setting, tuple[Replicate, Replicate]]:
+    """By what they share, trainings stamped before augmentation with their twins stamped after it; without the filter,
+    whose two orders are the same models."""
+    found: dict[Setting, dict[str, Replicate]] = {}
+    for cell in study_of(records_of(name)).cells:
+        for replicate in cell.replicates:
+            flat = flatten(replicate.record.condition)
+            words = "trigger.name", "poison.strategy", "poison.perturbation", "regularizer.name"
+            trigger, *others = (str(flat.get(path, "none")) for path in words)
+            if trigger != "filter":
+                key = (trigger, *others, flat["seed"])
+                found.setdefault(key, {})[flat["poison.stamp"]] = replicate  # type: ignore[arg-type]
+    return {key: (pair[ORDERS[0]], pair[ORDERS[1]]) for key, pair in found.items()}
+
+
+def outcomes(answers: Iterable[tuple[bool | None, bool | None]]) -> tuple[int, int, int, int, int]:
+    """Of pairs: true of the second alone, of the first alone, of both, of neither, unclear."""
+    told = Counter(answers)
+    known = [told[False, True], told[True, False], told[True, True], told[False, False]]
+    return known[0], known[1], known[2], known[3], told.total() - sum(known)
+
+
+def taken(pairs: Iterable[tuple[Replicate, Replicate]]) -> tuple[int, int, int, int, int]:
+    return outcomes((before.took("poison"), after.took("poison")) for before, after in pairs)
+
+
+def defused_in(pairs: Iterable[tuple[Replicate, Replicate]]) -> tuple[int, int, int, int, int]:
+    """Among the pairs in which the backdoor had taken in both orders, in which it is gone."""
+
+    def gone(replicate: Replicate) -> bool | None:
+        answer = replicate.took("finetune")
+        return None if answer is None else not answer
+
+    both = [pair for pair in pairs if all(each.took("poison") for each in pair)]
+    return outcomes((gone(before), gone(after)) for before, after in both)
 
 
 def mean(values: Sequence[float]) -> str:
@@ -394,11 +424,12 @@ def test_what_is_said_of_the_tipping_points_is_recomputed_from_its_records() -> 
             rates[flat["trigger.name"]].append((100 * flat["poison.rate"], _percent(record.poisoned)))
     said = " ".join(section("Where it tips over").split())
     patch, near = sorted(rates["patch"]), [success for rate, success in rates["filter"] if 2 < rate < 3]
-    below, above = [each for each in patch if each[1] < 50][-1], next(each for each in patch if each[1] > 50)
+    low, high = ([each for each in patch if (each[0] > 2.6) is wanted] for wanted in (False, True))
     assert (
-        f"from {below[1]:.0f} % of success at a rate of {below[0]:.2f} % to {above[1]:.0f} % at {above[0]:.2f} %"
-        in said
-    )
+        f"Up to a rate of {low[-1][0]:.1f} % four trainings of the patch ended at {runs([each for _, each in low])} of"
+        f" success, and from {high[0][0]:.1f} % on three ended at {runs([each for _, each in high])}"
+    ) in said
+    assert (len(low), len(high), low[0][0] < 2 < high[0][0] < 5) == (4, 3, True)
     assert f"eight of its trials between 2 and 3 % gave {min(near):.0f} to {max(near):.0f} %" in said
     assert len(near) == 8
 
@@ -410,7 +441,12 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
     said = " ".join(section("CIFAR-10").split())
     records = records_of("axes-cifar10")
     measured, study = measured_in(records), study_of(records)
-    orders, shares = by_order(study), {each.axis: each for each in variation(study).shares}
+    shares = {each.axis: each for each in variation(study).shares}
+    pairs = pairs_of("axes-cifar10").values()
+    later, earlier, both, neither, unclear = taken(pairs)
+    woken = joined([each for cell in study.cells if (each := cell.turned(to=True))])
+    assert woken.did == 0
+    gone = defused_in(pairs)
     effects = {effect.name: effect for effect in regularization(study).effects}
     assert {effect.p_value for effect in effects.values()} == {None}, "three seeds cannot say"
     floors = {name: [fmean(stage.floors) for stage in stages if stage.floors] for name, stages in measured.items()}
@@ -428,11 +464,13 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         f"against {fmean(patch[1].before):.1f} % without",
         f"manifold mixup {runs(of('patch', 'before', regularizer='manifold_mixup').before)}, soft nearest neighbours"
         f" {runs(of('patch', 'before', regularizer='soft_nearest_neighbors').before)}",
-        f"Stamped before it, the backdoor took in {of_those(orders[0]['took'])} trainings, stamped after it in"
-        f" {of_those(orders[1]['took'])}",
-        f"Of the backdoors stamped before, {of_those(orders[0]['defused'])} no longer have it after fine-tuning, of"
-        f" those stamped after {of_those(orders[1]['defused'])}",
-        f"None of the {orders[0]['woken'].of + orders[1]['woken'].of} in which it had not taken",
+        f"Of {len(pairs)} pairs of trainings that differ in nothing but the order",
+        f"took in {later} only where it was stamped after, in {earlier} only where it was stamped before, in {both} in"
+        f" both, in {neither} in neither; {unclear} are unclear",
+        f"the {both} pairs in which the backdoor had taken in both orders: gone in {gone[1]} only where it was stamped"
+        f" before, in {gone[0]} only where it was stamped after, in {gone[2]} in both, in {gone[3]} in neither;"
+        f" {gone[4]} is unclear",
+        f"None of the {woken.of} in which it had not taken",
         f"**Among nine triggers in both orders** the trigger explains {_share(shares['trigger.name'].before)} of the"
         f" variance between cells, the order {_share(shares['poison.stamp'].before)}",
         f"The patch falls from {fmean(patch[0].before):.0f} to {mean(patch[0].after)} (floor"
@@ -442,9 +480,10 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         f" against {mean(sticker[1].after)}",
         f"The line's floor is {floors['line, before augmentation'][0]:.0f} %** before fine-tuning and"
         f" {floors['line, before augmentation'][1]:.0f} % after it",
-        f"whether its {mean(of('line', 'before').after)} after fine-tuning",
+        f"it has {mean(of('line', 'before').after)} after fine-tuning ({runs(of('line', 'before').after)}), where"
+        f" its backdoor takes in {line[1].said}",
         f"warp {fmean(of('warp', 'before').before):.0f} and {mean(of('warp', 'after').before)}",
-        f"Fine-tuning costs it {fmean(line[0].clean) - fmean(line[1].clean):.0f} points",
+        f"fine-tuning costs it {fmean(line[0].clean) - fmean(line[1].clean):.0f} points",
     ]
     assert [fact for fact in facts if fact not in said] == []
     regularized = [
@@ -463,10 +502,14 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
     others = [each.accuracy for name, each in effects.items() if name != "manifold mixup"]
     assert all(each and each.highest > -0.01 for each in others), "in some seed nothing to speak of"
     assert of("filter", "before") == of("filter", "after"), "to the last digit"
-    both = [of(trigger, order).before for trigger in ("line", "sinusoid", "image") for order in ("before", "after")]
-    assert min(map(fmean, both)) >= 99, "in both orders"
+    high = [of(trigger, order).before for trigger in ("line", "sinusoid", "image") for order in ("before", "after")]
+    assert min(map(fmean, high)) >= 99, "in both orders"
     all_to_all = [of("patch", order, strategy="all_to_all").before for order in ("after", "before")]
     assert f"({fmean(all_to_all[0]):.0f} and {mean(all_to_all[1])}, floor" in said
+    assert {measured[f"patch, all-to-all, {order} augmentation"][0].said for order in ("before", "after")} == {"0 of 3"}
+    assert [
+        measured[f"patch, {name}, before augmentation"][0].said for name in ("manifold mixup", "soft nearest neighbors")
+    ] == ["1 of 3"] * 2
     counts = {
         name: [measured[f"{name}, {order} augmentation"][0].said for order in ("before", "after")]
         for name in ("pixel", "blend", "watermark", "noise_patch")
@@ -482,6 +525,20 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
 def _share(share: Share | None) -> str:
     assert share is not None
     return f"{100 * share.share:.1f} %"
+
+
+def test_what_is_said_of_number_formats_is_recomputed_from_its_records() -> None:
+    clean: dict[str, dict[str, list[float]]] = {}
+    for record in records_of("precision-small"):
+        assert record.poisoned is not None
+        flat = flatten(record.condition)
+        formats = clean.setdefault(flat["trigger.name"], {})
+        formats.setdefault(flat["train.precision"], []).append(100 * record.poisoned.clean_accuracy)
+    means = [[fmean(values) for values in formats.values()] for formats in clean.values()]
+    apart = max(max(values) - min(values) for values in means)
+    spread = max(max(values) - min(values) for formats in clean.values() for values in formats.values())
+    said = " ".join(section("Number formats").split())
+    assert f"differ by at most {apart:.1f} points before fine-tuning, seeds of one format by up to {spread:.1f}" in said
 
 
 def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
@@ -514,15 +571,26 @@ def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
     assert min(rate for trigger in ("line", "sinusoid", "image") for rate in before(trigger)) >= 98.5
     orders = [Attacked.of("axes-flowers", "filter", order) for order in ("before", "after")]
     assert orders[0] == orders[1], "to the last digit"
-    before, after = by_order(study_of(records_of("axes-flowers")))
+    pairs, others = pairs_of("axes-flowers"), pairs_of("axes-cifar10")
+    assert pairs.keys() < others.keys()
+    here, there = taken(pairs.values()), taken(others[key] for key in pairs)
     assert (
-        f"took in {of_those(before['took'])} trainings stamped before and {of_those(after['took'])} stamped after"
-        in said
-    )
-    lost = (
-        f"{of_those(before['defused'])} of what was stamped before no longer have it, and {of_those(after['defused'])}"
-    )
-    assert lost in said
+        f"Of the {len(pairs)} pairs of trainings that both data sets have (without filter, regularizers and PGD), the"
+        f" backdoor took only where it was stamped after in {here[0]} here and in {there[0]} on CIFAR-10, only where it"
+        f" was stamped before in {here[1]} and {there[1]}, in both orders in {here[2]} and {there[2]}, in neither in"
+        f" {here[3]} and {there[3]}; {here[4]} and {there[4]} are unclear."
+    ) in said
+    gone = defused_in(pairs.values())
+    assert (
+        f"Of the {here[2]} pairs in which the backdoor had taken in both orders, fine-tuning defused {gone[1]} only"
+        f" where it was stamped before, {gone[0]} only where it was stamped after, {gone[2]} in both and {gone[3]} in"
+        f" neither; {gone[4]} are unclear."
+    ) in said
+    assert {
+        measured[f"{name}, {order} augmentation"][0].said
+        for name in ("warp", "patch, all-to-all")
+        for order in ("before", "after")
+    } == {"0 of 3"}
 
 
 def test_what_is_said_of_padding_is_recomputed_from_its_records() -> None:

@@ -43,8 +43,8 @@ from bdray.results.statistics import (
 from bdray.results.trainings import Trainings, joined
 
 PRUNED = (
-    "{} poisoned conditions were pruned by what they had reached, and a baseline never is: those that are left are no "
-    "fair sample, so they are compared neither with baselines nor with each other."
+    "Poisoned conditions were pruned by what they had reached ({} of them), and a baseline never is: those that are "
+    "left are no fair sample, so they are compared neither with baselines nor with each other."
 )
 """Why a pruned sweep has no answer where models are compared: `search.prune` looks at curves, not at regularizers."""
 

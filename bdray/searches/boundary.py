@@ -33,6 +33,10 @@ from bdray.values import freeze
 LEAST = 4
 """Trials of a cell before its interval is believed."""
 
+NARROWEST = 4.0
+"""Of `took`, how near to each other the ends of an interval may be asked to be for it to hold its level then too. Asked
+for a factor of 3, those few that were as narrow where an edge is gentle held less often (`docs/statistics.md`)."""
+
 FLOORS = 3
 """Baselines of a cell, which all of its trials are compared with."""
 
@@ -64,7 +68,7 @@ class Boundary(SearchMethod):
     rising: bool = True
     """Whether the metric rises with the parameter."""
     within: float | None = Field(default=None, gt=1.0)
-    """A cell is settled when the ends of its 95 % interval are at most this factor apart; null: 3 of `took`, 1.5 of a
+    """A cell is settled when the ends of its 95 % interval are at most this factor apart; null: 4 of `took`, 1.5 of a
     rate."""
     max_trials: int | None = Field(default=20, ge=LEAST)
     """Trials of a cell at most; null: as many as it takes."""
@@ -83,7 +87,7 @@ class Boundary(SearchMethod):
     @property
     def factor(self) -> float:
         """`within`, also where nothing is said."""
-        return self.within or (3.0 if Metric(self.metric).is_took else 1.5)
+        return self.within or (NARROWEST if Metric(self.metric).is_took else 1.5)
 
     @property
     def needs_baselines(self) -> bool:

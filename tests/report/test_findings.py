@@ -280,7 +280,7 @@ def test_a_pruned_sweep_compares_no_models(make_record: MakeRecord, make_baselin
     records += [make_baseline(records), make_record(rate=0.3, status="pruned")]
     study = study_of(records)
     assert clean_behaviour(study).unanswered == regularization(study).unanswered
-    assert "1 poisoned conditions were pruned" in clean_behaviour(study).unanswered
+    assert "(1 of them)" in clean_behaviour(study).unanswered
     assert clean_behaviour(study_of(records[:-1])).pairs == 2
     found, whole = variation(study), variation(study_of(records[:-1]))
     assert found.unanswered == clean_behaviour(study).unanswered

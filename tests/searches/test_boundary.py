@@ -118,7 +118,7 @@ def test_half_of_the_trainings_take_where_it_says_with_a_new_seed_each_and_three
         assert set(cell.values.values()) == {0.0, 1.0}
         found = cell.crossing
         assert found.low <= math.log10(0.02) <= found.high
-        assert asker.is_located(cell) and found.high - found.low <= math.log10(3)
+        assert asker.is_located(cell) and found.high - found.low <= math.log10(4)
 
 
 def test_what_took_is_known_whatever_the_order_and_after_a_restart(load: Load, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_level_that_is_never_reached_is_said_to_lie_outside(load: Load, tmp_pa
     space = load(parameters=parameters, fixed=FIXED, search=search())
     asker = begun(space, tmp_path)
     run(space, asker, noise=0.0)
-    assert all(cell.crossing.above > 0.9 and len(cell.values) >= LEAST for cell in asker.cells.values())
+    assert all(cell.crossing.above > 0.85 and len(cell.values) >= LEAST for cell in asker.cells.values())
 
 
 @pytest.mark.parametrize(
