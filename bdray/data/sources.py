@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bdray.errors import DataError
+
 Labels = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,6 +32,21 @@ class Pictures:
         """The pictures at these positions, in this order."""
         chosen = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         return Pictures(chosen, self.labels[indices])
+
+
+def listed_pictures(folder: Path, rows: Sequence[tuple[str, int]], num_classes: int, table: str) -> Pictures:
+    """The pictures in `folder` that a table names with their labels, sorted by name.
+
+    Raises:
+        DataError: the table names nothing, a file outside the folder, or a class that there is not.
+    """
+    for name, label in rows:
+        if Path(name).name != name or not 0 <= label < num_classes:
+            raise DataError(f"{table}: {name!r} of class {label} is no picture in {folder} of {num_classes} classes")
+    if not rows:
+        raise DataError(f"{table} names no picture in {folder}")
+    rows = sorted(rows)
+    return Pictures([folder / name for name, _ in rows], np.array([label for _, label in rows], dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def test_every_data_set_in_class_folders_refuses_and_leaves_out_alike(tmp_path: 
     from bdray.data.flowers import CLASSES as FLOWERS
 
     names = {"cifar10": CIFAR10, "flowers": FLOWERS, "flowers102": map(str, range(102)), "image_folder": "ab"}
+    names |= {"svhn": map(str, range(10)), "gtsrb": map(str, range(43)), "tiny_imagenet": map(str, range(1000, 1200))}
     for data_set, classes in names.items():
         folders, root = dict.fromkeys(classes, 2), tmp_path / data_set
         for split in ("train", "test"):
