@@ -81,12 +81,14 @@ def fail():
     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
 def sick_zero(job, task):
-    """On the first GPU all goes wrong; the other one waits until it has."""
+    """On the first GPU all goes wrong; the other one waits until it has, and then takes long enough for another process
+    to start on the first one, if it may."""
     note(task)
     if gpu() == "0":
         fail()
     while NOTE.read_text().count("0 c") < 2:
         time.sleep(0.05)
+    time.sleep(3)
     return "finished"
 
 def all_sick(job, task):
