@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from waiting import HANG_S
 
+import bdray
 from bdray.cli import main
 from bdray.condition import Condition
 from bdray.store.storage import Storage
@@ -76,6 +77,7 @@ READERS = [
     ("stages", "q"),
     ("compare", "q", "q"),
     ("report", "q", "--output", "p.html"),
+    ("export", "model", "q", CONDITION.condition_id),
 ]
 
 
@@ -116,6 +118,17 @@ def test_what_may_not_be_read_is_named_with_the_cause(
     assert status in (1, 2)
     assert re.search(rf"error: .*{re.escape(closed)}.*: Permission denied", said.err), said
     assert "Traceback" not in said.out + said.err
+
+
+LISTED = {"data/downloads.py", "data/folders.py", "shipped.py", "store/storage.py"}
+"""What of the package lists folders and names the one that it may not list, or lists only what it has made itself."""
+
+
+def test_folders_are_listed_in_few_places() -> None:
+    package = Path(bdray.__file__).parent
+    listing = re.compile(r"\b(scandir|listdir|iterdir|os\.walk)\(")
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if listing.search(path.read_text())}
+    assert found == LISTED
 
 
 def test_a_folder_that_is_nobodys_business_hides_no_sweep(

@@ -1,8 +1,10 @@
-"""What `docs/silent-choices.md` says of the networks, the optimizer and the crop is what the code does."""
+"""What `docs/silent-choices.md` says of the networks, the optimizer and the crop is what the code does; and
+what it says of BackdoorBench's triggers and pruning, recomputed from that code's formulas."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from torch import nn
 
 from bdray.models import build_model
 from bdray.recipes import Train
+from bdray.repairs.fine_pruning import pruning_curve
 from bdray.training.augmentation import augment
 from bdray.training.optimization import lr_factor, make_optimizer
+from bdray.triggers import build_trigger
 
 
 def built(name: str) -> nn.Module:
@@ -76,3 +80,65 @@ def test_the_crop_reflects() -> None:
     assert cropped.min() >= 1
     shifts = {int(picture[0, 16, 0]) - 17 for picture in cropped}
     assert shifts == set(range(-4, 5))
+
+
+SIDE = 32
+COLUMNS = torch.arange(SIDE, dtype=torch.float64)
+
+
+def pictures() -> torch.Tensor:
+    """Whole levels that no trigger drives out of 0..255: float64, `N x 3 x S x S`."""
+    return torch.randint(50, 206, (64, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).double()
+
+
+def blended(images: torch.Tensor) -> torch.Tensor:
+    return 0.8 * images + 0.2 * build_trigger("blend").picture(SIDE, SIDE).double()  # type: ignore[attr-defined]
+
+
+def with_a_wave(images: torch.Tensor) -> torch.Tensor:
+    # In its arithmetic: where the wave is zero, its float32 is a little less, and the picture loses a whole level.
+    return images + (20 * torch.sin(2 * torch.pi * (COLUMNS + 1) * 6 / SIDE)).float().double()
+
+
+def warped(images: torch.Tensor) -> torch.Tensor:
+    grid = build_trigger("warp").sampling_grid(SIDE, SIDE).double()  # type: ignore[attr-defined]
+    return nn.functional.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=True)
+
+
+@pytest.mark.parametrize(("name", "computed"), [("blend", blended), ("sinusoid", with_a_wave), ("warp", warped)])
+def test_pictures_that_are_cut_off_are_0_4_to_0_5_levels_darker(name: str, computed: Any) -> None:
+    images = pictures()
+    here, exact = build_trigger(name).stamp(images.to(torch.uint8)).double(), computed(images)
+    assert (here - exact).abs().max() <= 0.5 + 1e-3
+    difference = exact.floor().mean() - here.mean()
+    assert -0.505 <= difference.item() <= -0.395
+
+
+def test_a_sinusoid_counts_columns_from_1_and_backdoorbenchs_is_as_high_as_delta_40() -> None:
+    theirs = 40 * torch.sin(2 * torch.pi * COLUMNS * 6 / SIDE)
+    ours = build_trigger("sinusoid", delta=40).signal(SIDE)  # type: ignore[attr-defined]
+    assert torch.allclose(ours, theirs.roll(-1), atol=1e-9)
+    assert not torch.allclose(ours, theirs, atol=1.0)
+    assert torch.allclose(build_trigger("sinusoid").signal(SIDE), ours / 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("max_drop", [0.05, 0.2, 0.4])
+def test_fine_pruning_here_has_pruned_n_channels_after_n_steps_and_backdoorbenchs_one_less(max_drop: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.rand(200, 24, generator=generator, dtype=torch.float64) * torch.linspace(0.1, 2, 24)
+    weight = torch.randn(5, 24, generator=generator, dtype=torch.float64)
+    labels = (features @ weight.T).argmax(1)
+    order, correct = pruning_curve(features, labels, weight, None)
+
+    def right_without(gone: torch.Tensor) -> int:
+        return int((features @ weight.index_fill(1, gone, 0.0).T).argmax(1).eq(labels).sum())
+
+    least = (1 - max_drop) * len(labels)
+    for step in range(len(order)):
+        assert correct[step] == right_without(order[:step])
+        # Its mask is laid on one network, which stays as it is when the loop ends.
+        theirs = order[: max(0, step - 1)]
+        if right_without(theirs) < least:
+            break
+    ours = next(n for n, count in enumerate(correct.tolist()) if count < least) - 1
+    assert (len(theirs), step) == (ours + 1, ours + 2)

@@ -83,11 +83,23 @@ def told(records: list[TrialRecord], cell_id: str) -> dict[str, tuple[str, str]]
     clear = [answers.count(True), answers.count(False)]
     counted = f"{clear[0]} of {len(answers)}" + (f", {len(answers) - sum(clear)} unclear" if unclear else "")
     found["results.csv"] = (found["listing"][0], counted)
-    study = study_of(records)
-    cell = next(each for each in study.cells if each.cell_id == cell_id)
-    page, trainings = cell.estimate("poison", "attack_success_rate"), cell.took("poison")
-    found["page"] = (f"{page.mean:.1%}" if page else "-", trainings.text if trainings else "-")
     return found
+
+
+def on_page(html: str, trigger: str) -> tuple[str, list[str]]:
+    """What a page writes of a cell before the repair: its rate on the heat map, to whoever points at it ("-": nothing),
+    and what stands under "ASR before" and "took" in the table of every cell; nothing where that lacks the cell."""
+    heat = re.search(rf"<tr><th>{trigger}</th><td([^>]*)>", html)
+    assert heat
+    pointed_at = re.search(rf'title="{trigger}: ([^"]*)"', heat[1])
+    table = html[html.index('<th class="n">ASR before</th>') :]
+    row = re.search(rf"<tr><td>{trigger}</td>(.*?)</tr>", table[: table.index("</table>")], re.DOTALL)
+    written = [pointed_at[1] if pointed_at else "-"]
+    for column in (0, 2) if row else ():
+        cell = re.findall(r"<td[^>]*>(.*?)</td>", row[1], re.DOTALL)[column]  # type: ignore[index]
+        written.append(re.sub(r"<[^>]*>", "", re.sub(r'<span class="ci">.*?</span>', "", cell)).strip())
+    rate, *in_table = (text.replace("\xa0", "").replace(" %", "%") for text in written)
+    return rate, in_table
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,11 @@ def test_every_output_says_the_same(kinds: list[str], make_record: MakeRecord, m
     assert trainings.text in latex_of(listing_of(records), DEFINITIONS)
     # Where there is no room for intervals, what is unclear is a range.
     assert trainings.text in terminal(records) or trainings.short in terminal(records)
-    assert f"c-{attacks[0].condition_id}" in make_report(records, SweepDescription("demo")).html
+    html = make_report(records, SweepDescription("demo")).html
+    assert f"c-{attacks[0].condition_id}" in html
+    # The table has the cells that have a level before and after the repair.
+    in_table = {*kinds} & {"sound", "not taken", "unclear"}
+    assert on_page(html, "patch") == (expected[0], list(expected) if in_table else [])
     for mark in ("failed", "diverged", "collapsed", "pruned"):
         is_marked = any(kind.startswith(mark) for kind in kinds)
         assert (mark in markdown_of(listing_of(records))) == is_marked

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from waiting import HANG_S
 from bdray.condition import Condition
 from bdray.data.flowers import CLASSES
 from bdray.models.base import ARCHITECTURES, Architecture
+from bdray.models.networks.taps import forward_outputs
 from bdray.poisoning import make_poison_plan
+from bdray.regularizers import Regularizer
 from bdray.space import SearchSpace, load_space
 from bdray.space.feasibility import infeasible
 from bdray.sweeping.rehearsal import apart, chosen_of, rehearsal_of
@@ -131,17 +134,61 @@ def test_no_fraction_comes_to_nothing(poison: dict[str, Any], poisoned: int) -> 
     assert round(0.002 * data.train_limit) >= 1
 
 
+@cache
+def rehearsed(path: Path) -> tuple[list[Condition], list[Condition]]:
+    """What is chosen of a space, and what a rehearsal makes of it."""
+    chosen = chosen_of(load_space(path))
+    return chosen, [rehearsal_of(condition) for condition in chosen]
+
+
 @pytest.mark.parametrize("path", SPACES, ids=[path.stem for path in SPACES])
 def test_every_search_space_can_be_rehearsed_as_it_is_shipped(path: Path) -> None:
-    space = load_space(path)
-    chosen = chosen_of(space)
-    made = [rehearsal_of(condition) for condition in chosen]
+    chosen, made = rehearsed(path)
     assert infeasible(made) is None
     assert 0 < len(made) <= 60
     for condition, real in zip(made, chosen, strict=True):
         assert condition.data.image_size <= 32
         assert condition.data.train_limit is not None
         assert round(real.poison.rate * condition.data.train_limit * 0.8) > 0 or real.is_baseline
+
+
+@cache
+def shipped() -> list[Condition]:
+    return [condition for path in SPACES for condition in rehearsed(path)[1]]
+
+
+def test_every_network_of_a_shipped_rehearsal_takes_its_pictures_and_has_the_points_asked_for() -> None:
+    """A forward pass of two on torch's meta device, which computes shapes alone."""
+    asked: dict[tuple[Architecture, int], set[Regularizer]] = {}
+    for condition in shipped():
+        size = condition.data.image_size
+        stem = "cifar" if condition.model.has_cifar_stem(size) else "standard"
+        architecture = condition.model.model_copy(update={"stem": stem, "weights": "none"})
+        asked.setdefault((architecture, size), set()).add(condition.regularizer)
+    assert len({architecture.name for architecture, _ in asked}) > 5
+    for (architecture, size), regularizers in asked.items():
+        architecture.check(size)
+        with torch.device("meta"):
+            network = architecture.make(5, size).train()
+            images = torch.empty(2, 3, size, size)
+        points = tuple(network.taps.points)  # type: ignore[union-attr, arg-type]
+        assert architecture.MIXING_POINTS in (None, points)
+        for regularizer in regularizers:
+            regularizer.check(points)
+        captured = {point for each in regularizers for point in each.capture}
+        outputs = forward_outputs(network, images, capture=captured | {*points})
+        assert outputs.logits.shape == (2, 5)
+        assert {len(hidden) for hidden in outputs.hidden.values()} == {2}
+
+
+def test_every_trigger_of_a_shipped_rehearsal_fits_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    triggers = {(condition.trigger, condition.data.image_size) for condition in shipped() if condition.trigger}
+    assert len({trigger.name for trigger, _ in triggers}) >= 10
+    for trigger, size in triggers:
+        images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+        changed = (trigger.stamp(images) != images).flatten(1).any(1)
+        assert changed.all(), (trigger, size)
 
 
 def test_an_open_search_is_rehearsed_by_examples_and_the_ends_of_what_is_drawn(tmp_path: Path) -> None:
