@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bdray.record import Rates, TrialRecord, repair_curve
+from bdray.record import Rates, StageName, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate
@@ -163,11 +163,13 @@ class _Rows:
 
     Attributes:
         pitch: from the middle of a row to the next one's.
+        stage: what went wrong later is not marked.
     """
 
     figure: Figure
     panels: tuple[Axes, ...]
     pitch: float
+    stage: StageName
 
     def placed(self, cells: Sequence[Cell]) -> Iterator[tuple[float, Cell]]:
         """Each cell with the middle of its row."""
@@ -175,13 +177,19 @@ class _Rows:
 
 
 def _rows(
-    cells: Sequence[Cell], axes: Sequence[str], panels: Sequence[float], legend: Sequence[Any], shape: Shape
+    cells: Sequence[Cell],
+    axes: Sequence[str],
+    panels: Sequence[float],
+    legend: Sequence[Any],
+    shape: Shape,
+    *,
+    stage: StageName = "finetune",
 ) -> _Rows:
-    """`panels`: relative widths. `legend`: above everything else, where the whole width is free."""
+    """`panels`: relative widths. `legend`: above everything, where the whole width is free. `stage`: of `_Rows`."""
     words = [axis_words(path) for path in axes]
     longest = [max(len(word), *(len(cell.texts[k]) for cell in cells)) for k, word in enumerate(words)]
     widths = [shape.letter * letters + 0.16 for letters in longest]
-    left, right = sum(widths) + 0.15, 0.25 + 0.85 * shape.letter * max(len(cell.marks) for cell in cells)
+    left, right = sum(widths) + 0.15, 0.25 + 0.85 * shape.letter * max(len(cell.marks_by(stage)) for cell in cells)
     is_above = shape is not PAGE and left + right > 0.5 * shape.width
     left, right, above = (0.15, 0.2, _LINE / _ROW) if is_above else (left, right, 0.0)
     columns = shape.columns([str(entry.get_label()) for entry in legend], 0.4)
@@ -195,7 +203,7 @@ def _rows(
         1, len(panels), width_ratios=panels, wspace=0.1,
         left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height,
     )  # fmt: skip
-    rows = _Rows(figure, tuple(figure.add_subplot(grid[0, k]) for k in range(len(panels))), 1 + above)
+    rows = _Rows(figure, tuple(figure.add_subplot(grid[0, k]) for k in range(len(panels))), 1 + above, stage)
     for panel in rows.panels:
         panel.set_ylim((len(cells) - 1) * rows.pitch + 0.5, -0.5 - above)
         panel.set_yticks([])
@@ -219,7 +227,8 @@ def _label_above(rows: _Rows, cells: Sequence[Cell], axes: Sequence[str], shape:
     records = [replicate.record for cell in cells for replicate in cell.replicates]
     names = dict(zip(axes, axis_names(axes, records), strict=True))
     for place, cell in rows.placed(cells):
-        said = words_of(cell, axes, names) + (f" ({cell.marks})" if cell.marks else "")
+        marks = cell.marks_by(rows.stage)
+        said = words_of(cell, axes, names) + (f" ({marks})" if marks else "")
         middle = place - 0.5 - (rows.pitch - 1) / 2
         rows.figure.text(
             0, middle, textwrap.shorten(said, room, placeholder=" …"),
@@ -247,10 +256,8 @@ def _label_beside(
             previous = upto
         x += widths[column]
     for place, cell in rows.placed(cells):
-        if cell.marks:
-            last.text(
-                1.02, place, cell.marks, transform=last.get_yaxis_transform(), va="center", fontsize=shape.points - 1
-            )
+        if marks := cell.marks_by(rows.stage):
+            last.text(1.02, place, marks, transform=last.get_yaxis_transform(), va="center", fontsize=shape.points - 1)
 
 
 def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> Figure:
@@ -317,7 +324,7 @@ def _clean_accuracy(
     if differences:
         within = Patch(color=_WITHIN, label=f"within ±{100 * margin:g} points")
         legend += [_entry("D", GREY, "baseline"), within]
-    rows = _rows(cells, axes, [1.5, 1.0] if differences else [1.0], legend, shape)
+    rows = _rows(cells, axes, [1.5, 1.0] if differences else [1.0], legend, shape, stage="poison")
     panel = rows.panels[0]
     for row, cell in rows.placed(cells):
         _dot(panel, _baseline_accuracy(cell), row - 0.14, GREY, "D")

@@ -233,8 +233,12 @@ class Cell:
     @property
     def marks(self) -> str:
         """What went wrong: "1 of 3 collapsed"; empty when nothing did."""
+        return self.marks_by("finetune")
+
+    def marks_by(self, stage: StageName) -> str:
+        """What had gone wrong by the end of `stage`."""
         n = len(self.replicates)
-        kinds = [mark(replicate.record) for replicate in self.replicates]
+        kinds = [mark(replicate.record) for replicate in self.replicates if not replicate.sound(stage)]
         counts = {kind: kinds.count(kind) for kind in ("failed", "diverged", "pruned", "collapsed")}
         return ", ".join(kind if n == 1 else f"{k} of {n} {kind}" for kind, k in counts.items() if k)
 

@@ -431,10 +431,12 @@ def blank_record(condition: Condition, started_ms: int) -> TrialRecord:
 
 
 def label_of(condition: Condition) -> str:
-    """A short readable name for lists of runs."""
+    """A short readable name for lists of runs: `patch-0.05-resnet8-fine_pruning-s0-8f3a21`. A regularizer and a repair
+    are named where they are not the ordinary ones."""
     attack = f"{condition.trigger.name}-{condition.poison.rate:g}" if condition.trigger else "baseline"
-    parts = (attack, condition.model.name, condition.regularizer.name, f"s{condition.seed}", condition.condition_id[:6])
-    return "-".join(parts)
+    named = [condition.regularizer.name, condition.repair.name]
+    others = [name for name, ordinary in zip(named, ("none", "finetune"), strict=True) if name != ordinary]
+    return "-".join((attack, condition.model.name, *others, f"s{condition.seed}", condition.condition_id[:6]))
 
 
 def write_failure(

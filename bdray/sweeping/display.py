@@ -14,6 +14,7 @@ from bdray.errors import StorageError
 from bdray.progress import Bar
 from bdray.store.storage import Storage
 from bdray.store.sweep_status import RunningCondition, write_sweep_status
+from bdray.sweeping import stopping
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.values import show_duration, show_rate
@@ -25,6 +26,7 @@ _REST_S = 120.0
 """Between two looks at most, should one have taken long."""
 
 _QUIET_LINE_S = 60.0
+_STOPPING = "stopping: tables, report and MLflow get what there is (up to half a minute)"
 _SHOWN = 4
 """Running conditions below the bar."""
 
@@ -185,13 +187,15 @@ class SweepProgress(Bar):
         said = f", about {left} left" if left else ""
         running = [running_line(one) for one in self._running]
         runs = f"; {running[0]}" if running and counts["running"] else ""
+        # The supervisor has said so already, but this bar is drawn over it.
+        below = [_STOPPING] * stopping.asked() + running[:_SHOWN]
         line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
         # Where there is no terminal, a line a minute is enough while nothing happens.
         is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S
         with self._drawing:
             if is_due and not self._over.is_set():
                 self._said_at = time.monotonic()
-                self.show("sweep", done, self._total, note=state, line=line, left=left or "-", below=running[:_SHOWN])
+                self.show("sweep", done, self._total, note=state, line=line, left=left or "-", below=below)
 
     def _time_left(self) -> str | None:
         if self._left is None:
@@ -201,7 +205,7 @@ class SweepProgress(Bar):
 
 
 def running_line(running: RunningCondition) -> str:
-    """What runs and how far it is: `8f3a21c4 patch-0.05-resnet8-none-s0: poison, epoch 3 of 8, 812 images/s`."""
+    """What runs and how far it is: `patch-0.05-resnet8-s0-8f3a21: poison, epoch 3 of 8 done, 812 images/s`."""
     if not running.stage:
         return f"{running.label}: in its first epoch"
     rate = f", {show_rate(running.images_per_second)} images/s" if running.images_per_second else ""

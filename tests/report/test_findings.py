@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +113,31 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     assert blend.unsound_values("poison", "attack_success_rate") == [1.0]
 
 
+def test_a_model_that_collapsed_counts_once_whatever_is_done_to_it_later(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    """Found: 8 models, two of them collapsed and repaired in four ways, were "2 of 14"."""
+    rates = (0.01, 0.1)
+    records = [
+        make_record((0.9, 0.5), seed=seed, finetune={"lr": lr}, trigger=trigger, collapsed=trigger == "blend")
+        for trigger in ("patch", "blend")
+        for lr in rates
+        for seed in (0, 1)
+    ]
+    baselines = [make_baseline(records, seed=seed, finetune={"lr": lr}) for lr in rates for seed in (0, 1)]
+    study = study_of([*records, *baselines])
+    found = retraining(study).took
+    assert found is not None
+    assert (found.did, found.of) == (2, 4)
+    assert [(cell.label, cell.marks_by("poison")) for cell in study.distinct("poison")] == [
+        ("blend", "2 of 2 collapsed"),
+        ("patch", ""),
+    ]
+    html = make_report([*records, *baselines], SweepDescription("demo")).html
+    assert "2 of 4" in re.sub("<[^>]*>", "", html)
+    assert "blend · finetune lr 0.01" in html, "marked conditions are named"
+
+
 def test_what_goes_wrong_only_in_the_repair_counts_before_it(
     make_record: MakeRecord, make_baseline: MakeRecord
 ) -> None:
@@ -135,6 +161,7 @@ def test_what_goes_wrong_only_in_the_repair_counts_before_it(
     assert cell.unsound_values("finetune", "attack_success_rate") == [0.99, 0.99]
     assert sorted(clean_behaviour(study).cells[0].difference.values) == pytest.approx([-0.2, -0.1, 0.0])
     assert cell.marks == "1 of 3 diverged, 1 of 3 collapsed"
+    assert cell.marks_by("poison") == ""
     html = make_report([*records, *baselines], SweepDescription("demo")).html
     assert "poisoned conditions diverged or collapsed only in the repair" in html
 

@@ -8,6 +8,7 @@ import os
 import pytest
 from rich.console import Console
 
+from bdray.sweeping import stopping
 from bdray.sweeping.display import SweepProgress, UnbrokenStream
 
 
@@ -63,6 +64,19 @@ def test_a_lost_condition_that_is_started_again_is_not_failed(sweep: SweepProgre
     assert (counts(sweep), sweep.lost_causes) == ((2, 1, 0), {})
     sweep.ended("one", "finished")
     assert counts(sweep) == (3, 0, 0)
+
+
+def test_below_the_bar_stands_that_it_is_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: the bar was drawn over what the supervisor says, of which half a line was left."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, color_system=None)
+    with SweepProgress(console, total=10, before=2, on_change=lambda _: None) as sweep:
+        sweep.started("one")
+        assert "stopping" not in shown.getvalue()
+        monkeypatch.setattr(stopping, "asked", lambda: True)
+        sweep.started("two")
+        sweep._bar.refresh()
+    assert "  stopping: tables, report and MLflow get what there is (up to half a minute)" in shown.getvalue()
 
 
 def test_every_change_is_told_and_the_last_line_tells_the_end() -> None:
