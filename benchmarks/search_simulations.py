@@ -125,7 +125,7 @@ def levels(runs: int = RUNS) -> list[list[str]]:
             for low, high in ((0.05, 0.98), (0.15, 0.98))
         ]
         asked = [(*setting, 1.5) for setting in settings]
-        asked += [(*setting, within) for setting in settings[-2:] if not only for within in (2.0, 3.0)]
+        asked += [(*setting, 2.0) for setting in settings[-2:] if not only]
         rows += [
             [
                 *(what, name, f"{within:g}"),

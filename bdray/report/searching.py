@@ -157,7 +157,7 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
         "the central 95 % of what the trials leave possible, under a logistic curve between a floor and a ceiling. "
         "Each trial is one training with a seed of its own; one that failed, collapsed, or neither took nor did not "
         "by its test images, is unclear and moves nothing. In simulations intervals held the truth in 99 to 100 %, of "
-        "those as narrow as asked, within a factor of 4 or more, in 95 to 100 % (docs/statistics.md)."
+        "those as narrow as asked, within a factor of 4 or more, in 94 to 100 % (docs/statistics.md)."
         + (_TOO_NARROW if _is_too_narrow(method) else "")
         if is_took
         else f"in brackets what the trials leave possible for {_seeds(domain)}, under a logistic curve between a "
