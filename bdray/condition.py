@@ -139,6 +139,9 @@ class Condition(Identified):
         ]
         if self.train.given is not None and not Path(self.train.given).is_file():
             raise ConditionError("train.given", f"there is no file {self.train.given}")
+        if (other := self._unmixable) is not None:
+            problem = f"cutmix mixes batches and their labels, and regularizer '{other}' mixes them or compares labels"
+            raise ConditionError("train.augment", f"{problem}: they cannot go together")
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))
         for section, check in checks:
@@ -146,6 +149,12 @@ class Condition(Identified):
                 check()
             except ComponentError as error:
                 raise error.below(section) from None
+
+    @property
+    def _unmixable(self) -> str | None:
+        """The regularizer beside which batches cannot be mixed, where they are to be."""
+        parts = self.regularizer.members if self.train.augment == "cutmix" else ()
+        return next((part.name for part in parts if part.MIXES or part.USES_LABELS), None)
 
     @property
     def is_baseline(self) -> bool:

@@ -256,7 +256,7 @@ class Experiment:
             epochs=recipe.epochs,
             lr=recipe.lr,
             recipe=recipe.model_copy(update={"compile": self.compiled}) if recipe.compile == "auto" else recipe,
-            augmentation=self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment,
+            augmentation=recipe.cropping or self.condition.data.AUGMENTATION,
             layers=recipe.layers if isinstance(recipe, Finetune) else "all",
             regularizer=regularizer,
             source=items if self.place == "device" else FromHost(items),
