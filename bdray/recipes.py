@@ -133,14 +133,6 @@ class Finetune(Optimization):
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
 
 
-class Clean(Identified):
-    """The clean set that repairs and detectors get (`finetune.fraction`, `finetune.split`), where it is not clean."""
-
-    poisoned_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of it that carries the trigger and the attacker's label all the same, of pictures that the attack is meant
-    for. Of an unpoisoned twin none."""
-
-
 class Relearn(Identified):
     """A few more steps of training on pictures some of which carry the trigger and the attacker's label: the retuning
     attack (Min et al. 2024, arXiv 2410.09838). Plain SGD with momentum 0.9 at a constant rate, without weight decay and

@@ -82,6 +82,7 @@ def write_space(sweep: Storage, space: SearchSpace, conditions: Sequence[Conditi
     pictures = _keep_pictures(sweep, conditions)
     content = _relative(content, pictures, Path(space.root.where.file).parent)
     _say_pictures_of_folders(content, space, conditions)
+    _say_clean_pictures(content, conditions)
     sweep.write_atomic(SPACE, dump_yaml(content))
 
 
@@ -152,18 +153,32 @@ def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, condit
         content["parameters"]["data.content"] = {"values": [digest], "when": {"data.name": name}}
 
 
-def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, str]) -> None:
+def _say_clean_pictures(content: dict[str, Any], conditions: Sequence[Condition]) -> None:
+    """The same of the folders that clean sets are drawn from."""
+    known = {one.clean.root: one.clean.content for one in conditions}
+    fixed = content["fixed"]
+    if "clean.content" in {*fixed, *content["parameters"]}:
+        return
+    if (root := fixed.get("clean.root")) is not None and root in known:
+        fixed["clean.content"] = known[root]
+    _say_pictures_by_root(content, known, "clean")
+
+
+def _say_pictures_by_root(
+    content: dict[str, Any], known: Mapping[str | None, str | None], section: str = "data"
+) -> None:
     """Where folders are values of an axis: what their pictures are advances together with them."""
-    axis = content["parameters"].get("data.root", {})
+    path, digest = f"{section}.root", f"{section}.content"
+    axis = content["parameters"].get(path, {})
     roots = axis.get("values", ())
     if not roots or not {*roots} <= known.keys():
         return
-    content["parameters"]["data.content"] = {**axis, "values": [known[root] for root in roots]}
-    group = next((group for group in content["zip"] if "data.root" in group), None)
+    content["parameters"][digest] = {**axis, "values": [known[root] for root in roots]}
+    group = next((group for group in content["zip"] if path in group), None)
     if group is None:
-        content["zip"].append(["data.root", "data.content"])
+        content["zip"].append([path, digest])
     else:
-        group.append("data.content")
+        group.append(digest)
 
 
 def _user() -> str:

@@ -102,7 +102,8 @@ def _holes(drawn: torch.Tensor, side: int) -> torch.Tensor:
     """Which pixels are hidden: bool, `N x S x S`. A hole ends at the border."""
     place, half = torch.arange(side), side // (2 * HOLE)
     down, aside = ((place >= centre[:, None] - half) & (place < centre[:, None] + half) for centre in drawn)
-    return down[:, :, None] & aside[:, None, :]
+    hidden: torch.Tensor = down[:, :, None] & aside[:, None, :]
+    return hidden
 
 
 def _moved(images: torch.Tensor, operations: torch.Tensor) -> torch.Tensor:
@@ -112,8 +113,8 @@ def _moved(images: torch.Tensor, operations: torch.Tensor) -> torch.Tensor:
     places = to_device(_places(side)[which], images.device)
     flat = images.permute(0, 2, 3, 1).flatten(1, 2)
     flat = torch.cat([torch.zeros_like(flat[:, :1]), flat], 1)
-    gathered: torch.Tensor = flat.gather(1, places[:, :, None].expand(-1, -1, images.shape[1]))
-    return gathered.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    gathered = flat.gather(1, places[:, :, None].expand(-1, -1, images.shape[1]))
+    return gathered.view(-1, side, side, images.shape[1]).permute(0, 3, 1, 2)
 
 
 def _photometric(images: torch.Tensor, operations: torch.Tensor) -> torch.Tensor:
@@ -154,7 +155,12 @@ def _changes() -> dict[int, Change]:
     """What changes colours, by its number in `draw_strong`."""
     from torchvision.transforms.v2 import functional
 
-    blends = {"brightness": torch.zeros_like, "color": _grey, "contrast": _mean_grey, "sharpness": _smoothed}
+    blends: dict[str, Change] = {
+        "brightness": torch.zeros_like,
+        "color": _grey,
+        "contrast": _mean_grey,
+        "sharpness": _smoothed,
+    }
     plain: dict[str, Change] = {
         "posterize": partial(functional.posterize, bits=8 - round(4 * _STRENGTH)),
         "solarize": partial(functional.solarize, threshold=255 * (1 - _STRENGTH)),
@@ -185,7 +191,7 @@ def _away_from(degenerate: Change, images: torch.Tensor, percent: int) -> torch.
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
     """ITU-R 601-2 luma in 16 bits, rounded, as Pillow has it: int32 `N x 1 x S x S`."""
-    red, green, blue = images.split(1, 1)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     return (19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16
 
 
