@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from bdray.data.base import DATASETS, DataSet
+from bdray.data.clean import Clean
 from bdray.errors import ComponentError, ConditionError, nearest
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.plugins import digest_of, source_of
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.poisoning.classes import class_options, index_of
-from bdray.recipes import Clean, Finetune, Train
+from bdray.recipes import Finetune, Train
 from bdray.registry import Component, Identified, Registry, explain
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
@@ -139,6 +140,12 @@ class Condition(Identified):
         ]
         if self.train.given is not None and not Path(self.train.given).is_file():
             raise ConditionError("train.given", f"there is no file {self.train.given}")
+        if self.clean.root is not None and self.finetune.split != "held_out":
+            problem = "means clean versions of training images, but the clean set is drawn from clean.root"
+            raise ConditionError("finetune.split", f"{self.finetune.split} {problem}: leave one of the two out")
+        if (other := self._unmixable) is not None:
+            problem = f"cutmix mixes batches and their labels, and regularizer '{other}' mixes them or compares labels"
+            raise ConditionError("train.augment", f"{problem}: they cannot go together")
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))
         for section, check in checks:
@@ -146,6 +153,12 @@ class Condition(Identified):
                 check()
             except ComponentError as error:
                 raise error.below(section) from None
+
+    @property
+    def _unmixable(self) -> str | None:
+        """The regularizer beside which batches cannot be mixed, where they are to be."""
+        parts = self.regularizer.members if self.train.augment == "cutmix" else ()
+        return next((part.name for part in parts if part.MIXES or part.USES_LABELS), None)
 
     @property
     def is_baseline(self) -> bool:
@@ -159,7 +172,8 @@ class Condition(Identified):
     @property
     def held_out_fraction(self) -> float:
         """Fraction of the training set that the poison stage never sees."""
-        wanted = self.clean_fraction if self.finetune.split == "held_out" else 0.0
+        is_own = self.finetune.split == "held_out" and self.clean.root is None
+        wanted = self.clean_fraction if is_own else 0.0
         return max(self.data.clean_pool, wanted)
 
     @property

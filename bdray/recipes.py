@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -16,6 +16,12 @@ Resolved = Literal["bfloat16", "float32", "tf32"]
 
 
 Schedule = Literal["one_cycle", "cosine", "constant", "triangular"]
+
+
+Cropping = Literal["none", "crop", "crop_flip", "zero_crop_flip"]
+
+Strong = Literal["cutout", "cutmix", "randaugment"]
+"""Augmentation on top of a data set's own."""
 
 
 class EvaluationTimes(Identified):
@@ -55,9 +61,12 @@ class Optimization(Identified):
     lookahead: bool = False
     """Every five steps the network becomes the moving average of its weights, which starts to remember as training goes
     on (Zhang et al. 2019, as Jordan 2024 does it), and after the last step."""
-    augment: Literal["auto", "none", "crop", "crop_flip", "zero_crop_flip"] = "auto"
+    augment: Literal["auto"] | Cropping | Strong = "auto"
     """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
-    BackdoorBench do), and horizontal flip; `auto` is the data set's own choice."""
+    BackdoorBench do), and horizontal flip; `auto` is the data set's own choice. After that, as defences (Borgnia et
+    al. 2021): `cutout` hides a square of half the side (DeVries and Taylor 2017), `cutmix` pastes a box of another
+    picture of the batch and mixes their labels (Yun et al. 2019), `randaugment` does 2 of 14 operations at magnitude 9
+    of 30 (Cubuk et al. 2020)."""
     flip: Literal["random", "alternating"] = "random"
     """Where pictures are flipped: `alternating` flips each picture in every other epoch, a random half of them in the
     first (Jordan 2024)."""
@@ -68,6 +77,16 @@ class Optimization(Identified):
     compile: bool | Literal["auto"] = False
     """Train through `torch.compile`; `auto`: where it was measured to win back the time it takes to compile."""
     evaluate: EvaluationTimes = EvaluationTimes()
+
+    @property
+    def strong(self) -> Strong | None:
+        """What `augment` does on top of the data set's own."""
+        return self.augment if self.augment in get_args(Strong) else None  # type: ignore[return-value]
+
+    @property
+    def cropping(self) -> Cropping | None:
+        """How pictures are cropped and flipped; None: the data set's own way."""
+        return self.augment if self.augment in get_args(Cropping) else None  # type: ignore[return-value]
 
 
 class Train(Optimization):
@@ -112,14 +131,6 @@ class Finetune(Optimization):
     """`held_out`: images the poison stage never saw; `train_clean`: clean versions of images it trained on."""
     layers: Layers = "all"
     """Which parameters are trained. Running statistics of batch normalisation follow the clean data in any case."""
-
-
-class Clean(Identified):
-    """The clean set that repairs and detectors get (`finetune.fraction`, `finetune.split`), where it is not clean."""
-
-    poisoned_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of it that carries the trigger and the attacker's label all the same, of pictures that the attack is meant
-    for. Of an unpoisoned twin none."""
 
 
 class Relearn(Identified):

@@ -200,7 +200,8 @@ class DataRecord(_Frozen):
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
     trigger_kept: TriggerSurvival | None = None
-    """What crop and flip leave of the trigger in stamped training images; None where none is stamped."""
+    """What augmentation leaves of the trigger in stamped training images; None where none is stamped, or where `cutmix`
+    pastes over stamps that were made after augmentation."""
     unread: int = 0
     """What lay among the pictures and was left out (`data.unread`)."""
     unread_named: tuple[str, ...] = ()

@@ -14,12 +14,13 @@ import torch
 
 from bdray.condition import COMPONENTS, Condition
 from bdray.data import build_dataset
+from bdray.data.clean import Clean
 from bdray.data.splits import split_clean
 from bdray.detectors.base import DETECTORS
 from bdray.errors import BdrayError, DataError, PoisonError, SpaceError
 from bdray.poisoning.base import STRATEGIES
 from bdray.poisoning.poison_plan import require_some
-from bdray.recipes import Clean, Finetune, Relearn, Train
+from bdray.recipes import Finetune, Relearn, Train
 from bdray.registry import model_in
 from bdray.shares import comes_to_nothing, smallest_share
 from bdray.space import load_space

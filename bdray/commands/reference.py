@@ -18,10 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.condition import COMPONENTS
+from bdray.data.clean import Clean
 from bdray.detectors import DETECTORS, Detector
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
-from bdray.recipes import Clean, Evaluate, Finetune, Train
+from bdray.recipes import Evaluate, Finetune, Train
 from bdray.registry import Component, Registry, model_in
 from bdray.repairs import Repair
 from bdray.searches import SEARCHES

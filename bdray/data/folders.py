@@ -50,6 +50,8 @@ class Layout:
         test_fraction: of every class, where there are no two folders.
         unread: `refuse` them, or `leave_out`: they are counted.
         can_be_set: the first three are options of the data set, which messages then name.
+        option: what names the folder, for messages; None: `data.root`.
+        is_one_tree: of classes, whatever they are called.
     """
 
     train: str = "train"
@@ -57,6 +59,12 @@ class Layout:
     test_fraction: float = TEST_FRACTION
     unread: Literal["refuse", "leave_out"] = "refuse"
     can_be_set: bool = False
+    option: str | None = None
+    is_one_tree: bool = False
+
+    def said_of(self, data_set: str) -> str:
+        """How messages begin."""
+        return self.option or f"data.root of {data_set}"
 
 
 class ImageFile(NamedTuple):
@@ -142,7 +150,7 @@ class ClassFolders:
         return tuple(count - count_of_test(count, self.layout.test_fraction) for count in counts)
 
     def _read(self, names: Mapping[str, str]) -> Contents:
-        pictures = {split: self._pictures(split, list(names)) for split in self.splits}
+        pictures = {split: self.pictures(split, list(names)) for split in self.splits}
         if "." in pictures:
             whole = pictures["."]
             generator = stream(0, "subset", "test_split")
@@ -150,7 +158,8 @@ class ClassFolders:
             return Contents(tuple(names.values()), whole.take(train), whole.take(test))
         return Contents(tuple(names.values()), pictures["train"], pictures["test"])
 
-    def _pictures(self, split: str, folders: list[str]) -> Pictures:
+    def pictures(self, split: str, folders: list[str]) -> Pictures:
+        """The files of a split, labelled by the order of `folders`."""
         classes, place = self.splits[split], self.root / self.place(split)
         paths = [place / folder / file.name for folder in folders for file in classes[folder]]
         sizes = [len(classes[folder]) for folder in folders]
@@ -190,9 +199,10 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
         DataError: neither layout, an empty or too small class, two names that look alike, or a file that is not read
             and is not to be left out; names the folder, what was looked for, and what was found.
     """
-    where, folders = f"data.root of {data_set}: {root}", _subfolders(root)
+    where, folders = f"{layout.said_of(data_set)}: {root}", _subfolders(root)
     wanted = (layout.train, layout.test)
     is_split = not set(wanted).isdisjoint(folders) or wanted != (Layout.train, Layout.test)
+    is_split = is_split and not layout.is_one_tree
     if is_split and (missing := [name for name in wanted if name not in folders]):
         halves = " and ".join(f"'{name}'" for name in missing)
         raise DataError(f"{where} has no folder {halves}; {found(root)}{_advice(root, folders, layout)}")
@@ -209,9 +219,10 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
             raise DataError(f"{where}: class '{name}' has {count} image; at least 2 are needed")
     if unread and layout.unread == "refuse":
         known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
+        otherwise = ", or set data.unread to leave_out" if layout.option is None else ""
         raise DataError(
             f"{where}: {_said_entries(_as_text(unread))} in class folders and would not be read ({known}); convert, "
-            "move or remove what is there, or set data.unread to leave_out"
+            f"move or remove what is there{otherwise}"
         )
     # A third set of pictures may well be meant to stay out.
     beside = _with_pictures_beside(root, wanted) if is_split else []
@@ -343,7 +354,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layout: Layout) -> Classes:
     """The classes of one folder below the root. Appends to `unread`."""
-    folder, where = root / place, f"data.root of {data_set}"
+    folder, where = root / place, layout.said_of(data_set)
     names = _subfolders(folder)
     within = [entry for entry in _entries(folder) if entry.name not in names]
     beside = [entry.name for entry in within if _is_picture(entry.name)]

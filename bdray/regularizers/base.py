@@ -25,11 +25,14 @@ class Mixing:
         point: "input" or the name of one of the network's mixing points.
         permutation: int64, `N`, on any device.
         lam: weight of the image itself, in [0, 1]; `1 - lam` is its partner's.
+        box: not a weighted sum of the two, but the partner's pixels within (top, left, bottom, right), the image's
+            elsewhere.
     """
 
     point: str
     permutation: torch.Tensor
     lam: float
+    box: tuple[int, int, int, int] | None = None
 
 
 class Regularizer(Component):
@@ -49,6 +52,11 @@ class Regularizer(Component):
 
     weight: float = Field(default=0.0)
     """Factor of the penalty."""
+
+    @property
+    def members(self) -> tuple[Regularizer, ...]:
+        """What a composite is made of; of others themselves."""
+        return (self,)
 
     @property
     def is_idle(self) -> bool:

@@ -69,6 +69,10 @@ class Composite(Regularizer):
         return self
 
     @property
+    def members(self) -> tuple[Regularizer, ...]:
+        return self.parts
+
+    @property
     def capture(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(point for part in self.parts for point in part.capture))
 

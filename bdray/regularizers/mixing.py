@@ -21,6 +21,20 @@ def mix(tensor: torch.Tensor, permutation: torch.Tensor, lam: float | torch.Tens
     return lam * tensor + (1 - lam) * tensor[permutation.to(tensor.device)]
 
 
+def paste(tensor: torch.Tensor, permutation: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
+    """`tensor` with what `tensor[permutation]` has in a box (CutMix, Yun et al. 2019).
+
+    Args:
+        tensor: images, `N x C x H x W`; left as they are.
+        permutation: int64, `N`, on any device.
+        box: top, left, bottom, right; the last two are outside.
+    """
+    top, left, bottom, right = box
+    pasted, others = tensor.clone(), permutation.to(tensor.device)
+    pasted[:, :, top:bottom, left:right] = tensor[:, :, top:bottom, left:right][others]
+    return pasted
+
+
 def mixed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, mixing: Mixing | None, *, label_smoothing: float = 0.0
 ) -> torch.Tensor:

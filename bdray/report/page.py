@@ -255,14 +255,18 @@ def _duplicates(records: Sequence[TrialRecord]) -> dict[str, DuplicatesRecord]:
     return found
 
 
+_FOLDER = "another folder"
+
+
 def clean_splits(records: Sequence[TrialRecord]) -> str:
     """Which images repairs used, for every setting of it among `records`."""
     words = {
         "held_out": "held_out (images the poison stage never saw)",
         "train_clean": "train_clean (clean versions of images the poison stage trained on)",
+        _FOLDER: f"{_FOLDER} (clean.root)",
     }
     found = [
-        f"{words[record.condition['finetune']['split']]}, {100 * facts.clean_fraction:g} % of the training set"
+        f"{words[_split_of(record)]}, {100 * facts.clean_fraction:g} % of the training set"
         for record in records
         if (facts := facts_of(record)) and facts.is_repaired and facts.clean_fraction
     ]
@@ -323,11 +327,17 @@ def _table(study: Study) -> list[Row]:
     return [_row(cell, replicate) for cell, replicate in members]
 
 
+def _split_of(record: TrialRecord) -> str:
+    """Where its clean set is from."""
+    is_folder = record.condition.get("clean", {}).get("content") is not None
+    return _FOLDER if is_folder else str(record.condition["finetune"]["split"])
+
+
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
     facts = facts_of(record)
     has_split = facts and facts.is_repaired and facts.clean_fraction
-    split = f"{record.condition['finetune']['split']} {100 * facts.clean_fraction:g} %" if facts and has_split else "–"
+    split = f"{_split_of(record)} {100 * facts.clean_fraction:g} %" if facts and has_split else "–"
     floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
     before, after = (floor.attack_success_rate if floor else None for floor in floors)
     took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))

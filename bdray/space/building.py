@@ -86,7 +86,7 @@ class Builder:
                 self._sections.setdefault(key, getattr(parsed, name))
         fields = {name: self._sections[key] for name, key in keys.items()}
         condition = Condition.model_construct(**fields, seed=assignment["seed"])
-        checked = tuple(id(fields[name]) for name in COMPONENTS)
+        checked = tuple(id(fields[name]) for name in (*COMPONENTS, "train", "finetune", "clean"))
         if checked not in self._checked:
             condition.check()
             self._checked.add(checked)

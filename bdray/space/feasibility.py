@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from bdray.condition import Condition
 from bdray.data.base import DataSet
 from bdray.data.splits import cannot_split
-from bdray.errors import ComponentError, ConditionError, PoisonError
+from bdray.errors import ComponentError, ConditionError, DataError, PoisonError
 from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.repairs.base import Training
@@ -56,9 +57,12 @@ def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, C
             fewer = f"{total} images are fewer than {len(low)} classes; the smallest is {len(low)} or more"
             return condition, ConditionError("data.train_limit", fewer)
         held_out, split = condition.held_out_fraction, condition.finetune.split
-        if refusal := cannot_split(
-            total, fraction=condition.clean_fraction, held_out_fraction=held_out, split=split
-        ) or _alone(condition, total):
+        fraction = condition.clean_fraction if condition.clean.root is None else 0.0
+        if refusal := (
+            cannot_split(total, fraction=fraction, held_out_fraction=held_out, split=split)
+            or _alone(condition, total)
+            or _unlike(condition, total)
+        ):
             return condition, ConditionError(*refusal)
         share, clean = condition.clean.poisoned_share, round(condition.clean_fraction * total)
         if clean and not condition.is_baseline:
@@ -66,6 +70,31 @@ def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, C
             if problem := comes_to_nothing(share, clean, "clean images", option):
                 return condition, ConditionError(option, problem)
     return None
+
+
+def _unlike(condition: Condition, total: int) -> tuple[str, str] | None:
+    """The option by which the clean set cannot be drawn from another folder, and why; None where it can, or where that
+    is not known here."""
+    clean, names = condition.clean, condition.data.class_names()
+    if clean.root is None or not condition.clean_fraction or not Path(clean.root).expanduser().is_dir():
+        return None
+    count = round(condition.clean_fraction * total)
+    if problem := comes_to_nothing(condition.clean_fraction, total, "training images", "finetune.fraction"):
+        return "finetune.fraction", problem
+    if names is None:
+        return None
+    try:
+        (classes,) = clean.check_classes(names).splits.values()
+    except DataError as error:
+        return _parted(str(error))
+    problem = clean.too_few(count, sum(map(len, classes.values())))
+    return None if problem is None else _parted(problem)
+
+
+def _parted(said: str) -> tuple[str, str]:
+    """A message that begins with its option, as both."""
+    option, _, problem = said.partition(": ")
+    return option, problem
 
 
 def _alone(condition: Condition, total: int) -> tuple[str, str] | None:

@@ -83,6 +83,7 @@ def write_space(sweep: Storage, space: SearchSpace, conditions: Sequence[Conditi
     pictures = _keep_pictures(sweep, conditions)
     content = _relative(content, pictures, Path(space.root.where.file).parent)
     _say_pictures_of_folders(content, space, conditions)
+    _say_clean_pictures(content, conditions)
     sweep.write_atomic(SPACE, dump_yaml(content))
 
 
@@ -141,7 +142,8 @@ def _say_pictures_of_folders(content: dict[str, Any], space: SearchSpace, condit
         return
     if len(known) > 1:
         if space.search.IS_EXHAUSTIVE:
-            _say_pictures_by_root(content, {getattr(data, "root", None): _pictures_of(data) for data in folders})
+            by_root = {getattr(data, "root", None): _pictures_of(data).said for data in folders}
+            _say_pictures_by_root(content, "data.root", by_root)
         return
     ((name, pictures),) = known
     if names == {name}:
@@ -169,16 +171,27 @@ def _pictures_of(data: DataSet) -> _Pictures:
     return _Pictures(getattr(data, "content", ""), getattr(data, "classes", None))
 
 
-def _say_pictures_by_root(content: dict[str, Any], known: Mapping[str | None, _Pictures]) -> None:
-    """Where folders are values of an axis: what their pictures are advances together with them."""
-    axis = content["parameters"].get("data.root", {})
+def _say_clean_pictures(content: dict[str, Any], conditions: Sequence[Condition]) -> None:
+    """The same of the folders that clean sets are drawn from."""
+    known = {one.clean.root: {"clean.content": one.clean.content} for one in conditions}
+    fixed = content["fixed"]
+    if "clean.content" in {*fixed, *content["parameters"]}:
+        return
+    if (root := fixed.get("clean.root")) is not None and root in known:
+        fixed.update(known[root])
+    _say_pictures_by_root(content, "clean.root", known)
+
+
+def _say_pictures_by_root(content: dict[str, Any], place: str, known: Mapping[str | None, Mapping[str, Any]]) -> None:
+    """Where folders are values of the axis `place`: what their pictures are advances together with them."""
+    axis = content["parameters"].get(place, {})
     roots = axis.get("values", ())
     if not roots or not {*roots} <= known.keys():
         return
-    group = next((group for group in content["zip"] if "data.root" in group), None)
+    group = next((group for group in content["zip"] if place in group), None)
     if group is None:
-        content["zip"].append(group := ["data.root"])
-    said = [known[root].said for root in roots]
+        content["zip"].append(group := [place])
+    said = [known[root] for root in roots]
     for path in [path for path in said[0] if all(path in each for each in said)]:
         content["parameters"][path] = {**axis, "values": [each[path] for each in said]}
         group.append(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bdray.condition import Condition
 from bdray.data.base import DataSet
+from bdray.data.clean import Clean
 from bdray.errors import UserError
 from bdray.models.base import Architecture
 from bdray.values import show
@@ -19,6 +20,9 @@ _PATHS: dict[str, Callable[[Condition], Any]] = {
     "model.name": lambda condition: condition.model.name,
 }
 """What `--only` may choose the rest by."""
+
+
+_Pool = tuple[Clean, DataSet]
 
 
 def prepare(conditions: Sequence[Condition]) -> None:
@@ -33,17 +37,24 @@ def prepare(conditions: Sequence[Condition]) -> None:
     needed: dict[DataSet | Architecture, None] = {}
     for condition in conditions:
         needed |= {condition.data: None, condition.model: None}
-    problems: dict[DataSet | Architecture, UserError] = {}
+    problems: dict[DataSet | Architecture | _Pool, UserError] = {}
     for part in needed:
         try:
             part.prepare()
         except UserError as error:
             problems[part] = error
+    pools = {(one.clean, one.data) for one in conditions if one.clean.root is not None and one.data not in problems}
+    for clean, data in pools:
+        try:
+            clean.check_classes(data.class_names() or data.load().class_names)
+        except UserError as error:
+            problems[clean, data] = error
     if not problems:
         return
     rest, missing = list[Condition](), list[Condition]()
     for condition in conditions:
-        lacks = condition.data in problems or condition.model in problems
+        parts = (condition.data, condition.model, (condition.clean, condition.data))
+        lacks = any(part in problems for part in parts)
         (missing if lacks else rest).append(condition)
     errors = list({str(error): error for error in problems.values()}.values())
     advice = f"\nrun the rest with: {shlex.join(only)}" if (only := only_the_rest(rest, missing)) else ""

@@ -3,10 +3,10 @@
     for epoch in epochs:
         for batch in a fresh permutation:
             uint8 images, labels   <- the data source (stamped already, unless ...)  } several batches
-            crop, flip             <- stream `augment`, batch by batch               } at once
+            crop, flip, cutout, ... <- stream `augment`, batch by batch              } at once
             stamp, where the poison says so: after augmentation (stream `trigger`)
             [0, 1] floats          -> regularizer.transform_inputs   (stream `noise`)
-            normalise              -> one forward pass, mixed where regularizer.draw_mixing says (stream `mixup`)
+            normalise              -> one forward pass, mixed where the regularizer or cutmix says (stream `mixup`)
             objective.loss (cross-entropy) + regularizer.penalty -> objective.step: backward -> optimizer step
         evaluate on clean and triggered test images
         report, checkpoint
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,10 +33,10 @@ from bdray.models.networks.taps import Outputs, Taps, forward_outputs
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
 from bdray.randomness import watched
-from bdray.recipes import Layers, Optimization
+from bdray.recipes import Layers, Optimization, Strong
 from bdray.record import EpochRecord, StageName, finite
 from bdray.regularizers.base import Mixing, Regularizer
-from bdray.regularizers.mixing import mix, mixed_cross_entropy
+from bdray.regularizers.mixing import mix, mixed_cross_entropy, paste
 from bdray.repairs.objective import Batch, Objective
 from bdray.seeds import Stream, stream
 from bdray.training.augmentation import alternating_flips, augment
@@ -45,6 +46,7 @@ from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute, forked_generators
 from bdray.training.evaluation import Evaluation, Normalization, TestSet, evaluate
 from bdray.training.optimization import lr_factor, make_optimizer, norm_biases_of, select_layers, set_lr
+from bdray.training.strong import draw_cutmix, draw_strong, strengthen
 
 JOINED_BYTES = 4 * 2**20
 """Of pictures that are gathered, cropped and flipped at once: on a GPU each operation costs small networks as much time
@@ -135,6 +137,41 @@ class Stage:
 
     def stream(self, name: Stream, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
         return stream(self.seed, name, self.name, epoch, device=device)
+
+    @property
+    def strong(self) -> Strong | None:
+        """What is done to pictures on top of `augmentation`."""
+        return self.recipe.strong
+
+    def strong_stream(self, epoch: int) -> torch.Generator:
+        """Of the stream `augment`, on the CPU; apart from that of crops, which thus stay what they are without."""
+        return stream(self.seed, "augment", self.name, epoch, "strong")
+
+    def augmented(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        strong: torch.Generator,
+        flipped: torch.Tensor | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """`augment` of these, then what `strong` draws for."""
+        pixels = augment(images, self.augmentation, generator, flipped, counts)
+        if self.strong is None or self.strong == "cutmix":
+            return pixels
+        drawn = draw_strong(self.strong, counts or [len(images)], images.shape[-1], strong)
+        # Zero in what the network sees, as DeVries and Taylor have it, but for rounding.
+        fill = (self.normalize.mean * 255).round().flatten().to(torch.uint8)
+        return strengthen(pixels, self.strong, drawn, fill)
+
+    def draw_mixing(self, points: Sequence[str], batch_size: int, generator: torch.Generator) -> Mixing | None:
+        """What a step mixes, on the device. `generator`: the epoch's stream `mixup`."""
+        if self.strong == "cutmix":
+            mixing: Mixing | None = draw_cutmix(batch_size, self.test.images.shape[-1], generator)
+        else:
+            mixing = self.regularizer.draw_mixing(tuple(points), batch_size, generator)
+        device = self.compute.device
+        return mixing and replace(mixing, permutation=to_device(mixing.permutation, device))
 
     def orders(self, generator: torch.Generator) -> list[torch.Tensor]:
         """The positions of each batch of an epoch: int64, on the CPU. `generator`: the epoch's stream `order`."""
@@ -309,7 +346,7 @@ class StepGenerators:
 def augmented_batches(
     stage: Stage, epoch: int, orders: Sequence[torch.Tensor], generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches at `orders` (int64 positions, on the CPU), cropped and flipped: uint8 `N x 3 x S x S` and int64 `N`,
+    """The batches at `orders` (int64 positions, on the CPU), augmented: uint8 `N x 3 x S x S` and int64 `N`,
     on the device. Never waits for it.
 
     Args:
@@ -319,10 +356,10 @@ def augmented_batches(
     at_once = max(1, JOINED_BYTES // batch_bytes)
     groups = [orders[first : first + at_once] for first in range(0, len(orders), at_once)]
     joined = [torch.cat(tuple(group)) for group in groups]
-    coming = batches(stage.source, joined, stage.compute.device)
+    coming, strong = batches(stage.source, joined, stage.compute.device), stage.strong_stream(epoch)
     for group, (images, labels), flipped in zip(groups, coming, stage.flips(epoch, joined), strict=True):
         counts = [len(order) for order in group]
-        pixels = augment(images, stage.augmentation, generator, flipped, counts)
+        pixels = stage.augmented(images, generator, strong, flipped, counts)
         yield from zip(pixels.split(counts), labels.split(counts), strict=True)
 
 
@@ -356,9 +393,7 @@ def train_step(
     pixels = stage.normalize(pixels)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     taps: Taps = model.taps  # type: ignore[assignment]
-    mixing = regularizer.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
-    if mixing is not None:
-        mixing = Mixing(mixing.point, to_device(mixing.permutation, pixels.device), mixing.lam)
+    mixing = stage.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
     capture = (*regularizer.capture, *stage.objective.capture(model))
     seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
 
@@ -388,6 +423,8 @@ def train_step(
 def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     if mixing is None:
         return {}
+    if mixing.box is not None:
+        return {mixing.point: partial(paste, permutation=mixing.permutation, box=mixing.box)}
     return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
 
 

@@ -33,7 +33,6 @@ from bdray.gpu_errors import gpu_error
 from bdray.machine import Machine
 from bdray.recipes import Resolved
 from bdray.record import StageName
-from bdray.training.augmentation import augment
 from bdray.training.batches import batches
 from bdray.training.compilation import CompiledParts
 from bdray.training.device import Compute, deterministically, forked_generators, make_compute, prepare_process
@@ -91,7 +90,7 @@ class Stepper:
         with forked_generators(compute.device):
             started = time.perf_counter()
             images, labels = self.batch
-            images = augment(images, stage.augmentation, generators.augment)
+            images = stage.augmented(images, generators.augment, stage.strong_stream(0))
             # The sums are read: until they are there, nothing is finished.
             train_step(stage, self.state, images, labels, generators).tolist()
             return time.perf_counter() - started

@@ -108,7 +108,8 @@ def _steps(condition: Condition) -> str:
 
 
 def _recipe(stage: Optimization) -> list[object]:
-    return [stage.optimizer, stage.precision, stage.compile, stage.lookahead]
+    strong = [stage.strong] if stage.strong else []
+    return [stage.optimizer, stage.precision, stage.compile, stage.lookahead, *strong]
 
 
 class Measurement(BaseModel):

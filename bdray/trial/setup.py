@@ -14,7 +14,7 @@ from torch import nn
 from bdray.condition import Condition, attack_key
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
-from bdray.errors import PoisonError
+from bdray.errors import DataError, PoisonError
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
@@ -54,7 +54,8 @@ class Experiment:
         data: the arrays as loaded (in host memory, memory-mapped).
         place: where pictures lie: on the device, or on the host, from where batches are fetched ahead.
         images, labels: the training arrays in that place.
-        split: who trains on what; positions in the whole training set.
+        split: who trains on what; positions in the whole training set, but for the clean set that `pool` holds.
+        pool: the clean set's pictures and true labels, on the host, where it comes from another folder.
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
         unchanged_tests: how many triggered test images are as they were.
@@ -81,6 +82,7 @@ class Experiment:
     adversary: Adversary | None = None
     auto: Resolved = "float32"
     compiled: bool = False
+    pool: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
     def prepare(
@@ -108,13 +110,16 @@ class Experiment:
             data = condition.data.load(cache)
         watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
+        pool = _clean_pool(condition, data, cache)
         split = split_clean(
             labels,
-            fraction=condition.clean_fraction,
+            fraction=condition.clean_fraction if pool is None else 0.0,
             held_out_fraction=condition.held_out_fraction,
             split=condition.finetune.split,
             generator=stream(condition.seed, "clean_split"),
         )
+        if pool is not None:
+            split = replace(split, clean_indices=np.arange(len(pool[1])))
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
         place = place or choose_place(_image_bytes(data, plan), device)
         home = device if place == "device" else torch.device("cpu")
@@ -133,6 +138,7 @@ class Experiment:
             largest_change=attack.largest_change,
             max_batches=max_batches,
             auto=auto,
+            pool=pool,
         )
 
     @property
@@ -215,11 +221,22 @@ class Experiment:
 
     @property
     def _clean_items(self) -> PoisonedSet:
-        return self._training_set(self.clean_plan, self.split.clean_indices, late=False)
+        if self.pool is None:
+            return self._training_set(self.clean_plan, self.split.clean_indices, late=False)
+        images, labels = self.pool
+        return apply_plan(
+            images.to(self.images.device),
+            labels.to(self.images.device),
+            self.clean_plan,
+            self.condition.trigger,
+            generator=stream(self.condition.seed, "trigger", "train"),
+            members=torch.from_numpy(self.split.clean_indices),
+            on_host=images,
+        )
 
     @cached_property
     def clean_plan(self) -> PoisonPlan:
-        """What of the clean set is stamped (`clean.poisoned_share`); positions in the whole training set.
+        """What of the clean set is stamped (`clean.poisoned_share`); positions where `split.clean_indices` has them.
 
         Raises:
             PoisonError: the share comes to no picture, or the attack is meant for fewer.
@@ -233,7 +250,8 @@ class Experiment:
             raise PoisonError(f"clean.poisoned_share: {problem}")
         generator = stream(condition.seed, "clean_split", "poison")
         drawn = members[torch.randperm(len(members), generator=generator).numpy()]
-        labels, classes = self.data.train_labels.numpy(), self.data.num_classes
+        labels = (self.data.train_labels if self.pool is None else self.pool[1]).numpy()
+        classes = self.data.num_classes
         poison = watched(condition.poison, condition.poison.title)
         chosen = np.sort(drawn[poison.attacked(labels[drawn], classes)][:count])
         if len(chosen) < count:
@@ -256,7 +274,7 @@ class Experiment:
             epochs=recipe.epochs,
             lr=recipe.lr,
             recipe=recipe.model_copy(update={"compile": self.compiled}) if recipe.compile == "auto" else recipe,
-            augmentation=self.condition.data.AUGMENTATION if recipe.augment == "auto" else recipe.augment,
+            augmentation=recipe.cropping or self.condition.data.AUGMENTATION,
             layers=recipe.layers if isinstance(recipe, Finetune) else "all",
             regularizer=regularizer,
             source=items if self.place == "device" else FromHost(items),
@@ -394,6 +412,18 @@ class Experiment:
             device=device,
         )
         return replace(self, perturbed=perturbed)
+
+
+def _clean_pool(condition: Condition, data: ImageData, cache: Path | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The clean set, where it comes from another folder."""
+    if condition.clean.root is None or not condition.clean_fraction:
+        return None
+    total, size = len(data.train_labels), condition.data.image_size
+    count = round(condition.clean_fraction * total)
+    if problem := comes_to_nothing(condition.clean_fraction, total, "training images", "finetune.fraction"):
+        raise DataError(f"finetune.fraction: {problem}")
+    generator = stream(condition.seed, "clean_split", "folder")
+    return condition.clean.draw(data.class_names, size, count, generator, cache)
 
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:

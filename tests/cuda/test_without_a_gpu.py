@@ -107,6 +107,12 @@ def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
     train(gpu, experiment.training_stage(tuning), experiment.build_model())
 
 
+@pytest.mark.parametrize("augment", ["cutout", "cutmix", "randaugment"])
+def test_strong_augmentation_never_waits(gpu: Any, augment: str) -> None:
+    experiment = prepared(gpu, condition(train={"epochs": 1, "batch_size": 8, "augment": augment}))
+    train(gpu, experiment.poison_stage(), experiment.build_model())
+
+
 @pytest.mark.parametrize("trigger", TRIGGERS.names())
 def test_stamping_after_augmentation_never_waits(gpu: Any, trigger: str, tmp_path: Path) -> None:
     poison = {"strategy": "all_to_one", "rate": 0.5, "stamp": "after_augmentation"}

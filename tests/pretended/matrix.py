@@ -39,6 +39,8 @@ AXES: dict[str, list[str]] = {
     "repair": REPAIRS.names(),
     "model": SMALL,
 }
+AUGMENT = {"contrastive": "cutout", "logit_squeezing": "randaugment", "none": "cutmix"}
+"""By the regularizer of its row."""
 ATTENTION = {"timm/vit_tiny_patch16_224"}
 """Compared with a CPU without its fused kernel: torch computes attention on a device it does not know step by step."""
 
@@ -75,7 +77,7 @@ def condition(folder: Path, **row: str) -> Condition:
         "poison": {"strategy": row["strategy"], "rate": 0.5, "rate_of": "eligible", "stamp": late,
                    **SETTINGS.get(row["strategy"], {})},
         "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},
-        "train": {**recipe, "augment": "crop_flip"},
+        "train": {**recipe, "augment": AUGMENT.get(row["regularizer"], "crop_flip")},
         "repair": quick_repair("finetune" if row["model"] == "airbench" else row["repair"]),
         "finetune": {**recipe, "fraction": 0.4},
         "seed": 1,

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bdray.condition import Condition
-from bdray.errors import PoisonError
+from bdray.errors import DataError, PoisonError
 from bdray.repairs.base import Training
 from bdray.trial.setup import Experiment
 from bdray.trial.visibility import VISIBILITY_IMAGES
@@ -79,6 +80,62 @@ def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
     assert plain.measured_on == "test"
     assert plain.psnr_db is not None
     assert seen.psnr_db < plain.psnr_db
+
+
+def digits_in_folders(root: Path, counts: int, side: int = 24) -> Path:
+    """Pictures of level 20 `k` + `n` in folder `k`, larger than the data set's."""
+    for label in range(10):
+        (root / str(label)).mkdir(parents=True)
+        for number in range(counts):
+            Image.new("RGB", (side, side), (20 * label + number,) * 3).save(root / str(label) / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])
+def test_a_clean_set_from_another_folder(cache: Path, tmp_path: Path, stamp: str) -> None:
+    """Nothing of the training set is held out for it, and what trains on it and what looks at it sees it."""
+    root = digits_in_folders(tmp_path / "pool", 8)
+    plain = {
+        "data": {"name": "digits", "image_size": 16},
+        "model": "resnet8",
+        "trigger": "patch",
+        "poison": {"rate": 0.1, "target": 3, "stamp": stamp},
+    }
+    elsewhere = {**plain, "clean": {"root": str(root)}}
+    usual, other = (Condition.parse(content) for content in (plain, elsewhere))
+    soiled = Condition.parse({**elsewhere, "clean": {"root": str(root), "poisoned_share": 0.25}})
+    assert usual.poison_fingerprint == other.poison_fingerprint == soiled.poison_fingerprint
+    assert len({one.stages[1].fingerprint for one in (usual, other, soiled)}) == 3
+    before, after, third = (Experiment.prepare(one, torch.device("cpu"), cache) for one in (usual, other, soiled))
+    assert before.split.train_indices.tolist() == after.split.train_indices.tolist()
+    count = round(0.05 * len(before.data.train_labels))
+    clean = after.clean_set()
+    assert (clean.images.shape, len(clean.labels)) == ((count, 3, 16, 16), count)
+    assert ((clean.images[:, 0, 0, 0] - clean.images[:, 1, 9, 9]) == 0).all()
+    assert torch.equal(clean.images[:, 0, 0, 0].long() // 20, clean.labels)
+    assert len(set(clean.images[:, 0, 0, 0].tolist())) == count, "none is drawn twice"
+    assert set(clean.labels.bincount().tolist()) <= {7, 8}
+    stamped = third.clean_set()
+    changed = (stamped.images != clean.images).flatten(1).any(1)
+    assert changed.sum() == round(0.25 * count)
+    assert (stamped.labels[changed] == 3).all()
+    assert (clean.labels[changed] != 3).all()
+    (training,) = (step for step in other.repair_stages if isinstance(step, Training))
+    source = after.training_stage(training).source
+    images, labels = source.gather(torch.arange(len(source)))
+    assert torch.equal(images, clean.images)
+    assert torch.equal(labels, clean.labels)
+    twin = Experiment.prepare(soiled.baseline(), torch.device("cpu"), cache)
+    assert torch.equal(twin.clean_set().images, clean.images)
+    assert twin.describe().clean_images == count
+
+
+def test_too_small_a_folder_is_refused(cache: Path, tmp_path: Path) -> None:
+    content = {"data": {"name": "digits", "image_size": 16}, "model": "resnet8", "trigger": "patch"}
+    root = digits_in_folders(tmp_path / "pool", 2)
+    chosen = Condition.parse({**content, "clean": {"root": str(root)}})
+    with pytest.raises(DataError, match=r"finetune\.fraction: comes to 72 clean images, but clean\.root has only 20"):
+        Experiment.prepare(chosen, torch.device("cpu"), cache)
 
 
 @pytest.mark.parametrize("stamp", ["before_augmentation", "after_augmentation"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torchvision.transforms import functional
 
 from bdray.condition import Condition
+from bdray.data.digits import Digits
+from bdray.training.loop import Stage
+from bdray.training.strong import draw_cutmix, draw_strong
 from bdray.trial.setup import Experiment
 
 CPU = torch.device("cpu")
@@ -32,14 +36,41 @@ def experiment(cache: Path, augment: str = "crop_flip", trigger: str = "patch", 
     return Experiment.prepare(Condition.parse(content), CPU, cache)
 
 
+def altered(stage: Stage, seen: torch.Tensor, drawn: list[int], box: tuple[int, int, int, int] | None) -> torch.Tensor:
+    """Numbered pixels after strong augmentation, `1 x 32 x 32`: holes and boxes by slicing, moves by torchvision."""
+    if box is not None:
+        seen = seen.clone()
+        seen[:, box[0] : box[2], box[1] : box[3]] = 0
+    elif stage.strong == "cutout":
+        row, column = drawn
+        seen = seen.clone()
+        seen[:, max(row - 8, 0) : row + 8, max(column - 8, 0) : column + 8] = 0
+    elif stage.strong == "randaugment":
+        for operation in drawn:
+            move, sign = operation // 2, 1 - 2 * (operation % 2)
+            shear, shift = sign * math.degrees(math.atan(0.09)), sign * 4
+            if move < 2:
+                seen = functional.affine(
+                    seen, 0.0, [0, 0], 1.0, [shear, 0.0] if move == 0 else [0.0, shear], center=[0, 0]
+                )
+            elif move < 4:
+                seen = functional.affine(seen, 0.0, [shift, 0] if move == 2 else [0, shift], 1.0, [0.0, 0.0])
+            elif move == 4:
+                seen = functional.rotate(seen, sign * 9.0)
+    return seen
+
+
 def counted_by_torchvision(one: Experiment) -> tuple[list[int], list[int]]:
     """Changed pixels, and how many different ones of them are seen afterwards, of every stamped image."""
     stage, items = one.poison_stage(), one.poisoned_set
     draws, before, after = stage.stream("augment", 1), [], []
+    strong, mixing = stage.strong_stream(1), stage.stream("mixup", 1)
     for order in torch.randperm(len(items), generator=stage.stream("order", 1)).tensor_split(stage.whole_epoch):
         tops, lefts = torch.randint(-4, 5, (2, len(order)), generator=draws).tolist()
         flips = (torch.rand(len(order), generator=draws) < 0.5).tolist()
-        for item, top, left, flip in zip(order.tolist(), tops, lefts, flips, strict=True):
+        box = draw_cutmix(len(order), 32, mixing).box if stage.strong == "cutmix" else None
+        drawn = draw_strong(stage.strong, [len(order)], 32, strong).T.tolist() if stage.strong else [[]] * len(order)
+        for item, top, left, flip, mine in zip(order.tolist(), tops, lefts, flips, drawn, strict=True):
             if (row := int(items.overlay_row[item])) < 0:
                 continue
             clean = one.images[items.source_index[item]]
@@ -48,13 +79,35 @@ def counted_by_torchvision(one: Experiment) -> tuple[list[int], list[int]]:
             padded = functional.pad(numbers, [4, 4, 4, 4], padding_mode="reflect")
             seen = functional.crop(padded, 4 + top, 4 + left, 32, 32)
             before.append(int(mask.sum()))
-            after.append(len(set((functional.hflip(seen) if flip else seen).flatten().tolist()) - {0.0}))
+            seen = altered(stage, functional.hflip(seen) if flip else seen, mine, box)
+            after.append(len(set(seen.flatten().tolist()) - {0.0}))
     return before, after
 
 
 @pytest.mark.parametrize("trigger", ["patch", "pixel", "watermark"])
 def test_shares_are_those_of_torchvisions_crops(cache: Path, trigger: str) -> None:
-    one = experiment(cache, trigger=trigger)
+    assert_counted(experiment(cache, trigger=trigger))
+
+
+@pytest.mark.parametrize("augment", ["cutout", "cutmix", "randaugment"])
+def test_so_are_they_where_pictures_are_cut_and_moved(
+    cache: Path, augment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "AUGMENTATION", "crop_flip")
+    one = experiment(cache, augment)
+    assert_counted(one)
+    plain, kept = experiment(cache).describe().trigger_kept, one.describe().trigger_kept
+    assert plain is not None
+    assert kept is not None
+    assert kept.not_at_all > plain.not_at_all
+
+
+def test_what_is_pasted_over_late_stamps_is_not_known(cache: Path) -> None:
+    assert experiment(cache, "cutmix", stamp="after_augmentation").describe().trigger_kept is None
+
+
+def assert_counted(one: Experiment) -> None:
+    """As torchvision counts."""
     kept = one.describe().trigger_kept
     before, after = counted_by_torchvision(one)
     assert kept is not None
