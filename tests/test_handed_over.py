@@ -301,3 +301,12 @@ def test_a_condition_is_reproduced_from_its_record_bit_for_bit(whole: Path) -> N
         # The picture went along.
         (whole / "pictures").rename(whole / "hidden") if place == "one" else None
     assert found[0] == found[1]
+
+
+def test_a_list_of_runs_names_what_is_not_ordinary() -> None:
+    plain = {"data": "digits", "model": "resnet8", "trigger": "patch", "poison": {"rate": 0.05}}
+    ordinary = Condition.parse(plain)
+    other = Condition.parse({**plain, "regularizer": "manifold_mixup", "repair": "fine_pruning"})
+    assert label_of(ordinary) == f"patch-0.05-resnet8-s0-{ordinary.condition_id[:6]}"
+    assert label_of(other) == f"patch-0.05-resnet8-manifold_mixup-fine_pruning-s0-{other.condition_id[:6]}"
+    assert label_of(ordinary.baseline()).startswith("baseline-resnet8-s0-")
