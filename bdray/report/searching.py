@@ -180,7 +180,7 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
 
 _TOO_NARROW = (
     " Less was asked for here: where an edge is gentle, few trainings may agree by luck, and of the intervals that "
-    "were within a factor of 3, 84 to 91 % held the truth. So these are called as narrow as asked if the edge is "
+    "were within a factor of 3, 83 to 94 % held the truth. So these are called as narrow as asked if the edge is "
     "steep, and are no 95 % intervals if it is not."
 )
 
