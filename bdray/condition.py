@@ -155,6 +155,13 @@ class Condition(Identified):
                 raise error.below(section) from None
 
     @property
+    def checked_by(self) -> tuple[object, ...]:
+        """All that `check` looks at: of conditions whose components are the same objects, those that agree in this need
+        one check."""
+        components = (id(getattr(self, section)) for section in COMPONENTS)
+        return (*components, self.train.given, self.train.augment, self.finetune.split, self.clean.root)
+
+    @property
     def _unmixable(self) -> str | None:
         """The regularizer beside which batches cannot be mixed, where they are to be."""
         parts = self.regularizer.members if self.train.augment == "cutmix" else ()

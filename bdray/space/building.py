@@ -64,7 +64,7 @@ class Builder:
     def __init__(self, roots: Mapping[str, str], beside: Path | None = None) -> None:
         self._roots, self._beside = roots, beside
         self._sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
-        self._checked: set[tuple[int, ...]] = set()
+        self._checked: set[tuple[object, ...]] = set()
 
     def __call__(self, assignment: Flat) -> Condition:
         """The validated condition.
@@ -86,8 +86,7 @@ class Builder:
                 self._sections.setdefault(key, getattr(parsed, name))
         fields = {name: self._sections[key] for name, key in keys.items()}
         condition = Condition.model_construct(**fields, seed=assignment["seed"])
-        checked = tuple(id(fields[name]) for name in (*COMPONENTS, "train", "finetune", "clean"))
-        if checked not in self._checked:
+        if (checked := condition.checked_by) not in self._checked:
             condition.check()
             self._checked.add(checked)
         return condition
