@@ -16,7 +16,7 @@ from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.varied import axes_of, axis_name
 from bdray.searches.base import SearchMethod
 from bdray.searches.boundary import NARROWEST, Boundary, BoundaryAsker, Cell
-from bdray.searches.crossing import Level
+from bdray.searches.crossing import Level, Posterior
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Metric
 from bdray.searches.optuna import Optuna
@@ -140,7 +140,7 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     rows, is_took = [], Metric(method.metric).is_took
     for name, cell in cells.items():
         found = cell.crossing
-        answer = f"{10**found.middle:.3g} [{10**found.low:.3g}, {10**found.high:.3g}]"
+        answer = f"{10**found.middle:.3g} [{_end(found.low, cell.posterior)}, {_end(found.high, cell.posterior)}]"
         if found.above > 0.5 or found.below > 0.5:
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
         located = "not in max_trials" if asker.is_settled(cell) else "not yet"
@@ -178,6 +178,13 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (picture,))
 
 
+def _end(place: float, posterior: Posterior) -> str:
+    """An end of an interval (log10): beyond the range, where nothing can be tried, it says no more than that."""
+    if place < posterior.low:
+        return f"below {10**posterior.low:.3g}"
+    return f"above {10**posterior.high:.3g}" if place > posterior.high else f"{10**place:.3g}"
+
+
 _TOO_NARROW = (
     " Less was asked for here: where an edge is gentle, few trainings may agree by luck, and of the intervals that "
     "were within a factor of 3, 83 to 94 % held the truth. So these are called as narrow as asked if the edge is "
@@ -213,7 +220,8 @@ def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str,
         )
         found = cell.crossing
         if max(found.above, found.below) <= 0.5:
-            axes.plot([10**found.low, 10**found.high], [row - 0.28] * 2, color=ORANGE, linewidth=3)
+            low, high = max(found.low, cell.posterior.low), min(found.high, cell.posterior.high)
+            axes.plot([10**low, 10**high], [row - 0.28] * 2, color=ORANGE, linewidth=3)
             axes.plot(10**found.middle, row - 0.28, color=BLACK, marker="|", markersize=9)
     figure.colorbar(dots, ax=axes, label=method.metric.replace("_", " "))
     axes.set(xscale="log", xlabel=method.parameter, ylim=(len(cells) - 0.6, -0.6))

@@ -15,7 +15,8 @@ import yaml
 from bdray.commands.readers import searched
 from bdray.commands.results import show_search
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.searching import Part, SearchView
+from bdray.report.searching import Part, SearchView, _end
+from bdray.searches.crossing import Share
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.terminal import Console
@@ -146,6 +147,18 @@ def test_what_a_description_says_is_not_taken_for_the_method(
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     (tmp_path / "space.yaml").write_text(load_space(tmp_path / "space.yaml").to_yaml())
     assert (searched(Storage.open(tmp_path)) is not None) is is_shown
+
+
+@pytest.mark.parametrize(
+    ("took", "end"), [([(-2.0, 0.0), (-1.5, 0.0)], "above 0.1"), ([(-2.0, 1.0), (-1.5, 1.0)], "below 0.01")]
+)
+def test_an_interval_does_not_end_beyond_what_can_be_tried(took: list[tuple[float, float]], end: str) -> None:
+    posterior = Share(-2.0, -1.0, 0.5)
+    for place, value in took:
+        posterior.observe(place, value)
+    found = posterior.crossing()
+    assert end in (_end(found.low, posterior), _end(found.high, posterior))
+    assert _end(-1.5, posterior) == "0.0316"
 
 
 def test_a_terminal_has_the_answer_too() -> None:
