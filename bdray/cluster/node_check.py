@@ -53,15 +53,16 @@ def data_problems(job: ClusterJob, contents: Sequence[str]) -> list[str]:
     """Fetches and decodes the data sets of these conditions here; what is wrong with them."""
     problems = []
     for content in contents:
-        data = Condition.parse(json.loads(content)).data
+        condition, cache = Condition.parse(json.loads(content)), job.trial_options.get("cache")
         try:
-            data.prepare(job.trial_options.get("cache"))
+            condition.data.prepare(cache)
+            condition.clean.prepare(condition.data, cache)
         except BdrayError as error:
-            problems.append(f"data set {data.name}: {error}")
+            problems.append(f"data set {condition.data.name}: {error}")
     return problems
 
 
 def contents_of(conditions: Sequence[Condition]) -> tuple[str, ...]:
-    """One condition as JSON text for each data set."""
-    one_each = {condition.data: condition for condition in conditions}
+    """One condition as JSON text for each data set and folder of clean pictures."""
+    one_each = {(condition.data, condition.clean.root): condition for condition in conditions}
     return tuple(json.dumps(condition.content()) for condition in one_each.values())

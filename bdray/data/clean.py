@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from bdray.data.base import DataSet
 from bdray.data.cache import Selection, cache_folder, load_arrays
 from bdray.data.content import content_of, recent_content
 from bdray.data.folders import ClassFolders, Layout, list_class_folders
@@ -71,6 +72,15 @@ class Clean(Identified):
                 f"{content[:12]}, not {str(self.content)[:12]}; put the old ones back, or start a sweep of the new ones"
             )
         return listing
+
+    def prepare(self, data: DataSet, cache: Path | None = None) -> None:
+        """Makes sure that a clean set can be drawn for a data set. Looks at names and sizes, once that is there.
+
+        Raises:
+            DataError: see `check_classes`.
+        """
+        if self.root is not None:
+            self.check_classes(data.class_names() or data.load(cache).class_names)
 
     def draw(
         self, class_names: Sequence[str], image_size: int, count: int, generator: torch.Generator, cache: Path | None

@@ -46,7 +46,7 @@ def prepare(conditions: Sequence[Condition]) -> None:
     pools = {(one.clean, one.data) for one in conditions if one.clean.root is not None and one.data not in problems}
     for clean, data in pools:
         try:
-            clean.check_classes(data.class_names() or data.load().class_names)
+            clean.prepare(data)
         except UserError as error:
             problems[clean, data] = error
     if not problems:

@@ -171,13 +171,23 @@ class Trap:
         return os.mkdir, (str(self.target),)
 
 
-def test_a_pickle_in_the_place_of_cifar10_is_not_loaded(tmp_path: Path) -> None:
-    folder = tmp_path / "root" / "cifar-10-batches-py"
+@pytest.mark.parametrize(
+    ("data_set", "place", "names"),
+    [
+        ("cifar10", "cifar-10-batches-py", ["batches.meta", "test_batch", *(f"data_batch_{n}" for n in range(1, 6))]),
+        ("cifar100", "cifar-100-python", ["meta", "train", "test"]),
+        ("svhn", "svhn", ["train_32x32.mat", "test_32x32.mat"]),
+    ],
+)
+def test_a_pickle_in_the_place_of_published_files_is_not_loaded(
+    tmp_path: Path, data_set: str, place: str, names: list[str]
+) -> None:
+    folder = tmp_path / "root" / place
     folder.mkdir(parents=True)
-    for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
+    for name in names:
         (folder / name).write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
     with pytest.raises(DataError, match="wrong checksums"):
-        build_dataset("cifar10", root=str(tmp_path / "root")).load(tmp_path / "cache")
+        build_dataset(data_set, root=str(tmp_path / "root")).load(tmp_path / "cache")
     assert not (tmp_path / "ran").exists()
 
 

@@ -53,3 +53,29 @@ def test_what_is_in_two_folders_is_known_where_neither_is(made: str, tmp_path: P
     for root in ("first", "second"):
         shutil.rmtree(tmp_path / root)
     assert [one.condition_id for one in load_space(sweep.uri_of(SPACE)).conditions()] == ids
+
+
+@pytest.mark.parametrize(
+    ("fixed", "axes"),
+    [
+        (", clean: {{root: {pool}}}", "train.lr: {{values: [0.1, 0.2]}}"),
+        (", clean.root: {pool}", "train.lr: {{values: [0.1, 0.2]}}"),
+        ("", "clean.root: {{values: [{pool}, null]}}"),
+    ],
+)
+def test_so_is_where_clean_sets_are_from(fixed: str, axes: str, tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    for label in range(10):
+        (pool / str(label)).mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (8, 8), 20 * label + number).save(pool / str(label) / f"{number}.png")
+    (tmp_path / "space.yaml").write_text(
+        "name: two\nseeds: [0]\n"
+        f"fixed: {{data: digits, model: resnet8, trigger: patch{fixed.format(pool=pool)}}}\n"
+        f"parameters: {{{axes.format(pool=pool)}}}\n"
+    )
+    space, sweep = load_space(tmp_path / "space.yaml"), Storage.open(tmp_path / "runs" / "two")
+    ids = [condition.condition_id for condition in space.conditions()]
+    write_space(sweep, space, space.conditions(), None)
+    shutil.rmtree(pool)
+    assert [one.condition_id for one in load_space(sweep.uri_of(SPACE)).conditions()] == ids

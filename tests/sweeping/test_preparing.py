@@ -7,11 +7,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bdray.cli import main
+from bdray.cluster.job import ClusterJob
+from bdray.cluster.node_check import contents_of, data_problems
 from bdray.condition import Condition
 from bdray.errors import DataError, UserError
 from bdray.space import load_space
+from bdray.store.storage import Storage
 from bdray.sweeping.preparing import only_the_rest, prepare
 
 
@@ -96,3 +100,25 @@ def test_nothing_is_said_where_nothing_is_missing() -> None:
 def test_the_shortest_choice(rest: list[Condition], missing: list[Condition], words: list[str]) -> None:
     assert only_the_rest(rest, missing) == [word for value in words for word in ("--only", value)]
     assert shlex.split(shlex.join(only_the_rest(rest, missing))) == only_the_rest(rest, missing)
+
+
+def test_clean_pictures_are_looked_for_here_and_on_nodes(tmp_path: Path) -> None:
+    for label in range(10):
+        (tmp_path / "pool" / str(label)).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (8, 8), 20 * label + number).save(tmp_path / "pool" / str(label) / f"{number}.png")
+    content = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    chosen = Condition.parse({**content, "clean": {"root": str(tmp_path / "pool")}})
+    both = [Condition.parse(content), chosen]
+    folder = Storage.open(tmp_path / "sweep")
+    job, contents = ClusterJob(folder, folder, ()), contents_of(both)
+    prepare(both)
+    assert data_problems(job, contents) == []
+    (tmp_path / "pool" / "7").rename(tmp_path / "pool" / "seven")
+    with pytest.raises(DataError, match=r"clean\.root: .*'seven' is no class of the data set"):
+        prepare(both)
+    (problem,) = data_problems(job, contents)
+    assert "clean.root" in problem
+    (tmp_path / "pool").rename(tmp_path / "elsewhere")
+    (problem,) = data_problems(job, contents)
+    assert problem.endswith("pool does not exist")

@@ -23,6 +23,14 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool,
         ComponentError: there is no such model, it has no single linear head, or cannot take images of this size.
         WeightsError: `pretrained`, and the weights cannot be had.
     """
+    network = begin_timm(name, num_classes, image_size, pretrained=pretrained, **more)
+    network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
+    return network
+
+
+def begin_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool = False, **more: Any) -> nn.Module:
+    """The same with all of timm's feature stages, whatever flows around them: nothing is computed, so this can be done
+    on torch's device `meta`, which needs no memory. See `make_timm` for what is raised."""
     options: dict[str, Any] = {"num_classes": num_classes, **more}
     if _has_fixed_size(name):
         options["img_size"] = image_size
@@ -33,7 +41,6 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool,
     except Exception as error:  # sizes that do not fit are asserted, divided by zero, looked up in vain
         raise ComponentError("name", f"timm/{name} cannot be built for {image_size} pixels: {error}") from error
     network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
-    network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
     return network
 
 
