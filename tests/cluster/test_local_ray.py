@@ -18,8 +18,6 @@ LISTENING = """
 import os, sys, psutil, ray
 from bdray.cluster import ClusterRun, ClusterSettings
 
-pytestmark = pytest.mark.long
-
 @ray.remote
 def inside():
     return ray.util.get_node_ip_address()
@@ -53,6 +51,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_said_at_once_with_advice(tmp
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:
     run = subprocess.run(
         [sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, timeout=HANG_S, check=True

@@ -35,8 +35,6 @@ parameters: {trigger.name: {values: [patch, broken]}}
 BROKEN = """\
 from bdray.triggers import TRIGGERS, Trigger
 
-pytestmark = pytest.mark.long
-
 @TRIGGERS.register("broken")
 class Broken(Trigger):
     def apply(self, images, generator):
@@ -81,6 +79,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("database_in_runs")
 def test_a_real_sweep_tells_its_first_failure_and_its_end(server: Server, tmp_path: Path) -> None:
     (tmp_path / "told.yaml").write_text(SPACE)
