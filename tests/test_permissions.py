@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import stat
@@ -51,6 +52,12 @@ def test_nothing_is_written_that_every_user_may_change(tmp_path: Path) -> None:
 
 
 CONDITION = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
+
+
+@pytest.fixture(autouse=True)
+def _every_folder_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine, what a folder held is remembered for a while."""
+    monkeypatch.setattr("bdray.data.content.QUICK_SECONDS", math.inf)
 
 
 @pytest.fixture
