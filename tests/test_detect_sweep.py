@@ -31,6 +31,7 @@ RELEARN = "evaluate: {relearn: {triggered: 4, clean: 8}}\n"
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("database_in_runs")
 def test_a_detector_added_to_a_finished_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))

@@ -87,6 +87,7 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     start: Callable[[str], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def store() -> Iterator[SlowStore]:
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_trained_condition_takes_few_requests_and_has_the_numbers_of_any_other(
     store: SlowStore, tmp_path: Path
 ) -> None:

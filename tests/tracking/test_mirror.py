@@ -25,7 +25,7 @@ from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 from bdray.tracking.server import open_client
 from benchmarks.tracking_server import TrackingServer
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 
