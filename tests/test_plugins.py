@@ -106,6 +106,7 @@ def only_poisoned(sweep: Path) -> Path:
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("database_in_runs")
 def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, cache: Path) -> None:
     site = tmp_path / "site"
@@ -137,6 +138,7 @@ def test_an_installed_trigger_and_repair_run_on_ray_and_alone(tmp_path: Path, ca
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("database_in_runs")
 def test_a_module_beside_the_yaml_is_found_from_everywhere(tmp_path: Path, cache: Path) -> None:
     study, elsewhere = tmp_path / "study", tmp_path / "elsewhere"

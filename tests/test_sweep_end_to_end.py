@@ -226,6 +226,7 @@ def test_the_same_command_again_computes_nothing(undisturbed: Sweeper) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper], empty_database: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_sweep_that_is_stopped_and_killed_ends_in_the_same_table(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.system
+@pytest.mark.long
 def test_a_stop_before_anything_runs_is_a_stop_too(
     number: int, new_sweeper: Callable[..., Sweeper], empty_database: Path
 ) -> None:
@@ -277,6 +279,7 @@ def test_a_stop_before_anything_runs_is_a_stop_too(
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_failing_condition_is_named_and_can_be_run_again(
     new_sweeper: Callable[..., Sweeper], empty_database: Path
 ) -> None:
@@ -380,6 +383,7 @@ def test_planning_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_damaged_files_are_said_put_aside_and_computed_again(
     undisturbed: Sweeper, new_sweeper: Callable[..., Sweeper]
 ) -> None:
@@ -409,6 +413,7 @@ def test_damaged_files_are_said_put_aside_and_computed_again(
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_sweep_remembers_what_a_narrower_command_leaves_out(
     new_sweeper: Callable[..., Sweeper], empty_database: Path
 ) -> None:
