@@ -147,7 +147,8 @@ def test_every_search_space_can_be_rehearsed_as_it_is_shipped(path: Path) -> Non
     assert infeasible(made) is None
     assert 0 < len(made) <= 60
     for condition, real in zip(made, chosen, strict=True):
-        assert condition.data.image_size <= 32
+        # A transformer of patches keeps its real size.
+        assert condition.data.image_size <= 32 or condition.data.image_size == real.data.image_size
         assert condition.data.train_limit is not None
         assert round(real.poison.rate * condition.data.train_limit * 0.8) > 0 or real.is_baseline
 
@@ -162,6 +163,8 @@ def test_every_network_of_a_shipped_rehearsal_takes_its_pictures_and_has_the_poi
     asked: dict[tuple[Architecture, int], set[Regularizer]] = {}
     for condition in shipped():
         size = condition.data.image_size
+        if condition.model.name.startswith("timm/"):
+            continue  # Looking for its points computes: `tests/models/networks/test_backdoorbench_networks.py` builds those.
         stem = "cifar" if condition.model.has_cifar_stem(size) else "standard"
         architecture = condition.model.model_copy(update={"stem": stem, "weights": "none"})
         asked.setdefault((architecture, size), set()).add(condition.regularizer)
