@@ -164,7 +164,8 @@ def test_every_network_of_a_shipped_rehearsal_takes_its_pictures_and_has_the_poi
     for condition in shipped():
         size = condition.data.image_size
         if condition.model.name.startswith("timm/"):
-            continue  # Looking for its points computes: `tests/models/networks/test_backdoorbench_networks.py` builds those.
+            # Looking for its points computes: `tests/models/networks/test_backdoorbench_networks.py` builds those.
+            continue
         stem = "cifar" if condition.model.has_cifar_stem(size) else "standard"
         architecture = condition.model.model_copy(update={"stem": stem, "weights": "none"})
         asked.setdefault((architecture, size), set()).add(condition.regularizer)
