@@ -24,7 +24,8 @@ _SEAL = re.compile(rb'(?:, |(?<=\A\{))"checksum": "([0-9a-f]{32})"\}\Z')
 _TRAILER = b"bdray blake2b:"
 _DIGITS = 32
 _UNSEALED = "it has no checksum"
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
+"""A file that was written within so many nanoseconds may change once more without a change of its time."""
 
 
 class DamagedError(BdrayError):
@@ -46,7 +47,7 @@ def sha256_of(path: str) -> str:
         OSError: it cannot be read.
     """
     found = Path(path).stat()
-    if time.time_ns() - found.st_mtime_ns < _SETTLED_NS:
+    if time.time_ns() - found.st_mtime_ns < SETTLED_NS:
         return _sha256_of.__wrapped__(path, found.st_mtime_ns, found.st_size)
     return _sha256_of(path, found.st_mtime_ns, found.st_size)
 

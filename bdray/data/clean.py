@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from bdray.data.base import DataSet
 from bdray.data.cache import Selection, cache_folder, load_arrays
 from bdray.data.content import content_of, recent_content
-from bdray.data.folders import ClassFolders, Layout, list_class_folders
+from bdray.data.folders import ClassFolders, Layout, existing_folder, list_class_folders
 from bdray.data.sources import Contents, Source
 from bdray.data.splits import stratified_order
 from bdray.errors import DataError, nearest
@@ -22,7 +23,8 @@ from bdray.registry import Identified
 if TYPE_CHECKING:
     import torch
 
-_LAYOUT = Layout(option="clean.root", is_one_tree=True)
+_OPTION = "clean.root"
+_LAYOUT = Layout(option=_OPTION, is_one_tree=True)
 
 
 class Clean(Identified):
@@ -47,7 +49,18 @@ class Clean(Identified):
     def _take_content(cls, content: str | None, info: ValidationInfo) -> str | None:
         """Raises `DataError` where the folder does not exist or holds no class folders."""
         root = info.data.get("root")
-        return content if content is not None or root is None else recent_content(_existing(root), "clean", _LAYOUT)
+        return (
+            content
+            if content is not None or root is None
+            else recent_content(existing_folder(root, _OPTION), "clean", _LAYOUT)
+        )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is a folder, and this machine has it."""
+        with suppress(DataError):
+            return self.root is not None and existing_folder(self.root, _OPTION).is_dir()
+        return False
 
     def check_classes(self, class_names: Sequence[str]) -> ClassFolders:
         """The listing of `root`, whose class folders are those of a data set.
@@ -56,7 +69,7 @@ class Clean(Identified):
             DataError: they are not, or the pictures are not those that the condition was made from.
         """
         assert self.root is not None
-        listing = list_class_folders(_existing(self.root), "clean", _LAYOUT)
+        listing = list_class_folders(existing_folder(self.root, _OPTION), "clean", _LAYOUT)
         where = f"clean.root: {listing.root}"
         if unknown := [name for name in listing.class_names if name not in class_names]:
             raise DataError(
@@ -112,13 +125,6 @@ class Clean(Identified):
         if count <= available:
             return None
         return f"finetune.fraction: comes to {count} clean images, but clean.root has only {available} to choose from"
-
-
-def _existing(root: str) -> Path:
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise DataError(f"clean.root: {path} {'is a file, not a folder' if path.exists() else 'does not exist'}")
-    return path
 
 
 def _source(listing: ClassFolders, class_names: Sequence[str]) -> Source:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from bdray.checksum import DamagedError, seal_json, unseal_json
+from bdray.checksum import SETTLED_NS, DamagedError, seal_json, unseal_json
 from bdray.data.cache import cache_folder
 from bdray.data.folders import ClassFolders, ImageFile, Layout, list_class_folders
 from bdray.errors import DataError
@@ -24,8 +24,6 @@ QUICK_SECONDS = 0.005
 """Listings that take less are never reused."""
 WORTH_KEEPING_SECONDS = 0.5
 """Digests that took longer to compute are kept on disk."""
-SETTLED_NS = 2_000_000_000
-"""A file changed so shortly before it was read may change again without another time: it is read again next time."""
 
 Digests = Mapping[str, str]
 """What a file is known by (path below the root, size, times) -> BLAKE2b of its bytes, 16 bytes in hex."""

@@ -181,15 +181,24 @@ def existing_root(root: str, data_set: str) -> Path:
     Raises:
         DataError: it is not a folder.
     """
-    path = _at_home(root)
+    advice = f"say where it lies here: --data-root {data_set}=DIR, or {variable_of(data_set)}=DIR in the environment"
+    return existing_folder(root, f"data.root of {data_set}", f"; {advice}")
+
+
+def existing_folder(folder: str, option: str, advice: str = "") -> Path:
+    """`folder` with `~` expanded. `option`: what messages begin with; `advice`: what they end with.
+
+    Raises:
+        DataError: it is not a folder.
+    """
+    path = _at_home(folder)
     try:
         if path.is_dir():
             return path
         problem = "is a file, not a folder" if path.exists() else "does not exist"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-    said = f"say where it lies here: --data-root {data_set}=DIR, or {variable_of(data_set)}=DIR in the environment"
-    raise DataError(f"data.root of {data_set}: {path} {problem}; {said}")
+    raise DataError(f"{option}: {path} {problem}{advice}")
 
 
 def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> ClassFolders:

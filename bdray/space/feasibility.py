@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,7 @@ def _unlike(condition: Condition, total: int) -> tuple[str, str] | None:
     """The option by which the clean set cannot be drawn from another folder, and why; None where it can, or where that
     is not known here."""
     clean, names = condition.clean, condition.data.class_names()
-    if clean.root is None or not condition.clean_fraction or not Path(clean.root).expanduser().is_dir():
+    if not condition.clean_fraction or not clean.is_here:
         return None
     count = round(condition.clean_fraction * total)
     if problem := comes_to_nothing(condition.clean_fraction, total, "training images", "finetune.fraction"):

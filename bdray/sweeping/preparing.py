@@ -43,8 +43,8 @@ def prepare(conditions: Sequence[Condition]) -> None:
             part.prepare()
         except UserError as error:
             problems[part] = error
-    pools = {(one.clean, one.data) for one in conditions if one.clean.root is not None and one.data not in problems}
-    for clean, data in pools:
+    pools = [(one.clean, one.data) for one in conditions if one.clean.root is not None and one.data not in problems]
+    for clean, data in dict.fromkeys(pools):
         try:
             clean.prepare(data)
         except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,25 @@ def test_the_pool_is_the_pictures_and_a_smaller_draw_a_part_of_a_larger(tmp_path
     seen = {image.numpy().tobytes(): int(label) for image, label in zip(every, every_labels, strict=True)}
     assert len(seen) == 90
     assert [seen[image.numpy().tobytes()] for image in few] == few_labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("root", "said"), [("~nobody-of-that-name/x", "does not exist"), ("file", "is a file, not a folder")]
+)
+def test_a_folder_that_is_none_is_named(root: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=rf"clean\.root: {root} {said}"):
+        condition(Path(root))
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    open_folder: Path, make_folders: Make, ordinary_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    root = make_folders(open_folder / "closed" / "a", DIGITS)
+    root.parent.chmod(0)
+    try:
+        with ordinary_user(), pytest.raises(DataError, match=r"clean\.root: .*cannot be read: Permission denied"):
+            condition(root)
+    finally:
+        root.parent.chmod(0o755)
