@@ -2,7 +2,7 @@
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks, the unit tests and one sweep end to end: under 8 minutes on two quiet cores
 # `make test-system` runs what needs longer: whole sweeps, clusters, servers and hosts, damaged, killed and slowed down, the
-# tools in benchmarks/, then properties on more examples and `make chaos cluster-test`; with SHORT=1 only what CI has time for.
+# tools in benchmarks/, then `make chaos cluster-test`; with SHORT=1 only what CI has time for.
 # `make test-lowest` runs the unit tests on the lowest versions that pyproject.toml declares, in an environment of its own (6 GB);
 # with SHORT=1 only those of the packages whose versions matter most, with torch, torchvision and ray from $(VENV): nothing of
 # those three's lowest versions is shown then.
@@ -28,8 +28,6 @@ BOUND := commands/test_backdoorbench_files.py commands/test_reference.py data/te
     models/networks/test_timm_model.py models/networks/test_weights.py results/test_tables.py searches/test_optuna.py \
     searches/test_study.py space/test_load.py space/test_overrides.py store/test_record_index.py store/test_storage.py \
     test_record.py test_registry.py tracking/test_delivery.py
-# Tests of properties on examples that are drawn: of more of them than `make test` takes.
-PROPERTIES = $(shell grep -rl "^@given" tests)
 PYTEST = -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
 SAY_SEED = @echo "tests in random order; the same order again: make $@ SEED=$(SEED)$(if $(SHORT), SHORT=1)"
 
@@ -45,7 +43,6 @@ test: lint
 test-system: $(VENV)/installed-test
 	$(SAY_SEED)
 	@$(BIN)/python $(PYTEST) -m "system$(if $(SHORT), and not long)"
-	@$(if $(SHORT),,$(BIN)/python $(PYTEST) --hypothesis-profile thorough -m "not system" $(PROPERTIES))
 	@$(if $(SHORT),,$(MAKE) chaos cluster-test)
 
 test-lowest: $(LOWEST)/installed

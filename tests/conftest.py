@@ -31,10 +31,7 @@ collect_ignore = [] if os.environ.get("BDRAY_PRETENDED") else ["pretended"]
 REGISTRIES = (*COMPONENTS.values(), DETECTORS, SEARCHES)
 
 # A busy machine is slow, not wrong: no property fails for the time it takes.
-settings.register_profile(
-    "bdray", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile("thorough", settings.get_profile("bdray"), max_examples=500)
+settings.register_profile("bdray", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bdray")
 
 # Tests run side by side; more threads than cores only slow each other down.

@@ -90,9 +90,7 @@ def _beside(changed: Image.Image | None, recovered: str) -> bytes:
     if changed is not None:
         both.paste(changed.resize(right.size, Image.Resampling.LANCZOS), (0, 0))
     both.paste(right, (right.width + _GAP, 0))
-    buffer = io.BytesIO()
-    both.save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    return _png(both)
 
 
 def _cut(sheet: bytes | None) -> bytes | None:
@@ -105,6 +103,10 @@ def _cut(sheet: bytes | None) -> bytes | None:
         return None
     # Only made smaller: small pictures stay as they are, pixel by pixel.
     part.thumbnail((_SHOWN * _SIDE, 3 * _SIDE), Image.Resampling.LANCZOS)
+    return _png(part)
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    part.save(buffer, "png", optimize=True)
+    image.save(buffer, "png", optimize=True)
     return buffer.getvalue()

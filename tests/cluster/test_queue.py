@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdray.cluster.job import Task
@@ -46,6 +46,7 @@ def test_a_surrogate_is_waited_for_like_an_own_stage() -> None:
     assert queue.pop() == task("pgd", "clean", "own")
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     needs=st.lists(st.lists(st.sampled_from("stuvw"), min_size=1, max_size=2, unique=True), max_size=30),
     seed=st.integers(0, 10_000),

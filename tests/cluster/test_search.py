@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Experiment
 
@@ -141,6 +141,7 @@ def test_trials_have_the_conditions_name_and_share(experiment: Experiment) -> No
     assert first.max_failures == 0
 
 
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_every_task_starts_once_and_no_stage_is_computed_twice_at_once(experiment: Experiment, data: Any) -> None:
     stages = data.draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -99,6 +99,7 @@ def test_right_size_keeps_exact_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(tmp_path / "exact.png", 32).transpose(1, 2, 0), pixels)
 
 
+@settings(max_examples=25, deadline=None)
 @given(side=st.integers(1, 60), wide=st.sampled_from([1, 3]), high=st.sampled_from([1, 3]), size=st.integers(8, 48))
 def test_resizing_matches_torch(side: int, wide: int, high: int, size: int) -> None:
     """Against torch's antialiased bicubic resize of the whole picture, its centre cut out (of three equal parts)."""

@@ -1,4 +1,4 @@
-"""Poison plans over thousands of random and on disk."""
+"""Poison plans over thousands of random settings, and on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdray.errors import ComponentError, PoisonError
@@ -64,6 +64,7 @@ def _may_cover(asked: dict[str, Any], label: int) -> bool:
     return label != asked.get("target")
 
 
+@settings(max_examples=2000, deadline=None)
 @given(asked=settings_of_a_plan(), seed=st.integers(0, 2**32))
 def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None:
     labels = asked["labels"]
@@ -97,6 +98,7 @@ def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None
     assert all(array.dtype == np.int64 for array in (plan.indices, plan.old_labels, plan.new_labels))
 
 
+@settings(max_examples=300, deadline=None)
 @given(asked=settings_of_a_plan(), rates=st.tuples(st.floats(0, 1), st.floats(0, 1)), seed=st.integers(0, 1000))
 def test_lower_rates_poison_a_subset(asked: dict[str, Any], rates: tuple[float, float], seed: int) -> None:
     plans = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdray.condition import Condition
@@ -143,6 +143,7 @@ def load(content: dict[str, Any] | bytes, **options: Any) -> SearchSpace:
         return load_space(path, **options)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(grammars())
 def test_conditions_are_those_of_brute_force(grammar: dict[str, Any]) -> None:
     expected = brute_force(grammar)
@@ -164,6 +165,7 @@ def test_conditions_are_those_of_brute_force(grammar: dict[str, Any]) -> None:
     assert [condition.condition_id for condition in again.conditions()] == ids
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(grammars(), st.integers(0, 5), st.integers(1, 30))
 def test_random_draws_are_distinct_conditions_of_the_grid(grammar: dict[str, Any], seed: int, wanted: int) -> None:
     grammar = {**grammar, "zip": [], "exclude": [], "include": [], "baselines": False}
@@ -180,6 +182,7 @@ def pairs_of(conditions: list[Condition]) -> set[Any]:
     return {pair for c in conditions for pair in itertools.combinations(sorted(map(repr, c.flat().items())), 2)}
 
 
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(grammars())
 def test_pairwise_covers_every_pair(grammar: dict[str, Any]) -> None:
     grammar = {**grammar, "zip": [], "exclude": [], "include": [], "baselines": False}
@@ -221,6 +224,7 @@ def survives(content: bytes) -> None:
         assert error.problem
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace"))))
 def test_any_bytes_give_a_space_or_an_explanation(content: bytes) -> None:
     survives(content)
@@ -256,6 +260,7 @@ SNIPPETS += [
 ]
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
 def test_mutated_spaces_give_a_space_or_an_explanation(data: st.DataObject) -> None:
     content = BASE
@@ -273,6 +278,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_value_anywhere_gives_a_space_or_an_explanation(data: st.DataObject) -> None:
     content = yaml.safe_load(BASE.replace(b"plugins: []", b"plugins: [space_components]"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdray.errors import SpaceError
@@ -129,6 +129,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(VALUES)
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     read = parse_yaml(dump_yaml(value), "f").plain()
