@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from waiting import HANG_S
 
 from bdray import __version__
@@ -282,6 +284,19 @@ def test_doctor_says_what_is_missing_and_downloads_nothing(work: Path, capsys: p
     (work / "needs_cifar.yaml").write_text(SPACE.replace("digits, image_size: 16", "cifar10"))
     status, output, _ = run(capsys, "doctor", "needs_cifar.yaml")
     assert (status, "not here; the sweep would download it  (missing)\n" in output) == (1, True)
+
+
+def test_doctor_looks_into_the_folder_of_the_clean_set(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in itertools.product(range(2), range(10)):
+        (folder := work / "clean" / str(name)).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * name, 90 * number, 0)).save(folder / f"{number}.png")
+    (work / "own.yaml").write_text(SPACE.replace("fixed:\n", "fixed:\n  clean: {root: clean}\n"))
+    status, output, _ = run(capsys, "doctor", "own.yaml")
+    assert (status, "clean.root     20 pictures, from clean\n" in output) == (0, True), output
+    digest = load_space(work / "own.yaml").conditions()[0].clean.content
+    (work / "own.yaml").write_text(SPACE.replace("fixed:\n", f"fixed:\n  clean: {{root: gone, content: {digest}}}\n"))
+    status, output, _ = run(capsys, "doctor", "own.yaml")
+    assert (status, "clean.root: gone does not exist" in output) == (1, True), output
 
 
 def test_doctor_names_what_it_found(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,20 @@ def _data_sets_of(space: SearchSpace) -> list[Finding]:
             findings.append(Finding(data.name, said, is_missing=missing))
         except BdrayError as error:
             findings.append(Finding(data.name, str(error), is_missing=True))
-    return findings
+    return [*findings, *_clean_folders_of(space)]
+
+
+def _clean_folders_of(space: SearchSpace) -> Iterator[Finding]:
+    """Those that clean sets are drawn from, where the classes of the data set are known."""
+    pools = dict.fromkeys((one.clean, one.data.class_names()) for one in space.shown() if one.clean.root is not None)
+    for clean, names in pools:
+        if names is None:
+            continue
+        try:
+            (classes,) = clean.check_classes(names).splits.values()
+            yield Finding("clean.root", f"{sum(map(len, classes.values()))} pictures, from {clean.root}")
+        except BdrayError as error:
+            yield Finding("clean.root", str(error), is_missing=True)
 
 
 def _tracking(*given: str | None) -> list[Finding]:
