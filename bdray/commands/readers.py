@@ -234,19 +234,20 @@ def _described(sweeps: Sequence[Storage]) -> SweepDescription:
     from bdray.report.page import SweepDescription
 
     infos = {sweep.name: SweepFolder(sweep).info() for sweep in sweeps}
+    texts = {sweep.name: sweep.read_text(SPACE) for sweep in sweeps}
     created = [info.created_ms for info in infos.values() if info.created_ms is not None]
     described = SweepDescription(
         name=" + ".join(infos),
         asked=" ".join(f"{name}: {info.description}" for name, info in infos.items() if info.description),
         created_ms=min(created, default=None),
         planned=len({name for info in infos.values() for name in info.asked}) or None,
-        space_yaml="\n".join(f"# {sweep.name}\n{sweep.read_text(SPACE)}" for sweep in sweeps),
+        space_yaml="\n".join(f"# {name}\n{text}" for name, text in texts.items()),
         picture_of=lambda condition_id: _picture_in(sweeps, condition_id),
     )
     if len(sweeps) > 1:
         return described
-    (sweep,), (info,) = sweeps, infos.values()
-    text, search = sweep.read_text(SPACE), searched(sweep)
+    (sweep,), (info,), (text,) = sweeps, infos.values(), texts.values()
+    search = searched(sweep, text)
     return replace(described, asked=info.description, outside=len(info.outside), space_yaml=text, search=search)
 
 
@@ -256,14 +257,14 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
     return next(filter(None, found), None)
 
 
-def searched(sweep: Storage) -> SearchView | None:
+def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
-    be read."""
+    be read. `text`: of its space, where that is known."""
     from bdray.report.searching import SearchView
     from bdray.space import load_space
     from bdray.space.source import parse_yaml
 
-    text, said = sweep.read_text(SPACE), None
+    text, said = sweep.read_text(SPACE) if text is None else text, None
     try:
         said = parse_yaml(text, SPACE).plain()
         search, seeds = (said.get(key) if isinstance(said, dict) else None for key in ("search", "seeds"))

@@ -24,6 +24,7 @@ from bdray.store.sweep_folder import (
     DRIVER_LOCK,
     RecordHead,
     SweepFolder,
+    SweepInfo,
     read_heads,
     read_records,
     statuses_of_intact,
@@ -116,10 +117,10 @@ def run_conditions(
         _begin(run, adopted, searching=searching)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
-            records = _records(run)
-            if known := [*records, *_outside(run)]:
+            info, records = SweepFolder(sweep).info(), _records(run)
+            if known := [*records, *_outside(run, info)]:
                 write_tables(sweep, result_table(known))
-            return _sum_up(run, records, interrupted=False, delivery=None)
+            return _sum_up(run, info, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             prepare(run.shown if run.left else ())
         return _run_and_deliver(run)
@@ -156,23 +157,25 @@ def _run_and_deliver(run: SweepRun) -> SweepOutcome:
     finally:
         try:
             say_phase(run.sweep, "delivering")
-            _add_time(run, time.monotonic() - began)
+            info = _add_time(run, time.monotonic() - began)
             # Those that were tested again have other records now.
             statuses_of_intact(run.sweep, run.retested)
             records = _records(run)
-            _write_results(run, [*records, *_outside(run)])
+            _write_results(run, [*records, *_outside(run, info)])
         finally:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
     if delivery.error is None:
-        run.sweep.write_atomic(DELIVERED, _delivery_mark(run.sweep, records, run.tracking_uri))
-    return _sum_up(run, records, interrupted=not completed, delivery=delivery)
+        run.sweep.write_atomic(DELIVERED, _delivery_mark(info, records, run.tracking_uri))
+    return _sum_up(run, info, records, interrupted=not completed, delivery=delivery)
 
 
-def _add_time(run: SweepRun, seconds: float) -> None:
+def _add_time(run: SweepRun, seconds: float) -> SweepInfo:
+    """What is known of the sweep from then on."""
     folder = SweepFolder(run.sweep)
     info = folder.info()
-    folder.write_info(replace(info, ran_s=info.ran_s + seconds))
+    folder.write_info(info := replace(info, ran_s=info.ran_s + seconds))
+    return info
 
 
 def _deliver_rest(mirror: Mirror, console: Console) -> DeliveryReport:
@@ -188,15 +191,14 @@ def _records(run: SweepRun) -> list[TrialRecord]:
     return with_answers(run.sweep, read_records(run.sweep, names))
 
 
-def _outside(run: SweepRun) -> list[TrialRecord]:
+def _outside(run: SweepRun, info: SweepInfo) -> list[TrialRecord]:
     """Those that only earlier commands asked for."""
-    names = SweepFolder(run.sweep).info().outside
-    return with_answers(run.sweep, read_records(run.sweep, names)) if names else []
+    return with_answers(run.sweep, read_records(run.sweep, info.outside)) if info.outside else []
 
 
-def _delivery_mark(sweep: Storage, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
+def _delivery_mark(info: SweepInfo, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
-    asked = {"detect": list(detect)} if (detect := SweepFolder(sweep).info().detect) else {}
+    asked = {"detect": list(info.detect)} if info.detect else {}
     known = {r.condition_id: [r.status, r.finished_ms] for r in records}
     return digest({"tracking": public(tracking_uri), "records": known, **asked})
 
@@ -207,7 +209,8 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
         mark = sweep.read_text(DELIVERED)
     except StorageNotFoundError:
         return False
-    return mark == _delivery_mark(sweep, read_heads(sweep, [c.condition_id for c in conditions]), tracking_uri)
+    heads = read_heads(sweep, [condition.condition_id for condition in conditions])
+    return mark == _delivery_mark(SweepFolder(sweep).info(), heads, tracking_uri)
 
 
 def _freeze(run: SweepRun) -> None:
@@ -242,12 +245,16 @@ def _write_results(run: SweepRun, records: Sequence[TrialRecord]) -> None:
 
 
 def _sum_up(
-    run: SweepRun, records: Sequence[TrialRecord], *, interrupted: bool, delivery: DeliveryReport | None
+    run: SweepRun,
+    info: SweepInfo,
+    records: Sequence[TrialRecord],
+    *,
+    interrupted: bool,
+    delivery: DeliveryReport | None,
 ) -> SweepOutcome:
     """What there is, in plan order. Nobody writes any more: what killed writers left can go."""
     with suppress(StorageError):
         run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}
     missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
-    info = SweepFolder(run.sweep).info()
     return SweepOutcome(run.sweep, info, records, missing, interrupted, delivery, run.tracking_uri)

@@ -51,10 +51,11 @@ def test_a_trained_condition_takes_few_requests_and_has_the_numbers_of_any_other
     lasting = [line for line in lines if not AGAIN_AND_AGAIN.search(line)]
     kinds = Counter(re.sub(r"[0-9a-f]{12}", "ID", line.removesuffix(" HTTP/1.1")) for line in lasting)
     assert len(of_conditions(lasting)) < 30 * SMALL, kinds.most_common()
-    assert len(lasting) - len(of_conditions(lasting)) < 90, f"what a sweep asks once: {kinds.most_common()}"
+    assert len(lasting) - len(of_conditions(lasting)) < 80, f"what a sweep asks once: {kinds.most_common()}"
     reads = Counter(line for line in lasting if line.startswith("GET") and "/conditions/" in line and "?" not in line)
-    # The mirror reads each file once; records also for the parent run and by the driver, pictures for the page.
-    most = {"record.json": 3, "preview.png": 2}
+    # The mirror reads each file once; records also for the parent run, by the driver for its table and, where the sweep
+    # lasts until the watcher of the time left looks (which hangs on the machine), by that; pictures for the page.
+    most = {"record.json": 4, "preview.png": 2}
     often = {
         line: n for line, n in reads.items() if n > max((k for name, k in most.items() if name in line), default=1)
     }
