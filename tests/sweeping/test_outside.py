@@ -109,7 +109,8 @@ def test_what_a_folder_of_before_holds_is_remembered(narrowed: SweepRun) -> None
 def test_results_and_report_are_of_all_and_name_what_lies_outside(
     narrowed: SweepRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _outside(narrowed) and len(_records(narrowed)) + len(_outside(narrowed)) == 5
+    outside = _outside(narrowed, SweepFolder(narrowed.sweep).info())
+    assert outside and len(_records(narrowed)) + len(outside) == 5
     table = bdray.load_results(narrowed.sweep.uri)
     assert len(table) == 5
     assert table.attrs["outside"] == list(SweepFolder(narrowed.sweep).info().outside)
