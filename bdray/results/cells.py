@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -105,6 +105,7 @@ class Replicate:
 
     record: TrialRecord
     control: Control | None
+    _models: dict[StageName, Hashable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def sound(self, stage: StageName) -> bool:
         return is_sound(self.record, stage)
@@ -126,6 +127,11 @@ class Replicate:
     def model(self, stage: StageName) -> Hashable:
         """Equal where the model after `stage` is the same: taken over from another condition, or trained alike to the
         last bit (a filter stamped before and after augmentation)."""
+        if stage not in self._models:
+            self._models[stage] = self._model(stage)
+        return self._models[stage]
+
+    def _model(self, stage: StageName) -> Hashable:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
             return self.record.condition_id
@@ -166,6 +172,7 @@ class Cell:
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
     took_at: float = TOOK_AT
+    _models: dict[StageName, list[Replicate]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_baseline(self) -> bool:
@@ -173,6 +180,11 @@ class Cell:
 
     def models(self, stage: StageName) -> list[Replicate]:
         """One replicate for each model there is after `stage`: one that counts, where there is one."""
+        if stage not in self._models:
+            self._models[stage] = self._distinct(stage)
+        return self._models[stage]
+
+    def _distinct(self, stage: StageName) -> list[Replicate]:
         found: dict[Hashable, Replicate] = {}
         for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
             found.setdefault(replicate.model(stage), replicate)

@@ -127,15 +127,18 @@ class KeptRecord:
     """A verified record.
 
     Attributes:
-        digest: names this version of the record: `--retry-failed` may replace a failed one.
         files: checksums of the files it lists, by name.
         data: the file itself.
     """
 
     record: TrialRecord
-    digest: str
     files: Mapping[str, str]
     data: bytes
+
+    @property
+    def digest(self) -> str:
+        """Names this version of the record: `--retry-failed` may replace a failed one."""
+        return checksum(self.data)[:16]
 
 
 def picture_name(flat: Mapping[str, Any]) -> str:
@@ -304,7 +307,7 @@ class ConditionFolder(ChecksummedFolder):
         if content.get("condition_id", self.condition_id) != self.condition_id:
             raise DamagedError(f"it is the record of {content['condition_id']}")
         files = content.pop("files")
-        return KeptRecord(TrialRecord.model_validate(content), checksum(data)[:16], files, data)
+        return KeptRecord(TrialRecord.model_validate(content), files, data)
 
     def journal(self, kept: KeptRecord | None) -> list[dict[str, Any]]:
         """The journal's good lines. Where the record is there, what is lost is written again from it.
