@@ -74,6 +74,9 @@ class Shape:
 
 
 MOST_PANELS = 24
+MOST_CELLS = 480
+"""Figures of every cell draw so many and say how many they leave out: nobody looks at thousands of dots, and drawing
+them takes most of the time of a large report. The heat map, means and tables have all."""
 PAGE = Shape("", 9.6, 8.5, 60, MOST_PANELS)
 TEXT = Shape("_text", 7.0, 7.5, 20, MOST_PANELS)
 COLUMN = Shape("_column", 3.3, 7.0, 20, 12)
@@ -100,12 +103,14 @@ class Picture:
         name: of its file, without a suffix.
         alt: for those who cannot see it.
         shape: what it was drawn for.
+        left_out: how many cells neither it nor the others of its kind show.
     """
 
     name: str
     alt: str
     figure: Figure
     shape: Shape = PAGE
+    left_out: int = 0
 
     def render(self, kind: Literal["svg", "png", "pdf"]) -> bytes:
         """The file's bytes; the same for the same records."""
@@ -145,7 +150,9 @@ T = TypeVar("T")
 def _pictures(
     name: str, alt: str, shape: Shape, draw: Callable[[Sequence[T]], Figure], *, parts: Sequence[T], most: int
 ) -> list[Picture]:
-    """As many as it takes with `most` parts each, all about as long."""
+    """As many as it takes with `most` parts each, all about as long, of the first `MOST_CELLS` parts."""
+    left_out = max(len(parts) - MOST_CELLS, 0)
+    parts = parts[:MOST_CELLS]
     size = -(-len(parts) // max(1, -(-len(parts) // most)))
     chunks = [parts[start : start + size] for start in range(0, len(parts), size or 1)]
     pictures = []
@@ -153,7 +160,7 @@ def _pictures(
         for number, chunk in enumerate(chunks, 1):
             suffix = shape.suffix + (f"_{number}" if len(chunks) > 1 else "")
             which = f" ({number} of {len(chunks)})" if len(chunks) > 1 else ""
-            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk), shape))
+            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk), shape, left_out))
     return pictures
 
 
