@@ -70,7 +70,8 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     cost = estimate_cost(space, storage, name)
     if cost is None:
         words = shlex.split(options.command_line)
-        again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in words)
+        kept = [word for word in words if len(word) <= 3 or not "--rehearse".startswith(word)]
+        again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in kept)
         console.print(f"cost not known yet; measure it with: {again}", markup=False, highlight=False, soft_wrap=True)
         return 0
     for line in cost_lines(cost, space.resources.stage_cache_gb):

@@ -183,6 +183,7 @@ def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Pat
         return done.stdout
 
     assert "cost not known yet; measure it with: python -m bdray sweep priced.yaml --rehearse\n" in sweep("--dry-run")
+    assert " priced.yaml --rehearse\n" in sweep("--dry-run", "--rehearse")
     rehearsed = sweep("--rehearse", "--no-dashboard", "--num-cpus", "2")
     planned = sweep("--dry-run")
     for output in (rehearsed, planned):
