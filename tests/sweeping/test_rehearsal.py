@@ -246,7 +246,7 @@ def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides
     failed = [line for line in said.splitlines() if "  failed  " in line and "Error: " in line]
     assert failed and all(cause in line for line in failed)
     assert (
-        f"timm/resnet18.no_such, 8 pixels, 8 pictures a step: it could not be timed at its real size: name: {cause}"
+        f"timm/resnet18.no_such, 8 pixels, 8 pictures a step: it could not be timed at its real size: model.name: {cause}"
         in said
     )
     assert re.search(r"\n\d+ conditions that the search might ask for will take", said)
