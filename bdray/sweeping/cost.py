@@ -18,7 +18,7 @@ from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.workload import Kind, Work, training_of, work_of
 from bdray.trial.measurements import Measurement, Measurements, TrainingKey, TrainingKind, kinds_of
-from bdray.values import show_duration
+from bdray.values import show_amount, show_duration
 
 REHEARSALS = "rehearsals"
 """Folder of a storage, itself a storage: what lies in it is never taken for a result."""
@@ -173,13 +173,13 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     lines = [Text.assemble((f"{cost.asked} will take", "bold"), f", by {cost.basis}:")]
     for slots, seconds in cost.wall_s.items():
         at_once = "1 condition at a time" if slots == 1 else f"{slots} at a time"
-        gpu = f", {cost.trial_s / 3600:,.2f} GPU-hours at one condition a GPU" if cost.on_gpu else ""
+        gpu = f", {show_amount(cost.trial_s / 3600)} GPU-hours at one condition a GPU" if cost.on_gpu else ""
         lines.append(Text(f"  {at_once:<22} {show_duration(seconds)}{gpu}"))
     if not cost.on_gpu:
-        lines.append(Text(f"  {'in all':<22} {cost.trial_s / 3600:,.2f} hours of trials, no GPU-hours"))
+        lines.append(Text(f"  {'in all':<22} {show_amount(cost.trial_s / 3600)} hours of trials, no GPU-hours"))
     if cost.stage_bytes is not None:
         gigabytes = cost.stage_bytes / 1e9
-        lines.append(Text(f"  {'storage':<22} {gigabytes:,.2f} GB of models that conditions share"))
+        lines.append(Text(f"  {'storage':<22} {show_amount(gigabytes)} GB of models that conditions share"))
         if limit_gb is not None and gigabytes > limit_gb:
             lines.append(_evicted(gigabytes, limit_gb))
     lines += [Text(f"  {'the slowest' if not number else '':<22} {show_duration(seconds)}  {label}")
@@ -207,13 +207,13 @@ def cost_line(info: SweepInfo, records: Sequence[TrialRecord]) -> str | None:
     trial_s = sum(record.finished_ms - record.started_ms for record in own) / 1000
     if not info.ran_s or not own:
         return None
-    said = f"took {show_duration(info.ran_s)}, {trial_s / 3600:,.2f} hours of trials"
+    said = f"took {show_duration(info.ran_s)}, {show_amount(trial_s / 3600)} hours of trials"
     if not info.forecast:
         return said
     at_once = trial_s / info.ran_s
     slots = min(info.forecast["wall_s"], key=lambda slots: abs(int(slots) - at_once))
     wall = f"{show_duration(info.forecast['wall_s'][slots])} at {slots} at a time"
-    return f"{said}; the rehearsal had said {wall}, {info.forecast['trial_s'] / 3600:,.2f} hours"
+    return f"{said}; the rehearsal had said {wall}, {show_amount(info.forecast['trial_s'] / 3600)} hours"
 
 
 def _evicted(gigabytes: float, limit_gb: float) -> Text:

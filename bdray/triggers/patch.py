@@ -32,6 +32,9 @@ class Patch(PlacedTrigger):
     pattern of 3 x 3 cells with the colour in four of them."""
     color: Color = (255, 255, 255)
 
+    def check(self, image_size: int) -> None:
+        self.check_side(self.size, image_size)
+
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
 
@@ -55,6 +58,9 @@ class NoisePatch(PlacedTrigger):
     """Side in pixels at 32 x 32."""
     pattern_seed: int = Field(default=0, ge=0)
     """Names the pattern: each channel of each pixel is uniform in 0..255."""
+
+    def check(self, image_size: int) -> None:
+        self.check_side(self.size, image_size)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
