@@ -136,11 +136,11 @@ def test_at_its_end_a_sweep_says_what_it_cost_beside_what_the_rehearsal_had_said
     SweepFolder(sweep).write_info(info)
     sweep.write_atomic("space.yaml", space.to_yaml())
     said = told(sweep, records, capsys)
-    assert "took 10 min, 0.50 hours of trials\n" in said
+    assert "took 10 min, its trials together 30 min\n" in said
     assert "tuned: after the repair." in said
     wall_s = {"1": 1500.0, "4": 480.0, "16": 300.0}
     SweepFolder(sweep).write_info(replace(info, forecast={"trial_s": 1440.0, "wall_s": wall_s}))
-    line = "took 10 min, 0.50 hours of trials; the rehearsal had said 8 min at 4 at a time, 0.40 hours\n"
+    line = "took 10 min, its trials together 30 min; the rehearsal had said 8 min at 4 at a time, together 24 min\n"
     assert line in told(sweep, records, capsys)
     SweepFolder(sweep).write_info(replace(info, ran_s=0.0))
     assert "took 10" not in told(sweep, records, capsys)
