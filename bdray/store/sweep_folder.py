@@ -457,9 +457,10 @@ def name_of(condition: Condition | ConditionInfo, condition_id: str, axes: Seque
     flat = condition.flat() if isinstance(condition, Condition) else condition.flat
     ends = Counter(path.rpartition(".")[2] for path in axes)
     named = ["baseline"] if condition.role == "baseline" else []
+    idle = (*_NOT_NAMED, *(("trigger.", "poison.") if named else ()))
     for path in axes:
         end = path.rpartition(".")[2]
-        if path not in flat or path in _NOT_NAMED:
+        if path not in flat or path.startswith(idle):
             continue
         shown = end if ends[end] == 1 else path
         named.append(f"{'' if end in _SAY_THEMSELVES else f'{shown}='}{flat[path]}")

@@ -452,7 +452,11 @@ AXES = ("data.name", "trigger.name", "trigger.size", "poison.rate", "train.lr", 
             | {"finetune.lr": 0.01, "model.name": "resnet8", "seed": 4},
             "digits-patch-size=3-rate=0.1-train.lr=0.1-finetune.lr=0.01-s4-0123ab",
         ),
-        ("baseline", {"data.name": "digits", "train.lr": 0.1, "seed": 0}, "baseline-digits-train.lr=0.1-s0-0123ab"),
+        (
+            "baseline",
+            {"data.name": "digits", "poison.rate": 0.0, "train.lr": 0.1, "seed": 0},
+            "baseline-digits-train.lr=0.1-s0-0123ab",
+        ),
     ],
 )
 def test_a_runs_name_says_what_varies(role: str, flat: dict[str, Any], expected: str) -> None:
