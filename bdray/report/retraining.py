@@ -47,7 +47,7 @@ class Retraining:
 
     Attributes:
         cells: those that were repaired.
-        took: of all poisoned trainings with a floor, each model once, whatever was done to it later.
+        before: of each cell of poisoned models with a floor, once whatever was done to them later.
         defused, woken: of all trainings, a model that was repaired in several ways once for each.
         cost: clean accuracy after - before over seeds, each the mean over cells that have every seed.
     """
@@ -55,10 +55,15 @@ class Retraining:
     unanswered: str = ""
     margin: float = ABOVE_FLOOR
     cells: tuple[Defusal, ...] = ()
-    took: Trainings | None = None
+    before: tuple[Trainings, ...] = ()
     defused: Trainings | None = None
     woken: Trainings | None = None
     cost: Estimate | None = None
+
+    @property
+    def took(self) -> Trainings | None:
+        """Of all of `before`."""
+        return joined(self.before) if self.before else None
 
     @property
     def measured(self) -> list[Defusal]:
@@ -73,12 +78,12 @@ class Retraining:
     @property
     def verdicts(self) -> Counter[str]:
         """Of how many cells is said, before the repair, that it takes in `most` trainings, in `few`, or neither."""
-        return Counter(cell.took[0].verdict for cell in self.judged if cell.took[0])
+        return Counter(each.verdict for each in self.before)
 
     @property
     def more(self) -> int:
         """How many more trainings of a cell of which nothing is said would tell at best; 0 where there is none."""
-        return min((cell.took[0].more for cell in self.judged if cell.took[0] and not cell.took[0].verdict), default=0)
+        return min((each.more for each in self.before if not each.verdict), default=0)
 
     @property
     def awake(self) -> list[Defusal]:
@@ -101,7 +106,7 @@ def retraining(study: Study) -> Retraining:
     costs = [costs for cell in study.distinct("finetune") if (costs := _costs(cell))]
     return Retraining(
         cells=tuple(cells),
-        took=_joined([cell.took("poison") for cell in study.distinct("poison")]),
+        before=tuple(took for cell in study.distinct("poison") if (took := cell.took("poison"))),
         defused=_joined([cell.defused for cell in cells]),
         woken=_joined([cell.woken for cell in cells]),
         cost=mean_of(seed_means(costs)),
