@@ -202,7 +202,11 @@ def forecast_of(cost: CostEstimate | None) -> dict[str, Any]:
 
 def cost_line(info: SweepInfo, records: Sequence[TrialRecord]) -> str | None:
     """What a sweep cost, beside what its rehearsal had said at the number of conditions at once that is nearest; None
-    of one that ran nothing. What was taken over from other sweeps ran before this one was made, and cost it nothing."""
+    of one that ran nothing. What was taken over from other sweeps ran before this one was made, and cost it nothing.
+
+    Args:
+        records: all there are, whatever command asked for them, since the sweep's time is that of all its commands.
+    """
     own = [record for record in records if record.started_ms >= (info.created_ms or 0)]
     trial_s = sum(record.finished_ms - record.started_ms for record in own) / 1000
     if not info.ran_s or not own:
