@@ -214,8 +214,8 @@ def trained_elsewhere(
         if both:
             more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
             yield (
-                f"the sweep '{other.name}' of this storage is running and trains {len(both)} models that this one needs"
-                f" too (stages {', '.join(both[:_NAMED])}{more}): both would train them. Better stop this one with"
+                f"the sweep '{other.name}' of this storage is running and trains"
+                f" {len(both)} model{'s' * (len(both) > 1)} that this one needs too (stages {', '.join(both[:_NAMED])}{more}): both would train them. Better stop this one with"
                 f" Ctrl-C, wait for the other (bdray status {other.name} --watch), and type the command again: what"
                 " was trained there is taken over"
             )
