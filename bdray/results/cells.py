@@ -332,7 +332,7 @@ def cells_of(
     controls = controls_of(records) if controls is None else controls
     groups: dict[Hashable, list[tuple[TrialRecord, dict[str, Any]]]] = {}
     for record in records:
-        flat = _described(record)
+        flat = described(record)
         mine = {path: flat.get(path) for path in axes}
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
@@ -347,7 +347,7 @@ def cells_of(
     ]
 
 
-def _described(record: TrialRecord) -> dict[str, Any]:
+def described(record: TrialRecord) -> dict[str, Any]:
     """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
     flat = record.flat
     attack = ("trigger.", "poison.")
@@ -355,7 +355,7 @@ def _described(record: TrialRecord) -> dict[str, Any]:
 
 
 def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
-    flat = _described(record)
+    flat = described(record)
     return (*(_sort_key(flat.get(path)) for path in axes), record.condition.get("seed", 0), record.condition_id)
 
 

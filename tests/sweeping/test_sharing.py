@@ -59,7 +59,7 @@ def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path, capsys: py
         kept, open_ = sorted(stages)
         one.write_atomic(f"stages/{kept}/{MANIFEST}", "{}")
         (said,) = trained_elsewhere(two, storage, left)
-        assert "trains 1 models" in said
+        assert "trains a model that this one needs too (" in said
         assert open_ in said
         assert list(trained_elsewhere(one, storage, first.conditions())) == [], "it is its own"
 
