@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bdray.condition import Condition, attack_key, flatten
+from bdray.condition import Condition, flatten
 from bdray.data.arrays import Duplicate
 from bdray.errors import UserError
 from bdray.poisoning.classes import NamedClass, classes_in
@@ -72,6 +72,11 @@ class EpochRecord(_Frozen):
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
+
+    def without_attack(self) -> EpochRecord:
+        """The same where another attack is asked for than was measured: how the model does under that is unknown."""
+        unknown = {"attack_success_rate": None, "robust_accuracy": None}
+        return self.model_copy(update={"rates": self.rates and self.rates.model_copy(update=unknown)})
 
 
 class StageRecord(_Frozen):
@@ -328,7 +333,7 @@ class Facts(_Frozen):
     def of(cls, condition: Condition) -> Facts:
         return cls(
             twin=condition.baseline().condition_id,
-            attack=attack_key(condition.trigger, condition.poison),
+            attack=condition.attack,
             is_repaired=condition.is_repaired,
             clean_fraction=condition.clean_fraction,
         )
