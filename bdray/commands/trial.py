@@ -36,7 +36,7 @@ from bdray.trial import TrialOptions, run_trial
 def run(options: argparse.Namespace) -> int:
     """Run one condition with a progress bar and print what it measured."""
     console = Console(highlight=False)
-    condition, questions = _choose(options)
+    condition, questions = choose_condition(options)
     sweep = Storage.open(options.output) if options.output else None
     if sweep is not None:
         _require_same_code(sweep, condition, questions)
@@ -65,7 +65,12 @@ def _require_same_code(sweep: Storage, condition: Condition, questions: Question
         folder.write_info(replace(folder.info(), sources=sources))
 
 
-def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
+def choose_condition(options: argparse.Namespace) -> tuple[Condition, Questions]:
+    """The condition that a command line picks, of a search space or a `condition.json`, and what is asked of it.
+
+    Raises:
+        UserError: there is no such condition, or it is not the only one.
+    """
     path = Path(options.space)
     if path.suffix == ".json":
         return _read_condition(path, options), Questions()
