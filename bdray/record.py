@@ -237,6 +237,19 @@ class ProbeRecord(_Frozen):
     """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
+class FeaturesRecord(_Frozen):
+    """Where samples that are trained with one label lie in the plane in which their penultimate features vary most (the
+    first two principal components), for people to look at: 100 poisoned ones and 100 others at most, evenly spaced."""
+
+    label: int
+    """The one that most poisoned samples are trained with."""
+    variance: tuple[float, float]
+    """Share of the variance along each component."""
+    poisoned: tuple[tuple[int, int], ...]
+    """In units of which the farthest sample is 500 from the middle, along one component."""
+    clean: tuple[tuple[int, int], ...]
+
+
 class Answer(_Frozen):
     """What a detector said of a model, beside the truth that it has not seen. Rates over nothing are None."""
 
@@ -272,6 +285,8 @@ class Answer(_Frozen):
     recovered: dict[int, str] = {}
     """What such a detector found to lead pictures to each target class, by class: a PNG as base64, of 96 pixels a side
     at most."""
+    features: FeaturesRecord | None = None
+    """Of a poisoned training set, whichever detector is asked; none of them sees it."""
     seconds: float = 0.0
 
 
