@@ -126,6 +126,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_sweep(commands)
     _add_trial(commands)
+    _add_narcissus(commands)
     _add_inspection(commands)
     _add_sweep_readers(commands)
     _add_comparing(commands)
@@ -170,9 +171,30 @@ def _add_trial(commands: Any) -> None:
     trial = _command(commands, "trial", "run one condition in this process, without Ray", "trial:run")
     _space_options(trial, "search space, or a condition.json")
     trial.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
-    trial.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    trial.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
+    _device_options(trial)
     trial.add_argument("--output", type=_file, metavar="DIR", help="also write the condition's files below this folder")
+
+
+def _add_narcissus(commands: Any) -> None:
+    making = _command(
+        commands,
+        "narcissus",
+        "make a trigger with a clean model: noise that leads to the target",
+        "narcissus:narcissus",
+    )
+    _space_options(making, "search space, or a condition.json: data, model, train, seed, poison.target")
+    making.add_argument("--id", metavar="PREFIX", help="which condition of the space (default: the first)")
+    making.add_argument("--output", type=_file, required=True, metavar="NPY", help="for the trigger `additive`")
+    making.add_argument(
+        "--levels", type=_positive, default=16, metavar="N", help="largest change, of 255 (default: 16)"
+    )
+    making.add_argument("--epochs", type=_positive, default=1000, metavar="N", help="passes (default: 1000)")
+    _device_options(making)
+
+
+def _device_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all usable cores)")
 
 
 def _add_inspection(commands: Any) -> None:

@@ -33,6 +33,9 @@ changes its own meaning raises its own `VERSION` instead."""
 MAX_SEED = 2**63 - 1
 """Tables keep seeds as whole numbers of 64 bits."""
 
+TEST_TRIGGER = "test_trigger"
+"""The option of a strategy that no training sees."""
+
 TRAINING_ONLY = frozenset({"rate", "rate_of", "mode", "cover_rate", "stamp"})
 """Options of a strategy that a test set does not see."""
 
@@ -116,6 +119,7 @@ class Condition(Identified):
         poison = content.get("poison")
         if isinstance(poison, Mapping) and "strategy" not in poison:
             content["poison"] = {"strategy": "all_to_one", **poison}
+        content = {**content, **_with_test_trigger(content)}
         for required in ("data", "model"):
             if required not in content:
                 raise ConditionError(f"{required}.name", f"is missing: every condition needs a {required}")
@@ -171,6 +175,16 @@ class Condition(Identified):
     def is_baseline(self) -> bool:
         """Whether nothing is poisoned."""
         return self.poison.rate == 0.0 and self.poison.cover_rate == 0.0
+
+    @property
+    def test_trigger(self) -> Trigger | None:
+        """What test images are stamped with; None only where nothing is poisoned."""
+        return self.poison.test_trigger or (self.trigger and self.trigger.test_trigger)
+
+    @property
+    def attack(self) -> str:
+        """Names its attack, see `attack_key`."""
+        return attack_key(self.test_trigger, self.poison)
 
     @property
     def role(self) -> Literal["baseline", "poisoned"]:
@@ -253,7 +267,9 @@ class Condition(Identified):
         """Names the poison stage: conditions with the same one share one poisoned model."""
         later = ("finetune", "repair", "clean", *(("trigger", "poison") if self.is_baseline else ()))
         content = {key: value for key, value in self._cell.items() if key not in later}
-        content["data"] = {key: value for key, value in content["data"].items() if key != "clean_pool"}
+        content["data"] = _without("clean_pool", content["data"])
+        if "poison" in content:
+            content["poison"] = _without(TEST_TRIGGER, content["poison"])
         return digest({**content, "held_out": self.held_out_fraction, "seed": self.seed, "stage": "poison"})
 
     @cached_property
@@ -305,6 +321,27 @@ def foreign_in(value: Any) -> Iterator[Component]:
             yield from foreign_in(item)
 
 
+def _without(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != name}
+
+
+def _with_test_trigger(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a condition whose `poison.test_trigger` says only in which options test images are stamped
+    otherwise: with all of that trigger."""
+    poison, trigger = content.get("poison"), content.get("trigger")
+    if not isinstance(poison, Mapping):
+        return {}
+    options = poison.get(TEST_TRIGGER)
+    if not isinstance(options, Mapping) or TRIGGERS.name_key in options or trigger is None:
+        return {}
+    build: Callable[[Any], Trigger] = _section("trigger", TRIGGERS).func  # type: ignore[assignment]
+    usual = (built := build(trigger)).test_trigger.model_dump(mode="json")
+    if "path" in options:
+        # Of another file.
+        usual.pop("sha256", None)
+    return {"trigger": built, "poison": {**poison, TEST_TRIGGER: {**usual, **options}}}
+
+
 def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The content with the index of every class that it names.
 
@@ -337,8 +374,8 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "whole") -> str:
-    """12 hex digits that name an attack as a test set sees it."""
-    wanted = {key: value for key, value in poison.identity().items() if key not in TRAINING_ONLY}
+    """12 hex digits that name an attack as a test set sees it: by the trigger that this is stamped with."""
+    wanted = {key: value for key, value in poison.identity().items() if key not in {*TRAINING_ONLY, TEST_TRIGGER}}
     content = {"trigger": trigger.identity() if trigger else None, "poison": wanted}
     return digest(content if variation == "whole" else {**content, "variation": variation})
 

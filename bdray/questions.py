@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bdray.condition import Condition, attack_key, digest
+from bdray.condition import Condition, digest
 from bdray.detectors import DETECTORS, Detector
 from bdray.recipes import Evaluate, Relearn
 
@@ -60,7 +60,7 @@ def answer_key(detector: Detector, condition: Condition) -> str:
         {
             "question": detector.identity(),
             "stage": condition.stages[-1 if detector.of == "repaired" else 0].fingerprint,
-            "attack": attack_key(condition.trigger, condition.poison),
+            "attack": condition.attack,
             "clean": condition.clean_identity,
         }
     )

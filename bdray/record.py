@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bdray.condition import Condition, attack_key, flatten
+from bdray.condition import Condition, flatten
 from bdray.data.arrays import Duplicate
 from bdray.errors import UserError
 from bdray.poisoning.classes import NamedClass, classes_in
@@ -73,6 +73,11 @@ class EpochRecord(_Frozen):
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
+
+    def without_attack(self) -> EpochRecord:
+        """The same where another attack is asked for than was measured: how the model does under that is unknown."""
+        unknown = {"attack_success_rate": None, "robust_accuracy": None}
+        return self.model_copy(update={"rates": self.rates and self.rates.model_copy(update=unknown)})
 
 
 class StageRecord(_Frozen):
@@ -233,6 +238,19 @@ class ProbeRecord(_Frozen):
     """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
+class FeaturesRecord(_Frozen):
+    """Where samples that are trained with one label lie in the plane in which their penultimate features vary most (the
+    first two principal components), for people to look at: 100 poisoned ones and 100 others at most, evenly spaced."""
+
+    label: int
+    """The one that most poisoned samples are trained with."""
+    variance: tuple[float, float]
+    """Share of the variance along each component."""
+    poisoned: tuple[tuple[int, int], ...]
+    """In units of which the farthest sample is 500 from the middle, along one component."""
+    clean: tuple[tuple[int, int], ...]
+
+
 class Answer(_Frozen):
     """What a detector said of a model, beside the truth that it has not seen. Rates over nothing are None."""
 
@@ -268,6 +286,8 @@ class Answer(_Frozen):
     recovered: dict[int, str] = {}
     """What such a detector found to lead pictures to each target class, by class: a PNG as base64, of 96 pixels a side
     at most."""
+    features: FeaturesRecord | None = None
+    """Of a poisoned training set, whichever detector is asked; none of them sees it."""
     seconds: float = 0.0
 
 
@@ -329,7 +349,7 @@ class Facts(_Frozen):
     def of(cls, condition: Condition) -> Facts:
         return cls(
             twin=condition.baseline().condition_id,
-            attack=attack_key(condition.trigger, condition.poison),
+            attack=condition.attack,
             is_repaired=condition.is_repaired,
             clean_fraction=condition.clean_fraction,
         )

@@ -132,6 +132,9 @@ class Component(Identified):
         ]
         return " ".join([self.name, *changed])
 
+    def __str__(self) -> str:
+        return self.label
+
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = handler(self)

@@ -25,7 +25,6 @@ from bdray.requirements import outdated
 from bdray.space import SearchSpace, load_space
 from bdray.space.grammar import roots_of_options
 from bdray.terminal import Console
-from bdray.trial.attacks import probes_of
 
 KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in REGISTRIES.values()}
 PREVIEW_IMAGES = 64
@@ -83,7 +82,8 @@ def preview(options: argparse.Namespace) -> int:
     require_folder_of(output)
     console = Console(highlight=False)
     conditions = space.shown()
-    triggers = {probe.trigger.model_dump_json(): probe.trigger for probe in probes_of(conditions)}
+    carried = [one for c in conditions if not c.is_baseline for one in (c.trigger, c.test_trigger) if one]
+    triggers = {trigger.model_dump_json(): trigger for trigger in carried}
     if not triggers:
         raise UserError("the space has no trigger to draw")
     data = conditions[0].data.load()

@@ -103,7 +103,8 @@ def _options(cls: type[BaseModel], schema: Mapping[str, Any], definitions: Mappi
         below = schema["properties"][name]
         text = " ".join((field.description or "").split())
         nested = model_in(field.annotation)
-        if nested is None or nested is not field.annotation:
+        is_any = nested is not None and not nested.model_fields
+        if nested is None or nested is not field.annotation or is_any:
             default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
             yield Option(name, kind_of(below), default, text)
         if nested is not None:

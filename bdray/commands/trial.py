@@ -20,7 +20,7 @@ from bdray.questions import Questions
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.shipped import is_file
 from bdray.space import load_plugins_of, parse_seed_list
-from bdray.space.building import Builder, merge
+from bdray.space.building import Builder, merge, nest
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
 from bdray.store.storage import Storage
@@ -36,7 +36,7 @@ from bdray.trial import TrialOptions, run_trial
 def run(options: argparse.Namespace) -> int:
     """Run one condition with a progress bar and print what it measured."""
     console = Console(highlight=False)
-    condition, questions = _choose(options)
+    condition, questions = choose_condition(options)
     sweep = Storage.open(options.output) if options.output else None
     if sweep is not None:
         _require_same_code(sweep, condition, questions)
@@ -65,7 +65,12 @@ def _require_same_code(sweep: Storage, condition: Condition, questions: Question
         folder.write_info(replace(folder.info(), sources=sources))
 
 
-def _choose(options: argparse.Namespace) -> tuple[Condition, Questions]:
+def choose_condition(options: argparse.Namespace) -> tuple[Condition, Questions]:
+    """The condition that a command line picks, of a search space or a `condition.json`, and what is asked of it.
+
+    Raises:
+        UserError: there is no such condition, or it is not the only one.
+    """
     path = Path(options.space)
     if path.suffix == ".json":
         return _read_condition(path, options), Questions()
@@ -96,13 +101,25 @@ def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
     seeds = None if options.seeds is None else parse_seed_list(options.seeds)
     changes = changes_of([*options.set, *options.data_root], seeds, KEYS)
     flat = merge(flatten(content), changes)
-    if "trigger.path" in changes and "trigger.sha256" not in changes:
-        flat.pop("trigger.sha256", None)
-    elif "trigger.sha256" in flat and is_file(kept := sweep / picture_name(flat)):
-        flat["trigger.path"] = str(kept)
+    for changed in [path for path in changes if path.endswith(".path")]:
+        if (sha256 := f"{changed.removesuffix('path')}sha256") not in changes:
+            flat.pop(sha256, None)
+    flat = flatten(_with_kept(nest(flat), sweep))
     name = str(flat.get("data.name", flat.get("data")))
     here = root_of(name, roots_of_options(options.data_root), changes.get("data.root"))
     return Builder({name: here} if here else {})({"seed": 0, **flat})
+
+
+def _with_kept(content: Any, sweep: Path) -> Any:
+    """With the files that the sweep's folder holds in place of those that triggers were made of."""
+    if isinstance(content, list):
+        return [_with_kept(item, sweep) for item in content]
+    if not isinstance(content, dict):
+        return content
+    path, sha256 = content.get("path"), content.get("sha256")
+    if isinstance(path, str) and isinstance(sha256, str) and is_file(kept := sweep / picture_name(path, sha256)):
+        content = {**content, "path": str(kept)}
+    return {key: _with_kept(value, sweep) for key, value in content.items()}
 
 
 def _content_of(path: Path) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from bdray.errors import ComponentError
 from bdray.intensity import Intensity
 from bdray.registry import Component, Identified, Registry
+from bdray.triggers.base import Trigger, embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,10 @@ class Surrogate(Identified):
     """Adversarial training: ascents a batch, each of 2.5 * epsilon / steps; training takes 1 + steps times as long."""
 
 
+def _test_trigger(content: Any) -> Trigger | None:
+    return None if content is None else embedded(content, "test_trigger")
+
+
 class Poison(Component):
     """A poisoning strategy and how much of it: which images are triggered, and how they are labelled."""
 
@@ -101,6 +106,11 @@ class Poison(Component):
     cover_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Fraction of the training images that is triggered but keeps its label (cover images); drawn from images that no
     attacker would want that label for, so that they weaken the backdoor instead of teaching it."""
+
+    test_trigger: Annotated[SerializeAsAny[Trigger] | None, BeforeValidator(_test_trigger)] = None
+    """What test images are stamped with, where it is not what training images are: a trigger, or the options in which
+    it is not the `trigger` (`{alpha: 0.4}`). No training depends on it. Null: the `trigger` says; only `adaptive_blend`
+    and `adaptive_patch` then differ."""
 
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         """Which images the strategy may poison. `labels`: int64, `N`. Returns bool, `N`."""

@@ -11,11 +11,11 @@ from bdray.condition import flatten
 from bdray.record import StageName, TrialRecord
 from bdray.results.cells import Difference, Estimate, Replicate, described, is_sound, rates_after
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
-from bdray.results.varied import axes_of
+from bdray.results.varied import FILES, axes_of
 
 _NOT_SCIENTIFIC = (
     *("data.root", "data.unread", "data.train_folder", "data.test_folder", "data.classes"),
-    *("trigger.path", "model.weights_file"),
+    *(*FILES, "model.weights_file"),
 )
 
 

@@ -16,10 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bdray.record import Rates, StageName, TrialRecord, repair_curve
+from bdray.record import FeaturesRecord, Rates, StageName, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate
+from bdray.results.detections import attack_of
 from bdray.results.listing import axis_names
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
@@ -409,6 +410,42 @@ def persistence_pictures(study: Study, shape: Shape = PAGE) -> list[Picture]:
 
     alt = "Attack success rate over the epochs of the repair"
     return _pictures("persistence", alt, shape, draw, parts=list(panels.items()), most=shape.panels)
+
+
+def feature_pictures(records: Sequence[TrialRecord], shape: Shape = PAGE) -> list[Picture]:
+    """Poisoned and clean samples of one label by their features, of the first model of each attack and network that a
+    detector of training sets was asked of."""
+    found: dict[str, FeaturesRecord] = {}
+    for record in records:
+        for answer in record.answers:
+            if answer.features is not None:
+                after = "" if answer.result == "poisoned" else f", {answer.result}"
+                found.setdefault(f"{attack_of(record)}, {record.condition['model']['name']}{after}", answer.features)
+    alt = "Samples of the target class, by the first two principal components of their features"
+    return _pictures(
+        "features", alt, shape, lambda some: _planes(some, shape), parts=list(found.items()), most=shape.panels
+    )
+
+
+def _planes(panels: Sequence[tuple[str, FeaturesRecord]], shape: Shape) -> Figure:
+    most = max(1, min(4, int(shape.width / 1.6)))
+    columns, side = min(most, len(panels)), shape.width / most
+    count = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(side * columns, 3.3), (side + 0.3) * count + 0.4), layout="constrained")
+    grid = figure.subplots(count, columns, squeeze=False)
+    for position, axes in enumerate(grid.flat):
+        axes.set_visible(position < len(panels))
+    for axes, (title, features) in zip(grid.flat, panels, strict=False):
+        for places, color, marker in ((features.clean, BLUE, "o"), (features.poisoned, ORANGE, "x")):
+            axes.scatter(*zip(*places, strict=True), s=7, color=color, marker=marker, lw=0.8, alpha=0.6)
+        axes.set_title("\n".join(textwrap.wrap(title, int(10 * side))), loc="left", fontweight="bold")
+        axes.set(aspect="equal", xticks=[], yticks=[], xlim=(-540, 540), ylim=(-540, 540))
+        axes.set_xlabel("{:.0%} and {:.0%} of the variance".format(*features.variance), fontsize="medium")
+    figure.legend(
+        handles=[_entry("o", BLUE, "clean"), _entry("x", ORANGE, "poisoned")],
+        loc="outside upper left", frameon=False, fontsize=shape.points - 0.5, ncols=2,
+    )  # fmt: skip
+    return figure
 
 
 def persistence_lines(study: Study) -> Lines:

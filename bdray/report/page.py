@@ -20,6 +20,7 @@ from bdray.report.figures import (
     Shape,
     attack_success_pictures,
     clean_accuracy_pictures,
+    feature_pictures,
     persistence_lines,
     persistence_pictures,
 )
@@ -96,12 +97,14 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
 
     def draw(shape: Shape) -> Sequence[Picture]:
         accuracy = clean_accuracy_pictures(study, clean, shape)
-        return [*attack_success_pictures(study, shape), *persistence_pictures(study, shape), *accuracy]
+        rates = [*attack_success_pictures(study, shape), *persistence_pictures(study, shape), *accuracy]
+        return [*rates, *feature_pictures(study.records, shape)]
 
     pictures = {
         "success": attack_success_pictures(study),
         "persistence": persistence_pictures(study),
         "accuracy": clean_accuracy_pictures(study, clean),
+        "features": feature_pictures(study.records),
     }
     environment = _environment()
     script = environment.get_template("table.js").render()

@@ -133,11 +133,13 @@ def _row(names: Mapping[str, str], answer: Answer) -> str:
 
 
 def attack_of(record: TrialRecord) -> str:
-    """What an attack is called in the table: trigger, strategy and rate."""
+    """What an attack is called in the table: trigger, strategy and rate, and what test images carry where
+    `poison.test_trigger` says so."""
     if record.role == "baseline":
         return "baselines"
     poison = record.condition["poison"]
-    return f"{TRIGGERS.build(record.condition['trigger']).label}, {poison['strategy']}, rate {poison['rate']:g}"
+    tested = f", tested with {TRIGGERS.build(other).label}" if (other := poison.get("test_trigger")) else ""
+    return f"{TRIGGERS.build(record.condition['trigger']).label}, {poison['strategy']}, rate {poison['rate']:g}{tested}"
 
 
 def _detections(answers: Sequence[Answer]) -> Detections:

@@ -11,6 +11,9 @@ WIDE_AXES = 3
 """More axes than this share one column: a terminal is not wide enough for more."""
 
 
+FILES = ("trigger.path", "poison.test_trigger.path")
+"""Where triggers' files lie, which is not what they are."""
+
 _NO_AXES = ("seed", "data.classes")
 """Replicates; and what is known of pictures, which their digest tells apart."""
 
@@ -45,7 +48,8 @@ def axes_of(records: Sequence[TrialRecord]) -> list[str]:
     columns = {
         path: [repr(flat.get(path)) for flat in cells.values()] for path in _varying([flat for _, flat in poisoned])
     }
-    columns.pop("trigger.path", None)
+    for path in FILES:
+        columns.pop(path, None)
     words = [path for path in columns if path.endswith((".name", ".strategy"))]
     kept: list[str] = []
     for path in [*words, *(path for path in columns if path not in words)]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from bdray.condition import TRAINING_ONLY, Condition, attack_key, flatten
+from bdray.condition import TEST_TRIGGER, TRAINING_ONLY, Condition, flatten
 from bdray.errors import SpaceError
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
@@ -338,9 +338,11 @@ class BoundaryAsker(Asker):
 def _distance(floor: FloorRecord, condition: Condition, path: str) -> float | None:
     """How far the attack of a floor is from a condition's, in the logarithm of the parameter at `path`; None where
     anything else differs."""
-    if floor.probe == attack_key(condition.trigger, condition.poison):
+    if floor.probe == condition.attack:
         return 0.0
-    own, other = map(_attack, (condition.content(), {"trigger": floor.trigger, "poison": floor.poison}))
+    trigger = condition.test_trigger and condition.test_trigger.model_dump(mode="json")
+    tested, path = {**condition.content(), "trigger": trigger}, path.removeprefix("poison.test_")
+    own, other = map(_attack, (tested, {"trigger": floor.trigger, "poison": floor.poison}))
     if floor.variation != "whole" or path not in own.keys() & other.keys() or {**own, path: other[path]} != other:
         return None
     return abs(math.log(other[path] / own[path]))
@@ -348,5 +350,6 @@ def _distance(floor: FloorRecord, condition: Condition, path: str) -> float | No
 
 def _attack(content: Mapping[str, Any]) -> Flat:
     """What a test set sees of an attack, by path."""
-    flat = flatten({name: content[name] for name in ("trigger", "poison")})
-    return {path: value for path, value in flat.items() if path.removeprefix("poison.") not in TRAINING_ONLY}
+    unseen = {*TRAINING_ONLY, TEST_TRIGGER}
+    poison = {name: value for name, value in content["poison"].items() if name not in unseen}
+    return flatten({"trigger": content["trigger"], "poison": poison})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdray.condition import COMPONENTS, Condition, flatten
+from bdray.condition import COMPONENTS, TEST_TRIGGER, Condition, flatten
 from bdray.data.base import DataSet
 from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
@@ -17,6 +17,9 @@ from bdray.space.axes import NAME_KEYS, Rule, crossed
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
 from bdray.values import freeze, show
+
+_TESTED = f"poison.{TEST_TRIGGER}"
+_PICTURED = ("trigger.", _TESTED)
 
 SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
 
@@ -72,13 +75,15 @@ class Builder:
         Raises:
             ConditionError: with the dotted path and the nearest valid name.
         """
-        assignment = self._with_picture(self.with_root(assignment))
+        assignment = self._with_pictures(self.with_root(assignment))
         given: dict[str, tuple[Any, ...]] = dict.fromkeys(SECTIONS, ())
         for path, value in assignment.items():
             head = path.partition(".")[0]
             given[head] = (*given.get(head, ()), path, repr(value))
-        # What a class that is named in it stands for depends on the data.
+        # What a class that is named in it stands for depends on the data, what a test trigger is on the trigger.
         given["poison"] += given["data"]
+        if any(path.startswith(_TESTED) for path in given["poison"][::2]):
+            given["poison"] += given["trigger"]
         keys = {name: (name, given[name]) for name in SECTIONS}
         if not self._sections.keys() >= set(keys.values()):
             parsed = Condition.parse(nest(assignment))
@@ -103,12 +108,20 @@ class Builder:
             "data.root": root,
         }
 
-    def _with_picture(self, assignment: Flat) -> Flat:
-        path = assignment.get("trigger.path")
-        if self._beside is None or not isinstance(path, str) or is_file(find(path)):
+    def _with_pictures(self, assignment: Flat) -> Flat:
+        if self._beside is None:
             return assignment
-        beside = self._beside / path
-        return {**assignment, "trigger.path": str(beside)} if is_file(beside) else assignment
+        found = {path: self._found(value, path) for path, value in assignment.items() if path.startswith(_PICTURED)}
+        return {**assignment, **found}
+
+    def _found(self, value: Any, path: str) -> Any:
+        """A value of a trigger, or of triggers it consists of, with what lies beside the search space by its place."""
+        if isinstance(value, Mapping):
+            return {key: self._found(below, f"{path}.{key}") for key, below in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._found(item, path) for item in value]
+        is_missing = path.endswith(".path") and isinstance(value, str) and not is_file(find(value))
+        return str(self._beside / value) if self._beside and is_missing and is_file(self._beside / value) else value
 
 
 def nest(assignment: Flat) -> dict[str, Any]:

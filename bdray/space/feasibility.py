@@ -30,12 +30,13 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
 
     All but the first for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
-    for condition in {(id(c.trigger), c.data.image_size): c for c in conditions}.values():
-        try:
-            if condition.trigger:
-                condition.trigger.check(condition.data.image_size)
-        except ComponentError as error:
-            return condition, error.below("trigger")
+    for condition in {(id(c.trigger), id(c.poison), c.data.image_size): c for c in conditions}.values():
+        for section, trigger in (("trigger", condition.trigger), ("poison.test_trigger", condition.test_trigger)):
+            try:
+                if trigger:
+                    trigger.check(condition.data.image_size)
+            except ComponentError as error:
+                return condition, error.below(section)
     sizes: dict[int, Bounds | None] = {}
     for condition in conditions:
         if id(condition.data) not in sizes:

@@ -36,7 +36,6 @@ from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
 from bdray.store.record_index import WORTH_IT, RecordCopy, RecordIndex, Stamp
 from bdray.store.storage import Storage
-from bdray.triggers.base import Trigger
 from bdray.triggers.files import FileTrigger
 
 SPACE, SWEEP, REPORT, TABLE = "space.yaml", "sweep.json", "report.html", "results"
@@ -148,9 +147,9 @@ class KeptRecord:
         return checksum(self.data)[:16]
 
 
-def picture_name(flat: Mapping[str, Any]) -> str:
-    """Where a sweep's folder holds the file of a trigger made of one; flat content names that by place and hash."""
-    return f"{PICTURES}/{flat['trigger.sha256'][:16]}{PurePath(flat['trigger.path']).suffix}"
+def picture_name(path: str, sha256: str) -> str:
+    """Where a sweep's folder holds the file of a trigger made of one."""
+    return f"{PICTURES}/{sha256[:16]}{PurePath(path).suffix}"
 
 
 class SweepFolder(ChecksummedFolder):
@@ -188,19 +187,20 @@ class SweepFolder(ChecksummedFolder):
         """`sweep.json`."""
         self.write_json(SWEEP, asdict(info))
 
-    def keep_picture(self, trigger: Trigger | None) -> str | None:
-        """Writes the file of a trigger made of one into the folder, if it is not there, and returns its name; None for
-        other triggers.
+    def keep_pictures(self, condition: Condition) -> dict[str, str]:
+        """Writes the files of triggers made of one into the folder, if they are not there, and returns their names
+        there by their paths.
 
         Raises:
-            TriggerError: the file cannot be read, or is another one by now.
+            TriggerError: a file cannot be read, or is another one by now.
         """
-        if not isinstance(trigger, FileTrigger):
-            return None
-        name = picture_name({f"trigger.{key}": value for key, value in trigger.model_dump().items()})
-        if not self.storage.exists(name):
-            self.storage.write_atomic(name, trigger.content())
-        return name
+        triggers = filter(None, (condition.trigger, condition.test_trigger))
+        files = [member for trigger in triggers for member in trigger.members if isinstance(member, FileTrigger)]
+        names = {trigger.path: picture_name(trigger.path, trigger.sha256) for trigger in files}
+        for trigger in files:
+            if not self.storage.exists(names[trigger.path]):
+                self.storage.write_atomic(names[trigger.path], trigger.content())
+        return names
 
     def condition_ids(self) -> list[str]:
         """Ids of all conditions that have a folder, sorted."""

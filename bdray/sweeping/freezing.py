@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdray.condition import Condition, foreign_in, foreign_of
+from bdray.condition import TEST_TRIGGER, Condition, foreign_in, foreign_of
 from bdray.data import DataSet
 from bdray.plugins import digest_of, source_of
 from bdray.space import SearchSpace
@@ -20,6 +20,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PLUGINS, SPACE, SweepFolder, SweepInfo, now_ms
 
 _GIT_S = 5.0
+_TRIGGERS = {"trigger", TEST_TRIGGER}
 
 
 def freeze(
@@ -113,16 +114,15 @@ def _modules(space: SearchSpace, conditions: Sequence[Condition]) -> Iterator[st
 
 def _keep_pictures(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, str]:
     """The names of kept pictures by the paths that triggers say."""
-    folder, triggers = SweepFolder(sweep), {id(one.trigger): one.trigger for one in conditions if one.trigger}
-    kept = {str(getattr(one, "path", "")): folder.keep_picture(one) for one in triggers.values()}
-    return {path: name for path, name in kept.items() if name}
+    folder, attacks = SweepFolder(sweep), {(id(one.trigger), id(one.poison)): one for one in conditions}
+    return {path: name for one in attacks.values() for path, name in folder.keep_pictures(one).items()}
 
 
 def _relative(content: Any, pictures: Mapping[str, str], beside: Path, *, of_trigger: bool = False) -> Any:
     """With the names of kept pictures where triggers have paths."""
     if isinstance(content, Mapping):
         return {
-            key: _relative(value, pictures, beside, of_trigger=of_trigger or key.partition(".")[0] == "trigger")
+            key: _relative(value, pictures, beside, of_trigger=of_trigger or not _TRIGGERS.isdisjoint(key.split(".")))
             for key, value in content.items()
         }
     if isinstance(content, list):

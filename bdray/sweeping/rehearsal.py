@@ -155,8 +155,9 @@ def rehearsal_of(condition: Condition) -> Condition:
 
 def _checked(content: Mapping[str, Any]) -> Condition:
     condition = Condition.parse(content)
-    if condition.trigger:
-        condition.trigger.check(condition.data.image_size)
+    for trigger in (condition.trigger, condition.test_trigger):
+        if trigger:
+            trigger.check(condition.data.image_size)
     return condition
 
 

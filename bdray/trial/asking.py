@@ -28,15 +28,15 @@ from bdray.gpu_errors import gpu_error
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import answer_key
 from bdray.randomness import watching
-from bdray.record import Answer
+from bdray.record import Answer, FeaturesRecord
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
-from bdray.trial.detection import Found
+from bdray.trial.detection import Found, plane_of
 from bdray.trial.setup import Experiment
 
-_SHOWN_SIDE = 96
+_SHOWN_SIDE, _SHOWN = 96, 100
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ class Asking:
             return Answer(**asked, error=f"{type(error).__name__}: {error}")
         finally:
             model.train(was_training)
-        return Answer(**asked, **measured, seconds=time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        features = self._features(detector, key, model) if isinstance(detector, TrainingSetDetector) else None
+        return Answer(**asked, **measured, features=features, seconds=seconds)
 
     def _measured(self, detector: Detector, tools: DetectorTools, model: nn.Module) -> dict[str, Any]:
         experiment = self._experiment
@@ -145,6 +147,24 @@ class Asking:
         rows, poisoned = items.overlay_row.cpu().numpy(), len(self._experiment.plan.indices)
         flagged = detector.flagged(scores, shown.labels).numpy()
         return Found(scores.numpy(), (rows >= 0) & (rows < poisoned), flagged, rows >= poisoned)
+
+    def _features(self, detector: Detector, key: str, model: nn.Module) -> FeaturesRecord | None:
+        """Where poisoned samples lie among those of their label; None where there are none, or no others."""
+        items = self._experiment.stamped_set
+        rows, labels = items.overlay_row.cpu().numpy(), items.labels.cpu().numpy()
+        poisoned = (rows >= 0) & (rows < len(self._experiment.plan.indices))
+        if not poisoned.any():
+            return None
+        label = int(np.bincount(labels[poisoned]).argmax())
+        groups = [np.flatnonzero((labels == label) & group) for group in (poisoned, ~poisoned)]
+        if not all(map(len, groups)):
+            return None
+        shown = np.zeros(len(labels), dtype=np.bool_)
+        for group in groups:
+            shown[group[np.linspace(0, len(group) - 1, min(_SHOWN, len(group))).round().astype(int)]] = True
+        images = ItemImages(items.only(torch.from_numpy(shown)))
+        features = self._tools(detector, key).outputs(model, images).features.double().numpy()
+        return plane_of(features, poisoned[shown], label)
 
     def _tools(self, detector: Detector, key: str) -> DetectorTools:
         experiment, name = self._experiment, f"detect {detector.name}"

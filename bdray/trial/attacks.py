@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bdray.condition import Condition, attack_key
+from bdray.condition import TEST_TRIGGER, Condition, attack_key
 from bdray.poisoning.base import STRATEGIES, Poison
 from bdray.record import TrialRecord
 from bdray.triggers.base import TRIGGERS, Trigger
@@ -28,6 +28,15 @@ class Probe:
     poison: Poison
     variation: Variation = "whole"
 
+    @classmethod
+    def of(cls, condition: Condition) -> Probe | None:
+        """A condition's own attack; None without a trigger."""
+        if condition.test_trigger is None:
+            return None
+        # A test set sees no more of the strategy.
+        poison = STRATEGIES.build({**condition.poison.model_dump(mode="json"), TEST_TRIGGER: None})
+        return cls(condition.test_trigger, poison)
+
     @cached_property
     def key(self) -> str:
         """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
@@ -43,8 +52,8 @@ def probes_of(conditions: Sequence[Condition], *, varied: bool = False) -> tuple
     probes: dict[str, Probe] = {}
     probed: dict[str, Condition] = {}
     for condition in conditions:
-        if condition.trigger is not None and not condition.is_baseline:
-            probe = Probe(condition.trigger, condition.poison)
+        probe = None if condition.is_baseline else Probe.of(condition)
+        if probe is not None:
             probes.setdefault(probe.key, probe)
             if varied:
                 probed.setdefault(probe.key, condition)
@@ -58,9 +67,9 @@ def probes_of(conditions: Sequence[Condition], *, varied: bool = False) -> tuple
 def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:
     """What `evaluate.probes` tests a condition with beside its own trigger: that off its place, a part of it, and every
     other trigger of the sweep, each wanting what its own attack wants."""
-    if condition.trigger is None or condition.is_baseline:
+    own = Probe.of(condition)
+    if own is None or condition.is_baseline:
         return ()
-    own = Probe(condition.trigger, condition.poison)
     found = {
         probe.key: probe
         for probe in (
@@ -83,7 +92,8 @@ def attacks_to_relearn(condition: Condition, sweep: Sequence[Probe]) -> tuple[Pr
         return ()
     if condition.is_baseline:
         return tuple(probe for probe in sweep if probe.variation == "whole")
-    return (Probe(condition.trigger, condition.poison),) if condition.trigger else ()
+    own = Probe.of(condition)
+    return () if own is None else (own,)
 
 
 def dump_probes(probes: Sequence[Probe]) -> str:

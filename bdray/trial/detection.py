@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bdray.record import FeaturesRecord
+
+_FARTHEST = 500
+
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
@@ -41,6 +45,30 @@ class Found:
             "fpr": _share(self.flagged[negative]),
             "covers_flagged": _share(self.flagged[self.cover]),
         }
+
+
+def plane_of(features: Floats, poisoned: Flags, label: int) -> FeaturesRecord:
+    """Where samples lie in the plane of their first two principal components.
+
+    Args:
+        features: float64, `N x D`, `N` and `D` at least 2.
+        poisoned: bool, `N`.
+        label: what all of them are trained with.
+    """
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(2, svd_solver="full")
+    with np.errstate(invalid="ignore"):
+        # Where all are alike, nothing varies: no share of it.
+        places = fitted.fit_transform(features)
+    units = (_FARTHEST * places / max(float(np.abs(places).max()), np.finfo(np.float64).tiny)).round().astype(int)
+    first, second = np.nan_to_num(fitted.explained_variance_ratio_).tolist()
+    return FeaturesRecord(
+        label=label,
+        variance=(first, second),
+        poisoned=tuple((x, y) for x, y in units[poisoned].tolist()),
+        clean=tuple((x, y) for x, y in units[~poisoned].tolist()),
+    )
 
 
 def _share(flags: Flags) -> float | None:

@@ -23,6 +23,7 @@ from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
+from bdray.poisoning.base import Surrogate
 from bdray.questions import relearn_key
 from bdray.record import (
     Answer,
@@ -50,7 +51,7 @@ from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import KeptStage, StageStore
-from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
+from bdray.trial.surrogate import PlannedSurrogate, plan_surrogate, surrogate_of
 from bdray.trial.trial_files import TrialFiles
 
 
@@ -148,6 +149,20 @@ def ask_trial(
     return deterministically(attempt)
 
 
+def train_surrogate(
+    condition: Condition, recipe: Surrogate, *, reporter: Reporter, options: TrialOptions
+) -> tuple[Experiment, nn.Module]:
+    """The data of a condition, and a model that is trained on it with nothing poisoned, in evaluation mode."""
+
+    def attempt() -> tuple[Experiment, nn.Module]:
+        trial = _Trial(condition, None, None, reporter, options)
+        device = trial.device()
+        model, _ = trial.surrogate(plan_surrogate(condition, recipe), device)
+        return trial.experiment(condition, device), model.eval().requires_grad_(False)
+
+    return deterministically(attempt)
+
+
 def _failure(error: Exception) -> ErrorRecord:
     found = gpu_error(error)
     if found is None or found.kind != "memory":
@@ -192,8 +207,8 @@ class _Trial:
         Raises:
             StageGoneError: none is any more.
         """
-        device = self._device()
-        experiment = self._experiment(self.condition, device)
+        device = self.device()
+        experiment = self.experiment(self.condition, device)
         poisoned = self._poisoned(experiment) if self._asks("poisoned") else None
         repaired = self._repaired(experiment) if self._asks("repaired") or self._to_relearn() else None
         relearnt = () if repaired is None else self._relearn(experiment, repaired)
@@ -228,7 +243,7 @@ class _Trial:
             return experiment
         if self._finished(surrogate.stage.fingerprint, experiment) is None:
             return None
-        return experiment.perturb(self._surrogate(surrogate, device)[0])
+        return experiment.perturb(self.surrogate(surrogate, device)[0])
 
     def _finished(self, fingerprint: str, experiment: Experiment) -> KeptStage | None:
         return self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
@@ -264,15 +279,15 @@ class _Trial:
         taught = (relearn(experiment, model, recipe, probe, self.reporter) for probe in self._to_relearn().values())
         return (*known, *taught)
 
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         device = pick_device(self.options.device)
         prepare_process(device, self.options.threads or usable_cores())
         prepare_memory(device, self.options.gpu_share, self.options.context_bytes)
         return device
 
     def run(self) -> TrialRecord:
-        device = self._device()
-        experiment = self._experiment(self.condition, device)
+        device = self.device()
+        experiment = self.experiment(self.condition, device)
         experiment, self.options = decided(experiment, self.options, self.reporter, self.kept_in)
         try_stages(experiment)
         prepare_memory(device, self.options.gpu_share, self.options.context_bytes)
@@ -280,7 +295,7 @@ class _Trial:
         self.files.write_inputs(experiment)
         environment: dict[str, Any] = {**stage_environment(experiment.compute), "data_on": experiment.place}
         if (surrogate := surrogate_of(self.condition)) is not None:
-            helper, environment["surrogate"] = self._surrogate(surrogate, device)
+            helper, environment["surrogate"] = self.surrogate(surrogate, device)
             experiment = experiment.perturb(helper)
         visibility = experiment.visibility()
         self.files.write_visibility(visibility)
@@ -320,7 +335,7 @@ class _Trial:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
         return record
 
-    def _experiment(self, condition: Condition, device: torch.device) -> Experiment:
+    def experiment(self, condition: Condition, device: torch.device) -> Experiment:
         options = self.options
         auto = options.precision or "float32"
         experiment = Experiment.prepare(
@@ -340,9 +355,9 @@ class _Trial:
             shown_as=shown_as,
         )
 
-    def _surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
+    def surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
         """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
-        clean = replace(self._experiment(planned.condition, device), adversary=planned.adversary)
+        clean = replace(self.experiment(planned.condition, device), adversary=planned.adversary)
         runner = self._runner(clean, shown_as="surrogate")
         rates = runner.poison(planned.stage).record.epochs[-1].rates
         return runner.model, planned.describe(rates.clean_accuracy if rates else float("nan"))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdray.condition import Condition, attack_key
+from bdray.condition import Condition
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.errors import ComponentError, DataError, PoisonError
@@ -123,7 +123,7 @@ class Experiment:
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
         place = place or choose_place(_image_bytes(data, plan), device)
         home = device if place == "device" else torch.device("cpu")
-        attack = _attack_set(data, condition.trigger, condition.poison, condition.seed)
+        attack = _attack_set(data, condition.test_trigger, condition.poison, condition.seed)
         return cls(
             condition=condition,
             compute=make_compute(condition.train.precision, device, auto),
@@ -322,9 +322,9 @@ class Experiment:
         """What all pictures take: training and test images, triggered ones included."""
         return _image_bytes(self.data, self.plan)
 
-    @cached_property
+    @property
     def attack(self) -> str:
-        return attack_key(self.condition.trigger, self.condition.poison)
+        return self.condition.attack
 
     def describe(self) -> DataRecord:
         """What is trained and tested on, in numbers."""
@@ -349,15 +349,16 @@ class Experiment:
         return unstamped(self.data.train_images, self.plan, self.perturbed)
 
     def visibility(self) -> Visibility | None:
-        """How visible the attack is: on triggered test images, or where poisoned images are perturbed on those, with
-        their perturbation. None without a trigger."""
+        """How visible the attack is: on triggered test images, or where poisoned images are perturbed, or stamped with
+        another trigger than those, on poisoned images. None without a trigger."""
         if self.condition.trigger is None or not len(self.test.attack_labels):
             return None
         unchanged = {
             "unchanged_images": self.unchanged_tests,
             "unchanged_training_images": self.poisoned_set.unchanged,
         }
-        if self.perturbed is not None:
+        is_other = self.perturbed is not None or self.condition.trigger != self.condition.test_trigger
+        if is_other and len(self.plan.indices):
             clean, stamped = self._poisoned_images()
             chosen = _evenly(len(clean), VISIBILITY_IMAGES)
             largest = {"l_inf": float(largest_change(clean, stamped).max())}

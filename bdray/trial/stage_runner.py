@@ -29,8 +29,6 @@ from bdray.trial.options import TrialOptions
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_store import KeptStage, StageStore
 
-_UNKNOWN = {"attack_success_rate": None, "robust_accuracy": None}
-
 
 @dataclass(frozen=True)
 class StageEnd:
@@ -221,7 +219,10 @@ class StageRunner:
     def _train(self, stage: Stage, state: StageState, planned: PlannedStage) -> StageEnd:
         """From the checkpoint, if there is one, to the last epoch."""
         if self.store:
-            self.store.load_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint)
+            experiment = self.experiment
+            self.store.load_checkpoint(
+                planned.fingerprint, state, experiment.data.fingerprint, attack=experiment.attack
+            )
         self._note(planned, state.history)
         if self._is_pruned(stage, state, planned):
             raise Pruned(_record_of(self.experiment, stage, state, planned))
@@ -252,7 +253,8 @@ class StageRunner:
     def _checkpoint(self, stage: Stage, state: StageState, planned: PlannedStage) -> None:
         if self.store:
             here = _computed_on(self.experiment, stage.compute)
-            self.store.save_checkpoint(planned.fingerprint, state, self.experiment.data.fingerprint, here)
+            data, attack = self.experiment.data.fingerprint, self.experiment.attack
+            self.store.save_checkpoint(planned.fingerprint, state, data, here, attack=attack)
             self._checkpointed = time.monotonic()
 
     def _is_pruned(self, stage: Stage, state: StageState, planned: PlannedStage) -> bool:
@@ -268,7 +270,7 @@ class StageRunner:
         if not self.journal:
             return
         if self.shown_as:
-            self.journal.add(self.shown_as, self.shown_as, map(_without_attack, epochs))
+            self.journal.add(self.shown_as, self.shown_as, map(EpochRecord.without_attack, epochs))
         else:
             self.journal.add(planned.name, planned.result, epochs)
 
@@ -300,10 +302,6 @@ def _in_order(places: Sequence[Mapping[str, str | int]]) -> dict[str, str | int]
 
 def _measured_again(record: StageRecord, evaluation: Evaluation) -> StageEnd:
     """A kept stage under another attack: its clean rates stand, the last epoch's attack is measured, others unknown."""
-    epochs = [_without_attack(epoch) for epoch in record.epochs]
+    epochs = [epoch.without_attack() for epoch in record.epochs]
     epochs[-1] = epochs[-1].model_copy(update={"rates": evaluation.rates()})
     return StageEnd(record.model_copy(update={"epochs": tuple(epochs)}), evaluation.confusions())
-
-
-def _without_attack(epoch: EpochRecord) -> EpochRecord:
-    return epoch.model_copy(update={"rates": epoch.rates and epoch.rates.model_copy(update=_UNKNOWN)})

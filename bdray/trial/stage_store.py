@@ -125,15 +125,23 @@ class StageStore:
         self.drop_checkpoint(record.fingerprint)
 
     def save_checkpoint(
-        self, fingerprint: str, state: StageState, data_fingerprint: str, environment: Mapping[str, str | int]
+        self,
+        fingerprint: str,
+        state: StageState,
+        data_fingerprint: str,
+        environment: Mapping[str, str | int],
+        *,
+        attack: str = "",
     ) -> None:
         """Everything that changes while a stage runs, in one atomic file.
 
         Args:
             environment: what this process computes it on.
+            attack: names the attack that its history is measured under.
         """
         content: dict[str, Any] = {
             "data_fingerprint": data_fingerprint,
+            "attack": attack,
             "model": state.model.state_dict(),
             "regularizer": state.regularizer_state.state_dict() if state.regularizer_state else None,
             "objective": None if state.objective_state is None else state.objective_state.state_dict(),
@@ -147,8 +155,12 @@ class StageStore:
         self._checkpoints.add(fingerprint)
         _folder(self._sweep, fingerprint).write_bytes(CHECKPOINT, buffer.getvalue())
 
-    def load_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str) -> bool:
-        """Bring a fresh `state` to where the checkpoint stands. False when there is none for this data."""
+    def load_checkpoint(self, fingerprint: str, state: StageState, data_fingerprint: str, *, attack: str = "") -> bool:
+        """Bring a fresh `state` to where the checkpoint stands. False when there is none for this data.
+
+        Args:
+            attack: what epochs are to be measured under; those that were under another one are without.
+        """
         if fingerprint in self._anew:
             self._anew.discard(fingerprint)
             return False
@@ -162,6 +174,8 @@ class StageStore:
             history = [EpochRecord.model_validate(epoch) for epoch in content["history"]]
             model, optimizer, regularizer = (content[name] for name in ("model", "optimizer", "regularizer"))
             is_other_data = content["data_fingerprint"] != data_fingerprint
+            if content.get("attack", attack) != attack:
+                history = [epoch.without_attack() for epoch in history]
         except Exception as error:
             # torch raises errors of many kinds here, with pages of text; a pickle that would run code is one of them.
             folder.put_aside(CHECKPOINT, f"it is no checkpoint ({type(error).__name__})", "the stage starts anew")

@@ -40,8 +40,11 @@ class PlannedSurrogate:
 def surrogate_of(condition: Condition) -> PlannedSurrogate | None:
     """The surrogate of a condition; None where nothing is perturbed."""
     recipe = condition.poison.surrogate_recipe
-    if recipe is None or condition.is_baseline:
-        return None
+    return None if recipe is None or condition.is_baseline else plan_surrogate(condition, recipe)
+
+
+def plan_surrogate(condition: Condition, recipe: Surrogate) -> PlannedSurrogate:
+    """The surrogate that a recipe makes of a condition."""
     twin = condition.baseline()
     if recipe.seed == "other":
         twin = Condition.parse({**twin.content(), "seed": derive_seed(condition.seed, "poison", "surrogate")})

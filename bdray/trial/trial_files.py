@@ -46,7 +46,7 @@ class TrialFiles:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
         if self._sweep is None or self._folder is None:
             return
-        self._sweep.keep_picture(experiment.condition.trigger)
+        self._sweep.keep_pictures(experiment.condition)
         self._folder.write_condition(experiment.condition)
         self._folder.write(PLAN, experiment.plan.to_bytes())
         if experiment.condition.trigger is not None and not self._folder.had(PREVIEW):

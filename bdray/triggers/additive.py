@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class Additive(FileTrigger):
     """`image + strength * array`, rounded and cut to 0..255: any fixed perturbation that was made elsewhere.
 
-    The low-frequency perturbations of Zeng et al. 2021 (arXiv 2104.03413) come this way; nothing here makes them. The
-    array is named by its SHA-256, as the picture of `image` is.
+    The low-frequency perturbations of Zeng et al. 2021 (arXiv 2104.03413) come this way; nothing here makes them.
+    Narcissus (Zeng et al. 2023, arXiv 2204.05255) is an array that `bdray narcissus` makes, with the strategy
+    `clean_label` and `poison.test_trigger: {strength: 3}`. The array is named by its SHA-256, as the picture of `image`
+    is.
     """
 
     SOURCE: ClassVar[str] = "our choice, for perturbations as in Zeng et al. 2021, arXiv 2104.03413"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bdray.errors import TriggerError
+from bdray.errors import ComponentError, TriggerError
 from bdray.randomness import watching
 from bdray.registry import Component, Registry
 from bdray.seeds import stream
@@ -29,6 +30,17 @@ class Trigger(Component):
     def cover_trigger(self) -> Trigger:
         """What cover images are stamped with: the trigger itself, unless the attack has another idea of covers."""
         return self
+
+    @property
+    def test_trigger(self) -> Trigger:
+        """What test images are stamped with where `poison.test_trigger` says nothing: the trigger itself, unless the
+        attack shows more of it at test time."""
+        return self
+
+    @property
+    def members(self) -> tuple[Trigger, ...]:
+        """The triggers it consists of, itself where it is a single one."""
+        return (self,)
 
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Stamped copies of `images` (uint8, `N x 3 x H x W`, `N >= 1`, left as they are); the same shape, dtype and
@@ -71,6 +83,20 @@ class Trigger(Component):
 
 
 TRIGGERS: Registry[Trigger] = Registry("trigger", "triggers", Trigger, "bdray.triggers")
+
+
+def embedded(content: Any, option: str) -> Trigger:
+    """A trigger that is an option of another component, from `{name: ..., option: ...}`.
+
+    Raises:
+        ComponentError: there is no such trigger or option; the path begins with `option`.
+    """
+    if not isinstance(content, (Mapping, str, Trigger)):
+        raise ComponentError(option, f"must be a mapping, got {content!r}")
+    try:
+        return TRIGGERS.build(content)
+    except ComponentError as error:
+        raise ComponentError(f"{option}.{error.path}" if error.path else option, error.problem) from None
 
 
 def build_trigger(name: str, **options: Any) -> Trigger:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bdray.errors import ComponentError
+from bdray.intensity import Intensity
 from bdray.triggers.base import TRIGGERS, pattern_stream
 from bdray.triggers.placement import FOUR_PIXELS, Color, PlacedTrigger, enlarge, scaled, solid
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 class Patch(PlacedTrigger):
     """A square of one colour, or a pattern of that colour and its complement.
 
-    The trigger of Turner et al. 2019 is `style: label_consistent, position: four_corners, margin: 0`.
+    The trigger of Turner et al. 2019 is `style: label_consistent, position: four_corners, margin: 0`; their fainter one
+    has an `amplitude` of 16, 32 or 64 in training and of 255 at test time (`poison.test_trigger: {amplitude: 255}`).
     """
 
     SOURCE: ClassVar[str] = (
@@ -31,6 +34,24 @@ class Patch(PlacedTrigger):
     """Cells of a checkerboard are one pixel at 32 x 32; its top left corner has the colour. `label_consistent` is a
     pattern of 3 x 3 cells with the colour in four of them."""
     color: Color = (255, 255, 255)
+    amplitude: Annotated[Intensity, Field(gt=0.0)] | None = None
+    """Null: the pattern covers the pixels below it. Else it is added to them: white cells add that much, black ones
+    take it away, in between in proportion. A fraction of the full range, or above 1 in levels of 255."""
+
+    @model_validator(mode="after")
+    def _covers_or_adds(self) -> Patch:
+        if self.amplitude is not None and self.opacity != 1.0:
+            raise ComponentError("opacity", "has no meaning with an `amplitude`, which covers nothing; leave one out")
+        return self
+
+    def lay(self, pixels: torch.Tensor, picture: torch.Tensor, opacity: torch.Tensor | float) -> torch.Tensor:
+        import torch
+
+        if self.amplitude is None:
+            return super().lay(pixels, picture, opacity)
+        # In double precision, so that every device adds the same whole levels.
+        levels = ((picture.double() * 2 - 255) * self.amplitude).round().to(torch.int16)
+        return (pixels.to(torch.int16) + levels).clamp(0, 255).to(pixels.dtype)
 
     def check(self, image_size: int) -> None:
         self.check_side(self.size, image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,6 +12,8 @@ from bdray.gpu import to_device
 from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 REFERENCE_SIDE = 32
@@ -120,15 +123,19 @@ def _too_large(position: Position, outer: tuple[int, int], inner: tuple[int, int
 
 
 def composite(
-    images: torch.Tensor, patch: torch.Tensor, opacity: torch.Tensor | float, tops: torch.Tensor, lefts: torch.Tensor
+    images: torch.Tensor,
+    patch: torch.Tensor,
+    tops: torch.Tensor,
+    lefts: torch.Tensor,
+    lay: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """Copies of `images` with `patch` laid over each at its own place.
 
     Args:
         images: uint8, `N x 3 x H x W`.
         patch: uint8, `3 x h x w`.
-        opacity: in [0, 1]: a number, or float `h x w`.
         tops, lefts: int64, `N`: the patch's top left corner in every image.
+        lay: makes what is seen there of pixels, `N x h x w x 3`, and patch, `h x w x 3`.
     """
     import torch
 
@@ -138,11 +145,8 @@ def composite(
     columns = to_device(lefts.view(-1, 1, 1) + torch.arange(patch.shape[2]).view(1, 1, -1), device)
     # The window is N x h x w x 3: indices on both sides of a slice move to the front.
     window = images[number, :, rows, columns]
-    if isinstance(opacity, torch.Tensor):
-        opacity = to_device(opacity, device).unsqueeze(-1)
-    patch = to_device(patch, device)
     stamped = images.clone()
-    stamped[number, :, rows, columns] = mix(window, patch.permute(1, 2, 0), opacity)
+    stamped[number, :, rows, columns] = lay(window, to_device(patch, device).permute(1, 2, 0))
     return stamped
 
 
@@ -166,6 +170,10 @@ class PlacedTrigger(Trigger):
         float `h x w`, in [0, 1]."""
         raise NotImplementedError
 
+    def lay(self, pixels: torch.Tensor, picture: torch.Tensor, opacity: torch.Tensor | float) -> torch.Tensor:
+        """What is seen where the picture lies. uint8, `N x h x w x 3` and `h x w x 3`."""
+        return mix(pixels, picture, opacity)
+
     def apply(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         import torch
 
@@ -182,7 +190,8 @@ class PlacedTrigger(Trigger):
                 generator=generator,
             )
             covered = coverage * self.opacity
-            if mirrored and isinstance(covered, torch.Tensor):
-                covered = covered.flip(-1)
-            images = composite(images, picture.flip(-1) if mirrored else picture, covered, tops, lefts)
+            if isinstance(covered, torch.Tensor):
+                covered = to_device(covered.flip(-1) if mirrored else covered, images.device).unsqueeze(-1)
+            lay = partial(self.lay, opacity=covered)
+            images = composite(images, picture.flip(-1) if mirrored else picture, tops, lefts, lay)
         return images

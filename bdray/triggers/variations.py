@@ -42,7 +42,7 @@ def vary(
         return stamped
     if variation == "part":
         varied = _keep_half(images, stamped)
-    elif getattr(trigger, "position", "") == "random":
+    elif any(getattr(member, "position", "") == "random" for member in trigger.members):
         return None
     else:
         generator.set_state(state)

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bdray.cli import main
-from bdray.record import DataRecord, DuplicatesRecord, ErrorRecord, ProbeRecord, TrialRecord
-from bdray.report.figures import PAGE
+from bdray.record import Answer, DataRecord, DuplicatesRecord, ErrorRecord, FeaturesRecord, ProbeRecord, TrialRecord
+from bdray.report.figures import COLUMN, PAGE
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probes import probed_stages
 from bdray.results.cells import study_of
@@ -286,6 +286,26 @@ fixed: {data: digits, model: resnet8, poison: {rate: 0.1}}
 parameters:
   trigger.name: {values: [patch, blend]}
 """
+
+
+def test_the_page_shows_where_poisoned_samples_lie(make_record: MakeRecord) -> None:
+    features = FeaturesRecord(label=0, variance=(0.7, 0.1), poisoned=((500, 0), (400, 20)), clean=((-450, 3),))
+    said = {"key": "k", "detector": {"name": "spectral_signatures"}, "result": "poisoned", "auroc": 0.9}
+    records = [
+        make_record(trigger=trigger).model_copy(update={"answers": (Answer(**said, features=features),)})
+        for trigger in ("patch", "blend")
+    ]
+    made = make_report(records, SweepDescription("demo"))
+    (picture,) = [one for one in made.pictures if one.name == "features"]
+    first, second = picture.figure.axes
+    assert [axes.get_title(loc="left").split(",")[0] for axes in (first, second)] == ["blend", "patch"]
+    clean, poisoned = first.collections
+    assert poisoned.get_offsets().tolist() == [[500, 0], [400, 20]]
+    assert clean.get_offsets().tolist() == [[-450, 3]]
+    assert first.get_xlabel() == "70% and 10% of the variance"
+    assert "Poisoned samples among those of their label" in made.html
+    assert "Poisoned samples among" not in make_report([make_record()], SweepDescription("demo")).html
+    assert [one.name for one in made.draw(COLUMN) if one.name.startswith("features")] == ["features_column"]
 
 
 def test_command_writes_the_page_and_the_figures(

@@ -188,21 +188,21 @@ def test_what_collapsed_is_as_unmeasured_as_what_diverged(metric: str, load: Loa
     assert cell.values == {condition.condition_id: None}
 
 
+@pytest.mark.parametrize("path", ["trigger.alpha", "poison.test_trigger.alpha"])
 def test_a_triggers_strength_is_compared_with_the_floor_of_the_nearest_that_was_tested(
-    load: Load, tmp_path: Path
+    path: str, load: Load, tmp_path: Path
 ) -> None:
     space = load(
-        parameters={"trigger.alpha": {"min": 0.01, "max": 0.5, "distribution": "log_uniform"}},
+        parameters={path: {"min": 0.01, "max": 0.5, "distribution": "log_uniform"}},
         fixed={"data": "digits", "model": "resnet8", "trigger": "blend", "poison.rate": 0.1},
-        search=took(parameter="trigger.alpha"),
+        search=took(parameter=path),
     )
     asker = begun(space, tmp_path)
     (condition,) = asker.ask(1)
     (twin,) = space.twins([condition])
     record = made_up(twin, attacks=space.shown())
-    near = min(
-        record.floors, key=lambda floor: abs(math.log(floor.trigger["alpha"] / condition.content()["trigger"]["alpha"]))
-    )
+    alpha = condition.flat()[path]
+    near = min(record.floors, key=lambda floor: abs(math.log(floor.trigger["alpha"] / alpha)))
     assert len(record.floors) > 20
     (cell,) = asker.cells.values()
     assert asker._floors(cell, condition) == []

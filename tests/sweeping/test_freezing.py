@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bdray.space import load_space
@@ -79,3 +80,36 @@ def test_so_is_where_clean_sets_are_from(fixed: str, axes: str, tmp_path: Path) 
     write_space(sweep, space, space.conditions(), None)
     shutil.rmtree(pool)
     assert [one.condition_id for one in load_space(sweep.uri_of(SPACE)).conditions()] == ids
+
+
+def test_the_files_of_parts_and_of_test_triggers_are_kept_too(tmp_path: Path) -> None:
+    """Named beside the space; the folder is then whole without them."""
+    for name, level in (("faint.png", 10), ("whole.png", 20), ("part.png", 30)):
+        Image.new("RGB", (8, 8), (level, 0, 255)).save(tmp_path / name)
+    (tmp_path / "space.yaml").write_text(
+        "name: pictures\nseeds: [0]\n"
+        "fixed: {data: digits, model: resnet8}\n"
+        "parameters:\n"
+        "  trigger.name: {values: [image, adaptive_patch, adaptive_blend]}\n"
+        "  trigger.path: {value: faint.png, when: {trigger.name: image}}\n"
+        "  poison.test_trigger: {value: {path: whole.png}, when: {trigger.name: image}}\n"
+        "  trigger.parts:\n"
+        "    value: [{name: image, path: part.png}, {name: patch}]\n"
+        "    when: {trigger.name: adaptive_patch}\n"
+        "  trigger.of: {value: {name: image, path: part.png, fit: stretch}, when: {trigger.name: adaptive_blend}}\n"
+    )
+    space, sweep = load_space(tmp_path / "space.yaml"), Storage.open(tmp_path / "runs" / "pictures")
+    first, *others = space.conditions()
+    assert first.test_trigger is not None
+    assert first.trigger is not None
+    assert first.trigger.model_copy(update={"path": "", "sha256": ""}) == first.test_trigger.model_copy(
+        update={"path": "", "sha256": ""}
+    )
+    write_space(sweep, space, space.conditions(), None)
+    kept = {Path(name).read_bytes() for name in (tmp_path / "runs" / "pictures" / "pictures").iterdir()}
+    assert kept == {(tmp_path / name).read_bytes() for name in ("faint.png", "whole.png", "part.png")}
+    for name in ("faint.png", "whole.png", "part.png"):
+        (tmp_path / name).unlink()
+    again = load_space(sweep.uri_of(SPACE)).conditions()
+    assert [one.condition_id for one in again] == [one.condition_id for one in (first, *others)]
+    assert all(one.test_trigger.stamp(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).any() for one in again)

@@ -168,6 +168,17 @@ def test_a_class_that_is_flagged_is_compared_with_the_target() -> None:
     assert (missed.flagged, missed.tpr, missed.fpr) == ((3,), 0.0, pytest.approx(1 / 9))
 
 
+def test_features_are_those_of_samples_with_the_targets_label() -> None:
+    """As many as there are, up to a hundred of a kind; of a baseline, and of other detectors, none."""
+    found = asked(_KnowsSamples(), poison={"rate": 0.1, "target": 3, "cover_rate": 0.05}).features
+    assert found is not None
+    training = Experiment.prepare(Condition.parse({**SMALL}), torch.device("cpu"))
+    labels = training.data.train_labels[torch.from_numpy(training.split.train_indices)]
+    assert (found.label, len(found.poisoned), len(found.clean)) == (3, 18, int((labels == 3).sum()))
+    assert asked(_KnowsSamples(), poison={"rate": 0.0}).features is None
+    assert asked(_Third()).features is None
+
+
 def test_of_what_a_detector_has_recovered_the_targets_is_kept() -> None:
     kept = asked(_Shows(), poison={"rate": 0.1, "target": 5}).recovered
     assert list(kept) == [5]

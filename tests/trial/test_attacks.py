@@ -6,9 +6,11 @@ import pytest
 from made_up import rates, record
 
 from bdray.condition import Condition, attack_key
+from bdray.errors import ConditionError
 from bdray.record import FloorRecord
 from bdray.results.controls import controls_of
 from bdray.trial.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of
+from bdray.triggers import TRIGGERS
 
 
 def condition(**sections: Any) -> Condition:
@@ -40,6 +42,29 @@ def test_how_much_is_poisoned_is_no_part_of_an_attack(poison: dict[str, Any]) ->
 )
 def test_another_trigger_or_another_wish_is_another_attack(sections: dict[str, Any]) -> None:
     assert key(**sections) != key()
+
+
+def test_an_attack_is_named_by_what_test_images_are_stamped_with() -> None:
+    strong, faint = {"name": "blend", "alpha": 0.3}, {"name": "blend", "alpha": 0.1}
+    stronger = condition(trigger=faint, poison={"test_trigger": {"alpha": 0.3}})
+    assert stronger.attack == condition(trigger=strong).attack != condition(trigger=faint).attack
+    assert probes_of([stronger]) == probes_of([condition(trigger=strong)])
+    assert stronger.poison_fingerprint == condition(trigger=faint).poison_fingerprint
+    assert stronger.condition_id != condition(trigger=faint).condition_id
+    assert Condition.parse(stronger.content()) == stronger
+
+
+def test_a_test_trigger_says_what_differs_or_is_another_one() -> None:
+    one = condition(trigger={"name": "patch", "size": 4}, poison={"test_trigger": {"margin": 2}})
+    assert one.test_trigger == TRIGGERS.build({"name": "patch", "size": 4, "margin": 2})
+    other = condition(poison={"test_trigger": "warp"})
+    assert other.test_trigger == TRIGGERS.build("warp")
+    adaptive = condition(trigger={"name": "adaptive_blend"}, poison={"test_trigger": {"alpha": 0.2}})
+    assert adaptive.test_trigger == TRIGGERS.build("blend")
+    with pytest.raises(ConditionError, match=r"poison.test_trigger.sise: trigger 'patch' has no option 'sise'"):
+        condition(poison={"test_trigger": {"sise": 3}})
+    with pytest.raises(ConditionError, match=r"poison.test_trigger: must be a mapping, got 3"):
+        condition(poison={"test_trigger": 3})
 
 
 def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bdray.trial.detection import Found
+from bdray.trial.detection import Found, plane_of
 
 
 def drawn(seed: int, levels: int) -> Found:
@@ -60,3 +60,25 @@ def test_without_anything_poisoned_there_are_false_alarms_alone() -> None:
     measured = found.measured()
     assert "auroc" not in measured
     assert (measured["tpr"], measured["fpr"], measured["negatives"]) == (None, 0.25, 4)
+
+
+def test_samples_lie_where_the_singular_vectors_put_them() -> None:
+    """In float64, up to the sign of an axis and the rounding to whole units."""
+    features = np.random.default_rng(0).normal(size=(60, 9)) * np.linspace(4, 1, 9)
+    poisoned = np.arange(60) < 20
+    features[poisoned] += 3
+    found = plane_of(features, poisoned, 7)
+    left, values, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
+    exact = left[:, :2] * values[:2]
+    exact *= 500 / np.abs(exact).max()
+    assert found.variance == pytest.approx(values[:2] ** 2 / (values**2).sum())
+    placed = np.array([*found.poisoned, *found.clean], dtype=np.float64)
+    placed *= np.sign((placed * exact).sum(0))
+    assert np.abs(placed - exact).max() <= 0.5
+    assert (len(found.poisoned), len(found.clean), found.label) == (20, 40, 7)
+
+
+def test_samples_that_are_all_alike_lie_in_the_middle() -> None:
+    found = plane_of(np.ones((4, 3)), np.array([True, False, False, True]), 0)
+    assert {*found.poisoned, *found.clean} == {(0, 0)}
+    assert found.variance == (0.0, 0.0)

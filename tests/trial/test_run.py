@@ -313,6 +313,28 @@ def test_a_stage_that_is_not_intact_is_computed_again(
     assert model.read_bytes() == intact
 
 
+def test_one_poisoned_model_is_measured_under_two_test_triggers(
+    sweep: Storage, storage: Storage, options: TrialOptions
+) -> None:
+    """The second comes to the same numbers as if it had trained that model itself; but for the epochs before the last,
+    which nobody has measured."""
+    longer = {"train": {**SMALL["train"], "epochs": 4}, "trigger": {"name": "blend", "alpha": 0.1}}
+    weak = condition(**longer, poison={"rate": 0.02})
+    strong = condition(**longer, poison={"rate": 0.02, "test_trigger": {"alpha": 1.0}})
+    first = run_trial(weak, sweep=sweep, storage=storage, options=options)
+    second = run_trial(strong, sweep=sweep, storage=storage, options=options)
+    alone = run_trial(strong, options=options)
+    assert second.stages[0].reused
+    assert (second.poisoned, second.repaired) == (alone.poisoned, alone.repaired)
+    assert second.poisoned != first.poisoned
+    assert first.poisoned is not None
+    assert second.poisoned is not None
+    assert second.poisoned.clean_accuracy == first.poisoned.clean_accuracy
+    begun, *_, ended = second.stages[0].epochs
+    assert begun.rates is not None
+    assert (begun.rates.attack_success_rate, ended.rates) == (None, second.poisoned)
+
+
 def test_a_baseline_is_measured_under_every_attack(sweep: Storage, storage: Storage, options: TrialOptions) -> None:
     attacks = [condition(), condition(trigger={"name": "blend"}), condition(poison={"rate": 0.3, "target": 2})]
     twin = attacks[0].baseline()

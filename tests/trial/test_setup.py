@@ -49,6 +49,22 @@ def test_unchanged_images_are_counted_over_all_test_and_training_images(cache: P
     assert (seen.compared_images, seen.measured_on) == (VISIBILITY_IMAGES, "test")
 
 
+def test_training_and_test_images_carry_their_own_triggers(cache: Path) -> None:
+    """And what is said to be visible is what stands in the training set."""
+    white = {"name": "patch", "color": [255, 255, 255], "size": 8, "amplitude": 16}
+    one = experiment(cache, white, cover_rate=0.1, test_trigger={"amplitude": 255})
+    touched = np.concatenate([one.plan.indices, one.plan.cover_indices])
+    before, after = one.data.train_images[touched].int(), one.poisoned_set.overlay.int()
+    corner = (slice(None), slice(None), slice(11, 15), slice(11, 15))
+    assert torch.equal(after[corner], (before[corner] + 16).clamp(max=255))
+    attacked = one.data.test_images[one.data.test_labels != 0]
+    assert bool((one.test.attack_images[corner] == 255).all())
+    assert len(attacked) == len(one.test.attack_images)
+    seen = one.visibility()
+    assert seen is not None
+    assert (seen.l_inf, seen.measured_on) == (16.0, "training")
+
+
 def test_the_largest_change_is_over_all_images(cache: Path) -> None:
     """A dark pixel on digits changes few images much: no sample of a quarter may decide."""
     one = experiment(cache, {"name": "pixel", "color": [0, 0, 0]})

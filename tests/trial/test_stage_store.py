@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up import stage
+from made_up import rates, stage
 from torch import nn
 
 from bdray.record import Confusion, EpochRecord
@@ -84,6 +84,21 @@ def test_a_checkpoint_brings_a_fresh_state_to_where_it_stood(tmp_path: Path) -> 
         assert torch.equal(
             after.optimizer.state[mine]["momentum_buffer"], before.optimizer.state[theirs]["momentum_buffer"]
         )
+
+
+def test_epochs_of_a_checkpoint_are_without_another_attacks_rates(tmp_path: Path) -> None:
+    """What a stage is trained on does not depend on what test images are stamped with, its curve does."""
+    store, before = StageStore(sweep_in(tmp_path, "one")), state(network())
+    before.history.append(EpochRecord(epoch=1, loss=0.25, rates=rates(0.7)))
+    store.save_checkpoint(FINGERPRINT, before, DATA, {}, attack="blend")
+    same, other = state(network()), state(network())
+    assert store.load_checkpoint(FINGERPRINT, same, DATA, attack="blend")
+    assert same.history == before.history
+    assert store.load_checkpoint(FINGERPRINT, other, DATA, attack="warp")
+    (found,) = other.history
+    assert found.rates is not None
+    assert (found.rates.attack_success_rate, found.rates.robust_accuracy) == (None, None)
+    assert found.rates.clean_accuracy == rates(0.7).clean_accuracy
 
 
 @pytest.mark.parametrize("finish", [True, False])

@@ -40,6 +40,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "additive", "strength": 2.5},
     {"name": "reflection", "kind": "in_focus"},
     {"name": "reflection", "kind": "out_of_focus", "alpha": 0.4},
+    {"name": "patch", "style": "label_consistent", "position": "four_corners", "margin": 0, "amplitude": 64},
+    {"name": "adaptive_blend", "of": {"name": "sinusoid"}, "pieces": 9, "mask_rate": 0.2},
+    {"name": "adaptive_patch", "show": "all"},
+    {"name": "adaptive_patch", "parts": [{"name": "patch", "position": "random"}, {"name": "adaptive_blend"}]},
 ]
 SHAPES = [(32, 32), (64, 64), (33, 33), (24, 40), (16, 16)]
 
@@ -50,6 +54,12 @@ def trigger(request: pytest.FixtureRequest, sticker: str, perturbation: str) -> 
     if "path" in TRIGGERS.get(content["name"]).model_fields:
         content["path"] = perturbation if content["name"] == "additive" else sticker
     return TRIGGERS.build(content)
+
+
+def draws(trigger: Trigger) -> bool:
+    """Whether something of it is drawn for every image."""
+    places = (getattr(member, "position", None) for member in trigger.members)
+    return "random" in places or trigger.test_trigger != trigger
 
 
 def noise(count: int, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -92,8 +102,8 @@ def test_never_touches_the_global_generator(trigger: Trigger) -> None:
 
 
 def test_stamps_each_image_alike_alone_and_in_a_batch(trigger: Trigger) -> None:
-    if getattr(trigger, "position", None) == "random":
-        pytest.skip("its place is drawn anew for every image")
+    if draws(trigger):
+        pytest.skip("its place, or what of it is shown, is drawn anew for every image")
     images = noise(4)
     alone = torch.cat([trigger.stamp(image.unsqueeze(0)) for image in images])
     assert torch.equal(trigger.stamp(images), alone)
@@ -120,7 +130,7 @@ def test_says_where_it_comes_from(trigger: Trigger) -> None:
 def test_chunks_do_not_show(trigger: Trigger, monkeypatch: pytest.MonkeyPatch) -> None:
     images = noise(7)
     whole = trigger.stamp(images)
-    if getattr(trigger, "position", None) != "random":
+    if not draws(trigger):
         monkeypatch.setattr("bdray.triggers.base._CHUNK_VALUES", 2 * 3 * 32 * 32)
         assert torch.equal(trigger.stamp(images), whole)
 
