@@ -74,6 +74,7 @@ class Shape:
         return max(1, min(len(texts), int((self.width - 0.2) / longest)))
 
 
+_MOST_DOTS = 30
 MOST_PANELS = 24
 PAGE = Shape("", 9.6, 8.5, 60, MOST_PANELS)
 TEXT = Shape("_text", 7.0, 7.5, 20, MOST_PANELS)
@@ -297,15 +298,17 @@ def _as_percent(rate: float, _: object) -> str:
 
 
 def _dot(panel: Axes, found: Estimate | None, y: float, color: str, marker: str) -> None:
-    """Every training, and their mean as a tick; of a single one, its interval over test images."""
+    """Every training, where they are not too many to be told apart, and their mean as a tick; of a single one, its
+    interval over test images."""
     if found is None:
         return
     alone = len(found.values) == 1
     if found.low is not None and found.high is not None:
         panel.plot([found.low, found.high], [y, y], color=color, lw=1.5, alpha=0.75, zorder=3)
     size = (5 if marker == "o" else 4.5) if alone else 3.2
+    values = found.values if len(found.values) <= _MOST_DOTS else ()
     panel.plot(
-        found.values, [y] * len(found.values), marker, color=color, ms=size, ls="", zorder=4, clip_on=False,
+        values, [y] * len(values), marker, color=color, ms=size, ls="", zorder=4, clip_on=False,
         alpha=1 if alone else 0.7, mew=0,
     )  # fmt: skip
     if not alone:
@@ -480,10 +483,11 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
 
 
 def _draw_curve(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
-    """Means, and faintly every training where there are several."""
+    """Means, and faintly every training where there are several, but not too many to be told apart."""
     epochs = [epoch for epoch, _ in curve]
     axes.plot(epochs, [rate.mean for _, rate in curve], ms=3.2, lw=1.3, clip_on=False, **look)
-    for values in zip(*(rate.values for _, rate in curve), strict=True) if len(curve[0][1].values) > 1 else ():
+    trainings = len(curve[0][1].values)
+    for values in zip(*(rate.values for _, rate in curve), strict=True) if 1 < trainings <= _MOST_DOTS else ():
         axes.plot(epochs, values, color=look["color"], lw=0.5, alpha=0.45)
 
 
