@@ -27,6 +27,7 @@ NAMES = (
     "gpu",
     "cold_start",
     "slow_store",
+    "large",
     "samplers",
     "asking",
 )

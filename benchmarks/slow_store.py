@@ -249,16 +249,16 @@ def _gathering(sweep: Storage) -> dict[str, float]:
 
 def _reading(command: str, storage: Storage, store: SlowStore | None, bound: float) -> Row:
     """Seconds that a command takes, typed by a user."""
-    before, started, processor = len(store.lines) if store else 0, time.perf_counter(), _processor_s()
+    before, started, processor = len(store.lines) if store else 0, time.perf_counter(), processor_s()
     _bdray([command, "large", "--storage", storage.location], ROOT)
     seconds = time.perf_counter() - started
     progress(f"  {command}: {seconds:.1f} s")
-    figures = {"s": seconds, "processor s": _processor_s() - processor}
+    figures = {"s": seconds, "processor s": processor_s() - processor}
     figures |= {"requests": float(len(store.lines) - before)} if store else {}
     return Row(f"bdray {command}: {'store' if store else 'disk'}, s", figures, seconds, Target("under", bound))
 
 
-def _processor_s() -> float:
+def processor_s() -> float:
     """Of the processes that this one started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -76,10 +76,8 @@ class Shape:
         return max(1, min(len(texts), int((self.width - 0.2) / longest)))
 
 
+_MOST_DOTS = 30
 MOST_PANELS = 24
-MOST_CELLS = 480
-"""Figures of every cell draw so many and say how many they leave out: nobody looks at thousands of dots, and drawing
-them takes most of the time of a large report. The heat map, means and tables have all."""
 PAGE = Shape("", 9.6, 8.5, 60, MOST_PANELS)
 TEXT = Shape("_text", 7.0, 7.5, 20, MOST_PANELS)
 COLUMN = Shape("_column", 3.3, 7.0, 20, 12)
@@ -106,14 +104,12 @@ class Picture:
         name: of its file, without a suffix.
         alt: for those who cannot see it.
         shape: what it was drawn for.
-        left_out: how many cells neither it nor the others of its kind show.
     """
 
     name: str
     alt: str
     figure: Figure
     shape: Shape = PAGE
-    left_out: int = 0
 
     def render(self, kind: Literal["svg", "png", "pdf"]) -> bytes:
         """The file's bytes; the same for the same records."""
@@ -153,9 +149,7 @@ T = TypeVar("T")
 def _pictures(
     name: str, alt: str, shape: Shape, draw: Callable[[Sequence[T]], Figure], *, parts: Sequence[T], most: int
 ) -> list[Picture]:
-    """As many as it takes with `most` parts each, all about as long, of the first `MOST_CELLS` parts."""
-    left_out = max(len(parts) - MOST_CELLS, 0)
-    parts = parts[:MOST_CELLS]
+    """As many as it takes with `most` parts each, all about as long."""
     size = -(-len(parts) // max(1, -(-len(parts) // most)))
     chunks = [parts[start : start + size] for start in range(0, len(parts), size or 1)]
     pictures = []
@@ -163,7 +157,7 @@ def _pictures(
         for number, chunk in enumerate(chunks, 1):
             suffix = shape.suffix + (f"_{number}" if len(chunks) > 1 else "")
             which = f" ({number} of {len(chunks)})" if len(chunks) > 1 else ""
-            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk), shape, left_out))
+            pictures.append(Picture(f"{name}{suffix}", f"{alt}{which}", draw(chunk), shape))
     return pictures
 
 
@@ -314,15 +308,17 @@ def _as_percent(rate: float, _: object) -> str:
 
 
 def _dot(panel: Axes, found: Estimate | None, y: float, color: str, marker: str) -> None:
-    """Every training, and their mean as a tick; of a single one, its interval over test images."""
+    """Every training, where they are not too many to be told apart, and their mean as a tick; of a single one, its
+    interval over test images."""
     if found is None:
         return
     alone = len(found.values) == 1
     if found.low is not None and found.high is not None:
         panel.plot([found.low, found.high], [y, y], color=color, lw=1.5, alpha=0.75, zorder=3)
     size = (5 if marker == "o" else 4.5) if alone else 3.2
+    values = found.values if len(found.values) <= _MOST_DOTS else ()
     panel.plot(
-        found.values, [y] * len(found.values), marker, color=color, ms=size, ls="", zorder=4, clip_on=False,
+        values, [y] * len(values), marker, color=color, ms=size, ls="", zorder=4, clip_on=False,
         alpha=1 if alone else 0.7, mew=0,
     )  # fmt: skip
     if not alone:
@@ -497,10 +493,11 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
 
 
 def _draw_curve(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
-    """Means, and faintly every training where there are several."""
+    """Means, and faintly every training where there are several, but not too many to be told apart."""
     epochs = [epoch for epoch, _ in curve]
     axes.plot(epochs, [rate.mean for _, rate in curve], ms=3.2, lw=1.3, clip_on=False, **look)
-    for values in zip(*(rate.values for _, rate in curve), strict=True) if len(curve[0][1].values) > 1 else ():
+    trainings = len(curve[0][1].values)
+    for values in zip(*(rate.values for _, rate in curve), strict=True) if 1 < trainings <= _MOST_DOTS else ():
         axes.plot(epochs, values, color=look["color"], lw=0.5, alpha=0.45)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from bdray.record import StageName
@@ -53,6 +53,33 @@ class Lines:
     color: str | None
     style: str | None
     alike: tuple[str, ...] = ()
+
+
+def gathered(study: Study, most: int) -> Study:
+    """The study with the cells that share the values of some axes as one: of the trigger, and of as many others as make
+    `most` cells together."""
+    kept: list[str] = []
+    trigger = [path for path in study.axes if path.startswith(TRIGGER)]
+    for path in [*trigger, *telling(study.cells, [path for path in study.axes if path not in trigger], trigger)]:
+        if levels(study.cells, [*kept, path]) <= most:
+            kept.append(path)
+    axes = tuple(path for path in study.axes if path in kept)
+    cells, baselines = (_joined(each, axes) for each in (study.cells, study.baselines))
+    return replace(study, axes=axes, cells=cells, baselines=baselines)
+
+
+def _joined(cells: Sequence[Cell], axes: Sequence[str]) -> tuple[Cell, ...]:
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(values_of(cell, axes), []).append(cell)
+    return tuple(
+        replace(
+            group[0],
+            values={path: group[0].values[path] for path in axes},
+            replicates=tuple(each for cell in group for each in cell.replicates),
+        )
+        for group in groups.values()
+    )
 
 
 def lines_of(cells: Sequence[Cell], axes: Sequence[str], *, colors: int, styles: int, panels: int) -> Lines:

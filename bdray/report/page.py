@@ -25,7 +25,7 @@ from bdray.report.figures import (
     persistence_pictures,
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
-from bdray.report.layout import heat_map
+from bdray.report.layout import gathered, heat_map
 from bdray.report.methods import methods, tunes_only
 from bdray.report.probes import probed_stages
 from bdray.report.retraining import retraining
@@ -41,6 +41,9 @@ from bdray.trial.visibility import VISIBILITY_IMAGES
 _STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
 
 _NOTHING = "–"
+MOST_CELLS, MOST_ROWS = 600, 2000
+"""With more cells, figures are of what many have in common, and no table lists them; nor one more conditions."""
+_GATHERED = 120
 
 AGAIN_S = 15
 """Seconds after which an open page of a sweep that runs loads itself again."""
@@ -100,10 +103,13 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         rates = [*attack_success_pictures(study, shape), *persistence_pictures(study, shape), *accuracy]
         return [*rates, *feature_pictures(study.records, shape)]
 
+    few = len(study.cells) <= MOST_CELLS
+    drawn = study if few else gathered(study, _GATHERED)
     pictures = {
-        "success": attack_success_pictures(study),
-        "persistence": persistence_pictures(study),
-        "accuracy": clean_accuracy_pictures(study, clean),
+        "success": attack_success_pictures(drawn),
+        "persistence": persistence_pictures(drawn),
+        # Differences are of pairs of one cell and seed.
+        "accuracy": clean_accuracy_pictures(study, clean) if few else [],
         "features": feature_pictures(study.records),
     }
     environment = _environment()
@@ -118,16 +124,19 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         facts=_facts(study, sweep),
         heats={title: heat for stage, title in _STAGES if (heat := heat_map(study, stage))},
         strips=trigger_strips(study, sweep.picture_of),
-        lines=persistence_lines(study),
+        lines=persistence_lines(drawn),
+        lists_cells=few,
+        joined=[path for path in study.axes if path not in drawn.axes],
         variation=variation(study),
         clean=clean,
         regularization=regularization(study),
         retraining=retraining(study),
-        relearnt=relearnings(study),
-        probed=probed_stages(study),
+        drawn=drawn,
+        relearnt=relearnings(drawn),
+        probed=probed_stages(drawn),
         detected=detector_table(study.records),
         recovered=recovered_strips(study.records, sweep.picture_of),
-        table=_table(study),
+        table=_table(study) if len(study.records) <= MOST_ROWS else None,
         searched=searched,
         mixtures=mixtures(study.records),
         duplicates=_duplicates(study.records),
@@ -137,7 +146,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
             for cell in (*study.cells, *study.baselines)
             for each in cell.replicates
             if mark(each.record)
-        ],
+        ][:MOST_ROWS],
         **pictures,
     )  # fmt: skip
     groups = [*pictures.values(), *(part.pictures for part in searched)]

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from bdray.record import TrialRecord, persistence_of
-from bdray.report import figures
 from bdray.report.figures import (
     BLUE,
     COLUMN,
@@ -22,7 +21,6 @@ from bdray.report.figures import (
     persistence_pictures,
 )
 from bdray.report.findings import clean_behaviour
-from bdray.report.page import SweepDescription, make_report
 from bdray.results.cells import study_of
 
 MakeRecord = Callable[..., TrialRecord]
@@ -92,17 +90,6 @@ def test_many_cells_make_several_figures(make_record: MakeRecord) -> None:
     records = [make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)]
     pictures = attack_success_pictures(study_of(records))
     assert [picture.name for picture in pictures] == ["attack_success_1", "attack_success_2"]
-    assert [picture.left_out for picture in pictures] == [0, 0]
-
-
-def test_figures_of_thousands_of_cells_show_the_first_and_count_the_rest(
-    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "MOST_CELLS", PAGE.rows)
-    records = [make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)]
-    (picture,) = attack_success_pictures(study_of(records))
-    assert picture.left_out == 5
-    assert "5 more cells are drawn in no figure" in make_report(records, SweepDescription("sweep")).html
 
 
 def test_differences_are_drawn_in_points(make_record: MakeRecord, make_baseline: MakeRecord) -> None:

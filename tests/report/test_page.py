@@ -14,6 +14,7 @@ import pytest
 from bdray.cli import main
 from bdray.record import Answer, DataRecord, DuplicatesRecord, ErrorRecord, FeaturesRecord, ProbeRecord, TrialRecord
 from bdray.report.figures import COLUMN, PAGE
+from bdray.report.layout import gathered
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probes import probed_stages
 from bdray.results.cells import study_of
@@ -286,6 +287,32 @@ fixed: {data: digits, model: resnet8, poison: {rate: 0.1}}
 parameters:
   trigger.name: {values: [patch, blend]}
 """
+
+
+def test_a_large_study_is_drawn_by_what_its_cells_have_in_common(
+    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cell and no condition is listed; means are over all trainings of the cells that a row stands for."""
+    monkeypatch.setattr("bdray.report.page.MOST_CELLS", 3)
+    monkeypatch.setattr("bdray.report.page.MOST_ROWS", 3)
+    monkeypatch.setattr("bdray.report.page._GATHERED", 2)
+    records = [make_record(trigger=trigger, rate=rate) for trigger in ("patch", "blend") for rate in (0.1, 0.2, 0.3)]
+    made = make_report(records, SweepDescription("large"))
+    (success,) = [one for one in made.pictures if one.name == "attack_success"]
+    svg = success.render("svg").decode()
+    assert [svg.count(f">{name}<") for name in ("blend", "patch")] == [1, 1]
+    drawn = gathered(study_of(records), 2)
+    (blend, patch) = drawn.cells
+    assert (drawn.axes, len(blend.replicates), len(patch.replicates)) == (("trigger.name",), 3, 3)
+    found = patch.estimate("poison", "attack_success_rate")
+    rates = [one.poisoned.attack_success_rate for one in records[:3] if one.poisoned]
+    assert found is not None
+    assert sorted(found.values) == sorted(rates)  # type: ignore[type-var]
+    page = Page(made.html)
+    assert "a row is all trainings that share what it says, a mean over poison rate" in page.text
+    assert "6 conditions are too many for a table here" in page.text
+    assert not [name for name in page.ids if name.startswith("c-")]
+    assert "Every cell" not in page.text
 
 
 def test_the_page_shows_where_poisoned_samples_lie(make_record: MakeRecord) -> None:

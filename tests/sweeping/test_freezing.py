@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bdray.cli import _parser
+from bdray.commands.trial import choose_condition
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE
+from bdray.store.sweep_folder import SPACE, SweepFolder
 from bdray.sweeping.freezing import write_space
 
 TWO = """
@@ -106,10 +108,19 @@ def test_the_files_of_parts_and_of_test_triggers_are_kept_too(tmp_path: Path) ->
         update={"path": "", "sha256": ""}
     )
     write_space(sweep, space, space.conditions(), None)
+    for one in (first, *others):
+        SweepFolder(sweep).condition(one.condition_id).write_condition(one)
     kept = {Path(name).read_bytes() for name in (tmp_path / "runs" / "pictures" / "pictures").iterdir()}
     assert kept == {(tmp_path / name).read_bytes() for name in ("faint.png", "whole.png", "part.png")}
     for name in ("faint.png", "whole.png", "part.png"):
         (tmp_path / name).unlink()
     again = load_space(sweep.uri_of(SPACE)).conditions()
     assert [one.condition_id for one in again] == [one.condition_id for one in (first, *others)]
-    assert all(one.test_trigger.stamp(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).any() for one in again)
+    black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    for one in again:
+        assert one.test_trigger is not None
+        path = tmp_path / "runs" / "pictures" / "conditions" / one.condition_id / "condition.json"
+        read, _ = choose_condition(_parser("bdray").parse_args(["trial", str(path)]))
+        assert read.condition_id == one.condition_id
+        assert read.test_trigger is not None
+        assert torch.equal(read.test_trigger.stamp(black), one.test_trigger.stamp(black))
