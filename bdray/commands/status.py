@@ -226,7 +226,8 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
         row = (state.word, f"{ended}/{state.planned}", str(ended - finished), str(runs), state.left or "-")
         table.add_row(Text(state.name), *row)
     yield table
-    yield Text("more of one of them: bdray status SWEEP", style="dim")
+    where = [] if storage_uri == "runs" else ["--storage", storage_uri]
+    yield Text(f"more of one of them: {shlex.join(['bdray', 'status', 'SWEEP', *where])}", style="dim")
 
 
 def _in_full(state: SweepState) -> Iterator[RenderableType]:

@@ -155,7 +155,9 @@ def test_from_elsewhere_it_is_continued_by_its_own_space(
     sweep.write_atomic("space.yaml", "name: study\nfixed: {data: digits, model: resnet8, trigger: patch}\n")
     (elsewhere := tmp_path / "else where").mkdir()
     monkeypatch.chdir(elsewhere)
-    again = shlex.split(shown(capsys, "study", "--storage", "../runs").partition("continue with: ")[2])
+    more = shlex.split(shown(capsys, "--storage", "../runs").partition("more of one of them: ")[2])
+    said = shown(capsys, *[word.replace("SWEEP", "study") for word in more[2:]])
+    again = shlex.split(said.partition("continue with: ")[2])
     options = ["--max-concurrent", "2", "--num-cpus", "2", "--seeds", "0-4"]
     assert again == ["bdray", "sweep", sweep.uri_of("space.yaml"), *options, "--storage", sweep.parent.uri]
     assert main([*again[1:], "--dry-run"]) == 0
