@@ -58,6 +58,7 @@ def freeze(
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
             conditions=names,
+            varied=space.varied,
             outside=tuple(name for name in dict.fromkeys(before) if name not in {*names}),
             searched_s=0.0 if known is None else known.searched_s,
             ran_s=0.0 if known is None else known.ran_s,
