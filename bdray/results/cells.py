@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
@@ -173,11 +174,30 @@ class Cell:
 
     def models(self, stage: StageName) -> list[Replicate]:
         """One replicate for each model there is after `stage`: one that counts, where there is one."""
-        found: dict[Hashable, Replicate] = {}
-        for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
-            found.setdefault(replicate.model(stage), replicate)
-        kept = set(map(id, found.values()))
-        return [replicate for replicate in self.replicates if id(replicate) in kept]
+        if stage not in self._models:
+            found: dict[Hashable, Replicate] = {}
+            for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
+                found.setdefault(replicate.model(stage), replicate)
+            kept = set(map(id, found.values()))
+            self._models[stage] = [replicate for replicate in self.replicates if id(replicate) in kept]
+        return self._models[stage]
+
+    def trained(self, stage: StageName) -> Hashable:
+        """Equal where the models after `stage` are the same (`Replicate.model`): those that count, or where none does,
+        all: models that went wrong are still one for all that was done to them later."""
+        if stage not in self._trained:
+            counting = self.sound(stage) or self.replicates
+            self._trained[stage] = frozenset(each.model(stage) for each in counting)
+        return self._trained[stage]
+
+    # Found once by stage: every number of a page asks.
+    @cached_property
+    def _models(self) -> dict[StageName, list[Replicate]]:
+        return {}
+
+    @cached_property
+    def _trained(self) -> dict[StageName, Hashable]:
+        return {}
 
     def took(self, stage: StageName) -> Trainings | None:
         """In how many trainings the backdoor took; None where no baseline was tested with the attack."""
@@ -384,9 +404,7 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     stand side by side ("0.01 or 0.1"), but for those of what was done later to a poisoned model: they do not apply."""
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        # Where none counts, models that went wrong are still one for all that was done to them later.
-        counting = cell.sound(stage) or cell.replicates
-        groups.setdefault(frozenset(each.model(stage) for each in counting), []).append(cell)
+        groups.setdefault(cell.trained(stage), []).append(cell)
     return [_merged(each, LATER if stage == "poison" else ()) for each in groups.values()]
 
 
