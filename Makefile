@@ -1,6 +1,6 @@
 # Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
 #   make sweep    set up, then run the main job on the embedded data set
-#   make test     set up, then run all checks, the unit tests and one sweep end to end: under 8 minutes on two quiet cores
+#   make test     set up, then run all checks, the unit tests and one sweep end to end
 # `make test-system` runs what needs longer: whole sweeps, clusters, servers and hosts, damaged, killed and slowed down, the
 # tools in benchmarks/, then `make chaos cluster-test`; with SHORT=1 only what CI has time for.
 # `make test-lowest` runs the unit tests on the lowest versions that pyproject.toml declares, in an environment of its own (6 GB);
@@ -28,7 +28,7 @@ BOUND := commands/test_backdoorbench_files.py commands/test_reference.py data/te
     models/networks/test_timm_model.py models/networks/test_weights.py results/test_tables.py searches/test_optuna.py \
     searches/test_study.py space/test_load.py space/test_overrides.py store/test_record_index.py store/test_storage.py \
     test_record.py test_registry.py tracking/test_delivery.py
-PYTEST = -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED)
+PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p randomly --randomly-seed=$(SEED)
 SAY_SEED = @echo "tests in random order; the same order again: make $@ SEED=$(SEED)$(if $(SHORT), SHORT=1)"
 
 .PHONY: sweep test test-system test-lowest lint bench chaos cluster-test screenshots gpu docs site clean

@@ -23,6 +23,7 @@ from bdray.errors import BdrayError
 _SEAL = re.compile(rb'(?:, |(?<=\A\{))"checksum": "([0-9a-f]{32})"\}\Z')
 _TRAILER = b"bdray blake2b:"
 _DIGITS = 32
+_SEAL_BYTES = len(', "checksum": ""}') + _DIGITS
 _UNSEALED = "it has no checksum"
 SETTLED_NS = 2_000_000_000
 """A file that was written within so many nanoseconds may change once more without a change of its time."""
@@ -71,7 +72,7 @@ def unseal_json(data: bytes, place: str) -> dict[str, Any]:
     Raises:
         DamagedError: it carries no checksum, does not match it, or is no JSON object.
     """
-    found = _SEAL.search(data)
+    found = _SEAL.search(data, max(len(data) - _SEAL_BYTES, 0))
     if found is not None and found[1].decode() != checksum(data[: found.start()], place):
         raise DamagedError("its checksum does not match")
     try:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,7 +40,8 @@ class _Rows(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         for line in self.below:
-            yield Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")
+            # How far something is stands at the line's end: it goes on below its beginning, and loses nothing.
+            yield Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False)
 
 
 class Bar:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -386,11 +387,17 @@ class TrialRecord(_Frozen):
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""
 
-    @property
-    def flat(self) -> dict[str, Any]:
+    @cached_property
+    def flat(self) -> Mapping[str, Any]:
         """The condition's resolved content by dotted path; classes know their names, where data were loaded."""
         flat = flatten(self.condition)
         return flat | classes_in(flat, self.data.class_names if self.data else None)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; what was derived of the original is derived of the copy anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("flat", None)
+        return copied
 
     @property
     def class_names(self) -> dict[str, str]:

@@ -31,6 +31,11 @@ def show_rate(images_per_second: float) -> str:
     return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
 
 
+def show_amount(amount: float) -> str:
+    """Hours, or gigabytes: two decimals, of little two digits (`1,024.50`, `0.50`, `0.0028`)."""
+    return f"{amount:,.2f}" if amount >= 0.1 else f"{amount:.2g}"
+
+
 def quote(value: Any, limit: int = 60) -> str:
     """The value as a message quotes it: text in quotes, and no more than `limit` characters."""
     text = repr(value) if isinstance(value, str) else show(value)

@@ -39,6 +39,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Sweeps of tests are delivered to databases of their own.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+LONGEST = ("test_pretended_gpu.py", "test_sweep_end_to_end.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files go to the processes in this order, whole: one that takes minutes and comes last leaves the others idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 def _nothing_left_behind() -> Iterator[None]:
     """What is registered meanwhile is forgotten afterwards, and so are the modules that registered it: importing them

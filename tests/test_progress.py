@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -50,3 +51,13 @@ def test_a_bar_on_a_terminal() -> None:
     assert b"decoding digits" in written
     assert "━".encode() in written
     assert b"2000/4000" in written
+
+
+def test_a_line_below_the_bar_loses_nothing_in_a_narrow_terminal() -> None:
+    """Found: of a long name's line the end was cut off, and with it how far the condition is."""
+    shown = io.StringIO()
+    with Bar(Console(file=shown, width=60, force_terminal=True, color_system=None)) as bar:
+        bar.show("sweep", 1, 2, below=["patch-rate=0.05-logit_squeezing-s0-e3128e: finetune, epoch 1 of 2 done"])
+    lines = [line.strip() for line in shown.getvalue().splitlines()]
+    assert "patch-rate=0.05-logit_squeezing-s0-e3128e: finetune, epoch" in lines
+    assert "1 of 2 done" in " ".join(lines)

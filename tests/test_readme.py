@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bdray.data import DATASETS
 from bdray.detectors import DETECTORS
 from bdray.poisoning import STRATEGIES
 from bdray.record import TrialRecord
@@ -39,8 +40,8 @@ def own_column(row: str) -> str:
 
 @pytest.mark.parametrize(
     ("row", "registry"),
-    [("defenses that repair", REPAIRS), ("detection of poisoned pictures", DETECTORS)],
-    ids=["repairs", "detectors"],
+    [("defenses that repair", REPAIRS), ("detection of poisoned pictures", DETECTORS), ("data |", DATASETS)],
+    ids=["repairs", "detectors", "data"],
 )
 def test_the_comparison_names_all_there_are(row: str, registry: object) -> None:
     assert hasattr(registry, "names")

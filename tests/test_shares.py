@@ -150,7 +150,7 @@ SHARES = {
     "finetune.fraction": "refused",
     "poison.rate": "refused",
     "poison.cover_rate": "refused",
-    "repair.isolated": "refused",
+    "repair.isolated": "two samples at least",
     "repair.portion": "one picture of a batch at least",
     "repair.stamped": "one picture of a batch at least",
 }

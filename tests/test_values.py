@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdray.values import quote, show, show_cell, show_rate
+from bdray.values import quote, show, show_amount, show_cell, show_rate
 
 
 @given(
@@ -35,6 +35,13 @@ def test_tables_show_four_digits_and_a_dash_for_nothing(value: Any, shown: str) 
 )
 def test_few_images_a_second_are_not_none(rate: float, shown: str) -> None:
     assert show_rate(rate) == shown
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"), [(0.0, "0"), (0.00278, "0.0028"), (0.094, "0.094"), (0.5, "0.50"), (1024.5, "1,024.50")]
+)
+def test_a_little_is_not_nothing(hours: float, shown: str) -> None:
+    assert show_amount(hours) == shown
 
 
 def test_messages_quote_text_and_cut_what_is_long() -> None:

@@ -27,6 +27,7 @@ class Task:
         stages: fingerprints of the kept stages it computes unless the storage has them: a surrogate's, its own.
         cpu, gpu: its share.
         threads: of the CPU; None: as many as its share has CPUs.
+        label: a name for people; "": its id.
         kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": nobody knows.
     """
 
@@ -37,6 +38,7 @@ class Task:
     gpu: float = 0.0
     threads: int | None = None
     kind: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import time
 from collections.abc import Collection
@@ -17,10 +16,7 @@ from bdray.checksum import take_said
 from bdray.cluster.gpu_health import on_its_gpu
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
 from bdray.cluster.node_check import require_alike_here
-from bdray.condition import Condition
-from bdray.errors import UserError
 from bdray.plugins import load_plugins
-from bdray.store.sweep_folder import label_of
 
 
 def set_up_worker(job: ClusterJob) -> None:
@@ -44,7 +40,11 @@ class ConditionTrainable(tune.Trainable):
     def __repr__(self) -> str:
         """What the dashboard's list of actors shows. Ray takes it once, when the actor is made: it names the first
         condition, and the actor's log all of them."""
-        return f"{self._job.sweep.name} from {_named(self._task)} on"
+        return f"{self._job.sweep.name} from {self._named} on"
+
+    @property
+    def _named(self) -> str:
+        return self._task.label or self._task.condition_id
 
     def step(self) -> dict[str, Any]:
         # Imported here: the driver, which imports this module too, needs no torch.
@@ -52,11 +52,10 @@ class ConditionTrainable(tune.Trainable):
         work = getattr(importlib.import_module(module), function)
         # Ray knows an actor by the name it was made with, which would be that of its first condition.
         _raylet.setproctitle(f"ray::{PROCESS_NAME}.train {self._task.condition_id} of {self._job.sweep.name}")  # type: ignore[attr-defined]
-        name = _named(self._task)
-        print(f"{_utc_now()} {name} begins", flush=True)
+        print(f"{_utc_now()} {self._named} begins", flush=True)
         with on_its_gpu(self._job, self._task, self._avoided):
             status = work(self._job, self._task)
-        print(f"{_utc_now()} {name} {status}", flush=True)
+        print(f"{_utc_now()} {self._named} {status}", flush=True)
         return {"done": True, "status": status, "said": take_said()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -69,14 +68,6 @@ class ConditionTrainable(tune.Trainable):
             gc.freeze()
             self._frozen = True
         return True
-
-
-def _named(task: Task) -> str:
-    """In words, where it is a condition (benchmarks of the runner have others)."""
-    try:
-        return label_of(Condition.parse(json.loads(task.content)))
-    except UserError:
-        return task.condition_id
 
 
 def _utc_now() -> str:

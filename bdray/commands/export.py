@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
 from bdray.space import load_plugins_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MODEL, SPACE, KeptRecord, SweepFolder, find_sweep, sweeps_in
+from bdray.store.sweep_folder import CONDITION, MODEL, SPACE, KeptRecord, SweepFolder, find_sweep, sweeps_in
 from bdray.terminal import Console
 from bdray.trial.stage_store import StageStore
 
@@ -119,7 +120,9 @@ def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str
         advice = f"{shared} may be there; `resources: {{keep_models: true}}` keeps this one, too"
     else:
         advice = "`resources.stage_cache_gb` says how many are"
-    again = f"bdray trial {sweep.uri_of(SPACE)} --id {record.condition_id} --output DIR"
+    # The condition, not the space with its id: a search may have asked for it.
+    content = sweep.child("conditions", record.condition_id).uri_of(CONDITION)
+    again = shlex.join(["bdray", "trial", content, "--output", "DIR"])
     raise UserError(f"{said}; {advice}. `{again}` makes it again, for `bdray export model DIR {record.condition_id}`")
 
 

@@ -26,7 +26,7 @@ from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads
+from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads, read_records
 from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_line, cost_lines, estimate_cost
@@ -70,7 +70,8 @@ def _dry_run(space: SearchSpace, options: argparse.Namespace) -> int:
     cost = estimate_cost(space, storage, name)
     if cost is None:
         words = shlex.split(options.command_line)
-        again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in words)
+        kept = [word for word in words if len(word) <= 3 or not "--rehearse".startswith(word)]
+        again = shlex.join("--rehearse" if len(word) > 3 and "--dry-run".startswith(word) else word for word in kept)
         console.print(f"cost not known yet; measure it with: {again}", markup=False, highlight=False, soft_wrap=True)
         return 0
     for line in cost_lines(cost, space.resources.stage_cache_gb):
@@ -149,7 +150,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
-        if cost := cost_line(outcome.info, outcome.records):
+        every = [*outcome.records, *read_records(outcome.sweep, outcome.info.outside)]
+        if cost := cost_line(outcome.info, every):
             console.print(cost, markup=False, highlight=False, soft_wrap=True)
     if outside := len(outcome.info.outside):
         console.print(said_of_outside(outside), markup=False, highlight=False, soft_wrap=True)

@@ -87,9 +87,10 @@ def _wider(listing: Listing, console: Console) -> str:
 
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
-    """A sentence for each option that holds a class: "target is class 0 (airplane)"."""
+    """A sentence for each option that holds a class: "target is class 0 (airplane)"; none of classes whose names are
+    their numbers."""
     said = said_classes(record.flat for record in records if record.role == "poisoned")
-    return [f"{option} is class {classes}" for option, classes in said.items()]
+    return [f"{option} is class {classes}" for option, classes in said.items() if "(" in classes]
 
 
 def said_of_outside(count: int) -> str:

@@ -81,7 +81,7 @@ def _canonical_source(root: Path) -> Source:
     if missing:
         raise DataError(f"data.root of flowers102: {folder} has no {missing[0]}; {found(folder)}")
     files = [(name, hashlib.sha256((folder / name).read_bytes()).hexdigest()) for name in LABEL_FILES]
-    state = hashlib.sha256(repr(list_images(folder / "jpg")).encode()).hexdigest()
+    state = hashlib.sha256(repr(list_images(folder / "jpg")[0]).encode()).hexdigest()
     return Source(
         f"the folder {folder}",
         {"folder": str(folder.resolve()), "state": state, "labels": files},

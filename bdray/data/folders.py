@@ -230,15 +230,15 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
         known = f"known: {', '.join(SUFFIXES)}, directly in the folder of a class"
         otherwise = ", or set data.unread to leave_out" if layout.option is None else ""
         raise DataError(
-            f"{where}: {_said_entries(_as_text(unread))} in class folders and would not be read ({known}); convert, "
+            f"{where}: {_said_entries(as_text(unread))} in class folders and would not be read ({known}); convert, "
             f"move or remove what is there{otherwise}"
         )
     # A third set of pictures may well be meant to stay out.
     beside = _with_pictures_beside(root, wanted) if is_split else []
-    return ClassFolders(root, splits, layout, _as_text([*beside, *unread]))
+    return ClassFolders(root, splits, layout, as_text([*beside, *unread]))
 
 
-def _as_text(names: Sequence[str]) -> tuple[str, ...]:
+def as_text(names: Sequence[str]) -> tuple[str, ...]:
     """Names as a record can hold them: those are UTF-8, names of files need not be."""
     return tuple(name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
 
@@ -379,7 +379,7 @@ def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layo
     prefix = "" if place == "." else f"{place}/"
     unread += [prefix + name for name in (*beside, *hidden) if f"{name}/" not in hidden]
     for name in names:
-        classes[name], rest = _list_images(folder / name)
+        classes[name], rest = list_images(folder / name)
         unread += [f"{prefix}{name}/{each}" for each in rest]
     for name, files in classes.items():
         if not files:
@@ -389,17 +389,12 @@ def _list_classes(root: Path, place: str, data_set: str, unread: list[str], layo
     return classes
 
 
-def list_images(folder: Path) -> tuple[ImageFile, ...]:
-    """The image files directly in `folder`, by their suffix, sorted by name.
+def list_images(folder: Path) -> tuple[tuple[ImageFile, ...], list[str]]:
+    """The image files directly in `folder`, by their suffix, sorted by name, and the names of all else.
 
     Raises:
         DataError: one is no file, or a link that leads nowhere, or the folder cannot be listed.
     """
-    return _list_images(folder)[0]
-
-
-def _list_images(folder: Path) -> tuple[tuple[ImageFile, ...], list[str]]:
-    """The image files and the names of all else."""
     files: list[ImageFile] = []
     rest: list[str] = []
     for entry in _entries(folder):

@@ -16,6 +16,7 @@ from bdray.data.downloads import download, unpack
 from bdray.data.folders import (
     ImageFile,
     Layout,
+    as_text,
     existing_root,
     found,
     is_empty,
@@ -87,23 +88,26 @@ def _canonical_source(folder: Path) -> Source:
     missing = [name for name in (place, TEST, TEST_LABELS) if not (folder / name).exists()]
     if missing:
         raise DataError(f"data.root of gtsrb: {folder} has no {missing[0]}; {found(folder)}")
-    classes = {name: _of_a_class(folder / place, name) for name in CLASSES}
+    listed = {name: _of_a_class(folder / place, name) for name in CLASSES}
+    classes = {name: files for name, (files, _) in listed.items()}
+    unread = [f"{place}/{name.zfill(5)}/{each}" for name, (_, rest) in listed.items() for each in rest]
     labels = hashlib.sha256((folder / TEST_LABELS).read_bytes()).hexdigest()
-    state = hashlib.sha256(repr([classes, list_images(folder / TEST)]).encode()).hexdigest()
+    state = hashlib.sha256(repr([classes, list_images(folder / TEST)[0]]).encode()).hexdigest()
     return Source(
         f"the folder {folder}",
         {"folder": str(folder.resolve()), "training": place, "state": state, "labels": labels},
         partial(_read, folder, folder / place, classes),
         tuple(map(len, classes.values())),
+        unread=as_text(unread),
     )
 
 
-def _of_a_class(training: Path, name: str) -> tuple[ImageFile, ...]:
-    """Beside the pictures lies a table of where each sign is in its picture."""
-    pictures = list_images(training / name.zfill(5))
+def _of_a_class(training: Path, name: str) -> tuple[tuple[ImageFile, ...], list[str]]:
+    """The pictures, and what else lies there but the table of where each sign is in its picture."""
+    pictures, rest = list_images(training / name.zfill(5))
     if not pictures:
         raise DataError(f"data.root of gtsrb: no image file in {training / name.zfill(5)}")
-    return pictures
+    return pictures, [each for each in rest if each != f"GT-{name.zfill(5)}.csv"]
 
 
 def _read(folder: Path, training: Path, classes: Mapping[str, tuple[ImageFile, ...]]) -> Contents:

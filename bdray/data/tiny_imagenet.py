@@ -14,7 +14,16 @@ from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
 from bdray.data.downloads import download, unpack
-from bdray.data.folders import ImageFile, Layout, existing_root, found, is_empty, list_class_folders, list_images
+from bdray.data.folders import (
+    ImageFile,
+    Layout,
+    as_text,
+    existing_root,
+    found,
+    is_empty,
+    list_class_folders,
+    list_images,
+)
 from bdray.data.sources import Contents, Pictures, Source, listed_pictures
 from bdray.errors import DataError
 
@@ -90,11 +99,13 @@ def _canonical_source(folder: Path) -> Source:
     missing = [name for name in ("train", TEST, TEST_LABELS, SYNSETS) if not (folder / name).exists()]
     if missing:
         raise DataError(f"data.root of tiny_imagenet: {folder} has no {missing[0]}; {found(folder)}")
-    classes = {synset: list_images(folder / "train" / synset / "images") for synset in _synsets(folder)}
+    listed = {synset: list_images(folder / "train" / synset / "images") for synset in _synsets(folder)}
+    classes = {synset: files for synset, (files, _) in listed.items()}
+    unread = [f"train/{synset}/images/{name}" for synset, (_, rest) in listed.items() for name in rest]
     if empty := [synset for synset, files in classes.items() if not files]:
         raise DataError(f"data.root of tiny_imagenet: no image file in {folder / 'train' / empty[0] / 'images'}")
     labels = hashlib.sha256((folder / TEST_LABELS).read_bytes()).hexdigest()
-    state = hashlib.sha256(repr([classes, list_images(folder / TEST)]).encode()).hexdigest()
+    state = hashlib.sha256(repr([classes, list_images(folder / TEST)[0]]).encode()).hexdigest()
     names = _class_names(folder)
     return Source(
         f"the folder {folder}",
@@ -102,6 +113,7 @@ def _canonical_source(folder: Path) -> Source:
         partial(_read, folder, classes, names),
         tuple(map(len, classes.values())),
         names,
+        as_text(unread),
     )
 
 

@@ -28,7 +28,7 @@ class LowestLoss(TrainingSetDetector):
     SEES: ClassVar[frozenset[Sight]] = frozenset({"poisoned set", "labels", "logits only"})
 
     isolated: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Part of the training set that is flagged."""
+    """Part of the training set that is flagged: two samples at least."""
 
     def score(self, model: nn.Module, items: Labelled, tools: DetectorTools) -> torch.Tensor:
         from torch.nn.functional import cross_entropy

@@ -36,7 +36,7 @@ class AntiBackdoorLearning(Repair):
     gamma: float = Field(default=0.5, ge=0.0)
     """Loss that training does not go below, in nats."""
     isolated: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Part of the training set that is set aside."""
+    """Part of the training set that is set aside: two samples at least."""
     isolation_epochs: int = Field(default=20, ge=1)
     """Of the first training."""
     tuning_epochs: int = Field(default=60, ge=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bdray.condition import flatten
 from bdray.record import StageName, TrialRecord
-from bdray.results.cells import Difference, Estimate, Replicate, is_sound, rates_after
+from bdray.results.cells import Difference, Estimate, Replicate, described, is_sound, rates_after
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
 from bdray.results.varied import FILES, axes_of
 
@@ -33,22 +33,23 @@ class Comparison:
     pairs: tuple[tuple[TrialRecord, TrialRecord], ...]
     alone: tuple[int, int]
 
-    def differences(self, pairs: Sequence[tuple[TrialRecord, TrialRecord]] | None = None) -> dict[str, Difference]:
-        """By the heads of `RATE_COLUMNS`; without those that no pair has. What collapsed or diverged counts in none,
-        and two models that several pairs share, for what was done to them later, once."""
-        found = {}
-        for head, (rate, stage) in RATE_COLUMNS.items():
-            by_seed: dict[int, list[float]] = {}
-            for first, second in _of_other_models(self.pairs if pairs is None else pairs, stage):
-                sides = [rates_after(each, stage) if is_sound(each, stage) else None for each in (first, second)]
-                one, two = (getattr(rates, rate, None) for rates in sides)
-                if one is not None and two is not None:
-                    by_seed.setdefault(first.condition["seed"], []).append(two - one)
-            if by_seed:
-                values = [value for of_seed in by_seed.values() for value in of_seed]
-                means = [fmean(of_seed) for of_seed in by_seed.values()]
-                found[head] = Difference(fmean(values), Estimate(tuple(means)), len(values))
-        return found
+
+def differences(pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Difference]:
+    """By the heads of `RATE_COLUMNS`; without those that no pair has. What collapsed or diverged counts in none, and
+    two models that several pairs share, for what was done to them later, once."""
+    found = {}
+    for head, (rate, stage) in RATE_COLUMNS.items():
+        by_seed: dict[int, list[float]] = {}
+        for first, second in _of_other_models(pairs, stage):
+            sides = [rates_after(each, stage) if is_sound(each, stage) else None for each in (first, second)]
+            one, two = (getattr(rates, rate, None) for rates in sides)
+            if one is not None and two is not None:
+                by_seed.setdefault(first.condition["seed"], []).append(two - one)
+        if by_seed:
+            values = [value for of_seed in by_seed.values() for value in of_seed]
+            means = [fmean(of_seed) for of_seed in by_seed.values()]
+            found[head] = Difference(fmean(values), Estimate(tuple(means)), len(values))
+    return found
 
 
 def _of_other_models(
@@ -110,24 +111,22 @@ def _apart(
     return found
 
 
-def comparison_listing(comparison: Comparison) -> Listing:
-    """A row a cell of the first sweep, and one over all: mean differences, with the lowest and highest seed."""
-    records = [first for first, _ in comparison.pairs]
+def comparison_listing(found: Comparison) -> Listing:
+    """A row a cell of the first sweep, and one over all that are poisoned, one over all baselines, which have no attack
+    that could differ: mean differences, with the lowest and highest seed."""
+    records = [first for first, _ in found.pairs]
     paths = axes_of(records)
     names = axis_names(paths, records)
     cells: dict[str, list[tuple[TrialRecord, TrialRecord]]] = {}
-    for pair in comparison.pairs:
+    for pair in found.pairs:
         cells.setdefault(pair[0].cell_id, []).append(pair)
-    rows = []
-    for pairs in cells.values():
-        first = pairs[0][0]
-        values = dict(zip(names, map(first.flat.get, paths), strict=True))
-        mark = "baseline" if first.role == "baseline" else ""
-        rows.append(values | _differences(comparison, pairs) | {"": mark})
-    everything = dict.fromkeys(names) | {names[0]: "all"}
-    return Listing(tuple(names), (*rows, everything | _differences(comparison, comparison.pairs) | {"": ""}))
+    every = dict.fromkeys(names) | {names[0]: "all"}
+    rows = [_row(dict(zip(names, map(described(of[0][0]).get, paths), strict=True)), of) for of in cells.values()]
+    of_roles = ([pair for pair in found.pairs if pair[0].role == role] for role in ("poisoned", "baseline"))
+    return Listing(tuple(names), (*rows, *(_row(every, pairs) for pairs in of_roles if pairs)))
 
 
-def _differences(comparison: Comparison, pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:
-    heads = dict.fromkeys((*RATE_COLUMNS, *TOOK_COLUMNS))
-    return {"n": len(pairs), **heads, **comparison.differences(pairs)}
+def _row(values: Mapping[str, Any], pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:
+    rates: dict[str, Any] = dict.fromkeys((*RATE_COLUMNS, *TOOK_COLUMNS))
+    mark = "baseline" if pairs[0][0].role == "baseline" else ""
+    return {**values, "n": len(pairs), **rates, **differences(pairs), "": mark}

@@ -45,6 +45,8 @@ _STYLE: Any = {
     "svg.hashsalt": "bdray",
 }
 
+_NBSP = "\N{NO-BREAK SPACE}"
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -193,7 +195,9 @@ def _rows(
     widths = [shape.letter * letters + 0.16 for letters in longest]
     left, right = sum(widths) + 0.15, 0.25 + 0.85 * shape.letter * max(len(cell.marks_by(stage)) for cell in cells)
     is_above = shape is not PAGE and left + right > 0.5 * shape.width
-    left, right, above = (0.15, 0.2, _LINE / _ROW) if is_above else (left, right, 0.0)
+    labels = _labels(cells, axes, shape, stage) if is_above else []
+    above = _LINE / _ROW * max((len(label) for label in labels), default=0)
+    left, right = (0.15, 0.2) if is_above else (left, right)
     columns = shape.columns([str(entry.get_label()) for entry in legend], 0.4)
     top, bottom = (0.12 if is_above else 0.31 + _ROW) + 0.2 * -(-len(legend) // columns), 0.5
     width, height = (
@@ -213,7 +217,7 @@ def _rows(
         places = [place for place, _ in rows.placed(cells)]
         panel.hlines(places, 0, 1, transform=panel.get_yaxis_transform(), color=LIGHT, lw=0.6, zorder=0)
     if is_above:
-        _label_above(rows, cells, axes, shape)
+        _label_above(rows, cells, labels, shape)
     else:
         _label_beside(rows, cells, words, widths, shape)
     figure.legend(
@@ -223,18 +227,24 @@ def _rows(
     return rows
 
 
-def _label_above(rows: _Rows, cells: Sequence[Cell], axes: Sequence[str], shape: Shape) -> None:
-    """What a cell is and how it is marked, in one line above its row."""
-    panel, room = rows.panels[0], int((shape.width - 0.3) / shape.letter)
+def _labels(cells: Sequence[Cell], axes: Sequence[str], shape: Shape, stage: StageName) -> list[list[str]]:
+    """What each cell is and how it is marked, in lines as wide as the figure, which end between two values."""
+    room = int((shape.width - 0.3) / shape.letter)
     records = [replicate.record for cell in cells for replicate in cell.replicates]
     names = dict(zip(axes, axis_names(axes, records), strict=True))
-    for place, cell in rows.placed(cells):
-        marks = cell.marks_by(rows.stage)
-        said = words_of(cell, axes, names) + (f" ({marks})" if marks else "")
-        middle = place - 0.5 - (rows.pitch - 1) / 2
+    marks = [f" ({found})" if (found := cell.marks_by(stage)) else "" for cell in cells]
+    said = [words_of(cell, axes, names) + mark for cell, mark in zip(cells, marks, strict=True)]
+    unbroken = [text.replace(" ", _NBSP).replace(f"{_NBSP}·{_NBSP}", f"{_NBSP}· ") for text in said]
+    return [[line.replace(_NBSP, " ") for line in textwrap.wrap(text, room)] for text in unbroken]
+
+
+def _label_above(rows: _Rows, cells: Sequence[Cell], labels: Sequence[Sequence[str]], shape: Shape) -> None:
+    """Each cell's lines end above its row."""
+    panel = rows.panels[0]
+    for (place, _), lines in zip(rows.placed(cells), labels, strict=True):
         rows.figure.text(
-            0, middle, textwrap.shorten(said, room, placeholder=" …"),
-            transform=panel.get_yaxis_transform(), va="center", fontsize=shape.points,
+            0, place - 0.55, "\n".join(lines),
+            transform=panel.get_yaxis_transform(), va="bottom", fontsize=shape.points,
         )  # fmt: skip
 
 

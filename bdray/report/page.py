@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,12 +34,13 @@ from bdray.report.strips import recovered_strips, trigger_strips
 from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
-from bdray.results.surroundings import Surroundings, mixtures, surroundings_of
+from bdray.results.surroundings import mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
 from bdray.trial.visibility import VISIBILITY_IMAGES
 
 _STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
 
+_NOTHING = "–"
 MOST_CELLS, MOST_ROWS = 600, 2000
 """With more cells, figures are of what many have in common, and no table lists them; nor one more conditions."""
 _GATHERED = 120
@@ -135,7 +136,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         probed=probed_stages(drawn),
         detected=detector_table(study.records),
         recovered=recovered_strips(study.records, sweep.picture_of),
-        rows=_table(study) if len(study.records) <= MOST_ROWS else [],
+        table=_table(study) if len(study.records) <= MOST_ROWS else None,
         searched=searched,
         mixtures=mixtures(study.records),
         duplicates=_duplicates(study.records),
@@ -186,7 +187,7 @@ def _environment() -> Environment:
 
 def percent(value: float | None) -> str:
     """A rate as "12.3 %", which no line break parts."""
-    return "–" if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return _NOTHING if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float | None) -> str:
@@ -313,31 +314,54 @@ def _versions(records: Sequence[TrialRecord]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One condition in the full table."""
+    """One condition in the full table.
+
+    Attributes:
+        found, settings: what else stands in it, by head: results, and what they rest on.
+    """
 
     record: TrialRecord
     axes: tuple[str, ...]
     mark: str
-    split: str
     before: Rates | None
     after: Rates | None
-    floor_before: float | None
-    floor_after: float | None
-    took_before: str
-    took_after: str
-
-    @property
-    def surroundings(self) -> Surroundings:
-        return surroundings_of(self.record)
+    found: Mapping[str, str]
+    settings: Mapping[str, str]
 
     def interval(self, stage: str, rate: Any) -> Estimate | None:
         """Wilson interval over the test images."""
         return estimate([self.before if stage == "before" else self.after], rate)
 
 
-def _table(study: Study) -> list[Row]:
+@dataclass(frozen=True)
+class Table:
+    """All conditions.
+
+    Attributes:
+        found, settings: heads of columns of `Row`. Without results that no row has, and without the settings of `same`.
+        same: settings that are the same in all rows that have them.
+        stages: "before" the repair, and "after" it where there was one.
+    """
+
+    rows: Sequence[Row]
+    found: Sequence[str]
+    settings: Sequence[str]
+    same: Mapping[str, str]
+    stages: Sequence[str]
+
+
+def _table(study: Study) -> Table:
     members = [(cell, replicate) for cell in (*study.cells, *study.baselines) for replicate in cell.replicates]
-    return [_row(cell, replicate) for cell, replicate in members]
+    rows = [_row(cell, replicate) for cell, replicate in members]
+    found = {head: {row.found[head] for row in rows} - {_NOTHING} for head in rows[0].found}
+    settings = {head: {row.settings[head] for row in rows} - {_NOTHING} for head in rows[0].settings}
+    return Table(
+        rows,
+        [head for head, texts in found.items() if texts],
+        [head for head, texts in settings.items() if len(texts) > 1],
+        {head: min(texts) for head, texts in settings.items() if len(texts) == 1},
+        ("before", "after") if any(row.after for row in rows) else ("before",),
+    )
 
 
 def _split_of(record: TrialRecord) -> str:
@@ -348,16 +372,30 @@ def _split_of(record: TrialRecord) -> str:
 
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
-    facts = facts_of(record)
-    has_split = facts and facts.is_repaired and facts.clean_fraction
-    split = f"{_split_of(record)} {100 * facts.clean_fraction:g} %" if facts and has_split else "–"
-    floors = [replicate.floor(stage) for stage in ("poison", "finetune")]
-    before, after = (floor.attack_success_rate if floor else None for floor in floors)
-    took = (_took(cell, replicate, stage) for stage in ("poison", "finetune"))
-    return Row(record, cell.texts, mark(record), split, record.poisoned, record.repaired, before, after, *took)
+    stages: dict[str, StageName] = {"": "poison", ", after": "finetune"}
+    floors = {head: floor.attack_success_rate for head, stage in stages.items() if (floor := replicate.floor(stage))}
+    found = {f"ASR floor{head}": percent(floors.get(head)) for head in stages}
+    found |= {f"took{head}": _took(cell, replicate, stage) for head, stage in stages.items()}
+    return Row(record, cell.texts, mark(record), record.poisoned, record.repaired, found, _settings(record))
+
+
+def _settings(record: TrialRecord) -> dict[str, str]:
+    facts, data, seen, around = facts_of(record), record.data, record.visibility, surroundings_of(record)
+    clean = facts.clean_fraction if facts and facts.is_repaired else None
+    return {
+        "seed": str(record.condition["seed"]),
+        "poisoned": f"{data.poisoned_images} of {data.train_images}" if data and data.poisoned_images else _NOTHING,
+        "clean split": f"{_split_of(record)} {100 * clean:g} %" if clean else _NOTHING,
+        "PSNR (dB)": f"{seen.psnr_db:.1f}" if seen and seen.psnr_db is not None else _NOTHING,
+        "SSIM": f"{seen.ssim:.3f}" if seen else _NOTHING,
+        "l-inf": f"{seen.l_inf:.0f}" if seen and seen.l_inf is not None else _NOTHING,
+        "data copy": str(around["data_fingerprint"] or _NOTHING),
+        "threads": str(around["threads"] or _NOTHING),
+        "precision": str(around["precision"] or _NOTHING),
+    }
 
 
 def _took(cell: Cell, replicate: Replicate, stage: StageName) -> str:
     if replicate.floor(stage) is None or replicate.rates(stage) is None:
-        return "–"
+        return _NOTHING
     return {True: "yes", False: "no", None: "unclear"}[replicate.took(stage, cell.took_at)]

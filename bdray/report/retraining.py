@@ -18,6 +18,7 @@ class Defusal:
     """One cell before and after the repair.
 
     Attributes:
+        before, after: attack success rates; None where nothing counts (it failed, diverged or collapsed).
         left: attack success rate above the floor of the same seed and stage, before and after; None without a floor.
         took, trace: see `Cell`, before and after.
         luck: standard deviation of the rates of those that took, and what of it counting test images alone would make
@@ -29,8 +30,8 @@ class Defusal:
     """
 
     cell: Cell
-    before: Estimate
-    after: Estimate
+    before: Estimate | None
+    after: Estimate | None
     left: tuple[Estimate | None, Estimate | None]
     took: tuple[Trainings | None, Trainings | None]
     trace: tuple[Trainings | None, Trainings | None]
@@ -46,7 +47,7 @@ class Retraining:
 
     Attributes:
         cells: those that were repaired.
-        took: of all poisoned trainings with a floor, each model once, whatever was done to it later.
+        before: of each cell of poisoned models with a floor, once whatever was done to them later.
         defused, woken: of all trainings, a model that was repaired in several ways once for each.
         cost: clean accuracy after - before over seeds, each the mean over cells that have every seed.
     """
@@ -54,25 +55,35 @@ class Retraining:
     unanswered: str = ""
     margin: float = ABOVE_FLOOR
     cells: tuple[Defusal, ...] = ()
-    took: Trainings | None = None
+    before: tuple[Trainings, ...] = ()
     defused: Trainings | None = None
     woken: Trainings | None = None
     cost: Estimate | None = None
 
     @property
+    def took(self) -> Trainings | None:
+        """Of all of `before`."""
+        return joined(self.before) if self.before else None
+
+    @property
+    def measured(self) -> list[Defusal]:
+        """Cells of which something counts before the repair."""
+        return [cell for cell in self.cells if cell.before]
+
+    @property
     def judged(self) -> list[Defusal]:
-        """Cells with a floor before and after."""
-        return [cell for cell in self.cells if None not in cell.took]
+        """Those with a floor before and after."""
+        return [cell for cell in self.measured if None not in cell.took]
 
     @property
     def verdicts(self) -> Counter[str]:
         """Of how many cells is said, before the repair, that it takes in `most` trainings, in `few`, or neither."""
-        return Counter(cell.took[0].verdict for cell in self.judged if cell.took[0])
+        return Counter(each.verdict for each in self.before)
 
     @property
     def more(self) -> int:
         """How many more trainings of a cell of which nothing is said would tell at best; 0 where there is none."""
-        return min((cell.took[0].more for cell in self.judged if cell.took[0] and not cell.took[0].verdict), default=0)
+        return min((each.more for each in self.before if not each.verdict), default=0)
 
     @property
     def awake(self) -> list[Defusal]:
@@ -89,13 +100,13 @@ def retraining(study: Study) -> Retraining:
     """What the repair leaves, and what it costs."""
     if not any(facts.is_repaired for facts in map(facts_of, study.records) if facts):
         return Retraining("Nothing was repaired in this sweep (`repair: none`, or no epochs of it).")
-    cells = [defusal for cell in study.distinct("finetune") if (defusal := _defusal(cell))]
-    if not cells:
+    cells = [_defusal(cell) for cell in study.distinct("finetune") if _is_repaired(cell)]
+    if not any(cell.after for cell in cells):
         return Retraining("No poisoned condition finished its repair.")
     costs = [costs for cell in study.distinct("finetune") if (costs := _costs(cell))]
     return Retraining(
         cells=tuple(cells),
-        took=_joined([cell.took("poison") for cell in study.distinct("poison")]),
+        before=tuple(took for cell in study.distinct("poison") if (took := cell.took("poison"))),
         defused=_joined([cell.defused for cell in cells]),
         woken=_joined([cell.woken for cell in cells]),
         cost=mean_of(seed_means(costs)),
@@ -107,14 +118,15 @@ def _joined(found: Sequence[Trainings | None]) -> Trainings | None:
     return joined(known) if known else None
 
 
-def _defusal(cell: Cell) -> Defusal | None:
-    before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
-    if before is None or after is None:
-        return None
+def _is_repaired(cell: Cell) -> bool:
+    return any(facts.is_repaired for each in cell.replicates if (facts := facts_of(each.record)))
+
+
+def _defusal(cell: Cell) -> Defusal:
     return Defusal(
         cell,
-        before,
-        after,
+        before=cell.estimate("poison", "attack_success_rate"),
+        after=cell.estimate("finetune", "attack_success_rate"),
         left=(above_floor(cell, "poison"), above_floor(cell, "finetune")),
         took=(cell.took("poison"), cell.took("finetune")),
         trace=(cell.trace("poison"), cell.trace("finetune")),

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -106,6 +105,7 @@ class Replicate:
 
     record: TrialRecord
     control: Control | None
+    _models: dict[StageName, Hashable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def sound(self, stage: StageName) -> bool:
         return is_sound(self.record, stage)
@@ -127,6 +127,11 @@ class Replicate:
     def model(self, stage: StageName) -> Hashable:
         """Equal where the model after `stage` is the same: taken over from another condition, or trained alike to the
         last bit (a filter stamped before and after augmentation)."""
+        if stage not in self._models:
+            self._models[stage] = self._model(stage)
+        return self._models[stage]
+
+    def _model(self, stage: StageName) -> Hashable:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
             return self.record.condition_id
@@ -167,6 +172,7 @@ class Cell:
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
     took_at: float = TOOK_AT
+    _models: dict[StageName, list[Replicate]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_baseline(self) -> bool:
@@ -175,29 +181,15 @@ class Cell:
     def models(self, stage: StageName) -> list[Replicate]:
         """One replicate for each model there is after `stage`: one that counts, where there is one."""
         if stage not in self._models:
-            found: dict[Hashable, Replicate] = {}
-            for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
-                found.setdefault(replicate.model(stage), replicate)
-            kept = set(map(id, found.values()))
-            self._models[stage] = [replicate for replicate in self.replicates if id(replicate) in kept]
+            self._models[stage] = self._distinct(stage)
         return self._models[stage]
 
-    def trained(self, stage: StageName) -> Hashable:
-        """Equal where the models after `stage` are the same (`Replicate.model`): those that count, or where none does,
-        all: models that went wrong are still one for all that was done to them later."""
-        if stage not in self._trained:
-            counting = self.sound(stage) or self.replicates
-            self._trained[stage] = frozenset(each.model(stage) for each in counting)
-        return self._trained[stage]
-
-    # Found once by stage: every number of a page asks.
-    @cached_property
-    def _models(self) -> dict[StageName, list[Replicate]]:
-        return {}
-
-    @cached_property
-    def _trained(self) -> dict[StageName, Hashable]:
-        return {}
+    def _distinct(self, stage: StageName) -> list[Replicate]:
+        found: dict[Hashable, Replicate] = {}
+        for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
+            found.setdefault(replicate.model(stage), replicate)
+        kept = set(map(id, found.values()))
+        return [replicate for replicate in self.replicates if id(replicate) in kept]
 
     def took(self, stage: StageName) -> Trainings | None:
         """In how many trainings the backdoor took; None where no baseline was tested with the attack."""
@@ -340,7 +332,7 @@ def cells_of(
     controls = controls_of(records) if controls is None else controls
     groups: dict[Hashable, list[tuple[TrialRecord, dict[str, Any]]]] = {}
     for record in records:
-        flat = _described(record)
+        flat = described(record)
         mine = {path: flat.get(path) for path in axes}
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
@@ -355,7 +347,7 @@ def cells_of(
     ]
 
 
-def _described(record: TrialRecord) -> dict[str, Any]:
+def described(record: TrialRecord) -> dict[str, Any]:
     """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
     flat = record.flat
     attack = ("trigger.", "poison.")
@@ -363,7 +355,7 @@ def _described(record: TrialRecord) -> dict[str, Any]:
 
 
 def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
-    flat = _described(record)
+    flat = described(record)
     return (*(_sort_key(flat.get(path)) for path in axes), record.condition.get("seed", 0), record.condition_id)
 
 
@@ -404,7 +396,9 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     stand side by side ("0.01 or 0.1"), but for those of what was done later to a poisoned model: they do not apply."""
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.trained(stage), []).append(cell)
+        # Where none counts, models that went wrong are still one for all that was done to them later.
+        counting = cell.sound(stage) or cell.replicates
+        groups.setdefault(frozenset(each.model(stage) for each in counting), []).append(cell)
     return [_merged(each, LATER if stage == "poison" else ()) for each in groups.values()]
 
 

@@ -12,7 +12,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bdray.condition import flatten
 from bdray.errors import UserError, nearest
 from bdray.record import StageName, TrialRecord
 from bdray.results.cells import Cell, Difference, Estimate, RateName, cells_of
@@ -121,7 +120,7 @@ def listing_of(
 
 
 def _axis(name: str, records: Sequence[TrialRecord]) -> str:
-    paths = dict.fromkeys(path for record in records for path in flatten(record.condition) if path != "trigger")
+    paths = dict.fromkeys(path for record in records for path in record.flat if path != "trigger")
     found = [path for path in paths if name in (path, axis_name(path), path.rpartition(".")[0])]
     exact = [path for path in found if path == name or path.endswith((".name", ".strategy"))]
     if not found:
@@ -136,7 +135,7 @@ def _axis(name: str, records: Sequence[TrialRecord]) -> str:
 
 def axis_names(axes: Sequence[str], records: Sequence[TrialRecord]) -> list[str]:
     """Short names; whole paths where `records` have two of one short name: `train.lr` beside `finetune.lr`."""
-    paths = {path for record in records for path in flatten(record.condition)} - {"trigger"}
+    paths = {path for record in records for path in record.flat} - {"trigger"}
     short = Counter(map(axis_name, paths))
     return [path if short[name] > 1 else name for path, name in zip(axes, map(axis_name, axes), strict=True)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bdray.condition import flatten
 from bdray.record import TrialRecord
 
 WIDE_AXES = 3
@@ -25,10 +24,10 @@ def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
     return _varying([flat for _, flat in _poisoned(records)])
 
 
-def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, dict[str, Any]]]:
+def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, Mapping[str, Any]]]:
     """Cell and parameters by path of those whose axes count."""
     poisoned = [record for record in records if record.role == "poisoned"] or records
-    return [(record.cell_id, flatten(record.condition)) for record in poisoned]
+    return [(record.cell_id, record.flat) for record in poisoned]
 
 
 def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -46,10 +46,11 @@ class Distribution:
 
     def rounded(self, value: float) -> float | int:
         """`value` as it may be drawn: a multiple of `q`, or a whole number, between `min` and `max`."""
-        if self.step is not None:
-            # Through a decimal string, so that 3 * 0.1 is written 0.3.
-            value = float(f"{round(value / self.step) * self.step:.12g}")
         value = float(min(max(value, self.min), self.max))
+        if self.step is not None:
+            first, last = self.multiples
+            # Through a decimal string, so that 3 * 0.1 is written 0.3.
+            value = float(f"{min(max(round(value / self.step), first), last) * self.step:.12g}")
         is_whole = self.is_int or all(isinstance(number, int) for number in (self.min, self.max, self.q))
         return round(value) if is_whole else value
 
@@ -57,13 +58,22 @@ class Distribution:
         """Whether a value that may be drawn lies between the two, and is neither."""
         if self.step is None:
             return low < high
-        least = max(math.floor(low / self.step) + 1, math.ceil(self.min / self.step)) * self.step
-        return least < high and least <= self.max
+        first, last = self.multiples
+        least = max(math.floor(low / self.step) + 1, first)
+        return least * self.step < high and least <= last
 
     @property
     def step(self) -> float | None:
         """What its values are multiples of."""
         return self.q or (1 if self.is_int else None)
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """The first and the last multiple of `step` between `min` and `max`, as factors of it; none where the first is
+        the larger one."""
+        step = self.step or 1
+        # 0.3 / 0.1 is a little less than 3.
+        return math.ceil(self.min / step - 1e-9), math.floor(self.max / step + 1e-9)
 
     @property
     def is_int(self) -> bool:

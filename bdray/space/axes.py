@@ -281,7 +281,11 @@ def _parse_distribution(path: str, node: Located, content: Mapping[str, Located]
     for holds, key, problem in checks:
         if not holds:
             raise content[key].error(f"{problem} (got {quote(content[key].plain())})", f"{path}.{key}")
-    return Distribution(kind, **given)
+    found = Distribution(kind, **given)
+    first, last = found.multiples
+    if found.q and first > last:
+        raise content["q"].error(f"no multiple of {found.q:g} lies between min and max", f"{path}.q")
+    return found
 
 
 def parse_zip(content: Mapping[str, Located], parameters: Mapping[str, Parameter]) -> tuple[tuple[str, ...], ...]:

@@ -246,5 +246,8 @@ def no_match(rule: Rule, conditions: Iterable[Condition], owner: str, problem: s
 
 def never(path: str, entry: Located, values: Iterable[Any]) -> str:
     """What is wrong with an entry that asks for none of the `values` of its path."""
-    shown = show(entry.plain())
-    return f"'{path}' is never {shown}; {nearest(shown, map(show, values))}"
+    shown, known = show(entry.plain()), [show(value) for value in values]
+    parts = [part.strip() for part in shown.split(",")]
+    is_list = len(parts) > 1 and set(parts) <= set(known)
+    advice = f"several values are a list: [{', '.join(parts)}]" if is_list else nearest(shown, known)
+    return f"'{path}' is never {shown}; {advice}"

@@ -267,16 +267,16 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
 
 def _first_rows(plan: Plan, width: int) -> Table:
     """The first conditions, with as many of the varying axes as fit beside each other: rather those in which they
-    differ."""
+    differ, and rather a narrow one (a seed) than a wide one (a path), in whose place there is room for several."""
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
     cells = [[show_cell(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
     columns = dict(zip(_labels(plan.axes), cells, strict=True))
+    needed = {label: max(map(len, (label, *column))) + 3 for label, column in columns.items()}
     left, fitting = width - 11, set()
-    for label, column in sorted(columns.items(), key=lambda one: len(set(one[1])) == 1):
-        needed = max(map(len, (label, *column))) + 3
-        if needed <= left:
-            left -= needed
+    for label in sorted(columns, key=lambda label: (len(set(columns[label])) == 1, needed[label])):
+        if needed[label] <= left:
+            left -= needed[label]
             fitting.add(label)
     for label in filter(fitting.__contains__, columns):
         table.add_column(label, no_wrap=True)

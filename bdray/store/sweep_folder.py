@@ -16,6 +16,7 @@ confusion matrices of a finished condition are listed, with theirs, in its recor
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
@@ -57,6 +58,12 @@ _LISTED = (JOURNAL, PLAN, CONFUSION, MODEL)
 """Files whose checksums a record lists."""
 
 _GRAIN_S = 2.0
+
+_SAY_THEMSELVES = ("name", "strategy")
+"""Ends of paths whose values need no word beside them."""
+
+_NOT_NAMED = ("seed", "data.content", "data.classes", "clean.content")
+"""Paths that `name_of` leaves out: it says the seed anyway, and no name of a condition holds a digest of pictures."""
 
 _NOT_DONE = "the condition counts as not done and is run again by the next run of the sweep"
 
@@ -126,15 +133,18 @@ class KeptRecord:
     """A verified record.
 
     Attributes:
-        digest: names this version of the record: `--retry-failed` may replace a failed one.
         files: checksums of the files it lists, by name.
         data: the file itself.
     """
 
     record: TrialRecord
-    digest: str
     files: Mapping[str, str]
     data: bytes
+
+    @property
+    def digest(self) -> str:
+        """Names this version of the record: `--retry-failed` may replace a failed one."""
+        return checksum(self.data)[:16]
 
 
 def picture_name(path: str, sha256: str) -> str:
@@ -304,7 +314,7 @@ class ConditionFolder(ChecksummedFolder):
         if content.get("condition_id", self.condition_id) != self.condition_id:
             raise DamagedError(f"it is the record of {content['condition_id']}")
         files = content.pop("files")
-        return KeptRecord(TrialRecord.model_validate(content), checksum(data)[:16], files, data)
+        return KeptRecord(TrialRecord.model_validate(content), files, data)
 
     def journal(self, kept: KeptRecord | None) -> list[dict[str, Any]]:
         """The journal's good lines. Where the record is there, what is lost is written again from it.
@@ -437,6 +447,27 @@ def label_of(condition: Condition) -> str:
     named = [condition.regularizer.name, condition.repair.name]
     others = [name for name, ordinary in zip(named, ("none", "finetune"), strict=True) if name != ordinary]
     return "-".join((attack, condition.model.name, *others, f"s{condition.seed}", condition.condition_id[:6]))
+
+
+def name_of(condition: Condition | ConditionInfo, condition_id: str, axes: Sequence[str]) -> str:
+    """What tells a condition from the others of its sweep: `blend-rate=0.01-s0-8f3a21`.
+
+    Args:
+        axes: the paths that the sweep varies; none: nobody knows, and it is what `label_of` says.
+    """
+    if not axes:
+        return label_of(condition) if isinstance(condition, Condition) else condition.label or condition_id
+    flat = condition.flat() if isinstance(condition, Condition) else condition.flat
+    ends = Counter(path.rpartition(".")[2] for path in axes)
+    named = ["baseline"] if condition.role == "baseline" else []
+    idle = (*_NOT_NAMED, *(("trigger.", "poison.") if named else ()))
+    for path in axes:
+        end = path.rpartition(".")[2]
+        if path not in flat or path.startswith(idle):
+            continue
+        shown = end if ends[end] == 1 else path
+        named.append(f"{'' if end in _SAY_THEMSELVES else f'{shown}='}{flat[path]}")
+    return "-".join((*named, f"s{flat.get('seed')}", condition_id[:6]))
 
 
 def write_failure(

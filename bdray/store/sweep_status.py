@@ -32,6 +32,8 @@ class RunningCondition(BaseModel):
     epochs: int = 0
     images_per_second: float | None = None
     """Of the last epoch, training alone."""
+    then: tuple[str, ...] = ()
+    """After the last epoch of a stage: what is done since, one after the other, until the next epoch is over."""
 
 
 class SweepStatus(BaseModel):

@@ -18,7 +18,7 @@ from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.workload import Kind, Work, training_of, work_of
 from bdray.trial.measurements import Measurement, Measurements, TrainingKey, TrainingKind, kinds_of
-from bdray.values import show_duration
+from bdray.values import show_amount, show_duration
 
 REHEARSALS = "rehearsals"
 """Folder of a storage, itself a storage: what lies in it is never taken for a result."""
@@ -126,7 +126,7 @@ def _estimate(
         forecaster.capacity = Capacity(cpus=0.0, most=slots)
         spent[slots] = forecaster.spent(tasks)
     works = [forecaster.works[task.condition_id] for task in tasks]
-    alone = [(work.label, forecaster.seconds_alone(work)) for work in works]
+    alone = [(task.label, forecaster.seconds_alone(work)) for task, work in zip(tasks, works, strict=True)]
     kinds = Counter(training_of(work.kind) for work in works)
     timed = {kind: count for kind, count in kinds.items() if forecaster.rates.knows(kind)}
     examples = len(space.expansion.examples)
@@ -173,13 +173,13 @@ def cost_lines(cost: CostEstimate, limit_gb: float | None) -> list[Text]:
     lines = [Text.assemble((f"{cost.asked} will take", "bold"), f", by {cost.basis}:")]
     for slots, seconds in cost.wall_s.items():
         at_once = "1 condition at a time" if slots == 1 else f"{slots} at a time"
-        gpu = f", {cost.trial_s / 3600:,.2f} GPU-hours at one condition a GPU" if cost.on_gpu else ""
+        gpu = f", {show_amount(cost.trial_s / 3600)} GPU-hours at one condition a GPU" if cost.on_gpu else ""
         lines.append(Text(f"  {at_once:<22} {show_duration(seconds)}{gpu}"))
     if not cost.on_gpu:
-        lines.append(Text(f"  {'in all':<22} {cost.trial_s / 3600:,.2f} hours of trials, no GPU-hours"))
+        lines.append(Text(f"  {'in all':<22} {show_duration(cost.trial_s)} of trials, none on a GPU"))
     if cost.stage_bytes is not None:
         gigabytes = cost.stage_bytes / 1e9
-        lines.append(Text(f"  {'storage':<22} {gigabytes:,.2f} GB of models that conditions share"))
+        lines.append(Text(f"  {'storage':<22} {show_amount(gigabytes)} GB of models that conditions share"))
         if limit_gb is not None and gigabytes > limit_gb:
             lines.append(_evicted(gigabytes, limit_gb))
     lines += [Text(f"  {'the slowest' if not number else '':<22} {show_duration(seconds)}  {label}")
@@ -202,18 +202,22 @@ def forecast_of(cost: CostEstimate | None) -> dict[str, Any]:
 
 def cost_line(info: SweepInfo, records: Sequence[TrialRecord]) -> str | None:
     """What a sweep cost, beside what its rehearsal had said at the number of conditions at once that is nearest; None
-    of one that ran nothing. What was taken over from other sweeps ran before this one was made, and cost it nothing."""
+    of one that ran nothing. What was taken over from other sweeps ran before this one was made, and cost it nothing.
+
+    Args:
+        records: all there are, whatever command asked for them, since the sweep's time is that of all its commands.
+    """
     own = [record for record in records if record.started_ms >= (info.created_ms or 0)]
     trial_s = sum(record.finished_ms - record.started_ms for record in own) / 1000
     if not info.ran_s or not own:
         return None
-    said = f"took {show_duration(info.ran_s)}, {trial_s / 3600:,.2f} hours of trials"
+    said = f"took {show_duration(info.ran_s)}, its trials together {show_duration(trial_s)}"
     if not info.forecast:
         return said
     at_once = trial_s / info.ran_s
     slots = min(info.forecast["wall_s"], key=lambda slots: abs(int(slots) - at_once))
     wall = f"{show_duration(info.forecast['wall_s'][slots])} at {slots} at a time"
-    return f"{said}; the rehearsal had said {wall}, {info.forecast['trial_s'] / 3600:,.2f} hours"
+    return f"{said}; the rehearsal had said {wall}, together {show_duration(info.forecast['trial_s'])}"
 
 
 def _evicted(gigabytes: float, limit_gb: float) -> Text:

@@ -209,7 +209,8 @@ def running_line(running: RunningCondition) -> str:
     if not running.stage:
         return f"{running.label}: in its first epoch"
     rate = f", {show_rate(running.images_per_second)} images/s" if running.images_per_second else ""
-    return f"{running.label}: {running.stage}, epoch {running.epoch} of {running.epochs} done{rate}"
+    said = f"; now {', then '.join(running.then)}" if running.then else rate
+    return f"{running.label}: {running.stage}, epoch {running.epoch} of {running.epochs} done{said}"
 
 
 class DeliveryProgress(Bar):

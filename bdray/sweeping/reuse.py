@@ -212,11 +212,13 @@ def trained_elsewhere(
         planned = _stages_to_train(other, plugins)
         both = [stage for stage in wanted if stage in planned and not SweepFolder(other).has_stage(stage)]
         if both:
+            watch = shlex.join(["bdray", "status", other.uri, "--watch"])
             more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
+            models = "a model" if len(both) == 1 else f"{len(both)} models"
             yield (
-                f"the sweep '{other.name}' of this storage is running and trains {len(both)} models that this one needs"
-                f" too (stages {', '.join(both[:_NAMED])}{more}): both would train them. Better stop this one with"
-                f" Ctrl-C, wait for the other (bdray status {other.name} --watch), and type the command again: what"
+                f"the sweep '{other.name}' of this storage is running and trains {models} that this one needs too"
+                f" (stages {', '.join(both[:_NAMED])}{more}): both would train them. Better stop this one with"
+                f" Ctrl-C, wait for the other ({watch}), and type the command again: what"
                 " was trained there is taken over"
             )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.space import SearchSpace
+from bdray.store.sweep_folder import name_of
 from bdray.sweeping.workload import Kind, kind_of, training_of
 from bdray.trial.measurements import TrainingKey
 from bdray.trial.surrogate import surrogate_of
@@ -68,4 +69,5 @@ def _task(condition: Condition, space: SearchSpace, auto: float, largest: float)
         gpu=gpu,
         threads=max(1, int(cpu)),
         kind=str(TrainingKey.of(condition)) if gpu else "",
+        label=name_of(condition, condition.condition_id, tuple(space.parameters)),
     )

@@ -13,12 +13,13 @@ from typing import Any
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
+from bdray.questions import Questions
 from bdray.store.journal import read_journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, now_ms, read_record, read_records
 from bdray.store.sweep_status import RunningCondition, SweepStatus
 from bdray.sweeping.forecast import Capacity, Forecaster
-from bdray.sweeping.workload import Work, training_of, work_of
+from bdray.sweeping.workload import StageWork, Work, training_of, work_of
 
 _ALMOST_OVER = 0.02
 """Of a condition that has taken longer than was expected, so much is taken to be left."""
@@ -38,6 +39,7 @@ class Watcher:
         conditions: all that are known when it starts.
         tasks: those that are to be run, in their order.
         capacity: what they share, which grows and shrinks where nodes join and leave.
+        questions: what their models are asked.
         clock: seconds since any moment; it cannot be set while the sweep runs.
         wall_ms: Unix time, as the journals have it; not believed where a clock was set, or another machine's differs.
     """
@@ -49,11 +51,13 @@ class Watcher:
         tasks: Sequence[Task],
         capacity: Callable[[], Capacity],
         *,
+        questions: Questions | None = None,
         max_batches: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._sweep, self._folder, self._max_batches = sweep, SweepFolder(sweep), max_batches
+        self._questions = questions or Questions()
         self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
@@ -78,9 +82,10 @@ class Watcher:
     def started(self, condition_id: str) -> None:
         now = self._clock()
         with self._lock:
-            work = self.forecaster.works.get(condition_id)
+            work, task = self.forecaster.works.get(condition_id), self._tasks.get(condition_id)
             if work is not None:
-                shown = RunningCondition(condition_id=condition_id, label=work.label)
+                label = task.label if task and task.label else condition_id
+                shown = RunningCondition(condition_id=condition_id, label=label)
                 self._running[condition_id] = _Running(work, now, now, work.units, shown)
             # The first conditions start their processes too; the gap is what lies between two in the same one.
             if self._free:
@@ -118,7 +123,7 @@ class Watcher:
                 entries, _ = read_journal(self._folder.condition(condition_id)) if number < _SHOWN else ([], 0)
             except StorageError:
                 continue
-            now = before.looked_at(self._clock(), entries, self._wall_ms(), self.forecaster.finished)
+            now = before.looked_at(self._clock(), entries, self._wall_ms(), self.forecaster.finished, self._questions)
             with self._lock:
                 if self._running.get(condition_id) is before:
                     self._running[condition_id] = now
@@ -175,7 +180,12 @@ class _Running:
     lines: int = 0
 
     def looked_at(
-        self, now_s: float, entries: Sequence[dict[str, Any]], now_ms: int, finished: Collection[str]
+        self,
+        now_s: float,
+        entries: Sequence[dict[str, Any]],
+        now_ms: int,
+        finished: Collection[str],
+        questions: Questions,
     ) -> _Running:
         """By now. `finished`: fingerprints of kept stages that are there, which it loads."""
         seen_s = self.seen_s
@@ -185,7 +195,7 @@ class _Running:
             seen_s = now_s - min(max(0.0, age_s), now_s - self.looked_s)
         seconds = units = left = 0.0
         shown = self.shown
-        for stage in self.work.stages:
+        for number, stage in enumerate(self.work.stages, start=1):
             cost = "cost" if stage.name == "poison" else f"{stage.name}_cost"
             lines = [entry for entry in entries if f"{cost}/stage_seconds" in entry["metrics"]]
             if not lines:
@@ -198,6 +208,22 @@ class _Running:
             # What comes before a stage that has begun is over.
             left = (1 - part) * stage.units
             rate = last["metrics"].get(f"{cost}/images_per_second")
+            then = self.shown.then
+            if len(entries) > self.lines:
+                then = _after(number, self.work.stages, questions, at_once=not self.lines) if part == 1 else ()
             news = {"stage": stage.name, "epoch": last["step"], "epochs": stage.epochs, "images_per_second": rate}
-            shown = shown.model_copy(update=news)
+            shown = shown.model_copy(update={**news, "then": then})
         return _Running(self.work, seen_s, now_s, left, shown, seconds, units, len(entries))
+
+
+def _after(done: int, stages: Sequence[StageWork], questions: Questions, *, at_once: bool) -> tuple[str, ...]:
+    """What a condition does after so many of its stages, up to the next epoch. `at_once`: they were over at the first
+    look, so that what remains is what its models are asked."""
+    is_last = done == len(stages)
+    poisoned = questions.detectors_of("poisoned") if done == 1 or (is_last and at_once) else ()
+    repaired = questions.detectors_of("repaired") if is_last and done > 1 else ()
+    relearning = ("relearning",) if is_last and questions.evaluate.relearn else ()
+    following = [stage.name for stage in stages[done:]]
+    first = next((number for number, stage in enumerate(stages[done:], start=1) if stage.trains), len(following))
+    asked = [*(each.name for each in poisoned), *relearning, *(each.name for each in repaired)]
+    return (*asked, *following[:first])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from bdray.condition import Condition, digest
 from bdray.recipes import Optimization
 from bdray.repairs.base import Training
-from bdray.store.sweep_folder import label_of
 from bdray.trial.measurements import pace_of, stage_images, training_set_size
 
 Kind = tuple[str, ...]
@@ -30,6 +29,7 @@ class StageWork:
         epochs: that are reported, 1 for an operation.
         units: training images over all epochs, evaluations included; times the area of a picture beside 32 x 32.
         shared: the model is kept: whoever else needs the stage does not compute it.
+        trains: it is no operation, and so is heard of after each epoch.
     """
 
     name: str
@@ -37,14 +37,14 @@ class StageWork:
     epochs: int
     units: float
     shared: bool
+    trains: bool
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed for a condition. `label`: a short name for people."""
+    """What is to be computed for a condition."""
 
     condition_id: str
-    label: str
     kind: Kind
     stages: tuple[StageWork, ...]
 
@@ -56,7 +56,7 @@ class Work:
 
 def work_of(condition: Condition, max_batches: int | None = None) -> Work:
     """The work of a condition. `max_batches`: of an epoch, in a rehearsal."""
-    return Work(condition.condition_id, label_of(condition), kind_of(condition), tuple(_stages(condition, max_batches)))
+    return Work(condition.condition_id, kind_of(condition), tuple(_stages(condition, max_batches)))
 
 
 def kind_of(condition: Condition) -> Kind:
@@ -93,7 +93,7 @@ def _stages(condition: Condition, max_batches: int | None) -> Iterator[StageWork
     for planned, recipe, count in zip(condition.stages, recipes, epochs, strict=True):
         tested = FORWARD * _tested(condition, recipe, count)
         units = area * (trained.get(planned.fingerprint, 0.0) + tested)
-        yield StageWork(planned.name, planned.fingerprint, count, units, planned.shared)
+        yield StageWork(planned.name, planned.fingerprint, count, units, planned.shared, recipe is not None)
 
 
 def _tested(condition: Condition, recipe: Optimization | None, epochs: int) -> float:

@@ -26,6 +26,7 @@ from bdray.store.sweep_folder import (
     KeptRecord,
     SweepFolder,
     SweepInfo,
+    name_of,
     read_records,
 )
 from bdray.store.sweep_status import read_sweep_status
@@ -283,7 +284,7 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal), default=None)
-        name = parent.run_name(condition_id, condition, self._axes)
+        name = name_of(condition, condition_id, self._axes)
         run = self._client.create_run(self.experiment_id, started, tags, name)
         self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from bdray.errors import StorageError, TrackingError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
-from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, ConditionInfo, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
 from bdray.tracking.server import TRACKING_VARIABLE
 
 if TYPE_CHECKING:
@@ -40,9 +39,6 @@ _NOTE_MARK = "**Results of bdray**"
 """What stands above it is the user's."""
 
 _NOTE_CHARACTERS = 5000
-
-_SAY_THEMSELVES = ("name", "strategy")
-"""Ends of paths whose values need no word beside them."""
 
 _AXES = ("data.name", "model.name", "trigger.name", "poison.rate", "regularizer.name")
 """Columns of a sweep whose axes are not known."""
@@ -68,21 +64,6 @@ def axes_of(files: SweepFolder) -> tuple[str, ...]:
         return tuple(space["parameters"])
     except (StorageError, yaml.YAMLError, KeyError, TypeError):
         return ()
-
-
-def run_name(condition_id: str, condition: ConditionInfo, axes: Sequence[str]) -> str:
-    """What tells a condition's run from the others of its sweep: `blend-rate=0.01-s0-8f3a21`."""
-    if not axes:
-        return condition.label or condition_id
-    ends = Counter(path.rpartition(".")[2] for path in axes)
-    named = ["baseline"] if condition.role == "baseline" else []
-    for path in axes:
-        end = path.rpartition(".")[2]
-        if path not in condition.flat or path == "seed":
-            continue
-        shown = end if ends[end] == 1 else path
-        named.append(f"{'' if end in _SAY_THEMSELVES else f'{shown}='}{condition.flat[path]}")
-    return "-".join((*named, f"s{condition.flat.get('seed')}", condition_id[:6]))
 
 
 def view_tags(axes: Sequence[str]) -> dict[str, str]:

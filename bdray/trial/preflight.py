@@ -157,6 +157,8 @@ def _require_seen_trigger(experiment: Experiment) -> None:
     changed = (clean != stamped).any(1)
     before, after = int(changed.sum()), int((changed & pixels_seen(network, side)).sum())
     if after < LEAST_SEEN * before:
+        # A network that leaves out more than a row and a column is refused with the sizes that it sees whole.
+        experiment.build_model()
         problem = (
             f"{network.name} sees {after} of the {before} pixels that the trigger changes in {len(clean)} images of "
             f"{side} x {side} pixels: place it elsewhere, or use images of another size"

@@ -14,7 +14,7 @@ from torch import nn
 from bdray.condition import Condition
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
-from bdray.errors import DataError, PoisonError
+from bdray.errors import ComponentError, DataError, PoisonError
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
@@ -151,12 +151,20 @@ class Experiment:
         return replace(self, auto=auto, compute=make_compute(self.condition.train.precision, self.compute.device, auto))
 
     def build_model(self) -> nn.Module:
-        """The freshly initialised network, in channels-last memory on the device; its weights come from `init`."""
+        """The freshly initialised network, in channels-last memory on the device; its weights come from `init`.
+
+        Raises:
+            ConditionError: it cannot take images of this size, or does not see the whole of them.
+            WeightsError: weights were asked for and cannot be had, or do not fit.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.condition.seed, "init"))
             architecture = self.condition.model
-            with watching(architecture, architecture.title, seeded=True):
-                model = architecture.build(self.data.num_classes, self.condition.data.image_size)
+            try:
+                with watching(architecture, architecture.title, seeded=True):
+                    model = architecture.build(self.data.num_classes, self.condition.data.image_size)
+            except ComponentError as error:
+                raise error.below("model") from error
         return model.to(self.compute.device).to(memory_format=torch.channels_last)
 
     def poison_stage(self) -> Stage:

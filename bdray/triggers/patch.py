@@ -53,6 +53,9 @@ class Patch(PlacedTrigger):
         levels = ((picture.double() * 2 - 255) * self.amplitude).round().to(torch.int16)
         return (pixels.to(torch.int16) + levels).clamp(0, 255).to(pixels.dtype)
 
+    def check(self, image_size: int) -> None:
+        self.check_side(self.size, image_size)
+
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
 
@@ -76,6 +79,9 @@ class NoisePatch(PlacedTrigger):
     """Side in pixels at 32 x 32."""
     pattern_seed: int = Field(default=0, ge=0)
     """Names the pattern: each channel of each pixel is uniform in 0..255."""
+
+    def check(self, image_size: int) -> None:
+        self.check_side(self.size, image_size)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bdray.errors import TriggerError
+from bdray.errors import ComponentError, TriggerError
 from bdray.gpu import to_device
 from bdray.triggers.base import Trigger
 
@@ -94,12 +94,8 @@ def places(
     import torch
 
     free = 0 if position == "center" else margin
-    both_sides = free * (2 if position == "random" else 1)
-    if any(side + both_sides > whole for side, whole in zip(inner, outer, strict=True)):
-        raise TriggerError(
-            f"a trigger of {inner[0]} x {inner[1]} pixels with a margin of {free} does not fit into an image of "
-            f"{outer[0]} x {outer[1]}"
-        )
+    if problem := _too_large(position, outer, inner, free):
+        raise TriggerError(problem)
     height, width = (whole - side for side, whole in zip(inner, outer, strict=True))
     if position == "random":
 
@@ -113,6 +109,17 @@ def places(
         top = height - free if position.startswith("bottom") else free
         left = width - free if position.endswith("right") else free
     return torch.full((count,), top), torch.full((count,), left)
+
+
+def _too_large(position: Position, outer: tuple[int, int], inner: tuple[int, int], free: int) -> str | None:
+    """What is wrong with a patch that is larger, with `free` pixels to the edge, than the image; None where it fits."""
+    both_sides = free * (2 if position == "random" else 1)
+    if all(side + both_sides <= whole for side, whole in zip(inner, outer, strict=True)):
+        return None
+    return (
+        f"a trigger of {inner[0]} x {inner[1]} pixels with a margin of {free} does not fit into an image of "
+        f"{outer[0]} x {outer[1]}"
+    )
 
 
 def composite(
@@ -150,6 +157,13 @@ class PlacedTrigger(Trigger):
     margin: int = Field(default=1, ge=0)
     """Pixels to the edges of the image at 32 x 32."""
     opacity: Opacity = 1.0
+
+    def check_side(self, size: int, image_size: int) -> None:
+        """Raises `ComponentError` where a square of `size` pixels at 32 x 32 does not fit, with its margin."""
+        side, margin = (scaled(pixels, image_size, image_size) for pixels in (size, self.margin))
+        free = 0 if self.position == "center" else margin
+        if problem := _too_large(self.position, (image_size, image_size), (side, side), free):
+            raise ComponentError("size", problem)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor | float]:
         """What is laid over images of `height x width`: uint8 `3 x h x w`, and how much of it covers: a number, or

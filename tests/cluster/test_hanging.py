@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from waiting import HANG_S
@@ -14,8 +15,8 @@ HUNG = "ctypes.PyDLL(None).sleep(600)"
 """Holds the interpreter's lock, as a call of a driver may."""
 
 
-def run(*lines: str, least_s: float | None = 0.2) -> subprocess.CompletedProcess[str]:
-    begin = f"import ctypes; from bdray.cluster.hanging import HangWatch; watch = HangWatch({least_s})"
+def run(*lines: str) -> subprocess.CompletedProcess[str]:
+    begin = "import ctypes; from bdray.cluster.hanging import HangWatch; watch = HangWatch(0.2)"
     code = "\n".join((begin, *lines))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=HANG_S)
 
@@ -27,32 +28,44 @@ def test_a_hung_step_or_what_follows_an_epoch_ends_the_process(last: str) -> Non
     assert "Timeout" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ("watch.step(9, 9)", "watch.pause()"),
-        ("with watch:", "    watch.step(1, 9)"),
-        ("watch.step(1, 9)", "import time; time.sleep(0.01)", "watch.step(9, 9)", "watch.pause()"),
-        (),
-    ],
-)
-def test_between_epochs_everything_may_take_its_time(lines: tuple[str, ...]) -> None:
-    assert run(*lines, "ctypes.PyDLL(None).usleep(900000)").returncode == 0
-
-
-def test_without_a_gpu_nothing_is_watched() -> None:
-    assert run("watch.step(1, 9)", "ctypes.PyDLL(None).usleep(900000)", least_s=None).returncode == 0
-
-
-def test_the_limit_grows_with_what_steps_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, limits = [0.0], list[float]()
-    monkeypatch.setattr("bdray.cluster.hanging.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(
-        "bdray.cluster.hanging.faulthandler.dump_traceback_later", lambda limit_s, exit: limits.append(limit_s)
+@pytest.fixture
+def watchdog(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """What Python's was told: limits, and None where it was called off."""
+    told: list[float | None] = []
+    dog = SimpleNamespace(
+        dump_traceback_later=lambda limit_s, exit: told.append(limit_s),
+        cancel_dump_traceback_later=lambda: told.append(None),
     )
+    monkeypatch.setattr("bdray.cluster.hanging.faulthandler", dog)
+    return told
+
+
+@pytest.mark.parametrize("steps", [[(9, 9)], [(1, 9), (9, 9)], [(1, 9)], []])
+@pytest.mark.parametrize("ends", ["epoch", "trial"])
+def test_between_epochs_everything_may_take_its_time(
+    steps: list[tuple[int, int]], ends: str, watchdog: list[float | None]
+) -> None:
+    with HangWatch(0.2) as watch:
+        for step in steps:
+            watch.step(*step)
+        assert not steps or watchdog[-1]
+        if ends == "epoch":
+            watch.pause()
+            assert watchdog[-1:] in ([None], [])
+    assert watchdog[-1:] == ([None] if steps else [])
+
+
+def test_without_a_gpu_nothing_is_watched(watchdog: list[float | None]) -> None:
+    HangWatch(None).step(1, 9)
+    assert watchdog == []
+
+
+def test_the_limit_grows_with_what_steps_take(watchdog: list[float | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("bdray.cluster.hanging.time.monotonic", lambda: now[0])
     with HangWatch(60.0) as watch:
         for at, batch in ((100.0, 1), (100.5, 2), (120.0, 3), (122.0, 4)):
             now[0] = at
             watch.step(batch, 4)
     # The first; after the longest of 19.5 s; and after the last one the whole epoch of 22 s. Within a second: none.
-    assert limits == [60.0, 1950.0, 2200.0]
+    assert watchdog == [60.0, 1950.0, 2200.0, None]

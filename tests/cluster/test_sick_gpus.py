@@ -75,20 +75,24 @@ def gpu():
 
 def note(task):
     with NOTE.open("a") as file:
-        print(gpu(), task.condition_id, file=file)
+        print(gpu(), task.condition_id, time.time(), file=file)
 
 def fail():
     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
 def sick_zero(job, task):
-    """On the first GPU all goes wrong; the other one waits until it has, and then takes long enough for another process
-    to start on the first one, if it may."""
+    """On the first GPU all goes wrong; the other one waits until it has, and then once as long as two processes took to
+    start, so that another one starts on the first GPU, if it may."""
     note(task)
     if gpu() == "0":
         fail()
     while NOTE.read_text().count("0 c") < 2:
         time.sleep(0.05)
-    time.sleep(3)
+    waited = NOTE.with_name("waited")
+    if not waited.exists():
+        waited.touch()
+        first = float(NOTE.read_text().split()[2])
+        time.sleep(2 * (first - Path(__file__).stat().st_mtime))
     return "finished"
 
 def all_sick(job, task):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ray.core.generated.gcs_pb2 import ActorTableData
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import label_of
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
 
@@ -54,11 +52,12 @@ def test_actors_are_told_apart_by_their_conditions(tmp_path: Path) -> None:
     (here := tmp_path / "here").mkdir()
     base = {"data": "digits", "model": "resnet8", "trigger": "patch"}
     conditions = [Condition.parse({**base, "poison": {"rate": rate}}) for rate in (0.1, 0.2, 0.3)]
+    names = [f"rate={one.poison.rate}-s0" for one in conditions]
     sweep = Storage.open(tmp_path / "runs" / "named")
     job = ClusterJob(
         sweep=sweep,
         storage=sweep.parent,
-        tasks=[Task(one.condition_id, json.dumps(one.content()), ()) for one in conditions],
+        tasks=[Task(one.condition_id, "{}", (), label=name) for one, name in zip(conditions, names, strict=True)],
         sys_path=(*sys.path, str(plugins), str(Path(__file__).parents[2])),
         cwd=str(here),
         work="waiting_work:together",
@@ -68,7 +67,6 @@ def test_actors_are_told_apart_by_their_conditions(tmp_path: Path) -> None:
         assert cluster.run(job, looking)
         written = Path(worker._global_node.get_logs_dir_path()).glob("worker-*.out")
         logs = "".join(path.read_text() for path in written)
-    names = [label_of(one) for one in conditions]
     assert looking.shown == {f"named from {name} on" for name in names[:2]}
     for name in names:
         assert f"{name} begins\n" in logs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ FORGOTTEN = Condition.parse({**SMALL, "seed": 1})
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three conditions without Ray; the last keeps no model of its own."""
-    folder = tmp_path_factory.mktemp("storage") / "study"
+    folder = tmp_path_factory.mktemp("a storage?") / "study"
     storage = Storage.open(folder)
     conditions = (TUNED, PRUNED, FORGOTTEN)
     ids = tuple(condition.condition_id for condition in conditions)
@@ -98,7 +100,6 @@ def test_the_file_says_what_it_is_to_whoever_has_no_bdray(sweep: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([FORGOTTEN.condition_id], "the model after 'finetune' was not kept; --stage poison may be there"),
         ([TUNED.condition_id, "--stage", "prune"], "no stage 'prune'"),
         (["zz"], "no condition's id starts with 'zz'"),
         ([TUNED.condition_id, "--output", "nowhere/model.safetensors"], "its folder does not exist"),
@@ -107,6 +108,18 @@ def test_the_file_says_what_it_is_to_whoever_has_no_bdray(sweep: Path, tmp_path:
 def test_what_cannot_be_exported(words: list[str], said: str, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "model", str(sweep), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_model_that_was_not_kept_is_made_again_as_printed(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "model", str(sweep), FORGOTTEN.condition_id]) == 2
+    said = capsys.readouterr().err
+    assert "the model after 'finetune' was not kept; --stage poison may be there" in said
+    printed = [shlex.split(command) for command in re.findall("`(bdray .*?)`", said)]
+    assert [main(command[1:]) for command in printed] == [0, 0]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"{FORGOTTEN.condition_id}-finetuned.safetensors"]
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:

@@ -59,7 +59,15 @@ def test_the_same_samples_as_torchvision_reads(tmp_path: Path, canonical: Path) 
         theirs = sorted((label, int(np.asarray(image)[0, 0, 0])) for image, label in GTSRB(canonical, split=split))
         assert sorted(zip(labels.tolist(), images[:, 0, 0, 0].tolist(), strict=True)) == theirs
     assert data.class_names == tuple(map(str, range(43)))
+    assert data.unread == ()
     assert build_dataset("gtsrb", root=str(canonical)).train_sizes() == tuple(1 + label % 2 for label in range(43))
+
+
+def test_what_else_lies_in_a_class_folder_is_named(tmp_path: Path, canonical: Path) -> None:
+    place = canonical / "gtsrb" / "GTSRB" / "Training" / "00007"
+    (place / "00001.avif").write_bytes(b"")
+    (place / ".DS_Store").write_bytes(b"")
+    assert load(canonical, tmp_path / "cache").unread == ("GTSRB/Training/00007/00001.avif",)
 
 
 def test_the_final_training_set_is_preferred(tmp_path: Path, canonical: Path) -> None:

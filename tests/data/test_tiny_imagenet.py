@@ -59,6 +59,12 @@ def test_the_archives_layout(tmp_path: Path, canonical: Path, within: bool) -> N
     assert named[4:8] == ("thing 4", "crane (n00000005)", "crane (n00000006)", "thing 7")
 
 
+def test_what_else_lies_among_the_pictures_is_named(tmp_path: Path, canonical: Path) -> None:
+    assert load(canonical, tmp_path / "cache").unread == ()
+    (canonical / "tiny-imagenet-200" / "train" / SYNSETS[1] / "images" / "deeper").mkdir()
+    assert load(canonical, tmp_path / "cache").unread == (f"train/{SYNSETS[1]}/images/deeper/",)
+
+
 def test_without_words_classes_are_called_by_their_ids(tmp_path: Path, canonical: Path) -> None:
     (canonical / "tiny-imagenet-200" / "words.txt").unlink()
     assert load(canonical, tmp_path / "cache").class_names == tuple(SYNSETS)

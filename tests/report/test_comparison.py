@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bdray.record import TrialRecord
-from bdray.report.comparison import Comparison, compare, comparison_listing
+from bdray.report.comparison import Comparison, compare, comparison_listing, differences
 from bdray.results.listing import latex_of, markdown_of, table_of, texts_of
 from bdray.terminal import Console
 
@@ -42,15 +42,19 @@ def test_baselines_do_not_hide_what_tells_two_sweeps_apart(make_record: MakeReco
     found = compare([*before, *baselines], [*after, *baselines])
     assert set(found.apart) == {"poison.stamp"}
     assert (len(found.pairs), found.alone) == (9, (0, 0))
+    attacks, controls = comparison_listing(found).rows[-2:]
+    assert (attacks["n"], controls["n"], controls[""]) == (6, 3, "baseline")
+    assert attacks["ASR"].mean == pytest.approx(0.2), "was two thirds of it: baselines have no attack that could differ"
+    assert (controls["ASR"].mean, controls["trigger"]) == (0.0, "all")
 
 
 def test_differences_have_a_range_over_seeds(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.1, stamp="after_augmentation"))
-    asr = found.differences()["ASR"]
+    asr = differences(found.pairs)["ASR"]
     assert asr.pairs == 6
     assert asr.mean == pytest.approx(0.2)
     assert asr.by_seed.values == pytest.approx((0.1, 0.2, 0.3))
-    assert found.differences()["tuned ASR"].mean == 0
+    assert differences(found.pairs)["tuned ASR"].mean == 0
 
 
 def test_models_that_several_pairs_share_are_compared_once(make_record: MakeRecord) -> None:
@@ -66,7 +70,7 @@ def test_models_that_several_pairs_share_are_compared_once(make_record: MakeReco
     ]
     found = compare(*sides)
     assert len(found.pairs) == 4
-    before, after = (found.differences()[head] for head in ("ASR", "tuned ASR"))
+    before, after = (differences(found.pairs)[head] for head in ("ASR", "tuned ASR"))
     assert (before.pairs, after.pairs) == (2, 4)
     assert before.mean == pytest.approx(0.15)
 
@@ -101,7 +105,13 @@ def test_a_narrow_terminal_cuts_nothing(width: int, make_record: MakeRecord) -> 
     whole = "+25.0 (+25.0 to +25.0)"
     assert (whole in text) == (width == 140)
     assert whole in markdown_of(comparison_listing(found))
-    assert [row[0] for row in texts_of(comparison_listing(found), intervals=False)] == ["patch", "blend", "-", "all"]
+    assert [row[0] for row in texts_of(comparison_listing(found), intervals=False)] == [
+        "patch",
+        "blend",
+        "-",
+        "all",
+        "all",
+    ]
     assert "baseline" in text
 
 

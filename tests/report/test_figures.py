@@ -71,6 +71,21 @@ def test_in_a_column_a_number_says_what_it_is(make_record: MakeRecord) -> None:
     assert "patch · rate 10 % · finetune.lr 0.005" in texts(picture.render("svg"))
 
 
+def test_in_a_column_no_row_loses_what_tells_it_apart(make_record: MakeRecord) -> None:
+    """Found: with five axes rows ended in "fine …", two of them alike."""
+    records = [
+        make_record(rate=rate, regularizer=regularizer, repair=repair, finetune={"lr": lr})
+        for rate in (0.1, 0.2)
+        for regularizer in ("none", "soft_nearest_neighbors")
+        for repair in ("finetune", "fine_pruning")
+        for lr in (0.005, 0.05)
+    ]
+    (picture,) = attack_success_pictures(study_of(records), COLUMN)
+    rows = [text.get_text() for text in picture.figure.texts]
+    assert len(set(rows)) == len(rows) == 16
+    assert "rate 20 % · soft nearest neighbors · fine pruning ·\nfinetune.lr 0.05" in rows
+
+
 def test_many_cells_make_several_figures(make_record: MakeRecord) -> None:
     records = [make_record(rate=0.001 * (k + 1)) for k in range(PAGE.rows + 5)]
     pictures = attack_success_pictures(study_of(records))

@@ -101,7 +101,7 @@ def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, mak
     assert spread is not None
     assert (spread.cells, spread.highest) == (1, 0.5)
     assert [row.cell.label for row in clean_behaviour(study).cells] == ["patch"]
-    assert [row.cell.label for row in retraining(study).cells] == ["patch"]
+    assert [row.cell.label for row in retraining(study).judged] == ["patch"]
     assert study.left_out("poison") == 3
     assert {cell.label: cell.marks for cell in study.cells} == {
         "patch": "",
@@ -328,6 +328,8 @@ def test_a_model_counts_once_whatever_is_done_to_it_later(make_record: MakeRecor
     study = study_of([*attacks, *baselines])
     found, clean, spread = retraining(study), clean_behaviour(study), variation(study)
     assert (found.took, found.defused) == (Trainings(4, 0, 4, (0.9, 0.8) * 2), Trainings(4, 4, 8))
+    assert found.verdicts == {"": 2}, "was 4: a cell of poisoned models once for each repair"
+    assert "takes in most in <strong>0</strong> of 2 cells" in make_report(study.records, SweepDescription("d")).html
     assert (clean.pairs, len(clean.cells)) == (4, 2)
     assert clean.less_accurate is not None
     assert clean.less_accurate.of == 4

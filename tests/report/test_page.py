@@ -389,8 +389,25 @@ def test_what_is_mixed_is_said_and_every_row_says_what_it_was_computed_with(make
         records.append(record.model_copy(update={"stages": stages}))
     page = Page(make_report(records, SweepDescription("mixed")).html)
     assert "Number formats are mixed: float32 in 2 conditions, bfloat16 in 1 condition." in page.text
-    assert page.text.count("c0ffee42") == 3
+    assert page.text.count("data copy c0ffee42, threads 2.") == 1, "the same in all rows"
+    assert [page.text.count(name) for name in ("float32", "bfloat16")] == [1 + 2, 1 + 1]
     assert "are mixed" not in Page(make_report(records[:2], SweepDescription("equal")).html).text
+
+
+def test_what_is_the_same_in_all_rows_has_no_column(make_record: MakeRecord) -> None:
+    """Found: columns of one value, and of dashes alone, made the table of all conditions wider than any screen."""
+    made = [make_record(repair="none", seed=seed) for seed in (0, 1)]
+    attacks = [record.model_copy(update={"stages": record.stages[:1]}) for record in made]
+    same = make_report(attacks, SweepDescription("same")).html
+    table = same[same.index('<table id="table">') :]
+    heads = re.findall("<th[^>]*>([^<]*)</th>", table[: table.index("</thead>")])
+    assert heads[2:] == ["seed", "mark", "C-Acc before", "ASR before", "R-Acc before"]
+    assert "The same wherever there is one: PSNR (dB) 21.5, SSIM 0.997, l-inf 255." in Page(same).words
+    loud = make_record((0.9,), trigger="blend", repair="none")
+    seen = loud.visibility.model_copy(update={"psnr_db": 9.0})
+    varied = make_report([*attacks, loud.model_copy(update={"visibility": seen})], SweepDescription("varied")).html
+    assert '<th class="n">PSNR (dB)</th>' in varied
+    assert "The same wherever there is one: SSIM 0.997, l-inf 255." in Page(varied).words
 
 
 def test_only_a_repair_that_uses_clean_images_has_a_clean_split(make_record: MakeRecord) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -172,3 +173,25 @@ def test_the_luck_of_training_stands_apart_from_that_of_test_images(
     alone = ((0.8 * 0.2 + 0.9 * 0.1) / 2 / images) ** 0.5
     assert cell.luck[0] == pytest.approx((0.1 / 2**0.5, alone))
     assert cell.luck[1] is None
+
+
+def test_a_repair_that_collapsed_has_its_row(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """Found: its cell was missing in the table of every cell, and in the verdicts on what was before the repair."""
+    fell = [make_record((0.95, 1.0), trigger="patch", seed=s, collapsed_in_repair=True) for s in range(2)]
+    attacks = [*fell, make_record(trigger="blend"), make_record(trigger="line", status="failed")]
+    records = [*attacks, *(make_baseline(attacks, seed=seed) for seed in range(2))]
+    found = retraining(study_of(records))
+    rows = {row.cell.label: row for row in found.cells}
+    assert set(rows) == {"patch", "blend", "line"}
+    assert rows["patch"].after is None and rows["line"].before is None
+    assert labels(found)["patch"] == ("2 of 2", "0 of 2, 2 unclear")
+    assert [row.cell.label for row in found.judged] == ["blend", "patch"]
+    html = make_report(records, SweepDescription("fell")).html
+    (row,) = re.findall(r"<tr class=\"trouble\"><td>patch</td>.*", html)
+    assert row.endswith('<td class="mark">2 of 2 collapsed</td></tr>')
+    assert "no floor" not in row
+
+
+def test_where_no_repair_counts_nothing_is_answered(make_record: MakeRecord) -> None:
+    found = retraining(study_of([make_record(collapsed_in_repair=True)]))
+    assert found.unanswered == "No poisoned condition finished its repair."

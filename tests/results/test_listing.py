@@ -154,6 +154,8 @@ def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:
     records = [record.model_copy(update={"data": data}) for record in made]
     assert [row[0] for row in texts_of(listing_of(records), intervals=False)] == ["2 (10)", "3 (2)"]
     assert said_of_classes(records) == ["target is class 2 (10), 3 (2)"]
+    numbered = data.model_copy(update={"class_names": ("0", "1", "2", "3")})
+    assert said_of_classes([record.model_copy(update={"data": numbered}) for record in made]) == [], "says nothing"
     for written in ("name:10", "2", "'10'"):
         assert chosen(records, [f"poison.target={written}"]) == records[:1]
     assert "2 (10)" in make_report(records, SweepDescription("sweep")).html

@@ -30,6 +30,18 @@ def test_draws_stay_between_their_ends(unit: float, kind: Kind, q: float | None)
     assert found.rounded(drawn) == drawn
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "q", "drawn"),
+    [(20, 50, 16, {32, 48}), (17, 33, 16, {32}), (0.05, 0.3, 0.1, {0.1, 0.2, 0.3}), (0.7, 1.1, 0.2, {0.8, 1.0})],
+)
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+def test_draws_are_multiples_where_the_ends_are_none(
+    kind: Kind, low: float, high: float, q: float, drawn: set[float]
+) -> None:
+    found = Distribution(kind, low, high, q)
+    assert {found.draw(step / 100) for step in range(100)} == drawn
+
+
 def test_whole_numbers_on_a_log_scale_are_as_frequent_as_their_share_of_it() -> None:
     found = Distribution("int_log_uniform", 1, 8)
     counts = Counter(found.draw(step / 10_000) for step in range(10_000))
@@ -93,6 +105,7 @@ def test_a_section_as_a_value_sets_every_path_of_it() -> None:
         ("{min: 0, max: 1, distribution: log_uniform}", "greater than 0 for log_uniform"),
         ("{min: 0.5, max: 1, distribution: int_uniform}", "whole numbers"),
         ("{min: 1, max: 9, distribution: int_log_uniform, q: 0.5}", "whole numbers"),
+        ("{min: 17, max: 30, q: 16}", "poison.rate.q: no multiple of 16 lies between min and max"),
         ("{min: 0, max: 9, distribution: int_log_uniform}", "greater than 0 for int_log_uniform"),
         ("{values: []}", "the grid would be"),
         ("{value: 1, values: [2]}", "together"),

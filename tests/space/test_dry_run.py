@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_columns_in_which_the_rows_differ_are_shown_before_others(tmp_path: Path
     assert "regularizer" in hidden
     assert "lr" not in hidden
     assert max(map(len, text.splitlines())) <= 60
+
+
+def test_a_wide_column_takes_no_narrow_ones_room(tmp_path: Path) -> None:
+    """Found: the path of a picture hid the seed, and rows looked the same."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "fixed: {data: digits, model: resnet8, trigger: patch}\nseeds: [0, 1]\n"
+        "parameters: {regularizer.name: {values: [soft_nearest_neighbors, none]}, train.lr: {values: [0.1, 0.2]}}\n"
+    )
+    text = rendered(make_plan(load_space(path)), 40)
+    assert "not shown for want of room: regularizer note:" in " ".join(text.split())
+    assert re.search(r"^id +lr +seed", text, re.MULTILINE)
 
 
 def test_planning_imports_nothing_heavy() -> None:

@@ -341,6 +341,13 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("search: {", "zip: [[poison.rate, trigger.nme]]\nsearch: {", 15, "zip[0]", "did you mean 'trigger.name'"),
     ("search: {", "zip: [[poison.rate]]\nsearch: {", 15, "zip[0]", "at least two"),
     ("search: {", "only: [{model.name: x}]\nsearch: {", 15, "only.model.name", "leaves nothing"),
+    (
+        "search: {",
+        "only: [{model.name: 'test_small,test_large'}]\nsearch: {",
+        15,
+        "only.model.name",
+        "are a list: [test_small",
+    ),
 ]
 
 

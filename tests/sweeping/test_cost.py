@@ -19,7 +19,7 @@ from bdray.machine import Machine
 from bdray.record import EpochRecord, TrialRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo
+from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, forecast_of, untimed_kinds
 from bdray.sweeping.freezing import freeze
 from bdray.sweeping.settings import SweepOutcome
@@ -136,12 +136,19 @@ def test_at_its_end_a_sweep_says_what_it_cost_beside_what_the_rehearsal_had_said
     SweepFolder(sweep).write_info(info)
     sweep.write_atomic("space.yaml", space.to_yaml())
     said = told(sweep, records, capsys)
-    assert "took 10 min, 0.50 hours of trials\n" in said
+    assert "took 10 min, its trials together 30 min\n" in said
     assert "tuned: after the repair." in said
     wall_s = {"1": 1500.0, "4": 480.0, "16": 300.0}
     SweepFolder(sweep).write_info(replace(info, forecast={"trial_s": 1440.0, "wall_s": wall_s}))
-    line = "took 10 min, 0.50 hours of trials; the rehearsal had said 8 min at 4 at a time, 0.40 hours\n"
+    line = "took 10 min, its trials together 30 min; the rehearsal had said 8 min at 4 at a time, together 24 min\n"
     assert line in told(sweep, records, capsys)
+    for each in records[2:]:
+        ConditionFolder(sweep, each.condition_id).write_record(each)
+    outside = tuple(each.condition_id for each in records[2:])
+    SweepFolder(sweep).write_info(replace(info, outside=outside))
+    assert "took 10 min, its trials together 30 min\n" in told(sweep, records[:2], capsys), (
+        "of all that it was asked for"
+    )
     SweepFolder(sweep).write_info(replace(info, ran_s=0.0))
     assert "took 10" not in told(sweep, records, capsys)
 
@@ -183,11 +190,12 @@ def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Pat
         return done.stdout
 
     assert "cost not known yet; measure it with: python -m bdray sweep priced.yaml --rehearse\n" in sweep("--dry-run")
+    assert " priced.yaml --rehearse\n" in sweep("--dry-run", "--rehearse")
     rehearsed = sweep("--rehearse", "--no-dashboard", "--num-cpus", "2")
     planned = sweep("--dry-run")
     for output in (rehearsed, planned):
         told = output[output.index("what is left to run will take") :]
         assert re.search(r"^  1 condition at a time +\d+ (s|min)$", told, re.MULTILINE)
         assert re.search(r"^  16 at a time +\d+ (s|min)$", told, re.MULTILINE)
-        assert re.search(r"^  storage +0\.01 GB of models", told, re.MULTILINE)
+        assert re.search(r"^  storage +0\.00\d+ GB of models", told, re.MULTILINE)
         assert "guessed" not in told

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from bdray.cli import main
 from bdray.errors import UserError
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
@@ -39,8 +41,8 @@ def sweep_of(space: SearchSpace, storage: Storage) -> Storage:
     return sweep
 
 
-def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path) -> None:
-    storage = Storage.open(tmp_path / "runs")
+def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage.open(tmp_path / "my runs?")
     first, second = space_of("first", 2, tmp_path), space_of("second", 3, tmp_path)
     one, two = sweep_of(first, storage), sweep_of(second, storage)
     left = second.conditions()
@@ -51,11 +53,13 @@ def test_models_that_a_running_sweep_trains_are_named(tmp_path: Path) -> None:
         assert len(stages) == 2
         assert "'first' of this storage is running and trains 2 models" in said
         assert all(stage in said for stage in stages)
-        assert "wait for the other (bdray status first --watch)" in said
+        watch = said.partition("wait for the other (")[2].partition(" --watch)")[0]
+        assert main(shlex.split(watch)[1:]) == 0
+        assert "first: 0 conditions" in capsys.readouterr().out
         kept, open_ = sorted(stages)
         one.write_atomic(f"stages/{kept}/{MANIFEST}", "{}")
         (said,) = trained_elsewhere(two, storage, left)
-        assert "trains 1 models" in said
+        assert "trains a model that this one needs too (" in said
         assert open_ in said
         assert list(trained_elsewhere(one, storage, first.conditions())) == [], "it is its own"
 

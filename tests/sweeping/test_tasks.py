@@ -30,6 +30,10 @@ def test_what_many_wait_for_comes_first(tmp_path: Path) -> None:
     rates = [json.loads(task.content)["poison"]["rate"] for task in tasks]
     assert rates == [0.1, 0.1, 0.1, 0.05]
     assert len({task.stages for task in tasks}) == 2
+    assert [task.label.rpartition("-")[0] for task in tasks] == [
+        *(f"rate=0.1-lr={lr}-s0" for lr in (0.01, 0.1, 0.2)),
+        "rate=0.05-lr=0.01-s0",
+    ], "what MLflow calls them"
 
 
 def test_shares_are_the_spaces_or_what_auto_comes_to(tmp_path: Path) -> None:

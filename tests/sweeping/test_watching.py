@@ -8,10 +8,14 @@ import pytest
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
+from bdray.detectors import DETECTORS
 from bdray.errors import StorageError
+from bdray.questions import Questions
 from bdray.record import EpochRecord, StageRecord
+from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record, now_ms
+from bdray.sweeping.display import running_line
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher
 from bdray.sweeping.workload import work_of
@@ -68,3 +72,32 @@ def test_the_time_left_follows_the_nodes_that_are_there(tmp_path: Path) -> None:
     cpus[0] = 7.0
     watcher.look()
     assert watcher.forecaster.spent(tasks).wall_s == pytest.approx(alone / 7)
+
+
+def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
+    """Found: "poison, epoch 8 of 8 done" for the minutes that a detector took."""
+    repair = {"name": "fine_pruning"}
+    condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "repair": repair})
+    assert [stage.name for stage in condition.stages] == ["poison", "prune", "finetune"]
+    sweep, name = Storage.open(tmp_path), condition.condition_id
+    questions = Questions((DETECTORS.build("strip"), DETECTORS.build({"name": "mm_bd", "of": "repaired"})))
+    watcher = Watcher(
+        sweep, [condition], [Task(name, "", (), label="mine")], lambda: Capacity(1.0), questions=questions
+    )
+    watcher.started(name)
+    journal = Journal(SweepFolder(sweep).condition(name))
+
+    def said(stage: str, epoch: int) -> str:
+        done = EpochRecord(epoch=epoch, images=10, seconds=1.0, stage_seconds=1.0, finished_ms=now_ms())
+        journal.add(stage, stage, [done])
+        watcher.look()
+        watcher.look()
+        (running,) = watcher.sweep_status(total=1).running
+        return running_line(running)
+
+    epochs, tuned = condition.train.epochs, condition.finetune.epochs
+    assert said("poison", epochs - 1).startswith(f"mine: poison, epoch {epochs - 1} of {epochs} done, ")
+    assert (
+        said("poison", epochs) == f"mine: poison, epoch {epochs} of {epochs} done; now strip, then prune, then finetune"
+    )
+    assert said("finetune", tuned) == f"mine: finetune, epoch {tuned} of {tuned} done; now mm_bd"

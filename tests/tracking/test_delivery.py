@@ -18,11 +18,10 @@ from waiting import HANG_S
 from bdray.errors import TrackingError, UserError
 from bdray.record import DataRecord
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionInfo
+from bdray.store.sweep_folder import ConditionInfo, name_of
 from bdray.store.sweep_status import SweepStatus, write_sweep_status
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
-from bdray.tracking.parent import run_name
 from bdray.tracking.server import absolute_tracking_uri
 
 FINISHED = 1_700_000_100_000
@@ -453,13 +452,17 @@ AXES = ("data.name", "trigger.name", "trigger.size", "poison.rate", "train.lr", 
             | {"finetune.lr": 0.01, "model.name": "resnet8", "seed": 4},
             "digits-patch-size=3-rate=0.1-train.lr=0.1-finetune.lr=0.01-s4-0123ab",
         ),
-        ("baseline", {"data.name": "digits", "train.lr": 0.1, "seed": 0}, "baseline-digits-train.lr=0.1-s0-0123ab"),
+        (
+            "baseline",
+            {"data.name": "digits", "poison.rate": 0.0, "train.lr": 0.1, "seed": 0},
+            "baseline-digits-train.lr=0.1-s0-0123ab",
+        ),
     ],
 )
 def test_a_runs_name_says_what_varies(role: str, flat: dict[str, Any], expected: str) -> None:
     condition = ConditionInfo("cell", role, "label", flat, b"")
-    assert run_name("0123abcdef01", condition, AXES) == expected
-    assert run_name("0123abcdef01", condition, ()) == "label"
+    assert name_of(condition, "0123abcdef01", AXES) == expected
+    assert name_of(condition, "0123abcdef01", ()) == "label"
 
 
 def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:

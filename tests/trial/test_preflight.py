@@ -213,6 +213,13 @@ def test_a_trigger_where_the_network_does_not_look_is_refused(
         preflight._require_seen_trigger(experiment)
 
 
+def test_a_network_that_does_not_see_the_trigger_names_the_sizes_that_work(options: TrialOptions) -> None:
+    """The default patch lies in the corner that patches of 14 leave out of 32 pixels."""
+    one = condition(data={"image_size": 32}, model="timm/eva02_tiny_patch14_224", trigger="patch")
+    with pytest.raises(ConditionError, match=r"^model\.name: .* sees 784 of the 1024 pixels .* whole: 28 and 42$"):
+        preflight.try_stages(Experiment.prepare(one, pick_device("cpu"), options.cache))
+
+
 def test_it_is_done_once_for_each_kind_and_draws_from_nothing(
     options: TrialOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

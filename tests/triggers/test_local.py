@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_random_places_differ_between_images_and_stay_inside_the_margin() -> Non
 def test_what_does_not_fit_is_an_error(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(TriggerError, match="does not fit into an image of 32 x 32"):
         build_trigger(name, **options).stamp(grey())
+
+
+@pytest.mark.parametrize("name", ["patch", "noise_patch"])
+@pytest.mark.parametrize(("position", "largest"), [("center", 32), ("bottom_right", 31), ("random", 30)])
+def test_what_does_not_fit_is_known_before_anything_is_stamped(name: str, position: str, largest: int) -> None:
+    for size in (largest, largest + 1):
+        trigger, said = build_trigger(name, size=size, position=position), "does not fit into an image of 32 x 32"
+        with nullcontext() if size == largest else pytest.raises(ComponentError, match=said):
+            trigger.check(32)
+        with nullcontext() if size == largest else pytest.raises(TriggerError, match=said):
+            trigger.stamp(grey())
 
 
 def test_pixels_are_those_of_badnets() -> None:
