@@ -181,7 +181,7 @@ class Visibility(_Frozen):
     """How many images the means are over; None in records of earlier versions."""
     measured_on: Literal["test", "training"] = "test"
     """Whether those are triggered test images, or poisoned training images: original against perturbed and stamped,
-    where the strategy perturbs."""
+    where the strategy perturbs or test images carry another trigger."""
     unchanged_images: int
     """Of all triggered test images, those that the trigger leaves as they were."""
     unchanged_training_images: int | None = None

@@ -24,7 +24,8 @@ def methods(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 def tunes_only(records: Sequence[TrialRecord]) -> bool:
     """Whether plain fine-tuning is the only repair."""
-    return {record.flat.get("repair.name", "finetune") for record in records} <= {"finetune", "none"}
+    # Not `record.flat`, which is made anew for every record.
+    return {record.condition.get("repair", {}).get("name", "finetune") for record in records} <= {"finetune", "none"}
 
 
 def _pictures(found: Sequence[DataRecord]) -> str:

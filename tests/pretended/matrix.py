@@ -69,7 +69,8 @@ def condition(folder: Path, **row: str) -> Condition:
     } | row
     vit = {"image_size": 32} if "vit" in row["model"] else {}
     recipe = {"epochs": 1, "batch_size": 8, "precision": "float32"}
-    late = "after_augmentation" if row["trigger"] in ("blend", "line", "pixel") else "before_augmentation"
+    is_late = row["trigger"] in ("adaptive_patch", "blend", "line", "pixel")
+    late = "after_augmentation" if is_late else "before_augmentation"
     content = {
         "data": {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit},
         "model": {"name": row["model"]},
