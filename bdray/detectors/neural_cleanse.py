@@ -32,13 +32,14 @@ class NeuralCleanse(ModelDetector):
 
     SOURCE: ClassVar[str] = "Wang et al. 2019 (Neural Cleanse); the number of epochs is our choice"
     SEES: ClassVar[frozenset[Sight]] = frozenset({"clean share", "weights"})
+    VERSION: ClassVar[int] = 2  # in the first, Adam moved 2 x, so that its steps were half as long
 
     epochs: int = Field(default=20, ge=1)
     """Passes over the clean set for each class."""
     batch_size: int = Field(default=32, ge=1)
     """Pictures a step."""
     lr: float = Field(default=0.1, gt=0.0)
-    """Of Adam (betas 0.5 and 0.9)."""
+    """Of Adam (betas 0.5 and 0.9) on x, of which masks and patterns are (tanh(x) + 1) / 2, as in the paper's code."""
     reached: float = Field(default=0.99, gt=0.0, le=1.0)
     """Part of the clean pictures that a trigger must lead to the class."""
     weight: float = Field(default=1e-3, gt=0.0)
@@ -94,17 +95,17 @@ class NeuralCleanse(ModelDetector):
         optimizer = torch.optim.Adam([raw], lr=self.lr, betas=(0.5, 0.9))
         wanted = torch.tensor(labels, device=tools.device)
         searches = [_Search(self.weight) for _ in labels]
-        best = raw.detach().sigmoid()
+        best = _in_range(raw.detach())
         for epoch in range(self.epochs):
             weights = torch.tensor([search.weight for search in searches], device=tools.device)
             for chosen in orders[:, epoch].split(self.batch_size, dim=1):
-                now = raw.sigmoid()
+                now = _in_range(raw)
                 errors = self._errors(model, now, wanted, images[chosen], tools)
                 loss = (errors + weights * now[:, 0].sum((1, 2))).sum()
                 (raw.grad,) = torch.autograd.grad(loss, raw)
                 optimizer.step()
             with torch.no_grad():
-                found = raw.sigmoid()
+                found = _in_range(raw)
                 hits, sizes = self._hits(model, found, wanted, images, tools), found[:, :1].sum((1, 2, 3))
             better = [
                 search.hears(hit >= self.reached, size, self.patience)
@@ -114,7 +115,7 @@ class NeuralCleanse(ModelDetector):
         return best[:, :1], best[:, 1:]
 
     def _drawn(self, classes: int, images: torch.Tensor, tools: DetectorTools) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where masks and patterns begin, as the logarithm of the odds, so that both stay within [0, 1]: float32,
+        """Where masks and patterns begin, as x of (tanh(x) + 1) / 2, so that both stay within [0, 1]: float32,
         `L x 4 x S x S`; and the order of the pictures, int64, `L x epochs x N`; on the device, class by class."""
         import torch
 
@@ -123,7 +124,7 @@ class NeuralCleanse(ModelDetector):
             starts.append(torch.rand((4, side, side), generator=tools.generator))
             each = [torch.randperm(len(images), generator=tools.generator) for _ in range(self.epochs)]
             orders.append(torch.stack(each))
-        begun = torch.stack(starts).to(tools.device).clamp(1e-3, 1 - 1e-3).logit()
+        begun = torch.stack(starts).to(tools.device).clamp(1e-3, 1 - 1e-3).logit() / 2
         return begun.requires_grad_(), torch.stack(orders).to(tools.device)
 
     def _errors(
@@ -150,6 +151,10 @@ class NeuralCleanse(ModelDetector):
             logits = tools.logits(model, stamped(part[None], mask, pattern).flatten(0, 1))
             seen.append(logits.argmax(1).view(len(wanted), -1) == wanted[:, None])
         return torch.cat(seen, 1).double().mean(1)
+
+
+def _in_range(raw: torch.Tensor) -> torch.Tensor:
+    return (raw.tanh() + 1) / 2
 
 
 @dataclass

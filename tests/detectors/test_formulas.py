@@ -166,6 +166,16 @@ def test_neural_cleanse_finds_a_planted_backdoor_and_where_it_is() -> None:
     assert int(masks[2, 0].argmax()) == 0
 
 
+def test_neural_cleanse_s_first_step_is_adam_s_on_the_inverse_of_tanh() -> None:
+    """Adam's first step is its learning rate, whatever the gradient."""
+    images = noise(16, side=8)
+    before = torch.rand((4, 8, 8), generator=tools(4).generator).clamp(1e-3, 1 - 1e-3)
+    found = NeuralCleanse(epochs=1, batch_size=16, lr=0.1, reached=1.0).reverse(Planted(), [1], images, tools(4))
+    after = torch.cat(found, 1)[0]
+    moved = np.arctanh(2 * after.double().numpy() - 1) - np.arctanh(2 * before.double().numpy() - 1)
+    assert np.abs(moved[0]) == pytest.approx(0.1, rel=1e-2)
+
+
 @pytest.mark.parametrize(("name", "options"), [("neural_cleanse", {"epochs": 3}), ("mm_bd", {"steps": 5})])
 def test_classes_are_computed_side_by_side_as_if_each_came_by_itself(
     name: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
