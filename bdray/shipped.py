@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 FOLDER = "search_spaces"
-_GIT_S = 5.0
+
+_GIT_S = 60.0
+"""For which git is waited: a moment, but on a busy machine what a record says must not hang on how fast that is."""
 
 
 def find(path: str | Path) -> Path:
@@ -47,15 +49,15 @@ def shipped() -> dict[str, Path]:
 def commit() -> str:
     """The last commit that changed the bdray that runs here, with "+" where files of it were changed since; "" of a
     wheel, or without git."""
-    last = _git("log", "-1", "--format=%H", "--", ".")
-    return f"{last}+" if last and _git("status", "--porcelain", "--", ".") else last
+    here = Path(__file__).parent
+    last = git(here, "log", "-1", "--format=%H", "--", ".")
+    return f"{last}+" if last and git(here, "status", "--porcelain", "--", ".") else last
 
 
-def _git(*words: str) -> str:
+def git(folder: Path, *words: str) -> str:
+    """What git says there; "" outside a repository, without git, and where it fails."""
     try:
-        found = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=_GIT_S
-        )
+        found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=_GIT_S)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""

@@ -167,6 +167,7 @@ def test_preview_draws_the_triggers(work: Path, tmp_path: Path, capsys: pytest.C
 
     status, output, _ = run(capsys, "preview", "tiny.yaml", "--output", str(tmp_path / "p.png"))
     assert (status, "2 triggers drawn to" in output) == (0, True)
+    assert "is class" not in output, "a class of digits is called by its number"
     assert min(Image.open(tmp_path / "p.png").size) > 100
 
 

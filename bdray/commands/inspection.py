@@ -19,7 +19,7 @@ from bdray.data.folders import absolute
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
 from bdray.plugins import GROUP, PluginError, load_plugins
-from bdray.poisoning.classes import said_classes
+from bdray.poisoning.classes import class_sentences
 from bdray.registry import Registry
 from bdray.requirements import outdated
 from bdray.space import SearchSpace, load_space
@@ -92,8 +92,8 @@ def preview(options: argparse.Namespace) -> int:
     draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], picture)
     write_file(Path(output), picture.getvalue())
     console.print(f"{len(triggers)} triggers drawn to {output}")
-    for option, shown in said_classes(space.flat(c) for c in conditions if not c.is_baseline).items():
-        console.print(f"{option} is class {shown}", markup=False, soft_wrap=True)
+    for sentence in class_sentences(space.flat(c) for c in conditions if not c.is_baseline):
+        console.print(sentence, markup=False, soft_wrap=True)
     if data.duplicates:
         where, name = f"data.drop_duplicates of {conditions[0].data.name}", "training images are test images too"
         console.print(f"{len(data.duplicates)} {name} ({where} leaves them out):", soft_wrap=True)

@@ -139,6 +139,7 @@ def _write_report(sweep: Storage, records: Sequence[TrialRecord]) -> None:
 
 def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
     """Print the summary; return the exit status."""
+    outside = outcome.info.outside
     if outcome.records:
         listing = listing_of(outcome.records).first(_SHOWN_CELLS)
         console.print()
@@ -150,11 +151,11 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
-        every = [*outcome.records, *read_records(outcome.sweep, outcome.info.outside)]
-        if cost := cost_line(outcome.info, every):
+        others = read_records(outcome.sweep, outside) if outside else ()
+        if cost := cost_line(outcome.info, [*outcome.records, *others]):
             console.print(cost, markup=False, highlight=False, soft_wrap=True)
-    if outside := len(outcome.info.outside):
-        console.print(said_of_outside(outside), markup=False, highlight=False, soft_wrap=True)
+    if outside:
+        console.print(said_of_outside(len(outside)), markup=False, highlight=False, soft_wrap=True)
     _tell_unsuccessful(outcome, console, command_line)
     _tell_where(outcome, console)
     if outcome.interrupted:

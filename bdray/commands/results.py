@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.errors import UserError, nearest
-from bdray.poisoning.classes import said_classes
+from bdray.poisoning.classes import class_sentences
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
@@ -87,10 +87,8 @@ def _wider(listing: Listing, console: Console) -> str:
 
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
-    """A sentence for each option that holds a class: "target is class 0 (airplane)"; none of classes whose names are
-    their numbers."""
-    said = said_classes(record.flat for record in records if record.role == "poisoned")
-    return [f"{option} is class {classes}" for option, classes in said.items() if "(" in classes]
+    """What the classes are that poisoned conditions name by index."""
+    return class_sentences(record.flat for record in records if record.role == "poisoned")
 
 
 def said_of_outside(count: int) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdray.errors import UserError
+from bdray.shipped import is_file
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
     SPACE,
@@ -103,7 +105,8 @@ class SweepState:
 
     @property
     def command(self) -> str:
-        """That continues it; as it was typed where that means this folder, which may have been moved since."""
+        """That continues it; as it was typed where that means this folder, which may have been moved since, and where
+        the search space is found that it names: whoever is elsewhere is told of the folder's own."""
         folder = self.sweep
         if not self.info.command:
             again = ["bdray", "sweep", folder.uri_of(SPACE), "--name", folder.name, "--storage", folder.parent.uri]
@@ -112,9 +115,15 @@ class SweepState:
         parser = argparse.ArgumentParser(add_help=False)
         parser.add_argument("--storage", default="runs")
         typed, words = parser.parse_known_args(shlex.split(self.info.command))
-        if not storage.is_local or ("://" not in typed.storage and Storage.open(typed.storage) == storage):
+        here = [folder.uri_of(SPACE) if _is_a_space(word) and not is_file(Path(word)) else word for word in words]
+        means_it = "://" not in typed.storage and Storage.open(typed.storage) == storage and here == words
+        if not storage.is_local or means_it:
             return self.info.command
-        return shlex.join([*words, "--storage", storage.uri])
+        return shlex.join([*here, "--storage", storage.uri])
+
+
+def _is_a_space(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
 
 
 def status(options: argparse.Namespace) -> int:
@@ -217,7 +226,8 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
         row = (state.word, f"{ended}/{state.planned}", str(ended - finished), str(runs), state.left or "-")
         table.add_row(Text(state.name), *row)
     yield table
-    yield Text("more of one of them: bdray status SWEEP", style="dim")
+    where = [] if storage_uri == "runs" else ["--storage", storage_uri]
+    yield Text(f"more of one of them: {shlex.join(['bdray', 'status', 'SWEEP', *where])}", style="dim")
 
 
 def _in_full(state: SweepState) -> Iterator[RenderableType]:

@@ -108,6 +108,12 @@ def said_classes(flats: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {option: _listed(list(pairs)) for option, pairs in found.items()}
 
 
+def class_sentences(flats: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each of these options: "target is class 0 (airplane)"; none of classes whose names are their
+    numbers, of which it would say nothing."""
+    return [f"{option} is class {classes}" for option, classes in said_classes(flats).items() if "(" in classes]
+
+
 def _listed(pairs: Sequence[tuple[str, str]]) -> str:
     several = len({data for _, data in pairs}) > 1
     texts = [f"{text} of {data}" if several else text for text, data in pairs]

@@ -372,10 +372,10 @@ def _split_of(record: TrialRecord) -> str:
 
 def _row(cell: Cell, replicate: Replicate) -> Row:
     record = replicate.record
-    stages: dict[str, StageName] = {"": "poison", ", after": "finetune"}
-    floors = {head: floor.attack_success_rate for head, stage in stages.items() if (floor := replicate.floor(stage))}
-    found = {f"ASR floor{head}": percent(floors.get(head)) for head in stages}
-    found |= {f"took{head}": _took(cell, replicate, stage) for head, stage in stages.items()}
+    stages: dict[str, StageName] = {"before": "poison", "after": "finetune"}
+    floors = {when: floor.attack_success_rate for when, stage in stages.items() if (floor := replicate.floor(stage))}
+    found = {f"ASR floor {when}": percent(floors.get(when)) for when in stages}
+    found |= {f"took {when}": _took(cell, replicate, stage) for when, stage in stages.items()}
     return Row(record, cell.texts, mark(record), record.poisoned, record.repaired, found, _settings(record))
 
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bdray.poisoning.classes import NamedClass
-from bdray.record import Answer, TrialRecord
+from bdray.record import Answer, TrialRecord, facts_of
 from bdray.results.cells import is_sound
 from bdray.results.statistics import auc_interval
 from bdray.triggers.base import TRIGGERS
@@ -112,11 +112,14 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     if not names:
         return None
     groups: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
+    # A model is asked once with each clean set: in one column it would count as several.
+    cleans = {_clean_of(record) for record in records if record.answers}
     for record in sorted(records, key=lambda record: record.role == "baseline"):
         for answer in record.answers:
             if answer.error is None and is_sound(record, "poison" if answer.result == "poisoned" else "finetune"):
                 # Conditions that share a model share what was said of it.
-                groups[_row(names, answer), attack_of(record)][answer.key] = answer
+                attack = attack_of(record) + (f", {_clean_of(record)}" if len(cleans) > 1 else "")
+                groups[_row(names, answer), attack][answer.key] = answer
     attacks = tuple(dict.fromkeys(attack for _, attack in groups))
     rows = {
         name: tuple(
@@ -126,6 +129,11 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     }
     errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
     return DetectorTable(attacks, rows, tuple(dict.fromkeys(errors)))
+
+
+def _clean_of(record: TrialRecord) -> str:
+    facts, split = facts_of(record), record.condition["finetune"]["split"]
+    return f"{split} {100 * facts.clean_fraction:g} % clean" if facts else ""
 
 
 def _row(names: Mapping[str, str], answer: Answer) -> str:

@@ -179,11 +179,13 @@ class Fit:
     Attributes:
         gap: between two columns.
         stacked: all axes share one column.
+        room: for that column.
     """
 
     intervals: bool
     gap: int
     stacked: bool
+    room: int = 0
 
 
 def fit_of(listing: Listing, width: int) -> Fit:
@@ -194,7 +196,19 @@ def fit_of(listing: Listing, width: int) -> Fit:
         widths = [max(map(len, (*_broken(head).split("\n"), *cells))) for head, *cells in columns]
         if sum(widths) + gap * (len(widths) - 1) <= width:
             return Fit(intervals, gap, stacked=False)
-    return Fit(intervals=False, gap=2, stacked=len(listing.axes) > 1)
+    axes, rest = widths[: len(listing.axes)], widths[len(listing.axes) :]
+    room = max(max(axes) + len(" /"), width - sum(rest) - len(rest))
+    return Fit(intervals=False, gap=1, stacked=len(axes) > 1, room=room)
+
+
+def _stack(texts: Sequence[str], room: int) -> str:
+    """In one cell, in lines of up to `room` that end between two texts."""
+    lines = [texts[0]]
+    for text in texts[1:]:
+        longer = f"{lines[-1]} / {text}"
+        # A line that goes on ends with " /".
+        lines[-1:] = [longer] if len(longer) + 2 <= room else [f"{lines[-1]} /", text]
+    return "\n".join(lines)
 
 
 def _broken(head: str) -> str:
@@ -210,7 +224,7 @@ def table_of(listing: Listing, width: int) -> Table:
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, fit.gap - 1, 0, 0)
     )
     kept = listing.heads[len(listing.axes) :]
-    for head in (" / ".join(listing.axes), *kept) if stacked else listing.heads:
+    for head in (_stack(listing.axes, fit.room), *kept) if stacked else listing.heads:
         is_axis = head not in kept
         justify: Literal["left", "right"] = "left" if is_axis else "right"
         # No narrower than a word, where rich would make it a letter wide before it breaks any other.
@@ -225,7 +239,8 @@ def table_of(listing: Listing, width: int) -> Table:
             overflow="fold",
         )
     for row in rows:
-        cells = [" / ".join(row[: len(listing.axes)]), *row[len(listing.axes) :]] if stacked else row
+        count = len(listing.axes)
+        cells = [_stack(row[:count], fit.room), *row[count:]] if stacked else row
         table.add_row(*map(escape, cells))
     table.caption = _more(listing.more)
     return table

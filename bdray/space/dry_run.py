@@ -134,8 +134,7 @@ def _stages(conditions: Sequence[Condition]) -> tuple[tuple[str, int], ...]:
 def _axes(space: SearchSpace, conditions: Sequence[Condition]) -> tuple[Axis, ...]:
     paths: Iterable[str] = dict.fromkeys(
         [
-            *(path for parameter in space.parameters.values() for path in sorted(parameter.paths)),
-            *(path for cell in space.include for path in cell),
+            *space.varied,
             "trigger.name",
             "poison.rate",
             "seed",

@@ -111,6 +111,13 @@ class Grammar:
     loosened: frozenset[str] = field(repr=False)
     root: Located = field(repr=False)
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The paths that parameters and included cells set, those of a whole section (`{name: patch, size: 5}`) one by
+        one."""
+        rows = [row for one in self.parameters.values() for row in one.rows or [{one.path: None}]]
+        return tuple(dict.fromkeys(path for cell in (*rows, *self.include) for path in cell))
+
     def resolved(self) -> dict[str, Any]:
         """The space with everything the command line changed; loading it again gives the same conditions."""
         content = {key: _plain(getattr(self, key)) for key in KEYS}

@@ -131,7 +131,10 @@ def _assignment(text: str, option: str) -> tuple[str, Located]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise SpaceError(f"must be {option} path=value", file=f"{option} {text}")
-    return path.strip(), parse_yaml(value, f"{option} {text}", lines=False)
+    # `--data-root NAME=DIR` comes as the `--set` that it stands for.
+    is_root = path.startswith("data_roots.")
+    said = f"--data-root {text.removeprefix('data_roots.')}" if is_root else f"{option} {text}"
+    return path.strip(), parse_yaml(value, said, lines=False)
 
 
 def _flat_value(path: str, value: Located) -> dict[str, Located]:

@@ -77,6 +77,7 @@ class SweepInfo:
         created_ms: Unix time in milliseconds; None when it is not known.
         conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
             of a search that decides on results, those it has asked for so far.
+        varied: the paths that the last command's space varies, by which its conditions are named; empty where unknown.
         outside: ids of those that earlier commands asked for and the last one's plan does not hold.
         searched_s: how long such a search has gone on, in seconds.
         ran_s: how long its commands have run conditions, together, in seconds.
@@ -96,6 +97,7 @@ class SweepInfo:
     description: str = ""
     created_ms: int | None = None
     conditions: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     searched_s: float = 0.0
     ran_s: float = 0.0

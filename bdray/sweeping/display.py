@@ -205,7 +205,7 @@ class SweepProgress(Bar):
 
 
 def running_line(running: RunningCondition) -> str:
-    """What runs and how far it is: `patch-0.05-resnet8-s0-8f3a21: poison, epoch 3 of 8 done, 812 images/s`."""
+    """What runs and how far it is: `patch-rate=0.05-s0-8f3a21: poison, epoch 3 of 8 done, 812 images/s`."""
     if not running.stage:
         return f"{running.label}: in its first epoch"
     rate = f", {show_rate(running.images_per_second)} images/s" if running.images_per_second else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any, NamedTuple
 from bdray.condition import TEST_TRIGGER, Condition, foreign_in, foreign_of
 from bdray.data import DataSet
 from bdray.plugins import digest_of, source_of
+from bdray.shipped import git
 from bdray.space import SearchSpace
 from bdray.space.source import dump_yaml
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PLUGINS, SPACE, SweepFolder, SweepInfo, now_ms
 
-_GIT_S = 5.0
 _TRIGGERS = {"trigger", TEST_TRIGGER}
 
 
@@ -58,13 +57,14 @@ def freeze(
             # Without it, MLflow's run of this sweep is found by its name.
             created_ms=now_ms() if known is None else known.created_ms if known.name == sweep.name else None,
             conditions=names,
+            varied=space.varied,
             outside=tuple(name for name in dict.fromkeys(before) if name not in {*names}),
             searched_s=0.0 if known is None else known.searched_s,
             ran_s=0.0 if known is None else known.ran_s,
             forecast=forecast if known is None else known.forecast,
             command=command,
             user=_user(),
-            git_commit=_git_commit(),
+            git_commit=git(Path(), "rev-parse", "--verify", "--quiet", "HEAD"),
             sources=sources,
             decided=space.resources.decided.plain,
             detect=tuple({json.dumps(content, sort_keys=True): content for content in detect}.values()),
@@ -203,13 +203,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return ""
-
-
-def _git_commit() -> str:
-    """The commit that the current folder has checked out; "" outside a repository, or without git."""
-    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""

@@ -143,7 +143,8 @@ def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
 
 def _forecast(run: SweepRun) -> dict[str, Any]:
     """Of a sweep that begins; what an earlier command expected stands in its folder."""
-    if SweepFolder(run.sweep).is_sweep or not run.left:
+    # What is left is not known yet: it is asked for once the folder is a sweep's.
+    if SweepFolder(run.sweep).is_sweep:
         return {}
     return forecast_of(estimate_cost(run.space, run.storage, run.sweep.name))
 

@@ -69,5 +69,5 @@ def _task(condition: Condition, space: SearchSpace, auto: float, largest: float)
         gpu=gpu,
         threads=max(1, int(cpu)),
         kind=str(TrainingKey.of(condition)) if gpu else "",
-        label=name_of(condition, condition.condition_id, tuple(space.parameters)),
+        label=name_of(condition, condition.condition_id, space.varied),
     )

@@ -97,7 +97,6 @@ class Delivery:
         uri: str,
         experiment_id: str,
         parent_run: Run,
-        axes: Sequence[str] = (),
     ) -> None:
         self.files, self.info, self.uri = files, info, uri
         self.experiment_id, self.parent_run_id = experiment_id, str(parent_run.info.run_id)
@@ -105,7 +104,7 @@ class Delivery:
         self._note = parent_run.data.tags.get(parent.NOTE, "")
         self._results: dict[str, float] = dict(parent_run.data.metrics)
         self._parent_started_ms = int(parent_run.info.start_time)
-        self._client, self._axes = client, axes
+        self._client = client
         self.moved: Callable[[], None] = lambda: None
         """Called when the server has taken something."""
         self._runs: dict[str, _ConditionRun] | None = None
@@ -127,16 +126,15 @@ class Delivery:
         uri = tracking_uri_for(sweep, tracking_uri, info.tracking_uri)
         client = open_client(uri, artifact_location(uri, sweep.parent))
         try:
-            axes = parent.axes_of(files)
             place = artifact_location(uri, sweep.parent, info.experiment)
-            tags = parent.view_tags(axes)
+            tags = parent.view_tags(info.varied)
             experiment_id = parent.experiment(client, info.experiment, uri, place, tags)
             parent_run = parent.parent_run(client, experiment_id, info)
         except TrackingError:
             raise
         except Exception as error:
             raise explain(error, uri) from error
-        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run, axes=axes)
+        return cls(files, info, client, uri=uri, experiment_id=experiment_id, parent_run=parent_run)
 
     def is_delivered(self, condition_id: str) -> bool:
         """Whether MLflow is known to have all of a condition that can't change any more.
@@ -284,7 +282,7 @@ class Delivery:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal), default=None)
-        name = name_of(condition, condition_id, self._axes)
+        name = name_of(condition, condition_id, self.info.varied)
         run = self._client.create_run(self.experiment_id, started, tags, name)
         self.moved()
         return _ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))

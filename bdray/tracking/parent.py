@@ -8,11 +8,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from bdray.checksum import checksum
 from bdray.credentials import without_password
-from bdray.errors import StorageError, TrackingError
+from bdray.errors import TrackingError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
@@ -55,15 +53,6 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
 
 _MAX_TAG_CHARACTERS = 5000
-
-
-def axes_of(files: SweepFolder) -> tuple[str, ...]:
-    """The paths that a sweep varies, as its search space has them; none where that cannot be read."""
-    try:
-        space = yaml.safe_load(files.storage.read_bytes(SPACE))
-        return tuple(space["parameters"])
-    except (StorageError, yaml.YAMLError, KeyError, TypeError):
-        return ()
 
 
 def view_tags(axes: Sequence[str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ class FromPictures(Protocol):
 
 @dataclass
 class StageState:
-    """All that changes while a stage runs: what a checkpoint holds."""
+    """All that changes while a stage runs. A checkpoint holds it, but for `evaluation`."""
 
     model: nn.Module
     regularizer_state: nn.Module | None

@@ -50,6 +50,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """One condition finished, one failed, one runs, one waits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    (file := tmp_path / COMMAND.split()[2]).parent.mkdir()
+    file.touch()
     storage = Storage.open(tmp_path / "runs").child("study")
     folder, planned = SweepFolder(storage), conditions()
     names = tuple(condition.condition_id for condition in planned)
@@ -147,6 +149,20 @@ def test_failures_are_shown_and_run_again_as_printed(
     assert main(table[1:]) == 0, "from anywhere"
 
 
+def test_from_elsewhere_it_is_continued_by_its_own_space(
+    sweep: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.write_atomic("space.yaml", "name: study\nfixed: {data: digits, model: resnet8, trigger: patch}\n")
+    (elsewhere := tmp_path / "else where").mkdir()
+    monkeypatch.chdir(elsewhere)
+    more = shlex.split(shown(capsys, "--storage", "../runs").partition("more of one of them: ")[2])
+    said = shown(capsys, *[word.replace("SWEEP", "study") for word in more[2:]])
+    again = shlex.split(said.partition("continue with: ")[2])
+    options = ["--max-concurrent", "2", "--num-cpus", "2", "--seeds", "0-4"]
+    assert again == ["bdray", "sweep", sweep.uri_of("space.yaml"), *options, "--storage", sweep.parent.uri]
+    assert main([*again[1:], "--dry-run"]) == 0
+
+
 @pytest.mark.parametrize("rehearsed", [False, True])
 def test_a_storage_that_was_moved_is_continued_where_it_is(
     sweep: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str], rehearsed: bool
@@ -155,6 +171,7 @@ def test_a_storage_that_was_moved_is_continued_where_it_is(
     if rehearsed:
         sweep, command = sweep.parent.child("rehearsals").child("study"), f"{command} --rehearse"
     SweepFolder(sweep).write_info(SweepInfo("study", "bdray-study", conditions=("a",), command=command))
+    Path("my study.yaml").touch()
     moved = tmp_path / "it's moved?"
     (tmp_path / "runs").rename(moved)
     said = shown(capsys, str(moved / Path(sweep.uri).relative_to(tmp_path / "runs")))

@@ -83,3 +83,7 @@ def test_on_the_command_line(
     with pytest.raises(SystemExit):
         main([*argv, "flowers"])
     assert "'flowers' is not NAME=DIR, such as flowers=/data/flowers" in capsys.readouterr().err
+    assert main([*argv, "flower=there"]) == 2
+    said = capsys.readouterr().err
+    assert "--data-root flower=" in said and "--set" not in said, "what was typed"
+    assert "there is no data set 'flower'; did you mean 'flowers'?" in said

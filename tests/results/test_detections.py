@@ -106,6 +106,18 @@ def test_a_model_that_was_repaired_twice_is_one_model(make_record: Any) -> None:
     assert (strip.aurocs, found.hits, found.models) == ((0.8,), 1, 1)
 
 
+def test_a_model_that_was_asked_with_two_clean_sets_is_no_two_models(make_record: Any) -> None:
+    """Found: one model, asked with 5 and with 10 % of the training set, was "2 of 2"."""
+    records = [
+        asked(make_record(finetune={"fraction": part}), said("mm_bd", index=(part, 7.0), flagged=(1,), tpr=1.0))
+        for part in (0.05, 0.1)
+    ]
+    table = detector_table(records)
+    assert table is not None
+    assert [attack.rpartition(", ")[2] for attack in table.attacks] == ["held_out 5 % clean", "held_out 10 % clean"]
+    assert [found.models for found in table.rows["mm_bd"] if found] == [1, 1]
+
+
 def test_a_detector_that_failed_is_named_on_the_page(make_record: Any) -> None:
     record = asked(make_record(), said("strip", error="ValueError: no idea"), said("scale_up", 0.7))
     assert "No answer: strip: ValueError: no idea" in make_report([record], SweepDescription("failed")).html

@@ -144,6 +144,26 @@ def test_nothing_is_cut_off_at_any_width(width: int, records: list[TrialRecord])
         assert len(text.splitlines()) == 3 + len(listing.rows), "a line a row, under a head of two"
 
 
+def test_axes_in_one_column_break_between_values(make_record: MakeRecord) -> None:
+    listing = listing_of(
+        [
+            make_record(rate=rate, regularizer=regularizer, repair=repair, finetune={"lr": lr})
+            for rate in (0.1, 0.2)
+            for regularizer in ("none", "logit_squeezing")
+            for repair in ("finetune", "fine_pruning")
+            for lr in (0.01, 0.1)
+        ]
+    )
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(table_of(listing, 60))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert fit_of(listing, 60).stacked
+    assert not [line for line in lines if line.startswith("/")]
+    first = next(number for number, line in enumerate(lines) if line.startswith("0.1 / none / fine_pruning /"))
+    assert lines[first + 1] == "0.01"
+    assert len(lines) <= 3 + 2 * len(listing.rows)
+
+
 def test_an_index_says_which_class_it_is(make_record: MakeRecord) -> None:
     names = ("0", "1", "10", "2")
     data = DataRecord(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import made_up
 import pytest
+from waiting import HANG_S
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord
@@ -105,7 +106,10 @@ def test_a_compressed_file_is_stored_as_it_is(store: SlowStore) -> None:
     assert runs.read_bytes("segment.gz") == b"seven b"
 
 
-def test_a_journal_far_away_is_written_now_and_then_and_whole_at_its_end(store: SlowStore) -> None:
+def test_a_journal_far_away_is_written_now_and_then_and_whole_at_its_end(
+    store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdray.store.journal._PAUSE_S", HANG_S)
     folder = ConditionFolder(Storage.open(store.uri("journals")), CONDITION.condition_id)
     journal = Journal(folder)
     store.lines.clear()

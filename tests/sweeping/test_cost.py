@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -22,7 +23,9 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, forecast_of, untimed_kinds
 from bdray.sweeping.freezing import freeze
-from bdray.sweeping.settings import SweepOutcome
+from bdray.sweeping.run_sweep import _forecast
+from bdray.sweeping.search_loop import SearchLoop
+from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
 from bdray.sweeping.workload import work_of
 from bdray.terminal import Console
 from bdray.trial.measurements import Measurement, Measurements, name_of
@@ -161,6 +164,19 @@ def test_what_was_expected_at_first_stands(tmp_path: Path) -> None:
     assert SweepFolder(sweep).info().forecast == first
 
 
+def test_what_a_rehearsal_said_is_known_when_the_sweep_begins(tmp_path: Path) -> None:
+    """Found: it was asked for before the sweep knew what is left, so it was always nothing."""
+    space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
+    price(storage, space, {"resnet8": 0.1, "resnet20": 0.4})
+    sweep, settings = storage.child("priced"), SweepSettings()
+    loop = SearchLoop(space, sweep, space.conditions(), lambda new: new, searching=False)
+    run = SweepRun(space, loop, storage, sweep, "sqlite:///none", settings, Console(file=io.StringIO()))
+    said = forecast_of(estimate_cost(space, storage, "priced"))
+    assert said and _forecast(run) == said
+    freeze(sweep, space, [], [], mark=None, command="", sources={}, forecast=said)
+    assert _forecast(run) == {}, "that of the first command stands"
+
+
 def test_where_all_is_done_there_is_nothing_to_price() -> None:
     done = CostEstimate(
         wall_s={1: 0.0},
@@ -199,3 +215,7 @@ def test_a_real_rehearsal_ends_with_hours_and_the_dry_run_has_them(tmp_path: Pat
         assert re.search(r"^  16 at a time +\d+ (s|min)$", told, re.MULTILINE)
         assert re.search(r"^  storage +0\.00\d+ GB of models", told, re.MULTILINE)
         assert "guessed" not in told
+    ran = sweep("--no-dashboard", "--num-cpus", "2", "--only", "model.name=resnet8", "--seeds", "0")
+    assert re.search(
+        r"^took .+, its trials together .+; the rehearsal had said .+ at \d+ at a time, together ", ran, re.M
+    )

@@ -36,6 +36,14 @@ def test_what_many_wait_for_comes_first(tmp_path: Path) -> None:
     ], "what MLflow calls them"
 
 
+def test_names_say_what_a_whole_section_varies(tmp_path: Path) -> None:
+    triggers = "parameters:\n  trigger: {values: [patch, {name: patch, size: 5}, {name: blend, alpha: 0.1}]}"
+    space = load(tmp_path, SPACE.replace("parameters:", triggers).replace(", trigger: {name: patch}", ""))
+    tasks = make_tasks(space.conditions(), space, gpus=0.0)
+    named = {task.label.rpartition("-rate")[0] for task in tasks}
+    assert named == {"patch-size=3", "patch-size=5", "blend-alpha=0.1"}
+
+
 def test_shares_are_the_spaces_or_what_auto_comes_to(tmp_path: Path) -> None:
     space = load(tmp_path)
     conditions = space.conditions()

@@ -18,7 +18,7 @@ from waiting import HANG_S
 from bdray.errors import TrackingError, UserError
 from bdray.record import DataRecord
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionInfo, name_of
+from bdray.store.sweep_folder import ConditionInfo, SweepFolder, name_of
 from bdray.store.sweep_status import SweepStatus, write_sweep_status
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
@@ -368,7 +368,7 @@ def test_what_ends_after_the_clock_was_set_back_is_the_last_word(new_sweep: Any,
 def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     from bdray.condition import Condition
     from bdray.record import EpochRecord, Rates, StageRecord
-    from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+    from bdray.store.sweep_folder import SweepInfo, blank_record
 
     sweep = new_sweep()
     folder = SweepFolder(Storage.open(sweep.path))
@@ -469,7 +469,8 @@ def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
     sweep = new_sweep()
     name = sweep.finished(1)
     sync_sweep(str(sweep.path))
-    (sweep.path / "space.yaml").write_text("parameters:\n  poison.rate:\n    values: [0.1]\n")
+    folder = SweepFolder(Storage.open(sweep.path))
+    folder.write_info(replace(folder.info(), varied=("poison.rate",)))
     second = sweep.finished(2)
     sync_sweep(str(sweep.path))
     mlflow = shown(sweep)
