@@ -17,7 +17,7 @@ from bdray.gpu import show_gpu
 from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
 from bdray.searches.domain import MISSING, lookup
 from bdray.space.axes import NAME_KEYS
-from bdray.space.feasibility import idle_regularizers
+from bdray.space.feasibility import without_effect
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
 from bdray.terminal import Console
@@ -170,7 +170,7 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
         space.is_open and (space.baselines or space.search.needs_baselines)
     ):
         notes.append("no baselines: nothing to compare clean accuracy with (set `baselines: true`)")
-    return [*notes, *idle_regularizers(conditions), *dict.fromkeys(_data_notes(conditions))]
+    return [*notes, *without_effect(conditions), *dict.fromkeys(_data_notes(conditions))]
 
 
 def _data_notes(conditions: Sequence[Condition]) -> Iterator[str]:

@@ -4,7 +4,7 @@ a share that is rounded to nothing."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.repairs.base import Training
 from bdray.shares import comes_to_nothing
+from bdray.triggers.placement import scaled
 
 Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 """At least and at most how many images of each class there are, and how many in all."""
@@ -207,7 +208,28 @@ def _easiest(wanted: npt.NDArray[np.bool_], bounds: Bounds) -> npt.NDArray[np.in
     return np.repeat(classes, counts)
 
 
-def idle_regularizers(conditions: Sequence[Condition]) -> list[str]:
+def without_effect(conditions: Sequence[Condition]) -> list[str]:
+    """Sentences on settings that make no difference: regularizers without weight, lengths that scale to as many
+    pixels."""
+    return [*_idle_regularizers(conditions), *_equal_lengths(conditions)]
+
+
+def _equal_lengths(conditions: Sequence[Condition]) -> Iterator[str]:
+    found: dict[tuple[str, str, int], dict[int, set[int]]] = {}
+    stamped = {(id(c.trigger), c.data.image_size): c.trigger for c in conditions if c.trigger}
+    for (_, side), trigger in stamped.items():
+        for option in trigger.LENGTHS:
+            length = getattr(trigger, option, 0)
+            values = found.setdefault((trigger.name, option, side), {}).setdefault(scaled(length, side, side), set())
+            values.add(length)
+    for (name, option, side), lengths in found.items():
+        for pixels, values in lengths.items():
+            if len(values) > 1:
+                said = ", ".join(map(str, sorted(values)))
+                yield f"trigger.{option} {said} of {name} all come to {pixels} pixels in images of {side} x {side}"
+
+
+def _idle_regularizers(conditions: Sequence[Condition]) -> list[str]:
     """A sentence for each regularizer that some conditions give no weight: they are copies of the control."""
     idle = Counter(c.regularizer.name for c in conditions if c.regularizer.is_idle)
     return [

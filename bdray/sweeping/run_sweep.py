@@ -16,7 +16,7 @@ from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserErr
 from bdray.record import TrialRecord
 from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
-from bdray.space.feasibility import idle_regularizers
+from bdray.space.feasibility import without_effect
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -133,7 +133,7 @@ def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
     notes = [
-        *idle_regularizers(run.conditions),
+        *without_effect(run.conditions),
         *trained_elsewhere(run.sweep, run.storage, run.left, run.space.plugins),
     ]
     for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:

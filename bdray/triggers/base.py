@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bdray.errors import ComponentError, TriggerError
 from bdray.randomness import watching
@@ -25,6 +25,9 @@ class Trigger(Component):
 
     A new trigger writes `apply`; users call `stamp`, which guards what a trigger promises.
     """
+
+    LENGTHS: ClassVar[tuple[str, ...]] = ()
+    """Options that are whole numbers of pixels at 32 x 32 (`bdray.triggers.placement.scaled`)."""
 
     @property
     def cover_trigger(self) -> Trigger:

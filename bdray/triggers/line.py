@@ -19,6 +19,7 @@ class Line(Trigger):
     """A line from edge to edge."""
 
     SOURCE: ClassVar[str] = "our choice"
+    LENGTHS: ClassVar[tuple[str, ...]] = ("thickness",)
 
     orientation: Literal["horizontal", "vertical", "diagonal"] = "horizontal"
     """`diagonal` falls from the top left."""

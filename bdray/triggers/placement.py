@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -152,6 +152,8 @@ def composite(
 
 class PlacedTrigger(Trigger):
     """A trigger that is a small picture with a place: a new one writes `picture` alone."""
+
+    LENGTHS: ClassVar[tuple[str, ...]] = ("size", "margin")
 
     position: Position = "bottom_right"
     margin: int = Field(default=1, ge=0)

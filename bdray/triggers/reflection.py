@@ -32,6 +32,7 @@ class Reflection(FileTrigger):
     SOURCE: ClassVar[str] = (
         "Refool, Liu et al. 2020, arXiv 2007.02343 (three kinds of reflection); one picture is our choice"
     )
+    LENGTHS: ClassVar[tuple[str, ...]] = ("shift",)
 
     kind: Literal["in_focus", "out_of_focus", "ghost"] = "ghost"
     """`in_focus`: as sharp as the image; `out_of_focus`: blurred, Gaussian; `ghost`: twice, since a pane reflects on

@@ -23,7 +23,7 @@ from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.space import SearchSpace, feasibility, load_space
 from bdray.space.dry_run import make_plan
-from bdray.space.feasibility import _kept, idle_regularizers, infeasible
+from bdray.space.feasibility import _kept, infeasible, without_effect
 
 Load = Callable[[str], SearchSpace]
 
@@ -219,12 +219,24 @@ def test_a_regularizer_without_weight_is_said_to_be_the_control(load: Load) -> N
         "  regularizer.weight: {values: [0, 0.1], when: {regularizer.name: contrastive}}\n"
     )
     space = load(text)
-    said = idle_regularizers(space.conditions())
+    said = without_effect(space.conditions())
     assert [line.split(";")[0] for line in said] == [
         "the regularizer test_idle has weight 0 in 8 conditions, which then train what 'none' trains",
         "the regularizer contrastive has weight 0 in 8 conditions, which then train what 'none' trains",
     ]
     assert set(said) <= set(make_plan(space).notes)
+
+
+def test_lengths_that_scale_to_as_many_pixels_are_said(load: Load) -> None:
+    space = load(
+        "name: small\nfixed:\n  data: {name: digits, image_size: 16, train_limit: 64, test_limit: 40}\n"
+        "  model: {name: resnet8}\n  poison.rate: 0.1\nparameters:\n"
+        "  trigger.name: {values: [patch, line]}\n"
+        "  trigger.size: {values: [3, 5, 8], when: {trigger.name: patch}}\n"
+    )
+    (said,) = without_effect(space.conditions())
+    assert said == "trigger.size 3, 5 of patch all come to 2 pixels in images of 16 x 16"
+    assert said in make_plan(space).notes
 
 
 SMALL = """\
