@@ -96,7 +96,7 @@ def test_every_setting_is_compared() -> None:
     compared = {path for table in (TRAINING, ATTACK, REPAIR) for _, ours in table.values() for path in ours}
     not_theirs = {"model.weights", "model.weights_file", "data.test_limit", "data.root", "seed", "schema"}
     # Off: neither pictures nor weights see them.
-    not_theirs |= {"data.drop_duplicates", "data.unread", "train.given"}
+    not_theirs |= {"data.drop_duplicates", "data.unread", "train.given", "trigger.amplitude", "poison.test_trigger"}
     not_theirs |= {f"clean.{name}" for name in ("poisoned_share", "root", "content")}
     off = ("label_smoothing", "norm_bias_lr", "lookahead", "flip")
     not_theirs |= {f"{stage}.{name}" for stage in ("train", "finetune") for name in ("compile", "precision", *off)}

@@ -153,6 +153,7 @@ SHARES = {
     "repair.isolated": "two samples at least",
     "repair.portion": "one picture of a batch at least",
     "repair.stamped": "one picture of a batch at least",
+    "trigger.mask_rate": "refused",
 }
 """Every option that is a share of things which are counted, and what is done where it comes to none."""
 CONTINUOUS = {
@@ -161,7 +162,7 @@ CONTINUOUS = {
     *("label_smoothing", "norm_bias_lr", "logit_scale", "large_lr", "small_lr", "rho", "threshold"),
     *("gamma", "radius", "bound", "step", "fooling", "limit", "reached", "clean_threshold"),
     *("unlearning_lr", "recovering_lr", "small", "false_positives", "width", "factor"),
-    *("factors", "wrong", "p_value", "magnitude"),
+    *("factors", "wrong", "p_value", "magnitude", "amplitude"),
 }
 """Numbers that are never rounded, or whose rounding to no level leaves an image as it was, which a trigger says."""
 

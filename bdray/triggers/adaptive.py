@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from bdray.errors import ComponentError
 from bdray.gpu import to_device
@@ -55,6 +55,17 @@ class AdaptiveBlend(Trigger):
             raise ValueError("must be a square number: 4, 9, 16, 25, ...")
         return pieces
 
+    @model_validator(mode="after")
+    def _shows_a_part(self) -> AdaptiveBlend:
+        if not 0 < self._hidden < self.pieces:
+            said = f"{self.mask_rate:g} of {self.pieces} pieces comes to {self._hidden}"
+            raise ComponentError("mask_rate", f"{said}; a training image shows some of them and hides some")
+        return self
+
+    @property
+    def _hidden(self) -> int:
+        return round(self.mask_rate * self.pieces)
+
     @property
     def test_trigger(self) -> Trigger:
         return self.of
@@ -70,7 +81,7 @@ class AdaptiveBlend(Trigger):
         """What each of `count` images shows of the trigger: bool, `count x 1 x height x width`, on the CPU."""
         import torch
 
-        a_side, hidden = isqrt(self.pieces), round(self.mask_rate * self.pieces)
+        a_side, hidden = isqrt(self.pieces), self._hidden
         order = torch.rand(count, self.pieces, generator=generator).argsort(dim=1)
         shown = torch.ones(count, self.pieces, dtype=torch.bool).scatter_(1, order[:, :hidden], False)
         rows, columns = (torch.arange(side) * a_side // side for side in (height, width))

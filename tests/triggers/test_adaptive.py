@@ -67,6 +67,7 @@ def test_every_training_image_shows_one_patch_and_every_test_image_all() -> None
     ("content", "problem"),
     [
         ({"name": "adaptive_blend", "pieces": 15}, "pieces: must be a square number"),
+        ({"name": "adaptive_blend", "mask_rate": 0.01}, "mask_rate: 0.01 of 16 pieces comes to 0"),
         ({"name": "adaptive_blend", "of": {"name": "blend", "alhpa": 1}}, r"of.alhpa: .* did you mean 'alpha'"),
         ({"name": "adaptive_patch", "parts": "patch"}, "parts: must be a list of triggers, got 'patch'"),
         ({"name": "adaptive_patch", "parts": [{"name": "patch"}]}, "at least 2"),
