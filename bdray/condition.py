@@ -50,7 +50,7 @@ COMPONENTS: dict[str, Registry[Any]] = {
 """The kinds of component, by the section of a condition that holds one."""
 
 
-def _section(name: str, registry: Registry[Any]) -> BeforeValidator:
+def _builder(name: str, registry: Registry[Any]) -> Callable[[Any], Any]:
     def build(content: Any) -> Any:
         if not isinstance(content, (Mapping, str, Component)):
             raise ConditionError(name, f"must be a mapping, got {content!r}")
@@ -60,11 +60,15 @@ def _section(name: str, registry: Registry[Any]) -> BeforeValidator:
             # Pydantic passes on whatever is no ValueError.
             raise error.below(name) from None
 
-    return BeforeValidator(build)
+    return build
+
+
+def _section(name: str, registry: Registry[Any]) -> BeforeValidator:
+    return BeforeValidator(_builder(name, registry))
 
 
 def _optional(name: str, registry: Registry[Any]) -> BeforeValidator:
-    build: Callable[[Any], Any] = _section(name, registry).func  # type: ignore[assignment]
+    build = _builder(name, registry)
     return BeforeValidator(lambda content: None if content is None else build(content))
 
 
@@ -334,8 +338,8 @@ def _with_test_trigger(content: Mapping[str, Any]) -> dict[str, Any]:
     options = poison.get(TEST_TRIGGER)
     if not isinstance(options, Mapping) or TRIGGERS.name_key in options or trigger is None:
         return {}
-    build: Callable[[Any], Trigger] = _section("trigger", TRIGGERS).func  # type: ignore[assignment]
-    usual = (built := build(trigger)).test_trigger.model_dump(mode="json")
+    built: Trigger = _builder("trigger", TRIGGERS)(trigger)
+    usual = built.test_trigger.model_dump(mode="json")
     if "path" in options:
         # Of another file.
         usual.pop("sha256", None)
