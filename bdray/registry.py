@@ -236,6 +236,15 @@ class Registry(Generic[C]):
         except ValidationError as error:
             raise ComponentError(*explain(error, cls, f"{self.kind} '{name}'")) from None
 
+    def label(self, content: Mapping[str, Any]) -> str:
+        """The `label` of the component that a record's content describes; with every option where its class is not
+        here, because whoever reads records imports no plugin."""
+        try:
+            return self.build(content).label
+        except ComponentError:
+            options = (f"{option}={value}" for option, value in content.items() if option != self.name_key)
+            return " ".join([str(content[self.name_key]), *options])
+
     @property
     def name_key(self) -> str:
         """The key that holds a component's name."""

@@ -14,7 +14,7 @@ from made_up import rates, record, stage
 import bdray
 from bdray.cli import main
 from bdray.condition import Condition, attack_key
-from bdray.record import Facts, FloorRecord, TrialRecord
+from bdray.record import Answer, Facts, FloorRecord, ProbeRecord, TrialRecord
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, label_of
@@ -46,6 +46,9 @@ fixed:
   finetune: {epochs: 1}
 baselines: true
 """
+
+
+STRIP = {"name": "strip"}
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,9 @@ def made_record(condition: Condition, floor_of: Condition | None = None) -> Tria
         said = {"trigger": content["trigger"], "poison": content["poison"]}
         floors = (FloorRecord(probe=key, **said, poisoned=rates(0.03), repaired=rates(0.04)),)
     stages = (stage(0.9), stage(0.9, 0.2, name="finetune"))
-    return record(condition, *stages, facts=Facts.of(condition), floors=floors)
+    under = {"trigger": condition.content()["trigger"], "rates": {"poisoned": rates(0.5), "finetuned": rates(0.4)}}
+    probes = () if condition.is_baseline else (ProbeRecord(probe="p", variation="whole", **under),)
+    return record(condition, *stages, facts=Facts.of(condition), floors=floors, probes=probes)
 
 
 @pytest.fixture
@@ -100,8 +105,10 @@ def sweep(tmp_path: Path, study: Path, marker: Path) -> Path:
         one = folder.condition(condition.condition_id)
         one.write_condition(condition)
         one.write_record(made_record(condition, poisoned if condition.is_baseline else None))
+        counts = {"result": "poisoned", "positives": 20, "negatives": 80}
+        one.write_answers([Answer(key="k", detector=STRIP, auroc=0.9, tpr=0.5, fpr=0.1, **counts)])
     ids = tuple(condition.condition_id for condition in conditions)
-    folder.write_info(SweepInfo(name="own", experiment="bdray-own", conditions=ids))
+    folder.write_info(SweepInfo(name="own", experiment="bdray-own", conditions=ids, detect=(STRIP,)))
     assert label_of(poisoned).startswith("handed_over")
     forget_plugin()
     marker.unlink()
@@ -116,7 +123,9 @@ def read_by_results(sweep: Path) -> None:
 
 def read_by_report(sweep: Path) -> None:
     assert main(["report", str(sweep)]) == 0
-    assert "handed_over" in (sweep / "report.html").read_text()
+    page = (sweep / "report.html").read_text()
+    assert "handed_over, all_to_one, rate" in page
+    assert "Did the models learn this trigger?" in page
 
 
 def read_in_python(sweep: Path) -> None:

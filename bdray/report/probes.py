@@ -91,4 +91,4 @@ def _floor(replicate: Replicate, stage: StageName, probe: ProbeRecord) -> float 
 
 
 def _label(probe: ProbeRecord) -> str:
-    return TRIGGERS.build(probe.trigger).label
+    return TRIGGERS.label(probe.trigger)

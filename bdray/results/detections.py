@@ -146,8 +146,8 @@ def attack_of(record: TrialRecord) -> str:
     if record.role == "baseline":
         return "baselines"
     poison = record.condition["poison"]
-    tested = f", tested with {TRIGGERS.build(other).label}" if (other := poison.get("test_trigger")) else ""
-    return f"{TRIGGERS.build(record.condition['trigger']).label}, {poison['strategy']}, rate {poison['rate']:g}{tested}"
+    tested = f", tested with {TRIGGERS.label(other)}" if (other := poison.get("test_trigger")) else ""
+    return f"{TRIGGERS.label(record.condition['trigger'])}, {poison['strategy']}, rate {poison['rate']:g}{tested}"
 
 
 def _detections(answers: Sequence[Answer]) -> Detections:
