@@ -148,6 +148,8 @@ class Condition(Identified):
         ]
         if self.train.given is not None and not Path(self.train.given).is_file():
             raise ConditionError("train.given", f"there is no file {self.train.given}")
+        if self.trigger and any(one.ONLY_ORIGINALS for one in self.trigger.members):
+            self._check_originals(self.trigger.name)
         if self.clean.root is not None and self.finetune.split != "held_out":
             problem = "means clean versions of training images, but the clean set is drawn from clean.root"
             raise ConditionError("finetune.split", f"{self.finetune.split} {problem}: leave one of the two out")
@@ -161,6 +163,13 @@ class Condition(Identified):
                 check()
             except ComponentError as error:
                 raise error.below(section) from None
+
+    def _check_originals(self, trigger: str) -> None:
+        said = f"the trigger '{trigger}' stamps the data set's own pictures alone"
+        if self.poison.stamp == "after_augmentation":
+            raise ConditionError("poison.stamp", f"{said}, and after crop and flip they are others")
+        if self.poison.surrogate_recipe is not None:
+            raise ConditionError("poison.perturbation", f"{said}, and no perturbed ones")
 
     @property
     def checked_by(self) -> tuple[object, ...]:
