@@ -63,7 +63,7 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
     if options.md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
         return
-    said = [f"{MEANS[0].upper()}{MEANS[1:]}{_tuned(listing)}."]
+    said = [f"{MEANS[0].upper()}{MEANS[1:]}{listing.said}."]
     if "took" in listing.heads:
         said.append(TOOK.format(100 * options.took_at))
     if options.latex:
@@ -76,10 +76,6 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
             console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
-
-
-def _tuned(listing: Listing) -> str:
-    return "; tuned: after the last stage of the repair" if listing.is_tuned else ""
 
 
 def _wider(listing: Listing, console: Console) -> str:
@@ -127,7 +123,7 @@ def show_comparison(
         raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
     listing = comparison_listing(found)
     what = f"{names[1]} minus {names[0]}"
-    said = f"{DIFFERENCES}{_tuned(listing)}."
+    said = f"{DIFFERENCES}{listing.said}."
     if md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
     elif latex:

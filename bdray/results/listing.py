@@ -32,6 +32,9 @@ RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
 TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"}
 _ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
 
+SELECTED = "selected"
+"""Marks the setting of a repair that `bdray.results.selected` finds the best."""
+
 DEFINITIONS = (
     "n: conditions; a model that several of them share counts once in the rest. C-Acc: clean accuracy, the share of"
     " clean test pictures classified correctly. ASR: attack success rate, the share of triggered test pictures of other"
@@ -60,6 +63,13 @@ class Listing:
     def is_tuned(self) -> bool:
         """Whether there was a repair."""
         return any(row["tuned C-Acc"] is not None for row in self.rows)
+
+    @property
+    def said(self) -> str:
+        """What words in heads and marks mean, to follow `MEANS`."""
+        tuned = "; tuned: after the last stage of the repair" if self.is_tuned else ""
+        chosen = any(SELECTED in row[""].split(", ") for row in self.rows)
+        return tuned + (f"; {SELECTED}: the setting of a repair that is best on other clean pictures" if chosen else "")
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -141,7 +151,7 @@ def axis_names(axes: Sequence[str], records: Sequence[TrialRecord]) -> list[str]
 
 
 def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
-    baseline = ["baseline"] if cell.is_baseline else []
+    baseline = ["baseline"] if cell.is_baseline else [SELECTED] if cell.selected else []
     return {
         **dict(zip(names, cell.values.values(), strict=True)),
         "n": len(cell.replicates),

@@ -21,7 +21,7 @@ from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
-from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, Visibility
+from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, ValidationRecord, Visibility
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Details, Operation, RepairStage, Training
 from bdray.repairs.tools import Tick, Tools
@@ -305,6 +305,17 @@ class Experiment:
                 return None
             attack = replace(attack, images=varied)
         return _test_set(self.data, attack, self.compute.device, self.images.device).attack_only()
+
+    def validate(self, model: nn.Module) -> ValidationRecord | None:
+        """The model on the clean pictures that no stage trains on; None where there are none."""
+        chosen = torch.from_numpy(self.split.validation_indices)
+        if not len(chosen):
+            return None
+        images, device = self.images.index_select(0, chosen.to(self.images.device)), self.compute.device
+        labels = self.labels.index_select(0, chosen.to(self.labels.device)).to(device)
+        clean = TestSet(images, labels, images[:0], labels[:0], labels[:0])
+        found = replace(self.poison_stage(), test=clean).evaluate(model)
+        return ValidationRecord(images=found.evaluated, clean_accuracy=found.clean_accuracy)
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
