@@ -81,7 +81,7 @@ def forget_plugin(name: str = "handed_over", module: str = "her_own") -> None:
 
 def made_record(condition: Condition, floor_of: Condition | None = None) -> TrialRecord:
     """A finished record; a baseline's with the floor of an attack."""
-    floors = ()
+    floors: tuple[FloorRecord, ...] = ()
     if floor_of is not None and floor_of.trigger is not None:
         content = floor_of.content()
         key = attack_key(floor_of.trigger, floor_of.poison)

@@ -192,8 +192,10 @@ def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ
     sweep = Storage.open(folder / "runs" / "joined")
     sweep.write_atomic(SPACE, "name: joined")
     tasks = [Task(f"{number:04x}", "{}", (f"s{number}",)) for number in range(40)]
-    path = (str(folder / "here"),)
-    job = ClusterJob(sweep, sweep.parent, tasks, ("nodes_plugin",), sys_path=path, work="joining_work:note_node")
+    job = ClusterJob(
+        sweep, sweep.parent, tasks,
+        plugins=("nodes_plugin",), sys_path=(str(folder / "here"),), work="joining_work:note_node",
+    )  # fmt: skip
     with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)) as run:
         assert run.require_alike(job, [Condition.parse(CONTENT)]) == 1
         heard = Joined(cluster, folder)

@@ -233,6 +233,6 @@ def test_a_strange_address_is_answered_before_anything_is_asked(value: str, monk
     with suppress(TrackingError, UserError):
         probe(absolute_tracking_uri(value))
     with suppress(UserError):
-        Notifier(value, str)
+        Notifier(value, print)
     with pytest.raises(UserError, match="--address"):
         ClusterRun(ClusterSettings(address=value)).__enter__()

@@ -101,7 +101,7 @@ def control(before: float, after: float | None) -> Control:
 
 
 def failed(one: Condition) -> TrialRecord:
-    nothing = {"data": None, "visibility": None, "stages": (), "persistence": None}
+    nothing: dict[str, Any] = {"data": None, "visibility": None, "stages": (), "persistence": None}
     return record(one, status="failed", error=ErrorRecord(kind="DataError", message="no, such data"), **nothing)
 
 

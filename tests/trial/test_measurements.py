@@ -76,7 +76,7 @@ MORE_MEMORY = [
 
 def test_one_key_holds_what_time_and_memory_depend_on_and_nothing_else() -> None:
     key = TrainingKey.of(condition())
-    same = [
+    same: list[dict[str, Any]] = [
         {"seed": 5},
         {"trigger": {"name": "blend"}},
         {"poison": {"rate": 0.2}},
