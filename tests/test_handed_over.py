@@ -245,10 +245,10 @@ def test_a_folder_goes_on_as_a_folder(whole: Path) -> None:
 
 def chosen(*argv: str) -> Condition:
     """What `bdray trial` would run."""
-    from bdray.cli import _parser
+    from bdray.cli import make_parser
     from bdray.commands.trial import choose_condition
 
-    return choose_condition(_parser("bdray").parse_args(["trial", *argv]))[0]
+    return choose_condition(make_parser("bdray").parse_args(["trial", *argv]))[0]
 
 
 def of(sweep: Path, trigger: str) -> Path:

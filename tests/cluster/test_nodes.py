@@ -25,7 +25,7 @@ from bdray.cluster.job import NodeRequirements
 from bdray.cluster.joining import Joining
 from bdray.cluster.local_ray import confined
 from bdray.cluster.node_resources import NodeResources, require_places
-from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
+from bdray.cluster.nodes import able_nodes, node_of_process, storage_problems
 from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
 from bdray.inventory import Installation
@@ -264,7 +264,7 @@ def test_what_tells_installations_apart() -> None:
 
 
 def test_a_storage_that_is_not_shared_is_named(tmp_path: Path) -> None:
-    (problem,) = _storage_problem(Storage.open(tmp_path / "elsewhere"), "token", "node")
+    (problem,) = storage_problems(Storage.open(tmp_path / "elsewhere"), "token", "node")
     assert f"it does not see the driver's files in {tmp_path}/elsewhere" in problem
     assert list(tmp_path.iterdir()) == []
 
