@@ -23,7 +23,7 @@ from bdray.poisoning.base import Poison
 from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.space import SearchSpace, feasibility, load_space
 from bdray.space.dry_run import make_plan
-from bdray.space.feasibility import _kept, infeasible, without_effect
+from bdray.space.feasibility import bounds_of_kept, infeasible, without_effect
 
 Load = Callable[[str], SearchSpace]
 
@@ -88,7 +88,7 @@ def test_bounds_hold_for_every_draw(sizes: list[int], fraction: float, seed: int
     order = stratified_order(labels, torch.Generator().manual_seed(seed))
     kept = max(1, round(fraction * len(labels)))
     counts = np.asarray(sizes)
-    low, high, total = _kept((counts, counts, len(labels)), kept)
+    low, high, total = bounds_of_kept((counts, counts, len(labels)), kept)
     assert total == kept
     for part in (order[:kept], order[-kept:]):
         found = np.bincount(labels[part], minlength=len(sizes))
