@@ -71,14 +71,15 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
     else:
         console = Console(highlight=False)
         console.print(table_of(listing, console.width))
-        said[0] += _wider(listing, console)
+        said[0] += wider(listing, console)
         for sentence in said:
             console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 
-def _wider(listing: Listing, console: Console) -> str:
+def wider(listing: Listing, console: Console) -> str:
+    """What to say where a terminal has no room for ranges and intervals."""
     return "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
 
 
@@ -133,7 +134,7 @@ def show_comparison(
         console.print(f"{what}: {len(found.pairs)} pairs of conditions", markup=False)
         _say_apart(console, names, found)
         console.print(table_of(listing, console.width))
-        console.print(f"{said}{_wider(listing, console)}", markup=False, soft_wrap=True)
+        console.print(f"{said}{wider(listing, console)}", markup=False, soft_wrap=True)
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

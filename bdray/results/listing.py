@@ -53,11 +53,13 @@ class Listing:
     Attributes:
         rows: by head; axes as values, `n` as a number, rates as `Estimate`, `took` as `Trainings`, marks as text.
         more: rows that were left out.
+        columns: heads between the axes and the marks; None: `n`, rates and `took`, as far as there are some.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
     more: int = 0
+    columns: tuple[str, ...] | None = None
 
     @property
     def is_tuned(self) -> bool:
@@ -74,6 +76,8 @@ class Listing:
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Of the columns: axes, `n`, rates and `took` (where there are floors; `tuned` where something was), marks."""
+        if self.columns is not None:
+            return (*self.axes, *self.columns, "")
         known = [head for head in _ORDER if self.is_tuned or not head.startswith("tuned")]
         kept = [head for head in known if head in RATE_COLUMNS or any(row[head] is not None for row in self.rows)]
         return (*self.axes, "n", *kept, "")
@@ -167,7 +171,7 @@ def texts_of(listing: Listing, *, intervals: bool, brief: bool = False) -> list[
 
 
 def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
-    if value is None or head not in _ORDER:
+    if not isinstance(value, Difference | Trainings | Estimate):
         return value if head == "" else show_cell(value)
     if isinstance(value, Difference):
         return value.text(intervals=intervals)
@@ -175,7 +179,7 @@ def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
         found = value.interval
         said = value.short if brief else value.text
         return f"{said} [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else said
-    if intervals and value.low is not None:
+    if intervals and value.low is not None and value.high is not None:
         return f"{value.mean:.1%} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
     if intervals and len(value.values) > 1:
         return f"{value.mean:.1%} ({100 * value.lowest:.1f} to {100 * value.highest:.1f})"
