@@ -222,10 +222,28 @@ class Condition(Identified):
         return self.finetune.fraction if self.repair.uses_clean_data(self.finetune) else 0.0
 
     @property
+    def asked_fraction(self) -> float:
+        """Size of the clean set that detectors get, as a fraction of the training set. Where the repair uses none it is
+        what `finetune` says, so that all conditions of one poisoned model ask alike; 0 where the poison stage has been
+        left no room for that."""
+        if self.clean_fraction or self.clean.root is not None:
+            return self.clean_fraction
+        has_room = self.finetune.split == "train_clean" or self.finetune.fraction <= self.held_out_fraction
+        return self.finetune.fraction if has_room else 0.0
+
+    @property
     def clean_identity(self) -> list[Any]:
-        """JSON content that says which clean set it is, beside data and seed."""
+        """JSON content that says which clean set the repair has, beside data and seed."""
+        return self._identity_of_clean(self.clean_fraction)
+
+    @property
+    def asked_identity(self) -> list[Any]:
+        """The same of the clean set that detectors get."""
+        return self._identity_of_clean(self.asked_fraction)
+
+    def _identity_of_clean(self, fraction: float) -> list[Any]:
         own = self.clean.identity()
-        return [self.clean_fraction, self.finetune.split, *([own] if own else [])]
+        return [fraction, self.finetune.split, *([own] if own else [])]
 
     @cached_property
     def repair_stages(self) -> tuple[RepairStage, ...]:

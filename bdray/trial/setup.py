@@ -111,13 +111,7 @@ class Experiment:
         watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
         pool = _clean_pool(condition, data, cache)
-        split = split_clean(
-            labels,
-            fraction=condition.clean_fraction if pool is None else 0.0,
-            held_out_fraction=condition.held_out_fraction,
-            split=condition.finetune.split,
-            generator=stream(condition.seed, "clean_split"),
-        )
+        split = _split(condition, labels, condition.clean_fraction if pool is None else 0.0)
         if pool is not None:
             split = replace(split, clean_indices=np.arange(len(pool[1])))
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
@@ -226,6 +220,18 @@ class Experiment:
         images, labels = items.gather(torch.arange(len(items), device=self.images.device))
         device = self.compute.device
         return CleanSet(images.to(device), labels.to(device), self.normalize, self.compute)
+
+    def asked_clean_set(self) -> CleanSet:
+        """The pictures that detectors get (`Condition.asked_fraction`): those of the repair, where it uses some.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        condition = self.condition
+        if condition.asked_fraction == condition.clean_fraction:
+            return self.clean_set()
+        labels = self.data.train_labels.numpy()
+        return replace(self, split=_split(condition, labels, condition.asked_fraction)).clean_set()
 
     @property
     def _clean_items(self) -> PoisonedSet:
@@ -432,6 +438,17 @@ class Experiment:
             device=device,
         )
         return replace(self, perturbed=perturbed)
+
+
+def _split(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSplit:
+    """`fraction`: of the clean set."""
+    return split_clean(
+        labels,
+        fraction=fraction,
+        held_out_fraction=condition.held_out_fraction,
+        split=condition.finetune.split,
+        generator=stream(condition.seed, "clean_split"),
+    )
 
 
 def _clean_pool(condition: Condition, data: ImageData, cache: Path | None) -> tuple[torch.Tensor, torch.Tensor] | None:
