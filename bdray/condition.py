@@ -411,13 +411,27 @@ def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "
     return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
+class Section(dict[str, Any]):
+    """A section of the content of many conditions, which is flattened once."""
+
+    __slots__ = ("_flat",)
+
+    def flat(self, prefix: str) -> Mapping[str, Any]:
+        """As `flatten`; the same prefix every time."""
+        if not hasattr(self, "_flat"):
+            self._flat = flatten(dict(self), prefix)
+        return self._flat
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries by dotted path; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         path = f"{prefix}{key}"
+        if isinstance(value, Section):
+            flat.update(value.flat(f"{path}."))
         # Not Mapping: whether a number is one takes longer than all the rest, and every row of every table asks.
-        if isinstance(value, dict):
+        elif isinstance(value, dict):
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = value

@@ -13,7 +13,7 @@ from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, UserError, nearest
 from bdray.record import TrialRecord
 from bdray.report.published import KINDS, RATES, SAID, Beside, PublishedRow, beside, beside_listing
-from bdray.results.listing import Listing, latex_of, markdown_of, table_of
+from bdray.results.listing import Listing, fit_of, latex_of, markdown_of, table_of
 from bdray.space.source import parse_yaml
 from bdray.terminal import Console
 from bdray.values import freeze, quote
@@ -145,10 +145,11 @@ def show_published(
     else:
         console = Console(highlight=False)
         console.print(title, markup=False, soft_wrap=True)
-        console.print(table_of(listing, console.width))
+        fit = fit_of(listing, console.width)
+        console.print(table_of(listing, console.width, fit))
         for sentence in said:
             console.print(f"  {sentence}", markup=False, soft_wrap=True)
-        console.print(f"{SAID}{wider(listing, console)}", markup=False, soft_wrap=True)
+        console.print(f"{SAID}{wider(fit)}", markup=False, soft_wrap=True)
 
 
 def _verdicts(listing: Listing, tolerance: float) -> list[str]:

@@ -277,8 +277,6 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
 def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read. `text`: of its space, where that is known."""
-    from bdray.report.searching import SearchView
-    from bdray.space import load_space
     from bdray.space.source import parse_yaml
 
     text, said = sweep.read_text(SPACE) if text is None else text, None
@@ -288,6 +286,8 @@ def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
         if isinstance(search, dict) and search.get("method") == "grid" and not isinstance(seeds, dict):
             # Expanding a large grid takes seconds, and says nothing here.
             return None
+        from bdray.space import load_space
+
         space = load_space(sweep.uri_of(SPACE), text=text)
     except UserError as error:
         if isinstance(said, dict) and said.get("plugins"):
@@ -296,6 +296,8 @@ def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
         return None
     if not space.is_open:
         return None
+    from bdray.report.searching import SearchView
+
     planned = {condition.condition_id for condition in space.conditions()}
     asked = [name for name in SweepFolder(sweep).info().conditions if name not in planned]
     return SearchView(space.search, space.expansion.domain, space.replication, asked, sweep)

@@ -16,7 +16,7 @@ from bdray.poisoning.classes import class_sentences
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
-from bdray.results.listing import DEFINITIONS, MEANS, Listing, fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.results.listing import DEFINITIONS, MEANS, Fit, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -70,17 +70,18 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
         sys.stdout.write(latex_of(listing, " ".join([DEFINITIONS, *said])))
     else:
         console = Console(highlight=False)
-        console.print(table_of(listing, console.width))
-        said[0] += wider(listing, console)
+        fit = fit_of(listing, console.width)
+        console.print(table_of(listing, console.width, fit))
+        said[0] += wider(fit)
         for sentence in said:
             console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 
-def wider(listing: Listing, console: Console) -> str:
+def wider(fit: Fit) -> str:
     """What to say where a terminal has no room for ranges and intervals."""
-    return "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
+    return "" if fit.intervals else " Ranges and intervals: in a wider terminal, or --md."
 
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
@@ -133,8 +134,9 @@ def show_comparison(
         console = Console(highlight=False)
         console.print(f"{what}: {len(found.pairs)} pairs of conditions", markup=False)
         _say_apart(console, names, found)
-        console.print(table_of(listing, console.width))
-        console.print(f"{said}{wider(listing, console)}", markup=False, soft_wrap=True)
+        fit = fit_of(listing, console.width)
+        console.print(table_of(listing, console.width, fit))
+        console.print(f"{said}{wider(fit)}", markup=False, soft_wrap=True)
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

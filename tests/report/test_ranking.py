@@ -218,4 +218,4 @@ def fits(figure: Figure, shape: Shape) -> None:
     room = figure.bbox.padded(2)
     assert all(room.contains(x, y) for box in boxes for x, y in ((box.x0, box.y0), (box.x1, box.y1)))
     assert not any(a.padded(-1.5).overlaps(b.padded(-1.5)) for k, a in enumerate(boxes) for b in boxes[:k])
-    assert all(text.get_fontsize() >= 6 for text in axes.texts)
+    assert all(float(text.get_fontsize()) >= 6 for text in axes.texts)

@@ -127,7 +127,8 @@ def test_another_file_is_named_with_what_it_should_be(
     tmp_path: Path, arrays: dict[str, torch.Tensor], said: str
 ) -> None:
     path = tmp_path / "pairs.npz"
-    np.savez(path, **{name: rows_last(images) for name, images in arrays.items()})
+    found: dict[str, Any] = {name: rows_last(images) for name, images in arrays.items()}
+    np.savez(path, **found)
     with pytest.raises(ComponentError, match=said) as raised:
         build_trigger("given", path=str(path)).check(32)
     assert "must be an .npz file with `clean` and `stamped`" in str(raised.value)
