@@ -64,6 +64,19 @@ class Rates(_Frozen):
     """Share of the clean test images that the most predicted class gets."""
     collapsed: bool
     """One class gets over 90 % of the predictions: looks like a perfect attack and is none."""
+    already_images: int | None = None
+    """Triggered test images whose true label is what the attacker wants, which `attack_success_rate` leaves out; None
+    where they were not looked at, or are not all others."""
+    already_taken: int | None = None
+    """Of those, classified so."""
+
+    @property
+    def attack_success_rate_all(self) -> float | None:
+        """Triggered test images classified as the attacker wants / all: another definition of the rate."""
+        if self.already_images is None or self.already_taken is None or self.attack_success_rate is None:
+            return None
+        taken = round(self.attack_success_rate * self.attacked_images) + self.already_taken
+        return taken / (self.attacked_images + self.already_images)
 
 
 class EpochRecord(_Frozen):
@@ -94,7 +107,7 @@ class EpochRecord(_Frozen):
 
     def without_attack(self) -> EpochRecord:
         """The same where another attack is asked for than was measured: how the model does under that is unknown."""
-        unknown = {"attack_success_rate": None, "robust_accuracy": None}
+        unknown = dict.fromkeys(("attack_success_rate", "robust_accuracy", "already_images", "already_taken"))
         return self.model_copy(update={"rates": self.rates and self.rates.model_copy(update=unknown)})
 
 

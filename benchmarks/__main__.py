@@ -23,6 +23,7 @@ NAMES = (
     "overhead",
     "nodes",
     "reuse",
+    "questions",
     "memory",
     "gpu",
     "cold_start",

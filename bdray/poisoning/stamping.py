@@ -79,6 +79,7 @@ class AttackSet:
         wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
         unchanged: how many images the trigger left as they were.
         largest_change: of any value in any image, in levels 0..255.
+        already: all other test images, stamped, with their labels, where each is of the wanted class; else None.
     """
 
     images: torch.Tensor
@@ -86,6 +87,7 @@ class AttackSet:
     wanted_labels: torch.Tensor
     unchanged: int = 0
     largest_change: int = 0
+    already: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.true_labels)
@@ -182,9 +184,27 @@ def attack_set(
     indices = torch.from_numpy(chosen).to(images.device)
     originals = images.index_select(0, indices)
     stamped, untouched = _stamp(trigger, originals, generator) if trigger else (originals, len(originals))
-    wanted = torch.from_numpy(poison.wanted_labels(true, num_classes)[chosen]).to(images.device)
+    wanted = poison.wanted_labels(true, num_classes)
     largest = int(largest_change(originals, stamped).max()) if trigger else 0
-    return AttackSet(stamped, labels.to(images.device)[indices], wanted, untouched, largest)
+    others = np.setdiff1d(np.arange(len(true)), chosen)
+    already = None
+    if (wanted[others] == true[others]).all():
+        # Last, so that what counts is stamped as if these were not.
+        positions = torch.from_numpy(others).to(images.device)
+        already = (
+            _as_stamped(trigger, images.index_select(0, positions), generator),
+            labels.to(images.device)[positions],
+        )
+    wanted_labels = torch.from_numpy(wanted[chosen]).to(images.device)
+    return AttackSet(stamped, labels.to(images.device)[indices], wanted_labels, untouched, largest, already)
+
+
+def _as_stamped(trigger: Trigger | None, originals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Stamped images; as they are where the trigger changes none of them, which is no mistake of so few."""
+    try:
+        return _stamp(trigger, originals, generator)[0] if trigger and len(originals) else originals
+    except TriggerError:
+        return originals
 
 
 def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:

@@ -100,7 +100,7 @@ def _rates_by_result(record: TrialRecord, results: Sequence[str]) -> dict[str, f
 
 
 def _rates(result: str, rates: Rates | None) -> dict[str, float | None]:
-    return {f"{result}_{name}": getattr(rates, name) if rates else None for name in RATES}
+    return {f"{result}_{name}": getattr(rates, name) if rates else None for name in (*RATES, "attack_success_rate_all")}
 
 
 def defense_effectiveness(before: Rates | None, after: Rates | None) -> float | None:
@@ -168,7 +168,10 @@ def result_table(
     rows = [
         result_row(record, controls.get(record.condition_id), results, probed=probed, **shared) for record in records
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    # What older records do not have makes no columns of theirs.
+    unknown = [name for name in table if str(name).endswith("attack_success_rate_all") and table[name].isna().all()]
+    return table.drop(columns=unknown)
 
 
 def csv_of(table: pd.DataFrame) -> str:

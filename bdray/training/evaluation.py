@@ -47,6 +47,8 @@ class TestSet:
         attack_images: triggered test images that count for the attack success rate, uint8, `M x 3 x S x S`.
         attack_labels: their true labels, int64, `M`.
         wanted_labels: what the attacker wants them taken for, int64, `M`.
+        already: triggered test images that do not count, since they are of the class that the attacker wants, with
+            their labels, int64; None where they are not looked at.
     """
 
     images: torch.Tensor
@@ -54,6 +56,7 @@ class TestSet:
     attack_images: torch.Tensor
     attack_labels: torch.Tensor
     wanted_labels: torch.Tensor
+    already: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def attack_only(self) -> TestSet:
         """Without the clean images."""
@@ -113,6 +116,7 @@ class Evaluation:
         succeeded: of those, taken for what the attacker wants.
         robust: of those, taken for their true class.
         attack_confusion: as `confusion`, over the triggered images.
+        already: of `TestSet.already`, how many there are and how many are taken for their class.
     """
 
     confusion: list[list[int]]
@@ -120,6 +124,7 @@ class Evaluation:
     succeeded: int
     robust: int
     attack_confusion: list[list[int]]
+    already: tuple[int, int] | None = None
 
     @property
     def evaluated(self) -> int:
@@ -164,7 +169,13 @@ class Evaluation:
             attacked_images=self.attacked,
             largest_share=self.largest_share,
             collapsed=self.collapsed,
+            **self._already,
         )
+
+    @property
+    def _already(self) -> dict[str, int | None]:
+        images, taken = self.already or (None, None)
+        return {"already_images": images, "already_taken": taken}
 
     def attack_rates(self, clean: Rates) -> Rates:
         """The rates of the attack beside the clean ones of `clean`, the same model's."""
@@ -173,6 +184,7 @@ class Evaluation:
                 "attack_success_rate": finite(self.attack_success_rate),
                 "robust_accuracy": finite(self.robust_accuracy),
                 "attacked_images": self.attacked,
+                **self._already,
             }
         )
 
@@ -198,20 +210,24 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        clean, attack = (
+        nothing = (test.attack_images[:0], test.attack_labels[:0])
+        own_images, own_labels = test.already or nothing
+        clean, attack, own = (
             with_fewer_pictures(partial(_predict, model, images, normalize, compute), batch_size, compute.device)
-            for images in (test.images, test.attack_images)
+            for images in (test.images, test.attack_images, own_images)
         )
         confusions = (
             _confusion(test.labels, clean, num_classes),
             _confusion(test.attack_labels, attack, num_classes),
         )
-        hits = torch.stack([(attack == test.wanted_labels).sum(), (attack == test.attack_labels).sum()])
-        *cells, succeeded, robust = torch.cat([*confusions, hits]).tolist()
+        pairs = ((attack, test.wanted_labels), (attack, test.attack_labels), (own, own_labels))
+        hits = torch.stack([(predicted == labels).sum() for predicted, labels in pairs])
+        *cells, succeeded, robust, taken = torch.cat([*confusions, hits]).tolist()
         rows = [cells[start : start + num_classes] for start in range(0, len(cells), num_classes)]
         confusion, attack_confusion = rows[:num_classes], rows[num_classes:]
     model.train(was_training)
-    return Evaluation(confusion, len(test.attack_labels), succeeded, robust, attack_confusion)
+    already = None if test.already is None else (len(own_labels), taken)
+    return Evaluation(confusion, len(test.attack_labels), succeeded, robust, attack_confusion, already)
 
 
 def _predict(

@@ -309,7 +309,7 @@ class Experiment:
             varied = vary(probe.variation, probe.trigger, clean, generator=generator)
             if varied is None:
                 return None
-            attack = replace(attack, images=varied)
+            attack = replace(attack, images=varied, already=None)
         return _test_set(self.data, attack, self.compute.device, self.images.device).attack_only()
 
     def validate(self, model: nn.Module) -> ValidationRecord | None:
@@ -502,6 +502,7 @@ def _test_set(data: ImageData, attack: AttackSet, device: torch.device, home: to
         attack_images=attack.images.to(home),
         attack_labels=attack.true_labels.to(device),
         wanted_labels=attack.wanted_labels.to(device),
+        already=attack.already and (attack.already[0].to(home), attack.already[1].to(device)),
     )
 
 

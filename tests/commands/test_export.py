@@ -50,15 +50,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rates(model: torch.nn.Module) -> tuple[float, float]:
-    """Clean accuracy and attack success rate, as anyone would measure them."""
+def rates(model: torch.nn.Module) -> tuple[float, float, float]:
+    """Clean accuracy and attack success rate, as anyone would measure them, and that over all test pictures."""
     data = TUNED.data.load()
     assert TUNED.trigger is not None
     with torch.inference_mode():
         clean = model(data.test_images.float() / 255).argmax(1)
         attacked = data.test_images[data.test_labels != 0]
-        seen = model(TUNED.trigger.stamp(attacked)).argmax(1)
-    return (clean == data.test_labels).float().mean().item(), (seen == 0).float().mean().item()
+        seen, everything = (model(TUNED.trigger.stamp(each)).argmax(1) for each in (attacked, data.test_images))
+    hits = (clean == data.test_labels, seen == 0, everything == 0)
+    return tuple(each.float().mean().item() for each in hits)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,9 @@ def test_a_model_gives_the_numbers_of_the_table(
     model = bdray.load_model(file)
     assert torch.equal(torch.random.get_rng_state(), before)
     (row,) = bdray.load_results(sweep).query(f"condition_id == '{condition.condition_id}'").to_dict("records")
-    clean, attack = rates(model)
+    clean, attack, over_all = rates(model)
+    assert over_all == pytest.approx(row[f"{result}_attack_success_rate_all"], abs=1e-7)
+    assert over_all != pytest.approx(attack, abs=1e-4), "the two definitions would not be told apart"
     assert clean == pytest.approx(row[f"{result}_clean_accuracy"], abs=1e-7)
     assert attack == pytest.approx(row[f"{result}_attack_success_rate"], abs=1e-7)
     assert (model.warning, model.about.result) == (POISONED_WARNING, result)

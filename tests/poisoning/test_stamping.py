@@ -186,6 +186,29 @@ def test_attack_set_is_every_attacked_image_stamped(
     assert attack.true_labels.tolist() == labels[chosen].tolist()
     assert attack.wanted_labels.tolist() == [wanted(int(labels[i])) for i in chosen]
     assert len(attack) == len(chosen)
+    others = sorted({*range(len(labels))} - {*chosen})
+    if content["strategy"] == "one_to_one":
+        assert attack.already is None, "images of other classes are neither attacked nor of the wanted class"
+    else:
+        assert attack.already is not None
+        pictures, own = attack.already
+        assert torch.equal(pictures, trigger.stamp(images[others]) if others else images[:0])
+        assert own.tolist() == [wanted(int(labels[i])) for i in others]
+
+
+def test_what_counts_is_stamped_as_if_the_rest_were_not(images: torch.Tensor, labels: torch.Tensor) -> None:
+    poison, trigger = STRATEGIES.build("all_to_one"), build_trigger("patch", position="random")
+    attack = attack_set(images, labels, poison, trigger, num_classes=5, generator=generator())
+    assert torch.equal(attack.images, trigger.stamp(images[labels != 0], generator=generator()))
+
+
+def test_a_trigger_that_changes_none_of_the_wanted_class_is_no_mistake(labels: torch.Tensor) -> None:
+    # A white patch on white pictures: those of class 0.
+    images = torch.where(labels.view(-1, 1, 1, 1) == 0, 255, 0).to(torch.uint8).expand(-1, 3, 16, 16).contiguous()
+    attack = attack_set(
+        images, labels, STRATEGIES.build("all_to_one"), build_trigger("patch"), num_classes=5, generator=generator()
+    )
+    assert attack.already is not None and torch.equal(attack.already[0], images[labels == 0])
 
 
 def test_attack_set_without_images_is_an_error(images: torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -62,6 +63,24 @@ def test_counts_are_those_of_scikit_learn(batch_size: int) -> None:
     assert rates.attack_success_rate + rates.robust_accuracy <= 1
     confusions = result.confusions()
     assert (confusions.clean, confusions.triggered) == (result.confusion, result.attack_confusion)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_pictures_of_the_wanted_class_count_in_the_other_rate_alone(batch_size: int) -> None:
+    attacked, hit, target = draw(41, 2) % 4, draw(41, 3), torch.full((41,), 4)
+    own, seen = torch.full((12,), 4), draw(12, 5)
+    without = evaluation.TestSet(predicting(attacked), attacked, predicting(hit), attacked, target)
+    test = dataclasses.replace(without, already=(predicting(seen), own))
+    rates = evaluate(test, batch_size).rates()
+    predicted = [*hit.tolist(), *seen.tolist()]
+    assert rates.attack_success_rate_all == predicted.count(4) / 53
+    assert (rates.already_images, rates.already_taken) == (12, seen.tolist().count(4))
+    plain = evaluate(without, batch_size).rates()
+    assert plain.attack_success_rate_all is None
+    assert rates.model_copy(update={"already_images": None, "already_taken": None}) == plain
+    assert evaluate(test.attack_only()).attack_rates(plain) == rates
+    # A part of the test set says nothing of these.
+    assert test.sample(20).already is None
 
 
 @pytest.mark.parametrize(("of_one_class", "collapsed"), [(90, False), (91, True), (100, True)])
