@@ -48,8 +48,10 @@ def _parameters(record: TrialRecord) -> str:
 
 def _recipe(records: Sequence[TrialRecord], section: str) -> str:
     values: dict[str, dict[str, None]] = {}
-    for record in records:
-        for path, value in flatten(record.condition.get(section, {})).items():
+    # Gathered records share their sections (`bdray.store.packing`), and each is looked at once.
+    found = {id(each): each for record in records if (each := record.condition.get(section))}
+    for each in found.values():
+        for path, value in flatten(each).items():
             values.setdefault(path, {})[show_cell(value)] = None
     said = {path: next(iter(seen)) if len(seen) == 1 else "varies" for path, seen in values.items()}
     return ", ".join(f"{path} {text}" for path, text in said.items() if text != "-")

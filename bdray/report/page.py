@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bdray.poisoning.classes import said_classes
-from bdray.record import DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
+from bdray.record import VISIBILITY_IMAGES, DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -36,7 +36,6 @@ from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
 from bdray.results.surroundings import mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
-from bdray.trial.visibility import VISIBILITY_IMAGES
 
 _STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
 
