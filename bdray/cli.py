@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
     os.umask(os.umask(0o077) | 0o002)
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_sweep = program.endswith("bdray.sweep")
-    parser = _parser("python -m bdray" if is_sweep else program)
+    parser = make_parser("python -m bdray" if is_sweep else program)
     options = parser.parse_args(arguments)
     shown = arguments[1:] if is_sweep else arguments
     # Where notes are posted to may be a secret as a whole; who continues without it misses nothing but the notes.
@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None, program: str = "bdray", *, kept: boo
         # Records last until the end: to look for cycles among ten thousand took half of what `results` takes.
         gc.set_threshold(200_000, 50, 50)
     if not kept or not options.run.endswith(":sweep") or options.dry_run:
-        return _status_of(work, options.command_line, errors)
+        return status_of(work, options.command_line, errors)
     from bdray.sweeping.supervisor import keep
 
     def driven() -> int:
-        return _status_of(work, options.command_line, errors)
+        return status_of(work, options.command_line, errors)
 
-    return _status_of(lambda: keep(driven, lambda line: errors.print(line, markup=False)), options.command_line, errors)
+    return status_of(lambda: keep(driven, lambda line: errors.print(line, markup=False)), options.command_line, errors)
 
 
 def without_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -97,7 +97,7 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> int:
+def status_of(run: Callable[[], int], command_line: str, errors: Console) -> int:
     """What comes of it as an exit status, with one line for the user where it went wrong."""
     try:
         return run()
@@ -119,9 +119,9 @@ def _status_of(run: Callable[[], int], command_line: str, errors: Console) -> in
         return FINISHED
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def make_parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=PURPOSE)
-    parser.set_defaults(build_parser=_parser)
+    parser.set_defaults(build_parser=make_parser)
     parser.add_argument("--version", action="version", version=f"bdray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_sweep(commands)
@@ -278,9 +278,24 @@ def _add_sweep_readers(commands: Any) -> None:
 
 
 def _add_comparing(commands: Any) -> None:
-    comparing = _command(commands, "compare", "paired differences of two sweeps", "readers:compare")
+    comparing = _command(
+        commands, "compare", "paired differences of two sweeps, or a sweep beside a published table", "readers:compare"
+    )
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
-    comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    comparing.add_argument("second", metavar="B", nargs="?", help="another one: B minus A is shown")
+    comparing.add_argument(
+        "--published",
+        type=_file,
+        metavar="FILE",
+        help="a published table (CSV; docs/results.md): cell by cell, A beside it",
+    )
+    comparing.add_argument(
+        "--tolerance",
+        type=_size,
+        default=0.5,
+        metavar="POINTS",
+        help="percentage points between A and the published table (default: 0.5)",
+    )
     _form_options(comparing)
     _storage_option(comparing)
     completing = _command(

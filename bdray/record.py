@@ -191,8 +191,8 @@ class Epochs(Sequence[EpochRecord]):
 
 
 _FIELDS = EpochRecord.model_fields | Rates.model_fields
-_OF_EPOCHS = tuple(
-    (name, kind if (kind := _FIELDS[name].annotation) in (int, bool) else float) for name in Epochs.COLUMNS
+_OF_EPOCHS: tuple[tuple[str, type[float]], ...] = tuple(
+    (name, {int: int, bool: bool}.get(_FIELDS[name].annotation, float)) for name in Epochs.COLUMNS
 )
 _OF_RATES = _OF_EPOCHS[-len(Rates.model_fields) :]
 """The columns, and what their numbers are."""
@@ -365,6 +365,13 @@ class ProbeRecord(_Frozen):
     """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
+class ValidationRecord(_Frozen):
+    """A model on clean pictures that no stage trained on (`evaluate.select`), after its last stage."""
+
+    images: int
+    clean_accuracy: float
+
+
 class FeaturesRecord(_Frozen):
     """Where samples that are trained with one label lie in the plane in which their penultimate features vary most (the
     first two principal components), for people to look at: 100 poisoned ones and 100 others at most, evenly spaced."""
@@ -506,6 +513,7 @@ class TrialRecord(_Frozen):
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
+    validation: ValidationRecord | None = None
     answers: tuple[Answer, ...] = Field(default=(), exclude=True)
     """Of detectors; not in `record.json`, which is written once, but in `answers.json` beside it, which grows."""
     relearnt: tuple[Relearnt, ...] = Field(default=(), exclude=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import re
 import shlex
@@ -61,7 +62,7 @@ def pack(sweep: Storage, ids: list[str]) -> bytes:
     # By name first: equal kinds of file beside each other pack best.
     ordered = sorted(content, key=lambda path: (path.rpartition("/")[2], path))
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:xz", preset=_PRESET) as archive:
+    with lzma.open(buffer, "wb", preset=_PRESET) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         for path in ordered:
             facts = tarfile.TarInfo(path)
             facts.size = len(content[path])

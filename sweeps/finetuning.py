@@ -81,14 +81,14 @@ def points_of(records: Sequence[TrialRecord]) -> list[Point]:
 
 
 def _point(cell: Defusal, again: Relearning | None) -> Point:
-    record, cost = cell.cell.replicates[0].record, cell.cost
-    assert cost is not None
+    record, before, after, cost = cell.cell.replicates[0].record, cell.before, cell.after, cell.cost
+    assert before is not None and after is not None and cost is not None
     return Point(
         attack=attack_of(record),
         lr=record.condition["finetune"]["lr"],
         fraction=record.condition["finetune"]["fraction"],
-        before=cell.before.mean,
-        left=(cell.after.mean, cell.after.lowest, cell.after.highest),
+        before=before.mean,
+        left=(after.mean, after.lowest, after.highest),
         lost=(-cost.mean, -cost.highest, -cost.lowest),
         floor=cell.cell.floor("finetune"),
         defused=cell.defused,

@@ -73,6 +73,7 @@ def network(width: int, pictures: torch.Tensor) -> nn.Sequential:
     filters = (vectors / torch.sqrt(values + 5e-4)).T.flip(0).reshape(12, 3, 2, 2).float()
     whiten.weight.data = torch.cat([filters, -filters])
     whiten.weight.requires_grad_(False)
+    assert whiten.bias is not None
     whiten.bias.data.zero_()
     return nn.Sequential(
         nn.ReplicationPad2d((0, 1, 0, 1)), whiten, nn.GELU(),

@@ -136,17 +136,17 @@ def test_an_outcome_knows_seeds_apart(tmp_path: Path) -> None:
     assert gpu_trials.outcome(one, TINY, tmp_path, "device") != here
 
 
-def _stays(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+def _stays(scale: gpu_trials.Scale, folder: Path) -> Iterator[Row]:
     time.sleep(60)
     yield Row("never", {})
 
 
-def _raises(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+def _raises(scale: gpu_trials.Scale, folder: Path) -> Iterator[Row]:
     yield Row("first", {})
     raise ValueError("one line\nand another")
 
 
-def _dies(scale: gpu.Scale, folder: Path) -> Iterator[Row]:
+def _dies(scale: gpu_trials.Scale, folder: Path) -> Iterator[Row]:
     yield Row("first", {})
     os._exit(3)
 

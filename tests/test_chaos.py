@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_bad_round_shows_in_the_table() -> None:
 
 def test_times_are_no_difference_but_numbers_are() -> None:
     one = {"started_ms": 1, "stages": [{"epochs": [{"loss": 0.5, "seconds": 3.0}], "reused": True}]}
-    other = {"started_ms": 2, "stages": [{"epochs": [{"loss": 0.5, "seconds": 4.0}], "reused": False}]}
+    other: dict[str, Any] = {"started_ms": 2, "stages": [{"epochs": [{"loss": 0.5, "seconds": 4.0}], "reused": False}]}
     assert chaos.lasting(one) == chaos.lasting(other)
     other["stages"][0]["epochs"][0]["loss"] = 0.6
     assert chaos.lasting(one) != chaos.lasting(other)

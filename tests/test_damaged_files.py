@@ -4,20 +4,16 @@ says (`benchmarks/damages.py`)."""
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from damaging import DAMAGES, damage
 
-from bdray.checksum import say_damaged
-from bdray.data.content import _keep, _read_kept
-from bdray.store.storage import Storage
-from bdray.trial.measurements import MEASUREMENTS, Measurement, Measurements
-from benchmarks.damages import DAMAGES, TABLE, markdown
+from benchmarks.damages import TABLE, markdown
 
 pytestmark = pytest.mark.system
 
@@ -34,20 +30,6 @@ parameters:
   trigger.name: {values: [pixel, patch]}
 """
 WRITTEN = ("progress.json", "results.csv", "results.parquet", "report.html", ".lock", "mirror.lock", "mirror.log")
-
-
-def damage(file: Path, how: str) -> None:
-    chance, content = random.Random(f"{file.name} {how}"), bytearray(file.read_bytes())
-    match how:
-        case "cut":
-            file.write_bytes(content[: len(content) // 2])
-        case "bit":
-            content[chance.randrange(len(content) // 2)] ^= 1 << chance.randrange(8)
-            file.write_bytes(content)
-        case "empty":
-            file.write_bytes(b"")
-        case _:
-            file.unlink()
 
 
 def typed(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -143,29 +125,3 @@ def test_the_space_and_the_database(sweep: Path, how: str) -> None:
         again = typed(sweep)
     assert again.returncode in ((0, 3) if how == "bit" else (0,)), again.stdout + again.stderr
     assert "Traceback" not in again.stderr
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    say_damaged.cache_clear()
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "bdray"]
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_measurement_is_measured_again(how: str, tmp_path: Path, said: Callable[[], list[str]]) -> None:
-    kept = Measurements(Storage.open(tmp_path))
-    kept.add({"one": Measurement(threads=1)})
-    damage(tmp_path / MEASUREMENTS, how)
-    assert kept.read() == {}
-    assert len(said()) == (how != "missing")
-    kept.add({"two": Measurement(threads=2)})
-    assert kept.read() == {"two": Measurement(threads=2)}
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_digests_of_pictures_are_not_believed(how: str, tmp_path: Path) -> None:
-    path = tmp_path / "digests" / "ab.json"
-    _keep(path, {"a": "1" * 32})
-    assert _read_kept(path) == {"a": "1" * 32}
-    damage(path, how)
-    assert _read_kept(path) == {}

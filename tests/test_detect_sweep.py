@@ -67,12 +67,12 @@ def test_a_detector_added_to_a_finished_sweep(tmp_path: Path, monkeypatch: pytes
     # What nobody keeps cannot be asked: it is named, with what trains it again.
     for path in folder.glob(f"stages/*/{MANIFEST}"):
         path.unlink()
-    models = {path for path in before if path.name == MODEL}
-    for path in models:
+    gone = {path for path in before if path.name == MODEL}
+    for path in gone:
         path.unlink()
     run(f"{SPACE}detect: [spectral_signatures, activation_clustering]\n{RELEARN.replace('4', '5')}")
-    assert {path: path.read_bytes() for path in before if path not in models} == {
-        path: content for path, content in before.items() if path not in models
+    assert {path: path.read_bytes() for path in before if path not in gone} == {
+        path: content for path, content in before.items() if path not in gone
     }
     assert said.getvalue().count("is not kept any more, so no detector can be asked; this trains it again: bdray") == 2
     assert (

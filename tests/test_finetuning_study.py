@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import finetuning
+import numpy as np
 import pytest
 from archive import records_in
 from finetuning import BEGIN, END, cheapest, draw, explained, points_of, section, written
@@ -115,7 +116,7 @@ def test_the_figure_has_a_point_for_every_setting_of_every_attack(tmp_path: Path
     points = points_of(made_up(LEFT))
     figure = draw(points)
     shown = [
-        (axes.get_title(), round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6))
+        (axes.get_title(), *(round(float(place), 6) for place in np.asarray(line.get_xydata())[0]))
         for axes in figure.axes
         for line in axes.lines
         if line.get_marker() not in ("None", "")

@@ -81,7 +81,7 @@ def forget_plugin(name: str = "handed_over", module: str = "her_own") -> None:
 
 def made_record(condition: Condition, floor_of: Condition | None = None) -> TrialRecord:
     """A finished record; a baseline's with the floor of an attack."""
-    floors = ()
+    floors: tuple[FloorRecord, ...] = ()
     if floor_of is not None and floor_of.trigger is not None:
         content = floor_of.content()
         key = attack_key(floor_of.trigger, floor_of.poison)
@@ -245,10 +245,10 @@ def test_a_folder_goes_on_as_a_folder(whole: Path) -> None:
 
 def chosen(*argv: str) -> Condition:
     """What `bdray trial` would run."""
-    from bdray.cli import _parser
+    from bdray.cli import make_parser
     from bdray.commands.trial import choose_condition
 
-    return choose_condition(_parser("bdray").parse_args(["trial", *argv]))[0]
+    return choose_condition(make_parser("bdray").parse_args(["trial", *argv]))[0]
 
 
 def of(sweep: Path, trigger: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import HANG_S
@@ -30,7 +31,7 @@ def test_a_disturbed_cluster_comes_to_the_same_as_one_machine() -> None:
 
 def test_what_counts_as_lost_doubled_and_different() -> None:
     names = "abcdef"
-    expected = {
+    expected: dict[str, Any] = {
         "results": {name: {"record": name} for name in names},
         "runs": {name: [{"metrics": name}] for name in names},
         "tables": [{"id": name} for name in names],

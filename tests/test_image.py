@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.image import Image
 
-CONFIG = {
+CONFIG: dict[str, object] = {
     "User": "1000:1001",
     "Env": ["PATH=/opt/venv/bin:/usr/bin", "OPTIONS=a=b"],
     "Entrypoint": ["tini", "--"],

@@ -18,7 +18,7 @@ from waiting import HANG_S, until
 
 from bdray.record import TrialRecord
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, read_records
+from bdray.store.sweep_folder import read_records
 
 ROOT = Path(__file__).parents[1]
 # The second poison stage is long enough to be stopped in.
@@ -141,7 +141,6 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     assert again == kept
     assert not (kept / keep.MISSING).exists()
     assert measured(records_in(kept)) == measured(whole)
-    assert keep.SPACE == SPACE
 
 
 def test_a_path_in_a_text_is_said_relative_to_the_checkout_and_no_other_slash_is_touched() -> None:

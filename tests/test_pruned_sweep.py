@@ -69,7 +69,7 @@ def test_a_hopeless_stage_ends_early_and_is_run_again_only_when_asked(tmp_path: 
     assert "2 of 12 conditions were pruned" in said
     assert "2 pruned" in said
     table = pd.read_csv(tmp_path / "runs" / "tiny" / "results.csv")
-    rates = [name for name in table if name.endswith(("_accuracy", "success_rate"))]
+    rates = [name for name in table if str(name).endswith(("_accuracy", "success_rate"))]
     assert table[table.status == "pruned"][rates].isna().all(axis=None)
     report = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert f"search.prune ended its poison stage after {len(first)} of 6 epochs" in report

@@ -180,7 +180,7 @@ def numbers(cls: Any, prefix: str) -> Mapping[str, Any]:
 
 
 def test_every_number_of_a_condition_is_a_share_that_is_looked_at_or_is_never_rounded() -> None:
-    found = set()
+    found = set[str]()
     for section, cls in (("train", Train), ("finetune", Finetune), ("clean", Clean), ("evaluate", Relearn)):
         found |= numbers(cls, section).keys()
     for section, registry in {**COMPONENTS, "detect": DETECTORS}.items():

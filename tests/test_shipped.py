@@ -7,6 +7,7 @@ import pytest
 from bdray.cli import main
 from bdray.shipped import find, shipped
 from bdray.space import load_space
+from bdray.triggers.image import ImageTrigger
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +26,7 @@ def test_a_space_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_shipped_space_finds_its_sticker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (trigger,) = {c.trigger for c in load_space("axes_cifar10").conditions() if c.trigger and c.trigger.name == "image"}
+    assert isinstance(trigger, ImageTrigger)
     assert trigger.picture(32, 32)[0].shape[0] == 3
 
 

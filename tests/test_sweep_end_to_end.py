@@ -290,7 +290,7 @@ def test_a_failing_condition_is_named_and_can_be_run_again(
     assert status == 1, output
     table = sweeper.table().set_index("trigger.name")
     broken = table.loc["mine", "condition_id"]
-    assert f"{broken}  failed  RuntimeError: out of ink" in output
+    assert f"{broken!s}  failed  RuntimeError: out of ink" in output
     assert "--retry-failed" in output
     assert dict(table["status"]) == {"mine": "failed", "patch": "finished"}
     (error,) = sweeper.files("conditions/*/error.txt")

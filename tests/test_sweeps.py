@@ -111,7 +111,7 @@ def test_what_is_said_of_the_stamping_order_is_recomputed_from_its_records() -> 
     still = [after.took("finetune") for _, after in pairs]
     assert f"{still.count(True)} of the 9 stamped after still have it" in said
     cells = [cell for cell in study_of(records).cells if cell.values["poison.stamp"] == ORDERS[0]]
-    traces = joined([found for cell in cells if (found := cell.trace("finetune"))])
+    traces = joined([each for cell in cells if (each := cell.trace("finetune"))])
     assert (traces.did, traces.did_not) == (0, 9), "none leaves a trace"
 
 
@@ -377,6 +377,7 @@ def test_what_is_said_of_small_changes_is_recomputed_from_its_records() -> None:
     drops = []
     for record in records:
         if record.role == "poisoned" and record.poisoned and record.visibility:
+            assert record.visibility.l_inf is not None
             found[record.condition["trigger"]["name"]].append((record.visibility.l_inf, _percent(record.poisoned)))
             drops.append(unpoisoned - record.poisoned.clean_accuracy)
     said = " ".join(section("How little can be seen").split())
@@ -515,8 +516,9 @@ def test_what_is_said_of_cifar10_is_recomputed_from_its_records() -> None:
         for name in ("pixel", "blend", "watermark", "noise_patch")
     }
     told = {"pixel": "the pixels", "blend": "blend", "watermark": "the watermark", "noise_patch": "the noise patch"}
-    for name, (before, after) in counts.items():
-        assert f"{told[name]} {before.split(' of')[0]} and {after.split(' of')[0]}" in said, (name, before, after)
+    for name, texts in counts.items():
+        first, second = (text.split(" of")[0] for text in texts)
+        assert f"{told[name]} {first} and {second}" in said, (name, texts)
     baselines = {name: fmean(stages[0].clean) for name, stages in measured.items() if name.startswith("nothing")}
     assert min(baselines, key=lambda name: baselines[name]) == "nothing (baseline), manifold mixup"
     assert max(baselines, key=lambda name: baselines[name]) == "nothing (baseline)"

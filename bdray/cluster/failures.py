@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from bdray.errors import StorageError
 from bdray.gpu_errors import gpu_error
@@ -72,7 +72,9 @@ def unlike_node(said: str) -> tuple[str, str] | None:
     return (found[1], found[2].strip()) if found else None
 
 
-UNFIT, ERROR = "does not work", "gave an error"
+UNFIT: Final = "does not work"
+ERROR: Final = "gave an error"
+Verdict = Literal["does not work", "gave an error"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class GpuLoss:
 
     gpu: str
     group: str
-    verdict: Literal["does not work", "gave an error"]
+    verdict: Verdict
     problem: str
 
     def __str__(self) -> str:

@@ -273,13 +273,14 @@ def _checked(job: ClusterJob, token: str, node_id: str) -> tuple[Installation, l
         set_up_worker(job)
     except PluginError as error:
         problems.append(str(error))
-    problems += _storage_problem(job.sweep, token, node_id)
+    problems += storage_problems(job.sweep, token, node_id)
     if job.gpus != "none" and has_real_gpus():
         problems += card_problems(shared=job.gpus == "shared")
     return Installation.here(job.plugins), problems
 
 
-def _storage_problem(sweep: Storage, token: str, node_id: str) -> list[str]:
+def storage_problems(sweep: Storage, token: str, node_id: str) -> list[str]:
+    """On a node: what is wrong with its view of the storage, in which the driver left a file named by `token`."""
     try:
         sweep.read_text(f"{_PROBE}/{token}/driver")
         sweep.write_atomic(f"{_PROBE}/{token}/{node_id}", token)

@@ -120,10 +120,27 @@ def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Paired differences of two sweeps."""
+    """Paired differences of two sweeps, or a sweep beside a published table."""
+    if (options.second is None) is (options.published is None):
+        raise UserError("compare wants a second sweep, or --published FILE, and not both")
+    if options.published is not None:
+        return _beside_published(options)
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
     show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
+    return 0
+
+
+def _beside_published(options: argparse.Namespace) -> int:
+    from bdray.commands.published import show_published
+
+    sweep = find_sweep(options.first, options.storage)
+    records = _in_plan_order(sweep)
+    if not records:
+        raise UserError(f"{sweep.uri} has no finished condition yet")
+    planned = len(SweepFolder(sweep).info().asked) or len(records)
+    form = {"tolerance": options.tolerance, "md": options.md, "latex": options.latex}
+    show_published(sweep.name, options.published, records, planned, **form)
     return 0
 
 

@@ -16,7 +16,7 @@ from bdray.poisoning.classes import class_sentences
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
-from bdray.results.listing import DEFINITIONS, MEANS, Fit, Listing, fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.results.listing import DEFINITIONS, MEANS, Fit, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -63,7 +63,7 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
     if options.md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
         return
-    said = [f"{MEANS[0].upper()}{MEANS[1:]}{_tuned(listing)}."]
+    said = [f"{MEANS[0].upper()}{MEANS[1:]}{listing.said}."]
     if "took" in listing.heads:
         said.append(TOOK.format(100 * options.took_at))
     if options.latex:
@@ -72,18 +72,15 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
         console = Console(highlight=False)
         fit = fit_of(listing, console.width)
         console.print(table_of(listing, console.width, fit))
-        said[0] += _wider(fit)
+        said[0] += wider(fit)
         for sentence in said:
             console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 
-def _tuned(listing: Listing) -> str:
-    return "; tuned: after the last stage of the repair" if listing.is_tuned else ""
-
-
-def _wider(fit: Fit) -> str:
+def wider(fit: Fit) -> str:
+    """What to say where a terminal has no room for ranges and intervals."""
     return "" if fit.intervals else " Ranges and intervals: in a wider terminal, or --md."
 
 
@@ -128,7 +125,7 @@ def show_comparison(
         raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
     listing = comparison_listing(found)
     what = f"{names[1]} minus {names[0]}"
-    said = f"{DIFFERENCES}{_tuned(listing)}."
+    said = f"{DIFFERENCES}{listing.said}."
     if md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
     elif latex:
@@ -139,7 +136,7 @@ def show_comparison(
         _say_apart(console, names, found)
         fit = fit_of(listing, console.width)
         console.print(table_of(listing, console.width, fit))
-        console.print(f"{said}{_wider(fit)}", markup=False, soft_wrap=True)
+        console.print(f"{said}{wider(fit)}", markup=False, soft_wrap=True)
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

@@ -140,7 +140,8 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     rows, is_took = [], Metric(method.metric).is_took
     for name, cell in cells.items():
         found = cell.crossing
-        answer = f"{10**found.middle:.3g} [{_end(found.low, cell.posterior)}, {_end(found.high, cell.posterior)}]"
+        low, high = (interval_end(place, cell.posterior) for place in (found.low, found.high))
+        answer = f"{10**found.middle:.3g} [{low}, {high}]"
         if found.above > 0.5 or found.below > 0.5:
             answer = f"outside the range, {'above' if found.above > 0.5 else 'below'} it"
         located = "not in max_trials" if asker.is_settled(cell) else "not yet"
@@ -178,7 +179,7 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (picture,))
 
 
-def _end(place: float, posterior: Posterior) -> str:
+def interval_end(place: float, posterior: Posterior) -> str:
     """An end of an interval (log10): beyond the range, where nothing can be tried, it says no more than that."""
     if place < posterior.low:
         return f"below {10**posterior.low:.3g}"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from bdray.poisoning.classes import in_common
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.results.controls import Control, controls_of
+from bdray.results.selected import selected_cells
 from bdray.results.statistics import Interval, newcombe_interval, wilson_interval
 from bdray.results.took import TOOK_AT, took
 from bdray.results.trainings import Trainings
@@ -173,12 +174,14 @@ class Cell:
     Attributes:
         values: by axis path, what the cell has there (None: not applicable).
         took_at: see `took`.
+        selected: whether its setting of its repair is the best of several (`bdray.results.selected`).
     """
 
     cell_id: str
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
     took_at: float = TOOK_AT
+    selected: bool = False
     _models: dict[StageName, list[Replicate]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -343,12 +346,14 @@ def cells_of(
         mine = {path: flat.get(path) for path in axes}
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
+    selected = {} if by_axes else selected_cells(records)
     return [
         Cell(
             members[0][0].cell_id,
             {path: in_common([mine[path] for _, mine in members]) for path in axes},
             tuple(Replicate(record, controls.get(record.condition_id)) for record, _ in members),
             took_at,
+            selected.get(members[0][0].cell_id, False),
         )
         for members in groups.values()
     ]

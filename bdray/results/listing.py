@@ -35,6 +35,9 @@ RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
 TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"}
 _ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
 
+SELECTED = "selected"
+"""Marks the setting of a repair that `bdray.results.selected` finds the best."""
+
 DEFINITIONS = (
     "n: conditions; a model that several of them share counts once in the rest. C-Acc: clean accuracy, the share of"
     " clean test pictures classified correctly. ASR: attack success rate, the share of triggered test pictures of other"
@@ -53,20 +56,31 @@ class Listing:
     Attributes:
         rows: by head; axes as values, `n` as a number, rates as `Estimate`, `took` as `Trainings`, marks as text.
         more: rows that were left out.
+        columns: heads between the axes and the marks; None: `n`, rates and `took`, as far as there are some.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
     more: int = 0
+    columns: tuple[str, ...] | None = None
 
     @property
     def is_tuned(self) -> bool:
         """Whether there was a repair."""
         return any(row["tuned C-Acc"] is not None for row in self.rows)
 
+    @property
+    def said(self) -> str:
+        """What words in heads and marks mean, to follow `MEANS`."""
+        tuned = "; tuned: after the last stage of the repair" if self.is_tuned else ""
+        chosen = any(SELECTED in row[""].split(", ") for row in self.rows)
+        return tuned + (f"; {SELECTED}: the setting of a repair that is best on other clean pictures" if chosen else "")
+
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Of the columns: axes, `n`, rates and `took` (where there are floors; `tuned` where something was), marks."""
+        if self.columns is not None:
+            return (*self.axes, *self.columns, "")
         known = [head for head in _ORDER if self.is_tuned or not head.startswith("tuned")]
         kept = [head for head in known if head in RATE_COLUMNS or any(row[head] is not None for row in self.rows)]
         return (*self.axes, "n", *kept, "")
@@ -144,7 +158,7 @@ def axis_names(axes: Sequence[str], records: Sequence[TrialRecord]) -> list[str]
 
 
 def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
-    baseline = ["baseline"] if cell.is_baseline else []
+    baseline = ["baseline"] if cell.is_baseline else [SELECTED] if cell.selected else []
     return {
         **dict(zip(names, cell.values.values(), strict=True)),
         "n": len(cell.replicates),
@@ -160,7 +174,7 @@ def texts_of(listing: Listing, *, intervals: bool, brief: bool = False) -> list[
 
 
 def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
-    if value is None or head not in _ORDER:
+    if not isinstance(value, Difference | Trainings | Estimate):
         return value if head == "" else show_cell(value)
     if isinstance(value, Difference):
         return value.text(intervals=intervals)
@@ -168,7 +182,7 @@ def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
         found = value.interval
         said = value.short if brief else value.text
         return f"{said} [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else said
-    if intervals and value.low is not None:
+    if intervals and value.low is not None and value.high is not None:
         return f"{value.mean:.1%} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
     if intervals and len(value.values) > 1:
         return f"{value.mean:.1%} ({100 * value.lowest:.1f} to {100 * value.highest:.1f})"

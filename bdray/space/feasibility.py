@@ -147,7 +147,7 @@ def _unfillable(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Conditi
 
 def _error(condition: Condition, known: Bounds) -> ConditionError | None:
     total = known[2]
-    bounds = _kept(known, total - round(condition.held_out_fraction * total))
+    bounds = bounds_of_kept(known, total - round(condition.held_out_fraction * total))
     poison, classes = condition.poison, np.arange(len(bounds[0]), dtype=np.int64)
     try:
         eligible, coverable = (may(classes, len(classes)) for may in (poison.eligible, poison.coverable))
@@ -178,10 +178,10 @@ def _bounds(data: DataSet) -> Bounds | None:
         return None
     counts = np.asarray(sizes, dtype=np.int64)
     total = int(counts.sum())
-    return _kept((counts, counts, total), min(data.train_limit or total, total))
+    return bounds_of_kept((counts, counts, total), min(data.train_limit or total, total))
 
 
-def _kept(bounds: Bounds, kept: int) -> Bounds:
+def bounds_of_kept(bounds: Bounds, kept: int) -> Bounds:
     """The bounds for the first `kept` images of a stratified order (`bdray.data.splits.stratified_order`), or the last.
 
     A class of `m` among `N` images in `K` classes has there less than `1 + m K / N` more or fewer than its share: its
@@ -226,7 +226,8 @@ def _equal_lengths(conditions: Sequence[Condition]) -> Iterator[str]:
         for pixels, values in lengths.items():
             if len(values) > 1:
                 said = ", ".join(map(str, sorted(values)))
-                yield f"trigger.{option} {said} of {name} all come to {pixels} pixels in images of {side} x {side}"
+                amount = "1 pixel" if pixels == 1 else f"{pixels} pixels"
+                yield f"trigger.{option} {said} of {name} all come to {amount} in images of {side} x {side}"
 
 
 def _idle_regularizers(conditions: Sequence[Condition]) -> list[str]:

@@ -95,4 +95,5 @@ def _validated(field: str, value: Any) -> Any:
 
 @cache
 def _adapter(field: str) -> TypeAdapter[Any]:
-    return TypeAdapter(TrialRecord.model_fields[field].annotation)
+    kind: Any = TrialRecord.model_fields[field].annotation
+    return TypeAdapter(kind)

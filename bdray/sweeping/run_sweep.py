@@ -113,8 +113,8 @@ def run_conditions(
         search_loop.recall()
         run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
         sources = same_code(sweep, storage, run.shown, settings.on_change, space.detect)
-        run = replace(run, sources=sources, forecast={} if searching else _forecast(run))
-        _begin(run, adopted, searching=searching)
+        run = replace(run, sources=sources)
+        begin(run, adopted)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
             info, records = SweepFolder(sweep).info(), _records(run)
@@ -126,9 +126,13 @@ def run_conditions(
         return _run_and_deliver(run)
 
 
-def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
+def begin(run: SweepRun, adopted: Sequence[str]) -> None:
     """What is known at the start, written into the sweep's folder and said. `adopted`: grows as `left` is asked for."""
-    _freeze(run)
+    searching = run.search_loop.searching
+    freeze(
+        run.sweep, run.space, run.conditions, run.shown, mark=tracking_mark(run.sweep, run.tracking_uri),
+        command=run.settings.command, sources=run.sources, forecast=_forecast(run),
+    )  # fmt: skip
     run.search_loop.begin(elsewhere(run.sweep, run.storage) if searching else ())
     total, left = len(run.conditions), len(run.left)
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
@@ -144,7 +148,7 @@ def _begin(run: SweepRun, adopted: Sequence[str], *, searching: bool) -> None:
 def _forecast(run: SweepRun) -> dict[str, Any]:
     """Of a sweep that begins; what an earlier command expected stands in its folder."""
     # What is left is not known yet: it is asked for once the folder is a sweep's.
-    if SweepFolder(run.sweep).is_sweep:
+    if run.search_loop.searching or SweepFolder(run.sweep).is_sweep:
         return {}
     return forecast_of(estimate_cost(run.space, run.storage, run.sweep.name))
 
@@ -167,7 +171,7 @@ def _run_and_deliver(run: SweepRun) -> SweepOutcome:
             delivery = _deliver_rest(mirror, run.console)
             say_phase(run.sweep, "finished" if completed else "interrupted")
     if delivery.error is None:
-        run.sweep.write_atomic(DELIVERED, _delivery_mark(info, records, run.tracking_uri))
+        run.sweep.write_atomic(DELIVERED, delivery_mark(info, records, run.tracking_uri))
     return _sum_up(run, info, records, interrupted=not completed, delivery=delivery)
 
 
@@ -197,7 +201,7 @@ def _outside(run: SweepRun, info: SweepInfo) -> list[TrialRecord]:
     return with_answers(run.sweep, read_records(run.sweep, info.outside)) if info.outside else []
 
 
-def _delivery_mark(info: SweepInfo, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
+def delivery_mark(info: SweepInfo, records: Sequence[TrialRecord | RecordHead], tracking_uri: str) -> str:
     """Stands for everything MLflow should have of these conditions, and where."""
     asked = {"detect": list(info.detect)} if info.detect else {}
     known = {r.condition_id: [r.status, r.finished_ms] for r in records}
@@ -211,16 +215,7 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
     except StorageNotFoundError:
         return False
     heads = read_heads(sweep, [condition.condition_id for condition in conditions])
-    return mark == _delivery_mark(SweepFolder(sweep).info(), heads, tracking_uri)
-
-
-def _freeze(run: SweepRun) -> None:
-    mark = tracking_mark(run.sweep, run.tracking_uri)
-    command, sources = run.settings.command, run.sources
-    freeze(
-        run.sweep, run.space, run.conditions, run.shown,
-        mark=mark, command=command, sources=sources, forecast=run.forecast,
-    )  # fmt: skip
+    return mark == delivery_mark(SweepFolder(sweep).info(), heads, tracking_uri)
 
 
 def _say_start(

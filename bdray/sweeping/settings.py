@@ -102,7 +102,6 @@ class SweepRun:
     settings: SweepSettings
     console: Console
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    forecast: Mapping[str, Any] = field(default_factory=dict)
     retested: list[Condition] = field(default_factory=list)
     """Finished baselines that are tested with more attacks."""
 

@@ -13,6 +13,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from bdray.record import Answer, FeaturesRecord
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
+from bdray.training.evaluation import CleanSet
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found, plane_of
 from bdray.trial.setup import Experiment
@@ -115,8 +117,7 @@ class Asking:
         return Answer(**asked, **measured, features=features, seconds=seconds)
 
     def _measured(self, detector: Detector, tools: DetectorTools, model: nn.Module) -> dict[str, Any]:
-        experiment = self._experiment
-        clean = experiment.clean_set()
+        experiment, clean = self._experiment, self._clean
         shown = Shown(clean.images, clean.labels.cpu())
         if isinstance(detector, TrainingSetDetector):
             return self._of_training_set(detector, tools, model).measured()
@@ -139,6 +140,10 @@ class Asking:
         recovered = {int(label): _png(seen[-1][label]) for label in targets.nonzero()[0]} if seen else {}
         said = {"index": scores_by_class.tolist(), "flagged": flagged.nonzero()[0].tolist(), "recovered": recovered}
         return {**found.measured(), **said}
+
+    @cached_property
+    def _clean(self) -> CleanSet:
+        return self._experiment.asked_clean_set()
 
     def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
         items = self._experiment.stamped_set
@@ -167,8 +172,7 @@ class Asking:
         return plane_of(features, poisoned[shown], label)
 
     def _tools(self, detector: Detector, key: str) -> DetectorTools:
-        experiment, name = self._experiment, f"detect {detector.name}"
-        clean = experiment.clean_set()
+        experiment, name, clean = self._experiment, f"detect {detector.name}", self._clean
         return DetectorTools(
             generator=stream(experiment.condition.seed, "detector", key),
             num_classes=experiment.data.num_classes,

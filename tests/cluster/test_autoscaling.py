@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from waiting import HANG_S, until
@@ -130,7 +130,8 @@ class Grown:
         return [one.ray_node_type_name for one in states if one.status != 2 and one.total_resources.get("CPU", 0)]
 
     def end(self) -> None:
-        for process in [*psutil.Process(self.head.pid).children(recursive=True), self.head]:
+        head = psutil.Process(self.head.pid)
+        for process in [*head.children(recursive=True), head]:
             with suppress(psutil.Error):
                 process.kill()
         self.head.wait()

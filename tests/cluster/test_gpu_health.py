@@ -51,9 +51,9 @@ def test_a_device_that_computes_otherwise_fails(monkeypatch: pytest.MonkeyPatch)
     right = torch.nn.functional.conv2d
     calls = []
 
-    def wrong_at_first(*arguments: torch.Tensor) -> torch.Tensor:
-        calls.append(arguments)
-        return right(*arguments) + (len(calls) == 1)
+    def wrong_at_first(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+        calls.append(images)
+        return right(images, kernels) + (len(calls) == 1)
 
     monkeypatch.setattr("bdray.training.self_test.functional.conv2d", wrong_at_first)
     assert problem_of(cpu) == "a convolution comes to something else than on the CPU"

@@ -25,7 +25,7 @@ from bdray.cluster.job import NodeRequirements
 from bdray.cluster.joining import Joining
 from bdray.cluster.local_ray import confined
 from bdray.cluster.node_resources import NodeResources, require_places
-from bdray.cluster.nodes import _storage_problem, able_nodes, node_of_process
+from bdray.cluster.nodes import able_nodes, node_of_process, storage_problems
 from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
 from bdray.inventory import Installation
@@ -192,8 +192,10 @@ def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ
     sweep = Storage.open(folder / "runs" / "joined")
     sweep.write_atomic(SPACE, "name: joined")
     tasks = [Task(f"{number:04x}", "{}", (f"s{number}",)) for number in range(40)]
-    path = (str(folder / "here"),)
-    job = ClusterJob(sweep, sweep.parent, tasks, ("nodes_plugin",), sys_path=path, work="joining_work:note_node")
+    job = ClusterJob(
+        sweep, sweep.parent, tasks,
+        plugins=("nodes_plugin",), sys_path=(str(folder / "here"),), work="joining_work:note_node",
+    )  # fmt: skip
     with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)) as run:
         assert run.require_alike(job, [Condition.parse(CONTENT)]) == 1
         heard = Joined(cluster, folder)
@@ -262,7 +264,7 @@ def test_what_tells_installations_apart() -> None:
 
 
 def test_a_storage_that_is_not_shared_is_named(tmp_path: Path) -> None:
-    (problem,) = _storage_problem(Storage.open(tmp_path / "elsewhere"), "token", "node")
+    (problem,) = storage_problems(Storage.open(tmp_path / "elsewhere"), "token", "node")
     assert f"it does not see the driver's files in {tmp_path}/elsewhere" in problem
     assert list(tmp_path.iterdir()) == []
 

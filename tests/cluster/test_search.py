@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -222,7 +221,7 @@ def test_as_many_trials_wait_as_there_are_free_slots_and_a_few_more(
     search.add_configurations(experiment)
 
     def started() -> list[str]:
-        return list(takewhile(bool, iter(lambda: (trial := search.next_trial()) and trial.trial_id, 0)))
+        return [trial.trial_id for trial in iter(search.next_trial, None)]
 
     first = started()
     assert first == [one.condition_id for one in tasks[:alive]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
-from bdray.cluster.failures import ERROR, UNFIT, GpuLoss, gpu_loss, in_one_line
+from bdray.cluster.failures import ERROR, UNFIT, GpuLoss, Verdict, gpu_loss, in_one_line
 from bdray.cluster.sick_gpus import SickGpus
 from bdray.errors import ClusterError
 from bdray.store.storage import Storage
@@ -22,8 +22,8 @@ SAID = (
 )
 
 
-def loss(gpu: str, verdict: str = ERROR) -> GpuLoss:
-    return GpuLoss(gpu, f"group of {gpu}", verdict, "CUDA error: unspecified launch failure")  # type: ignore[arg-type]
+def loss(gpu: str, verdict: Verdict = ERROR) -> GpuLoss:
+    return GpuLoss(gpu, f"group of {gpu}", verdict, "CUDA error: unspecified launch failure")
 
 
 def test_what_a_process_says_of_its_gpu_is_read_back() -> None:

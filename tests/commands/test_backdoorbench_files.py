@@ -74,7 +74,7 @@ class _PreAct(nn.Module):
         self.linear = nn.Linear(512, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))  # type: ignore[operator]
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 

@@ -58,7 +58,7 @@ def test_kept_stages_are_listed_and_forgotten(storage: Path, capsys: pytest.Capt
 def test_a_running_sweep_is_not_pruned(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from bdray.errors import UserError
 
-    with SweepFolder(Storage.open(storage / "after")).locked(DRIVER_LOCK, 0, UserError("busy")):
+    with SweepFolder(Storage.open(storage / "after")).locked(DRIVER_LOCK, 0, UserError):
         assert main(["stages", "after", "--storage", str(storage), "--prune", "0"]) == 2
     assert "is running" in capsys.readouterr().err
 

@@ -198,10 +198,10 @@ class CudaGenerator(torch.Generator):
 
     def __new__(cls, device: torch.device | str = "cpu") -> Any:
         on_gpu = torch.device(device).type == "cuda"
-        return super().__new__(cls, "cpu") if on_gpu else REAL_GENERATOR(device)
+        return super().__new__(cls, "cpu") if on_gpu else REAL_GENERATOR(device)  # type: ignore[call-arg]
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return CUDA
 
     def manual_seed(self, seed: int) -> CudaGenerator:

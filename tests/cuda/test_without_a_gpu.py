@@ -104,6 +104,7 @@ def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
     chosen = condition(finetune={"epochs": 1, "batch_size": 8, "layers": layers, "optimizer": "adamw"})
     experiment = prepared(gpu, chosen)
     (tuning,) = chosen.repair_stages
+    assert isinstance(tuning, Training)
     train(gpu, experiment.training_stage(tuning), experiment.build_model())
 
 
@@ -113,7 +114,7 @@ def test_strong_augmentation_never_waits(gpu: Any, augment: str) -> None:
     train(gpu, experiment.poison_stage(), experiment.build_model())
 
 
-@pytest.mark.parametrize("trigger", TRIGGERS.names())
+@pytest.mark.parametrize("trigger", [name for name, cls in TRIGGERS if not cls.ONLY_ORIGINALS])
 def test_stamping_after_augmentation_never_waits(gpu: Any, trigger: str, tmp_path: Path) -> None:
     poison = {"strategy": "all_to_one", "rate": 0.5, "stamp": "after_augmentation"}
     options = file_options(trigger, tmp_path)
@@ -128,6 +129,7 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     experiment = prepared(gpu, chosen)
     model = experiment.build_model()
     operation, tuning = chosen.repair_stages
+    assert isinstance(operation, Operation) and isinstance(tuning, Training)
     operation.prepare(model)
     tools = experiment.tools(operation, lambda done, total, *, point=False: None)
     assert tools.clean.images.device.type == "cuda"

@@ -27,7 +27,8 @@ def test_the_built_in_data_sets() -> None:
 @pytest.mark.parametrize("name", [name for name, data_set in BUILT_IN if data_set.TRAIN_SIZES is not None])
 def test_sizes_and_names_are_of_all_classes(name: str) -> None:
     data_set = DATASETS.get(name)
-    assert len(data_set.TRAIN_SIZES or ()) == data_set.NUM_CLASSES == len(data_set.CLASS_NAMES or data_set.TRAIN_SIZES)
+    assert data_set.TRAIN_SIZES is not None
+    assert len(data_set.TRAIN_SIZES) == data_set.NUM_CLASSES == len(data_set.CLASS_NAMES or data_set.TRAIN_SIZES)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in BUILT_IN])

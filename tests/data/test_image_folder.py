@@ -17,7 +17,7 @@ from bdray.condition import Condition
 from bdray.data import build_dataset
 from bdray.data import content as digests
 from bdray.data.base import DataSet
-from bdray.data.folders import ClassFolders, Layout
+from bdray.data.folders import ClassFolders, Layout, list_class_folders
 from bdray.errors import ComponentError, DataError
 
 Make = Callable[..., Path]
@@ -49,7 +49,7 @@ def test_identity_of_many_conditions_lists_a_large_folder_once(
 ) -> None:
     """By a clock on which listing it takes a second; no file has changed for long."""
     root, now, listed, read = make_folders(tmp_path, {"a": 3, "b": 3}), [0.0], list[Path](), list[Path]()
-    list_class_folders, digest = digests.list_class_folders, digests._digest
+    digest = digests._digest
 
     def listing(place: Path, data_set: str, layout: Layout) -> ClassFolders:
         now[0] += 1.0

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from bdray.models.networks.taps import Outputs
 from bdray.poisoning import STRATEGIES, Poison
 from bdray.regularizers import REGULARIZERS, Regularizer
 from bdray.repairs import REPAIRS, Batch, Objective, Operation, Repair, Training
@@ -80,7 +81,7 @@ class Infinite(Regularizer):
 
     SOURCE: ClassVar[str] = "a test"
 
-    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: Any) -> torch.Tensor:
         return outputs.logits.float().sum() / 0
 
 
@@ -92,7 +93,7 @@ class Weightless(Regularizer):
 
     weight: float = 0.1
 
-    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: Any) -> torch.Tensor:
         return outputs.logits.float().square().mean()
 
 
@@ -102,7 +103,7 @@ class Idle(Regularizer):
 
     SOURCE: ClassVar[str] = "a test"
 
-    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: Any) -> torch.Tensor:
         return self.weight * outputs.logits.float().square().mean()
 
 
@@ -119,8 +120,9 @@ class Tosses(Regularizer):
         torch.nn.init.constant_(layer.weight, np.random.rand())  # noqa: NPY002 - the fault
         return layer
 
-    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
-        return self.weight * state(outputs.logits.float()).mean()
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: Any) -> torch.Tensor:
+        noise: torch.Tensor = state(outputs.logits.float())
+        return self.weight * noise.mean()
 
 
 @REGULARIZERS.register("test_jitters")
@@ -131,7 +133,7 @@ class Jitters(Regularizer):
 
     weight: float = 0.1
 
-    def penalty(self, outputs: Any, labels: torch.Tensor, state: Any) -> torch.Tensor:
+    def penalty(self, outputs: Outputs, labels: torch.Tensor, state: Any) -> torch.Tensor:
         logits = outputs.logits.float()
         return self.weight * (logits + torch.randn_like(logits)).square().mean()
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from made_up import rates, record, stage
 
 from bdray.condition import Condition, attack_key
 from bdray.record import (
-    EpochRecord,
     ErrorRecord,
     FloorRecord,
     Rates,
@@ -26,15 +26,8 @@ MakeRecord = Callable[..., TrialRecord]
 
 
 def _rates(clean: float, attack: float | None, *, collapsed: bool = False) -> Rates:
-    return Rates(
-        clean_accuracy=clean,
-        attack_success_rate=attack,
-        robust_accuracy=None if attack is None else (1 - attack) / 2,
-        clean_images=IMAGES,
-        attacked_images=IMAGES,
-        largest_share=0.95 if collapsed else 0.12,
-        collapsed=collapsed,
-    )
+    largest = 0.95 if collapsed else 0.12
+    return rates(attack, clean, clean_images=IMAGES, attacked_images=IMAGES, largest_share=largest, collapsed=collapsed)
 
 
 def _condition(seed: int, trigger: Any, rate: float, sections: Mapping[str, Any]) -> Condition:
@@ -46,14 +39,10 @@ def _stages(
     condition: Condition, curve: Sequence[float], clean: float, tuned: float, *, collapsed: bool, fell: bool
 ) -> tuple[StageRecord, ...]:
     before = _rates(clean, curve[0], collapsed=collapsed)
-    epochs = [
-        EpochRecord(epoch=k, rates=_rates(tuned if k else clean, rate, collapsed=fell and k > 0))
-        for k, rate in enumerate(curve)
-    ]
-    poison, tuning = condition.poison_fingerprint, condition.stages[-1].fingerprint
+    after = [_rates(tuned if k else clean, rate, collapsed=fell and k > 0) for k, rate in enumerate(curve)]
     return (
-        StageRecord(name="poison", result="poisoned", fingerprint=poison, epochs=(EpochRecord(epoch=1, rates=before),)),
-        StageRecord(name="finetune", result="finetuned", fingerprint=tuning, epochs=tuple(epochs)),
+        stage(before, fingerprint=condition.poison_fingerprint),
+        stage(*after, name="finetune", fingerprint=condition.stages[-1].fingerprint),
     )
 
 
@@ -80,17 +69,14 @@ def make_record() -> MakeRecord:
             if status == "failed"
             else _stages(condition, curve, clean, tuned, collapsed=collapsed, fell=collapsed_in_repair)
         )
-        return TrialRecord(
-            condition_id=condition.condition_id,
-            cell_id=condition.cell_id,
-            role=condition.role,
-            condition=condition.content(),
-            status=status,  # type: ignore[arg-type]
+        return record(
+            condition,
+            *stages,
+            status=status,
             error=error,
             started_ms=1_700_000_000_000,
             finished_ms=1_700_000_600_000,
             visibility=Visibility(l_inf=255.0, l_inf_mean=200.5, psnr_db=21.5, ssim=0.997, unchanged_images=0),
-            stages=stages,
             persistence=persistence_of(stages[1:]),
             environment={"bdray": "0.1.0", "device": "cpu: test"},
             warning=warning_for(condition),
@@ -105,7 +91,7 @@ def make_baseline(make_record: MakeRecord) -> MakeRecord:
         attacked: Sequence[TrialRecord] = (), floor: float = 0.02, after: float | None = None, **options: Any
     ) -> TrialRecord:
         """The baseline of `options`, tested under the attacks of `attacked`; `after`: its floor after the repair."""
-        record = make_record((0.0, 0.0, 0.0), trigger=None, rate=0.0, **options)
+        made = make_record((0.0, 0.0, 0.0), trigger=None, rate=0.0, **options)
         floors = []
         for other in attacked:
             condition = Condition.parse(other.condition)
@@ -118,6 +104,6 @@ def make_baseline(make_record: MakeRecord) -> MakeRecord:
                     repaired=_rates(0.9, floor if after is None else after),
                 )
             )
-        return record.model_copy(update={"floors": tuple(floors)})
+        return made.model_copy(update={"floors": tuple(floors)})
 
     return make

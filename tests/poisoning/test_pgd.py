@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -105,11 +107,11 @@ def test_rounding_keeps_whole_levels_of_the_ball(levels: int) -> None:
 def test_stored_images_are_perturbed_in_batches(network: nn.Module, labels: torch.Tensor) -> None:
     stored = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=generator(1))
     before = stored.clone()
-    options = {"epsilon": EPSILON, "step_size": STEP, "steps": 5}
-    perturbed = perturb(network, stored, labels, **options, generator=generator(), batch_size=4)
+    attack = partial(perturb, network, stored, labels, epsilon=EPSILON, step_size=STEP, steps=5)
+    perturbed = attack(generator=generator(), batch_size=4)
     assert torch.equal(stored, before)
     assert int((perturbed.int() - stored.int()).abs().max()) == 8
     loss = lambda x: functional.cross_entropy(network(x.float() / 255), labels, reduction="none")  # noqa: E731
     assert (loss(perturbed) > loss(stored)).all()
-    whole = perturb(network, stored, labels, **options, generator=generator(), batch_size=6)
+    whole = attack(generator=generator(), batch_size=6)
     assert torch.equal(whole[:4], perturbed[:4])

@@ -152,8 +152,10 @@ def test_problems_are_said(images: torch.Tensor, labels: torch.Tensor) -> None:
 
 def test_gather_never_waits_for_the_device(images: torch.Tensor, labels: torch.Tensor) -> None:
     made = apply_plan(images, labels, plan_of(labels), build_trigger("patch"), generator=generator())
-    tensors = {name: value.to("meta") for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
-    moved = dataclasses.replace(made, **tensors)
+    on_meta: dict[str, Any] = {
+        name: value.to("meta") for name, value in vars(made).items() if isinstance(value, torch.Tensor)
+    }
+    moved = dataclasses.replace(made, **on_meta)
     # On the meta device nothing can be read back, so this shows that a gather never waits for the device.
     batch, batch_labels = moved.gather(torch.arange(7, device="meta"))
     assert (batch.shape, batch_labels.shape) == ((7, 3, 16, 16), (7,))

@@ -59,7 +59,7 @@ def test_what_flows_on_from_the_layer_is_the_mixed_state(point: str) -> None:
     for before in POINTS[: POINTS.index(point)]:
         assert torch.equal(mixed.hidden[before], plain.hidden[before])
     for after in POINTS[POINTS.index(point) + 1 :]:
-        by_hand = model.get_submodule(model.taps.points[after])(by_hand)  # type: ignore[union-attr, index]
+        by_hand = model.get_submodule(model.taps.points[after])(by_hand)  # type: ignore[union-attr, index, arg-type]
         torch.testing.assert_close(mixed.hidden[after], by_hand)
     torch.testing.assert_close(mixed.logits, model.fc(by_hand.mean(dim=(2, 3))))  # type: ignore[operator]
 

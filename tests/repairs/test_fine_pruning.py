@@ -47,7 +47,7 @@ def independent(model: nn.Module, name: str, clean: CleanSet, max_drop: float) -
         smaller.bias = nn.Parameter(head.bias.double())
         return (smaller(maps[:, kept].mean(dim=(2, 3))).argmax(1) == clean.labels).double().mean().item()
 
-    least, gone = accuracy([]) - max_drop, []
+    least, gone = accuracy([]) - max_drop, list[int]()
     for channel in order[:-1]:
         if accuracy([*gone, channel]) < least - 1e-12:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -36,9 +37,7 @@ def test_a_step_is_that_of_the_formula(alpha: float) -> None:
         head.weight *= old.norm() / head.weight.norm()
     assert state.history[0].loss == pytest.approx(loss.item(), rel=1e-5)
     for (name, value), expected in zip(model.named_parameters(), begun.parameters(), strict=True):
-        torch.testing.assert_close(
-            value.double(), expected, atol=1e-5, rtol=1e-4, msg=lambda said, name=name: f"{name}: {said}"
-        )
+        torch.testing.assert_close(value.double(), expected, atol=1e-5, rtol=1e-4, msg=partial("{}: {}".format, name))
 
 
 def test_the_head_is_drawn_anew_from_the_stream_and_nothing_else_is() -> None:

@@ -59,7 +59,9 @@ def test_it_leaves_the_mode_and_no_gradient() -> None:
     (stage,) = ImplicitBackdoorUnlearning(rounds=1).stages(None)  # type: ignore[arg-type]
     before = copy.deepcopy(model.state_dict())
     details = stage.operate(model, clean, tools_of(clean))  # type: ignore[union-attr]
-    assert 0 < details["pattern_length"] <= 10.001
+    length = details["pattern_length"]
+    assert isinstance(length, float)
+    assert 0 < length <= 10.001
     assert not model.training
     assert all(value.grad is None for value in model.parameters())
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

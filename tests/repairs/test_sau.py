@@ -70,12 +70,12 @@ def test_the_first_loss_is_that_of_the_formula() -> None:
     change = torch.full_like(pixels, 0.2)
     for _ in range(3):
         change = change.detach().requires_grad_()
-        answers = [model(pixels + change / 0.25) for model in (before, other)]
-        (downhill,) = torch.autograd.grad(fooling_loss(*answers, took, took_other, labels, fooling=0.01), change)
+        own, its = (model(pixels + change / 0.25) for model in (before, other))
+        (downhill,) = torch.autograd.grad(fooling_loss(own, its, took, took_other, labels, fooling=0.01), change)
         change = (change - 0.1 * downhill.sign()).clamp(-0.2, 0.2)
     with torch.no_grad():
-        answers = [model(pixels + change / 0.25) for model in (before, other)]
-    expected = cross_entropy + 2.0 * shared_risk(*answers, took_other, labels)
+        own, its = (model(pixels + change / 0.25) for model in (before, other))
+    expected = cross_entropy + 2.0 * shared_risk(own, its, took_other, labels)
     assert state.history[0].loss == pytest.approx(float(expected), rel=5e-3)
     assert state.objective_state is not None
     for name, value in state.objective_state.state_dict().items():

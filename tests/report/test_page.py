@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from bdray.cli import main
@@ -327,8 +328,8 @@ def test_the_page_shows_where_poisoned_samples_lie(make_record: MakeRecord) -> N
     first, second = picture.figure.axes
     assert [axes.get_title(loc="left").split(",")[0] for axes in (first, second)] == ["blend", "patch"]
     clean, poisoned = first.collections
-    assert poisoned.get_offsets().tolist() == [[500, 0], [400, 20]]
-    assert clean.get_offsets().tolist() == [[-450, 3]]
+    assert np.asarray(poisoned.get_offsets()).tolist() == [[500, 0], [400, 20]]
+    assert np.asarray(clean.get_offsets()).tolist() == [[-450, 3]]
     assert first.get_xlabel() == "70% and 10% of the variance"
     assert "Poisoned samples among those of their label" in made.html
     assert "Poisoned samples among" not in make_report([make_record()], SweepDescription("demo")).html
@@ -404,6 +405,7 @@ def test_what_is_the_same_in_all_rows_has_no_column(make_record: MakeRecord) -> 
     assert heads[2:] == ["seed", "mark", "C-Acc before", "ASR before", "R-Acc before"]
     assert "The same wherever there is one: PSNR (dB) 21.5, SSIM 0.997, l-inf 255." in Page(same).words
     loud = make_record((0.9,), trigger="blend", repair="none")
+    assert loud.visibility is not None
     seen = loud.visibility.model_copy(update={"psnr_db": 9.0})
     varied = make_report([*attacks, loud.model_copy(update={"visibility": seen})], SweepDescription("varied")).html
     assert '<th class="n">PSNR (dB)</th>' in varied

@@ -15,7 +15,7 @@ import yaml
 from bdray.commands.readers import searched
 from bdray.commands.results import show_search
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.searching import Part, SearchView, _end
+from bdray.report.searching import Part, SearchView, interval_end
 from bdray.searches.crossing import Share
 from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
@@ -157,8 +157,8 @@ def test_an_interval_does_not_end_beyond_what_can_be_tried(took: list[tuple[floa
     for place, value in took:
         posterior.observe(place, value)
     found = posterior.crossing()
-    assert end in (_end(found.low, posterior), _end(found.high, posterior))
-    assert _end(-1.5, posterior) == "0.0316"
+    assert end in (interval_end(found.low, posterior), interval_end(found.high, posterior))
+    assert interval_end(-1.5, posterior) == "0.0316"
 
 
 def test_a_terminal_has_the_answer_too() -> None:

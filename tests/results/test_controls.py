@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import made_up
+from made_up import rates, stage
+
 from bdray.condition import Condition, attack_key
-from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord
+from bdray.record import FloorRecord, TrialRecord
 from bdray.results.controls import controls_of
 from bdray.results.tables import result_table
 
@@ -13,36 +16,9 @@ def condition(seed: int = 0, regularizer: str = "none", **attack: object) -> Con
     return Condition.parse({**content, "seed": seed, **(attack or ATTACK)})
 
 
-def rates(attack: float) -> Rates:
-    return Rates(
-        clean_accuracy=0.9,
-        attack_success_rate=attack,
-        robust_accuracy=0.0,
-        clean_images=100,
-        attacked_images=90,
-        largest_share=0.1,
-        collapsed=False,
-    )
-
-
 def record(one: Condition, attack: float = 0.5, floors: tuple[FloorRecord, ...] = ()) -> TrialRecord:
-    stages = [
-        StageRecord(
-            name=name, result=name, fingerprint=one.condition_id, epochs=(EpochRecord(epoch=1, rates=rates(attack)),)
-        )
-        for name in ("poison", "finetune")
-    ]
-    return TrialRecord(
-        condition_id=one.condition_id,
-        cell_id=one.cell_id,
-        role=one.role,
-        condition=one.content(),
-        status="finished",
-        started_ms=0,
-        finished_ms=1,
-        stages=tuple(stages),
-        floors=floors,
-    )
+    stages = (stage(attack, name=name, fingerprint=one.condition_id) for name in ("poison", "finetune"))
+    return made_up.record(one, *stages, floors=floors)
 
 
 def baseline(one: Condition, before: float, after: float | None) -> TrialRecord:

@@ -27,7 +27,7 @@ def asked(record: TrialRecord, *answers: Answer) -> TrialRecord:
 
 
 def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
-    third = {"index": (0.1, 7.0), "flagged": (1,), "tpr": 1.0, "fpr": 0.0}
+    third: dict[str, Any] = {"index": (0.1, 7.0), "flagged": (1,), "tpr": 1.0, "fpr": 0.0}
     poisoned = [make_record((0.9, 0.1), seed=seed) for seed in (0, 1)]
     baseline = make_baseline(poisoned, seed=0)
     return [
@@ -54,13 +54,13 @@ def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> Non
     assert table["poisoned_mm_bd_index"].tolist() == [7.0, 0.2, 3.0]
     assert table["poisoned_mm_bd_flagged"].tolist() == ["1 (2)", "", "0 (10)"]
     assert table["poison.target_class"].tolist() == ["10"] * 3
-    assert not [name for name in result_table([make_record()]) if "strip" in name]
+    assert not [name for name in result_table([make_record()]) if "strip" in str(name)]
 
 
 def test_a_model_that_collapsed_by_then_counts_in_no_mean(make_record: Any) -> None:
     sound, broken = make_record((0.9, 0.1)), make_record((1.0, 1.0), seed=1, collapsed=True)
     later = make_record((0.9, 1.0), seed=2, collapsed_in_repair=True)
-    repaired = {"options": {"of": "repaired"}, "result": "finetuned"}
+    repaired: dict[str, Any] = {"options": {"of": "repaired"}, "result": "finetuned"}
     answers = {"auroc": 0.1, **repaired}
     records = [
         asked(sound, said("strip", 0.8), said("strip", 0.7, **repaired)),

@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import binom, chi2
 from sklearn.metrics import roc_auc_score
 from statsmodels.formula.api import ols
@@ -245,7 +246,7 @@ def test_detector_auc_compares_within_strata_only() -> None:
     assert detector_auc([([], [0.4])]) is None
 
 
-def hanley_mcneil(area: float, m: int, n: int) -> float:
+def hanley_mcneil(area: NDArray[np.float64], m: int, n: int) -> NDArray[np.float64]:
     """Variance, by their formula 2."""
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     return (area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)) / (m * n)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import made_up
+from made_up import stage
+
 from bdray.condition import Condition
-from bdray.record import DataRecord, StageRecord, TrialRecord
+from bdray.record import DataRecord, TrialRecord
 from bdray.results.surroundings import mixtures, surroundings_of
 from bdray.results.tables import result_row
 
@@ -24,20 +27,7 @@ def record(*environments: dict[str, Any], data: dict[str, Any] | None = None, se
     one = Condition.parse(
         {"data": {"name": "digits", **(data or {})}, "model": "resnet8", "trigger": "patch", "seed": seed}
     )
-    stages = tuple(
-        StageRecord(name="poison", result="poisoned", fingerprint="f", epochs=(), environment=environment)
-        for environment in environments
-    )
-    return TrialRecord(
-        condition_id=one.condition_id,
-        cell_id=one.cell_id,
-        role=one.role,
-        condition=one.content(),
-        status="finished",
-        started_ms=1,
-        finished_ms=2,
-        stages=stages,
-    )
+    return made_up.record(one, *(stage(environment=environment) for environment in environments))
 
 
 def computed(precision: str = "float32", threads: int = 1, copy: str = "ab") -> dict[str, Any]:

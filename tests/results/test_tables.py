@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pandas as pd
 import pytest
 from made_up import rates
@@ -18,7 +19,6 @@ from bdray.record import (
     ErrorRecord,
     FloorRecord,
     ProbeRecord,
-    Rates,
     StageName,
     StageRecord,
     TrialRecord,
@@ -45,34 +45,19 @@ def stage(
             epoch=number,
             seconds=1.5,
             finished_ms=77,
-            rates=Rates(
-                clean_accuracy=clean,
-                attack_success_rate=attack,
-                robust_accuracy=0.0,
-                clean_images=200,
-                attacked_images=180,
-                largest_share=0.95 if collapsed else 0.1,
-                collapsed=collapsed,
-            ),
+            rates=made_up.rates(attack, clean, clean_images=200, attacked_images=180, collapsed=collapsed),
         )
         for number, (clean, attack) in enumerate(rates)
     ]
-    return StageRecord(
-        name=name,
-        result={"poison": "poisoned", "finetune": "finetuned"}[name],
-        fingerprint=fingerprint,
-        epochs=tuple(epochs),
-    )
+    return made_up.stage(*epochs, name=name, fingerprint=fingerprint)
 
 
 def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: Any) -> TrialRecord:
     finetune = stage("finetune", [(clean, attack), (0.75, attack / 10)], fingerprint=one.stages[-1].fingerprint)
-    finished = TrialRecord(
-        condition_id=one.condition_id,
-        cell_id=one.cell_id,
-        role=one.role,
-        condition=one.content(),
-        status="finished",
+    finished = made_up.record(
+        one,
+        stage("poison", [(0.1, 0.1), (clean, attack)], fingerprint=one.poison_fingerprint),
+        finetune,
         started_ms=5,
         finished_ms=99,
         data=DataRecord(
@@ -85,7 +70,6 @@ def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: An
             cover_images=0,
         ),
         visibility=Visibility(l_inf=1.0, l_inf_mean=0.5, psnr_db=None, ssim=0.9, unchanged_images=0),
-        stages=(stage("poison", [(0.1, 0.1), (clean, attack)], fingerprint=one.poison_fingerprint), finetune),
         persistence=persistence_of((finetune,)),
     )
     return finished.model_copy(update=update)
@@ -101,7 +85,7 @@ def control(before: float, after: float | None) -> Control:
 
 
 def failed(one: Condition) -> TrialRecord:
-    nothing = {"data": None, "visibility": None, "stages": (), "persistence": None}
+    nothing: dict[str, Any] = {"data": None, "visibility": None, "stages": (), "persistence": None}
     return record(one, status="failed", error=ErrorRecord(kind="DataError", message="no, such data"), **nothing)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bdray.condition import Condition
 from bdray.searches import SEARCHES, Listed, Planned
 from bdray.space import load_space
 
@@ -21,7 +22,7 @@ parameters:
   poison.rate: {values: [0.01, 0.02, 0.1]}
 baselines: true
 """
-PLANNED = {name: {"method": name} for name, cls in SEARCHES if issubclass(cls, Planned)}
+PLANNED: dict[str, dict[str, object]] = {name: {"method": name} for name, cls in SEARCHES if issubclass(cls, Planned)}
 PLANNED["random"] |= {"max_trials": 5}
 
 
@@ -41,7 +42,7 @@ def test_a_planned_method_lists_its_conditions_once_and_the_same_every_time(name
     method = first.search
     assert SEARCHES.build(json.loads(json.dumps(method.model_dump(mode="json")))) == method
     asker = Listed(first.conditions())
-    asked = []
+    asked = list[Condition]()
     while not asker.finished:
         asked += asker.ask(3)
     assert [condition.condition_id for condition in asked] == ids

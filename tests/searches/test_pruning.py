@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import stage
 from optuna.trial import TrialState
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
-from bdray.record import EpochRecord, StageRecord
+from bdray.record import EpochRecord
 from bdray.searches.optuna import OptunaAsker
 from bdray.searches.pruning import Curve, Prune, Pruner, Pruning, known_curves, spared_stages
 from bdray.space import SearchSpace
@@ -91,10 +92,7 @@ def test_records_say_what_went_through_and_what_did_not() -> None:
     prune, records, conditions = Prune(metric="loss"), [], []
     for seed, status, values in ((0, "pruned", [1.0]), (1, "finished", [1.0, 0.5, 0.2]), (2, "failed", [])):
         condition = Condition.parse({**content, "seed": seed})
-        stage = StageRecord(
-            name="poison", result="poisoned", fingerprint=condition.poison_fingerprint, epochs=epochs(values)
-        )
-        stages = (stage,) if values else ()
+        stages = (stage(*epochs(values), fingerprint=condition.poison_fingerprint),) if values else ()
         records.append(made_up(condition).model_copy(update={"status": status, "stages": stages}))
         conditions.append(condition)
     pruned, finished = known_curves(prune, [*records, made_up(conditions[0].baseline())])

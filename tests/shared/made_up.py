@@ -32,9 +32,9 @@ def _epoch(number: int, said: EpochRecord | Rates | float | None) -> EpochRecord
     return EpochRecord(epoch=number, rates=said if isinstance(said, Rates) else rates(said))
 
 
-def record(condition: Condition | None = None, *stages: StageRecord, **fields: Any) -> TrialRecord:
+def record(condition: Condition | None = None, /, *stages: StageRecord, **fields: Any) -> TrialRecord:
     """A finished one, of a condition or of none that there is."""
-    known = {"condition_id": "c", "cell_id": "d", "role": "poisoned", "condition": {}}
+    known: dict[str, Any] = {"condition_id": "c", "cell_id": "d", "role": "poisoned", "condition": {}}
     if condition is not None:
         ids = {"condition_id": condition.condition_id, "cell_id": condition.cell_id, "role": condition.role}
         known = ids | {"condition": condition.content()}

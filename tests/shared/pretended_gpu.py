@@ -56,11 +56,13 @@ class OnDevice(torch.Tensor):
         GPU.hold(raw.untyped_storage().nbytes())
         return made
 
-    def __repr__(self, **options: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"OnDevice({self.raw})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _compute(func, args, kwargs or {})
 
     def tolist(self) -> Any:
@@ -199,10 +201,11 @@ class _Generator(torch.Generator):
     """On the device: draws what the CPU's would."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> Any:
-        return REAL_GENERATOR.__new__(cls if torch.device(device).type == NAME else REAL_GENERATOR, "cpu")
+        kind = cls if torch.device(device).type == NAME else REAL_GENERATOR
+        return REAL_GENERATOR.__new__(kind, "cpu")  # type: ignore[call-arg]
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return torch.device(NAME, 0)
 
 

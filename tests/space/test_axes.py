@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdray.errors import SpaceError
-from bdray.searches.domain import Kind
-from bdray.space.axes import MISSING, Distribution, freeze, lookup, parse_parameters, parse_rule, spread
+from bdray.searches.domain import MISSING, Distribution, Kind, lookup
+from bdray.space.axes import parse_parameters, parse_rule, spread
 from bdray.space.source import parse_yaml
+from bdray.values import freeze
 
 UNIT = st.floats(0, 1, exclude_max=True)
 

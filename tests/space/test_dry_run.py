@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from bdray.gpu import round_gpu
 from bdray.space import Resources, load_space
 from bdray.space.dry_run import Plan, make_plan, render_plan
+from bdray.terminal import Console
 
 SPACE = """\
 name: example

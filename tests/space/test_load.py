@@ -233,7 +233,7 @@ def test_resources_are_resolved_for_every_condition(load: Load) -> None:
     space = load()
     for condition in space.conditions():
         large = condition.model.name == "test_large"
-        assert space.resources_for(condition) == Resources(1.0, pytest.approx(1 / 3) if large else "auto")
+        assert space.resources_for(condition) == Resources(1.0, 1 / 3 if large else "auto")
 
 
 # (replace this, with this, on this line, path, words that are said)

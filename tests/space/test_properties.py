@@ -70,7 +70,7 @@ def grammars(draw: st.DrawFn) -> dict[str, Any]:
         "seeds": draw(st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)),
         "fixed": {"data": {"name": "test_shapes"}, **fixed_model(parameters)},
         "parameters": parameters,
-        "zip": [draw(st.sampled_from(pairs))] if pairs and draw(st.booleans()) else [],
+        "zip": draw(st.lists(st.sampled_from(pairs), max_size=1)) if pairs else [],
         "exclude": draw(st.lists(st.lists(rule, min_size=1, max_size=2).map(dict), max_size=2)),
         "include": [] if "model.name" in parameters else draw(st.lists(cell, max_size=2)),
         "baselines": draw(st.booleans()),

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bdray.record import EpochRecord, Rates
+from made_up import rates
+
+from bdray.record import EpochRecord
 from bdray.store.journal import JOURNAL, Journal, stage_metrics
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder
 
-RATES = Rates(
-    clean_accuracy=0.5,
-    attack_success_rate=None,
-    robust_accuracy=0.25,
-    clean_images=10,
-    attacked_images=8,
-    largest_share=0.3,
-    collapsed=False,
-)
+RATES = rates(None, 0.5, robust_accuracy=0.25)
 
 
 def epoch(number: int, *, images: int = 20) -> EpochRecord:

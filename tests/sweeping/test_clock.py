@@ -150,7 +150,7 @@ def test_the_time_left_does_not_know_the_clock(tmp_path: Path, set_by: int) -> N
     watcher = Watcher(
         sweep,
         [condition],
-        [Task(name, 0, {})],
+        [Task(name, "{}", ())],
         lambda: Capacity(1.0),
         clock=lambda: now[0],
         wall_ms=lambda: int(1000 * (now[0] + 1_700_000_000)),

@@ -23,7 +23,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, forecast_of, untimed_kinds
 from bdray.sweeping.freezing import freeze
-from bdray.sweeping.run_sweep import _forecast
+from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
 from bdray.sweeping.workload import work_of
@@ -172,9 +172,8 @@ def test_what_a_rehearsal_said_is_known_when_the_sweep_begins(tmp_path: Path) ->
     loop = SearchLoop(space, sweep, space.conditions(), lambda new: new, searching=False)
     run = SweepRun(space, loop, storage, sweep, "sqlite:///none", settings, Console(file=io.StringIO()))
     said = forecast_of(estimate_cost(space, storage, "priced"))
-    assert said and _forecast(run) == said
-    freeze(sweep, space, [], [], mark=None, command="", sources={}, forecast=said)
-    assert _forecast(run) == {}, "that of the first command stands"
+    begin(run, [])
+    assert said and SweepFolder(sweep).info().forecast == said
 
 
 def test_where_all_is_done_there_is_nothing_to_price() -> None:

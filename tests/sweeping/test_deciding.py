@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.runner import ClusterRun
 from bdray.errors import ClusterError
 from bdray.machine import Machine
 from bdray.space import SearchSpace, load_space
@@ -46,7 +47,7 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-class Nodes:
+class Nodes(ClusterRun):
     """Nodes of another cluster, of which bfloat16 is so many times as fast."""
 
     def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0) -> None:

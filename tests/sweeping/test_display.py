@@ -6,10 +6,10 @@ import io
 import os
 
 import pytest
-from rich.console import Console
 
 from bdray.sweeping import stopping
 from bdray.sweeping.display import SweepProgress, UnbrokenStream
+from bdray.terminal import Console
 
 
 def test_a_reader_that_goes_away_ends_nothing() -> None:
@@ -80,7 +80,7 @@ def test_below_the_bar_stands_that_it_is_stopping(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_change_is_told_and_the_last_line_tells_the_end() -> None:
-    stream, told = io.StringIO(), []
+    stream, told = io.StringIO(), list[str]()
     with SweepProgress(Console(file=stream, width=200), total=2, before=0, on_change=told.append) as sweep:
         for name in ("one", "two"):
             sweep.started(name)

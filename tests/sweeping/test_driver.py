@@ -8,7 +8,7 @@ from pathlib import Path
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DELIVERED, SweepFolder, SweepInfo, read_heads
-from bdray.sweeping.run_sweep import _delivery_mark, run_sweep
+from bdray.sweeping.run_sweep import delivery_mark, run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import tracking_uri_for
@@ -28,7 +28,7 @@ def test_copies_of_the_control_are_named(tmp_path: Path) -> None:
     (condition,) = space.conditions()
     run_trial(condition, sweep=sweep, options=TrialOptions(threads=1))
     uri = tracking_uri_for(sweep, None)
-    sweep.write_atomic(DELIVERED, _delivery_mark(info, read_heads(sweep, [condition.condition_id]), uri))
+    sweep.write_atomic(DELIVERED, delivery_mark(info, read_heads(sweep, [condition.condition_id]), uri))
     said = io.StringIO()
     settings = SweepSettings(storage=str(tmp_path / "runs"), tracking_uri=uri)
     outcome = run_sweep(space, settings, Console(file=said, width=200))

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_up import record, stage
 
 from bdray.cluster.job import Task
 from bdray.cluster.queue import StageQueue
 from bdray.condition import Condition
-from bdray.record import EpochRecord, StageRecord
+from bdray.record import EpochRecord
 from bdray.space import SearchSpace, load_space
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
@@ -134,25 +135,23 @@ class Simulation:
 
     def stages(self, name: str, begun: float) -> Iterator[tuple[StageWork, list[EpochRecord]]]:
         since = begun + OVERHEAD_S
-        for stage, seconds in zip(self.works[name].stages, self.seconds[name], strict=True):
-            yield stage, list(self.epochs(stage, seconds, since))
+        for part, seconds in zip(self.works[name].stages, self.seconds[name], strict=True):
+            yield part, list(self.epochs(part, seconds, since))
             since += seconds
 
     def write_journal(self, name: str, begun: float) -> None:
         journal = Journal(ConditionFolder(self.sweep, name))
-        for stage, epochs in self.stages(name, begun):
-            journal.add(stage.name, stage.name, [e for e in epochs if e.finished_ms <= 1000 * self.now])
+        for part, epochs in self.stages(name, begun):
+            journal.add(part.name, part.name, [e for e in epochs if e.finished_ms <= 1000 * self.now])
 
     def write_record(self, name: str, begun: float) -> None:
-        blank = blank_record(self.conditions[name], int(1000 * begun))
-        stages = tuple(
-            StageRecord(name=stage.name, result=stage.name, fingerprint=stage.fingerprint, epochs=tuple(epochs))
-            for stage, epochs in self.stages(name, begun)
+        one, times = self.conditions[name], {"started_ms": int(1000 * begun), "finished_ms": int(1000 * self.now)}
+        stages = (
+            stage(*epochs, name=part.name, fingerprint=part.fingerprint) for part, epochs in self.stages(name, begun)
         )
-        ended = {"status": "finished", "finished_ms": int(1000 * self.now), "stages": stages}
         folder = ConditionFolder(self.sweep, name)
-        folder.write_condition(self.conditions[name])
-        folder.write_record(blank.model_copy(update=ended))
+        folder.write_condition(one)
+        folder.write_record(record(one, *stages, **times))
 
 
 @pytest.mark.parametrize("slots", [pytest.param(1, marks=LONG), pytest.param(2, marks=LONG), 16])

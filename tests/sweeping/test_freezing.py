@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bdray.cli import _parser
+from bdray.cli import make_parser
 from bdray.commands.trial import choose_condition
 from bdray.space import load_space
 from bdray.store.storage import Storage
@@ -120,7 +120,7 @@ def test_the_files_of_parts_and_of_test_triggers_are_kept_too(tmp_path: Path) ->
     for one in again:
         assert one.test_trigger is not None
         path = tmp_path / "runs" / "pictures" / "conditions" / one.condition_id / "condition.json"
-        read, _ = choose_condition(_parser("bdray").parse_args(["trial", str(path)]))
+        read, _ = choose_condition(make_parser("bdray").parse_args(["trial", str(path)]))
         assert read.condition_id == one.condition_id
         assert read.test_trigger is not None
         assert torch.equal(read.test_trigger.stamp(black), one.test_trigger.stamp(black))

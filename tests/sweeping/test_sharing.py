@@ -13,7 +13,7 @@ from bdray.space import SearchSpace, load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
 from bdray.sweeping.reuse import trained_elsewhere
-from bdray.sweeping.run_sweep import _begin
+from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.sweeping.tasks import stages_of
@@ -73,7 +73,7 @@ def test_it_is_said_before_anything_is_trained(tmp_path: Path, capsys: pytest.Ca
     loop.recall()
     run = SweepRun(second, loop, storage, two, "sqlite:///unused.db", SweepSettings(), Console())
     with SweepFolder(one).locked(DRIVER_LOCK, 0, UserError):
-        _begin(run, [], searching=False)
+        begin(run, [])
     said = capsys.readouterr().out
     assert f"second: {len(conditions)} conditions, {len(conditions)} to run" in said
     assert "note: the sweep 'first' of this storage is running and trains 2 models" in said

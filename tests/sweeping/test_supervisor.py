@@ -22,7 +22,7 @@ PROGRAM = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 import psutil
-from bdray.cli import _status_of
+from bdray.cli import status_of
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.sweeping import supervisor, stopping
@@ -51,9 +51,9 @@ def driven():
     def listening():
         with stopping.listening():
             return work()
-    return _status_of(listening, "the command", console)
+    return status_of(listening, "the command", console)
 
-sys.exit(_status_of(lambda: supervisor.keep(driven, print), "the command", console))
+sys.exit(status_of(lambda: supervisor.keep(driven, print), "the command", console))
 """
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 

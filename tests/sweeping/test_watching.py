@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_up import record, stage
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.errors import StorageError
 from bdray.questions import Questions
-from bdray.record import EpochRecord, StageRecord
+from bdray.record import EpochRecord
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, blank_record, now_ms
+from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, now_ms
 from bdray.sweeping.display import running_line
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher
@@ -22,17 +23,16 @@ from bdray.sweeping.workload import work_of
 
 
 def write_record(sweep: Storage, condition: Condition) -> None:
-    stages = tuple(
-        StageRecord(
-            name=stage.name,
-            result=stage.name,
-            fingerprint=stage.fingerprint,
-            epochs=(EpochRecord(epoch=stage.epochs, images=10, seconds=1.0, stage_seconds=1.0, finished_ms=now_ms()),),
+    stages = (
+        stage(
+            EpochRecord(epoch=part.epochs, images=10, seconds=1.0, stage_seconds=1.0, finished_ms=now_ms()),
+            name=part.name,
+            fingerprint=part.fingerprint,
         )
-        for stage in work_of(condition).stages
+        for part in work_of(condition).stages
     )
-    record = blank_record(condition, now_ms() - 60_000).model_copy(update={"status": "finished", "stages": stages})
-    ConditionFolder(sweep, condition.condition_id).write_record(record)
+    made = record(condition, *stages, started_ms=now_ms() - 60_000, finished_ms=now_ms())
+    ConditionFolder(sweep, condition.condition_id).write_record(made)
 
 
 @pytest.mark.parametrize("when", ["before this run", "in this run"])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import record
 
 from bdray.checksum import seal_json
-from bdray.record import ErrorRecord, Status, TrialRecord
+from bdray.record import ErrorRecord, Status
 from benchmarks import ports
 
 STARTED, FINISHED = 1_700_000_000_000, 1_700_000_100_000
@@ -69,18 +70,16 @@ class SweepFolder:
         times: tuple[int, int] = (STARTED, FINISHED),
         **more: Any,
     ) -> None:
-        record = TrialRecord(
+        made = record(
             condition_id=condition_id,
             cell_id=f"cell{int(condition_id, 16)}",
-            role="poisoned",
-            condition=more.pop("condition", {}),
             status=status,
             error=None if error is None else ErrorRecord(kind="OutOfMemory", message=error),
             started_ms=times[0],
             finished_ms=times[1],
             **more,
         )
-        self._write(condition_id, "record.json", [{**record.model_dump(mode="json"), "files": {}}])
+        self._write(condition_id, "record.json", [{**made.model_dump(mode="json"), "files": {}}])
 
     def finished(self, number: int, steps: int = 3) -> str:
         condition_id = self.condition(number)

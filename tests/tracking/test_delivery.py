@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from made_up import rates, record, stage
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
@@ -367,8 +368,8 @@ def test_what_ends_after_the_clock_was_set_back_is_the_last_word(new_sweep: Any,
 
 def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     from bdray.condition import Condition
-    from bdray.record import EpochRecord, Rates, StageRecord
-    from bdray.store.sweep_folder import SweepInfo, blank_record
+    from bdray.record import EpochRecord
+    from bdray.store.sweep_folder import SweepInfo
 
     sweep = new_sweep()
     folder = SweepFolder(Storage.open(sweep.path))
@@ -382,21 +383,10 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     ]
     folder.write_info(replace(info, conditions=tuple(condition.condition_id for condition in planned)))
     for number, condition in enumerate(planned[:3]):
-        rates = Rates(
-            clean_accuracy=0.5,
-            attack_success_rate=(number + 1) / 10,
-            robust_accuracy=0.1,
-            clean_images=10,
-            attacked_images=10,
-            largest_share=0.2,
-            collapsed=False,
-        )
-        epochs = (EpochRecord(epoch=1, rates=rates, images=1, loss=0.1),)
-        stage = StageRecord(name="poison", result="poisoned", fingerprint="f", epochs=epochs)
+        trained = stage(EpochRecord(epoch=1, rates=rates((number + 1) / 10, 0.5), images=1, loss=0.1))
         one = folder.condition(condition.condition_id)
         one.write_condition(condition)
-        record = blank_record(condition, FINISHED - 5)
-        one.write_record(record.model_copy(update={"status": "finished", "finished_ms": FINISHED, "stages": (stage,)}))
+        one.write_record(record(condition, trained, started_ms=FINISHED - 5, finished_ms=FINISHED))
     folder.storage.write_atomic("results.csv", "condition_id\n")
     for _ in range(2):
         assert sync_sweep(str(sweep.path)) == DeliveryReport(3)

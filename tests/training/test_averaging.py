@@ -35,6 +35,7 @@ def test_running_statistics_are_averaged_and_counters_are_not() -> None:
     for step in range(2):
         model(torch.full((4, 1), 10.0) * (step + 1))
         average.after_step(model, step, 2)
+    assert model.running_mean is not None and model.num_batches_tracked is not None
     assert model.running_mean.item() == 0.0
     assert model.num_batches_tracked.item() == 2
 

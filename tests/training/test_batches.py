@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +46,9 @@ def devices() -> list[torch.device]:
 @pytest.mark.parametrize("on_host", [False, True])
 def test_every_batch_is_what_gathering_it_alone_gives(device: torch.device, *, on_host: bool) -> None:
     items = poisoned_set()
-    on_device = {name: value.to(device) for name, value in vars(items).items() if isinstance(value, torch.Tensor)}
+    on_device: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(items).items() if isinstance(value, torch.Tensor)
+    }
     source = FromHost(items) if on_host else replace(items, **on_device)
     assert len(source) == 40
     made = list(batches(source, orders(), device))
@@ -69,7 +73,7 @@ def test_a_few_fetches_run_ahead_and_no_more() -> None:
         return (torch.tensor(index),)
 
     def all_of_them() -> Iterator[int]:
-        for (value,) in fetch_ahead(((lambda index=index: fetch(index)) for index in range(20)), CPU):
+        for (value,) in fetch_ahead((partial(fetch, index) for index in range(20)), CPU):
             yield int(value)
 
     coming = all_of_them()

@@ -123,6 +123,7 @@ def test_no_more_processes_compile_than_the_trial_has_threads(
     else:
         monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given)
     before, threads = config.compile_threads, torch.get_num_threads()
+    assert before is not None
     try:
         torch.set_num_threads(before + 1)
         with CompiledParts(network(), backend="aot_eager").active():

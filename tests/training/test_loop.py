@@ -21,8 +21,8 @@ from bdray.regularizers.base import Regularizer
 from bdray.store.storage import Storage
 from bdray.training import loop
 from bdray.training.augmentation import augment
-from bdray.training.batches import FromHost
-from bdray.training.loop import BatchSource, Stage, StageState, augmented_batches, run_stage
+from bdray.training.batches import BatchSource, FromHost
+from bdray.training.loop import Stage, StageState, augmented_batches, run_stage
 from bdray.trial.stage_store import StageStore
 
 MakeStage = Callable[..., Stage]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from damaging import damage
 from disks import OwnDisk
 
 from bdray.checksum import say_damaged, seal_bytes, unseal_json
@@ -147,24 +148,6 @@ def points(sweep: Path) -> dict[tuple[str, int], float]:
     return {key: value for key, value in found if "cost/" not in key[0]}
 
 
-def cut(file: Path, _: random.Random, __: Bench) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def empty(file: Path, _: random.Random, __: Bench) -> None:
-    file.write_bytes(b"")
-
-
-def missing(file: Path, _: random.Random, __: Bench) -> None:
-    file.unlink()
-
-
-def bit(file: Path, chance: random.Random, _: Bench) -> None:
-    content = bytearray(file.read_bytes())
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    file.write_bytes(content)
-
-
 def digit(file: Path, chance: random.Random, _: Bench) -> None:
     content = bytearray(file.read_bytes())
     place = chance.choice([match.start() for match in re.finditer(rb"[0-9]", content)])
@@ -185,9 +168,18 @@ def no_checksum(file: Path, _: random.Random, __: Bench) -> None:
         file.write_bytes(file.read_bytes()[:-46])
 
 
-DAMAGES = [(cut, 0), (empty, 0), (missing, 0), (alien, 0), *((bit, n) for n in range(FLIPS)), (digit, 0), (digit, 1)]
-CASES = [(name, damage, seed) for name in FILES for damage, seed in DAMAGES]
-CASES += [(name, no_checksum, 0) for name in ("record.json", "stage.json", "checkpoint.pt")]
+FORGERIES = {forge.__name__: forge for forge in (digit, alien, no_checksum)}
+ACCIDENTS = [("cut", 0), ("empty", 0), ("missing", 0), *(("bit", n) for n in range(FLIPS)), ("digit", 0)]
+CASES = [(name, how, seed) for name in FILES for how, seed in [*ACCIDENTS, ("digit", 1), ("alien", 0)]]
+CASES += [(name, "no_checksum", 0) for name in ("record.json", "stage.json", "checkpoint.pt")]
+
+
+def harm(file: Path, how: str, chance: random.Random, bench: Bench) -> None:
+    if how in FORGERIES:
+        FORGERIES[how](file, chance, bench)
+    else:
+        damage(file, how, chance)
+
 
 SILENT = {("record.json", "missing"), ("condition.json", "missing"), ("stage.json", "missing")} | {
     ("checkpoint.pt", "missing"),
@@ -196,20 +188,20 @@ SILENT = {("record.json", "missing"), ("condition.json", "missing"), ("stage.jso
 """What isn't there any more is as if it had never been: done again without a word."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{n}-{d.__name__}-{s}" for n, d, s in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[f"{n}-{how}-{s}" for n, how, s in CASES])
 def test_no_damage_becomes_a_number_or_needs_a_hand(
-    case: tuple[str, Callable[[Path, random.Random, Bench], None], int],
+    case: tuple[str, str, int],
     bench: Bench,
     tmp_path: Path,
     said: Callable[[], list[str]],
 ) -> None:
-    name, damage, seed = case
+    name, how, seed = case
     folder, file = tmp_path / "sweep", tmp_path / "sweep" / FILES[name]
     shutil.copytree(bench.stopped if name == "checkpoint.pt" else bench.finished, folder)
     sweep = SweepFolder(Storage.open(folder))
     if name in ("stage.json", "model.safetensors", "journal without a record"):
         (folder / FILES["record.json"]).unlink()
-    damage(file, random.Random(f"{name}-{seed}"), bench)
+    harm(file, how, random.Random(f"{name}-{seed}"), bench)
 
     # What every reader does: go on with the others.
     before = read_records(sweep.storage)
@@ -221,10 +213,10 @@ def test_no_damage_becomes_a_number_or_needs_a_hand(
     record = kept.record if kept else bench.run(folder)
 
     lines = said()
-    if (name, damage.__name__) not in SILENT:
+    if (name, how) not in SILENT:
         assert len(lines) == 1, lines
         assert lines[0].startswith(f"damaged file {file}: ")
-        if damage is not missing and "lines are missing" not in lines[0]:
+        if how != "missing" and "lines are missing" not in lines[0]:
             assert len(list(file.parent.glob(f"{file.name}.damaged-*"))) == 1
     assert measured(record) == bench.records[ONE.condition_id]
     assert points(folder) == points(bench.finished)
@@ -242,19 +234,17 @@ def test_no_damage_becomes_a_number_or_needs_a_hand(
 INFO = SweepInfo("sweep", "an experiment", "sqlite:///somewhere/mlflow.db", "what it asks", 1_700_000_000_000)
 
 
-@pytest.mark.parametrize(
-    ("damage", "seed"), [(cut, 0), (empty, 0), (missing, 0), *((bit, n) for n in range(FLIPS)), (digit, 0)]
-)
+@pytest.mark.parametrize(("how", "seed"), ACCIDENTS)
 def test_a_damaged_sweep_json_is_said_and_nothing_of_it_believed(
-    damage: Callable[..., None], seed: int, bench: Bench, tmp_path: Path, said: Callable[[], list[str]]
+    how: str, seed: int, bench: Bench, tmp_path: Path, said: Callable[[], list[str]]
 ) -> None:
     sweep = SweepFolder(Storage.open(tmp_path / "sweep"))
     sweep.storage.write_atomic("space.yaml", "name: sweep")
     sweep.write_info(INFO)
     assert sweep.info() == INFO
-    damage(tmp_path / "sweep" / "sweep.json", random.Random(seed), bench)
+    harm(tmp_path / "sweep" / "sweep.json", how, random.Random(seed), bench)
     assert sweep.info() == sweep.info() == SweepInfo("sweep", "bdray-sweep")
-    assert len(said()) == (damage is not missing)
+    assert len(said()) == (how != "missing")
     assert sweep.is_sweep
 
 
@@ -311,7 +301,7 @@ def read_only(bench: Bench, own_disk: Callable[[str], OwnDisk]) -> Path:
     disk = own_disk("size=64m")
     shutil.copytree(bench.finished, sweep := disk.path / "sweep")
     for name in ("record.json", "journal.jsonl"):
-        cut(sweep / FILES[name], random.Random(0), bench)
+        damage(sweep / FILES[name], "cut")
     disk.allow_no_writing()
     return sweep
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bdray.condition import Condition
 from bdray.gpu import CONTEXT_BYTES, MOST_ON_ONE_GPU, allocator_fraction, share_of
 from bdray.machine import Machine
+from bdray.recipes import Resolved
 from bdray.store.storage import Storage
 from bdray.trial.measurements import (
     Answer,
@@ -68,7 +69,7 @@ class Machines:
 
 
 @pytest.mark.parametrize(("gain", "precision"), [(0.7, "float32"), (1.09, "float32"), (1.1, "bfloat16")])
-def test_bfloat16_is_taken_where_it_is_a_tenth_faster(gain: float, precision: str) -> None:
+def test_bfloat16_is_taken_where_it_is_a_tenth_faster(gain: float, precision: Resolved) -> None:
     assert faster({"AMD EPYC": gain}) == Decision(precision, f"bfloat16 is {gain:.2f} times as fast on AMD EPYC")
 
 

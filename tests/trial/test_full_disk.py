@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from disks import fill
+from made_up import record, stage
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import EpochRecord, StageRecord, TrialRecord
+from bdray.record import EpochRecord, TrialRecord
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, blank_record, read_record
+from bdray.store.sweep_folder import ConditionFolder, read_record
 from bdray.trial import TrialOptions, run_trial
 
 CONDITION = Condition.parse(
@@ -67,18 +68,17 @@ def test_a_record_is_there_as_a_whole_or_not_at_all(small_disk: Callable[[int], 
     """The disk fills in the middle of it."""
     disk = small_disk(1024)
     sweep, filler = Storage.open(disk), fill(disk, 40)
-    epochs = tuple(
+    epochs = (
         EpochRecord(epoch=number, images=60, seconds=1.0, stage_seconds=float(number), finished_ms=number)
         for number in range(1, 1001)
     )
-    stage = StageRecord(name="poison", result="poisoned", fingerprint="0" * 12, epochs=epochs)
-    record = blank_record(CONDITION, 1).model_copy(update={"status": "finished", "stages": (stage,)})
+    made = record(CONDITION, stage(*epochs, fingerprint="0" * 12))
     folder = ConditionFolder(sweep, CONDITION.condition_id)
     folder.write_condition(CONDITION)
     with pytest.raises(StorageError, match=r"cannot write \S*/record\.json: the disk is full"):
-        folder.write_record(record)
+        folder.write_record(made)
     assert (unfinished(disk), read_record(sweep, CONDITION.condition_id)) == ([], None)
     assert os.listdir(folder.storage.uri) == ["condition.json"]  # noqa: PTH208 - hidden names too
     filler.unlink()
-    folder.write_record(record)
-    assert read_record(sweep, CONDITION.condition_id) == record
+    folder.write_record(made)
+    assert read_record(sweep, CONDITION.condition_id) == made

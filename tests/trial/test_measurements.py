@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damaging import DAMAGES, damage
 
+from bdray.checksum import say_damaged
 from bdray.condition import Condition
 from bdray.machine import Machine
 from bdray.store.storage import Storage
@@ -76,7 +78,7 @@ MORE_MEMORY = [
 
 def test_one_key_holds_what_time_and_memory_depend_on_and_nothing_else() -> None:
     key = TrainingKey.of(condition())
-    same = [
+    same: list[dict[str, Any]] = [
         {"seed": 5},
         {"trigger": {"name": "blend"}},
         {"poison": {"rate": 0.2}},
@@ -199,6 +201,18 @@ def test_where_nothing_was_measured_nothing_is_written(tmp_path: Path) -> None:
     kept.add({})
     kept.complete(INTEL, 1, [kind("cost")], lambda machine, kinds: [Answer(problems={"cost": "no"})])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_measurement_is_measured_again(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    say_damaged.cache_clear()
+    kept = Measurements(Storage.open(tmp_path))
+    kept.add({"one": Measurement(threads=1)})
+    damage(tmp_path / MEASUREMENTS, how)
+    assert kept.read() == {}
+    assert len(caplog.messages) == (how != "missing")
+    kept.add({"two": Measurement(threads=2)})
+    assert kept.read() == {"two": Measurement(threads=2)}
 
 
 @pytest.mark.parametrize("content", ["no json", "[1]", '{"key": {"peak": 1}}', '{"checksum": "0"}'])

@@ -61,7 +61,7 @@ class Noisy(Repair):
             assert 2 <= len(images) == len(labels) <= 4
         for point in range(self.points):
             with torch.no_grad():
-                weight += 0.1 * torch.randn(weight.shape, generator=tools.generator)
+                weight.add_(0.1 * torch.randn(weight.shape, generator=tools.generator))
             tools.tick(point + 1, self.points, point=True)
         # Dropout draws from the global generator, which is seeded: that is nobody's fault.
         DROPS.append(nn.Dropout()(torch.ones(20)))
@@ -271,7 +271,7 @@ def _first_loss(stage: Any, model: nn.Module) -> float:
 
 
 def test_an_operation_with_points_is_a_curve_that_its_seed_decides(options: TrialOptions, tmp_path: Path) -> None:
-    runs = []
+    runs = list[tuple[TrialRecord, torch.Tensor]]()
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         one = condition(repair={"name": "noisy", "points": 3}, seed=seed)
         torch.rand(len(runs) + 1)

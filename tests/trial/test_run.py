@@ -166,7 +166,7 @@ def test_the_record_says_what_was_done(sweep: Storage, storage: Storage, options
     assert record.data is not None
     assert (record.data.train_images, record.data.clean_images, record.data.test_images) == (90, 10, 50)
     assert (record.data.poisoned_images, record.data.cover_images) == (18, 0)
-    assert record.visibility is not None
+    assert record.visibility is not None and record.visibility.l_inf is not None
     assert record.visibility.l_inf > 0
     assert record.persistence is not None
     assert record.repaired is not None

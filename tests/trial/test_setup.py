@@ -94,7 +94,7 @@ def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
     plain = one.visibility()
     assert plain is not None
     assert plain.measured_on == "test"
-    assert plain.psnr_db is not None
+    assert plain.psnr_db is not None and seen.psnr_db is not None
     assert seen.psnr_db < plain.psnr_db
 
 

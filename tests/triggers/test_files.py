@@ -11,6 +11,7 @@ from PIL import Image
 
 from bdray.errors import BdrayError, TriggerError
 from bdray.triggers import build_trigger
+from bdray.triggers.additive import Additive
 
 
 def noise(count: int, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_arrays_of_other_layouts_are_the_same(perturbation: str, tmp_path: Path)
 
 
 def test_an_array_is_enlarged_as_pillow_does(perturbation: str) -> None:
-    levels = build_trigger("additive", path=perturbation).levels(48, 80)
+    levels = Additive.model_validate({"path": perturbation}).levels(48, 80)
     for channel, plane in enumerate(np.load(perturbation).transpose(2, 0, 1)):
         enlarged = Image.fromarray(plane.astype(np.float32)).resize((80, 48), Image.Resampling.BILINEAR)
         assert np.abs(levels[channel].numpy() - np.asarray(enlarged)).max() <= 0.5 + 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,15 +249,15 @@ def test_the_four_corner_trigger_is_turners() -> None:
 @pytest.mark.parametrize(("amplitude", "levels"), [(16, 16.0), (0.25, 63.75), (255, 255.0)])
 def test_turners_faint_trigger_adds_to_bright_cells_and_takes_from_dark_ones(amplitude: float, levels: float) -> None:
     """In float64; a full amplitude covers all that is below."""
-    trigger = {"name": "patch", "style": "label_consistent", "position": "four_corners", "margin": 0}
+    turner = partial(build_trigger, "patch", style="label_consistent", position="four_corners", margin=0)
     images = torch.arange(0, 3 * 32 * 32 * 4).reshape(4, 3, 32, 32).remainder(251).to(torch.uint8)
     exact = images.numpy().astype(np.float64)
     for rows in (slice(0, 3), slice(29, 32)):
         exact[:, :, rows, 0:3] += levels * (2 * np.array(TURNER["left"]) - 1)
         exact[:, :, rows, 29:32] += levels * (2 * np.array(TURNER["right"]) - 1)
-    found = build_trigger(**trigger, amplitude=amplitude).stamp(images)
+    found = turner(amplitude=amplitude).stamp(images)
     assert np.abs(found.numpy() - exact.clip(0, 255)).max() <= 0.5
-    assert torch.equal(found, build_trigger(**trigger).stamp(images)) == (amplitude == 255)
+    assert torch.equal(found, turner().stamp(images)) == (amplitude == 255)
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,13 @@ def pixels_seen(architecture: Architecture, image_size: int) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):
         shallow = architecture.make_shallow(image_size)
         if shallow is not None:
-            seen = _measured(architecture, shallow, image_size)
+            seen = measured_on(architecture, shallow, image_size)
             if _is_whole(seen) or torch.equal(seen, _let_in(_first_convolution(shallow), image_size)):
                 return seen
-        return _measured(architecture, architecture.make(2, image_size), image_size)
+        return measured_on(architecture, architecture.make(2, image_size), image_size)
 
 
-def _measured(architecture: Architecture, network: nn.Module, image_size: int) -> torch.Tensor:
+def measured_on(architecture: Architecture, network: nn.Module, image_size: int) -> torch.Tensor:
     """By gradients in evaluation mode, with batch statistics of the drawn images so that no activation vanishes, and
     with generic values where weights begin at zero."""
     generator = torch.Generator().manual_seed(0)
@@ -134,7 +134,7 @@ def _nearest(architecture: Architecture, image_size: int) -> Iterator[int]:
         try:
             architecture.check(size)
             with torch.random.fork_rng(devices=[]):
-                return bool(_measured(architecture, _smallest(architecture, size), size).all())
+                return bool(measured_on(architecture, _smallest(architecture, size), size).all())
         except ComponentError:
             return False
 

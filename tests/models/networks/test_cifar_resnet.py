@@ -43,7 +43,7 @@ def test_with_projections_it_gives_what_pytorchcv_gives_with_the_same_weights() 
 def test_option_a_keeps_every_second_pixel_and_pads_channels_with_zeros() -> None:
     network = CifarResNet(1, 10)
     hidden = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    shortcut = network.layer2[0].downsample(hidden)
+    shortcut = network.get_submodule("layer2.0.downsample")(hidden)
     assert shortcut.shape == (2, 32, 4, 4)
     assert torch.equal(shortcut[:, 8:24], hidden[:, :, ::2, ::2])
     assert not shortcut[:, :8].any()

@@ -10,7 +10,7 @@ from torch import nn
 
 from bdray.errors import ComponentError
 from bdray.models import ARCHITECTURES, Architecture, build_model
-from bdray.models.networks.coverage import _measured, pixels_seen
+from bdray.models.networks.coverage import measured_on, pixels_seen
 from bdray.models.networks.taps import Taps
 from bdray.models.timm_model import TimmModel
 
@@ -53,7 +53,7 @@ def test_a_transformer_that_leaves_out_pixels_is_refused_with_sizes_that_work(
 def test_a_shallow_network_decides_as_the_whole_one(name: str, size: int, rows: int) -> None:
     architecture = ARCHITECTURES.build(f"timm/{name}")
     seen = pixels_seen(architecture, size)
-    assert torch.equal(seen, _measured(architecture, architecture.make(2, size), size))
+    assert torch.equal(seen, measured_on(architecture, architecture.make(2, size), size))
     assert seen.any(0).sum() == rows
 
 
