@@ -134,11 +134,15 @@ class Epochs(Sequence[EpochRecord]):
             serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=listed),
         )
 
-    def numbers(self, *columns: str) -> list[float | None]:
-        """As `Epochs` takes them; of these columns alone, where some are named."""
-        places = [self.COLUMNS.index(name) * len(self) for name in columns]
-        parts = [self._numbers[place : place + len(self)] for place in places] if columns else [self._numbers]
-        return [None if math.isnan(number) else number for part in parts for number in part]
+    @property
+    def numbers(self) -> list[float | None]:
+        """As `Epochs` takes them."""
+        return [None if math.isnan(number) else number for number in self._numbers]
+
+    def known(self, column: str) -> array[float]:
+        """A number of each epoch that has one."""
+        place = self.COLUMNS.index(column) * len(self)
+        return array("d", filter(math.isfinite, self._numbers[place : place + len(self)]))
 
     @property
     def end(self) -> Rates | None:
@@ -192,7 +196,8 @@ class Epochs(Sequence[EpochRecord]):
 
 _FIELDS = EpochRecord.model_fields | Rates.model_fields
 _OF_EPOCHS: tuple[tuple[str, type[float]], ...] = tuple(
-    (name, {int: int, bool: bool}.get(_FIELDS[name].annotation, float)) for name in Epochs.COLUMNS
+    (name, int if (kind := _FIELDS[name].annotation) is int else bool if kind is bool else float)
+    for name in Epochs.COLUMNS
 )
 _OF_RATES = _OF_EPOCHS[-len(Rates.model_fields) :]
 """The columns, and what their numbers are."""
@@ -587,9 +592,7 @@ def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, int, Rates]]:
     trained = operations = 0
     for stage in stages:
         last, is_first = 0, not curve
-        for last, rates in zip(
-            map(int, (number or 0 for number in stage.epochs.numbers("epoch"))), stage.epochs.rates, strict=True
-        ):
+        for last, rates in zip(map(int, stage.epochs.known("epoch")), stage.epochs.rates, strict=True):
             there = (trained, operations + last) if stage.at_once else (trained + last, operations)
             # The state before a stage is the one after the last.
             curve += [(*there, rates)] if rates and (last > 0 or is_first) else []

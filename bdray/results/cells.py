@@ -8,7 +8,6 @@ has is no success rate of a backdoor. A model that several conditions share coun
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -140,11 +139,11 @@ class Replicate:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
             return self.record.condition_id
-        losses = array("d", [loss for each in ends for loss in each.epochs.numbers("loss") if loss is not None])
+        losses = b"".join(each.epochs.known("loss").tobytes() for each in ends)
         if not losses:
             return ends[-1].fingerprint
         rates = rates_after(self.record, stage)
-        return losses.tobytes(), self.record.role, rates and tuple(dict(rates).values())
+        return losses, self.record.role, rates and tuple(vars(rates).values())
 
     def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:
         """Whether its backdoor took, see `bdray.results.took`; None where that is unclear."""
