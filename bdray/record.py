@@ -6,6 +6,7 @@ import itertools
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
@@ -32,7 +33,10 @@ class _Frozen(BaseModel):
 
 M = TypeVar("M", bound=BaseModel)
 
-_FIELDS: dict[type[BaseModel], set[str]] = {}
+
+@cache
+def _names(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
 
 
 def made(model: type[M], values: dict[str, Any]) -> M:
@@ -41,7 +45,7 @@ def made(model: type[M], values: dict[str, Any]) -> M:
     """
     each = model.__new__(model)
     object.__setattr__(each, "__dict__", values)
-    object.__setattr__(each, "__pydantic_fields_set__", _FIELDS.setdefault(model, set(model.model_fields)))
+    object.__setattr__(each, "__pydantic_fields_set__", _names(model))
     object.__setattr__(each, "__pydantic_extra__", None)
     object.__setattr__(each, "__pydantic_private__", None)
     return each
@@ -143,11 +147,15 @@ class Epochs(Sequence[EpochRecord]):
             serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=listed),
         )
 
-    def numbers(self, *columns: str) -> list[float | None]:
-        """As `Epochs` takes them; of these columns alone, where some are named."""
-        places = [self.COLUMNS.index(name) * len(self) for name in columns]
-        parts = [self._numbers[place : place + len(self)] for place in places] if columns else [self._numbers]
-        return [None if math.isnan(number) else number for part in parts for number in part]
+    @property
+    def numbers(self) -> list[float | None]:
+        """As `Epochs` takes them."""
+        return [None if math.isnan(number) else number for number in self._numbers]
+
+    def known(self, column: str) -> array[float]:
+        """A number of each epoch that has one."""
+        place = self.COLUMNS.index(column) * len(self)
+        return array("d", filter(math.isfinite, self._numbers[place : place + len(self)]))
 
     @property
     def end(self) -> Rates | None:
@@ -157,16 +165,20 @@ class Epochs(Sequence[EpochRecord]):
             self._end = self._rates(len(self) - 1)
         return self._end
 
+    @property
+    def rates(self) -> list[Rates | None]:
+        """After every epoch."""
+        return [self._rates(index) for index in range(len(self))]
+
     def _rates(self, index: int) -> Rates | None:
-        values = self._values(Rates, index)
+        values = self._values(index, _OF_RATES)
         return None if values["clean_images"] is None else made(Rates, values)
 
-    def _values(self, model: type[BaseModel], index: int) -> dict[str, Any]:
-        count, first = len(self), self.COLUMNS.index(next(iter(model.model_fields)))
-        numbers = self._numbers[first * count + index :: count]
+    def _values(self, index: int, kinds: Sequence[tuple[str, type[float]]]) -> dict[str, Any]:
+        numbers = self._numbers[index :: len(self)][-len(kinds) :]
         return {
-            name: None if math.isnan(it) else _KINDS[name](it)
-            for name, it in zip(self.COLUMNS[first:], numbers, strict=True)
+            name: None if math.isnan(number) else kind(number)
+            for (name, kind), number in zip(kinds, numbers, strict=True)
         }
 
     def __len__(self) -> int:
@@ -182,7 +194,7 @@ class Epochs(Sequence[EpochRecord]):
         places = range(len(self))[index]
         if isinstance(places, range):
             return tuple(self[place] for place in places)
-        values = self._values(EpochRecord, places) | {"rates": self._rates(places)}
+        values = self._values(places, _OF_EPOCHS) | {"rates": self._rates(places)}
         return made(EpochRecord, {name: values[name] for name in EpochRecord.model_fields})
 
     def __eq__(self, other: object) -> bool:
@@ -195,11 +207,13 @@ class Epochs(Sequence[EpochRecord]):
         return repr(tuple(self))
 
 
-_KINDS: dict[str, type[float]] = {
-    name: int if field.annotation is int else bool if field.annotation is bool else float
-    for model in (EpochRecord, Rates)
-    for name, field in model.model_fields.items()
-}
+_FIELDS = EpochRecord.model_fields | Rates.model_fields
+_OF_EPOCHS: tuple[tuple[str, type[float]], ...] = tuple(
+    (name, int if (kind := _FIELDS[name].annotation) is int else bool if kind is bool else float)
+    for name in Epochs.COLUMNS
+)
+_OF_RATES = _OF_EPOCHS[-len(Rates.model_fields) :]
+"""The columns, and what their numbers are."""
 
 
 class StageRecord(_Frozen):
@@ -291,6 +305,10 @@ class TriggerSurvival(_Frozen):
     each_once: bool = False
     """False in records of earlier versions, which counted a pixel as often as a mirrored border showed it: too many
     were whole (of a 3 x 3 patch one pixel from its corner of 32: 52 % instead of 44 %)."""
+
+
+VISIBILITY_IMAGES = 256
+"""PSNR, SSIM and the mean change are over at most this many images of a set, the largest change is over all."""
 
 
 class Visibility(_Frozen):
@@ -586,11 +604,11 @@ def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, int, Rates]]:
     curve: list[tuple[int, int, Rates]] = []
     trained = operations = 0
     for stage in stages:
-        # The state before a stage is the one after the last.
-        for epoch in [epoch for epoch in stage.epochs if epoch.epoch > 0 or not curve]:
-            there = (trained, operations + epoch.epoch) if stage.at_once else (trained + epoch.epoch, operations)
-            curve += [(*there, epoch.rates)] if epoch.rates else []
-        last = stage.epochs[-1].epoch if stage.epochs else 0
+        last, is_first = 0, not curve
+        for last, rates in zip(map(int, stage.epochs.known("epoch")), stage.epochs.rates, strict=True):
+            there = (trained, operations + last) if stage.at_once else (trained + last, operations)
+            # The state before a stage is the one after the last.
+            curve += [(*there, rates)] if rates and (last > 0 or is_first) else []
         trained, operations = (trained, operations + last) if stage.at_once else (trained + last, operations)
     return curve
 

@@ -38,7 +38,7 @@ parameters:
 
 
 def large_space(folder: Path, *, rates: int, learning_rates: int, seeds: int) -> SearchSpace:
-    """Four triggers x poison rates x learning rates x seeds, and their baselines."""
+    """Four triggers x poison rates x learning rates x seeds."""
     values = {
         "SEEDS": range(seeds),
         "LEARNING_RATES": [round(0.001 * (1 + number), 3) for number in range(learning_rates)],

@@ -23,7 +23,7 @@ from benchmarks.slow_store import processor_s
 
 ROOT = Path(__file__).parents[1]
 GRID = {"rates": 50, "learning_rates": 100, "seeds": 5}
-"""With four triggers: 100,000 conditions in 20,000 cells, and their baselines."""
+"""With four triggers: 100,000 conditions in 20,000 cells."""
 BOUNDS = {"status": 2.0, "results": 20.0, "report": 60.0}
 """Commands, and the seconds they should stay under."""
 PLAN_S, PLAN_GB, PAGE_MB = 30.0, 0.5, 10.0

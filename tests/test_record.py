@@ -9,7 +9,7 @@ from made_up import rates, record, stage
 from pydantic import ValidationError
 from scipy.integrate import trapezoid
 
-from bdray.record import EpochRecord, Persistence, StageRecord, TrialRecord, finite, persistence_of
+from bdray.record import EpochRecord, Epochs, Persistence, StageRecord, TrialRecord, finite, persistence_of
 
 
 def persistence(*stages: StageRecord) -> Persistence:
@@ -50,6 +50,26 @@ def test_without_attacked_images_nothing_is_known() -> None:
 @pytest.mark.parametrize(("value", "said"), [(0.5, 0.5), (math.nan, None), (math.inf, None), (-math.inf, None)])
 def test_json_has_no_word_for_what_is_not_finite(value: float, said: float | None) -> None:
     assert finite(value) == said
+
+
+def test_epochs_as_columns_are_the_same_epochs() -> None:
+    known = (
+        EpochRecord(epoch=0),
+        EpochRecord(epoch=1, loss=0.25, accuracy=1.0, rates=rates(None), seconds=2.5, images=2**40, finished_ms=2**41),
+        EpochRecord(epoch=2, penalty=0.0, rates=rates(0.3, collapsed=True), peak_memory_bytes=7),
+    )
+    epochs = stage(*known).epochs
+    assert isinstance(epochs, Epochs)
+    assert epochs == known
+    assert (epochs[-1], epochs[1:], epochs.end, epochs.rates[0]) == (known[-1], known[1:], known[-1].rates, None)
+    assert (list(epochs.known("epoch")), list(epochs.known("loss"))) == ([0, 1, 2], [0.25])
+    assert Epochs(epochs.numbers) == epochs
+    dumped = [epoch.model_dump_json() for epoch in epochs]
+    assert dumped == [epoch.model_dump_json() for epoch in known], "whole numbers stay whole"
+    whole = stage(*known)
+    assert StageRecord.model_validate_json(whole.model_dump_json()) == whole
+    assert whole.model_copy(update={"epochs": known[:1]}).epochs.end is None
+    assert stage().epochs.end is None
 
 
 def test_only_a_trained_epoch_can_diverge() -> None:

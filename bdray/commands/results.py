@@ -18,6 +18,7 @@ from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
 from bdray.results.listing import DEFINITIONS, MEANS, Fit, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
+from bdray.results.varied import told_apart_by_classes
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
 from bdray.values import show
@@ -86,7 +87,7 @@ def wider(fit: Fit) -> str:
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
     """What the classes are that poisoned conditions name by index."""
-    return class_sentences(record.flat for record in records if record.role == "poisoned")
+    return class_sentences(told_apart_by_classes(records))
 
 
 def said_of_outside(count: int) -> str:

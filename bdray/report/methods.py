@@ -48,8 +48,10 @@ def _parameters(record: TrialRecord) -> str:
 
 def _recipe(records: Sequence[TrialRecord], section: str) -> str:
     values: dict[str, dict[str, None]] = {}
-    for record in records:
-        for path, value in flatten(record.condition.get(section, {})).items():
+    # Gathered records share their sections (`bdray.store.packing`), and each is looked at once.
+    found = {id(each): each for record in records if (each := record.condition.get(section))}
+    for each in found.values():
+        for path, value in flatten(each).items():
             values.setdefault(path, {})[show_cell(value)] = None
     said = {path: next(iter(seen)) if len(seen) == 1 else "varies" for path, seen in values.items()}
     return ", ".join(f"{path} {text}" for path, text in said.items() if text != "-")
@@ -58,5 +60,5 @@ def _recipe(records: Sequence[TrialRecord], section: str) -> str:
 def _time(records: Sequence[TrialRecord]) -> str:
     """Of every stage once, where it was computed."""
     stages: dict[str, StageRecord] = {stage.fingerprint: stage for record in records for stage in record.stages}
-    seconds = [each for stage in stages.values() for each in stage.epochs.numbers("seconds") if each]
+    seconds = [each for stage in stages.values() for each in stage.epochs.known("seconds") if each]
     return f"{show_duration(sum(seconds))} in {len(stages)} stages, without evaluation" if seconds else ""

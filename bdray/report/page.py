@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bdray.poisoning.classes import said_classes
-from bdray.record import DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
+from bdray.record import VISIBILITY_IMAGES, DuplicatesRecord, Rates, StageName, TrialRecord, facts_of
 from bdray.report.figures import (
     Picture,
     Shape,
@@ -38,7 +38,7 @@ from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
 from bdray.results.surroundings import mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
-from bdray.trial.visibility import VISIBILITY_IMAGES
+from bdray.results.varied import told_apart_by_classes
 
 _STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
 
@@ -249,7 +249,7 @@ def _facts(study: Study, sweep: SweepDescription) -> list[tuple[str, str]]:
         ("varied", ", ".join(axis_words(path) for path in study.axes)),
         ("data", _values(records, "data", "name")),
         ("model", _values(records, "model", "name")),
-        *said_classes(record.flat for record in records if record.role == "poisoned").items(),
+        *said_classes(told_apart_by_classes(records)).items(),
         ("clean split", clean_splits(records)),
         *methods(records),
         ("run", _when(records, sweep.created_ms)),

@@ -95,8 +95,10 @@ def _beside(changed: Image.Image | None, recovered: str) -> bytes:
 
 def _cut(sheet: bytes | None) -> bytes | None:
     """The first images of a contact sheet of three rows; None where there is none, or it is damaged."""
+    if sheet is None:
+        return None
     try:
-        with Image.open(io.BytesIO(sheet or b"")) as image:
+        with Image.open(io.BytesIO(sheet)) as image:
             pitch = (image.height - _GAP) // 3
             part = image.convert("RGB").crop((0, 0, min(image.width, _GAP + _SHOWN * pitch), image.height))
     except OSError:

@@ -8,7 +8,6 @@ has is no success rate of a backdoor. A model that several conditions share coun
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -108,9 +107,12 @@ class Replicate:
     record: TrialRecord
     control: Control | None
     _models: dict[StageName, Hashable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _sound: dict[StageName, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def sound(self, stage: StageName) -> bool:
-        return is_sound(self.record, stage)
+        if stage not in self._sound:
+            self._sound[stage] = is_sound(self.record, stage)
+        return self._sound[stage]
 
     def rates(self, stage: StageName) -> Rates | None:
         """What counts: None where the record went wrong by the end of `stage`, or did not get there."""
@@ -137,10 +139,11 @@ class Replicate:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
             return self.record.condition_id
-        losses = array("d", [loss for each in ends for loss in each.epochs.numbers("loss") if loss is not None])
+        losses = b"".join(each.epochs.known("loss").tobytes() for each in ends)
         if not losses:
             return ends[-1].fingerprint
-        return losses.tobytes(), self.record.role, rates_after(self.record, stage)
+        rates = rates_after(self.record, stage)
+        return losses, self.record.role, rates and tuple(vars(rates).values())
 
     def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:
         """Whether its backdoor took, see `bdray.results.took`; None where that is unclear."""

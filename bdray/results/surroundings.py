@@ -39,10 +39,15 @@ def mixtures(records: Sequence[TrialRecord]) -> list[str]:
         if len(counts) > 1:
             sentences.append(f"{words}: {_listed(counts)}.")
     copies: dict[str, Counter[str]] = {}
+    texts: dict[int, str] = {}
     for record, said in found:
-        wanted = {key: value for key, value in record.condition["data"].items() if key not in ("root", "clean_pool")}
-        if said["data_fingerprint"] is not None:
-            copies.setdefault(json.dumps(wanted, sort_keys=True), Counter())[str(said["data_fingerprint"])] += 1
+        if said["data_fingerprint"] is None:
+            continue
+        # Gathered records share their sections (`bdray.store.packing`), and each is written once.
+        if id(data := record.condition["data"]) not in texts:
+            wanted = {key: value for key, value in data.items() if key not in ("root", "clean_pool")}
+            texts[id(data)] = json.dumps(wanted, sort_keys=True)
+        copies.setdefault(texts[id(data)], Counter())[str(said["data_fingerprint"])] += 1
     for wanted_text, counts in copies.items():
         if len(counts) > 1:
             name = json.loads(wanted_text)["name"]

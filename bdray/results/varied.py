@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bdray.condition import flatten
@@ -42,6 +42,15 @@ def values_by_path(records: Sequence[TrialRecord]) -> dict[str, set[str]]:
                 for path, value in flatten({name: section}).items():
                     values.setdefault(path, set()).add(repr(value))
     return values
+
+
+def told_apart_by_classes(records: Sequence[TrialRecord]) -> Iterator[Mapping[str, Any]]:
+    """The flat content of poisoned records, once of those that share their attack and their data: all that decides what
+    their classes are called."""
+    poisoned = [record for record in records if record.role == "poisoned"]
+    content = ((id(record.condition.get("poison")), id(record.condition.get("data"))) for record in poisoned)
+    shared = {(*ids, id(record.data)): record for ids, record in zip(content, poisoned, strict=True)}
+    return (record.flat for record in shared.values())
 
 
 def axes_of(records: Sequence[TrialRecord]) -> list[str]:

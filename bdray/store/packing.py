@@ -6,13 +6,12 @@ shared is validated, once; the rest is numbers and names that were validated bef
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from bdray.checksum import checksum
 from bdray.condition import Section
@@ -39,21 +38,21 @@ FORM = checksum(
 
 def pack(records: Iterable[TrialRecord]) -> Iterator[bytes]:
     """A line a record, and last the line of what is shared, which belongs in front of them."""
-    places: dict[str, int] = {}
+    places: dict[bytes, int] = {}
 
     def place(field: str, value: Any) -> int:
-        return places.setdefault(json.dumps([field, value]), len(places))
+        return places.setdefault(to_json([field, value]), len(places))
 
     for record in records:
         said = record.model_dump(mode="json", exclude={"stages": {"__all__": {"epochs"}}})
         stages = [
-            [place("stages", {**stage, "fingerprint": ""}), stage["fingerprint"], epochs.numbers()]
+            [place("stages", {**stage, "fingerprint": ""}), stage["fingerprint"], epochs.numbers]
             for stage, epochs in zip(said["stages"], (stage.epochs for stage in record.stages), strict=True)
         ]
         sections = [place("condition", section) for section in said["condition"].items()]
         alike = [place(name, said[name]) for name in _ALIKE]
-        yield json.dumps([[said[name] for name in _OWN], sections, stages, alike]).encode() + b"\n"
-    yield f"[{', '.join(places)}]\n".encode()
+        yield to_json([[said[name] for name in _OWN], sections, stages, alike]) + b"\n"
+    yield b"[" + b",".join(places) + b"]\n"
 
 
 class Unpacker:

@@ -73,6 +73,8 @@ class RecordIndex:
 
     def __init__(self, sweep: Storage) -> None:
         self._folder = ChecksummedFolder(sweep, FOLDER)
+        self._others: list[str] = []
+        """Segments of other versions."""
 
     @cached_property
     def _segments(self) -> dict[str, tuple[list[RecordCopy], dict[str, str]]]:
@@ -83,6 +85,7 @@ class RecordIndex:
     def _segment(self, name: str) -> tuple[str, tuple[list[RecordCopy], dict[str, str]] | None]:
         content = self._folder.read_json(f"{name}.json", _ONE_BY_ONE)
         if content is None or content.get("form") != FORM:
+            self._others += [] if content is None else [name]
             return name, None
         copies = [
             RecordCopy(condition_id, ms, {file: (size, time) for file, (size, time) in files.items()}, name, start, end)
@@ -152,7 +155,7 @@ class RecordIndex:
         records = [*new, *((copy, texts[copy.condition_id]) for copy in known if copy.condition_id in texts)]
         with suppress(StorageError):
             written = {self._write(records[start : start + MOST], read) for start in range(0, len(records), MOST)}
-            for name in taken_in:
+            for name in (*taken_in, *self._others):
                 self._segments.pop(name, None)
                 if name not in written:
                     self._folder.storage.delete(f"{name}.json")

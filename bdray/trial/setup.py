@@ -21,7 +21,15 @@ from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
-from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, ValidationRecord, Visibility
+from bdray.record import (
+    NAMED,
+    VISIBILITY_IMAGES,
+    DataRecord,
+    DuplicatesRecord,
+    StageName,
+    ValidationRecord,
+    Visibility,
+)
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Details, Operation, RepairStage, Training
 from bdray.repairs.tools import Tick, Tools
@@ -33,7 +41,7 @@ from bdray.training.evaluation import CleanSet, Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
-from bdray.trial.visibility import VISIBILITY_IMAGES, visibility
+from bdray.trial.visibility import visibility
 from bdray.triggers.base import Trigger
 from bdray.triggers.distances import largest_change
 from bdray.triggers.variations import vary

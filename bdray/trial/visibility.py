@@ -9,9 +9,6 @@ from bdray.record import Visibility
 from bdray.triggers.base import unchanged
 from bdray.triggers.distances import chunks, largest_change, psnr, ssim
 
-VISIBILITY_IMAGES = 256
-"""PSNR, SSIM and the mean change are over at most this many images of a set, the largest change is over all."""
-
 
 def visibility(clean: torch.Tensor, stamped: torch.Tensor) -> Visibility:
     """How much `stamped` differs from `clean`. Both uint8, `N x 3 x H x W`, `N >= 1`, in step; those that

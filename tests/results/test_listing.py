@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_a_line_a_cell_with_its_interval(records: list[TrialRecord]) -> None:
     found, alone = listing.rows[3]["ASR"], wilson_interval(40, 1000)
     assert (found.mean, found.low, found.high) == (0.04, alone.low, alone.high)
     assert listing.rows[3][""] == "baseline"
+
+
+@pytest.mark.parametrize("width", [200, 70, 46, 30])
+def test_lines_of_a_long_table_are_those_of_rich(
+    records: list[TrialRecord], width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A letter that is not ASCII leaves the whole table to rich."""
+    listing = listing_of(records)
+    Console(width=width).print(table_of(listing, width))
+    lines = capsys.readouterr().out
+    named = [{**row, "trigger": str(row["trigger"]).replace("patch", "pätch")} for row in listing.rows]
+    named[-1]["trigger"] = None
+    Console(width=width).print(table_of(replace(listing, rows=tuple(named)), width))
+    assert capsys.readouterr().out.replace("ä", "a") == lines
 
 
 def test_groups_hold_every_training(records: list[TrialRecord]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from made_up import record
+from made_up import rates, record, stage
 
 from bdray.condition import Condition
-from bdray.record import ErrorRecord, TrialRecord
+from bdray.record import EpochRecord, ErrorRecord, TrialRecord
 from bdray.store.record_index import RecordIndex
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
@@ -26,6 +28,8 @@ from bdray.store.sweep_folder import (
     write_failure,
 )
 from benchmarks.slow_store import SlowStore, slow_store
+
+MakeRecord = Callable[..., TrialRecord]
 
 WORTH_IT, COUNT = 10, 15
 CONDITIONS = [
@@ -89,6 +93,78 @@ def test_gathered_records_are_the_same(sweep: Storage) -> None:
     heads = read_heads(sweep, IDS)
     expected = [(record.condition_id, record.status, record.finished_ms, record.error) for record in one_by_one]
     assert [(head.condition_id, head.status, head.finished_ms, head.error) for head in heads] == expected
+
+
+@pytest.fixture
+def made(make_record: MakeRecord) -> list[TrialRecord]:
+    """Of all that a record can say, other numbers in each."""
+    details = {"lambda": 0.5, "pruned": [1, 2]}
+    found = []
+    for number in range(COUNT):
+        epochs = [EpochRecord(epoch=k, loss=k / 3 + number, rates=rates(k / 20), images=9) for k in range(11)]
+        attack = {"trigger": "patch"} if number else {"trigger": None, "rate": 0.0}
+        one = make_record((0.9, 0.1), seed=number, **attack)
+        stages = (stage(*epochs), stage(*epochs[:6], name="finetune", details=details, environment={"threads": 1}))
+        found.append(one.model_copy(update={"stages": stages, "warning": "poisoned"}))
+    return found
+
+
+def gathered(sweep: Storage, records: list[TrialRecord]) -> list[TrialRecord]:
+    for one in records:
+        ConditionFolder(sweep, one.condition_id).write_record(one)
+    age(Path(sweep.uri))
+    read_records(sweep)
+    assert len(RecordIndex(sweep).copies) == len(records)
+    return read_records(sweep, [one.condition_id for one in records])
+
+
+def test_a_gathered_record_says_all_that_it_said(made: list[TrialRecord], tmp_path: Path) -> None:
+    found = gathered(Storage.open(tmp_path / "one"), made)
+    assert found == made
+    assert [one.model_dump_json() for one in found] == [one.model_dump_json() for one in made], "in the same order"
+    assert [list(one.flat.items()) for one in found] == [list(one.flat.items()) for one in made]
+
+
+def test_what_gathered_records_say_alike_is_there_once(made: list[TrialRecord], tmp_path: Path) -> None:
+    """A record took 50 KB of memory when each had all that it says to itself."""
+    sweep = Storage.open(tmp_path / "one")
+    first, second = gathered(sweep, made)[1:3]
+    assert first.condition["train"] is second.condition["train"]
+    assert first.data is second.data
+    assert first.stages[0].environment is second.stages[0].environment
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        found = read_records(sweep)
+        each = (tracemalloc.get_traced_memory()[0] - before) / len(found)
+    finally:
+        tracemalloc.stop()
+    numbers = 8 * sum(len(one.epochs.numbers) for one in first.stages)
+    assert each < numbers + 7_000, "its numbers, and what holds them"
+
+
+def test_a_large_sweep_has_several_segments(
+    made: list[TrialRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("bdray.store.sweep_folder.MOST", "bdray.store.record_index.MOST"):
+        monkeypatch.setattr(place, 6)
+    monkeypatch.setattr("bdray.store.sweep_folder.WORTH_IT", 2)
+    sweep = Storage.open(tmp_path / "one")
+    assert gathered(sweep, made) == made
+    sizes = Counter(copy.segment for copy in RecordIndex(sweep).copies.values())
+    assert sorted(sizes.values()) == [3, 6, 6]
+    assert len(list(Path(sweep.uri, "records").iterdir())) == 2 * len(sizes)
+
+
+def test_copies_of_another_version_do_not_count(
+    made: list[TrialRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Storage.open(tmp_path / "one")
+    gathered(sweep, made)
+    monkeypatch.setattr("bdray.store.record_index.FORM", "another")
+    assert RecordIndex(sweep).copies == {}
+    assert gathered(sweep, made) == made
+    assert len(list(Path(sweep.uri, "records").iterdir())) == 2, "what nobody of this version reads is deleted"
 
 
 def test_a_record_changed_behind_its_copy_is_noticed(sweep: Storage) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError
+from bdray.record import VISIBILITY_IMAGES
 from bdray.repairs.base import Training
 from bdray.trial.setup import Experiment
-from bdray.trial.visibility import VISIBILITY_IMAGES
 
 
 @pytest.fixture(scope="module")
