@@ -278,9 +278,24 @@ def _add_sweep_readers(commands: Any) -> None:
 
 
 def _add_comparing(commands: Any) -> None:
-    comparing = _command(commands, "compare", "paired differences of two sweeps", "readers:compare")
+    comparing = _command(
+        commands, "compare", "paired differences of two sweeps, or a sweep beside a published table", "readers:compare"
+    )
     comparing.add_argument("first", metavar="A", help="name of a sweep in the storage, or its folder")
-    comparing.add_argument("second", metavar="B", help="another one: B minus A is shown")
+    comparing.add_argument("second", metavar="B", nargs="?", help="another one: B minus A is shown")
+    comparing.add_argument(
+        "--published",
+        type=_file,
+        metavar="FILE",
+        help="a published table (CSV; docs/results.md): cell by cell, A beside it",
+    )
+    comparing.add_argument(
+        "--tolerance",
+        type=_size,
+        default=0.5,
+        metavar="POINTS",
+        help="percentage points between A and the published table (default: 0.5)",
+    )
     _form_options(comparing)
     _storage_option(comparing)
     completing = _command(

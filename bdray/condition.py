@@ -148,6 +148,8 @@ class Condition(Identified):
         ]
         if self.train.given is not None and not Path(self.train.given).is_file():
             raise ConditionError("train.given", f"there is no file {self.train.given}")
+        if self.trigger and any(one.ONLY_ORIGINALS for one in self.trigger.members):
+            self._check_originals(self.trigger.name)
         if self.clean.root is not None and self.finetune.split != "held_out":
             problem = "means clean versions of training images, but the clean set is drawn from clean.root"
             raise ConditionError("finetune.split", f"{self.finetune.split} {problem}: leave one of the two out")
@@ -161,6 +163,13 @@ class Condition(Identified):
                 check()
             except ComponentError as error:
                 raise error.below(section) from None
+
+    def _check_originals(self, trigger: str) -> None:
+        said = f"the trigger '{trigger}' stamps the data set's own pictures alone"
+        if self.poison.stamp == "after_augmentation":
+            raise ConditionError("poison.stamp", f"{said}, and after crop and flip they are others")
+        if self.poison.surrogate_recipe is not None:
+            raise ConditionError("poison.perturbation", f"{said}, and no perturbed ones")
 
     @property
     def checked_by(self) -> tuple[object, ...]:
@@ -213,10 +222,28 @@ class Condition(Identified):
         return self.finetune.fraction if self.repair.uses_clean_data(self.finetune) else 0.0
 
     @property
+    def asked_fraction(self) -> float:
+        """Size of the clean set that detectors get, as a fraction of the training set. Where the repair uses none it is
+        what `finetune` says, so that all conditions of one poisoned model ask alike; 0 where the poison stage has been
+        left no room for that."""
+        if self.clean_fraction or self.clean.root is not None:
+            return self.clean_fraction
+        has_room = self.finetune.split == "train_clean" or self.finetune.fraction <= self.held_out_fraction
+        return self.finetune.fraction if has_room else 0.0
+
+    @property
     def clean_identity(self) -> list[Any]:
-        """JSON content that says which clean set it is, beside data and seed."""
+        """JSON content that says which clean set the repair has, beside data and seed."""
+        return self._identity_of_clean(self.clean_fraction)
+
+    @property
+    def asked_identity(self) -> list[Any]:
+        """The same of the clean set that detectors get."""
+        return self._identity_of_clean(self.asked_fraction)
+
+    def _identity_of_clean(self, fraction: float) -> list[Any]:
         own = self.clean.identity()
-        return [self.clean_fraction, self.finetune.split, *([own] if own else [])]
+        return [fraction, self.finetune.split, *([own] if own else [])]
 
     @cached_property
     def repair_stages(self) -> tuple[RepairStage, ...]:
@@ -384,13 +411,27 @@ def attack_key(trigger: Trigger | None, poison: Poison, variation: Variation = "
     return digest(content if variation == "whole" else {**content, "variation": variation})
 
 
+class Section(dict[str, Any]):
+    """A section of the content of many conditions, which is flattened once."""
+
+    __slots__ = ("_flat",)
+
+    def flat(self, prefix: str) -> Mapping[str, Any]:
+        """As `flatten`; the same prefix every time."""
+        if not hasattr(self, "_flat"):
+            self._flat = flatten(dict(self), prefix)
+        return self._flat
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries by dotted path; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         path = f"{prefix}{key}"
+        if isinstance(value, Section):
+            flat.update(value.flat(f"{path}."))
         # Not Mapping: whether a number is one takes longer than all the rest, and every row of every table asks.
-        if isinstance(value, dict):
+        elif isinstance(value, dict):
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = value

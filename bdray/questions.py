@@ -61,6 +61,6 @@ def answer_key(detector: Detector, condition: Condition) -> str:
             "question": detector.identity(),
             "stage": condition.stages[-1 if detector.of == "repaired" else 0].fingerprint,
             "attack": condition.attack,
-            "clean": condition.clean_identity,
+            "clean": condition.asked_identity,
         }
     )

@@ -158,6 +158,10 @@ class Evaluate(Identified):
     probes: bool = False
     """After every stage also the attack success rate with the trigger off its place, with a part of it, and under the
     sweep's other triggers: what tells a model that learnt this trigger from one that reacts to anything bright."""
+    select: Literal["clean_accuracy"] | None = "clean_accuracy"
+    """By what tables mark the best setting of a repair (`selected`): the clean accuracy on the last fifth of
+    `data.clean_pool`, which no repair uses; never by attack success, which a defender does not know. Null: by nothing.
+    Where a clean set leaves less than that fifth, nothing is measured."""
     relearn: Relearn | None = None
     """Whether a repaired model gets its backdoor back: its rates after relearning, tabled as `relearnt`; `true` or
     options. Baselines that were repaired alike are given the same pictures: they have nothing to get back."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, Literal, Self
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from bdray.condition import Condition, flatten
 from bdray.data.arrays import Duplicate
@@ -27,6 +28,23 @@ StageName = str
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+_FIELDS: dict[type[BaseModel], set[str]] = {}
+
+
+def made(model: type[M], values: dict[str, Any]) -> M:
+    """A model of values that have been validated, all of its fields in their order. Pydantic's `model_construct` takes
+    ten times as long, and each of its models holds a set of its own with the names of its fields: more than the values.
+    """
+    each = model.__new__(model)
+    object.__setattr__(each, "__dict__", values)
+    object.__setattr__(each, "__pydantic_fields_set__", _FIELDS.setdefault(model, set(model.model_fields)))
+    object.__setattr__(each, "__pydantic_extra__", None)
+    object.__setattr__(each, "__pydantic_private__", None)
+    return each
 
 
 RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
@@ -80,6 +98,97 @@ class EpochRecord(_Frozen):
         return self.model_copy(update={"rates": self.rates and self.rates.model_copy(update=unknown)})
 
 
+class Epochs(Sequence[EpochRecord]):
+    """Epochs as a table of numbers, of which an epoch is made when it is asked for: a large sweep has millions, and few
+    are looked at one by one.
+
+    Args:
+        numbers: column by column (`COLUMNS`), each with a number an epoch; None where there is none.
+    """
+
+    COLUMNS: ClassVar = (*(name for name in EpochRecord.model_fields if name != "rates"), *Rates.model_fields)
+    __slots__ = ("_end", "_numbers")
+
+    def __init__(self, numbers: Iterable[float | None]) -> None:
+        # No epoch holds a NaN (`finite`), so it can stand for None.
+        self._numbers = array("d", [math.nan if number is None else number for number in numbers])
+        self._end: Rates | None = None
+
+    @classmethod
+    def of(cls, epochs: Sequence[EpochRecord]) -> Epochs:
+        """Of epochs one by one."""
+        own, of_rates = cls.COLUMNS[: -len(Rates.model_fields)], cls.COLUMNS[-len(Rates.model_fields) :]
+        numbers = [getattr(epoch, name) for name in own for epoch in epochs]
+        return cls([*numbers, *(getattr(epoch.rates, name, None) for name in of_rates for epoch in epochs)])
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        listed = handler.generate_schema(tuple[EpochRecord, ...])
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, validated: value if isinstance(value, cls) else cls.of(validated(value)),
+            listed,
+            serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=listed),
+        )
+
+    def numbers(self, *columns: str) -> list[float | None]:
+        """As `Epochs` takes them; of these columns alone, where some are named."""
+        places = [self.COLUMNS.index(name) * len(self) for name in columns]
+        parts = [self._numbers[place : place + len(self)] for place in places] if columns else [self._numbers]
+        return [None if math.isnan(number) else number for part in parts for number in part]
+
+    @property
+    def end(self) -> Rates | None:
+        """The rates after the last epoch."""
+        # One object of each model: tables ask for it again and again.
+        if self._end is None and self:
+            self._end = self._rates(len(self) - 1)
+        return self._end
+
+    def _rates(self, index: int) -> Rates | None:
+        values = self._values(Rates, index)
+        return None if values["clean_images"] is None else made(Rates, values)
+
+    def _values(self, model: type[BaseModel], index: int) -> dict[str, Any]:
+        count, first = len(self), self.COLUMNS.index(next(iter(model.model_fields)))
+        numbers = self._numbers[first * count + index :: count]
+        return {
+            name: None if math.isnan(it) else _KINDS[name](it)
+            for name, it in zip(self.COLUMNS[first:], numbers, strict=True)
+        }
+
+    def __len__(self) -> int:
+        return len(self._numbers) // len(self.COLUMNS)
+
+    @overload
+    def __getitem__(self, index: int) -> EpochRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[EpochRecord, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> EpochRecord | tuple[EpochRecord, ...]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return tuple(self[place] for place in places)
+        values = self._values(EpochRecord, places) | {"rates": self._rates(places)}
+        return made(EpochRecord, {name: values[name] for name in EpochRecord.model_fields})
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, (Epochs, tuple)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+_KINDS: dict[str, type[float]] = {
+    name: int if field.annotation is int else bool if field.annotation is bool else float
+    for model in (EpochRecord, Rates)
+    for name, field in model.model_fields.items()
+}
+
+
 class StageRecord(_Frozen):
     """One stage, epoch by epoch. An operation that trains nothing has two: 0 before it and 1 after it."""
 
@@ -87,7 +196,7 @@ class StageRecord(_Frozen):
     result: str
     """What the model is afterwards, which is the prefix of its metrics: `poisoned`, `finetuned`, `pruned`, ..."""
     fingerprint: str
-    epochs: tuple[EpochRecord, ...]
+    epochs: Epochs
     at_once: bool = False
     """An operation: what is called its epoch 1 took no epoch. False in older records."""
     reused: bool = False
@@ -105,6 +214,11 @@ class StageRecord(_Frozen):
     @property
     def last(self) -> EpochRecord | None:
         return self.epochs[-1] if self.epochs else None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which would leave the epochs of `update` as they are."""
+        epochs = {"epochs": Epochs.of(update["epochs"])} if update and "epochs" in update else {}
+        return super().model_copy(update={**(update or {}), **epochs}, deep=deep)
 
 
 class Confusion(_Frozen):
@@ -236,6 +350,13 @@ class ProbeRecord(_Frozen):
     """Of its own trigger; `whole`: another trigger of the sweep."""
     rates: dict[str, Rates]
     """After each stage, by its result: `poisoned`, `finetuned`."""
+
+
+class ValidationRecord(_Frozen):
+    """A model on clean pictures that no stage trained on (`evaluate.select`), after its last stage."""
+
+    images: int
+    clean_accuracy: float
 
 
 class FeaturesRecord(_Frozen):
@@ -379,6 +500,7 @@ class TrialRecord(_Frozen):
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
+    validation: ValidationRecord | None = None
     answers: tuple[Answer, ...] = Field(default=(), exclude=True)
     """Of detectors; not in `record.json`, which is written once, but in `answers.json` beside it, which grows."""
     relearnt: tuple[Relearnt, ...] = Field(default=(), exclude=True)
@@ -387,17 +509,13 @@ class TrialRecord(_Frozen):
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""
 
-    @cached_property
+    @property
     def flat(self) -> Mapping[str, Any]:
         """The condition's resolved content by dotted path; classes know their names, where data were loaded."""
+        # Not kept: of a hundred thousand records it would take more memory than all else that they say.
         flat = flatten(self.condition)
-        return flat | classes_in(flat, self.data.class_names if self.data else None)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's; what was derived of the original is derived of the copy anew."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("flat", None)
-        return copied
+        flat.update(classes_in(flat, self.data.class_names if self.data else None))
+        return flat
 
     @property
     def class_names(self) -> dict[str, str]:
@@ -411,19 +529,18 @@ class TrialRecord(_Frozen):
     def ends(self) -> dict[str, Rates | None]:
         """Rates after the last epoch of each stage, by what the model is then; a pruned condition has none."""
         stages = () if self.status == "pruned" else self.stages
-        return {stage.result: stage.last.rates if stage.last else None for stage in stages}
+        return {stage.result: stage.epochs.end for stage in stages}
 
     @property
     def poisoned(self) -> Rates | None:
         """After the last epoch of the poison stage."""
         stage = self.stage("poison") if self.status != "pruned" else None
-        return stage.last.rates if stage and stage.last else None
+        return stage.epochs.end if stage else None
 
     @property
     def repaired(self) -> Rates | None:
         """After the last epoch of the last stage of the repair; None where there was none."""
-        last = self.stages[-1].last if len(self.stages) > 1 else None
-        return last.rates if last else None
+        return self.stages[-1].epochs.end if len(self.stages) > 1 else None
 
     @property
     def collapsed(self) -> bool:

@@ -74,7 +74,8 @@ def _registry_of(component: Component) -> Registry[Any]:
     raise AssertionError(f"{type(component).__name__} extends the base class of no kind of component")
 
 
-def _noise(count: int) -> torch.Tensor:
+def noise(count: int) -> torch.Tensor:
+    """The images that components are tried on: uint8, `count x 3 x SIDE x SIDE`."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +96,7 @@ def check_trigger(trigger: Trigger) -> None:
     """Shape and type stay, the images given stay as they are, one seed gives one result."""
     import torch
 
-    images = _noise(5)
+    images = noise(5)
     before = images.clone()
 
     def stamped() -> torch.Tensor:
@@ -143,7 +144,7 @@ def _check_poison(poison: Poison) -> None:
     assert (poison.wanted_labels(labels, CLASSES) != labels)[attacked].all(), "attacked images have the wanted label"
     assert np.array_equal(labels, before), "it changes the labels it is given"
     if poison.surrogate_recipe is not None:
-        images, device = _noise(4), torch.device("cpu")
+        images, device = noise(4), torch.device("cpu")
         flat = torch.linspace(-1, 1, 3 * SIDE**2 * CLASSES).reshape(-1, CLASSES)
         moved = poison.perturb(
             lambda pixels: pixels.flatten(1) @ flat,
@@ -172,7 +173,7 @@ def check_architecture(architecture: Architecture) -> None:
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items()), "one seed, two networks"
     points = architecture.MIXING_POINTS
     assert points is None or tuple(model.taps.points) == points, "its taps are not its MIXING_POINTS"  # type: ignore[union-attr, arg-type]
-    outputs = forward_outputs(model.train(), _noise(4).float() / 255)
+    outputs = forward_outputs(model.train(), noise(4).float() / 255)
     assert outputs.logits.shape == (4, CLASSES), f"its logits have the shape {tuple(outputs.logits.shape)}"
     assert outputs.features.ndim == 2, "its features are not N x D"
     outputs.logits.sum().backward()
@@ -199,7 +200,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
         regularizer.watched().check(points)
 
     def penalty(regularizer: Regularizer = regularizer) -> torch.Tensor | None:
-        images = regularizer.transform_inputs(_noise(6).float() / 255, torch.Generator().manual_seed(1))
+        images = regularizer.transform_inputs(noise(6).float() / 255, torch.Generator().manual_seed(1))
         mixing = regularizer.draw_mixing(points, 6, torch.Generator().manual_seed(2))
         edits = {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)} if mixing else {}
         outputs = forward_outputs(model, images, edits=edits, capture=regularizer.capture)
@@ -307,7 +308,7 @@ def _operate(repair: Repair, operation: Operation, model: nn.Module) -> None:
 
     device = torch.device("cpu")
     normalize = Normalization.of((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), device)
-    clean = CleanSet(_noise(8), torch.arange(8) % CLASSES, normalize, Compute(device, bfloat16=False))
+    clean = CleanSet(noise(8), torch.arange(8) % CLASSES, normalize, Compute(device, bfloat16=False))
     generator = torch.Generator().manual_seed(0)
     tools = Tools(generator, clean, normalize, nullcontext, lambda done, total, *, point=False: None, max_batches=3)
     with no_global_randomness(repair.title):
@@ -326,7 +327,7 @@ def _train(repair: Repair, training: Training, model: nn.Module, before: nn.Modu
     from bdray.training.evaluation import Normalization, TestSet
     from bdray.training.loop import Stage, run_stage
 
-    device, images, labels = torch.device("cpu"), _noise(8), torch.arange(8) % CLASSES
+    device, images, labels = torch.device("cpu"), noise(8), torch.arange(8) % CLASSES
     nowhere = torch.full((8,), -1)
     stage = Stage(
         name=training.name,
@@ -362,7 +363,7 @@ def check_detector(detector: Detector) -> None:
     assert detector.SEES, "it does not say what it sees"
     assert set(get_args(Sight)) >= detector.SEES, f"it SEES what nobody knows: {', '.join(sorted(detector.SEES))}"
     model = _resnet8().eval()
-    clean = _Clean(_noise(12), torch.arange(12) % CLASSES)
+    clean = _Clean(noise(12), torch.arange(12) % CLASSES)
     images, weights = clean.images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
 
     def scores() -> torch.Tensor:

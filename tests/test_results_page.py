@@ -48,7 +48,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
     """A poisoned and an unpoisoned condition with all that can be measured, by the real code."""
     sweep = Storage.open(tmp_path_factory.mktemp("runs")).child("sweep")
     base = {
-        "data": {"name": "digits", "image_size": 16, "train_limit": 64, "test_limit": 40},
+        "data": {"name": "digits", "image_size": 16, "train_limit": 80, "test_limit": 40, "clean_pool": 0.25},
         "model": "resnet8",
         "trigger": "patch",
         "repair": "fine_pruning",

@@ -12,7 +12,7 @@ from made_of_files import file_options
 from bdray.condition import COMPONENTS
 from bdray.errors import BdrayError
 from bdray.registry import Component
-from bdray.testing import check_component
+from bdray.testing import check_component, noise
 
 NEEDED: dict[str, dict[str, Any]] = {"composite": {"parts": ["logit_squeezing"]}}
 SLOW = ("nasnet", "nasnet_mobile", "resnet50")
@@ -22,7 +22,8 @@ ALL = [(section, name) for section in COMPONENTS for name, _ in COMPONENTS[secti
 @pytest.mark.parametrize(("section", "name"), ALL, ids="-".join)
 def test_every_component_of_ours_keeps_it(section: str, name: str, tmp_path: Path) -> None:
     registry = COMPONENTS[section]
-    check_component(registry.build({registry.name_key: name, **file_options(name, tmp_path), **NEEDED.get(name, {})}))
+    options = file_options(name, tmp_path, noise(5))
+    check_component(registry.build({registry.name_key: name, **options, **NEEDED.get(name, {})}))
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,7 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         console.print()
         console.print(table_of(listing, console.width))
         console.print()
-        tuned = "; tuned: after the repair" if listing.is_tuned else ""
-        said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{tuned}."
+        said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{listing.said}."
         console.print(said, style="dim", soft_wrap=True)
         show_search_of(outcome.sweep, outcome.records, console)
         for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def narcissus(options: argparse.Namespace) -> int:
     write_file(Path(options.output), buffer.getvalue())
     name = experiment.data.class_names[target]
     console.print(f"noise    {options.output}, of {len(chosen)} pictures of {name}", markup=False, soft_wrap=True)
-    console.print(f"  trigger: {{name: additive, path: {options.output}}}", markup=False, soft_wrap=True)
+    # JSON is YAML, and quotes a path that needs it.
+    trigger = json.dumps({"name": "additive", "path": options.output}, ensure_ascii=False)
+    console.print(f"  trigger: {trigger}", markup=False, soft_wrap=True)
     console.print(f"  poison: {{strategy: clean_label, target: {target}, test_trigger: {{strength: 3}}}}", markup=False)
     return 0

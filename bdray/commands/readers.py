@@ -120,10 +120,27 @@ def _in_plan_order(sweep: Storage) -> list[TrialRecord]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Paired differences of two sweeps."""
+    """Paired differences of two sweeps, or a sweep beside a published table."""
+    if (options.second is None) is (options.published is None):
+        raise UserError("compare wants a second sweep, or --published FILE, and not both")
+    if options.published is not None:
+        return _beside_published(options)
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
     show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
+    return 0
+
+
+def _beside_published(options: argparse.Namespace) -> int:
+    from bdray.commands.published import show_published
+
+    sweep = find_sweep(options.first, options.storage)
+    records = _in_plan_order(sweep)
+    if not records:
+        raise UserError(f"{sweep.uri} has no finished condition yet")
+    planned = len(SweepFolder(sweep).info().asked) or len(records)
+    form = {"tolerance": options.tolerance, "md": options.md, "latex": options.latex}
+    show_published(sweep.name, options.published, records, planned, **form)
     return 0
 
 
@@ -260,8 +277,6 @@ def _picture_in(sweeps: Sequence[Storage], condition_id: str) -> bytes | None:
 def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
     """The search of a sweep whose conditions were chosen by results; None for others, and where its space can no longer
     be read. `text`: of its space, where that is known."""
-    from bdray.report.searching import SearchView
-    from bdray.space import load_space
     from bdray.space.source import parse_yaml
 
     text, said = sweep.read_text(SPACE) if text is None else text, None
@@ -271,6 +286,8 @@ def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
         if isinstance(search, dict) and search.get("method") == "grid" and not isinstance(seeds, dict):
             # Expanding a large grid takes seconds, and says nothing here.
             return None
+        from bdray.space import load_space
+
         space = load_space(sweep.uri_of(SPACE), text=text)
     except UserError as error:
         if isinstance(said, dict) and said.get("plugins"):
@@ -279,6 +296,8 @@ def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
         return None
     if not space.is_open:
         return None
+    from bdray.report.searching import SearchView
+
     planned = {condition.condition_id for condition in space.conditions()}
     asked = [name for name in SweepFolder(sweep).info().conditions if name not in planned]
     return SearchView(space.search, space.expansion.domain, space.replication, asked, sweep)

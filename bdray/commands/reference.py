@@ -65,7 +65,8 @@ KEY_TEXTS = {
     "resources": "What trials ask Ray for, and what the sweep may keep.",
     "tracking": "Where measurements are mirrored to.",
     "detect": "Detectors that are asked of every poisoned model and baseline: names, or mappings with options "
-    "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept.",
+    "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept. "
+    "Those that need clean pictures get what `finetune` says, beside a repair that uses none too.",
     "evaluate": "What else is measured of models, and changes none of them. In no id.",
     "data_roots": "The folder of each data set, by its name, in place of `data.root`: `{flowers: DIR}`; on the command "
     "line `--data-root flowers=DIR`. Where neither is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",

@@ -16,7 +16,7 @@ from bdray.poisoning.classes import class_sentences
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
-from bdray.results.listing import DEFINITIONS, MEANS, Listing, fit_of, latex_of, listing_of, markdown_of, table_of
+from bdray.results.listing import DEFINITIONS, MEANS, Fit, fit_of, latex_of, listing_of, markdown_of, table_of
 from bdray.results.surroundings import mixtures
 from bdray.space.overrides import parse_rules_of_options
 from bdray.terminal import Console
@@ -63,27 +63,25 @@ def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, co
     if options.md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
         return
-    said = [f"{MEANS[0].upper()}{MEANS[1:]}{_tuned(listing)}."]
+    said = [f"{MEANS[0].upper()}{MEANS[1:]}{listing.said}."]
     if "took" in listing.heads:
         said.append(TOOK.format(100 * options.took_at))
     if options.latex:
         sys.stdout.write(latex_of(listing, " ".join([DEFINITIONS, *said])))
     else:
         console = Console(highlight=False)
-        console.print(table_of(listing, console.width))
-        said[0] += _wider(listing, console)
+        fit = fit_of(listing, console.width)
+        console.print(table_of(listing, console.width, fit))
+        said[0] += wider(fit)
         for sentence in said:
             console.print(sentence, markup=False, soft_wrap=True)
         for sentence in [*said_of_classes(records), *mixtures(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 
-def _tuned(listing: Listing) -> str:
-    return "; tuned: after the last stage of the repair" if listing.is_tuned else ""
-
-
-def _wider(listing: Listing, console: Console) -> str:
-    return "" if fit_of(listing, console.width).intervals else " Ranges and intervals: in a wider terminal, or --md."
+def wider(fit: Fit) -> str:
+    """What to say where a terminal has no room for ranges and intervals."""
+    return "" if fit.intervals else " Ranges and intervals: in a wider terminal, or --md."
 
 
 def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
@@ -127,7 +125,7 @@ def show_comparison(
         raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
     listing = comparison_listing(found)
     what = f"{names[1]} minus {names[0]}"
-    said = f"{DIFFERENCES}{_tuned(listing)}."
+    said = f"{DIFFERENCES}{listing.said}."
     if md:
         sys.stdout.write(f"{markdown_of(listing)}\n")
     elif latex:
@@ -136,8 +134,9 @@ def show_comparison(
         console = Console(highlight=False)
         console.print(f"{what}: {len(found.pairs)} pairs of conditions", markup=False)
         _say_apart(console, names, found)
-        console.print(table_of(listing, console.width))
-        console.print(f"{said}{_wider(listing, console)}", markup=False, soft_wrap=True)
+        fit = fit_of(listing, console.width)
+        console.print(table_of(listing, console.width, fit))
+        console.print(f"{said}{wider(fit)}", markup=False, soft_wrap=True)
 
 
 def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> None:

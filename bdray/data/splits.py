@@ -16,17 +16,23 @@ if TYPE_CHECKING:
     from bdray.data.sources import Labels
 
 
+VALIDATION = 0.2
+"""Part of the pool that no clean set should take: our choice."""
+
+
 @dataclass(frozen=True)
 class CleanSplit:
-    """Positions in the whole training set, both int64 and sorted.
+    """Positions in the whole training set, all int64 and sorted.
 
     Attributes:
         train_indices: what the poison stage trains on.
         clean_indices: what the fine-tuning stage trains on, always with clean images.
+        validation_indices: what no stage trains on, to choose settings by; none where the clean set takes it.
     """
 
     train_indices: Labels
     clean_indices: Labels
+    validation_indices: Labels
 
 
 def split_clean(
@@ -41,7 +47,8 @@ def split_clean(
 
     One stratified order of all images is drawn. Its first `round(held_out_fraction * N)` are the pool that the
     poison stage never sees. The clean set is the first `round(fraction * N)` of the pool (`held_out`) or of what
-    comes after it (`train_clean`), so with one generator seed a smaller clean set is a subset of a larger one.
+    comes after it (`train_clean`), so with one generator seed a smaller clean set is a subset of a larger one. The
+    last `round(VALIDATION * pool)` of the pool are for validation, the same for every clean set that leaves them.
 
     Args:
         labels: of the whole training set, int64, `N`.
@@ -61,7 +68,10 @@ def split_clean(
     pool_size = round(held_out_fraction * total)
     pool, train = order[:pool_size], order[pool_size:]
     clean = (pool if split == "held_out" else train)[: round(fraction * total)]
-    return CleanSplit(train_indices=np.sort(train), clean_indices=np.sort(clean))
+    validation = pool[pool_size - round(VALIDATION * pool_size) :]
+    if split == "held_out" and len(clean) + len(validation) > pool_size:
+        validation = validation[:0]
+    return CleanSplit(np.sort(train), np.sort(clean), np.sort(validation))
 
 
 def cannot_split(

@@ -13,10 +13,11 @@ from bdray.results.cells import Difference, Estimate, Replicate, described, is_s
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
 from bdray.results.varied import FILES, axes_of
 
-_NOT_SCIENTIFIC = (
+NOT_SCIENTIFIC = (
     *("data.root", "data.unread", "data.train_folder", "data.test_folder", "data.classes"),
     *(*FILES, "model.weights_file"),
 )
+"""Paths in which conditions may differ that are the same experiment."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comp
 
 
 def _scientific(record: TrialRecord) -> dict[str, Any]:
-    return {path: value for path, value in flatten(record.condition).items() if path not in _NOT_SCIENTIFIC}
+    return {path: value for path, value in flatten(record.condition).items() if path not in NOT_SCIENTIFIC}
 
 
 def _key(flat: Mapping[str, Any], apart: Iterable[str]) -> str:

@@ -11,14 +11,16 @@ from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from bdray.record import FeaturesRecord, Rates, StageName, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
+from bdray.report.ranking import RankedRepair, Ranking
 from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate
 from bdray.results.detections import attack_of
 from bdray.results.listing import axis_names
@@ -442,6 +444,90 @@ def _planes(panels: Sequence[tuple[str, FeaturesRecord]], shape: Shape) -> Figur
         loc="outside upper left", frameon=False, fontsize=shape.points - 0.5, ncols=2,
     )  # fmt: skip
     return figure
+
+
+_RATINGS = LinearSegmentedColormap.from_list("ratings", [ORANGE, "white", BLUE])
+_SQUARE, _NUMBER = (0.36, 0.75), 0.5
+"""Inches: least and largest width of a square; width of a column of numbers."""
+
+
+def ranking_pictures(found: Ranking | None, shape: Shape = PAGE) -> list[Picture]:
+    """Repairs against attacks: the defense effectiveness rating of each in each, beside mean rank and mean rating."""
+    if found is None:
+        return []
+    room = shape.width - _rank_margin(found, shape) - 2 * _NUMBER - 0.1
+    wide, tall = max(1, int(room / _SQUARE[0])), shape.rows
+    tiles = [
+        (found.repairs[row : row + tall], found.columns[start : start + wide])
+        for row in range(0, len(found.repairs), tall)
+        for start in range(0, len(found.columns), wide)
+    ]
+
+    def draw(some: Sequence[tuple[Sequence[RankedRepair], Sequence[str]]]) -> Figure:
+        return _rank_map(found, *some[0], shape)
+
+    alt = "Defense effectiveness rating of every repair under every attack, with mean ranks"
+    return _pictures("repairs", alt, shape, draw, parts=tiles, most=1)
+
+
+def _rank_margin(found: Ranking, shape: Shape) -> float:
+    """Inches for the names of repairs, which take more lines where they are longer than a third of the figure."""
+    longest = max(len(repair.name) for repair in found.repairs)
+    return min(max(longest, len(_BEFORE)) * shape.letter, shape.width / 3) + 0.2
+
+
+_BEFORE = "ASR before"
+
+
+def _rank_map(found: Ranking, repairs: Sequence[RankedRepair], columns: Sequence[str], shape: Shape) -> Figure:
+    left = _rank_margin(found, shape)
+    letters = int((left - 0.2) / shape.letter)
+    names = [textwrap.wrap(repair.name, letters) for repair in repairs]
+    heads = [textwrap.wrap(column, 26) for column in columns]
+    lines = max(map(len, names))
+    pitch = max(_ROW, 1.15 * lines * shape.points / 72 + 0.04)
+    top = max(len(line) for head in heads for line in head) * shape.letter + 0.2
+    square = min(_SQUARE[1], (shape.width - left - 2 * _NUMBER - 0.1) / len(columns))
+    height = top + pitch * (len(repairs) + 1) + 0.1
+    figure = Figure(figsize=(shape.width, height))
+    place = [left / shape.width, 0.1 / height, square * len(columns) / shape.width, 1 - (top + 0.1) / height]
+    axes = figure.add_axes((place[0], place[1], place[2], place[3]))
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(repairs) - 0.5, -1.5))
+    axes.set_axis_off()
+    for row, lines_of_name in enumerate([[_BEFORE], *names], -1):
+        axes.text(-0.5 - 0.1 / square, row, "\n".join(lines_of_name), ha="right", va="center", fontsize=shape.points)
+    for position, head in enumerate(heads):
+        axes.text(position, -1.6, "\n".join(head), rotation=90, ha="center", va="bottom", fontsize=shape.points)
+    _fill_rank_map(axes, found, repairs, columns, shape)
+    for beside, word in ((0.5, "rank"), (1.5, "DER")):
+        x = len(columns) - 0.5 + beside * _NUMBER / square
+        axes.text(x, -1, word, ha="center", va="center", fontsize=shape.points, style="italic")
+        for row, repair in enumerate(repairs):
+            rating = f"{100 * repair.mean.rating:.1f}" if repair.mean else "–"
+            text = rating if word == "DER" else "–" if repair.rank is None else f"{repair.rank:.1f}"
+            axes.text(x, row, text, ha="center", va="center", fontsize=shape.points)
+    return figure
+
+
+def _fill_rank_map(
+    axes: Axes, found: Ranking, repairs: Sequence[RankedRepair], columns: Sequence[str], shape: Shape
+) -> None:
+    """The squares, and above them what the attacks reached before any repair."""
+    for position, column in enumerate(columns):
+        if (before := found.before.get(column)) is not None:
+            axes.text(position, -1, f"{100 * before:.0f}", ha="center", va="center", fontsize=shape.points)
+        for row, repair in enumerate(repairs):
+            rating = found.squares.get((repair.name, column))
+            color = LIGHT if rating is None else _RATINGS(rating)
+            corner = (position - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", lw=0.8))
+            text, ink = ("–", BLACK) if rating is None else (f"{100 * rating:.0f}", _ink(rating))
+            axes.text(position, row, text, ha="center", va="center", fontsize=shape.points, color=ink)
+
+
+def _ink(rating: float) -> str:
+    """A colour that can be read on a square."""
+    return "white" if abs(rating - 0.5) > 0.3 else BLACK
 
 
 def persistence_lines(study: Study) -> Lines:

@@ -153,7 +153,7 @@ def heat_map(study: Study, stage: StageName, most_columns: int = 24) -> HeatMap 
         if rate := cell.estimate(stage, "attack_success_rate"):
             found.setdefault((words_of(cell, down), values_of(cell, across)), []).append(rate.mean)
     rows = tuple(dict.fromkeys(words_of(cell, down) for cell in cells))
-    columns = _in_order({values_of(cell, across) for cell in cells}, cells, across)
+    columns = in_order({values_of(cell, across) for cell in cells}, cells, across)
     if not found or len(rows) * len(columns) < 2:
         return None
     squares = {key: Square(sum(rates) / len(rates), min(rates), max(rates), len(rates)) for key, rates in found.items()}
@@ -161,8 +161,9 @@ def heat_map(study: Study, stage: StageName, most_columns: int = 24) -> HeatMap 
     return HeatMap(tuple(down), tuple(across), averaged, rows, columns, squares)
 
 
-def _in_order(columns: set[tuple[str, ...]], cells: Sequence[Cell], axes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """By the values of each axis in turn: numbers by size, others in the order in which the cells have them."""
+def in_order(columns: set[tuple[str, ...]], cells: Sequence[Cell], axes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Combinations of the values of `axes` (`values_of`), by the values of each axis in turn: numbers by size, others
+    in the order in which the cells have them."""
     ranks = [_ranks(cells, path) for path in axes]
     return tuple(sorted(columns, key=lambda column: [rank[text] for rank, text in zip(ranks, column, strict=True)]))
 

@@ -58,5 +58,5 @@ def _recipe(records: Sequence[TrialRecord], section: str) -> str:
 def _time(records: Sequence[TrialRecord]) -> str:
     """Of every stage once, where it was computed."""
     stages: dict[str, StageRecord] = {stage.fingerprint: stage for record in records for stage in record.stages}
-    seconds = [epoch.seconds for stage in stages.values() for epoch in stage.epochs]
-    return f"{show_duration(sum(seconds))} in {len(stages)} stages, without evaluation" if any(seconds) else ""
+    seconds = [each for stage in stages.values() for each in stage.epochs.numbers("seconds") if each]
+    return f"{show_duration(sum(seconds))} in {len(stages)} stages, without evaluation" if seconds else ""

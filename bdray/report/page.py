@@ -23,11 +23,13 @@ from bdray.report.figures import (
     feature_pictures,
     persistence_lines,
     persistence_pictures,
+    ranking_pictures,
 )
 from bdray.report.findings import clean_behaviour, regularization, variation
 from bdray.report.layout import gathered, heat_map
 from bdray.report.methods import methods, tunes_only
 from bdray.report.probes import probed_stages
+from bdray.report.ranking import ranking
 from bdray.report.retraining import retraining
 from bdray.report.searching import SearchView, search_parts
 from bdray.report.strips import recovered_strips, trigger_strips
@@ -97,11 +99,12 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
     study = study_of(records, sweep.took_at)
     clean = clean_behaviour(study)
     searched = search_parts(sweep.search, study.records)
+    ranked = ranking(study)
 
     def draw(shape: Shape) -> Sequence[Picture]:
         accuracy = clean_accuracy_pictures(study, clean, shape)
         rates = [*attack_success_pictures(study, shape), *persistence_pictures(study, shape), *accuracy]
-        return [*rates, *feature_pictures(study.records, shape)]
+        return [*rates, *ranking_pictures(ranked, shape), *feature_pictures(study.records, shape)]
 
     few = len(study.cells) <= MOST_CELLS
     drawn = study if few else gathered(study, _GATHERED)
@@ -110,6 +113,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         "persistence": persistence_pictures(drawn),
         # Differences are of pairs of one cell and seed.
         "accuracy": clean_accuracy_pictures(study, clean) if few else [],
+        "repairs": ranking_pictures(ranked),
         "features": feature_pictures(study.records),
     }
     environment = _environment()
@@ -131,6 +135,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         clean=clean,
         regularization=regularization(study),
         retraining=retraining(study),
+        ranked=ranked,
         drawn=drawn,
         relearnt=relearnings(drawn),
         probed=probed_stages(drawn),

@@ -100,7 +100,7 @@ def retraining(study: Study) -> Retraining:
     """What the repair leaves, and what it costs."""
     if not any(facts.is_repaired for facts in map(facts_of, study.records) if facts):
         return Retraining("Nothing was repaired in this sweep (`repair: none`, or no epochs of it).")
-    cells = [_defusal(cell) for cell in study.distinct("finetune") if _is_repaired(cell)]
+    cells = [_defusal(cell) for cell in study.distinct("finetune") if is_repaired(cell)]
     if not any(cell.after for cell in cells):
         return Retraining("No poisoned condition finished its repair.")
     costs = [costs for cell in study.distinct("finetune") if (costs := _costs(cell))]
@@ -118,7 +118,8 @@ def _joined(found: Sequence[Trainings | None]) -> Trainings | None:
     return joined(known) if known else None
 
 
-def _is_repaired(cell: Cell) -> bool:
+def is_repaired(cell: Cell) -> bool:
+    """Whether something was done to its models later."""
     return any(facts.is_repaired for each in cell.replicates if (facts := facts_of(each.record)))
 
 

@@ -8,6 +8,7 @@ has is no success rate of a backdoor. A model that several conditions share coun
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from bdray.poisoning.classes import in_common
 from bdray.record import Rates, StageName, TrialRecord
 from bdray.results.controls import Control, controls_of
+from bdray.results.selected import selected_cells
 from bdray.results.statistics import Interval, newcombe_interval, wilson_interval
 from bdray.results.took import TOOK_AT, took
 from bdray.results.trainings import Trainings
@@ -135,8 +137,10 @@ class Replicate:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
             return self.record.condition_id
-        losses = [epoch.loss for each in ends for epoch in each.epochs if epoch.loss is not None]
-        return (tuple(losses), self.record.role, rates_after(self.record, stage)) if losses else ends[-1].fingerprint
+        losses = array("d", [loss for each in ends for loss in each.epochs.numbers("loss") if loss is not None])
+        if not losses:
+            return ends[-1].fingerprint
+        return losses.tobytes(), self.record.role, rates_after(self.record, stage)
 
     def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:
         """Whether its backdoor took, see `bdray.results.took`; None where that is unclear."""
@@ -166,12 +170,14 @@ class Cell:
     Attributes:
         values: by axis path, what the cell has there (None: not applicable).
         took_at: see `took`.
+        selected: whether its setting of its repair is the best of several (`bdray.results.selected`).
     """
 
     cell_id: str
     values: Mapping[str, Any]
     replicates: tuple[Replicate, ...]
     took_at: float = TOOK_AT
+    selected: bool = False
     _models: dict[StageName, list[Replicate]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -336,22 +342,24 @@ def cells_of(
         mine = {path: flat.get(path) for path in axes}
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
+    selected = {} if by_axes else selected_cells(records)
     return [
         Cell(
             members[0][0].cell_id,
             {path: in_common([mine[path] for _, mine in members]) for path in axes},
             tuple(Replicate(record, controls.get(record.condition_id)) for record, _ in members),
             took_at,
+            selected.get(members[0][0].cell_id, False),
         )
         for members in groups.values()
     ]
 
 
-def described(record: TrialRecord) -> dict[str, Any]:
+def described(record: TrialRecord) -> Mapping[str, Any]:
     """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
-    flat = record.flat
-    attack = ("trigger.", "poison.")
-    return {k: v for k, v in flat.items() if record.role == "poisoned" or not k.startswith(attack)}
+    if record.role == "poisoned":
+        return record.flat
+    return {path: value for path, value in record.flat.items() if not path.startswith(("trigger.", "poison."))}
 
 
 def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
@@ -374,9 +382,11 @@ def is_sound(record: TrialRecord, stage: StageName) -> bool:
     A failed one never is: it is to be run again.
     """
     passed = record.stages[:1] if stage == "poison" else record.stages
-    went_on = record.status == "diverged" and any(later.diverged for later in record.stages[len(passed) :])
-    ends = [each.last.rates for each in passed if each.last]
-    return (record.status == "finished" or went_on) and not any(rates.collapsed for rates in ends if rates)
+    if record.status != "finished" and not (
+        record.status == "diverged" and any(later.diverged for later in record.stages[len(passed) :])
+    ):
+        return False
+    return not any(rates.collapsed for each in passed if (rates := each.epochs.end))
 
 
 def mark(record: TrialRecord) -> str:

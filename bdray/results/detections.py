@@ -132,8 +132,10 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
 
 
 def _clean_of(record: TrialRecord) -> str:
-    facts, split = facts_of(record), record.condition["finetune"]["split"]
-    return f"{split} {100 * facts.clean_fraction:g} % clean" if facts else ""
+    facts, finetune = facts_of(record), record.condition["finetune"]
+    # Beside a repair that uses no clean pictures as many are set aside for detectors.
+    fraction = facts.clean_fraction or finetune["fraction"] if facts else 0.0
+    return f"{finetune['split']} {100 * fraction:g} % clean" if facts else ""
 
 
 def _row(names: Mapping[str, str], answer: Answer) -> str:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from itertools import zip_longest
+from typing import Any
 
 from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
 from bdray.errors import UserError, nearest
@@ -18,7 +21,7 @@ from bdray.results.cells import Cell, Difference, Estimate, RateName, cells_of
 from bdray.results.controls import Control
 from bdray.results.took import TOOK_AT
 from bdray.results.trainings import Trainings
-from bdray.results.varied import axes_of, axis_name, varying_paths
+from bdray.results.varied import axes_of, axis_name, values_by_path, varying_paths
 from bdray.values import show_cell
 
 RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
@@ -31,6 +34,9 @@ RATE_COLUMNS: dict[str, tuple[RateName, StageName]] = {
 
 TOOK_COLUMNS: dict[str, StageName] = {"took": "poison", "tuned took": "finetune"}
 _ORDER = ("C-Acc", "ASR", "took", "tuned C-Acc", "tuned ASR", "tuned took")
+
+SELECTED = "selected"
+"""Marks the setting of a repair that `bdray.results.selected` finds the best."""
 
 DEFINITIONS = (
     "n: conditions; a model that several of them share counts once in the rest. C-Acc: clean accuracy, the share of"
@@ -50,20 +56,31 @@ class Listing:
     Attributes:
         rows: by head; axes as values, `n` as a number, rates as `Estimate`, `took` as `Trainings`, marks as text.
         more: rows that were left out.
+        columns: heads between the axes and the marks; None: `n`, rates and `took`, as far as there are some.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
     more: int = 0
+    columns: tuple[str, ...] | None = None
 
     @property
     def is_tuned(self) -> bool:
         """Whether there was a repair."""
         return any(row["tuned C-Acc"] is not None for row in self.rows)
 
+    @property
+    def said(self) -> str:
+        """What words in heads and marks mean, to follow `MEANS`."""
+        tuned = "; tuned: after the last stage of the repair" if self.is_tuned else ""
+        chosen = any(SELECTED in row[""].split(", ") for row in self.rows)
+        return tuned + (f"; {SELECTED}: the setting of a repair that is best on other clean pictures" if chosen else "")
+
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Of the columns: axes, `n`, rates and `took` (where there are floors; `tuned` where something was), marks."""
+        if self.columns is not None:
+            return (*self.axes, *self.columns, "")
         known = [head for head in _ORDER if self.is_tuned or not head.startswith("tuned")]
         kept = [head for head in known if head in RATE_COLUMNS or any(row[head] is not None for row in self.rows)]
         return (*self.axes, "n", *kept, "")
@@ -120,7 +137,7 @@ def listing_of(
 
 
 def _axis(name: str, records: Sequence[TrialRecord]) -> str:
-    paths = dict.fromkeys(path for record in records for path in record.flat if path != "trigger")
+    paths = [path for path in values_by_path(records) if path != "trigger"]
     found = [path for path in paths if name in (path, axis_name(path), path.rpartition(".")[0])]
     exact = [path for path in found if path == name or path.endswith((".name", ".strategy"))]
     if not found:
@@ -135,13 +152,13 @@ def _axis(name: str, records: Sequence[TrialRecord]) -> str:
 
 def axis_names(axes: Sequence[str], records: Sequence[TrialRecord]) -> list[str]:
     """Short names; whole paths where `records` have two of one short name: `train.lr` beside `finetune.lr`."""
-    paths = {path for record in records for path in record.flat} - {"trigger"}
+    paths = values_by_path(records).keys() - {"trigger"}
     short = Counter(map(axis_name, paths))
     return [path if short[name] > 1 else name for path, name in zip(axes, map(axis_name, axes), strict=True)]
 
 
 def _row(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
-    baseline = ["baseline"] if cell.is_baseline else []
+    baseline = ["baseline"] if cell.is_baseline else [SELECTED] if cell.selected else []
     return {
         **dict(zip(names, cell.values.values(), strict=True)),
         "n": len(cell.replicates),
@@ -157,7 +174,7 @@ def texts_of(listing: Listing, *, intervals: bool, brief: bool = False) -> list[
 
 
 def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
-    if value is None or head not in _ORDER:
+    if not isinstance(value, Difference | Trainings | Estimate):
         return value if head == "" else show_cell(value)
     if isinstance(value, Difference):
         return value.text(intervals=intervals)
@@ -165,7 +182,7 @@ def _text(value: Any, head: str, intervals: bool, *, brief: bool) -> str:
         found = value.interval
         said = value.short if brief else value.text
         return f"{said} [{100 * found.low:.0f}, {100 * found.high:.0f}]" if intervals else said
-    if intervals and value.low is not None:
+    if intervals and value.low is not None and value.high is not None:
         return f"{value.mean:.1%} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
     if intervals and len(value.values) > 1:
         return f"{value.mean:.1%} ({100 * value.lowest:.1f} to {100 * value.highest:.1f})"
@@ -177,12 +194,14 @@ class Fit:
     """What of a listing fits into a terminal.
 
     Attributes:
+        rows: its texts.
         gap: between two columns.
         stacked: all axes share one column.
         room: for that column.
     """
 
     intervals: bool
+    rows: Sequence[Sequence[str]]
     gap: int
     stacked: bool
     room: int = 0
@@ -190,15 +209,16 @@ class Fit:
 
 def fit_of(listing: Listing, width: int) -> Fit:
     """Into `width` columns: intervals rather than wide gaps, and an axis a column rather than either."""
-    for intervals, gap in ((True, 2), (True, 1), (False, 2), (False, 1)):
+    for intervals in (True, False):
         rows = texts_of(listing, intervals=intervals, brief=not intervals)
         columns = zip(listing.heads, *rows, strict=True)
         widths = [max(map(len, (*_broken(head).split("\n"), *cells))) for head, *cells in columns]
-        if sum(widths) + gap * (len(widths) - 1) <= width:
-            return Fit(intervals, gap, stacked=False)
+        for gap in (2, 1):
+            if sum(widths) + gap * (len(widths) - 1) <= width:
+                return Fit(intervals, rows, gap, stacked=False)
     axes, rest = widths[: len(listing.axes)], widths[len(listing.axes) :]
     room = max(max(axes) + len(" /"), width - sum(rest) - len(rest))
-    return Fit(intervals=False, gap=1, stacked=len(axes) > 1, room=room)
+    return Fit(intervals, rows, gap, stacked=len(axes) > 1, room=room)
 
 
 def _stack(texts: Sequence[str], room: int) -> str:
@@ -216,34 +236,66 @@ def _broken(head: str) -> str:
     return head.replace("tuned ", "tuned\n")
 
 
-def table_of(listing: Listing, width: int) -> Table:
-    """For a terminal of `width` columns; no word is broken."""
-    fit = fit_of(listing, width)
-    rows, stacked = texts_of(listing, intervals=fit.intervals, brief=not fit.intervals), fit.stacked
+def table_of(listing: Listing, width: int, fit: Fit | None = None) -> RenderableType:
+    """For a terminal of `width` columns; no word is broken.
+
+    Args:
+        fit: into it, where that is known.
+    """
+    fit = fit or fit_of(listing, width)
+    stacked, count = fit.stacked, len(listing.axes)
+    rows = [[_stack(row[:count], fit.room), *row[count:]] for row in fit.rows] if stacked else fit.rows
+    heads = [_stack(listing.axes, fit.room), *listing.heads[count:]] if stacked else list(listing.heads)
+    known = None if listing.more else _widths(heads, rows, fit.gap, width)
     table = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, fit.gap - 1, 0, 0)
     )
-    kept = listing.heads[len(listing.axes) :]
-    for head in (_stack(listing.axes, fit.room), *kept) if stacked else listing.heads:
-        is_axis = head not in kept
-        justify: Literal["left", "right"] = "left" if is_axis else "right"
-        # No narrower than a word, where rich would make it a letter wide before it breaks any other.
-        longest = max(
-            (len(word) for row in rows for cell in row[: len(listing.axes)] for word in cell.split()), default=1
-        )
+    # No narrower than a word, where rich would make it a letter wide before it breaks any other.
+    longest = max((len(word) for row in fit.rows for cell in row[:count] for word in cell.split()), default=1)
+    for index, head in enumerate(heads):
+        is_axis = index < (1 if stacked else count)
         table.add_column(
             _broken(head),
-            justify=justify,
+            justify="left" if is_axis else "right",
             no_wrap=not stacked,
+            width=known[index] if known else None,
             min_width=longest if stacked and is_axis else None,
             overflow="fold",
         )
-    for row in rows:
-        count = len(listing.axes)
-        cells = [_stack(row[:count], fit.room), *row[count:]] if stacked else row
-        table.add_row(*map(escape, cells))
+    for row in rows[:1] if known else rows:
+        table.add_row(*map(escape, row))
     table.caption = _more(listing.more)
-    return table
+    return Group(table, _Lines(rows[1:], known, fit.gap, 1 if stacked else count)) if known and len(rows) > 1 else table
+
+
+def _widths(heads: Sequence[str], rows: Sequence[Sequence[str]], gap: int, width: int) -> list[int] | None:
+    """Of columns in which nothing has to be broken; None where something may have to, or letters are not one wide."""
+    texts = [*(_broken(head) for head in heads), *(cell for row in rows for cell in row)]
+    if not all(text.replace("\n", "").isprintable() and text.isascii() for text in texts):
+        return None
+    columns = zip(map(_broken, heads), *rows, strict=True)
+    # Rich makes none narrower than a letter.
+    widths = [max(1, *(len(line) for cell in column for line in cell.split("\n"))) for column in columns]
+    return widths if sum(widths) + gap * (len(widths) - 1) <= width else None
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """More rows of a table. Rich takes a millisecond a row, which counts for ten thousand."""
+
+    rows: Sequence[Sequence[str]]
+    widths: Sequence[int]
+    gap: int
+    axes: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines that rich would make of them: axes at the left, numbers at the right."""
+        for row in self.rows:
+            for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+                axes = [text.ljust(width) for text, width in zip(line[: self.axes], self.widths, strict=False)]
+                numbers = zip(line[self.axes :], self.widths[self.axes :], strict=True)
+                cells = [*axes, *(text.rjust(width) for text, width in numbers)]
+                yield Segment(f"{(' ' * self.gap).join(cells)}\n")
 
 
 def _more(count: int) -> str | None:

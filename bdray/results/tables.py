@@ -13,6 +13,7 @@ from bdray.results.cells import Replicate
 from bdray.results.controls import Control, controls_of
 from bdray.results.detections import answer_columns, names_of
 from bdray.results.relearnt import recipes_of, relearnt_columns
+from bdray.results.selected import selected_cells
 from bdray.results.surroundings import surroundings_of
 from bdray.results.took import TOOK_AT
 
@@ -34,6 +35,7 @@ def result_row(
     detectors: Mapping[str, str] | None = None,
     recipes: Mapping[str, str] | None = None,
     took_at: float = TOOK_AT,
+    selected: Mapping[str, bool] | None = None,
 ) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
     Holds no times, so that equal sweeps have equal tables.
@@ -45,6 +47,7 @@ def result_row(
         detectors: what the detector of each answer is called (`names_of`); None: as this record's alone tell.
         recipes: the same of relearning (`recipes_of`).
         took_at: see `bdray.results.took`.
+        selected: by cell, whether its setting of its repair is the best one (`selected_cells`); None: no columns.
     """
     results, replicate = results or results_of([record]), Replicate(record, control)
     before, after = (replicate.floor(stage) for stage in ("poison", "finetune"))
@@ -58,6 +61,7 @@ def result_row(
         **_rates_by_result(record, results),
         **_rates("repaired", record.repaired),
         **_took(replicate, results, took_at),
+        **({} if selected is None else _validated(record, selected)),
         "repaired_der": defense_effectiveness(record.poisoned, record.repaired),
         **(_probed(record, results) if probed or record.probes else {}),
         **answer_columns(record, names_of(record.answers) if detectors is None else detectors),
@@ -122,6 +126,14 @@ def _took(replicate: Replicate, results: Sequence[str], took_at: float) -> dict[
     return row
 
 
+def _validated(record: TrialRecord, selected: Mapping[str, bool]) -> dict[str, float | bool | None]:
+    found = record.validation
+    return {
+        "validation_clean_accuracy": found.clean_accuracy if found else None,
+        "selected": selected.get(record.cell_id) if found else None,
+    }
+
+
 def _probed(record: TrialRecord, results: Sequence[str]) -> dict[str, float | None]:
     """Attack success rates under probes; of other triggers the mean and the highest."""
     row: dict[str, float | None] = {}
@@ -146,7 +158,13 @@ def result_table(
     results, probed = results_of(records), any(record.probes for record in records)
     controls = controls_of(records) if controls is None else controls
     names = names_of(answer for record in records for answer in record.answers)
-    shared: dict[str, Any] = {"detectors": names, "recipes": recipes_of(records), "took_at": took_at}
+    selected = selected_cells(records) if any(record.validation for record in records) else None
+    shared: dict[str, Any] = {
+        "detectors": names,
+        "recipes": recipes_of(records),
+        "took_at": took_at,
+        "selected": selected,
+    }
     rows = [
         result_row(record, controls.get(record.condition_id), results, probed=probed, **shared) for record in records
     ]

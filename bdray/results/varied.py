@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from bdray.condition import flatten
 from bdray.record import TrialRecord
 
 WIDE_AXES = 3
@@ -21,21 +22,26 @@ _NO_AXES = ("seed", "data.classes")
 def varying_paths(records: Sequence[TrialRecord]) -> list[str]:
     """The axes: condition paths (but for the seed) with several values among the conditions that have them, in the
     order they stand. Baselines do not count: what they lack is no axis."""
-    return _varying([flat for _, flat in _poisoned(records)])
+    seen = values_by_path(_poisoned(records))
+    return [path for path, values in seen.items() if path not in _NO_AXES and len(values) > 1]
 
 
-def _poisoned(records: Sequence[TrialRecord]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Cell and parameters by path of those whose axes count."""
-    poisoned = [record for record in records if record.role == "poisoned"] or records
-    return [(record.cell_id, record.flat) for record in poisoned]
+def _poisoned(records: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
+    return [record for record in records if record.role == "poisoned"] or records
 
 
-def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def values_by_path(records: Sequence[TrialRecord]) -> dict[str, set[str]]:
+    """The values of every condition path, as `repr` has them; paths in the order they stand."""
     values: dict[str, set[str]] = {}
-    for row in rows:
-        for path, value in row.items():
-            values.setdefault(path, set()).add(repr(value))
-    return [path for path, seen in values.items() if path not in _NO_AXES and len(seen) > 1]
+    sections: dict[tuple[str, int], Any] = {}
+    for record in records:
+        for name, section in record.condition.items():
+            # Gathered records share their sections (`bdray.store.packing`), and each is looked at once.
+            if (name, id(section)) not in sections:
+                sections[name, id(section)] = section
+                for path, value in flatten({name: section}).items():
+                    values.setdefault(path, set()).add(repr(value))
+    return values
 
 
 def axes_of(records: Sequence[TrialRecord]) -> list[str]:
@@ -43,11 +49,8 @@ def axes_of(records: Sequence[TrialRecord]) -> list[str]:
 
     A number that no two cells share, of those that have it, decides everything by accident and therefore nothing.
     """
-    poisoned = _poisoned(records)
-    cells = dict(poisoned)
-    columns = {
-        path: [repr(flat.get(path)) for flat in cells.values()] for path in _varying([flat for _, flat in poisoned])
-    }
+    flats = [record.flat for record in {record.cell_id: record for record in _poisoned(records)}.values()]
+    columns = {path: [repr(flat.get(path)) for flat in flats] for path in varying_paths(records)}
     for path in FILES:
         columns.pop(path, None)
     words = [path for path in columns if path.endswith((".name", ".strategy"))]

@@ -226,7 +226,8 @@ def _equal_lengths(conditions: Sequence[Condition]) -> Iterator[str]:
         for pixels, values in lengths.items():
             if len(values) > 1:
                 said = ", ".join(map(str, sorted(values)))
-                yield f"trigger.{option} {said} of {name} all come to {pixels} pixels in images of {side} x {side}"
+                amount = "1 pixel" if pixels == 1 else f"{pixels} pixels"
+                yield f"trigger.{option} {said} of {name} all come to {amount} in images of {side} x {side}"
 
 
 def _idle_regularizers(conditions: Sequence[Condition]) -> list[str]:

@@ -129,10 +129,14 @@ def load_space(
 def _check_clean_share(space: SearchSpace) -> None:
     """Raises `SpaceError` where a detector needs clean pictures that a condition does not set aside."""
     needing = [detector.name for detector in space.detect if "clean share" in detector.SEES]
-    without = next((condition for condition in space.shown() if not condition.clean_fraction), None)
+    without = next((condition for condition in space.shown() if not condition.asked_fraction), None)
     if needing and without is not None:
-        settings = f"repair.name {without.repair.name}, finetune.epochs {without.finetune.epochs}"
-        problem = f"{' and '.join(needing)} need a clean set, and a condition with {settings} sets none aside"
+        pool, share = f"data.clean_pool {without.data.clean_pool:g}", f"finetune.fraction {without.finetune.fraction:g}"
+        reason = "a clean.root is read for repairs alone" if without.clean.root else f"{pool} is less than {share}"
+        problem = (
+            f"{' and '.join(needing)} need a clean set, and a condition has none: its repair {without.repair.name} "
+            f"uses none, and {reason}"
+        )
         where = space.root.where
         raise SpaceError(problem, file=where.file, line=where.line, path="detect")
 

@@ -1,7 +1,7 @@
 """Finished records gathered in few objects: a sweep of ten thousand is read by a handful of requests.
 
     records/<digest>.json    which records, where in the other file, sizes and times of the files they were made of
-    records/<digest>.gz      their `record.json` files, byte for byte, one after the other
+    records/<digest>.gz      what those records say, one after the other (`bdray.store.packing`)
 
 `record.json` stays the truth; these are copies, which any reader may write or lose. When a copy counts is decided by
 whoever reads them (`bdray.store.sweep_folder`): on a disk, while `record.json` has the size and the time it had when it
@@ -9,8 +9,8 @@ was copied; in an object store, where asking that of every file would take as ma
 condition's folder is there. A record that says `finished` is written once, so nothing of ours replaces it before the
 next run of the sweep, which compares sizes and times in one listing and drops the copies that no longer count.
 
-Segments are only added, and small ones become part of a larger one. Of several copies of a record, the one that
-finished last counts.
+Segments are only added, and small ones become part of a larger one, up to `MOST` records. Of several copies of a
+record, the one that finished last counts.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from pydantic import ValidationError
+
 from bdray.checksum import checksum, seal_json
 from bdray.errors import StorageError
+from bdray.record import TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.packing import FORM, Unpacker, pack
 from bdray.store.storage import Storage
 
 FOLDER = "records"
 
 WORTH_IT = 100
 """As many records that had to be read one by one are gathered."""
+
+MOST = 10_000
+"""So many lie in one segment: what is held in memory to read or write it stays small."""
 
 _ONE_BY_ONE = "its records are read one by one, and gathered again"
 
@@ -75,7 +82,7 @@ class RecordIndex:
 
     def _segment(self, name: str) -> tuple[str, tuple[list[RecordCopy], dict[str, str]] | None]:
         content = self._folder.read_json(f"{name}.json", _ONE_BY_ONE)
-        if content is None:
+        if content is None or content.get("form") != FORM:
             return name, None
         copies = [
             RecordCopy(condition_id, ms, {file: (size, time) for file, (size, time) in files.items()}, name, start, end)
@@ -93,17 +100,18 @@ class RecordIndex:
                     found[copy.condition_id] = copy
         return found
 
-    def read(self, copies: Iterable[RecordCopy]) -> dict[str, bytes]:
-        """The copied files by condition, without those whose segment is lost or damaged."""
+    def read(self, copies: Iterable[RecordCopy]) -> dict[str, TrialRecord]:
+        """The copied records by condition, without those whose segment is lost or damaged."""
         wanted: defaultdict[str, list[RecordCopy]] = defaultdict(list)
         for copy in copies:
             wanted[copy.segment].append(copy)
-        texts: dict[str, bytes] = {}
-        for segment, data in self._folder.storage.each(self._records, wanted):
-            texts.update((copy.condition_id, data[copy.start : copy.end]) for copy in wanted[segment] if data)
-        return texts
+        found: dict[str, TrialRecord] = {}
+        for records in self._folder.storage.each(self._records, wanted.items()):
+            found.update(records)
+        return found
 
-    def _records(self, segment: str) -> tuple[str, bytes]:
+    def _records(self, wanted: tuple[str, Sequence[RecordCopy]]) -> dict[str, TrialRecord]:
+        segment, copies = wanted
         name, listing = f"{segment}.gz", f"{segment}.json"
         data = self._folder.read(name)
         # Whoever gathers its records into a larger one deletes the listing first: then nothing is missing.
@@ -113,39 +121,55 @@ class RecordIndex:
             with suppress(StorageError):
                 self._folder.storage.delete(listing)
             self._segments.pop(segment)
-            return segment, b""
-        return segment, gzip.decompress(data)
+            return {}
+        text = gzip.decompress(data)
+        with suppress(ValidationError):
+            unpacker = Unpacker(text[: text.index(b"\n")])
+            return {copy.condition_id: unpacker.record(text[copy.start : copy.end]) for copy in copies}
+        return {}
 
-    def add(self, new: Sequence[tuple[RecordCopy, bytes]], gone: Container[str] = ()) -> None:
+    def add(
+        self, new: Sequence[tuple[RecordCopy, TrialRecord]], gone: Container[str] = ()
+    ) -> Mapping[str, TrialRecord]:
         """Gather these, with the segments that hold no more; with all where some of these have been gathered before.
 
         A storage that may not be written is left as it is.
 
         Args:
             gone: conditions whose copies no longer count.
+
+        Returns:
+            The records as they are read from a segment, which takes less memory.
         """
+        read: dict[str, TrialRecord] = {}
         added = {copy.condition_id for copy, _ in new}
         every = any(name in added or name in gone for name in self.copies)
-        taken_in = [name for name, (copies, _) in self._segments.items() if every or len(copies) <= len(new)]
+        taken_in = [
+            name for name, (copies, _) in self._segments.items() if every or len(copies) <= min(len(new), MOST - 1)
+        ]
         known = [copy for copy in self.copies.values() if copy.segment in taken_in]
         texts = self.read(copy for copy in known if copy.condition_id not in added and copy.condition_id not in gone)
-        kept = [(copy, texts[copy.condition_id]) for copy in known if copy.condition_id in texts]
+        records = [*new, *((copy, texts[copy.condition_id]) for copy in known if copy.condition_id in texts)]
         with suppress(StorageError):
-            written = self._write([*new, *kept]) if new or kept else None
+            written = {self._write(records[start : start + MOST], read) for start in range(0, len(records), MOST)}
             for name in taken_in:
-                if name != written:
+                self._segments.pop(name, None)
+                if name not in written:
                     self._folder.storage.delete(f"{name}.json")
                     self._folder.storage.delete(f"{name}.gz")
+        return read
 
-    def _write(self, records: Sequence[tuple[RecordCopy, bytes]]) -> str:
-        copies, position = dict[str, list[object]](), 0
-        for copy, text in records:
-            copies[copy.condition_id] = [copy.finished_ms, position, position + len(text), copy.files]
-            position += len(text)
-        data = b"".join(text for _, text in records)
+    def _write(self, records: Sequence[tuple[RecordCopy, TrialRecord]], read: dict[str, TrialRecord]) -> str:
+        *lines, shared = pack(record for _, record in records)
+        unpacker, copies, position = Unpacker(shared), dict[str, list[object]](), len(shared)
+        for (copy, _), line in zip(records, lines, strict=True):
+            read[copy.condition_id] = unpacker.record(line)
+            copies[copy.condition_id] = [copy.finished_ms, position, position + len(line), copy.files]
+            position += len(line)
+        data = b"".join((shared, *lines))
         name = checksum(json.dumps(copies).encode() + data)[:12]
         self._folder.write(f"{name}.gz", gzip.compress(data, 1, mtime=0))
-        content = {"copies": copies, "files": {f"{name}.gz": self._folder.sums[f"{name}.gz"]}}
+        content = {"form": FORM, "copies": copies, "files": {f"{name}.gz": self._folder.sums[f"{name}.gz"]}}
         # The other file first: whoever finds this one finds both. Not indented: it has a line a record.
         place = self._folder.place_of(f"{name}.json")
         self._folder.storage.write_atomic(f"{name}.json", seal_json(json.dumps(content), place))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
@@ -34,7 +34,7 @@ from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, Status,
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.journal import JOURNAL, Journal, read_journal
 from bdray.store.locks import Busy, Lost, file_lock, leased
-from bdray.store.record_index import WORTH_IT, RecordCopy, RecordIndex, Stamp
+from bdray.store.record_index import MOST, WORTH_IT, RecordCopy, RecordIndex, Stamp
 from bdray.store.storage import Storage
 from bdray.triggers.files import FileTrigger
 
@@ -514,12 +514,9 @@ class RecordHead:
 def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[TrialRecord]:
     """The records of `only` (in that order), or all there are, sorted by id. Damaged ones are said and left out."""
     names, gathered, copies = _known(sweep, only)
-    found: dict[str, TrialRecord] = {}
-    for name, text in gathered.read(copies.values()).items():
-        with suppress(DamagedError, ValidationError):
-            found[name] = ConditionFolder(sweep, name).parsed(text).record
+    found = gathered.read(copies.values())
     read = _read_and_gather(sweep, gathered, [name for name in names if name not in found])
-    found.update((kept.record.condition_id, kept.record) for kept in read)
+    found.update((record.condition_id, record) for record in read)
     return [found[name] for name in names if name in found]
 
 
@@ -533,8 +530,7 @@ def read_heads(
     """
     names, gathered, copies = _known(sweep, only, there)
     found = {name: RecordHead(name, "finished", copy.finished_ms) for name, copy in copies.items()}
-    for kept in _read_and_gather(sweep, gathered, [name for name in names if name not in found]):
-        record = kept.record
+    for record in _read_and_gather(sweep, gathered, [name for name in names if name not in found]):
         found[record.condition_id] = RecordHead(record.condition_id, record.status, record.finished_ms, record.error)
     return [found[name] for name in names if name in found]
 
@@ -556,37 +552,52 @@ def _known(
     return names, gathered, {name: copies[name] for name in names if name in copies and counts(copies[name])}
 
 
-def _read_and_gather(sweep: Storage, gathered: RecordIndex, names: Sequence[str]) -> list[KeptRecord]:
+def _read_and_gather(sweep: Storage, gathered: RecordIndex, names: Sequence[str]) -> list[TrialRecord]:
     """Records, read one by one; enough of them are gathered for the next reader."""
 
-    def read(name: str) -> tuple[KeptRecord, Mapping[str, Stamp]] | None:
+    def read(name: str) -> _Verified | None:
         folder = ConditionFolder(sweep, name)
         stamp = folder.storage.stamp(RECORD)
         kept = folder.record()
-        return None if kept is None else (kept, {} if stamp is None else {RECORD: stamp})
+        return None if kept is None else (kept.record, {} if stamp is None else {RECORD: stamp})
 
-    found = [each for each in sweep.each(read, names) if each is not None]
-    _gather(gathered, found)
-    return [kept for kept, _ in found]
+    return _gathering(sweep, gathered, names, read)
 
 
-def _gather(
-    gathered: RecordIndex, read: Sequence[tuple[KeptRecord, Mapping[str, Stamp]]], stale: Collection[str] = ()
-) -> None:
-    """Copy finished records, with the stamps of the files that were verified, if there are enough of them.
+_Verified = tuple[TrialRecord, Mapping[str, Stamp]]
+"""A record, and the stamps of the files that were verified."""
+
+
+def _gathering(
+    sweep: Storage,
+    gathered: RecordIndex,
+    names: Sequence[str],
+    read: Callable[[str], _Verified | None],
+    stale: Collection[str] = (),
+) -> list[TrialRecord]:
+    """What `read` finds of each of `names`, gathered part by part: what is read of a large sweep is never held whole.
 
     Args:
         stale: conditions whose copies are of other files than are there.
     """
+    records: list[TrialRecord] = []
+    for start in range(0, len(names), MOST) or [0]:
+        found = [each for each in sweep.each(read, names[start : start + MOST]) if each is not None]
+        small = _gather(gathered, found, stale if start == 0 else ())
+        records += [small.get(record.condition_id, record) for record, _ in found]
+    return records
+
+
+def _gather(gathered: RecordIndex, read: Sequence[_Verified], stale: Collection[str]) -> Mapping[str, TrialRecord]:
+    """Copy finished records, if there are enough of them; see `RecordIndex.add`."""
     # A file that is written twice within the clock's grain may look the same.
     before = time.time() - _GRAIN_S
     settled = [
-        (RecordCopy(kept.record.condition_id, kept.record.finished_ms, files), kept.data)
-        for kept, files in read
-        if kept.record.status == "finished" and all(modified_s < before for _, modified_s in files.values())
+        (RecordCopy(record.condition_id, record.finished_ms, files), record)
+        for record, files in read
+        if record.status == "finished" and all(modified_s < before for _, modified_s in files.values())
     ]
-    if stale or len(settled) >= WORTH_IT:
-        gathered.add(settled, stale)
+    return gathered.add(settled, stale) if stale or len(settled) >= WORTH_IT else {}
 
 
 def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, Status]:
@@ -605,15 +616,17 @@ def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[
         name for name, copy in copies.items() if CONDITION in copy.files and copy.files.items() <= stamps[name].items()
     }
 
-    def mend(name: str) -> tuple[KeptRecord, Mapping[str, Stamp]] | None:
+    def mend(name: str) -> _Verified | None:
         kept = ConditionFolder(sweep, name).mended(wanted[name])
         if kept is None:
             return None
-        return kept, {file: stamps[name][file] for file in (RECORD, CONDITION, *kept.files) if file in stamps[name]}
+        return kept.record, {
+            file: stamps[name][file] for file in (RECORD, CONDITION, *kept.files) if file in stamps[name]
+        }
 
-    found = [each for each in sweep.each(mend, [name for name in wanted if name not in whole]) if each is not None]
-    statuses = {kept.record.condition_id: kept.record.status for kept, _ in found} | dict.fromkeys(whole, "finished")
-    _gather(gathered, found, stale=copies.keys() - whole)
+    left = [name for name in wanted if name not in whole]
+    found = _gathering(sweep, gathered, left, mend, stale=copies.keys() - whole)
+    statuses = {record.condition_id: record.status for record in found} | dict.fromkeys(whole, "finished")
     return {name: statuses[name] for name in wanted if name in statuses}
 
 

@@ -165,7 +165,7 @@ def _fewer(condition: Condition, image_size: int) -> DataSet:
     """The condition's data set, with few images of this size, yet some of every class and of every fraction."""
     data, poison = condition.data, condition.poison
     classes = data.NUM_CLASSES or len(data.train_sizes() or ())
-    clean = condition.clean_fraction
+    clean = condition.asked_fraction
     shares = (poison.rate, poison.cover_rate, clean, clean * condition.clean.poisoned_share, data.clean_pool)
     fractions = [*filter(None, shares)]
     of = classes if poison.rate_of == "eligible" else 1

@@ -96,7 +96,7 @@ def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str
     """
     said = known.partition(_NOTE_MARK)[0].strip() or description
     listing = listing_of(records)
-    head = f"{said}\n\n{_NOTE_MARK}: {MEANS}" + ("; tuned: after the repair" if listing.is_tuned else "")
+    head = f"{said}\n\n{_NOTE_MARK}: {MEANS}{listing.said}"
     table = markdown_of(listing, intervals=False, room=_NOTE_CHARACTERS - len(head) - 100)
     return f"{head}\n\n{table}".strip()
 

@@ -13,6 +13,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from bdray.record import Answer, FeaturesRecord
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
+from bdray.training.evaluation import CleanSet
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found, plane_of
 from bdray.trial.setup import Experiment
@@ -113,8 +115,7 @@ class Asking:
         return Answer(**asked, **measured, features=features, seconds=seconds)
 
     def _measured(self, detector: Detector, tools: DetectorTools, model: nn.Module) -> dict[str, Any]:
-        experiment = self._experiment
-        clean = tools.clean
+        experiment, clean = self._experiment, tools.clean
         assert clean is not None
         if isinstance(detector, TrainingSetDetector):
             return self._of_training_set(detector, tools, model).measured()
@@ -137,6 +138,10 @@ class Asking:
         recovered = {int(label): _png(seen[-1][label]) for label in targets.nonzero()[0]} if seen else {}
         said = {"index": scores_by_class.tolist(), "flagged": flagged.nonzero()[0].tolist(), "recovered": recovered}
         return {**found.measured(), **said}
+
+    @cached_property
+    def _clean(self) -> CleanSet:
+        return self._experiment.asked_clean_set()
 
     def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
         items = self._experiment.stamped_set
@@ -165,10 +170,10 @@ class Asking:
         return plane_of(features, poisoned[shown], label)
 
     def _tools(self, detector: Detector, key: str) -> DetectorTools:
-        generator = stream(self._experiment.condition.seed, "detector", key)
         return tools_of(
             self._experiment,
-            generator,
+            self._clean,
+            stream(self._experiment.condition.seed, "detector", key),
             lambda done, total: self._reporter.batch(f"detect {detector.name}", 1, 1, done, total),
         )
 
@@ -178,9 +183,10 @@ def shown_of(items: PoisonedSet) -> Shown:
     return Shown(ItemImages(items), items.labels.cpu())
 
 
-def tools_of(experiment: Experiment, generator: torch.Generator, tick: Callable[[int, int], None]) -> DetectorTools:
+def tools_of(
+    experiment: Experiment, clean: CleanSet, generator: torch.Generator, tick: Callable[[int, int], None]
+) -> DetectorTools:
     """What a detector works with that is asked of a model of this experiment."""
-    clean = experiment.clean_set()
     return DetectorTools(
         generator=generator,
         num_classes=experiment.data.num_classes,

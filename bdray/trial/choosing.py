@@ -33,7 +33,8 @@ def chosen_samples(
     among = training.among
     assert among is not None
     shown = shown_of(experiment.stamped_set)
-    tools = tools_of(experiment, stream(experiment.condition.seed, "repair", training.name, "among"), tick)
+    generator = stream(experiment.condition.seed, "repair", training.name, "among")
+    tools = tools_of(experiment, experiment.clean_set(), generator, tick)
     with evaluating(model), watching(among.detector, among.detector.title):
         flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
     tick(len(flagged), len(flagged))

@@ -325,6 +325,8 @@ class _Trial:
         if status == "finished":
             relearnt = self._relearn(experiment, runner.model)
             answers += self._asking(experiment, "repaired").ask(runner.model) if self._asks("repaired") else ()
+            if self.options.questions.evaluate.select and record.validation is None:
+                record = record.model_copy(update={"validation": experiment.validate(runner.model)})
         record = record.model_copy(update={"answers": answers, "relearnt": relearnt})
         keep = self.options.keep_models or self.options.questions.of_repaired
         if keep and self.options.keep_stages and len(stages) > 1:

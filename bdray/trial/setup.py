@@ -21,7 +21,7 @@ from bdray.poisoning.poison_plan import make_poison_plan, require_some
 from bdray.poisoning.stamping import AttackSet, PoisonedSet, apply_plan, attack_set, unstamped
 from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
-from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, Visibility
+from bdray.record import NAMED, DataRecord, DuplicatesRecord, StageName, ValidationRecord, Visibility
 from bdray.regularizers.base import REGULARIZERS, Regularizer
 from bdray.repairs.base import Details, Operation, RepairStage, Training
 from bdray.repairs.tools import Tick, Tools
@@ -111,13 +111,7 @@ class Experiment:
         watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
         pool = _clean_pool(condition, data, cache)
-        split = split_clean(
-            labels,
-            fraction=condition.clean_fraction if pool is None else 0.0,
-            held_out_fraction=condition.held_out_fraction,
-            split=condition.finetune.split,
-            generator=stream(condition.seed, "clean_split"),
-        )
+        split = _split(condition, labels, condition.clean_fraction if pool is None else 0.0)
         if pool is not None:
             split = replace(split, clean_indices=np.arange(len(pool[1])))
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
@@ -227,6 +221,18 @@ class Experiment:
         device = self.compute.device
         return CleanSet(images.to(device), labels.to(device), self.normalize, self.compute)
 
+    def asked_clean_set(self) -> CleanSet:
+        """The pictures that detectors get (`Condition.asked_fraction`): those of the repair, where it uses some.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        condition = self.condition
+        if condition.asked_fraction == condition.clean_fraction:
+            return self.clean_set()
+        labels = self.data.train_labels.numpy()
+        return replace(self, split=_split(condition, labels, condition.asked_fraction)).clean_set()
+
     @property
     def _clean_items(self) -> PoisonedSet:
         if self.pool is None:
@@ -305,6 +311,17 @@ class Experiment:
                 return None
             attack = replace(attack, images=varied)
         return _test_set(self.data, attack, self.compute.device, self.images.device).attack_only()
+
+    def validate(self, model: nn.Module) -> ValidationRecord | None:
+        """The model on the clean pictures that no stage trains on; None where there are none."""
+        chosen = torch.from_numpy(self.split.validation_indices)
+        if not len(chosen):
+            return None
+        images, device = self.images.index_select(0, chosen.to(self.images.device)), self.compute.device
+        labels = self.labels.index_select(0, chosen.to(self.labels.device)).to(device)
+        clean = TestSet(images, labels, images[:0], labels[:0], labels[:0])
+        found = replace(self.poison_stage(), test=clean).evaluate(model)
+        return ValidationRecord(images=found.evaluated, clean_accuracy=found.clean_accuracy)
 
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
@@ -421,6 +438,17 @@ class Experiment:
             device=device,
         )
         return replace(self, perturbed=perturbed)
+
+
+def _split(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSplit:
+    """`fraction`: of the clean set."""
+    return split_clean(
+        labels,
+        fraction=fraction,
+        held_out_fraction=condition.held_out_fraction,
+        split=condition.finetune.split,
+        generator=stream(condition.seed, "clean_split"),
+    )
 
 
 def _clean_pool(condition: Condition, data: ImageData, cache: Path | None) -> tuple[torch.Tensor, torch.Tensor] | None:

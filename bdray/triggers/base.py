@@ -28,6 +28,8 @@ class Trigger(Component):
 
     LENGTHS: ClassVar[tuple[str, ...]] = ()
     """Options that are whole numbers of pixels at 32 x 32 (`bdray.triggers.placement.scaled`)."""
+    ONLY_ORIGINALS: ClassVar[bool] = False
+    """Whether it stamps the data set's own pictures alone, and none that was cropped, moved or perturbed before."""
 
     @property
     def cover_trigger(self) -> Trigger:

@@ -29,7 +29,7 @@ def vary(
 
     Returns:
         None where the variation is no other picture: off its place a trigger without a place (`filter`, a `random`
-        position), a part of a single pixel.
+        position) or that stamps no moved picture (`given`), a part of a single pixel.
 
     Raises:
         TriggerError: see `Trigger.stamp`.
@@ -42,7 +42,7 @@ def vary(
         return stamped
     if variation == "part":
         varied = _keep_half(images, stamped)
-    elif any(getattr(member, "position", "") == "random" for member in trigger.members):
+    elif any(getattr(one, "position", "") == "random" or one.ONLY_ORIGINALS for one in trigger.members):
         return None
     else:
         generator.set_state(state)

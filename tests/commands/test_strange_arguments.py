@@ -136,6 +136,8 @@ def argv_of(command: str, action: argparse.Action, value: str) -> list[str]:
     if action.dest == "data_root":
         base = [word.replace("q.yaml", "pictures.yaml") for word in base]
         value = f"image_folder={value}"
+    if action.dest == "published":
+        base = base[:1]
     if action.option_strings:
         return [command, *base, f"{action.option_strings[0]}={value}"]
     places = [each.dest for name, each in arguments() if name == command and not each.option_strings]

@@ -162,3 +162,23 @@ def test_test_split_takes_its_share_of_every_class(sizes: list[int], fraction: f
         taken = int((labels[test] == label).sum())
         assert 1 <= taken <= size - 1
         assert abs(taken - fraction * size) <= 1
+
+
+@settings(deadline=None)
+@given(st.integers(60, 300), seeds, st.sampled_from([0.01, 0.04, 0.08]))
+def test_pictures_for_validation_are_the_same_for_every_clean_set_and_in_no_other(
+    total: int, seed: int, fraction: float
+) -> None:
+    labels = np.arange(total, dtype=np.int64) % 3
+    found, without = (clean(labels, each, 0.3, seed=seed) for each in (fraction, 0.0))
+    assert found.validation_indices.tolist() == without.validation_indices.tolist()
+    assert len(found.validation_indices) == round(0.2 * round(0.3 * total))
+    used = {*found.train_indices.tolist(), *found.clean_indices.tolist()}
+    assert not used & {*found.validation_indices.tolist()}
+
+
+def test_a_clean_set_that_takes_its_pool_leaves_no_pictures_for_validation() -> None:
+    labels = np.arange(100, dtype=np.int64) % 4
+    assert len(clean(labels, 0.08, 0.1).validation_indices) == 2
+    assert len(clean(labels, 0.09, 0.1).validation_indices) == 0
+    assert len(clean(labels, 0.09, 0.1, "train_clean").validation_indices) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from bdray.cli import main
@@ -85,12 +86,16 @@ def test_the_command_writes_what_the_additive_trigger_reads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE.replace("STRATEGY", "clean_label"))
-    made = ("--output", "noise.npy", "--epochs", "2", "--levels", "4", "--device", "cpu", "--threads", "1")
+    made = ("--output", "a: b #.npy", "--epochs", "2", "--levels", "4", "--device", "cpu", "--threads", "1")
     assert main(["narcissus", "space.yaml", *made]) == 0
-    noise = np.load("noise.npy")
+    noise = np.load("a: b #.npy")
     assert (noise.shape, noise.dtype) == ((3, 16, 16), np.float32)
     assert 0 < np.abs(noise).max() <= 4 + 1e-4
-    assert "test_trigger: {strength: 3}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "test_trigger: {strength: 3}" in said
+    # What is printed is pasted into a search space, whatever the path holds.
+    lines = "\n".join(line.strip() for line in said.splitlines() if line.startswith("  "))
+    assert yaml.safe_load(lines)["trigger"] == {"name": "additive", "path": "a: b #.npy"}
     Path("space.yaml").write_text(SPACE.replace("STRATEGY", "all_to_all"))
     assert main(["narcissus", "space.yaml", *made]) == 2
     assert "poison.strategy: 'all_to_all' has no target" in capsys.readouterr().err

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_of_files import file_options
 from quick import quick_repair
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bdray.condition import Condition
+from bdray.data import build_dataset
 from bdray.poisoning import STRATEGIES
 from bdray.record import TrialRecord
 from bdray.regularizers import REGULARIZERS
@@ -68,13 +70,14 @@ def condition(folder: Path, **row: str) -> Condition:
         "model": "resnet8",
     } | row
     vit = {"image_size": 32} if "vit" in row["model"] else {}
+    data = {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit}
     recipe = {"epochs": 1, "batch_size": 8, "precision": "float32"}
     is_late = row["trigger"] in ("adaptive_patch", "blend", "line", "pixel")
     late = "after_augmentation" if is_late else "before_augmentation"
     content = {
-        "data": {"name": "digits", "image_size": 16, "train_limit": 40, "test_limit": 20, **vit},
+        "data": data,
         "model": {"name": row["model"]},
-        "trigger": {"name": row["trigger"], **file_options(row["trigger"], folder)},
+        "trigger": {"name": row["trigger"], **file_options(row["trigger"], folder, _pictures(data, folder))},
         "poison": {"strategy": row["strategy"], "rate": 0.5, "rate_of": "eligible", "stamp": late,
                    **SETTINGS.get(row["strategy"], {})},
         "regularizer": {"name": row["regularizer"], **SETTINGS.get(row["regularizer"], {})},
@@ -84,6 +87,11 @@ def condition(folder: Path, **row: str) -> Condition:
         "seed": 1,
     }  # fmt: skip
     return Condition.parse(content)
+
+
+def _pictures(data: dict[str, Any], folder: Path) -> torch.Tensor:
+    loaded = build_dataset(**data).load(folder / "cache")
+    return torch.cat([loaded.train_images, loaded.test_images])
 
 
 def run(chosen: Condition, folder: Path, device: str, place: DataPlace | None = None) -> TrialRecord:

@@ -228,70 +228,15 @@ def test_a_regularizer_without_weight_is_said_to_be_the_control(load: Load) -> N
 
 
 def test_lengths_that_scale_to_as_many_pixels_are_said(load: Load) -> None:
-    space = load(
+    text = (
         "name: small\nfixed:\n  data: {name: digits, image_size: 16, train_limit: 64, test_limit: 40}\n"
         "  model: {name: resnet8}\n  poison.rate: 0.1\nparameters:\n"
         "  trigger.name: {values: [patch, line]}\n"
         "  trigger.size: {values: [3, 5, 8], when: {trigger.name: patch}}\n"
     )
+    space = load(text)
     (said,) = without_effect(space.conditions())
     assert said == "trigger.size 3, 5 of patch all come to 2 pixels in images of 16 x 16"
     assert said in make_plan(space).notes
-
-
-SMALL = """\
-fixed:
-  data: {name: digits, image_size: 8, train_limit: 20, clean_pool: 0.05}
-  model: {name: resnet18}
-  trigger: patch
-  poison.rate: 0.1
-  finetune: {fraction: 0.05}
-"""
-
-
-@pytest.mark.parametrize(
-    "changed, line, path, problem",
-    [
-        (
-            {},
-            6,
-            "finetune.fraction",
-            "leaves the finetune stage one image of 20, and resnet18 cannot be trained on one: the last map of 8 x 8 "
-            "pixels is one pixel, and batch statistics need two; give it 0.1 or more, or larger images",
-        ),
-        ({"fraction: 0.05": "fraction: 0.95"}, 2, "data.train_limit", "leaves the poison stage one image of 20"),
-        ({"0.05": "0.99"}, 6, "finetune.fraction", "holding out 0.99 of 20 training images leaves none to train on"),
-        ({"clean_pool: 0.05": "clean_pool: 0.99"}, 2, "data.clean_pool", "holding out 0.99 of 20 training images"),
-        (
-            {"fraction: 0.05": "fraction: 0.99, split: train_clean", "size: 8": "size: 32"},
-            6,
-            "finetune.fraction",
-            "0.99 of 20 training images is 20, but `split: train_clean` has only 19",
-        ),
-    ],
-)
-def test_too_few_images_for_a_stage_are_refused_by_the_plan(
-    load: Load, changed: dict[str, str], line: int, path: str, problem: str
-) -> None:
-    text = SMALL
-    for old, new in changed.items():
-        text = text.replace(old, new)
-    with pytest.raises(SpaceError) as caught:
-        load(text)
-    assert (caught.value.line, caught.value.path) == (line, path)
-    assert caught.value.problem.startswith(problem)
-
-
-@pytest.mark.parametrize(
-    "old, new",
-    [
-        ("resnet18", "resnet8"),
-        ("size: 8", "size: 9"),
-        ("fraction: 0.05", "fraction: 0.1"),
-        ("fraction: 0.05", "fraction: 0.05, epochs: 0"),
-    ],
-)
-def test_one_image_is_planned_where_the_network_takes_it_or_nothing_trains_on_it(
-    load: Load, old: str, new: str
-) -> None:
-    assert load(SMALL.replace(old, new)).conditions()
+    (said,) = without_effect(load(text.replace("[3, 5, 8]", "[1, 2, 8]")).conditions())
+    assert said == "trigger.size 1, 2 of patch all come to 1 pixel in images of 16 x 16"

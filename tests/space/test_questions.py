@@ -78,9 +78,14 @@ def test_relearning_is_asked_by_a_word_or_with_options(tmp_path: Path) -> None:
 
 
 def test_a_detector_without_clean_pictures_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    text = f"{PLAIN}  finetune: {{epochs: 0}}\ndetect: [spectral_signatures, strip]\n"
-    with pytest.raises(SpaceError, match=r"strip need a clean set, and .* finetune\.epochs 0 sets none aside"):
+    """A repair that uses none leaves detectors as many, if they are none that the poison stage is trained on."""
+    text = f"{PLAIN}  finetune: {{epochs: 0, fraction: 0.2}}\ndetect: [spectral_signatures, strip]\n"
+    pool = r"data\.clean_pool 0\.1 is less than finetune\.fraction 0\.2"
+    refusal = f"strip need a clean set, .* its repair finetune uses none, and {pool}"
+    with pytest.raises(SpaceError, match=refusal):
         load_space(write(tmp_path, text))
+    for change in (("0.2", "0.1"), ("epochs: 0", "epochs: 0, split: train_clean")):
+        assert len(load_space(write(tmp_path, text.replace(*change))).conditions()) == 1
     fewer = load_space(write(tmp_path, text.replace(", strip", ", mm_bd")))
     assert len(fewer.conditions()) == 1
 

@@ -200,6 +200,10 @@ def trial(sweep: Storage, questions: Questions) -> TrialRecord:
     return run_trial(Condition.parse(SMALL), sweep=sweep, options=options(questions))
 
 
+def timeless(found: TrialRecord) -> list[Answer]:
+    return [answer.model_copy(update={"seconds": 0.0}) for answer in found.answers]
+
+
 def test_answers_are_beside_the_stage_and_the_record_and_change_no_number(tmp_path: Path) -> None:
     plain, sweep = (Storage.open(tmp_path / name).child("sweep") for name in ("plain", "asked"))
     silent, record = trial(plain, Questions()), trial(sweep, QUICK)
@@ -240,11 +244,26 @@ def test_asked_in_the_trial_or_later_the_answer_is_the_same(tmp_path: Path) -> N
     at_once, later = (Storage.open(tmp_path / name).child("sweep") for name in ("a", "b"))
     record = trial(at_once, QUICK)
     asked_later = ask_trial(Condition.parse(SMALL), trial(later, Questions()), sweep=later, options=options())
-
-    def timeless(found: TrialRecord) -> list[Answer]:
-        return [answer.model_copy(update={"seconds": 0.0}) for answer in found.answers]
-
     assert timeless(record) == timeless(asked_later)
+
+
+def test_a_repair_without_clean_pictures_leaves_the_same_for_detectors(tmp_path: Path) -> None:
+    """So the answers of one model are asked for once, whatever is done to it later."""
+    shared = Storage.open(tmp_path / "shared")
+    untuned = {**SMALL["finetune"], "epochs": 0}
+    changes: tuple[dict[str, Any], ...] = ({}, {"repair": {"name": "clp"}}, {"finetune": untuned})
+    tuned, pruned, kept = (Condition.parse({**SMALL, **change}) for change in changes)
+    assert [c.clean_fraction for c in (tuned, pruned, kept)] == [0.1, 0.0, 0.0]
+    assert [c.asked_fraction for c in (tuned, pruned, kept)] == [0.1] * 3
+    first = run_trial(tuned, sweep=shared, options=options())
+    assert [answer.error for answer in first.answers] == [None, None]
+    for condition in (pruned, kept):
+        record = run_trial(condition, sweep=shared, options=options())
+        assert record.answers == first.answers, "read, with the seconds that they took"
+        alone = run_trial(condition, sweep=Storage.open(tmp_path / condition.condition_id), options=options())
+        assert timeless(alone) == timeless(first)
+        assert record.data is not None
+        assert record.data.clean_images == 0
 
 
 def test_a_repaired_model_is_asked_and_kept(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""Repairs against attacks: what each brings in each, and how they rank."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+from bdray.report.layout import TRIGGER, in_order, levels, telling, values_of, words_of
+from bdray.report.retraining import is_repaired
+from bdray.results.cells import LATER, Cell, Study, axis_words, shown
+from bdray.results.tables import defense_effectiveness
+from bdray.results.varied import axis_name
+
+_ATTACK = (TRIGGER, "poison.")
+MOST_ATTACKS = 24
+"""Columns of the map at most."""
+
+K = TypeVar("K", bound=Hashable)
+Setting = tuple[str, ...]
+"""What a cell is but for its repair, in words: attack, network, data."""
+
+
+class Value(NamedTuple):
+    """What one repair makes of one attack: means over the models that count before and after it.
+
+    Attributes:
+        rating: defense effectiveness rating.
+        before, left: attack success rate before and after.
+        cost: clean accuracy after - before.
+    """
+
+    rating: float
+    before: float
+    left: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class RankedRepair:
+    """One repair.
+
+    Attributes:
+        name: with the options in which it differs from others of its name.
+        rank: mean place by the rating over the attacks that count, 1 the highest; None where none does.
+        mean: over the attacks that count; None where none does.
+        attacks: in how many it has a value, whether they count or not.
+        lost: conditions that failed, diverged or collapsed by its end, of `conditions`: they count in nothing.
+        seconds: mean time of its stages, their evaluation included.
+    """
+
+    name: str
+    rank: float | None
+    mean: Value | None
+    attacks: int
+    lost: int
+    conditions: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Repairs against attacks. A network, a data set or a clean set that varies makes attacks of its own.
+
+    Attributes:
+        repairs: the best mean rank first.
+        columns: attacks of the map.
+        averaged: axes over which a square of it takes the mean.
+        before: by column, mean attack success rate before any repair.
+        squares: by repair and column, mean rating; none where nothing counts.
+        attacks: how many there are.
+        counted: those in which every ranked repair has a value. Ranked are repairs with a value anywhere.
+        lacking: ranked repairs for which some attacks do not count.
+    """
+
+    repairs: tuple[RankedRepair, ...]
+    columns: tuple[str, ...]
+    averaged: tuple[str, ...]
+    before: Mapping[str, float]
+    squares: Mapping[tuple[str, str], float]
+    attacks: int
+    counted: int
+    lacking: tuple[str, ...]
+
+
+def ranking(study: Study) -> Ranking | None:
+    """None with fewer than two repairs or two attacks."""
+    cells = [cell for cell in study.cells if is_repaired(cell)]
+    members: dict[str, list[Cell]] = {}
+    for name, cell in zip(repair_names(cells), cells, strict=True):
+        members.setdefault(name, []).append(cell)
+    around = [path for path in study.axes if not path.startswith(LATER)]
+    if len(members) < 2 or levels(cells, [path for path in around if path.startswith(_ATTACK)]) < 2:
+        return None
+    values = {name: _values(some, around) for name, some in members.items()}
+    settings = dict.fromkeys(values_of(cell, around) for cell in cells)
+    ranked = {name: found for name, found in values.items() if found}
+    counted = [setting for setting in settings if all(setting in found for found in ranked.values())]
+    ranks = mean_ranks({name: [found[each].rating for each in counted] for name, found in ranked.items()})
+    rows = [_row(name, members[name], found, counted, ranks.get(name)) for name, found in values.items()]
+    columns, averaged = _columns(cells, around)
+    known = [(name, columns[at], one) for name, found in values.items() for at, one in found.items()]
+    return Ranking(
+        repairs=tuple(sorted(rows, key=lambda row: (row.rank is None, row.rank))),
+        columns=tuple(dict.fromkeys(columns.values())),
+        averaged=averaged,
+        before=_means((column, one.before) for _, column, one in known),
+        squares=_means(((name, column), one.rating) for name, column, one in known),
+        attacks=len(settings),
+        counted=len(counted),
+        lacking=tuple(name for name, found in ranked.items() if len(found) < len(settings)),
+    )
+
+
+def mean_ranks(ratings: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """By name, the mean over attacks of its place by rating: 1 the highest, and equal ones share the mean of their
+    places (average ranks: Demsar 2006, JMLR 7, section 3.2). Empty without an attack.
+
+    Args:
+        ratings: one value an attack, of the same attacks in the same order for every name.
+    """
+    from scipy.stats import rankdata
+
+    by_attack = [rankdata([-rating for rating in found]) for found in zip(*ratings.values(), strict=True)]
+    return {name: fmean(float(ranks[row]) for ranks in by_attack) for row, name in enumerate(ratings) if by_attack}
+
+
+def repair_names(cells: Sequence[Cell]) -> list[str]:
+    """What the repair of each cell is called: its name, and the options, and those of `finetune`, in which it differs
+    from others of that name."""
+    kinds = [str(cell.replicates[0].record.condition.get("repair", {}).get("name", "finetune")) for cell in cells]
+    alike: dict[str, list[Cell]] = {}
+    for kind, cell in zip(kinds, cells, strict=True):
+        alike.setdefault(kind, []).append(cell)
+    paths = [path for path in (cells[0].values if cells else ()) if path.startswith(LATER) and path != "repair.name"]
+    differing = {kind: [path for path in paths if levels(some, [path]) > 1] for kind, some in alike.items()}
+    return [
+        " · ".join([kind, *(_option(path, cell) for path in differing[kind] if cell.values[path] is not None)])
+        for kind, cell in zip(kinds, cells, strict=True)
+    ]
+
+
+def _option(path: str, cell: Cell) -> str:
+    text = shown(path, cell.values[path])
+    return text if path.endswith(".name") else f"{axis_words(path).removeprefix('repair ')} {text}"
+
+
+def _values(cells: Iterable[Cell], around: Sequence[str]) -> dict[Setting, Value]:
+    return {values_of(cell, around): value for cell in cells if (value := _value(cell))}
+
+
+def _value(cell: Cell) -> Value | None:
+    found = []
+    for each in cell.models("finetune"):
+        before, after = each.rates("poison"), each.rates("finetune")
+        rating = defense_effectiveness(before, after)
+        if rating is not None and before and after:
+            asr = before.attack_success_rate or 0.0, after.attack_success_rate or 0.0
+            found.append(Value(rating, *asr, after.clean_accuracy - before.clean_accuracy))
+    return _mean(found)
+
+
+def _mean(values: Sequence[Value]) -> Value | None:
+    return Value(*map(fmean, zip(*values, strict=True))) if values else None
+
+
+def _row(
+    name: str, cells: Sequence[Cell], found: Mapping[Setting, Value], counted: Sequence[Setting], rank: float | None
+) -> RankedRepair:
+    conditions = [each for cell in cells for each in cell.replicates]
+    done = [each.record.stages[1:] for each in conditions if len(each.record.stages) > 1]
+    times = [sum(stage.last.stage_seconds for stage in stages if stage.last) for stages in done]
+    return RankedRepair(
+        name,
+        rank,
+        mean=None if rank is None else _mean([found[setting] for setting in counted]),
+        attacks=len(found),
+        lost=sum(not each.sound("finetune") for each in conditions),
+        conditions=len(conditions),
+        seconds=fmean(times) if times else 0.0,
+    )
+
+
+def _columns(cells: Sequence[Cell], around: Sequence[str]) -> tuple[dict[Setting, str], tuple[str, ...]]:
+    """In which column of the map each setting stands, from left to right, and the axes that no column tells: of what
+    tells settings apart as much as makes `MOST_ATTACKS` columns, the trigger first, then the rest of the attack, then
+    networks and data."""
+    kept = [path for path in around if path.startswith(TRIGGER)]
+    attack = telling(cells, [path for path in around if path.startswith("poison.")], kept)
+    others = [path for path in around if not path.startswith(_ATTACK)]
+    rest = [*attack, *telling(cells, others, [*kept, *attack])]
+    for path in rest:
+        if levels(cells, [*kept, path]) <= MOST_ATTACKS:
+            kept.append(path)
+    places = {place: at for at, place in enumerate(in_order({values_of(cell, kept) for cell in cells}, cells, kept))}
+    ordered = sorted(cells, key=lambda cell: places[values_of(cell, kept)])
+    names = {path: axis_name(path) for path in kept}
+    words = {values_of(cell, around): words_of(cell, kept, names) for cell in ordered}
+    return words, tuple(path for path in rest if path not in kept)
+
+
+def _means(found: Iterable[tuple[K, float]]) -> dict[K, float]:
+    groups: dict[K, list[float]] = {}
+    for key, value in found:
+        groups.setdefault(key, []).append(value)
+    return {key: fmean(values) for key, values in groups.items()}
