@@ -82,6 +82,16 @@ def noise(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 
 
+def _resnet8() -> nn.Module:
+    import torch
+
+    from bdray.models import build_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_model("resnet8", CLASSES, SIDE)
+
+
 def check_trigger(trigger: Trigger) -> None:
     """Shape and type stay, the images given stay as they are, one seed gives one result."""
     import torch
@@ -176,13 +186,12 @@ def check_regularizer(regularizer: Regularizer) -> None:
     but a state's first weights."""
     import torch
 
-    from bdray.models import build_model
     from bdray.models.networks.taps import forward_outputs
     from bdray.regularizers import mix
 
+    model = _resnet8().train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model("resnet8", CLASSES, SIDE).train()
         with no_global_randomness(regularizer.title, seeded=True):
             state = regularizer.watched(seeded=True).make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -251,13 +260,7 @@ def _go_through(repair: Repair, stages: Sequence[RepairStage]) -> None:
 
 def _network(repair: Repair, stages: Sequence[RepairStage]) -> nn.Module:
     """A network that `stages` of a repair have prepared, on the CPU."""
-    import torch
-
-    from bdray.models import build_model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model("resnet8", CLASSES, SIDE)
+    model = _resnet8()
     # Behind a fresh one the next starts anew.
     last = max((at for at, stage in enumerate(stages) if _starts_elsewhere(stage)), default=0)
     with no_global_randomness(repair.title):
@@ -357,13 +360,9 @@ def check_detector(detector: Detector) -> None:
     pictures and the global generator are left as they were."""
     import torch
 
-    from bdray.models import build_model
-
     assert detector.SEES, "it does not say what it sees"
     assert set(get_args(Sight)) >= detector.SEES, f"it SEES what nobody knows: {', '.join(sorted(detector.SEES))}"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model("resnet8", CLASSES, SIDE).eval()
+    model = _resnet8().eval()
     clean = _Clean(noise(12), torch.arange(12) % CLASSES)
     images, weights = clean.images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
 

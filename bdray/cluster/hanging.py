@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import time
-from types import TracebackType
 from typing import Self
 
 LEAST_S = 1800.0
@@ -32,7 +31,7 @@ class HangWatch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.pause()
 
     def step(self, batch: int, batches: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from types import TracebackType
 from typing import Self
 
 import ray
@@ -42,7 +41,7 @@ class Joining:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._over.set()
         # Not waited for while a node may take minutes to answer.
         self._thread.join(POLL_S)

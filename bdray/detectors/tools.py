@@ -73,12 +73,10 @@ class DetectorTools:
         """Logits and penultimate features of all images, float32, on the host, in evaluation mode, no gradients."""
         import torch
 
-        from bdray.models.networks.taps import Outputs, forward_outputs
+        from bdray.models.networks.taps import Outputs, evaluating, forward_outputs
 
-        was_training = model.training
-        model.eval()
         logits, features = [], []
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in images.split(batch_size):
                 pixels = self.normalize(batch.to(self.device).float().div_(255))
                 with self.autocast():
@@ -86,7 +84,6 @@ class DetectorTools:
                 logits.append(seen.logits.float().cpu())
                 features.append(seen.features.float().cpu())
                 self.tick(sum(map(len, logits)), len(images))
-        model.train(was_training)
         return Outputs(torch.cat(logits), torch.cat(features))
 
 

@@ -76,6 +76,8 @@ def normalised_convolutions(model: nn.Module, image: torch.Tensor) -> list[tuple
     import torch
     from torch import nn
 
+    from bdray.models.networks.taps import evaluating
+
     given: list[tuple[nn.Conv2d, torch.Tensor]] = []
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
@@ -86,14 +88,11 @@ def normalised_convolutions(model: nn.Module, image: torch.Tensor) -> list[tuple
         sources = [convolution for convolution, output in given if output is args[0]]
         found.extend((convolution, cast(nn.BatchNorm2d, module)) for convolution in sources)
 
-    was_training = model.training
-    model.eval()
-    with ExitStack() as hooks, torch.no_grad():
+    with evaluating(model), ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 hooks.enter_context(module.register_forward_hook(after))
             elif isinstance(module, nn.BatchNorm2d) and module.affine and module.running_var is not None:
                 hooks.enter_context(module.register_forward_pre_hook(before))
         model(image)
-    model.train(was_training)
     return found

@@ -162,19 +162,14 @@ class Level(Posterior):
         self._log += np.stack([around, np.logaddexp(stays + near_floor, rises + near_ceiling)])
         self._density = None
 
-    def _weights(self) -> Floats:
-        weights: Floats = np.exp(self._log - self._log.max())
-        weights /= weights.sum()
-        return weights
-
     def weights(self) -> Floats:
-        weights: Floats = self._weights().sum(axis=(0, 1))
+        weights: Floats = _normalised(self._log).sum(axis=(0, 1))
         return weights
 
     @property
     def all_or_nothing(self) -> float:
         """The probability that trainings lie near floor or ceiling, not around the curve."""
-        return float(self._weights()[1].sum())
+        return float(_normalised(self._log)[1].sum())
 
     def looks(self, turn: int) -> Sequence[float]:
         turns = range(turn, turn + 50)
@@ -203,9 +198,7 @@ class Share(Posterior):
         self._density = None
 
     def weights(self) -> Floats:
-        weights: Floats = np.exp(self._log - self._log.max())
-        weights /= weights.sum()
-        return weights
+        return _normalised(self._log)
 
     def looks(self, turn: int) -> Sequence[float]:
         inside, taking = self._curves.inside, self._curves.inside_values
@@ -225,6 +218,13 @@ def _curves(
 ) -> Curves:
     """One for all cells of a search."""
     return Curves(low, high, at, floors, ceilings, rising=rising)
+
+
+def _normalised(log: Floats) -> Floats:
+    """Weights that sum to 1, from their logarithms."""
+    weights: Floats = np.exp(log - log.max())
+    weights /= weights.sum()
+    return weights
 
 
 def _entropy(p: Floats) -> Floats:

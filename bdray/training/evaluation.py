@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from bdray.models.networks.taps import Outputs, forward_outputs
+from bdray.models.networks.taps import Outputs, evaluating, forward_outputs
 from bdray.record import Confusion, Rates, finite
 from bdray.training.batches import image_batches
 from bdray.training.device import Compute, with_fewer_pictures
@@ -92,15 +92,12 @@ class CleanSet:
 
     def outputs(self, model: nn.Module, batch_size: int = 500) -> Outputs:
         """Logits and penultimate features of all images, float32, in evaluation mode and without gradients."""
-        was_training = model.training
-        model.eval()
         seen: list[Outputs] = []
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for images in self.images.split(batch_size):
                 pixels = self.normalize(images.float().div_(255)).contiguous(memory_format=torch.channels_last)
                 with self.compute.autocast():
                     seen.append(forward_outputs(model, pixels))
-        model.train(was_training)
         return Outputs(
             torch.cat([each.logits.float() for each in seen]), torch.cat([each.features.float() for each in seen])
         )
@@ -207,9 +204,7 @@ def evaluate(
     Args:
         batch_size: images at a time, fewer where a whole GPU has too little memory for so many.
     """
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         nothing = (test.attack_images[:0], test.attack_labels[:0])
         own_images, own_labels = test.already or nothing
         clean, attack, own = (
@@ -225,7 +220,6 @@ def evaluate(
         *cells, succeeded, robust, taken = torch.cat([*confusions, hits]).tolist()
         rows = [cells[start : start + num_classes] for start in range(0, len(cells), num_classes)]
         confusion, attack_confusion = rows[:num_classes], rows[num_classes:]
-    model.train(was_training)
     already = None if test.already is None else (len(own_labels), taken)
     return Evaluation(confusion, len(test.attack_labels), succeeded, robust, attack_confusion, already)
 

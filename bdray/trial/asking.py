@@ -26,6 +26,7 @@ from bdray.detectors import Detector, InputDetector, ModelDetector, TrainingSetD
 from bdray.detectors.tools import DetectorTools
 from bdray.errors import StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
+from bdray.models.networks.taps import evaluating
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import answer_key
 from bdray.randomness import watching
@@ -96,12 +97,11 @@ class Asking:
         return answer
 
     def _answer(self, detector: Detector, key: str, model: nn.Module) -> Answer:
-        begun, was_training = time.monotonic(), model.training
+        begun = time.monotonic()
         asked: dict[str, Any] = {"key": key, "detector": detector.model_dump(mode="json"), "result": detector.of}
         asked["sources"] = sources_of(foreign_of([], [detector]))
-        model.eval()
         try:
-            with watching(detector, detector.title):
+            with evaluating(model), watching(detector, detector.title):
                 measured = self._measured(detector, self._tools(detector, key), model)
         except (StorageError, TrialInterrupted, torch.OutOfMemoryError):
             raise
@@ -110,20 +110,18 @@ class Asking:
                 raise
             # The boundary between a detector, which may be anyone's, and a model that took hours.
             return Answer(**asked, error=f"{type(error).__name__}: {error}")
-        finally:
-            model.train(was_training)
         seconds = time.monotonic() - begun
         features = self._features(detector, key, model) if isinstance(detector, TrainingSetDetector) else None
         return Answer(**asked, **measured, features=features, seconds=seconds)
 
     def _measured(self, detector: Detector, tools: DetectorTools, model: nn.Module) -> dict[str, Any]:
-        experiment, clean = self._experiment, self._clean
-        shown = Shown(clean.images, clean.labels.cpu())
+        experiment, clean = self._experiment, tools.clean
+        assert clean is not None
         if isinstance(detector, TrainingSetDetector):
             return self._of_training_set(detector, tools, model).measured()
         if isinstance(detector, InputDetector):
             test = experiment.test.sample(detector.asked)
-            score = detector.fit(model, shown, tools)
+            score = detector.fit(model, clean, tools)
             threshold = detector.threshold(score(clean.images))
             parts = [test.images] if experiment.condition.is_baseline else [test.images, test.attack_images]
             scores = [score(part).numpy() for part in parts]
@@ -131,7 +129,7 @@ class Asking:
             return _found(np.concatenate(scores), positive, threshold).measured()
         assert isinstance(detector, ModelDetector)
         seen: list[torch.Tensor] = []
-        scores_by_class = detector.score(model, shown, replace(tools, show=seen.append))
+        scores_by_class = detector.score(model, clean, replace(tools, show=seen.append))
         flagged = detector.flagged(scores_by_class).numpy()
         targets = np.zeros(len(flagged), dtype=np.bool_)
         if not experiment.condition.is_baseline:
@@ -147,7 +145,7 @@ class Asking:
 
     def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
         items = self._experiment.stamped_set
-        shown = Shown(ItemImages(items), items.labels.cpu())
+        shown = shown_of(items)
         scores = detector.score(model, shown, tools)
         rows, poisoned = items.overlay_row.cpu().numpy(), len(self._experiment.plan.indices)
         flagged = detector.flagged(scores, shown.labels).numpy()
@@ -172,19 +170,32 @@ class Asking:
         return plane_of(features, poisoned[shown], label)
 
     def _tools(self, detector: Detector, key: str) -> DetectorTools:
-        experiment, name, clean = self._experiment, f"detect {detector.name}", self._clean
-        return DetectorTools(
-            generator=stream(experiment.condition.seed, "detector", key),
-            num_classes=experiment.data.num_classes,
-            device=experiment.compute.device,
-            normalize=experiment.normalize,
-            autocast=experiment.compute.autocast,
-            tick=self._tick(name),
-            clean=Shown(clean.images, clean.labels.cpu()),
+        return tools_of(
+            self._experiment,
+            self._clean,
+            stream(self._experiment.condition.seed, "detector", key),
+            lambda done, total: self._reporter.batch(f"detect {detector.name}", 1, 1, done, total),
         )
 
-    def _tick(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._reporter.batch(name, 1, 1, done, total)
+
+def shown_of(items: PoisonedSet) -> Shown:
+    """A training set without a word of what is poisoned."""
+    return Shown(ItemImages(items), items.labels.cpu())
+
+
+def tools_of(
+    experiment: Experiment, clean: CleanSet, generator: torch.Generator, tick: Callable[[int, int], None]
+) -> DetectorTools:
+    """What a detector works with that is asked of a model of this experiment."""
+    return DetectorTools(
+        generator=generator,
+        num_classes=experiment.data.num_classes,
+        device=experiment.compute.device,
+        normalize=experiment.normalize,
+        autocast=experiment.compute.autocast,
+        tick=tick,
+        clean=Shown(clean.images, clean.labels.cpu()),
+    )
 
 
 def _found(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Found:

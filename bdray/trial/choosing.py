@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bdray.detectors.tools import DetectorTools
 from bdray.errors import ConditionError
+from bdray.models.networks.taps import evaluating
 from bdray.randomness import watching
 from bdray.repairs.base import Training
 from bdray.seeds import stream
-from bdray.trial.asking import ItemImages, Shown
+from bdray.trial.asking import shown_of, tools_of
 from bdray.trial.setup import Experiment
 
 FEWEST = 2
@@ -32,25 +32,11 @@ def chosen_samples(
     """
     among = training.among
     assert among is not None
-    items = experiment.stamped_set
-    shown = Shown(ItemImages(items), items.labels.cpu())
-    clean = experiment.clean_set()
-    tools = DetectorTools(
-        generator=stream(experiment.condition.seed, "repair", training.name, "among"),
-        num_classes=experiment.data.num_classes,
-        device=experiment.compute.device,
-        normalize=experiment.normalize,
-        autocast=experiment.compute.autocast,
-        tick=tick,
-        clean=Shown(clean.images, clean.labels.cpu()),
-    )
-    was_training = model.training
-    model.eval()
-    try:
-        with watching(among.detector, among.detector.title):
-            flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
-    finally:
-        model.train(was_training)
+    shown = shown_of(experiment.stamped_set)
+    generator = stream(experiment.condition.seed, "repair", training.name, "among")
+    tools = tools_of(experiment, experiment.clean_set(), generator, tick)
+    with evaluating(model), watching(among.detector, among.detector.title):
+        flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
     tick(len(flagged), len(flagged))
     kept = flagged if among.flagged else ~flagged
     if int(kept.sum()) < FEWEST:

@@ -97,19 +97,5 @@ def _stage(experiment: Experiment, recipe: Relearn, pictures: PoisonedSet, test:
         schedule="constant",
         evaluate=EvaluationTimes(every=recipe.epochs),
     )
-    return Stage(
-        name="relearn",
-        seed=experiment.condition.seed,
-        epochs=plain.epochs,
-        lr=plain.lr,
-        recipe=plain,
-        augmentation="none",
-        layers="all",
-        regularizer=REGULARIZERS.build("none"),
-        source=pictures,
-        test=test,
-        num_classes=experiment.data.num_classes,
-        normalize=experiment.normalize,
-        compute=experiment.compute,
-        max_batches=experiment.max_batches,
-    )
+    stage = experiment.stage("relearn", plain, pictures, REGULARIZERS.build("none"), experiment.compute)
+    return replace(stage, augmentation="none", source=pictures, test=test)

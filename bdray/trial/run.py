@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -54,6 +55,8 @@ from bdray.trial.stage_store import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, plan_surrogate, surrogate_of
 from bdray.trial.trial_files import TrialFiles
 
+T = TypeVar("T")
+
 
 def run_trial(
     condition: Condition,
@@ -81,15 +84,8 @@ def run_trial(
         DataError, PoisonError, TriggerError, ...: what is wrong with the condition on this data.
         StorageError: the sweep folder cannot be written.
     """
-
-    def attempt() -> TrialRecord:
-        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
-        try:
-            return trial.run()
-        finally:
-            trial.files.close()
-
-    return deterministically(attempt)
+    made = partial(_Trial, condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+    return _attempted(made, _Trial.run)
 
 
 def attempt_trial(
@@ -138,15 +134,8 @@ def ask_trial(
         StageGoneError: no model that could be asked is kept any more, or the surrogate that its pictures were perturbed
             with is not.
     """
-
-    def attempt() -> TrialRecord:
-        trial = _Trial(condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
-        try:
-            return trial.ask(record)
-        finally:
-            trial.files.close()
-
-    return deterministically(attempt)
+    made = partial(_Trial, condition, sweep, storage, reporter or Reporter(), options or TrialOptions())
+    return _attempted(made, lambda trial: trial.ask(record))
 
 
 def train_surrogate(
@@ -154,11 +143,21 @@ def train_surrogate(
 ) -> tuple[Experiment, nn.Module]:
     """The data of a condition, and a model that is trained on it with nothing poisoned, in evaluation mode."""
 
-    def attempt() -> tuple[Experiment, nn.Module]:
-        trial = _Trial(condition, None, None, reporter, options)
+    def train(trial: _Trial) -> tuple[Experiment, nn.Module]:
         device = trial.device()
         model, _ = trial.surrogate(plan_surrogate(condition, recipe), device)
         return trial.experiment(condition, device), model.eval().requires_grad_(False)
+
+    return _attempted(partial(_Trial, condition, None, None, reporter, options), train)
+
+
+def _attempted(make: Callable[[], _Trial], do: Callable[[_Trial], T]) -> T:
+    def attempt() -> T:
+        trial = make()
+        try:
+            return do(trial)
+        finally:
+            trial.files.close()
 
     return deterministically(attempt)
 

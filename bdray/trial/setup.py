@@ -172,14 +172,14 @@ class Experiment:
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
         recipe = self.condition.train
-        stage = self._stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
+        stage = self.stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
         return replace(stage, adversary=self.adversary, fresh=True)
 
     def untouched_stage(self) -> Stage:
         """The poison stage before anything is poisoned, on one batch of its images: what its steps cost."""
         recipe = self.condition.train
         some = self._training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
-        stage = self._stage("poison", recipe, some, self.condition.regularizer, self.compute)
+        stage = self.stage("poison", recipe, some, self.condition.regularizer, self.compute)
         return replace(stage, fresh=True)
 
     def training_stage(self, training: Training, kept: torch.Tensor | None = None) -> Stage:
@@ -192,7 +192,7 @@ class Experiment:
         items = self._clean_items if clean else self.poisoned_set
         items = items if kept is None else items.only(kept)
         compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
-        stage = self._stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
+        stage = self.stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
         fresh, title = training.start == "fresh", self.condition.repair.title
         return replace(stage, objective=training.objective, objective_of=title, fresh=fresh)
 
@@ -282,7 +282,7 @@ class Experiment:
         wanted = poison.wanted_labels(labels, classes)[chosen]
         return PoisonPlan(chosen, labels[chosen], wanted, _NO_INDICES)
 
-    def _stage(
+    def stage(
         self,
         name: StageName,
         recipe: Train | Finetune,

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,17 @@ def forward_outputs(
     return Outputs(logits, seen["features"], {name: seen[name] for name in capture})
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode, after it in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()
 def carries_everything(model: nn.Module, point: str, images: torch.Tensor) -> bool:
     """Whether all that the head sees of an image flows through `point`, so that mixing there mixes everything.
@@ -116,12 +127,8 @@ def carries_everything(model: nn.Module, point: str, images: torch.Tensor) -> bo
         model: a network with `taps`; its mode is left as it is.
         images: two different images as the network takes them, `2 x 3 x S x S`.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         plain = forward_outputs(model, images).features
         exchanged = forward_outputs(model, images, edits={point: lambda hidden: hidden.flip(0)}).features
-    finally:
-        model.train(was_training)
     difference = (plain[0] - plain[1]).abs().max()
     return bool(difference > 0 and (exchanged - plain.flip(0)).abs().max() < 1e-3 * difference)
