@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bdray.detectors import DETECTORS
+from bdray.repairs import REPAIRS
 from bdray.space import load_space
 from bdray.space.dry_run import make_plan
 
@@ -78,3 +80,48 @@ def test_big_studies_say_their_gpu_hours_and_what_their_seeds_show() -> None:
             header = path.read_text().split("\n\n")[0]
             assert "GPU-hours" in header, path.stem
             assert "# Seeds: " in header, path.stem
+
+
+def test_studies_of_defences_hold_every_repair_and_every_detector() -> None:
+    repairs = {name for name, _ in REPAIRS} - {"none"}
+    for name in ("repairs", "backdoorbench", "sok"):
+        for path in (SPACES[0].with_name(f"{name}{end}.yaml") for end in ("", "_small")):
+            assert {c.repair.name for c in load_space(path).conditions()} == repairs, path.stem
+    for name in ("detectors", "backdoorbench", "sok"):
+        for path in (SPACES[0].with_name(f"{name}{end}.yaml") for end in ("", "_small")):
+            assert {detector.name for detector in load_space(path).detect} == {name for name, _ in DETECTORS}, path.stem
+
+
+@pytest.mark.parametrize("name", ["repairs", "detectors"])
+def test_they_have_six_triggers_and_three_seeds_and_train_every_model_once(name: str) -> None:
+    space = load_space(SPACES[0].with_name(f"{name}.yaml"))
+    conditions = space.conditions()
+    attacks = {c.attack for c in conditions if not c.is_baseline}
+    assert len({c.trigger.name for c in conditions if c.trigger}) == 6
+    assert (len(attacks), {c.seed for c in conditions}) == (7, {0, 1, 2})
+    assert dict(make_plan(space).stages)["poison"] == (len(attacks) + 1) * 3
+
+
+def test_both_are_about_the_same_models() -> None:
+    models = [
+        {c.poison_fingerprint for c in load_space(SPACES[0].with_name(f"{name}.yaml")).conditions()}
+        for name in ("repairs", "detectors")
+    ]
+    assert models[0] == models[1]
+
+
+def test_the_grid_of_backdoorbench_is_that_of_its_table_as_far_as_bdray_has_it() -> None:
+    """Of the published cells that are left, none is missing, and none is planned that the table does not have."""
+    ours = {"patch": "BadNet", "blend": "Blended", "bpp": "BPP", "warp": "WaNet", "sinusoid": "SIG"}
+    rates = {attack: {0.001, 0.005, 0.01, 0.05, 0.1} for attack in ("BadNet", "Blended", "BPP", "WaNet")}
+    rates |= {attack: {0.001, 0.005, 0.01, 0.05} for attack in ("LC", "SIG")}
+    planned: dict[tuple[str, str], set[float]] = {}
+    for c in load_space(SPACES[0].with_name("backdoorbench.yaml")).conditions():
+        if c.trigger:
+            is_lc = getattr(c.trigger, "style", "") == "label_consistent"
+            attack = "LC" if is_lc else ours[c.trigger.name]
+            planned.setdefault((c.model.name, attack), set()).add(c.poison.rate)
+            assert c.poison.cover_rate == (2 * c.poison.rate if attack == "WaNet" else 0)
+    networks = {model for model, _ in planned}
+    assert len(networks) == 4
+    assert planned == {(model, attack): found for model in networks for attack, found in rates.items()}

@@ -140,7 +140,7 @@ def test_at_its_end_a_sweep_says_what_it_cost_beside_what_the_rehearsal_had_said
     sweep.write_atomic("space.yaml", space.to_yaml())
     said = told(sweep, records, capsys)
     assert "took 10 min, its trials together 30 min\n" in said
-    assert "tuned: after the repair." in said
+    assert "tuned: after the last stage of the repair." in said
     wall_s = {"1": 1500.0, "4": 480.0, "16": 300.0}
     SweepFolder(sweep).write_info(replace(info, forecast={"trial_s": 1440.0, "wall_s": wall_s}))
     line = "took 10 min, its trials together 30 min; the rehearsal had said 8 min at 4 at a time, together 24 min\n"
