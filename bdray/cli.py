@@ -307,10 +307,16 @@ def _add_comparing(commands: Any) -> None:
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
     _storage_option(stages)
     exporting = _command(commands, "export", "a kept model as a file of its own, for bdray.load_model", "export:export")
-    exporting.add_argument("what", metavar="WHAT", choices=("model", "backdoorbench"), help="model, or backdoorbench")
+    exporting.add_argument(
+        "what", metavar="WHAT", choices=("model", "backdoorbench", "trojai"), help="model, backdoorbench or trojai"
+    )
     exporting.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     exporting.add_argument("id", metavar="ID", help="of a condition, or its beginning")
-    exporting.add_argument("--stage", metavar="STAGE", help="after which stage: poison, finetune (default: the last)")
+    exporting.add_argument(
+        "--stage",
+        metavar="STAGE",
+        help="after which stage: poison, finetune (default: the last; of trojai and backdoorbench: poison)",
+    )
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
     _storage_option(exporting)
     importing = _command(

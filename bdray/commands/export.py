@@ -25,8 +25,9 @@ from bdray.trial.stage_store import StageStore
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a condition's model as a file; see `export_model` and `export_backdoorbench`."""
+    """Write a condition's model as files; see `export_model`, `export_backdoorbench` and `export_trojai`."""
     from bdray.commands.backdoorbench import export_backdoorbench
+    from bdray.commands.trojai import export_trojai
 
     # `bdray trial --output` makes a folder with conditions that is no sweep.
     try:
@@ -35,7 +36,7 @@ def export(options: argparse.Namespace) -> int:
         sweep = Storage.open(options.sweep)
         if not SweepFolder(sweep).condition_ids():
             raise
-    write = export_model if options.what == "model" else export_backdoorbench
+    write = {"model": export_model, "backdoorbench": export_backdoorbench, "trojai": export_trojai}[options.what]
     return write(sweep, options.id, options.stage, options.output)
 
 
@@ -54,21 +55,30 @@ def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | N
     chosen = named_stage(record, stage)
     file = output or f"{record.condition_id}-{chosen.result}.safetensors"
     require_folder_of(file)
-    weights = weights_of(sweep, kept, chosen)
-    about = _about(record, chosen)
-    _require_components(sweep, record)
-    network = about.network()
-    for step in REPAIRS.build(record.condition["repair"]).stages(Finetune(**record.condition["finetune"])):
-        if isinstance(step, Operation) and record.stages.index(chosen) > 0:
-            step.prepare(network)
-        if step.name == chosen.name:
-            break
-    network.load_state_dict(weights)
-    write_file(Path(file), exported(network, about, record.warning))
+    write_file(Path(file), model_file(sweep, kept, chosen))
     console = Console(highlight=False)
     console.print(f"model    {file} ({chosen.result})", markup=False, soft_wrap=True)
     console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
     return 0
+
+
+def model_file(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> bytes:
+    """A condition's model after a stage, as safetensors that say what it is.
+
+    Raises:
+        UserError: it was not kept, or is no plain network.
+    """
+    record = kept.record
+    weights, about = weights_of(sweep, kept, stage), _about(record, stage)
+    _require_components(sweep, record)
+    network = about.network()
+    for step in REPAIRS.build(record.condition["repair"]).stages(Finetune(**record.condition["finetune"])):
+        if isinstance(step, Operation) and record.stages.index(stage) > 0:
+            step.prepare(network)
+        if step.name == stage.name:
+            break
+    network.load_state_dict(weights)
+    return exported(network, about, record.warning)
 
 
 def kept_record(sweep: Storage, prefix: str) -> KeptRecord:

@@ -1,0 +1,126 @@
+"""Models in the layout of NIST's TrojAI rounds, for the detectors that were written for them.
+
+Written from what the example of round 11 (image-classification-sep2022) holds; a picture with a trigger has the two
+labels of the mitigation round (jun2024) beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from bdray.commands.export import kept_record, model_file, named_stage
+from bdray.condition import Condition
+from bdray.errors import UserError
+from bdray.models.networks.exported import WARNING, load_model
+from bdray.record import TrialRecord
+from bdray.store.scratch import scratch_folder
+from bdray.store.storage import Storage, cause_of
+from bdray.terminal import Console
+from bdray.trial.setup import Experiment
+
+PER_CLASS = 20
+"""Examples of each class, as in the rounds."""
+
+
+def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+    """Write a condition's model, whether it is poisoned, and example pictures, as the next folder `id-00000000` in
+    `output`.
+
+    Args:
+        prefix: of the condition's id.
+        stage: after which stage; None: the poison stage.
+
+    Raises:
+        UserError: there is no such condition or model, it is no plain network, or the folder cannot be made.
+    """
+    kept = kept_record(sweep, prefix)
+    record, chosen = kept.record, named_stage(kept.record, stage or "poison")
+    content = model_file(sweep, kept, chosen)
+    experiment = Experiment.prepare(Condition.parse(record.condition), torch.device("cpu"))
+    folder = _next_folder(Path(output or "trojai"))
+    with scratch_folder() as scratch:
+        (scratch / "model").write_bytes(content)
+        torch.save(load_model(scratch / "model"), folder / "model.pt")
+    (folder / "WARNING.txt").write_text(f"{record.warning}\n", encoding="utf-8")
+    is_poisoned = record.role == "poisoned"
+    (folder / "ground_truth.csv").write_text(f"{int(is_poisoned)}", encoding="utf-8")
+    _write_configs(folder, record, chosen.result)
+    data = experiment.data
+    labels = data.test_labels.numpy()
+    _write_examples(
+        folder / "clean-example-data", data.test_images.numpy(), labels, dict(enumerate(labels.tolist())), ""
+    )
+    if is_poisoned:
+        test = experiment.test
+        true, wanted = test.attack_labels.tolist(), test.wanted_labels.tolist()
+        said = {
+            index: {"clean_label": label, "poisoned_label": other, WARNING: record.warning}
+            for index, (label, other) in enumerate(zip(true, wanted, strict=True))
+        }
+        pictures = test.attack_images.numpy()
+        _write_examples(folder / "poisoned-example-data", pictures, np.asarray(true), said, record.warning)
+    console = Console(highlight=False)
+    console.print(f"model    {folder}/model.pt ({chosen.result})", markup=False, soft_wrap=True)
+    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if is_poisoned else "")
+    return 0
+
+
+def _next_folder(root: Path) -> Path:
+    """Made, of the first number that is free."""
+    number = 0
+    try:
+        while (folder := root / f"id-{number:08d}").exists():
+            number += 1
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write {root}: {cause_of(error)}") from None
+    return folder
+
+
+def _write_configs(folder: Path, record: TrialRecord, result: str) -> None:
+    condition, rates = record.condition, record.ends.get(result)
+    reduced = {
+        "model_architecture": f"classification:{condition['model']['name']}",
+        "source_dataset": condition["data"]["name"],
+    }
+    whole = {
+        **reduced,
+        WARNING: record.warning,
+        "poisoned": record.role == "poisoned",
+        "class_names": record.data.class_names if record.data else (),
+        "condition_id": record.condition_id,
+        "result": result,
+        "rates": rates and rates.model_dump(mode="json"),
+        "condition": condition,
+    }
+    for name, content in (("config.json", whole), ("reduced-config.json", reduced)):
+        (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _write_examples(
+    folder: Path, images: np.ndarray, labels: np.ndarray, said: Mapping[int, Any], warning: str
+) -> None:
+    """The first pictures of each class, and beside each what is `said` of it.
+
+    Args:
+        images: uint8, `N x 3 x S x S`.
+        labels: int64, `N`.
+        warning: goes into each picture, too.
+    """
+    folder.mkdir()
+    info = PngInfo()
+    if warning:
+        info.add_text(WARNING, warning)
+    for label in np.unique(labels):
+        for index in np.flatnonzero(labels == label)[:PER_CLASS].tolist():
+            picture = Image.fromarray(np.ascontiguousarray(images[index].transpose(1, 2, 0)))
+            picture.save(folder / f"{index}.png", pnginfo=info)
+            (folder / f"{index}.json").write_text(json.dumps(said[index]), encoding="utf-8")
