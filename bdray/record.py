@@ -154,8 +154,9 @@ class Epochs(Sequence[EpochRecord]):
 
     def known(self, column: str) -> array[float]:
         """A number of each epoch that has one."""
-        place = self.COLUMNS.index(column) * len(self)
-        return array("d", filter(math.isfinite, self._numbers[place : place + len(self)]))
+        count = len(self)
+        place = self.COLUMNS.index(column) * count
+        return array("d", filter(math.isfinite, self._numbers[place : place + count]))
 
     @property
     def end(self) -> Rates | None:
@@ -554,7 +555,10 @@ class TrialRecord(_Frozen):
         return {f"{path}_class": value.name for path, value in self.flat.items() if isinstance(value, NamedClass)}
 
     def stage(self, name: StageName) -> StageRecord | None:
-        return next((stage for stage in self.stages if stage.name == name), None)
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        return None
 
     @property
     def ends(self) -> dict[str, Rates | None]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich import box
@@ -70,7 +71,7 @@ class SweepState:
     begun: int
     sweep_status: SweepStatus | None
 
-    @property
+    @cached_property
     def counts(self) -> Counter[str]:
         """By status."""
         return Counter(head.status for head in self.heads)

@@ -197,22 +197,24 @@ class Cell:
         found: dict[Hashable, Replicate] = {}
         for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
             found.setdefault(replicate.model(stage), replicate)
+        if len(found) == len(self.replicates):
+            return list(self.replicates)
         kept = set(map(id, found.values()))
         return [replicate for replicate in self.replicates if id(replicate) in kept]
 
     def took(self, stage: StageName) -> Trainings | None:
         """In how many trainings the backdoor took; None where no baseline was tested with the attack."""
-        return self._trainings(stage, [(each, each.took(stage, self.took_at)) for each in self.models(stage)])
+        return self._trainings(stage, lambda each: each.took(stage, self.took_at))
 
     def trace(self, stage: StageName) -> Trainings | None:
         """In how many the attack succeeds more often than without the backdoor, by more than `ABOVE_FLOOR`."""
-        found = [(each, _beyond(each.left(stage), ABOVE_FLOOR)) for each in self.models(stage)]
-        return self._trainings(stage, found)
+        return self._trainings(stage, lambda each: _beyond(each.left(stage), ABOVE_FLOOR))
 
-    def _trainings(self, stage: StageName, answers: Sequence[tuple[Replicate, bool | None]]) -> Trainings | None:
-        if self.is_baseline or all(each.floor(stage) is None for each, _ in answers):
+    def _trainings(self, stage: StageName, answer_of: Callable[[Replicate], bool | None]) -> Trainings | None:
+        models = self.models(stage)
+        if self.is_baseline or all(each.floor(stage) is None for each in models):
             return None
-        rated = [(answer, each.rates(stage)) for each, answer in answers]
+        rated = [(answer_of(each), each.rates(stage)) for each in models]
         return Trainings.among((answer, rates.attack_success_rate if rates else None) for answer, rates in rated)
 
     def turned(self, *, to: bool) -> Trainings | None:

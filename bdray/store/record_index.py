@@ -20,8 +20,8 @@ import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -46,8 +46,7 @@ Stamp = tuple[int, float]
 """Size and time of a file."""
 
 
-@dataclass(frozen=True)
-class RecordCopy:
+class RecordCopy(NamedTuple):
     """Where the copy of a finished record lies.
 
     Attributes:
@@ -64,7 +63,8 @@ class RecordCopy:
     end: int = 0
 
     @property
-    def _rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[int, int]:
+        """Of several copies the highest counts."""
         return self.finished_ms, len(self.files)
 
 
@@ -99,7 +99,7 @@ class RecordIndex:
         found: dict[str, RecordCopy] = {}
         for copies, _ in self._segments.values():
             for copy in copies:
-                if copy.condition_id not in found or found[copy.condition_id]._rank < copy._rank:
+                if copy.condition_id not in found or found[copy.condition_id].rank < copy.rank:
                     found[copy.condition_id] = copy
         return found
 

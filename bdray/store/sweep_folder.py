@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -501,8 +501,7 @@ def with_answers(sweep: Storage, records: Sequence[TrialRecord]) -> list[TrialRe
     return list(sweep.each(answered, records)) if SweepFolder(sweep).info().detect else list(records)
 
 
-@dataclass(frozen=True)
-class RecordHead:
+class RecordHead(NamedTuple):
     """How a condition ended."""
 
     condition_id: str
@@ -544,12 +543,13 @@ def _known(
     names = list(there) if only is None else [name for name in only if name in known]
     gathered = RecordIndex(sweep)
 
-    def counts(copy: RecordCopy) -> bool:
-        stamp = sweep.stamp(f"conditions/{copy.condition_id}/{RECORD}")
-        return not sweep.is_local or (stamp is not None and stamp == copy.files.get(RECORD))
-
-    copies = gathered.copies
-    return names, gathered, {name: copies[name] for name in names if name in copies and counts(copies[name])}
+    copies = {name: gathered.copies[name] for name in names if name in gathered.copies}
+    if sweep.is_local:
+        stamps = {name: copy.files[RECORD] for name, copy in copies.items() if RECORD in copy.files}
+        copies = {
+            name: copies[name] for name, stamp in stamps.items() if sweep.stamp(f"conditions/{name}/{RECORD}") == stamp
+        }
+    return names, gathered, copies
 
 
 def _read_and_gather(sweep: Storage, gathered: RecordIndex, names: Sequence[str]) -> list[TrialRecord]:
