@@ -7,7 +7,7 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, TypeVar, overload
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -210,8 +210,9 @@ class Epochs(Sequence[EpochRecord]):
 
 _FIELDS = EpochRecord.model_fields | Rates.model_fields
 _OF_EPOCHS: tuple[tuple[str, type[float]], ...] = tuple(
-    (name, int if (kind := _FIELDS[name].annotation) is int else bool if kind is bool else float)
+    (name, next((kind for kind in (bool, int) if kind in (said, *get_args(said))), float))
     for name in Epochs.COLUMNS
+    if (said := _FIELDS[name].annotation)
 )
 _OF_RATES = _OF_EPOCHS[-len(Rates.model_fields) :]
 """The columns, and what their numbers are."""

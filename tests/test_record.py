@@ -56,7 +56,12 @@ def test_epochs_as_columns_are_the_same_epochs() -> None:
     known = (
         EpochRecord(epoch=0),
         EpochRecord(epoch=1, loss=0.25, accuracy=1.0, rates=rates(None), seconds=2.5, images=2**40, finished_ms=2**41),
-        EpochRecord(epoch=2, penalty=0.0, rates=rates(0.3, collapsed=True), peak_memory_bytes=7),
+        EpochRecord(
+            epoch=2,
+            penalty=0.0,
+            rates=rates(0.3, collapsed=True, already_images=8, already_taken=5),
+            peak_memory_bytes=7,
+        ),
     )
     epochs = stage(*known).epochs
     assert isinstance(epochs, Epochs)
