@@ -43,8 +43,8 @@ class RankedRepair:
 
     Attributes:
         name: with the options in which it differs from others of its name.
-        rank: mean place by the rating over the attacks that count, 1 the highest; None where none does.
-        mean: over the attacks that count; None where none does.
+        rank: mean place by the rating over the attacks that count, 1 the highest; None where it is not ranked.
+        mean: over the attacks that count; None where it is not ranked.
         attacks: in how many it has a value, whether they count or not.
         lost: conditions that failed, diverged or collapsed by its end, of `conditions`: they count in nothing.
         seconds: mean time of its stages, their evaluation included.
@@ -70,8 +70,7 @@ class Ranking:
         before: by column, mean attack success rate before any repair.
         squares: by repair and column, mean rating; none where nothing counts.
         attacks: how many there are.
-        counted: those in which every ranked repair has a value. Ranked are repairs with a value anywhere.
-        lacking: ranked repairs for which some attacks do not count.
+        counted: those over which is ranked (`whole_part`).
     """
 
     repairs: tuple[RankedRepair, ...]
@@ -81,7 +80,11 @@ class Ranking:
     squares: Mapping[tuple[str, str], float]
     attacks: int
     counted: int
-    lacking: tuple[str, ...]
+
+    @property
+    def unranked(self) -> list[str]:
+        """Repairs without a rank."""
+        return [repair.name for repair in self.repairs if repair.rank is None]
 
 
 def ranking(study: Study) -> Ranking | None:
@@ -95,9 +98,8 @@ def ranking(study: Study) -> Ranking | None:
         return None
     values = {name: _values(some, around) for name, some in members.items()}
     settings = dict.fromkeys(values_of(cell, around) for cell in cells)
-    ranked = {name: found for name, found in values.items() if found}
-    counted = [setting for setting in settings if all(setting in found for found in ranked.values())]
-    ranks = mean_ranks({name: [found[each].rating for each in counted] for name, found in ranked.items()})
+    ranked, counted = whole_part(values, list(settings))
+    ranks = mean_ranks({name: [values[name][each].rating for each in counted] for name in ranked})
     rows = [_row(name, members[name], found, counted, ranks.get(name)) for name, found in values.items()]
     columns, averaged = _columns(cells, around)
     known = [(name, columns[at], one) for name, found in values.items() for at, one in found.items()]
@@ -109,8 +111,23 @@ def ranking(study: Study) -> Ranking | None:
         squares=_means(((name, column), one.rating) for name, column, one in known),
         attacks=len(settings),
         counted=len(counted),
-        lacking=tuple(name for name, found in ranked.items() if len(found) < len(settings)),
     )
+
+
+def whole_part(
+    values: Mapping[str, Mapping[Setting, Value]], settings: Sequence[Setting]
+) -> tuple[list[str], list[Setting]]:
+    """Repairs, and attacks under which every one of them has a value: of the repairs with most values as many as make
+    the most squares together, the more repairs the better. One that breaks its model under every attack would
+    otherwise keep all others from being ranked."""
+    ordered = sorted(values, key=lambda name: -len(values[name]))
+    best: tuple[list[str], list[Setting]] = [], []
+    for count in range(2, len(ordered) + 1):
+        names = ordered[:count]
+        shared = [setting for setting in settings if all(setting in values[name] for name in names)]
+        if shared and len(names) * len(shared) >= len(best[0]) * len(best[1]):
+            best = names, shared
+    return best
 
 
 def mean_ranks(ratings: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -67,8 +67,8 @@ def test_ranks_and_ratings_are_those_of_another_computation(make_record: MakeRec
     del found[("line", "nad", 0)], found[("line", "nad", 1)], found[("line", "nad", 2)], found[("line", "nad", 3)]
     heat = ranking(study_of([record_of(make_record, t, r, s, one) for (t, r, s), one in found.items()]))
     assert heat is not None
-    # The trigger that one repair has no value for counts for none.
-    assert (heat.attacks, heat.counted, heat.lacking) == (4, 3, ("nad",))
+    # The trigger that one repair has no value for counts for none: four under three are as much as three under four.
+    assert (heat.attacks, heat.counted, heat.unranked) == (4, 3, [])
     whole = [t for t in TRIGGERS if t != "line"]
     means = {
         (r, t): sum(rating(found[t, r, s]) for s in seeds) / 4 for t in TRIGGERS for r in REPAIRS if (t, r, 0) in found
@@ -129,8 +129,18 @@ def test_what_diverged_or_collapsed_is_counted_and_ranks_nowhere(make_record: Ma
     assert (row.rank, row.mean, row.attacks, row.lost, row.conditions) == (None, None, 0, 2, 2)
     assert heat.repairs[-1] is row
     # It has no value anywhere, so it takes none from the others.
-    assert (heat.counted, heat.attacks, heat.lacking) == (4, 4, ())
+    assert (heat.counted, heat.attacks, heat.unranked) == (4, 4, ["clp"])
     assert [row.rank for row in heat.repairs] == [1.0, 2.0, None]
+
+
+def test_a_repair_that_breaks_models_keeps_no_other_from_its_rank(make_record: MakeRecord) -> None:
+    """Found: two repairs of sixteen had no value under one attack each, and none was ranked."""
+    records = study_records(make_record, TRIGGERS[:3], ("finetune", "clp · threshold 2", "clp · threshold 3"))
+    records += study_records(make_record, TRIGGERS[:1], ("nad",))
+    heat = ranked(records)
+    assert (heat.counted, heat.attacks, heat.unranked) == (3, 3, ["nad"])
+    assert [row.rank for row in heat.repairs] == [1.0, 2.0, 3.0, None]
+    assert "over 3 of 3 attacks, under which every ranked repair has a value; not ranked, since" in words(records)
 
 
 def test_where_no_attack_is_left_for_all_nothing_is_ranked(make_record: MakeRecord) -> None:
@@ -182,7 +192,7 @@ def words(records: Sequence[TrialRecord]) -> str:
 
 def test_the_page_says_how_it_ranks(make_record: MakeRecord) -> None:
     said = words(study_records(make_record))
-    assert "over the 4 of 4 attacks under which every repair that has a value at all has one." in said
+    assert "over 4 of 4 attacks, under which every ranked repair has a value." in said
     assert "equal ones share the mean of their places" in said
     assert "finetune 1.00 89.5 % 10.0 % −1.0 4 of 4 – 0" in said.replace("\N{NO-BREAK SPACE}", " ")
     assert '<section id="repairs">' not in make_report([make_record()], SweepDescription("demo")).html
