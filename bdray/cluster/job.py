@@ -29,6 +29,7 @@ class Task:
         threads: of the CPU; None: as many as its share has CPUs.
         label: a name for people; "": its id.
         kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": nobody knows.
+        answers: what it asks of a model that other tasks have too (`bdray.store.sweep_folder.answer_name`).
     """
 
     condition_id: str
@@ -39,6 +40,12 @@ class Task:
     threads: int | None = None
     kind: str = ""
     label: str = ""
+    answers: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """All that no two tasks compute at the same time."""
+        return (*self.stages, *self.answers)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which task may start: no two tasks ever compute the same stage at the same time."""
+"""Which task may start: no two tasks ever compute the same stage, or ask a model the same, at the same time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StageQueue:
 
     Args:
         tasks: in the order they should start.
-        stage_finished: whether the storage holds the stage with this fingerprint.
+        stage_finished: whether the storage holds the stage with this fingerprint, or the answer of this name.
         poll_seconds: the storage is asked for stages whose leaders still run at most this often.
     """
 
@@ -55,8 +55,9 @@ class StageQueue:
             self._ready.appendleft(task)
 
     def ended(self, task: Task) -> None:
-        """A task is gone: whoever it led need not wait for it any longer."""
-        for stage in task.stages:
+        """A task is gone: whoever it led need not wait for it any longer. What has no answer then may have none."""
+        self._finished.update(answer for answer in task.answers if self._leader.get(answer) == task.condition_id)
+        for stage in task.shared:
             if self._leader.get(stage) == task.condition_id:
                 del self._leader[stage]
                 if stage in self._held:
@@ -70,11 +71,11 @@ class StageQueue:
 
     def _admit(self, task: Task) -> bool:
         """Make a task ready, or hold it where somebody else leads what it needs. Returns whether it is ready."""
-        for stage in task.stages:
+        for stage in task.shared:
             if stage not in self._finished and stage in self._leader:
                 self._held.setdefault(stage, []).append(task)
                 return False
-        self._leader.update((stage, task.condition_id) for stage in task.stages if stage not in self._finished)
+        self._leader.update((stage, task.condition_id) for stage in task.shared if stage not in self._finished)
         self._ready.append(task)
         return True
 

@@ -207,7 +207,7 @@ class ClusterRun:
         gpus, learns_nothing = SickGpus(gpus_left), source is None or source.exhausted
         search = ConditionSearch(
             job.tasks,
-            stage_finished=SweepFolder(job.sweep).has_stage,
+            stage_finished=SweepFolder(job.sweep).has_shared,
             max_concurrent=self.settings.max_concurrent,
             poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
             start_again=losses.start_again,

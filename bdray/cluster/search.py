@@ -27,7 +27,7 @@ class ConditionSearch(SearchAlgorithm):
 
     Args:
         tasks: in the order they should start.
-        stage_finished: whether the storage holds the stage with this fingerprint.
+        stage_finished: whether the storage holds the stage with this fingerprint, or the answer of this name.
         max_concurrent: trials alive at once.
         poll_seconds: see `StageQueue`.
         start_again: whether a condition that has just lost its process gets another one. Tune's own retries leave out a

@@ -68,6 +68,11 @@ _NOT_NAMED = ("seed", "data.content", "data.classes", "clean.content")
 _NOT_DONE = "the condition counts as not done and is run again by the next run of the sweep"
 
 
+def answer_name(fingerprint: str, key: str) -> str:
+    """Of what a detector says of a stage's model: its file below `stages/`, without the ending."""
+    return f"{fingerprint}/answers/{key}"
+
+
 @dataclass(frozen=True)
 class SweepInfo:
     """What `sweep.json` says.
@@ -215,6 +220,10 @@ class SweepFolder(ChecksummedFolder):
     def has_stage(self, fingerprint: str) -> bool:
         """Whether there is a finished stage; whether it is intact, whoever reads it finds out."""
         return self.storage.exists(f"stages/{fingerprint}/{MANIFEST}")
+
+    def has_shared(self, name: str) -> bool:
+        """As `has_stage`; or whether there is the answer of this name (`answer_name`)."""
+        return self.storage.exists(f"stages/{name}.json") if "/" in name else self.has_stage(name)
 
     def locked(
         self, name: str, wait_s: float, busy: Busy, lost: Lost = interrupt_main_thread

@@ -6,11 +6,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
+from bdray.questions import answer_key
 from bdray.space import SearchSpace
-from bdray.store.sweep_folder import name_of
+from bdray.store.sweep_folder import answer_name, name_of
 from bdray.sweeping.workload import Kind, kind_of, training_of
 from bdray.trial.measurements import TrainingKey
 from bdray.trial.surrogate import surrogate_of
@@ -36,12 +39,36 @@ def make_tasks(
     shares = shares or {}
     sharers = Counter(stage for condition in conditions for stage in stages_of(condition))
     sharing = sorted(conditions, key=lambda condition: -sharers[condition.poison_fingerprint])
+    answers = _answers_of([each for each in conditions if sharers[each.poison_fingerprint] > 1], space)
     first = dict.fromkeys(_first_of_each_kind(sharing))
     ordered = [*first, *(condition for condition in sharing if condition not in first)]
     return [
-        _task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0, largest)
+        replace(
+            _task(condition, space, shares.get(condition.condition_id, 1.0) if gpus else 0.0, largest),
+            answers=answers.get(condition.condition_id, ()),
+        )
         for condition in ordered
     ]
+
+
+def _answers_of(conditions: Sequence[Condition], space: SearchSpace) -> dict[str, tuple[str, ...]]:
+    """What is asked of poisoned models that several conditions share, by condition id."""
+    detect = space.questions.detectors_of("poisoned")
+    known: dict[tuple[Any, ...], tuple[str, ...]] = {}
+    found = {}
+    for condition in conditions if detect else ():
+        # Keys are digests of much; conditions whose components are the same objects have the same attack.
+        parts = (
+            condition.poison_fingerprint,
+            id(condition.poison),
+            id(condition.trigger),
+            repr(condition.clean_identity),
+        )
+        if parts not in known:
+            keys = (answer_key(detector, condition) for detector in detect)
+            known[parts] = tuple(answer_name(condition.poison_fingerprint, key) for key in keys)
+        found[condition.condition_id] = known[parts]
+    return found
 
 
 def _first_of_each_kind(conditions: Sequence[Condition]) -> Iterable[Condition]:

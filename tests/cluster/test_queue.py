@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,29 @@ def test_when_a_leader_is_gone_without_the_stage_one_other_leads() -> None:
     queue.ended(leader)
     assert queue.pop() == task("b", "s")
     assert queue.pop() is None
+
+
+def test_what_a_model_is_asked_is_asked_by_one_task_at_a_time() -> None:
+    stored = {"s"}
+    tasks = [replace(task(name, "s"), answers=("s/answers/1", "s/answers/2")) for name in "abc"]
+    queue = StageQueue([*tasks, task("d", "s")], stored.__contains__)
+    assert queue.pop() == tasks[0]
+    assert queue.pop() == task("d", "s"), "it asks nothing"
+    assert queue.pop() is None
+    stored.add("s/answers/1")
+    assert queue.pop() is None
+    stored.add("s/answers/2")
+    assert [queue.pop(), queue.pop()] == tasks[1:]
+    assert queue.empty
+
+
+def test_nobody_waits_for_an_answer_that_a_detector_failed_to_give() -> None:
+    tasks = [replace(task(name, "s"), answers=("s/answers/1",)) for name in "abc"]
+    queue = StageQueue(tasks, {"s"}.__contains__)
+    leader = queue.pop()
+    assert leader is not None and queue.pop() is None
+    queue.ended(leader)
+    assert [queue.pop(), queue.pop()] == tasks[1:]
 
 
 def test_a_surrogate_is_waited_for_like_an_own_stage() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bdray.condition import Condition
 from bdray.space import SearchSpace, load_space
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.tasks import make_tasks, stages_of
+from bdray.trial import TrialOptions, run_trial
 
 SPACE = """\
 name: tasks
@@ -53,6 +57,21 @@ def test_shares_are_the_spaces_or_what_auto_comes_to(tmp_path: Path) -> None:
     assert {task.cpu for task in make_tasks(conditions, space, gpus=1.0)} == {2.0}
     # Without a GPU, auto is none; what the user asks for stays what it is.
     assert sorted(task.gpu for task in make_tasks(conditions, space, gpus=0.0)) == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_what_a_shared_model_is_asked_is_named_as_its_answers_are(tmp_path: Path) -> None:
+    text = SPACE.replace("resources:", "detect: [spectral_signatures, {name: mm_bd, starts: 1, steps: 1}]\nresources:")
+    space = load(tmp_path, text)
+    tasks = make_tasks(space.conditions(), space, gpus=0.0)
+    *shared, alone = tasks
+    assert len({task.answers for task in shared}) == 1 and len(shared[0].answers) == 2
+    assert alone.answers == (), "nobody else asks that model"
+    sweep, condition = Storage.open(tmp_path / "sweep"), Condition.parse(json.loads(shared[0].content))
+    options = TrialOptions(device="cpu", threads=1, max_batches=1, cache=tmp_path, questions=space.questions)
+    run_trial(condition, sweep=sweep, options=options)
+    folder = SweepFolder(sweep)
+    assert [folder.has_shared(name) for name in shared[0].shared] == [True, True, True]
+    assert not folder.has_shared("0/answers/0") and not folder.has_shared("0")
 
 
 def test_a_surrogate_is_needed_before_the_own_stage(tmp_path: Path) -> None:
