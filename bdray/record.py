@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 from array import array
@@ -147,10 +148,17 @@ class Epochs(Sequence[EpochRecord]):
             serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=listed),
         )
 
+    @classmethod
+    def unpacked(cls, text: str) -> Epochs:
+        """Of what `packed` says."""
+        epochs = cls(())
+        epochs._numbers.frombytes(base64.b64decode(text))
+        return epochs
+
     @property
-    def numbers(self) -> list[float | None]:
-        """As `Epochs` takes them."""
-        return [None if math.isnan(number) else number for number in self._numbers]
+    def packed(self) -> str:
+        """The table in base64, in this machine's order of bytes."""
+        return base64.b64encode(self._numbers).decode()
 
     def known(self, column: str) -> array[float]:
         """A number of each epoch that has one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
@@ -238,7 +239,7 @@ class Cell:
         """Replicates that count after `stage`: finished, and not collapsed."""
         return [replicate for replicate in self.replicates if replicate.sound(stage)]
 
-    @property
+    @cached_property
     def texts(self) -> tuple[str, ...]:
         """The axis values in words, in axis order."""
         return tuple(shown(path, value) for path, value in self.values.items())
@@ -248,8 +249,8 @@ class Cell:
         """The axis values on one line, without those that do not apply."""
         return on_one_line(dict(zip(self.values, self.texts, strict=True)))
 
-    @property
-    def key(self) -> dict[str, Hashable]:
+    @cached_property
+    def key(self) -> Mapping[str, Hashable]:
         """Axis values that can be compared and hashed; None: does not apply."""
         return {k: None if value is None else json.dumps(value, sort_keys=True) for k, value in self.values.items()}
 
@@ -420,6 +421,9 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
 def _merged(cells: Sequence[Cell], idle: tuple[str, ...]) -> Cell:
     """`idle`: beginnings of paths that do not apply where the cells differ in them."""
     first = cells[0]
+    if len(cells) == 1:
+        # It keeps what it knows of its models.
+        return first
     told = {path: dict.fromkeys(shown(path, cell.values[path]) for cell in cells) for path in first.values}
     merged = {path: None if path.startswith(idle) else " or ".join(texts) for path, texts in told.items()}
     return replace(

@@ -6,6 +6,7 @@ shared is validated, once; the rest is numbers and names that were validated bef
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -26,7 +27,8 @@ _ALIKE = tuple(name for name in TrialRecord.model_fields if name not in (*_OWN, 
 
 FORM = checksum(
     repr(
-        [
+        [sys.byteorder]
+        + [
             (model.__name__, name, str(field.annotation))
             for model in (TrialRecord, StageRecord, EpochRecord, Rates)
             for name, field in model.model_fields.items()
@@ -46,7 +48,7 @@ def pack(records: Iterable[TrialRecord]) -> Iterator[bytes]:
     for record in records:
         said = record.model_dump(mode="json", exclude={"stages": {"__all__": {"epochs"}}})
         stages = [
-            [place("stages", {**stage, "fingerprint": ""}), stage["fingerprint"], epochs.numbers]
+            [place("stages", {**stage, "fingerprint": ""}), stage["fingerprint"], epochs.packed]
             for stage, epochs in zip(said["stages"], (stage.epochs for stage in record.stages), strict=True)
         ]
         sections = [place("condition", section) for section in said["condition"].items()]
@@ -76,8 +78,8 @@ class Unpacker:
         }
         values["condition"] = dict(self._shared[place] for place in sections)
         values["stages"] = tuple(
-            made(StageRecord, self._shared[place] | {"fingerprint": fingerprint, "epochs": Epochs(numbers)})
-            for place, fingerprint, numbers in stages
+            made(StageRecord, self._shared[place] | {"fingerprint": fingerprint, "epochs": Epochs.unpacked(epochs)})
+            for place, fingerprint, epochs in stages
         )
         values["answers"] = values["relearnt"] = ()
         return made(TrialRecord, {name: values[name] for name in TrialRecord.model_fields})

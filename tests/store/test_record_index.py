@@ -139,7 +139,7 @@ def test_what_gathered_records_say_alike_is_there_once(made: list[TrialRecord], 
         each = (tracemalloc.get_traced_memory()[0] - before) / len(found)
     finally:
         tracemalloc.stop()
-    numbers = 8 * sum(len(one.epochs.numbers) for one in first.stages)
+    numbers = 8 * sum(len(one.epochs) * len(one.epochs.COLUMNS) for one in first.stages)
     assert each < numbers + 7_000, "its numbers, and what holds them"
 
 
