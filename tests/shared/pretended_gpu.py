@@ -247,6 +247,7 @@ def _pinned(tensor: torch.Tensor) -> torch.Tensor:
 
 CUDA: dict[str, Any] = {
     "is_available": lambda: True,
+    "is_current_stream_capturing": lambda: False,
     "device_count": lambda: 1,
     "get_device_capability": lambda device: (9, 0),
     "get_device_name": lambda device=None: GPU.name,
