@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
@@ -274,17 +274,9 @@ def _widths(heads: Sequence[str], rows: Sequence[Sequence[str]], gap: int, width
     if not all(text.replace("\n", "").isprintable() and text.isascii() for text in texts):
         return None
     columns = zip(map(_broken, heads), *rows, strict=True)
-    widths = [max(_narrowest(), *(len(line) for cell in column for line in cell.split("\n"))) for column in columns]
+    # Rich makes none narrower than a letter.
+    widths = [max(1, *(len(line) for cell in column for line in cell.split("\n"))) for column in columns]
     return widths if sum(widths) + gap * (len(widths) - 1) <= width else None
-
-
-@cache
-def _narrowest() -> int:
-    """Letters of an empty column: rich has changed its mind about that."""
-    table = Table.grid()
-    table.add_row("", "x")
-    console = Console(width=9)
-    return "".join(segment.text for segment in console.render_lines(table)[0]).index("x")
 
 
 @dataclass(frozen=True)
