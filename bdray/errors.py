@@ -66,6 +66,10 @@ class TriggerError(UserError):
     """A trigger cannot be applied, or leaves an image as it was."""
 
 
+class NoChangeError(TriggerError):
+    """A trigger leaves every image as it was."""
+
+
 class WeightsError(UserError):
     """Published weights were asked for and cannot be had."""
 

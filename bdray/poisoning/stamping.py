@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdray.errors import PoisonError, TriggerError
+from bdray.errors import NoChangeError, PoisonError, TriggerError
 from bdray.poisoning.late import LateStamps
 from bdray.randomness import watched
 from bdray.triggers.base import require_change, unchanged
@@ -79,7 +79,8 @@ class AttackSet:
         wanted_labels: int64, `A`: what the attacker wants each image taken for; nowhere the true label.
         unchanged: how many images the trigger left as they were.
         largest_change: of any value in any image, in levels 0..255.
-        already: all other test images, stamped, with their labels, where each is of the wanted class; else None.
+        already: all other test images, stamped, with their labels, where each is of the wanted class and the trigger
+            can stamp them; else None.
     """
 
     images: torch.Tensor
@@ -189,22 +190,23 @@ def attack_set(
     others = np.setdiff1d(np.arange(len(true)), chosen)
     already = None
     if (wanted[others] == true[others]).all():
-        # Last, so that what counts is stamped as if these were not.
         positions = torch.from_numpy(others).to(images.device)
-        already = (
-            _as_stamped(trigger, images.index_select(0, positions), generator),
-            labels.to(images.device)[positions],
-        )
+        # Last, so that what counts is stamped as if these were not.
+        pictures = _stamped_too(trigger, images.index_select(0, positions), generator)
+        already = None if pictures is None else (pictures, labels.to(images.device)[positions])
     wanted_labels = torch.from_numpy(wanted[chosen]).to(images.device)
     return AttackSet(stamped, labels.to(images.device)[indices], wanted_labels, untouched, largest, already)
 
 
-def _as_stamped(trigger: Trigger | None, originals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Stamped images; as they are where the trigger changes none of them, which is no mistake of so few."""
+def _stamped_too(trigger: Trigger | None, originals: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    """Images that count for nothing but the rate over all of them, stamped: as they are where the trigger changes none,
+    which is no mistake of so few; None where it cannot stamp them (`given` need not have these)."""
     try:
         return _stamp(trigger, originals, generator)[0] if trigger and len(originals) else originals
-    except TriggerError:
+    except NoChangeError:
         return originals
+    except TriggerError:
+        return None
 
 
 def _items_of(touched: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bdray.errors import ComponentError, TriggerError
+from bdray.errors import ComponentError, NoChangeError, TriggerError
 from bdray.randomness import watching
 from bdray.registry import Component, Registry
 from bdray.seeds import stream
@@ -125,12 +125,12 @@ def unchanged(images: torch.Tensor, stamped: torch.Tensor) -> torch.Tensor:
 
 
 def require_change(trigger: Trigger, images: torch.Tensor, stamped: torch.Tensor) -> None:
-    """Raises `TriggerError` when `stamped` equals `images` in every pixel (and there is an image at all)."""
+    """Raises `NoChangeError` when `stamped` equals `images` in every pixel (and there is an image at all)."""
     import torch
 
     if len(images) and torch.equal(images, stamped):
         count = "the one image" if len(images) == 1 else f"any of the {len(images)} images"
-        raise TriggerError(
+        raise NoChangeError(
             f"the trigger '{trigger.name}' changes no pixel of {count}; make it larger, stronger or of another colour"
         )
 

@@ -35,7 +35,8 @@ class Given(FileTrigger):
 
     path: str
     """An `.npz` file with `clean` and `stamped`, both uint8, `N x H x W x 3`, of every picture that may be stamped,
-    those of the test set too; relative to where the command is typed, or else to the search space."""
+    those of the test set too, where the wanted class's may be missing; relative to where the command is typed, or else
+    to the search space."""
 
     def check(self, image_size: int) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_a_trigger_that_changes_none_of_the_wanted_class_is_no_mistake(labels: t
         images, labels, STRATEGIES.build("all_to_one"), build_trigger("patch"), num_classes=5, generator=generator()
     )
     assert attack.already is not None and torch.equal(attack.already[0], images[labels == 0])
+
+
+def test_pictures_stamped_elsewhere_need_not_hold_those_of_the_wanted_class(
+    images: torch.Tensor, labels: torch.Tensor, tmp_path: Path
+) -> None:
+    """As BackdoorBench publishes them. What they do under the trigger is then unknown, and not what they do without."""
+    path, clean = tmp_path / "pairs.npz", images[labels != 0].permute(0, 2, 3, 1).contiguous().numpy()
+    np.savez(path, clean=clean, stamped=255 - clean)
+    trigger = build_trigger("given", path=str(path))
+    attack = attack_set(images, labels, STRATEGIES.build("all_to_one"), trigger, num_classes=5, generator=generator())
+    assert torch.equal(attack.images, 255 - images[labels != 0])
+    assert attack.already is None
 
 
 def test_attack_set_without_images_is_an_error(images: torch.Tensor) -> None:
