@@ -29,7 +29,6 @@ from benchmarks.overhead import SLOTS
 
 ADDED = "activation_clustering"
 NONE_AGAIN = Target("under", 1)
-
 """Of what was done before."""
 
 REPAIRS: tuple[dict[str, Any], ...] = (

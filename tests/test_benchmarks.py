@@ -20,7 +20,7 @@ import torch
 from waiting import HANG_S
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import accuracy, backdoorbench, gpu, gpu_speed, gpu_trials, loop, memory, ordinary, precision
+from benchmarks import accuracy, backdoorbench, gpu, gpu_speed, gpu_trials, loop, memory, ordinary, precision, questions
 from benchmarks.measure import Report, Row, Target, compare, interleaved, shown
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
@@ -40,6 +40,11 @@ def test_quick_run_measures_finite_figures(module: object) -> None:
         assert all(math.isfinite(value) and value > 0 for value in row.figures.values())
     header, body = report.cells()
     assert {len(cells) for cells in body} == {len(header)}
+
+
+def test_nothing_is_trained_or_asked_twice() -> None:
+    report = questions.measure(quick=True)
+    assert [row.ratio for row in report.rows] == [0, 0]
 
 
 def test_a_training_that_was_measured_is_not_made_again(tmp_path: Path) -> None:
