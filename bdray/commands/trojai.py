@@ -7,6 +7,7 @@ labels of the mitigation round (jun2024) beside it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,41 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
     record, chosen = kept.record, named_stage(kept.record, stage or "poison")
     content = model_file(sweep, kept, chosen)
     experiment = Experiment.prepare(Condition.parse(record.condition), torch.device("cpu"))
-    folder = _next_folder(Path(output or "trojai"))
     with scratch_folder() as scratch:
         (scratch / "model").write_bytes(content)
-        torch.save(load_model(scratch / "model"), folder / "model.pt")
+        made = scratch / "made"
+        made.mkdir()
+        torch.save(load_model(scratch / "model"), made / "model.pt")
+        _write_rest(made, record, chosen.result, experiment)
+        folder = _moved(made, Path(output or "trojai"))
+    console = Console(highlight=False)
+    console.print(f"model    {folder}/model.pt ({chosen.result})", markup=False, soft_wrap=True)
+    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
+    return 0
+
+
+def _moved(made: Path, root: Path) -> Path:
+    """Into `root`, as the first number that is free; whole, or not at all."""
+    number = 0
+    try:
+        while (folder := root / f"id-{number:08d}").exists():
+            number += 1
+        folder.mkdir(parents=True)
+        for path in sorted(made.rglob("*")):
+            place = folder / path.relative_to(made)
+            place.mkdir() if path.is_dir() else shutil.copyfile(path, place)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"cannot write {root}: {cause_of(error)}") from None
+    return folder
+
+
+def _write_rest(folder: Path, record: TrialRecord, result: str, experiment: Experiment) -> None:
+    """All but the model."""
     (folder / "WARNING.txt").write_text(f"{record.warning}\n", encoding="utf-8")
     is_poisoned = record.role == "poisoned"
     (folder / "ground_truth.csv").write_text(f"{int(is_poisoned)}", encoding="utf-8")
-    _write_configs(folder, record, chosen.result)
+    _write_configs(folder, record, result)
     data = experiment.data
     labels = data.test_labels.numpy()
     _write_examples(
@@ -67,22 +95,6 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
         }
         pictures = test.attack_images.numpy()
         _write_examples(folder / "poisoned-example-data", pictures, np.asarray(true), said, record.warning)
-    console = Console(highlight=False)
-    console.print(f"model    {folder}/model.pt ({chosen.result})", markup=False, soft_wrap=True)
-    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if is_poisoned else "")
-    return 0
-
-
-def _next_folder(root: Path) -> Path:
-    """Made, of the first number that is free."""
-    number = 0
-    try:
-        while (folder := root / f"id-{number:08d}").exists():
-            number += 1
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write {root}: {cause_of(error)}") from None
-    return folder
 
 
 def _write_configs(folder: Path, record: TrialRecord, result: str) -> None:

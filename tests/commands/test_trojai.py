@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from disks import OwnDisk
 from PIL import Image
 
 from bdray.cli import main
@@ -81,6 +82,19 @@ def test_a_folder_that_cannot_be_is_named(
     argv = ["export", "trojai", str(exported[0].parent / "s"), exported[1].condition_id]
     assert main([*argv, "--output", str(tmp_path / "a-file")]) == 2
     assert f"cannot write {tmp_path}/a-file: Not a directory" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_and_gets_no_half_of_a_model(
+    exported: tuple[Path, TrialRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = OwnDisk(tmp_path / "disk", "size=64k")
+    argv = ["export", "trojai", str(exported[0].parent / "s"), exported[1].condition_id]
+    try:
+        assert main([*argv, "--output", str(disk.path)]) == 2
+        assert not list(disk.path.iterdir())
+    finally:
+        disk.end()
+    assert f"cannot write {disk.path}: the disk is full" in capsys.readouterr().err
 
 
 def test_which_is_poisoned_is_the_ground_truth(exported: tuple[Path, TrialRecord]) -> None:
