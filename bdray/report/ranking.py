@@ -153,14 +153,14 @@ def repair_names(cells: Sequence[Cell]) -> list[str]:
     paths = [path for path in (cells[0].values if cells else ()) if path.startswith(LATER) and path != "repair.name"]
     differing = {kind: [path for path in paths if levels(some, [path]) > 1] for kind, some in alike.items()}
     return [
-        " · ".join([kind, *(_option(path, cell) for path in differing[kind] if cell.values[path] is not None)])
+        " · ".join([kind, *(_option(path, kind, cell) for path in differing[kind] if cell.values[path] is not None)])
         for kind, cell in zip(kinds, cells, strict=True)
     ]
 
 
-def _option(path: str, cell: Cell) -> str:
-    text = shown(path, cell.values[path])
-    return text if path.endswith(".name") else f"{axis_words(path).removeprefix('repair ')} {text}"
+def _option(path: str, kind: str, cell: Cell) -> str:
+    text, words = shown(path, cell.values[path]), axis_words(path).removeprefix("repair ").removeprefix(f"{kind} ")
+    return text if path.endswith(".name") else f"{words} {text}"
 
 
 def _values(cells: Iterable[Cell], around: Sequence[str]) -> dict[Setting, Value]:

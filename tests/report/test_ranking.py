@@ -112,6 +112,24 @@ def test_equal_ratings_share_the_mean_of_their_places() -> None:
     assert mean_ranks({"a": [], "b": []}) == {}
 
 
+def test_a_recipe_is_named_by_what_differs_and_its_repair_once(make_record: MakeRecord) -> None:
+    found = ranking(
+        study_of(
+            [
+                make_record((0.9, 0.2), trigger=trigger, repair={"name": repair}, finetune={"lr": lr})
+                for trigger in ("patch", "blend")
+                for repair in ("finetune", "nad")
+                for lr in (0.01, 0.1)
+            ]
+        )
+    )
+    assert found is not None
+    assert {row.name for row in found.repairs} == {
+        *("finetune · lr 0.01", "finetune · lr 0.1"),
+        *("nad · finetune lr 0.01", "nad · finetune lr 0.1"),
+    }
+
+
 def test_it_takes_two_repairs_and_two_attacks(make_record: MakeRecord) -> None:
     assert ranking(study_of(study_records(make_record))) is not None
     for triggers, repairs in ((TRIGGERS[:1], tuple(REPAIRS)), (TRIGGERS, ("nad",))):
