@@ -1,7 +1,8 @@
 """Many records as few bytes: what several of them say alike stands once, on the first line; then a line a record.
 
-It is read in a tenth of the time that as many `record.json` take, and what is alike is one object in memory. What is
-shared is validated, once; the rest is numbers and names that were validated before they were written.
+It is read in a ninth of the time that copies of `record.json` took (`benchmarks/RESULTS.md`), and what is alike is one
+object in memory. What is shared is validated, once; the rest is numbers and names that were validated before they were
+written.
 """
 
 from __future__ import annotations
