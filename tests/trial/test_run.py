@@ -456,7 +456,7 @@ def test_what_goes_wrong_in_a_condition_is_its_result(
 def test_a_trigger_that_changes_nothing_is_a_failure(sweep: Storage, options: TrialOptions) -> None:
     record = attempt_trial(condition(trigger={"name": "test_invisible"}), sweep=sweep, options=options)
     assert record.error is not None
-    assert record.error.kind == "TriggerError"
+    assert record.error.kind == "NoChangeError"
     assert "changes no pixel" in record.error.message
 
 
