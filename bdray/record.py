@@ -8,7 +8,7 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, overload
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -161,11 +161,15 @@ class Epochs(Sequence[EpochRecord]):
         """The table in base64, in this machine's order of bytes."""
         return base64.b64encode(self._numbers).decode()
 
+    def column(self, name: str) -> array[float]:
+        """A number of each epoch; NaN where it has none."""
+        count = len(self)
+        place = self.COLUMNS.index(name) * count
+        return self._numbers[place : place + count]
+
     def known(self, column: str) -> array[float]:
         """A number of each epoch that has one."""
-        count = len(self)
-        place = self.COLUMNS.index(column) * count
-        return array("d", filter(math.isfinite, self._numbers[place : place + count]))
+        return array("d", filter(math.isfinite, self.column(column)))
 
     @property
     def end(self) -> Rates | None:
@@ -174,11 +178,6 @@ class Epochs(Sequence[EpochRecord]):
         if self._end is None and self:
             self._end = self._rates(len(self) - 1)
         return self._end
-
-    @property
-    def rates(self) -> list[Rates | None]:
-        """After every epoch."""
-        return [self._rates(index) for index in range(len(self))]
 
     def _rates(self, index: int) -> Rates | None:
         values = self._values(index, _OF_RATES)
@@ -248,6 +247,11 @@ class StageRecord(_Frozen):
     def diverged(self) -> bool:
         """Its loss stopped being a finite number."""
         return bool(self.epochs) and self.epochs[-1].diverged
+
+    @property
+    def seconds(self) -> float:
+        """What it took; 0 of one that has no epoch."""
+        return self.epochs.column("stage_seconds")[-1] if self.epochs else 0.0
 
     @property
     def last(self) -> EpochRecord | None:
@@ -613,16 +617,38 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def repair_curve(stages: Sequence[StageRecord]) -> list[tuple[int, int, Rates]]:
-    """What was measured over the stages of a repair: after how many trained epochs, how many operations, rates."""
-    curve: list[tuple[int, int, Rates]] = []
+class CurvePoint(NamedTuple):
+    """What was measured of the attack at one point of a repair.
+
+    Attributes:
+        epoch, operations: how many were trained, and done at once, up to there.
+        attacked_images: how many `attack_success_rate` was counted from.
+    """
+
+    epoch: int
+    operations: int
+    attack_success_rate: float
+    attacked_images: int
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Pictures classified as the target, of how many."""
+        return round(self.attack_success_rate * self.attacked_images), self.attacked_images
+
+
+def repair_curve(stages: Sequence[StageRecord]) -> list[CurvePoint]:
+    """Attack success rate wherever it was measured over the stages of a repair."""
+    curve: list[CurvePoint] = []
     trained = operations = 0
     for stage in stages:
         last, is_first = 0, not curve
-        for last, rates in zip(map(int, stage.epochs.known("epoch")), stage.epochs.rates, strict=True):
+        columns = map(stage.epochs.column, ("epoch", "attack_success_rate", "attacked_images"))
+        for epoch, rate, images in zip(*columns, strict=True):
+            last = int(epoch)
             there = (trained, operations + last) if stage.at_once else (trained + last, operations)
             # The state before a stage is the one after the last.
-            curve += [(*there, rates)] if rates and (last > 0 or is_first) else []
+            if not math.isnan(rate) and (last > 0 or is_first):
+                curve.append(CurvePoint(*there, rate, int(images)))
         trained, operations = (trained, operations + last) if stage.at_once else (trained + last, operations)
     return curve
 
@@ -632,8 +658,7 @@ def persistence_of(stages: Sequence[StageRecord]) -> Persistence | None:
     if not stages:
         return None
     # An operation counts as an epoch.
-    rates = [(epoch + operations, rates.attack_success_rate) for epoch, operations, rates in repair_curve(stages)]
-    curve = [(epoch, rate) for epoch, rate in rates if rate is not None]
+    curve = [(there.epoch + there.operations, there.attack_success_rate) for there in repair_curve(stages)]
     if not curve:
         return Persistence(area_under_curve=None, left_at_end=None)
     length = curve[-1][0] - curve[0][0]

@@ -66,7 +66,7 @@ def test_epochs_as_columns_are_the_same_epochs() -> None:
     epochs = stage(*known).epochs
     assert isinstance(epochs, Epochs)
     assert epochs == known
-    assert (epochs[-1], epochs[1:], epochs.end, epochs.rates[0]) == (known[-1], known[1:], known[-1].rates, None)
+    assert (epochs[-1], epochs[1:], epochs.end, epochs[0].rates) == (known[-1], known[1:], known[-1].rates, None)
     assert (list(epochs.known("epoch")), list(epochs.known("loss"))) == ([0, 1, 2], [0.25])
     assert Epochs.unpacked(epochs.packed) == epochs
     dumped = [epoch.model_dump_json() for epoch in epochs]

@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from bdray.record import FeaturesRecord, Rates, StageName, TrialRecord, repair_curve
+from bdray.record import FeaturesRecord, StageName, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.report.ranking import RankedRepair, Ranking
-from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate
+from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate, estimate_of
 from bdray.results.detections import attack_of
 from bdray.results.listing import axis_names
 
@@ -538,17 +538,18 @@ def persistence_lines(study: Study) -> Lines:
 def mean_curve(cell: Cell) -> Curve:
     """Attack success rate over sound replicates at every epoch of the repair that all of them evaluated; before and
     after what is done at once, the epoch is the same."""
-    curves = [_curve(replicate.record) for replicate in cell.sound("finetune")]
+    curves = [
+        {there[:2]: there for there in repair_curve(replicate.record.stages[1:])}
+        for replicate in cell.sound("finetune")
+    ]
     if not curves:
         return []
-    shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    found = [(there[0], estimate([curve[there] for curve in curves], "attack_success_rate")) for there in shared]
-    return [(epoch, rate) for epoch, rate in found if rate is not None]
-
-
-def _curve(record: TrialRecord) -> dict[tuple[int, int], Rates]:
-    found = repair_curve(record.stages[1:])
-    return {(epoch, operations): rates for epoch, operations, rates in found if rates.attack_success_rate is not None}
+    shared = sorted(set.intersection(*map(set, curves)))
+    points = {place: [curve[place] for curve in curves] for place in shared}
+    found = {
+        place: estimate_of([(there.attack_success_rate, there.counts) for there in points[place]]) for place in shared
+    }
+    return [(epoch, rate) for (epoch, _), rate in found.items() if rate is not None]
 
 
 def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> Figure:

@@ -187,7 +187,7 @@ def _row(
 ) -> RankedRepair:
     conditions = [each for cell in cells for each in cell.replicates]
     done = [each.record.stages[1:] for each in conditions if len(each.record.stages) > 1]
-    ends = [[stage.epochs.known("stage_seconds")[-1] for stage in stages if stage.epochs] for stages in done]
+    ends = [[stage.seconds for stage in stages] for stages in done]
     times = list(map(sum, ends))
     return RankedRepair(
         name,

@@ -8,7 +8,7 @@ has is no success rate of a backdoor. A model that several conditions share coun
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
@@ -109,6 +109,7 @@ class Replicate:
     control: Control | None
     _models: dict[StageName, Hashable] = field(default_factory=dict, init=False, repr=False, compare=False)
     _sound: dict[StageName, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rates: dict[StageName, Rates | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def sound(self, stage: StageName) -> bool:
         if stage not in self._sound:
@@ -117,7 +118,10 @@ class Replicate:
 
     def rates(self, stage: StageName) -> Rates | None:
         """What counts: None where the record went wrong by the end of `stage`, or did not get there."""
-        return rates_after(self.record, stage) if self.sound(stage) else None
+        # A page asks for them again and again.
+        if stage not in self._rates:
+            self._rates[stage] = rates_after(self.record, stage) if self.sound(stage) else None
+        return self._rates[stage]
 
     def baseline(self, stage: StageName) -> TrialRecord | None:
         """Its baseline twin, where that one is sound after `stage`."""
@@ -183,6 +187,9 @@ class Cell:
     took_at: float = TOOK_AT
     selected: bool = False
     _models: dict[StageName, list[Replicate]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _estimates: dict[tuple[StageName, RateName], Estimate | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def is_baseline(self) -> bool:
@@ -268,7 +275,9 @@ class Cell:
 
     def estimate(self, stage: StageName, rate: RateName) -> Estimate | None:
         """A rate over the models that count after the last epoch of `stage`; None when there is none."""
-        return estimate([replicate.rates(stage) for replicate in self.models(stage)], rate)
+        if (stage, rate) not in self._estimates:
+            self._estimates[stage, rate] = estimate([each.rates(stage) for each in self.models(stage)], rate)
+        return self._estimates[stage, rate]
 
     def unsound_values(self, stage: StageName, rate: RateName) -> list[float]:
         """The rates of replicates that do not count, where they got that far."""
@@ -321,7 +330,8 @@ class Study:
 def study_of(records: Sequence[TrialRecord], took_at: float = TOOK_AT) -> Study:
     """Group records by cell, in the order of their axis values. Needs the sweep's plugins to be imported."""
     axes = axes_of(records)
-    cells = cells_of(sorted(records, key=lambda record: _order(record, axes)), axes, took_at=took_at)
+    placed = sorted(_placed(records, axes), key=lambda each: _order(*each))
+    cells = _cells(placed, axes, took_at=took_at)
     poisoned, baselines = ([cell for cell in cells if cell.is_baseline is wanted] for wanted in (False, True))
     ordered = tuple(each.record for cell in (*poisoned, *baselines) for each in cell.replicates)
     return Study(ordered, tuple(axes), tuple(poisoned), tuple(baselines))
@@ -341,11 +351,32 @@ def cells_of(
         took_at: see `bdray.results.took`.
         controls: by condition id; None: the baselines among `records`.
     """
-    controls = controls_of(records) if controls is None else controls
-    groups: dict[Hashable, list[tuple[TrialRecord, dict[str, Any]]]] = {}
+    return _cells(_placed(records, axes), axes, by_axes=by_axes, took_at=took_at, controls=controls)
+
+
+_Placed = tuple[TrialRecord, dict[str, Any]]
+"""A record, and what it has on each axis."""
+
+
+def _placed(records: Iterable[TrialRecord], axes: Sequence[str]) -> Iterator[_Placed]:
     for record in records:
         flat = described(record)
-        mine = {path: flat.get(path) for path in axes}
+        yield record, {path: flat.get(path) for path in axes}
+
+
+def _cells(
+    placed: Iterable[_Placed],
+    axes: Sequence[str],
+    *,
+    by_axes: bool = False,
+    took_at: float = TOOK_AT,
+    controls: Mapping[str, Control] | None = None,
+) -> list[Cell]:
+    placed = list(placed)
+    records = [record for record, _ in placed]
+    controls = controls_of(records) if controls is None else controls
+    groups: dict[Hashable, list[_Placed]] = {}
+    for record, mine in placed:
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
     selected = {} if by_axes else selected_cells(records)
@@ -368,9 +399,8 @@ def described(record: TrialRecord) -> Mapping[str, Any]:
     return {path: value for path, value in record.flat.items() if not path.startswith(("trigger.", "poison."))}
 
 
-def _order(record: TrialRecord, axes: Sequence[str]) -> tuple[Any, ...]:
-    flat = described(record)
-    return (*(_sort_key(flat.get(path)) for path in axes), record.condition.get("seed", 0), record.condition_id)
+def _order(record: TrialRecord, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (*map(_sort_key, values.values()), record.condition.get("seed", 0), record.condition_id)
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:
@@ -446,7 +476,11 @@ def _beyond(found: Estimate | None, margin: float) -> bool | None:
 
 def estimate(found: Iterable[Rates | None], rate: RateName) -> Estimate | None:
     """A rate over trainings, of a single one with Wilson's interval over its test images."""
-    known = [(getattr(rates, rate), counts) for rates in found if (counts := counts_of(rates, rate))]
+    return estimate_of([(getattr(rates, rate), counts) for rates in found if (counts := counts_of(rates, rate))])
+
+
+def estimate_of(known: Sequence[tuple[float, Counts]]) -> Estimate | None:
+    """As `estimate`, of rates and what each was counted from."""
     if not known:
         return None
     alone = wilson_interval(*known[0][1]) if len(known) == 1 else None

@@ -88,7 +88,7 @@ class RecordIndex:
             self._others += [] if content is None else [name]
             return name, None
         copies = [
-            RecordCopy(condition_id, ms, {file: (size, time) for file, (size, time) in files.items()}, name, start, end)
+            RecordCopy(condition_id, ms, dict(zip(files, map(tuple, files.values()), strict=True)), name, start, end)
             for condition_id, (ms, start, end, files) in content["copies"].items()
         ]
         return name, (copies, content["files"])

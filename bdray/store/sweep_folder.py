@@ -552,12 +552,12 @@ def _known(
     names = list(there) if only is None else [name for name in only if name in known]
     gathered = RecordIndex(sweep)
 
-    copies = {name: gathered.copies[name] for name in names if name in gathered.copies}
-    if sweep.is_local:
-        stamps = {name: copy.files[RECORD] for name, copy in copies.items() if RECORD in copy.files}
-        copies = {
-            name: copies[name] for name, stamp in stamps.items() if sweep.stamp(f"conditions/{name}/{RECORD}") == stamp
-        }
+    def counts(name: str, copy: RecordCopy) -> bool:
+        stamp = copy.files.get(RECORD)
+        return not is_local or (stamp is not None and sweep.stamp(f"conditions/{name}/{RECORD}") == stamp)
+
+    is_local, copies = sweep.is_local, gathered.copies
+    copies = {name: copy for name in names if (copy := copies.get(name)) is not None and counts(name, copy)}
     return names, gathered, copies
 
 

@@ -121,7 +121,7 @@ class Forecaster:
         work = self.works.get(record.condition_id)
         if work is None or not record.stages:
             return
-        computed = {stage.name: stage.last.stage_seconds for stage in record.stages if not stage.reused and stage.last}
+        computed = {stage.name: stage.seconds for stage in record.stages if stage.epochs and not stage.reused}
         self.finished.update(stage.fingerprint for stage in work.stages if stage.shared)
         units = sum(stage.units for stage in work.stages if stage.name in computed)
         seconds = sum(computed.values())
@@ -167,6 +167,6 @@ class Forecaster:
 def overhead_s(record: TrialRecord) -> float | None:
     """What a finished condition took beside its stages. None where it went on after a kill: its stages then took longer
     in all than it did since."""
-    stages = sum(stage.last.stage_seconds for stage in record.stages if stage.last and not stage.reused)
+    stages = sum(stage.seconds for stage in record.stages if not stage.reused)
     overhead = (record.finished_ms - record.started_ms) / 1000 - stages
     return overhead if overhead >= 0 else None
