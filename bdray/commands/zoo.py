@@ -223,7 +223,6 @@ def _truth(model: Chosen, record: TrialRecord, stage: StageRecord, experiment: E
         "condition_id": record.condition_id,
         "conditions": list(model.conditions),
         "stage": stage.name,
-        "result": stage.result,
         "fingerprint": stage.fingerprint,
         "data_fingerprint": record.data.fingerprint if record.data else None,
         "twin": model.twin,
@@ -237,7 +236,7 @@ def _metrics(model: Chosen, record: TrialRecord, stage: StageRecord) -> dict[str
     floor = model.floor.poisoned if model.floor else None
     return {
         WARNING: record.warning,
-        "result": stage.result,
+        "stage": stage.name,
         "rates": (rates := record.ends.get(stage.result)) and rates.model_dump(mode="json"),
         "twin_under_this_attack": floor and floor.model_dump(mode="json"),
         "visibility": record.visibility and record.visibility.model_dump(mode="json"),
@@ -278,7 +277,7 @@ def _row(model: Chosen, truth: Mapping[str, Any], metrics: Mapping[str, Any], sh
         "targets": " ".join(map(str, truth["targets"])),
         "poison_rate": truth["poison_rate"],
         "seed": truth["seed"],
-        "result": truth["result"],
+        "stage": truth["stage"],
         "clean_accuracy": rates.get("clean_accuracy"),
         "attack_success_rate": rates.get("attack_success_rate") if model.is_poisoned else None,
         "twin_attack_success_rate": floor.get("attack_success_rate"),

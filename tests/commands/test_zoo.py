@@ -18,12 +18,14 @@ from safetensors import safe_open
 
 import bdray
 from bdray.cli import main
+from bdray.commands.zoo import _write_trigger
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import probes_of
+from bdray.trial.setup import Experiment
 
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 200, "test_limit": 50},
@@ -160,6 +162,18 @@ def test_every_file_of_a_poisoned_model_says_so(made: Path) -> None:
                 assert picture.info["bdray.warning"] == POISONED_WARNING
 
 
+def test_a_file_that_a_trigger_is_made_of_lies_beside_it(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "mine.png")
+    stamped_with = {"name": "image", "path": str(tmp_path / "mine.png")}
+    experiment = Experiment.prepare(Condition.parse({**SMALL, "trigger": stamped_with}), torch.device("cpu"))
+    _write_trigger(tmp_path, experiment, POISONED_WARNING)
+    (kept,) = (tmp_path / "trigger").glob("*-mine.png")
+    assert kept.read_bytes() == (tmp_path / "mine.png").read_bytes()
+    said = json.loads((tmp_path / "trigger" / "trigger.json").read_text())["trigger"]
+    assert said["sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert kept.name.startswith(said["sha256"][:12])
+
+
 def test_links_of_the_card_lead_to_files(made: Path) -> None:
     card = (made / "README.md").read_text()
     for name in index(made):
@@ -186,7 +200,7 @@ def test_after_another_stage(sweep: tuple[Path, dict[str, TrialRecord]], tmp_pat
     (row,) = index(tmp_path / "z").values()
     rates = sweep[1][ALONE.condition_id].repaired
     assert rates is not None
-    assert (row["result"], float(row["clean_accuracy"])) == ("finetuned", rates.clean_accuracy)
+    assert (row["stage"], float(row["clean_accuracy"])) == ("finetune", rates.clean_accuracy)
 
 
 def test_a_model_that_is_missing_is_named_before_anything_is_written(
