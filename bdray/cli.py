@@ -319,6 +319,20 @@ def _add_comparing(commands: Any) -> None:
     )
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
     _storage_option(exporting)
+    showing = _command(
+        commands, "zoo", "poisoned models of a sweep and their benign twins, a folder each, with an index", "zoo:zoo"
+    )
+    showing.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
+    showing.add_argument(
+        "--where", action="append", default=[], metavar="PATH=VALUE", help="only matching conditions (repeatable)"
+    )
+    showing.add_argument(
+        "--stage", metavar="STAGE", default="poison", help="after which stage: poison, finetune (default: %(default)s)"
+    )
+    showing.add_argument(
+        "--output", type=_file, metavar="DIR", help="a folder that does not exist (default: SWEEP-zoo)"
+    )
+    _storage_option(showing)
     importing = _command(
         commands,
         "import",

@@ -85,6 +85,7 @@ READERS = [
     ("compare", "q", "q"),
     ("report", "q", "--output", "p.html"),
     ("export", "model", "q", CONDITION.condition_id),
+    ("zoo", "q"),
 ]
 
 

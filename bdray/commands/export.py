@@ -11,7 +11,7 @@ from safetensors.torch import load as load_safetensors
 
 from bdray.commands.inspection import say_plugins
 from bdray.commands.readers import require_folder_of, write_file
-from bdray.condition import COMPONENTS
+from bdray.condition import COMPONENTS, Condition
 from bdray.errors import ComponentError, UserError, nearest
 from bdray.models.networks.exported import About, exported
 from bdray.recipes import Finetune
@@ -29,15 +29,24 @@ def export(options: argparse.Namespace) -> int:
     from bdray.commands.backdoorbench import export_backdoorbench
     from bdray.commands.trojai import export_trojai
 
-    # `bdray trial --output` makes a folder with conditions that is no sweep.
-    try:
-        sweep = find_sweep(options.sweep, options.storage)
-    except UserError:
-        sweep = Storage.open(options.sweep)
-        if not SweepFolder(sweep).condition_ids():
-            raise
+    sweep = folder_of_models(options.sweep, options.storage)
     write = {"model": export_model, "backdoorbench": export_backdoorbench, "trojai": export_trojai}[options.what]
     return write(sweep, options.id, options.stage, options.output)
+
+
+def folder_of_models(name: str, storage: str) -> Storage:
+    """A sweep, or a folder of conditions that is none: `bdray trial --output` makes such.
+
+    Raises:
+        UserError: there is neither.
+    """
+    try:
+        return find_sweep(name, storage)
+    except UserError:
+        folder = Storage.open(name)
+        if not SweepFolder(folder).condition_ids():
+            raise
+        return folder
 
 
 def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
@@ -108,6 +117,19 @@ def named_stage(record: TrialRecord, wanted: str | None) -> StageRecord:
     raise UserError(f"--stage: {record.condition_id} has no stage '{wanted}'; {nearest(str(wanted), known)}")
 
 
+def condition_of(sweep: Storage, record: TrialRecord) -> Condition:
+    """Of a record, with the sweep's plugins where a component is one of theirs.
+
+    Raises:
+        UserError: a component is unknown.
+    """
+    try:
+        return Condition.parse(record.condition)
+    except UserError as error:
+        _load_plugins(sweep, error)
+        return Condition.parse(record.condition)
+
+
 def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:
     """As they were kept: with the condition, in its sweep's stages, or in those of the sweep they were taken from.
 
@@ -160,9 +182,13 @@ def _require_components(sweep: Storage, record: TrialRecord) -> None:
     try:
         for section in ("model", "repair"):
             COMPONENTS[section].get(record.condition[section]["name"])
-    except ComponentError:
-        space = sweep.local_path(SPACE)
-        if space is None:
-            # Code is imported from files.
-            raise
-        say_plugins(load_plugins_of(space))
+    except ComponentError as error:
+        _load_plugins(sweep, error)
+
+
+def _load_plugins(sweep: Storage, missed: UserError) -> None:
+    """Those that its search space names. Raises `missed` where there is no such file: code is imported from files."""
+    space = sweep.local_path(SPACE)
+    if space is None:
+        raise missed
+    say_plugins(load_plugins_of(space))

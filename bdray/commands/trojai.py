@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bdray.commands.export import kept_record, model_file, named_stage
-from bdray.condition import Condition
+from bdray.commands.export import condition_of, kept_record, model_file, named_stage
 from bdray.errors import UserError
 from bdray.models.networks.exported import WARNING, load_model
 from bdray.record import TrialRecord
@@ -45,7 +44,7 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
     kept = kept_record(sweep, prefix)
     record, chosen = kept.record, named_stage(kept.record, stage or "poison")
     content = model_file(sweep, kept, chosen)
-    experiment = Experiment.prepare(Condition.parse(record.condition), torch.device("cpu"))
+    experiment = Experiment.prepare(condition_of(sweep, record), torch.device("cpu"))
     with scratch_folder() as scratch:
         (scratch / "model").write_bytes(content)
         made = scratch / "made"
@@ -81,20 +80,26 @@ def _write_rest(folder: Path, record: TrialRecord, result: str, experiment: Expe
     is_poisoned = record.role == "poisoned"
     (folder / "ground_truth.csv").write_text(f"{int(is_poisoned)}", encoding="utf-8")
     _write_configs(folder, record, result)
-    data = experiment.data
+    write_examples(folder, experiment, PER_CLASS, record.warning if is_poisoned else "")
+
+
+def write_examples(folder: Path, experiment: Experiment, per_class: int, warning: str) -> None:
+    """The first test pictures of each class in `clean-example-data`, with their label in a `.json` beside each; and,
+    where there is a `warning`, triggered ones in `poisoned-example-data`, with both labels and the warning."""
+    data, test = experiment.data, experiment.test
     labels = data.test_labels.numpy()
-    _write_examples(
-        folder / "clean-example-data", data.test_images.numpy(), labels, dict(enumerate(labels.tolist())), ""
-    )
-    if is_poisoned:
-        test = experiment.test
+    said: dict[int, Any] = dict(enumerate(labels.tolist()))
+    _write_pictures(folder / "clean-example-data", data.test_images.numpy(), labels, said, "", per_class=per_class)
+    if warning:
         true, wanted = test.attack_labels.tolist(), test.wanted_labels.tolist()
         said = {
-            index: {"clean_label": label, "poisoned_label": other, WARNING: record.warning}
+            index: {"clean_label": label, "poisoned_label": other, WARNING: warning}
             for index, (label, other) in enumerate(zip(true, wanted, strict=True))
         }
         pictures = test.attack_images.numpy()
-        _write_examples(folder / "poisoned-example-data", pictures, np.asarray(true), said, record.warning)
+        _write_pictures(
+            folder / "poisoned-example-data", pictures, np.asarray(true), said, warning, per_class=per_class
+        )
 
 
 def _write_configs(folder: Path, record: TrialRecord, result: str) -> None:
@@ -117,8 +122,8 @@ def _write_configs(folder: Path, record: TrialRecord, result: str) -> None:
         (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _write_examples(
-    folder: Path, images: np.ndarray, labels: np.ndarray, said: Mapping[int, Any], warning: str
+def _write_pictures(
+    folder: Path, images: np.ndarray, labels: np.ndarray, said: Mapping[int, Any], warning: str, *, per_class: int
 ) -> None:
     """The first pictures of each class, and beside each what is `said` of it.
 
@@ -132,7 +137,7 @@ def _write_examples(
     if warning:
         info.add_text(WARNING, warning)
     for label in np.unique(labels):
-        for index in np.flatnonzero(labels == label)[:PER_CLASS].tolist():
+        for index in np.flatnonzero(labels == label)[:per_class].tolist():
             picture = Image.fromarray(np.ascontiguousarray(images[index].transpose(1, 2, 0)))
             picture.save(folder / f"{index}.png", pnginfo=info)
             (folder / f"{index}.json").write_text(json.dumps(said[index]), encoding="utf-8")

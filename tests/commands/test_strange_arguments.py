@@ -62,6 +62,7 @@ BASES = {
     "completion": ["bash"],
     "stages": ["q"],
     "export": ["model", "trained", ""],
+    "zoo": ["trained"],
     "import": ["backdoorbench", "no-such.pt", "--output", "made"],
 }
 """What each command is given beside; `trial` and `narcissus` so that nothing is trained, `sync` so that nothing is
