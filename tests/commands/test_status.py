@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem
+from remote_storage import as_remote
 from waiting import until
 
 from bdray.cli import main
@@ -28,7 +28,7 @@ from bdray.record import ErrorRecord
 from bdray.space import load_space
 from bdray.store import locks
 from bdray.store.locks import Holder
-from bdray.store.storage import Storage, _Remote
+from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
 from bdray.store.sweep_status import RunningCondition, SweepStatus, read_sweep_status, write_sweep_status
 
@@ -194,12 +194,9 @@ def test_the_time_left_is_believed_whatever_the_clock_says(
 @pytest.fixture
 def far(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """The same, looked at as a sweep in an object store."""
-    monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
-    )
     monkeypatch.setattr(locks, "_LOOK_S", 0.01)
     monkeypatch.setattr(locks, "_seen", {})
-    return Storage(f"hdfs://{sweep.uri}")
+    return as_remote(sweep.uri, monkeypatch)
 
 
 def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(sweep: Storage, far: Storage) -> None:
