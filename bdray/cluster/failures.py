@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from bdray.errors import StorageError
 from bdray.gpu_errors import gpu_error
@@ -101,7 +101,7 @@ def gpu_loss(said: str) -> GpuLoss | None:
     """The GPU whose fault it is that a process ended, by what Ray says of it."""
     found = re.search(rf"GpuLostError: \[(\w+)\] (.+?) ({UNFIT}|{ERROR}): ([^\n]*)", said)
     # The pattern has no other verdicts.
-    return GpuLoss(found[2], found[1], found[3], found[4].strip()) if found else None  # type: ignore[arg-type]
+    return GpuLoss(found[2], found[1], cast("Verdict", found[3]), found[4].strip()) if found else None
 
 
 def in_one_line(said: str) -> str:

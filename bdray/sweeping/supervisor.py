@@ -159,7 +159,7 @@ def _be_driver(work: Callable[[], int], notes: Path) -> NoReturn:
         status = work()
     except BaseException:
         # A defect: the same would happen again.
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        sys.excepthook(*sys.exc_info())  # there is one
         status = 1
     sys.exit(_ENDED + status)
 

@@ -91,7 +91,7 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_a_sweep_that_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):
         output = shown(capsys, "study")
         overview = shown(capsys)
     assert "study: 4 conditions, running\n" in output
@@ -187,7 +187,7 @@ def test_the_time_left_is_believed_whatever_the_clock_says(
     sweep_status = read_sweep_status(sweep)
     assert sweep_status is not None
     write_sweep_status(sweep, sweep_status.model_copy(update={"updated_ms": now_ms() + set_by}))
-    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):
         assert re.search(r"about 2 h (1 min )?left", shown(capsys, "study"))
 
 
@@ -256,7 +256,7 @@ def test_ordinary_users_sweep_that_runs(
     """Only to be read, not to be locked."""
     shutil.copytree(Path(sweep.uri), theirs := open_folder / "study")
     lock = theirs / DRIVER_LOCK
-    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError):
         lock.chmod(0o444)
         with ordinary_user(), pytest.raises(PermissionError):
             lock.open("r+").close()
@@ -270,7 +270,7 @@ def test_a_rehearsal_is_shown_while_it_runs(sweep: Storage, capsys: pytest.Captu
     rehearsal = sweep.parent.child("rehearsals").child("study")
     SweepFolder(rehearsal).write_info(SweepInfo("study", "bdray-study", conditions=("a", "b"), command="x --rehearse"))
     assert "rehearsals/study" not in shown(capsys) + shown(capsys, "study")
-    with SweepFolder(rehearsal).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(rehearsal).locked(DRIVER_LOCK, 0, AssertionError):
         assert "rehearsals/study: 2 conditions, starting\n" in shown(capsys, "study")
         assert "rehearsals/study" in shown(capsys)
     other = sweep.parent.child("rehearsals").child("other")

@@ -50,7 +50,9 @@ def test_a_lock_of_the_system_names_its_holder(tmp_path: Path) -> None:
             pass
         holder.kill()
     with file_lock(path, 0, busy):
-        assert Holder.parse(path.read_text()).pid == os.getpid()  # type: ignore[union-attr]
+        holder_now = Holder.parse(path.read_text())
+        assert holder_now is not None
+        assert holder_now.pid == os.getpid()
 
 
 @pytest.fixture
@@ -188,7 +190,9 @@ def test_who_was_away_for_too_long_hears_who_has_it_now(storage: Storage) -> Non
         storage.write_atomic("lease", elsewhere(7).text)
         until(lambda: told)
     assert told == ["lost"]
-    assert Holder.parse(storage.read_bytes("lease")).pid == 7, "it is another's: it stays"  # type: ignore[union-attr]
+    holder = Holder.parse(storage.read_bytes("lease"))
+    assert holder is not None
+    assert holder.pid == 7, "it is another's: it stays"
 
 
 def test_a_loss_ends_what_the_main_thread_does(storage: Storage) -> None:
