@@ -24,7 +24,7 @@ from bdray.sweeping.deciding import (
     with_decided,
 )
 from bdray.sweeping.tasks import make_tasks
-from bdray.trial.measurements import Answer, Measurement, TrainingKind, pace_of
+from bdray.trial.measurements import Answer, Measurement, TrainingKind, speed_key
 
 SPACE = """\
 name: deciding
@@ -201,7 +201,7 @@ def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path:
     space, storage = load(text), Storage.open(tmp_path / "runs")
     conditions = space.conditions()
     decided = decided_by(space, Nodes(2.0, gain=1.5), storage)
-    assert decided.compile == (pace_of(conditions[0]),)
+    assert decided.compile == (speed_key(conditions[0]),)
     assert decided.because == {"compile": "torch.compile is 1.50 times as fast on Xeon"}
     assert load(with_decided(space, decided).to_yaml()).resources.decided == decided
     # Known by now, and not worth it for so many processes.
