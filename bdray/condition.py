@@ -385,8 +385,7 @@ def _with_indices(content: Mapping[str, Any]) -> Mapping[str, Any]:
     options = class_options(poison["strategy"])
     if not any(isinstance(poison.get(option), str) for option in options):
         return content
-    build: Callable[[Any], DataSet] = _section("data", DATASETS).func  # type: ignore[assignment]
-    data = build(content["data"])
+    data: DataSet = _builder("data", DATASETS)(content["data"])
     names = data.class_names()
     indices: dict[str, int] = {}
     for option in options:

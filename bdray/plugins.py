@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +48,7 @@ def load_plugins(modules: Iterable[str] = (), folders: Iterable[str | Path] = ()
     for entry in entry_points(group=GROUP):
         _load(entry.value, entry.load)
     for module in modules:
-        _load(module, lambda module=module: importlib.import_module(module))  # type: ignore[misc]
+        _load(module, partial(importlib.import_module, module))
 
 
 def _load(plugin: str, load: Callable[[], object]) -> None:

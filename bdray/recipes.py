@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from pydantic import Field, field_validator
 
@@ -81,12 +81,12 @@ class Optimization(Identified):
     @property
     def strong(self) -> Strong | None:
         """What `augment` does on top of the data set's own."""
-        return self.augment if self.augment in get_args(Strong) else None  # type: ignore[return-value]
+        return cast("Strong", self.augment) if self.augment in get_args(Strong) else None
 
     @property
     def cropping(self) -> Cropping | None:
         """How pictures are cropped and flipped; None: the data set's own way."""
-        return self.augment if self.augment in get_args(Cropping) else None  # type: ignore[return-value]
+        return cast("Cropping", self.augment) if self.augment in get_args(Cropping) else None
 
 
 class Train(Optimization):

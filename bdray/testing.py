@@ -161,7 +161,7 @@ def check_architecture(architecture: Architecture) -> None:
     """One seed gives one network, its taps are those announced, and all of it gets a gradient."""
     import torch
 
-    from bdray.models.networks.taps import forward_outputs
+    from bdray.models.networks.taps import forward_outputs, taps_of
 
     def build(seed: int) -> torch.nn.Module:
         with torch.random.fork_rng():
@@ -172,7 +172,7 @@ def check_architecture(architecture: Architecture) -> None:
     model, again = build(0), build(0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items()), "one seed, two networks"
     points = architecture.MIXING_POINTS
-    assert points is None or tuple(model.taps.points) == points, "its taps are not its MIXING_POINTS"  # type: ignore[union-attr, arg-type]
+    assert points is None or tuple(taps_of(model).points) == points, "its taps are not its MIXING_POINTS"
     outputs = forward_outputs(model.train(), noise(4).float() / 255)
     assert outputs.logits.shape == (4, CLASSES), f"its logits have the shape {tuple(outputs.logits.shape)}"
     assert outputs.features.ndim == 2, "its features are not N x D"
@@ -186,7 +186,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
     but a state's first weights."""
     import torch
 
-    from bdray.models.networks.taps import forward_outputs
+    from bdray.models.networks.taps import forward_outputs, taps_of
     from bdray.regularizers import mix
 
     model = _resnet8().train()
@@ -195,7 +195,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
         with no_global_randomness(regularizer.title, seeded=True):
             state = regularizer.watched(seeded=True).make_state()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    points = tuple(model.taps.points)  # type: ignore[arg-type, union-attr]
+    points = tuple(taps_of(model).points)
     with no_global_randomness(regularizer.title):
         regularizer.watched().check(points)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from bdray.cluster.local_ray import confined
+from bdray.cluster.local_ray import loopback_only
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from benchmarks.finished_sweep import large_space, templates_of, write_templates
@@ -124,7 +124,7 @@ def _peak(pid: int) -> int:
 @contextmanager
 def cluster(folder: Path) -> Iterator[str]:
     """Its address."""
-    with confined():
+    with loopback_only():
         nodes = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder / "ray")},

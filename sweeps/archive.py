@@ -79,7 +79,7 @@ def unpack(kept: Path) -> dict[str, bytes]:
     if not (kept / ARCHIVE).exists():
         return {}
     with tarfile.open(kept / ARCHIVE) as archive:
-        return {facts.name: archive.extractfile(facts).read() for facts in archive}  # type: ignore[union-attr]
+        return {facts.name: file.read() for facts in archive if (file := archive.extractfile(facts)) is not None}
 
 
 def lay_out(kept: Path, storage: Storage) -> Storage:

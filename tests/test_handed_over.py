@@ -19,6 +19,7 @@ from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo, label_of
 from bdray.triggers.base import TRIGGERS
+from bdray.triggers.image import ImageTrigger
 
 PLUGIN = '''
 from pathlib import Path
@@ -270,7 +271,8 @@ def test_a_condition_is_run_from_its_record_with_data_from_elsewhere(
     assert condition.data.root == folder
     assert condition.condition_id == path.parent.name
     if trigger == "image":
-        assert condition.trigger is not None and Path(condition.trigger.path).parent == whole / "pictures"  # type: ignore[attr-defined]
+        assert isinstance(condition.trigger, ImageTrigger)
+        assert Path(condition.trigger.path).parent == whole / "pictures"
 
 
 @pytest.mark.parametrize(

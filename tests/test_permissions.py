@@ -128,7 +128,7 @@ def test_what_may_not_be_read_is_named_with_the_cause(
     assert "Traceback" not in said.out + said.err
 
 
-LISTED = {"data/downloads.py", "data/folders.py", "shipped.py", "store/storage.py"}
+LISTED = {"data/downloads.py", "data/folders.py", "shipped.py", "store/file_systems.py"}
 """What of the package lists folders and names the one that it may not list, or lists only what it has made itself."""
 
 

@@ -296,7 +296,7 @@ def pairs_of(name: str) -> dict[Setting, tuple[Replicate, Replicate]]:
             trigger, *others = (str(flat.get(path, "none")) for path in words)
             if trigger != "filter":
                 key = (trigger, *others, flat["seed"])
-                found.setdefault(key, {})[flat["poison.stamp"]] = replicate  # type: ignore[arg-type]
+                found.setdefault(key, {})[flat["poison.stamp"]] = replicate
     return {key: (pair[ORDERS[0]], pair[ORDERS[1]]) for key, pair in found.items()}
 
 

@@ -78,7 +78,7 @@ def stderr_in(log: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def memory_kills_are_losses() -> Iterator[None]:
+def memory_kills_as_actor_errors() -> Iterator[None]:
     """Within this block Tune takes an `OutOfMemoryError` for the end of an actor.
 
     Tune 2.60 knows errors of actors and of tasks only: this one, which is neither, ends the whole run.

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from bdray.errors import StorageError
 from bdray.gpu_errors import gpu_error
 
-LOSSES_WITHOUT_PROGRESS = 3
+MAX_LOST_WITHOUT_PROGRESS = 3
 """A loss of a process is the infrastructure's fault, whatever the process was doing; a condition that loses this many
 in a row without one more epoch in between may be what kills them."""
 
-LOSSES_UNREAD = 10
+MAX_LOST_UNREAD = 10
 """So many losses may pass of which nobody can say how far the condition had come, as while a store is away: then a
 trial ends for that, after most of a minute of trying."""
 
 
 @dataclass
-class Losses:
+class LostProcesses:
     """How often conditions have lost their processes.
 
     Attributes:
@@ -38,11 +38,11 @@ class Losses:
             reached = self.progress(condition_id)
         except StorageError:
             self._unread[condition_id] = self._unread.get(condition_id, 0) + 1
-            return self._unread[condition_id] < LOSSES_UNREAD
+            return self._unread[condition_id] < MAX_LOST_UNREAD
         is_stuck = reached <= self._reached.get(condition_id, -1)
         self._reached[condition_id] = reached
         self._count[condition_id] = self._count.get(condition_id, 0) + 1 if is_stuck else 1
-        return self._count[condition_id] < LOSSES_WITHOUT_PROGRESS
+        return self._count[condition_id] < MAX_LOST_WITHOUT_PROGRESS
 
 
 def memory_exhausted(said: str) -> str:
@@ -78,7 +78,7 @@ Verdict = Literal["does not work", "gave an error"]
 
 
 @dataclass(frozen=True)
-class GpuLoss:
+class GpuFailure:
     """A process that ended because of its GPU.
 
     Attributes:
@@ -97,11 +97,11 @@ class GpuLoss:
         return f"{self.gpu} {self.verdict}: {self.problem}"
 
 
-def gpu_loss(said: str) -> GpuLoss | None:
+def gpu_failure(said: str) -> GpuFailure | None:
     """The GPU whose fault it is that a process ended, by what Ray says of it."""
     found = re.search(rf"GpuLostError: \[(\w+)\] (.+?) ({UNFIT}|{ERROR}): ([^\n]*)", said)
     # The pattern has no other verdicts.
-    return GpuLoss(found[2], found[1], found[3], found[4].strip()) if found else None  # type: ignore[arg-type]
+    return GpuFailure(found[2], found[1], cast("Verdict", found[3]), found[4].strip()) if found else None
 
 
 def in_one_line(said: str) -> str:
@@ -110,7 +110,7 @@ def in_one_line(said: str) -> str:
         return memory
     if unlike := unlike_node(said):
         return f"its node {unlike[0][:6]} is not alike"
-    if loss := gpu_loss(said):
+    if loss := gpu_failure(said):
         return str(loss)
     detail = re.search(r"Worker exit detail: ([^.\n]*)", said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -91,8 +91,8 @@ class Gauges:
 class TellingReporter(Reporter):
     """Tells every epoch of a trial, and whether it gets on."""
 
-    def __init__(self, told: Gauges, hangs: HangWatch) -> None:
-        self._told, self._hangs = told, hangs
+    def __init__(self, gauges: Gauges, hangs: HangWatch) -> None:
+        self._gauges, self._hangs = gauges, hangs
 
     def batch(self, stage: StageName, epoch: int, epochs: int, batch: int, batches: int) -> None:
         self._hangs.step(batch, batches)
@@ -106,8 +106,8 @@ class TellingReporter(Reporter):
             "bdray_memory_bytes": record.peak_memory_bytes,
         }
         for name, value in values.items():
-            self._told.forget(name)
-            self._told.set(name, value, stage=stage)
+            self._gauges.forget(name)
+            self._gauges.set(name, value, stage=stage)
 
 
 def _record(name: str, value: float, labels: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from bdray.gpu_errors import gpu_error
 
 
 class GpuLostError(BdrayError):
-    """The process ends, its condition goes on elsewhere. `failures.gpu_loss` reads it out of what Ray says."""
+    """The process ends, its condition goes on elsewhere. `failures.gpu_failure` reads it out of what Ray says."""
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def on_its_gpu(job: ClusterJob, task: Task, avoided: Collection[str]) -> Iterato
     """What a task does with its share of a GPU.
 
     Args:
-        avoided: GPUs (`failures.GpuLoss.gpu`) that the driver has given up.
+        avoided: GPUs (`failures.GpuFailure.gpu`) that the driver has given up.
 
     Raises:
         GpuLostError: the GPU is given up, fails its self-test, or an error in the block is the device's own.

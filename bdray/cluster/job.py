@@ -102,7 +102,7 @@ class ClusterJob:
         cwd: what relative paths (`data.root`) are relative to.
         pruning: which poison stages may end early; None: none.
         pruner: the actor that decides it, once there is one.
-        alike: what nodes must be like that join while the sweep runs; None: on one machine.
+        requirements: what nodes must be like that join while the sweep runs; None: on one machine.
         gpus: what its tasks are given of them: nothing, whole ones, or (also) parts.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
@@ -119,7 +119,7 @@ class ClusterJob:
     cwd: str = ""
     pruning: Pruning | None = None
     pruner: Any = None
-    alike: NodeRequirements | None = None
+    requirements: NodeRequirements | None = None
     gpus: Literal["none", "whole", "shared"] = "none"
     work: str = "bdray.cluster.run_task:run_task"
 

@@ -22,16 +22,16 @@ class Joining:
     """Asks nodes that were not there before, from a thread; a context manager.
 
     Two answers count: the node's own to the driver, and that of a trial's process, which may come there earlier
-    (`node_check.require_alike_here`).
+    (`node_check.check_this_node`).
 
     Args:
         job: what workers set themselves up with; its tasks are not needed.
-        alike: what nodes are compared with.
+        requirements: what nodes are compared with.
     """
 
-    def __init__(self, job: ClusterJob, alike: NodeRequirements) -> None:
-        self._job, self._alike = job, alike
-        self._known = set(alike.checked)
+    def __init__(self, job: ClusterJob, requirements: NodeRequirements) -> None:
+        self._job, self._requirements = job, requirements
+        self._known = set(requirements.checked)
         self._lock, self._over = threading.Lock(), threading.Event()
         self._asked: set[str] = set()
         self._avoided: set[str] = set()
@@ -76,9 +76,9 @@ class Joining:
         with self._lock:
             self._asked = {node.node_id for node in new}
         try:
-            found = unlike(self._job, new, self._alike.installation)
+            found = unlike(self._job, new, self._requirements.installation)
             good = [node for node, problems in found if not problems]
-            found += unprepared(self._job, good, self._alike.contents)
+            found += unprepared(self._job, good, self._requirements.contents)
             for node, problems in found:
                 if problems:
                     self._avoid(node.node_id, "; ".join(problems), node.name)

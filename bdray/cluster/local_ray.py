@@ -19,7 +19,7 @@ _TOKEN = Path(".ray", "auth_token")
 
 
 @contextmanager
-def confined() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """While Ray starts: its ports are on the loopback interface, metrics are off unless they were asked for, and the
     token that opens it is readable by its owner only.
 

@@ -19,22 +19,22 @@ class UnlikeNodeError(BdrayError):
     """Trials are kept off this node. `failures.unlike_node` reads it out of what Ray says of the lost process."""
 
     def __init__(self, node_id: str, problems: Sequence[str]) -> None:
-        super().__init__(f"node {node_id} is not alike: {'; '.join(problems)}")
+        super().__init__(f"node {node_id} is not requirements: {'; '.join(problems)}")
 
 
-def require_alike_here(job: ClusterJob) -> None:
+def check_this_node(job: ClusterJob) -> None:
     """For a process on a node that joined while the sweep ran: trials may come to it before the driver has asked it.
 
     Raises:
         UnlikeNodeError: its code, plugins, versions, data or view of the storage are not as they must be.
     """
     node_id = ray.get_runtime_context().get_node_id()
-    if job.alike is None or node_id in job.alike.checked:
+    if job.requirements is None or node_id in job.requirements.checked:
         return
-    problems = installation_problems(Installation.here(job.plugins), job.alike.installation)
+    problems = installation_problems(Installation.here(job.plugins), job.requirements.installation)
     if not job.sweep.exists(SPACE):
         problems.append(unshared(job.sweep))
-    if problems := problems or data_problems(job, job.alike.contents):
+    if problems := problems or data_problems(job, job.requirements.contents):
         raise UnlikeNodeError(node_id, problems)
 
 

@@ -39,23 +39,23 @@ class NodeResources(NamedTuple):
         return _shown(self.cpu, self.gpu)
 
 
-def require_places(tasks: Sequence[Task], places: Sequence[NodeResources]) -> None:
+def require_runnable(tasks: Sequence[Task], nodes: Sequence[NodeResources]) -> None:
     """Raises when Ray would wait for ever.
 
     Args:
-        places: of the nodes there are, and of those that an autoscaler may add.
+        nodes: of the nodes there are, and of those that an autoscaler may add.
 
     Raises:
         UserError: names the conditions that no node can ever run, what they ask for and what there is.
     """
-    homeless = [task for task in tasks if not any(place.holds(task) for place in places)]
+    homeless = [task for task in tasks if not any(node.holds(task) for node in nodes)]
     if not homeless:
         return
     asked: dict[NodeResources, list[str]] = {}
     for task in homeless:
         asked.setdefault(NodeResources(task.cpu, task.gpu), []).append(task.condition_id)
     asks = "; ".join(f"{_named(ids)} for {share}" for share, ids in sorted(asked.items()))
-    there = ", ".join(f"{count} x {place}" for place, count in sorted(Counter(places).items())) or "none with a CPU"
+    there = ", ".join(f"{count} x {node}" for node, count in sorted(Counter(nodes).items())) or "none with a CPU"
     raise UserError(
         f"no node can ever run {len(homeless)} of {len(tasks)} conditions; they ask: {asks}. The nodes: {there}."
         " Lower resources.cpu or resources.gpu of these conditions, or give the cluster a node that has as much"

@@ -110,7 +110,7 @@ def cluster_capacity() -> Callable[[], NodeResources]:
 
 
 def gpus_left(given_up: Collection[str]) -> float:
-    """How many GPUs there are beside those (`failures.GpuLoss.gpu`); no end of them where an autoscaler adds nodes."""
+    """How many GPUs there are beside those (`failures.GpuFailure.gpu`); infinite where an autoscaler adds nodes."""
     if has_autoscaler():
         return math.inf
     able = able_nodes()
@@ -142,7 +142,7 @@ def node_of_process(said: str) -> str | None:
     return facts.get("Address", {}).get("NodeID") or None
 
 
-def places(tasks: Sequence[Task] = ()) -> list[NodeResources]:
+def node_resources(tasks: Sequence[Task] = ()) -> list[NodeResources]:
     """What the nodes have that can run trials; for those of `tasks` that none of them can run, what an autoscaler would
     add."""
     there = [NodeResources(node.cpu, node.gpu) for node in able_nodes()]
@@ -150,7 +150,7 @@ def places(tasks: Sequence[Task] = ()) -> list[NodeResources]:
     return there + added(sorted(shares))
 
 
-def await_place(waits: Callable[[], object], *, gpus: bool) -> None:
+def await_node(waits: Callable[[], object], *, gpus: bool) -> None:
     """Waits for the first node that may run trials: those of a cluster that was just started are still joining, and an
     autoscaler adds none before something waits.
 
@@ -183,7 +183,7 @@ def inventories(roots: Mapping[str, str]) -> Iterator[NodeInventory]:
         yield NodeInventory(node, problem=answer) if isinstance(answer, str) else NodeInventory(node, answer)
 
 
-def require_alike(job: ClusterJob, conditions: Sequence[Condition]) -> NodeRequirements:
+def check_nodes(job: ClusterJob, conditions: Sequence[Condition]) -> NodeRequirements:
     """Whether trials come to the same on all nodes that may run one; fetches and decodes the data there.
 
     Args:

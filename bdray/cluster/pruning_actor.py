@@ -26,8 +26,8 @@ def start_pruner(pruning: Pruning) -> Any:
 class PrunedReporter(TellingReporter):
     """Asks the actor, too, whether a poison stage ends."""
 
-    def __init__(self, told: Gauges, hangs: HangWatch, prune: Prune, pruner: Any) -> None:
-        super().__init__(told, hangs)
+    def __init__(self, gauges: Gauges, hangs: HangWatch, prune: Prune, pruner: Any) -> None:
+        super().__init__(gauges, hangs)
         self._prune, self._pruner = prune, pruner
 
     def prunes(self, condition: Condition, epochs: Sequence[EpochRecord]) -> bool:

@@ -25,12 +25,12 @@ def run_task(job: ClusterJob, task: Task) -> str:
     probes = parse_probes(job.probes) if condition.is_baseline or questions.evaluate.probes else ()
     options = replace(options_for(task, job.trial_options), probes=probes, questions=questions)
     labels = {"sweep": job.sweep.name, "condition": task.condition_id}
-    with Gauges(**labels) as told, HangWatch(LEAST_S if task.gpu else None) as hangs:
-        told.set("bdray_cpu_share", task.cpu)
-        told.set("bdray_gpu_share", task.gpu)
-        reporter = TellingReporter(told, hangs)
+    with Gauges(**labels) as gauges, HangWatch(LEAST_S if task.gpu else None) as hangs:
+        gauges.set("bdray_cpu_share", task.cpu)
+        gauges.set("bdray_gpu_share", task.gpu)
+        reporter = TellingReporter(gauges, hangs)
         if job.pruning is not None and job.pruner is not None:
-            reporter = PrunedReporter(told, hangs, job.pruning.prune, job.pruner)
+            reporter = PrunedReporter(gauges, hangs, job.pruning.prune, job.pruner)
         within: dict[str, Any] = {"sweep": job.sweep, "storage": job.storage, "reporter": reporter, "options": options}
         kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.asked else None
         if kept is not None and kept.record.status == "finished" and not lacks_floors(kept.record, probes):

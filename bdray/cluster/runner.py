@@ -39,12 +39,12 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from bdray.cluster.autoscaling import has_autoscaler  # noqa: E402
-from bdray.cluster.daemons import daemons_watched, memory_kills_are_losses, stderr_in  # noqa: E402
-from bdray.cluster.failures import Losses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
+from bdray.cluster.daemons import daemons_watched, memory_kills_as_actor_errors, stderr_in  # noqa: E402
+from bdray.cluster.failures import LostProcesses, gpu_memory_exhausted, in_one_line, memory_exhausted  # noqa: E402
 from bdray.cluster.gauges import Gauges  # noqa: E402
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, ClusterSettings, NodeRequirements, Observer, Source, Task  # noqa: E402
 from bdray.cluster.joining import Joining  # noqa: E402
-from bdray.cluster.local_ray import confined, has_token  # noqa: E402
+from bdray.cluster.local_ray import has_token, loopback_only  # noqa: E402
 from bdray.cluster.measuring import (  # noqa: E402
     gpu_types,
     machines,
@@ -55,12 +55,12 @@ from bdray.cluster.measuring import (  # noqa: E402
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
 from bdray.cluster.nodes import (  # noqa: E402
     NodeInventory,
-    await_place,
+    await_node,
+    check_nodes,
     cluster_capacity,
     gpus_left,
     inventories,
-    places,
-    require_alike,
+    node_resources,
 )
 from bdray.cluster.pruning_actor import start_pruner  # noqa: E402
 from bdray.cluster.search import ConditionSearch, said_of  # noqa: E402
@@ -105,7 +105,7 @@ class ClusterRun:
         self.settings = settings
         self.dashboard_url: str | None = None
         self._watch = ExitStack()
-        self._alike: NodeRequirements | None = None
+        self._requirements: NodeRequirements | None = None
 
     def __enter__(self) -> ClusterRun:
         settings = self.settings
@@ -120,7 +120,7 @@ class ClusterRun:
             }
         else:
             _require_listener(settings.address)
-        with confined() if settings.address is None else nullcontext():
+        with loopback_only() if settings.address is None else nullcontext():
             context = _connect(settings.address or "local", {**own, "job_config": _job_config(settings.job_name)})
         if settings.address is None and settings.lost is not None:
             self._watch.enter_context(daemons_watched(settings.lost))
@@ -157,34 +157,34 @@ class ClusterRun:
         """Logical CPUs of each node that has some."""
         return node_cpus()
 
-    def places(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
+    def node_resources(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
-        return places(tasks)
+        return node_resources(tasks)
 
-    def await_place(self, waits: Callable[[], object], *, gpus: bool) -> None:
+    def await_node(self, waits: Callable[[], object], *, gpus: bool) -> None:
         """Waits for the first node that may run trials, up to two minutes, longer where an autoscaler adds it; with
         `gpus` for one that has a GPU, where an autoscaler adds such. `waits` is called where there is none yet.
 
         Raises:
             ClusterError: none has come.
         """
-        await_place(waits, gpus=gpus)
+        await_node(waits, gpus=gpus)
 
     def inventory(self, roots: Mapping[str, str]) -> Iterator[NodeInventory]:
         """What every node has. `roots`: folders by data set that are looked into there."""
         return inventories(roots)
 
-    def require_alike(self, job: ClusterJob, conditions: Sequence[Condition]) -> int:
+    def check_nodes(self, job: ClusterJob, conditions: Sequence[Condition]) -> int:
         """Raises `UserError` when a node's code, plugins, versions, storage or data are not the driver's; returns how
         many nodes there are. From then on nodes that join are checked while tasks run."""
-        self._alike = require_alike(replace(job, tasks=()), conditions)
-        return len(self._alike.checked)
+        self._requirements = check_nodes(replace(job, tasks=()), conditions)
+        return len(self._requirements.checked)
 
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         """The kinds of machine in the cluster that trials may land on: with a GPU, and without."""
         return machines(gpus=gpus, cpus=cpus)
 
-    def told(self, sweep: Storage) -> Gauges:
+    def gauges(self, sweep: Storage) -> Gauges:
         """Says what holds of a sweep to whoever watches the cluster; a context manager."""
         return Gauges(sweep=sweep.name)
 
@@ -201,9 +201,9 @@ class ClusterRun:
         Raises:
             ClusterError: no GPU is left that works.
         """
-        losses = Losses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
-        job = replace(job, alike=self._alike)
-        joining = None if self._alike is None else Joining(replace(job, tasks=()), self._alike)
+        losses = LostProcesses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
+        job = replace(job, requirements=self._requirements)
+        joining = None if self._requirements is None else Joining(replace(job, tasks=()), self._requirements)
         gpus, learns_nothing = SickGpus(gpus_left), source is None or source.exhausted
         search = ConditionSearch(
             job.tasks,
@@ -220,13 +220,13 @@ class ClusterRun:
             capacity=cluster_capacity(),
             ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
         )
-        teller = _Teller(observer, search)
+        callback = _ObserverCallback(observer, search)
         log = job.sweep.local_path(RAY_LOG)
         with (
             scratch_folder() as folder,
             stderr_in(log),
             _terminate_like_interrupt(),
-            memory_kills_are_losses(),
+            memory_kills_as_actor_errors(),
             gpus.held(),
             joining or nullcontext(),
         ):
@@ -242,7 +242,7 @@ class ClusterRun:
                     name="trials",
                     storage_path=str(folder),
                     verbose=0,
-                    callbacks=[teller],
+                    callbacks=[callback],
                 ),
             )
             try:
@@ -251,7 +251,7 @@ class ClusterRun:
                 if gpus.none_left is None:
                     raise
                 raise gpus.none_left from None
-        return teller.ended == search.total_samples and (source is None or source.exhausted)
+        return callback.ended == search.total_samples and (source is None or source.exhausted)
 
 
 def _never(said: str) -> bool:
@@ -316,7 +316,7 @@ def _require_listener(address: str) -> None:
         raise UserError(f"--address {quote(address)}: no Ray cluster answers there ({cause})") from None
 
 
-class _Teller(tune.Callback):
+class _ObserverCallback(tune.Callback):
     """Tells the observer what Tune tells its callbacks."""
 
     def __init__(self, observer: Observer, search: ConditionSearch) -> None:

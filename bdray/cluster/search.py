@@ -14,7 +14,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from bdray.cluster.failures import gpu_loss, gpu_memory_exhausted, memory_exhausted
+from bdray.cluster.failures import gpu_failure, gpu_memory_exhausted, memory_exhausted
 from bdray.cluster.job import Source, Task
 from bdray.cluster.node_resources import NodeResources
 from bdray.cluster.queue import StageQueue
@@ -146,7 +146,7 @@ class ConditionSearch(SearchAlgorithm):
                     self._least[task.kind] = max(larger.gpu, self._least.get(task.kind, 0.0))
             self._queue.put_back(larger)
             return True
-        if (loss := gpu_loss(said)) is not None:
+        if (loss := gpu_failure(said)) is not None:
             again = not self._gpus.is_at_fault(task.condition_id, loss)
         else:
             again = self._excused(said) or self._start_again(task.condition_id)

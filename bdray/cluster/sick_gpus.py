@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
 
-from bdray.cluster.failures import UNFIT, GpuLoss
+from bdray.cluster.failures import UNFIT, GpuFailure
 from bdray.errors import ClusterError
 
 
@@ -35,7 +35,7 @@ class SickGpus:
     _lost_on: dict[str, str] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
 
-    def is_at_fault(self, condition_id: str, loss: GpuLoss) -> bool:
+    def is_at_fault(self, condition_id: str, loss: GpuFailure) -> bool:
         """A condition has just lost its process so: whether that was its own fault.
 
         Raises:
@@ -50,7 +50,7 @@ class SickGpus:
         self._give_up(loss)
         return False
 
-    def _give_up(self, loss: GpuLoss) -> None:
+    def _give_up(self, loss: GpuFailure) -> None:
         self._held.add(loss.group)
         self._lost_on = {name: gpu for name, gpu in self._lost_on.items() if gpu != loss.gpu}
         if loss.gpu not in self.given_up:

@@ -15,7 +15,7 @@ from ray import _raylet, tune
 from bdray.checksum import take_said
 from bdray.cluster.gpu_health import on_its_gpu
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Task
-from bdray.cluster.node_check import require_alike_here
+from bdray.cluster.node_check import check_this_node
 from bdray.plugins import load_plugins
 
 
@@ -35,7 +35,7 @@ class ConditionTrainable(tune.Trainable):
         self._task: Task = config["task"]
         self._avoided: Collection[str] = config["avoided_gpus"]
         set_up_worker(job)
-        require_alike_here(job)
+        check_this_node(job)
 
     def __repr__(self) -> str:
         """What the dashboard's list of actors shows. Ray takes it once, when the actor is made: it names the first

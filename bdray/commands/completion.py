@@ -47,7 +47,7 @@ def completion(options: argparse.Namespace) -> int:
             if not action.option_strings and not action.choices and action.nargs != 0:
                 wanted = _SWEEPS if name in _TAKES_A_SWEEP else _SPACES if name in _TAKES_A_SPACE else None
                 if wanted is not None:
-                    action.complete = wanted  # type: ignore[attr-defined]  # how shtab is told
+                    vars(action)["complete"] = wanted  # how shtab is told
     spaces = " ".join(file.removesuffix(".yaml") for file in shipped() if file.endswith(".yaml"))
     sys.stdout.write(str(shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell].replace("SPACES", spaces))))
     return 0

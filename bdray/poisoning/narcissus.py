@@ -58,7 +58,7 @@ def universal_noise(
             logits = model((pixels + free.clamp(-epsilon, epsilon)).clamp(0, 1)).float()
             loss = functional.cross_entropy(logits, torch.full((len(order),), target, device=device))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.detach())
         tick(epoch, epochs, float(torch.stack(losses).mean()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field, field_validator
 
@@ -101,6 +101,6 @@ class SoftNearestNeighbors(Regularizer):
     def _temperature(self, layer: str, state: nn.Module | None) -> float | torch.Tensor:
         if state is None:
             return self.temperature
-        temperature: torch.Tensor = state[layer].exp()  # type: ignore[index]
+        temperature: torch.Tensor = cast("nn.ParameterDict", state)[layer].exp()
         # The optimizer lowers weight * loss; where the weight is negative the temperature alone must go the other way.
         return temperature if self.weight >= 0 else 2 * temperature.detach() - temperature

@@ -62,7 +62,7 @@ class SharpnessAware(Objective):
 def _differentiate(optimizer: torch.optim.Optimizer, evaluate: Callable[[], torch.Tensor]) -> None:
     loss = evaluate()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 @contextmanager

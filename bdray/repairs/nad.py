@@ -50,7 +50,9 @@ class AttentionDistillation(Objective):
     beta: float
 
     def capture(self, model: nn.Module) -> Sequence[str]:
-        points: Sequence[str] = tuple(model.taps.points)  # type: ignore[union-attr, arg-type]
+        from bdray.models.networks.taps import taps_of
+
+        points = tuple(taps_of(model).points)
         if not points:
             raise ConditionError("repair.name", "nad compares maps at the network's mixing points; this one has none")
         return points

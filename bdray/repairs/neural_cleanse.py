@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -77,7 +77,7 @@ class NeuralCleanseUnlearning(Repair):
                 with tools.autocast():
                     logits = model(tools.normalize(pixels))
                 optimizer.zero_grad()
-                cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+                cross_entropy(logits.float(), labels).backward()
                 optimizer.step()
         optimizer.zero_grad()
 
@@ -85,6 +85,6 @@ class NeuralCleanseUnlearning(Repair):
 def _detector_tools(model: nn.Module, tools: Tools) -> DetectorTools:
     from bdray.models.networks.taps import head_of
 
-    classes: int = head_of(model).out_features  # type: ignore[assignment]
+    classes = len(cast("torch.Tensor", head_of(model).weight))
     device = tools.clean.images.device
     return DetectorTools(tools.generator, classes, device, tools.normalize, tools.autocast, tools.tick)

@@ -86,7 +86,7 @@ class Objective:
         """
         loss = evaluate()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     def after_step(self, model: nn.Module, state: nn.Module | None) -> None:

@@ -81,7 +81,7 @@ class ReconstructiveNeuronPruning(Repair):
                 with tools.autocast():
                     logits = model(pixels).float()
                 optimizer.zero_grad()
-                (-cross_entropy(logits, labels)).backward()  # type: ignore[no-untyped-call]
+                (-cross_entropy(logits, labels)).backward()
                 torch.nn.utils.clip_grad_norm_(weights, 20.0)
                 optimizer.step()
                 right.append(logits.detach().argmax(1) == labels)

@@ -71,7 +71,7 @@ class Decided(Identified):
     cpu: int | None = Field(default=None, ge=1)
     """What `cpu: auto` comes to: CPUs a trial, and so its threads."""
     compile: tuple[str, ...] | None = Field(default=None, strict=False)
-    """Kinds of training that `compile: auto` compiles (`bdray.trial.measurements.pace_of`)."""
+    """Kinds of training that `compile: auto` compiles (`bdray.trial.measurements.speed_key`)."""
     because: dict[str, str] = Field(default_factory=dict)
     """Why, by key."""
 

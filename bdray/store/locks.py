@@ -30,7 +30,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bdray.errors import BdrayError, StorageError, StorageNotFoundError
+from bdray.errors import StorageError, StorageNotFoundError
 from bdray.store.storage import Storage, cause_of
 
 BEAT_S, EXPIRY_S = 10.0, 60.0
@@ -45,7 +45,7 @@ SIGN_OF_LIFE_S = 3 * BEAT_S
 
 _LOOK_S = 1.0
 
-Busy = Callable[[str], BdrayError]
+Busy = Callable[[str], Exception]
 """Makes the error of whoever does not get a lock, from what is known of its holder."""
 
 Lost = Callable[[], None]

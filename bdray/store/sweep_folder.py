@@ -57,7 +57,7 @@ BASELINE_NOTE = "Baseline of a poisoning study: trained on unpoisoned data."
 _LISTED = (JOURNAL, PLAN, CONFUSION, MODEL)
 """Files whose checksums a record lists."""
 
-_GRAIN_S = 2.0
+GRAIN_S = 2.0
 
 _SAY_THEMSELVES = ("name", "strategy")
 """Ends of paths whose values need no word beside them."""
@@ -600,7 +600,7 @@ def _gathering(
 def _gather(gathered: RecordIndex, read: Sequence[_Verified], stale: Collection[str]) -> Mapping[str, TrialRecord]:
     """Copy finished records, if there are enough of them; see `RecordIndex.add`."""
     # A file that is written twice within the clock's grain may look the same.
-    before = time.time() - _GRAIN_S
+    before = time.time() - GRAIN_S
     settled = [
         (RecordCopy(record.condition_id, record.finished_ms, files), record)
         for record, files in read

@@ -57,15 +57,15 @@ class CostEstimate:
 
 
 def timed_kinds(storage: Storage) -> dict[str, Measurement]:
-    """What is known to cost how much, on whichever machine that was measured, by `pace_of`."""
+    """What is known to cost how much, on whichever machine that was measured, by `speed_key`."""
     known = Measurements(storage).read().items()
-    return {TrainingKey.parse(name.partition("@")[0]).pace: one for name, one in known if one.image_s}
+    return {TrainingKey.parse(name.partition("@")[0]).speed_key: one for name, one in known if one.image_s}
 
 
 def untimed_kinds(conditions: Sequence[Condition], storage: Storage) -> list[TrainingKind]:
     """The kinds of training of which that is not known."""
     known = timed_kinds(storage)
-    return [kind for kind in kinds_of(conditions, lambda _: {"cost"}) if kind.key.pace not in known]
+    return [kind for kind in kinds_of(conditions, lambda _: {"cost"}) if kind.key.speed_key not in known]
 
 
 def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstimate | None:

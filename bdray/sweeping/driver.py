@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from bdray.cluster.node_resources import require_places
+from bdray.cluster.node_resources import require_runnable
 from bdray.gpu import show_gpu
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.store.stage_cache import Eviction, StageCache
@@ -65,17 +65,17 @@ def _run_tasks(cluster: ClusterRun, run: SweepRun, common: ClusterJob, packing: 
     arrivals = Arrivals(run, shares, max(cluster.node_cpus(), default=math.inf), packing)
     job = replace(common, tasks=arrivals.tasks(run.left))
     known = [*job.tasks, *(arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else ())]
-    require_places(known, cluster.places(known))
+    require_runnable(known, cluster.node_resources(known))
     total, done, watcher = len(run.conditions), len(run.conditions) - len(run.left), _watcher(run, cluster, job)
     with (
-        cluster.told(run.sweep) as told,
+        cluster.gauges(run.sweep) as gauges,
         SweepProgress(
             run.console,
             total,
             done,
             lambda _id: mirror.keep_alive(),
-            on_count=told.count,
-            on_left=told.left,
+            on_count=gauges.count,
+            on_left=gauges.left,
             watcher=watcher,
             sweep=run.sweep,
         ) as progress,
@@ -120,9 +120,9 @@ def _asked_of_gpus(run: SweepRun) -> Literal["none", "whole", "shared"]:
 def _check_nodes(run: SweepRun, cluster: ClusterRun, job: ClusterJob) -> None:
     """Raises `UserError` when a node of somebody's cluster is not as the driver."""
     waits = partial(run.console.print, "waiting for a node that can run trials ...", style="dim")
-    cluster.await_place(waits, gpus=job.gpus != "none")
+    cluster.await_node(waits, gpus=job.gpus != "none")
     run.console.print("checking code, versions, storage and data of every node ...", style="dim")
-    run.console.print(f"nodes      {cluster.require_alike(job, run.shown)}, alike", highlight=False)
+    run.console.print(f"nodes      {cluster.check_nodes(job, run.shown)}, alike", highlight=False)
 
 
 def _watcher(run: SweepRun, cluster: ClusterRun, job: ClusterJob) -> Watcher:

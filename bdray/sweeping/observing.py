@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.markup import escape
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, gpu_loss, memory_exhausted
+from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, gpu_failure, memory_exhausted
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
@@ -114,11 +114,11 @@ def record_lost(run: SweepRun, causes: Mapping[str, str], details: Mapping[str, 
         cause = causes.get(condition.condition_id)
         if cause is None or condition.condition_id in finished:
             continue
-        message = f"its process was lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}"
+        message = f"its process was lost {MAX_LOST_WITHOUT_PROGRESS} times in a row without progress: {cause}"
         kind = "ProcessLost"
         if memory_exhausted(details[condition.condition_id]):
             kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
-        if gpu_loss(details[condition.condition_id]):
+        if gpu_failure(details[condition.condition_id]):
             kind = "GpuError"
             message = f"it ended so on two GPUs, or twice on one that passed its self-test in between: {cause}"
         error = ErrorRecord(kind=kind, message=message)

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import psutil
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, Losses
+from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, LostProcesses
 from bdray.errors import BdrayError, ClusterError
 from bdray.processes import is_alive
 from bdray.store.journal import JOURNAL
@@ -74,13 +74,13 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
         _be_driver(work, Path(notes))
     clear_scratch(_end_abandoned)
     with scratch_folder() as scratch, _stops_handed_on() as supervisor:
-        losses = Losses(lambda _: _journal_bytes(_noted(scratch / _SWEEP)))
+        losses = LostProcesses(lambda _: _journal_bytes(_noted(scratch / _SWEEP)))
         while (status := supervisor.run_driver(scratch)) < _ENDED:
             clear_scratch()
             how = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
             cause = _noted(scratch / _CAUSE) or f"the process connected to Ray {how}"
             if not losses.start_again("sweep"):
-                raise ClusterError(f"lost {LOSSES_WITHOUT_PROGRESS} times in a row without progress: {cause}")
+                raise ClusterError(f"lost {MAX_LOST_WITHOUT_PROGRESS} times in a row without progress: {cause}")
             say(f"lost: {cause}; started again, every condition goes on from its last checkpoint")
             (scratch / _CAUSE).unlink(missing_ok=True)
         return status - _ENDED
@@ -159,7 +159,7 @@ def _be_driver(work: Callable[[], int], notes: Path) -> NoReturn:
         status = work()
     except BaseException:
         # A defect: the same would happen again.
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        sys.excepthook(*sys.exc_info())  # there is one
         status = 1
     sys.exit(_ENDED + status)
 

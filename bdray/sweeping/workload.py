@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bdray.condition import Condition, digest
 from bdray.recipes import Optimization
 from bdray.repairs.base import Training
-from bdray.trial.measurements import pace_of, stage_images, training_set_size
+from bdray.trial.measurements import speed_key, stage_images, training_set_size
 
 Kind = tuple[str, ...]
 """What decides the time for a picture, what decides most first: conditions are alike as far as their kinds agree."""
@@ -64,7 +64,7 @@ def kind_of(condition: Condition) -> Kind:
     return (
         digest({"model": condition.model.identity()}),
         str(condition.data.image_size),
-        pace_of(condition),
+        speed_key(condition),
         digest({"data": condition.data.name, "strategy": condition.poison.name, "role": condition.role}),
         condition.repair.name,
     )

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.process import Mirror, start_mirror
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.server import (
     UnreachableError,
     check_tracking,

@@ -31,8 +31,8 @@ from bdray.store.sweep_folder import (
 )
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
+from bdray.tracking.messages import DeliveryReport, Progress
 from bdray.tracking.points import ANSWERED, Found, Point
-from bdray.tracking.report import DeliveryReport, Progress
 from bdray.tracking.server import (
     GoneError,
     UnreachableError,

@@ -28,8 +28,8 @@ from bdray.errors import BdrayError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
 from bdray.tracking.following import Follower
+from bdray.tracking.messages import DeliveryReport, ReadyInfo, sync_command
 from bdray.tracking.parent import runs_page
-from bdray.tracking.report import DeliveryReport, ReadyInfo, sync_command
 from bdray.tracking.server import UnreachableError, probe
 
 _MLFLOW_UI = "http://127.0.0.1:5000"

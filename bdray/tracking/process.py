@@ -18,7 +18,7 @@ from bdray.credentials import public
 from bdray.errors import TrackingError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
-from bdray.tracking.report import DeliveryReport, Progress, ReadyInfo, sync_command, undelivered
+from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, sync_command, undelivered
 from bdray.tracking.server import absolute_tracking_uri
 
 _RESTART_S = 60.0

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import taps_of
 
 RECOMPILE_LIMIT = 128
 """Versions of one piece of code that Dynamo keeps. Its default of 8 is too few: all stages made of `nn.Sequential`, of
@@ -61,7 +61,7 @@ class CompiledParts:
 
 def parts_between_taps(model: nn.Module) -> list[nn.Module]:
     """The tapped modules inside which no other tap lies, in forward order."""
-    taps: Taps = model.taps  # type: ignore[assignment]
+    taps = taps_of(model)
     tapped = [*taps.points.values(), taps.head]
     return [
         model.get_submodule(path)

@@ -29,7 +29,7 @@ from torch import nn
 
 from bdray.data.base import Augmentation
 from bdray.gpu import is_gpu, to_device
-from bdray.models.networks.taps import Outputs, Taps, forward_outputs
+from bdray.models.networks.taps import Outputs, forward_outputs, taps_of
 from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
 from bdray.randomness import watched
@@ -392,8 +392,7 @@ def train_step(
         model.train()
     pixels = stage.normalize(pixels)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    taps: Taps = model.taps  # type: ignore[assignment]
-    mixing = stage.draw_mixing(tuple(taps.points), len(labels), generators.mixup)
+    mixing = stage.draw_mixing(tuple(taps_of(model).points), len(labels), generators.mixup)
     capture = (*regularizer.capture, *stage.objective.capture(model))
     seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bdray.errors import ConditionError
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import taps_of
 from bdray.recipes import Optimization, Schedule
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -109,7 +109,7 @@ def select_layers(
     Raises:
         ConditionError: the network has no such layers.
     """
-    taps: Taps = model.taps  # type: ignore[assignment]
+    taps = taps_of(model)
     if given is not None:
         chosen = list(given)
     elif layers == "all":

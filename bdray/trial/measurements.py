@@ -87,8 +87,8 @@ class TrainingKey(NamedTuple):
         return "-".join(map(str, self))
 
     @property
-    def pace(self) -> str:
-        """See `pace_of`."""
+    def speed_key(self) -> str:
+        """See `speed_key`."""
         return f"{self.steps}-{self.batch_size}"
 
     def needs_no_more_than(self, other: TrainingKey) -> bool:
@@ -97,7 +97,7 @@ class TrainingKey(NamedTuple):
         return smaller and (self.steps, self.rest) == (other.steps, other.rest)
 
 
-def pace_of(condition: Condition) -> str:
+def speed_key(condition: Condition) -> str:
     """Names all that the time of a training image depends on, and what one compilation serves."""
     return f"{_steps(condition)}-{condition.train.batch_size}"
 
@@ -324,12 +324,12 @@ def kinds_of(
             continue
         key = TrainingKey.of(condition)
         kinds.setdefault(key, TrainingKind(condition, 0.0))
-        for of, some in ((key, asked & {"memory"}), (first.setdefault(key.pace, key), asked - {"memory"})):
+        for of, some in ((key, asked & {"memory"}), (first.setdefault(key.speed_key, key), asked - {"memory"})):
             kinds[of] = replace(kinds[of], parts=kinds[of].parts | some)
         new = [count for fingerprint, count in stage_images(condition, max_batches) if fingerprint not in seen]
         seen.update(stage.fingerprint for stage in condition.stages)
-        images[key.pace] = images.get(key.pace, 0.0) + sum(new)
-    return [replace(kind, images=images[key.pace]) for key, kind in kinds.items() if kind.parts]
+        images[key.speed_key] = images.get(key.speed_key, 0.0) + sum(new)
+    return [replace(kind, images=images[key.speed_key]) for key, kind in kinds.items() if kind.parts]
 
 
 @lru_cache(maxsize=64)
@@ -408,20 +408,20 @@ class Survey:
         return faster(gains) if gains else Decision("float32", "nothing is left to train")
 
     def compiling(self, kinds: Sequence[TrainingKind], processes: int) -> tuple[tuple[str, ...], str]:
-        """The trainings (`pace_of`) that are done sooner where they are compiled, on every machine, and why in a few
+        """The trainings (`speed_key`) that are done sooner where they are compiled, on every machine, and why in a few
         words.
 
         Args:
             processes: how many of them compile each for itself.
         """
         asked = [kind for kind in kinds if "compile" in kind.parts]
-        repaying, said = {kind.key.pace for kind in asked}, list[str]()
+        repaying, said = {kind.key.speed_key for kind in asked}, list[str]()
         for machine in self.machines:
             for kind, answer in zip(asked, self.of(asked, machine), strict=True):
                 known = answer.measurement or Measurement()
                 precision, is_known = kind.precision_by(known), "compile" not in kind.lacking(known)
                 if not is_known or kind.saved_s(known, processes) <= 0:
-                    repaying.discard(kind.key.pace)
+                    repaying.discard(kind.key.speed_key)
                 if is_known:
                     gain = known.rates[way(precision, compiled=True)] / known.rates[way(precision)]
                     said.append(f"{gain:.2f} times as fast on {machine.name}")

@@ -20,7 +20,7 @@ class TrialOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         threads: CPU threads (the trial's CPU share); None: all usable cores.
         precision: what `precision: auto` comes to; None: measured here, where that is worth it (`bdray.trial.auto`).
-        compiled: trainings that `compile: auto` compiles (`bdray.trial.measurements.pace_of`); None: as `precision`.
+        compiled: trainings that `compile: auto` compiles (`bdray.trial.measurements.speed_key`); None: as `precision`.
         cache: folder of decoded data sets; None: the user's cache folder.
         probes: the sweep's attacks: a baseline is also tested with them, for the floors of their attack success rates,
             a poisoned model with their triggers where `questions` ask for that.

@@ -44,7 +44,7 @@ from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking
 from bdray.trial.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.trial.auto import decided
-from bdray.trial.measurements import pace_of
+from bdray.trial.measurements import speed_key
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
@@ -342,7 +342,7 @@ class _Trial:
         experiment = Experiment.prepare(
             condition, device, options.cache, options.max_batches, options.data_on, auto=auto
         )
-        return replace(experiment, compiled=pace_of(condition) in (options.compiled or ()))
+        return replace(experiment, compiled=speed_key(condition) in (options.compiled or ()))
 
     def _runner(self, experiment: Experiment, shown_as: str = "") -> StageRunner:
         return StageRunner(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bdray.cluster.failures import LOSSES_UNREAD, Losses, in_one_line
+from bdray.cluster.failures import MAX_LOST_UNREAD, LostProcesses, in_one_line
 from bdray.errors import StorageError
 
 DIED = """Failure # 1 (occurred at 2026-11-24)
@@ -17,18 +17,18 @@ unexpectedly exits with a connection error code 2. End of file. Some more.
 
 
 def test_three_losses_without_progress_are_the_end() -> None:
-    losses = Losses(lambda condition_id: 7)
+    losses = LostProcesses(lambda condition_id: 7)
     assert [losses.start_again("a") for _ in range(3)] == [True, True, False]
 
 
 def test_progress_in_between_starts_the_count_anew() -> None:
     reached = iter([0, 0, 10, 10, 10])
-    losses = Losses(lambda condition_id: next(reached))
+    losses = LostProcesses(lambda condition_id: next(reached))
     assert [losses.start_again("a") for _ in range(5)] == [True, True, True, True, False]
 
 
 def test_conditions_are_counted_apart() -> None:
-    losses = Losses(lambda condition_id: 0)
+    losses = LostProcesses(lambda condition_id: 0)
     assert [losses.start_again(name) for name in "abab"] == [True] * 4
     assert not losses.start_again("a")
 
@@ -41,7 +41,7 @@ def test_a_store_that_is_away_is_no_fault_of_the_condition() -> None:
             raise answer
         return answer
 
-    losses = Losses(progress)
+    losses = LostProcesses(progress)
     assert [losses.start_again("a") for _ in range(8)] == [True] * 7 + [False]
 
 
@@ -49,8 +49,8 @@ def test_a_store_that_stays_away_ends_it() -> None:
     def progress(condition_id: str) -> int:
         raise StorageError("read", "s3://bucket/runs", "gone")
 
-    losses = Losses(progress)
-    assert [losses.start_again("a") for _ in range(LOSSES_UNREAD)] == [True] * (LOSSES_UNREAD - 1) + [False]
+    losses = LostProcesses(progress)
+    assert [losses.start_again("a") for _ in range(MAX_LOST_UNREAD)] == [True] * (MAX_LOST_UNREAD - 1) + [False]
 
 
 def test_rays_text_becomes_one_line() -> None:

@@ -10,9 +10,9 @@ import ray
 import torch
 
 from bdray.cluster import ClusterJob, Task
-from bdray.cluster.failures import UNFIT, gpu_loss
+from bdray.cluster.failures import UNFIT, gpu_failure
 from bdray.cluster.gpu_health import on_its_gpu
-from bdray.cluster.local_ray import confined
+from bdray.cluster.local_ray import loopback_only
 from bdray.store.storage import Storage
 from bdray.training.self_test import problem_of
 
@@ -28,7 +28,7 @@ def test_a_card_that_ray_counts_and_pytorch_cannot_use_is_not_replaced_by_the_cp
         with on_its_gpu(job, task, ()):
             return "computed"
 
-    with tempfile.TemporaryDirectory(prefix="bdray-h-") as folder, confined():
+    with tempfile.TemporaryDirectory(prefix="bdray-h-") as folder, loopback_only():
         storage = Storage.open(Path(folder) / "runs")
         job = ClusterJob(storage.child("sweep"), storage, ())
         ray.init("local", num_cpus=1, num_gpus=1, resources={"accelerator_type:A100": 1}, include_dashboard=False)
@@ -39,7 +39,7 @@ def test_a_card_that_ray_counts_and_pytorch_cannot_use_is_not_replaced_by_the_cp
                 ray.get(on_gpu.remote(job, Task("c", "{}", (), gpu=0.5)))
         finally:
             ray.shutdown()
-    loss = gpu_loss(str(raised.value))
+    loss = gpu_failure(str(raised.value))
     assert loss is not None
     assert (loss.gpu[:14], loss.verdict) == ("GPU 0 of node ", UNFIT)
     assert loss.problem.startswith("PyTorch can use none here")

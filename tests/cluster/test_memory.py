@@ -16,7 +16,7 @@ from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError, RayActorError
 from waiting import HANG_S
 
-from bdray.cluster.daemons import memory_kills_are_losses
+from bdray.cluster.daemons import memory_kills_as_actor_errors
 from bdray.cluster.failures import in_one_line, memory_exhausted
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import read_records
@@ -109,7 +109,7 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
 
 
 def test_a_memory_kill_is_the_end_of_an_actor_here_and_nowhere_else() -> None:
-    """Tune alone takes it for the end of the run; once it does not, `memory_kills_are_losses` can go."""
+    """Tune alone takes it for the end of the run; once it does not, `memory_kills_as_actor_errors` can go."""
     said: list[Exception] = []
 
     def kill() -> None:
@@ -121,7 +121,7 @@ def test_a_memory_kill_is_the_end_of_an_actor_here_and_nowhere_else() -> None:
 
     with pytest.raises(RuntimeError, match="unexpected exception"):
         kill()
-    with memory_kills_are_losses():
+    with memory_kills_as_actor_errors():
         kill()
     with pytest.raises(RuntimeError, match="unexpected exception"):
         kill()

@@ -23,8 +23,8 @@ from bdray.cli import main
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.cluster.job import NodeRequirements
 from bdray.cluster.joining import Joining
-from bdray.cluster.local_ray import confined
-from bdray.cluster.node_resources import NodeResources, require_places
+from bdray.cluster.local_ray import loopback_only
+from bdray.cluster.node_resources import NodeResources, require_runnable
 from bdray.cluster.nodes import able_nodes, node_of_process, storage_problems
 from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
@@ -81,7 +81,7 @@ def installations(folder: Path) -> None:
 def raylets(folder: Path) -> Iterator[Cluster]:
     """A cluster of one node that has one CPU."""
     options = {"include_dashboard": False, "temp_dir": str(folder / "ray")}
-    with confined():
+    with loopback_only():
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
         try:
             yield cluster
@@ -98,9 +98,9 @@ def test_each_node_that_differs_is_one_sentence_and_nothing_starts(
     sweep = Storage.open(folder / "runs" / "sweep")
     job = ClusterJob(sweep, sweep.parent, (), plugins=("nodes_plugin",), sys_path=(str(folder / "here"),))
     with ClusterRun(ClusterSettings(address=cluster)) as run:
-        assert sorted(run.places()) == [NodeResources(1, 0), NodeResources(1, 0), NodeResources(2, 1)]
+        assert sorted(run.node_resources()) == [NodeResources(1, 0), NodeResources(1, 0), NodeResources(2, 1)]
         with pytest.raises(UserError) as caught:
-            run.require_alike(job, [Condition.parse(CONTENT)])
+            run.check_nodes(job, [Condition.parse(CONTENT)])
     title, *lines = str(caught.value).splitlines()
     assert title == "nothing was started: the nodes are not alike"
     other, broken = sorted(lines, key=lambda line: "cannot be asked" in line)
@@ -197,7 +197,7 @@ def test_nodes_that_join_later_are_checked_and_trials_keep_off_those_that_differ
         plugins=("nodes_plugin",), sys_path=(str(folder / "here"),), work="joining_work:note_node",
     )  # fmt: skip
     with raylets(folder) as cluster, ClusterRun(ClusterSettings(address=cluster.address)) as run:
-        assert run.require_alike(job, [Condition.parse(CONTENT)]) == 1
+        assert run.check_nodes(job, [Condition.parse(CONTENT)]) == 1
         heard = Joined(cluster, folder)
         assert run.run(job, heard)
     assert len(heard.ended_ids) == len(tasks)
@@ -274,16 +274,16 @@ def task(name: str, cpu: float, gpu: float = 0.0) -> Task:
 
 
 def test_what_no_node_can_ever_place_is_named_with_what_there_is() -> None:
-    places = [NodeResources(4, 1), NodeResources(2), NodeResources(2)]
+    node_resources = [NodeResources(4, 1), NodeResources(2), NodeResources(2)]
     fitting = [task("a", 4), task("b", 1, 1 / 3), task("c", 4, 1)]
-    require_places(fitting, places)
+    require_runnable(fitting, node_resources)
     with pytest.raises(UserError) as caught:
-        require_places([*fitting, task("d", 8), task("e", 8), task("f", 1, 2)], places)
+        require_runnable([*fitting, task("d", 8), task("e", 8), task("f", 1, 2)], node_resources)
     said = str(caught.value)
     assert "no node can ever run 3 of 6 conditions; they ask: f for 1 CPU and 2 GPUs; d and 1 more for 8 CPUs." in said
     assert "The nodes: 2 x 2 CPUs, 1 x 4 CPUs and 1 GPU." in said
     with pytest.raises(UserError, match="none with a CPU"):
-        require_places(fitting, [])
+        require_runnable(fitting, [])
 
 
 @pytest.mark.system
@@ -311,5 +311,5 @@ def test_a_cluster_on_which_nothing_can_run_is_not_waited_for_without_end(monkey
         ClusterRun(ClusterSettings(num_cpus=0, dashboard=False)) as cluster,
         pytest.raises(ClusterError, match="no node with a CPU has joined"),
     ):
-        cluster.await_place(lambda: waits.append(None), gpus=True)
+        cluster.await_node(lambda: waits.append(None), gpus=True)
     assert waits == [None]

@@ -242,7 +242,7 @@ def test_what_ran_out_of_memory_gets_twice_the_share_up_to_a_machine(
         [task(1, "s", cpu=0.75)],
         lambda stage: False,
         poll_seconds=0.0,
-        start_again=lambda name: losses.append(name) or len(losses) < 3,  # type: ignore[func-returns-value]
+        start_again=lambda name: losses.append(name) or len(losses) < 3,
         largest=4,
     )
     search.add_configurations(experiment)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
-from bdray.cluster.failures import ERROR, UNFIT, GpuLoss, Verdict, gpu_loss, in_one_line
+from bdray.cluster.failures import ERROR, UNFIT, GpuFailure, Verdict, gpu_failure, in_one_line
 from bdray.cluster.sick_gpus import SickGpus
 from bdray.errors import ClusterError
 from bdray.store.storage import Storage
@@ -22,14 +22,14 @@ SAID = (
 )
 
 
-def loss(gpu: str, verdict: Verdict = ERROR) -> GpuLoss:
-    return GpuLoss(gpu, f"group of {gpu}", verdict, "CUDA error: unspecified launch failure")
+def loss(gpu: str, verdict: Verdict = ERROR) -> GpuFailure:
+    return GpuFailure(gpu, f"group of {gpu}", verdict, "CUDA error: unspecified launch failure")
 
 
 def test_what_a_process_says_of_its_gpu_is_read_back() -> None:
-    assert gpu_loss(SAID) == GpuLoss("GPU 1 of node 4d4765", "0a1b", ERROR, "CUDA e")
+    assert gpu_failure(SAID) == GpuFailure("GPU 1 of node 4d4765", "0a1b", ERROR, "CUDA e")
     assert in_one_line(SAID) == "GPU 1 of node 4d4765 gave an error: CUDA e"
-    assert gpu_loss("torch.AcceleratorError: CUDA error: device-side assert triggered") is None
+    assert gpu_failure("torch.AcceleratorError: CUDA error: device-side assert triggered") is None
 
 
 def test_two_conditions_lost_on_a_gpu_are_its_own_fault(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,7 +127,7 @@ class Heard:
     def restarts(self, condition_id: str, cause: str) -> None: ...
 
     def lost(self, condition_id: str, cause: str, detail: str) -> None:
-        assert gpu_loss(detail)
+        assert gpu_failure(detail)
         self.lost_for[condition_id] = cause
 
 

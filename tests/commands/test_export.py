@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from made_up import record
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import bdray
 from bdray.cli import main
-from bdray.commands.export import _require_components
+from bdray.commands.export import kept_record, model_file, named_stage
 from bdray.condition import Condition
-from bdray.errors import UserError
+from bdray.errors import ComponentError, UserError
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import POISONED_WARNING, SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
@@ -155,13 +156,18 @@ def test_a_single_trial_keeps_its_model(tmp_path: Path) -> None:
     assert bdray.load_model(file).about.result == "finetuned"
 
 
-def test_it_says_from_where_it_imports_plugins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "her_network.py").write_text("")
-    (tmp_path / "space.yaml").write_text("plugins: [her_network]\n")
-    sweep = Storage.open(tmp_path)
-    ours = record(TUNED)
-    hers = ours.model_copy(update={"condition": {**ours.condition, "model": {"name": "hers"}}})
-    _require_components(sweep, ours)
+def test_it_says_from_where_it_imports_plugins(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(sweep, tmp_path / "study"))
+    (folder / "her_network.py").write_text("")
+    (folder / "space.yaml").write_text("plugins: [her_network]\n")
+    storage = Storage.open(folder)
+    ours = kept_record(storage, TUNED.condition_id)
+    stage = named_stage(ours.record, None)
+    model_file(storage, ours, stage)
     assert capsys.readouterr().err == "", "nothing of theirs is used"
-    _require_components(sweep, hers)
-    assert f"plugin her_network from {tmp_path / 'her_network.py'}" in capsys.readouterr().err.replace("\n", "")
+    content = {**ours.record.condition, "model": {"name": "hers"}}
+    hers = replace(ours, record=ours.record.model_copy(update={"condition": content}))
+    # Her file defines no such network.
+    with pytest.raises(ComponentError, match="hers"):
+        model_file(storage, hers, stage)
+    assert f"plugin her_network from {folder / 'her_network.py'}" in capsys.readouterr().err.replace("\n", "")

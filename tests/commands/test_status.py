@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem
+from remote_storage import as_remote
 from waiting import until
 
 from bdray.cli import main
@@ -28,7 +28,7 @@ from bdray.record import ErrorRecord
 from bdray.space import load_space
 from bdray.store import locks
 from bdray.store.locks import Holder
-from bdray.store.storage import Storage, _Remote
+from bdray.store.storage import Storage
 from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
 from bdray.store.sweep_status import RunningCondition, SweepStatus, read_sweep_status, write_sweep_status
 
@@ -91,7 +91,7 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_a_sweep_that_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):
         output = shown(capsys, "study")
         overview = shown(capsys)
     assert "study: 4 conditions, running\n" in output
@@ -187,19 +187,16 @@ def test_the_time_left_is_believed_whatever_the_clock_says(
     sweep_status = read_sweep_status(sweep)
     assert sweep_status is not None
     write_sweep_status(sweep, sweep_status.model_copy(update={"updated_ms": now_ms() + set_by}))
-    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, AssertionError):
         assert re.search(r"about 2 h (1 min )?left", shown(capsys, "study"))
 
 
 @pytest.fixture
 def far(sweep: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """The same, looked at as a sweep in an object store."""
-    monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
-    )
     monkeypatch.setattr(locks, "_LOOK_S", 0.01)
     monkeypatch.setattr(locks, "_seen", {})
-    return Storage(f"hdfs://{sweep.uri}")
+    return as_remote(sweep.uri, monkeypatch)
 
 
 def test_in_an_object_store_a_driver_of_this_machine_is_known_by_its_lease(sweep: Storage, far: Storage) -> None:
@@ -259,7 +256,7 @@ def test_ordinary_users_sweep_that_runs(
     """Only to be read, not to be locked."""
     shutil.copytree(Path(sweep.uri), theirs := open_folder / "study")
     lock = theirs / DRIVER_LOCK
-    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(Storage.open(theirs)).locked(DRIVER_LOCK, 0, AssertionError):
         lock.chmod(0o444)
         with ordinary_user(), pytest.raises(PermissionError):
             lock.open("r+").close()
@@ -273,7 +270,7 @@ def test_a_rehearsal_is_shown_while_it_runs(sweep: Storage, capsys: pytest.Captu
     rehearsal = sweep.parent.child("rehearsals").child("study")
     SweepFolder(rehearsal).write_info(SweepInfo("study", "bdray-study", conditions=("a", "b"), command="x --rehearse"))
     assert "rehearsals/study" not in shown(capsys) + shown(capsys, "study")
-    with SweepFolder(rehearsal).locked(DRIVER_LOCK, 0, AssertionError):  # type: ignore[arg-type]
+    with SweepFolder(rehearsal).locked(DRIVER_LOCK, 0, AssertionError):
         assert "rehearsals/study: 2 conditions, starting\n" in shown(capsys, "study")
         assert "rehearsals/study" in shown(capsys)
     other = sweep.parent.child("rehearsals").child("other")

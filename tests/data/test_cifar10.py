@@ -29,7 +29,7 @@ def archive(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> dic
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
     pixels = {name: random.integers(0, 256, (10, 3072), dtype=np.uint8) for name in names}
     files = {name: {"data": data, "labels": [*range(9, -1, -1)]} for name, data in pixels.items()}
-    files["batches.meta"] = {"label_names": list(CLASSES)}  # type: ignore[dict-item]
+    files["batches.meta"] = {"label_names": list(CLASSES)}
     sums = {}
     with tarfile.open(tmp_path / "server" / CIFAR10.filename, "w:gz") as tar:
         for name, content in files.items():

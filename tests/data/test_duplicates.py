@@ -110,21 +110,20 @@ def test_planning_does_not_guess_how_many_are_left(folders: Path) -> None:
 
 
 def test_the_record_counts_them_and_the_option_is_another_condition(folders: Path, tmp_path: Path) -> None:
+    data = {"name": "image_folder", "root": str(folders), "image_size": 12}
     content = {
-        "data": {"name": "image_folder", "root": str(folders), "image_size": 12},
+        "data": data,
         "model": "resnet8",
         "trigger": "pixel",
         "train": {"epochs": 1, "batch_size": 8},
         "finetune": {"epochs": 0},
     }
     one = Condition.parse(content)
-    dropped, kept = (
-        Condition.parse({**content, "data": {**content["data"], "drop_duplicates": drop}})  # type: ignore[dict-item]
-        for drop in (True, False)
-    )
+    dropped, kept = (Condition.parse({**content, "data": {**data, "drop_duplicates": drop}}) for drop in (True, False))
     assert kept.condition_id == one.condition_id != dropped.condition_id
     assert dropped.poison_fingerprint != one.poison_fingerprint
     records = [run_trial(each, options=TrialOptions(device="cpu", cache=tmp_path)) for each in (one, dropped)]
-    counts = [record.data.duplicates.count for record in records if record.data and record.data.duplicates]
+    duplicates = [record.data.duplicates for record in records if record.data and record.data.duplicates]
+    counts = [found.count for found in duplicates]
     assert counts == [3, 0]
-    assert "train/a/04.png = test/b/02.png (another label)" in records[0].data.duplicates.named  # type: ignore[union-attr]
+    assert "train/a/04.png = test/b/02.png (another label)" in duplicates[0].named

@@ -40,7 +40,7 @@ def canonical(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def load(root: Path, cache: Path):  # type: ignore[no-untyped-def]
+def load(root: Path, cache: Path):
     return build_dataset("gtsrb", root=str(root), image_size=8).load(cache)
 
 

@@ -211,5 +211,5 @@ def test_numpy_runs_no_pickle_even_where_the_checksum_is_right(tmp_path: Path) -
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     for mode in ("r", None):
         with pytest.raises(ValueError, match=r"Array can't be memory-mapped|Object arrays cannot be loaded"):
-            np.load(tmp_path / "x.npy", mmap_mode=mode)  # type: ignore[arg-type]
+            np.load(tmp_path / "x.npy", mmap_mode=mode)
     assert not (tmp_path / "ran").exists()

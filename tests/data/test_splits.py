@@ -111,7 +111,7 @@ def test_held_out_pools_are_nested() -> None:
 def test_the_clean_set_is_stratified() -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
     for split in ("held_out", "train_clean"):
-        result = clean(labels, 0.05, 0.1, split)  # type: ignore[arg-type]
+        result = clean(labels, 0.05, 0.1, split)
         assert np.bincount(labels[result.clean_indices]).tolist() == [5] * 10
         assert np.bincount(labels[result.train_indices]).tolist() == [90] * 10
 

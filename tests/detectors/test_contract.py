@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.detectors.scale_up import ScaleUp
 from bdray.testing import check_component
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -38,4 +39,6 @@ def test_survives_json_and_pickle(detector: Detector) -> None:
 
 
 def test_a_factor_may_be_written_as_a_list() -> None:
-    assert DETECTORS.build({"name": "scale_up", "factors": [3, 5]}).factors == (3, 5)  # type: ignore[attr-defined]
+    detector = DETECTORS.build({"name": "scale_up", "factors": [3, 5]})
+    assert isinstance(detector, ScaleUp)
+    assert detector.factors == (3, 5)

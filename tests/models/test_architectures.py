@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bdray.models import ARCHITECTURES, Architecture
-from bdray.models.networks.taps import Taps, carries_everything, forward_outputs
+from bdray.models.networks.taps import Taps, carries_everything, forward_outputs, head_of
 
 NAMES = [name for name, _ in ARCHITECTURES]
 LONG = (pytest.mark.system, pytest.mark.long)
@@ -59,7 +59,7 @@ def test_it_gives_a_logit_a_class_and_flat_features(network: tuple[Architecture,
         outputs = forward_outputs(model.eval(), images)
     assert outputs.logits.shape == (2, 5)
     assert outputs.features.ndim == 2
-    head = model.get_submodule(model.taps.head)  # type: ignore[union-attr, arg-type]
+    head = head_of(model)
     torch.testing.assert_close(outputs.logits, head(outputs.features))
 
 

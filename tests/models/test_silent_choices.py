@@ -16,6 +16,9 @@ from bdray.repairs.fine_pruning import pruning_curve
 from bdray.training.augmentation import augment
 from bdray.training.optimization import lr_factor, make_optimizer
 from bdray.triggers import build_trigger
+from bdray.triggers.blend import Blend
+from bdray.triggers.sinusoid import Sinusoid
+from bdray.triggers.warp import Warp
 
 
 def built(name: str) -> nn.Module:
@@ -92,7 +95,7 @@ def pictures() -> torch.Tensor:
 
 
 def blended(images: torch.Tensor) -> torch.Tensor:
-    return 0.8 * images + 0.2 * build_trigger("blend").picture(SIDE, SIDE).double()  # type: ignore[attr-defined]
+    return 0.8 * images + 0.2 * Blend().picture(SIDE, SIDE).double()
 
 
 def with_a_wave(images: torch.Tensor) -> torch.Tensor:
@@ -101,7 +104,7 @@ def with_a_wave(images: torch.Tensor) -> torch.Tensor:
 
 
 def warped(images: torch.Tensor) -> torch.Tensor:
-    grid = build_trigger("warp").sampling_grid(SIDE, SIDE).double()  # type: ignore[attr-defined]
+    grid = Warp().sampling_grid(SIDE, SIDE).double()
     return nn.functional.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=True)
 
 
@@ -116,10 +119,10 @@ def test_pictures_that_are_cut_off_are_0_4_to_0_5_levels_darker(name: str, compu
 
 def test_a_sinusoid_counts_columns_from_1_and_backdoorbenchs_is_as_high_as_delta_40() -> None:
     theirs = 40 * torch.sin(2 * torch.pi * COLUMNS * 6 / SIDE)
-    ours = build_trigger("sinusoid", delta=40).signal(SIDE)  # type: ignore[attr-defined]
+    ours = Sinusoid(delta=40).signal(SIDE)
     assert torch.allclose(ours, theirs.roll(-1), atol=1e-9)
     assert not torch.allclose(ours, theirs, atol=1.0)
-    assert torch.allclose(build_trigger("sinusoid").signal(SIDE), ours / 2)  # type: ignore[attr-defined]
+    assert torch.allclose(Sinusoid().signal(SIDE), ours / 2)
 
 
 @pytest.mark.parametrize("max_drop", [0.05, 0.2, 0.4])

@@ -80,13 +80,13 @@ def test_supervised_contrastive_loss_and_gradient_equal_those_of_pytorch_metric_
 
 
 @pytest.mark.parametrize("loss", [contrastive_loss, supervised_contrastive_loss])
-def test_gradients_are_those_of_finite_differences(loss) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_are_those_of_finite_differences(loss) -> None:
     features, labels = batch(samples=7, width=3, classes=3)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels, 0.9), features.requires_grad_())
 
 
 @pytest.mark.parametrize("loss", [contrastive_loss, supervised_contrastive_loss])
-def test_lengths_of_features_do_not_count_but_their_shape_is_flattened(loss) -> None:  # type: ignore[no-untyped-def]
+def test_lengths_of_features_do_not_count_but_their_shape_is_flattened(loss) -> None:
     features, labels = batch(width=12)
     lengths = torch.rand(len(features), 1, dtype=torch.float64) + 0.1
     plain = loss(features, labels, 0.5)
@@ -105,7 +105,7 @@ def test_lengths_of_features_do_not_count_but_their_shape_is_flattened(loss) -> 
         ),
     ],
 )
-def test_the_component_weighs_the_loss_on_the_penultimate_features(options, expected) -> None:  # type: ignore[no-untyped-def]
+def test_the_component_weighs_the_loss_on_the_penultimate_features(options, expected) -> None:
     features, labels = batch()
     regularizer = REGULARIZERS.build({"name": "contrastive", **options})
     outputs = Outputs(logits=torch.randn(12, 4), features=features)

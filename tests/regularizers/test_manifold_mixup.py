@@ -6,7 +6,7 @@ from scipy import stats
 
 from bdray.errors import ComponentError
 from bdray.models import build_model
-from bdray.models.networks.taps import forward_outputs
+from bdray.models.networks.taps import forward_outputs, head_of, taps_of
 from bdray.regularizers import REGULARIZERS, Mixing, Regularizer, mix
 
 POINTS = ("stage1", "stage2", "stage3")
@@ -59,9 +59,9 @@ def test_what_flows_on_from_the_layer_is_the_mixed_state(point: str) -> None:
     for before in POINTS[: POINTS.index(point)]:
         assert torch.equal(mixed.hidden[before], plain.hidden[before])
     for after in POINTS[POINTS.index(point) + 1 :]:
-        by_hand = model.get_submodule(model.taps.points[after])(by_hand)  # type: ignore[union-attr, index, arg-type]
+        by_hand = model.get_submodule(taps_of(model).points[after])(by_hand)
         torch.testing.assert_close(mixed.hidden[after], by_hand)
-    torch.testing.assert_close(mixed.logits, model.fc(by_hand.mean(dim=(2, 3))))  # type: ignore[operator]
+    torch.testing.assert_close(mixed.logits, head_of(model)(by_hand.mean(dim=(2, 3))))
 
 
 def test_input_mixes_the_images() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bdray.models import ARCHITECTURES
-from bdray.models.networks.taps import forward_outputs
+from bdray.models.networks.taps import forward_outputs, taps_of
 from bdray.regularizers import REGULARIZERS, Regularizer, mix, mixed_cross_entropy
 
 MODELS = ["resnet8", "resnet20", "resnet18", "nasnet_mobile"]
@@ -46,7 +46,7 @@ def step(setting: str, model: nn.Module, *, bfloat16: bool = False) -> tuple[tor
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     images = given.transform_inputs(images, torch.Generator().manual_seed(2))
-    mixing = given.draw_mixing(tuple(model.taps.points), 6, torch.Generator().manual_seed(3))  # type: ignore[union-attr, arg-type]
+    mixing = given.draw_mixing(tuple(taps_of(model).points), 6, torch.Generator().manual_seed(3))
     edits = {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)} if mixing else {}
     state = given.make_state()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):

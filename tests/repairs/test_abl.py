@@ -51,6 +51,8 @@ def test_each_stage_trains_on_its_part(tmp_path: Path) -> None:
     assert record.status == "finished"
     assert [stage.epochs[-1].images for stage in record.stages] == [108, 108, 98, 10]
     assert record.stages[-1].epochs[-1].loss == pytest.approx(record.stages[-1].epochs[-1].loss)
-    assert record.stages[-1].epochs[-1].loss < 0  # type: ignore[operator]
+    loss = record.stages[-1].epochs[-1].loss
+    assert loss is not None
+    assert loss < 0
     again = run_trial(Condition.parse(content), options=options)
     assert [s.epochs[-1].rates for s in again.stages] == [s.epochs[-1].rates for s in record.stages]

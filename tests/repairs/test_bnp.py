@@ -38,7 +38,9 @@ def test_prunes_the_channels_whose_statistics_are_not_those_of_clean_pictures() 
     for norm in norms:
         values = seen[norm].swapaxes(0, 1).reshape(norm.num_features, -1)
         own = Normal(torch.tensor(values.mean(1)), torch.tensor(values.std(1, ddof=1)))
-        running = Normal(norm.running_mean.double(), norm.running_var.double().sqrt())  # type: ignore[union-attr]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        running = Normal(norm.running_mean.double(), norm.running_var.double().sqrt())
         apart = kl_divergence(own, running).numpy()
         limit = apart.mean() + 1.5 * apart.std(ddof=1)
         expected += [at + channel for channel in np.flatnonzero(apart > limit).tolist()]

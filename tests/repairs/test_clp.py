@@ -29,7 +29,8 @@ def trained_looking(name: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.normal_(generator=generator)
-            module.running_var.uniform_(0.01, 2.0, generator=generator)  # type: ignore[union-attr, operator]
+            assert module.running_var is not None
+            module.running_var.uniform_(0.01, 2.0, generator=generator)
             module.bias.data.normal_(generator=generator)
     return model
 

@@ -24,16 +24,17 @@ def test_a_step_is_that_of_the_formula(alpha: float) -> None:
     run_stage(stage, state)
 
     # One step by hand, from where it began.
-    head, old = begun.get_submodule("fc"), poisoned.get_submodule("fc").weight.detach().double()  # type: ignore[union-attr, operator]
+    head, old = begun.get_submodule("fc"), poisoned.get_parameter("fc.weight").detach().double()
     assert isinstance(head, nn.Linear)
     images, labels = pictures()
     begun.train()
     inner = (head.weight * old).sum()
     loss = nn.functional.cross_entropy(begun(normalized(images).double()), labels) + alpha * inner
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     with torch.no_grad():
         for value in begun.parameters():
-            value.sub_(0.1 * value.grad)  # type: ignore[operator]
+            assert value.grad is not None
+            value.sub_(0.1 * value.grad)
         head.weight *= old.norm() / head.weight.norm()
     assert state.history[0].loss == pytest.approx(loss.item(), rel=1e-5)
     for (name, value), expected in zip(model.named_parameters(), begun.parameters(), strict=True):
@@ -45,7 +46,7 @@ def test_the_head_is_drawn_anew_from_the_stream_and_nothing_else_is() -> None:
     for seed in (0, 0, 1):
         model = copy.deepcopy(poisoned)
         state = FeatureShift(0.2).begin(model, model, torch.Generator().manual_seed(seed))
-        assert torch.equal(state.poisoned, poisoned.fc.weight)  # type: ignore[union-attr, arg-type]
+        assert torch.equal(state.get_buffer("poisoned"), poisoned.get_parameter("fc.weight"))
         models.append(model.state_dict())
     changed = {name for name, value in poisoned.state_dict().items() if not torch.equal(value, models[0][name])}
     assert changed == {"fc.weight", "fc.bias"}

@@ -7,6 +7,8 @@ import copy
 import torch
 from repairing import prepared, tools_of
 
+from bdray.recipes import Finetune
+from bdray.repairs import Operation
 from bdray.repairs.i_bau import ImplicitBackdoorUnlearning, hypergradient
 
 
@@ -56,9 +58,10 @@ def test_only_the_drawn_part_of_a_batch_has_the_pattern() -> None:
 
 def test_it_leaves_the_mode_and_no_gradient() -> None:
     model, clean = prepared("resnet8", images=8)
-    (stage,) = ImplicitBackdoorUnlearning(rounds=1).stages(None)  # type: ignore[arg-type]
+    (stage,) = ImplicitBackdoorUnlearning(rounds=1).stages(Finetune())
     before = copy.deepcopy(model.state_dict())
-    details = stage.operate(model, clean, tools_of(clean))  # type: ignore[union-attr]
+    assert isinstance(stage, Operation)
+    details = stage.operate(model, clean, tools_of(clean))
     length = details["pattern_length"]
     assert isinstance(length, float)
     assert 0 < length <= 10.001

@@ -53,7 +53,8 @@ def test_options_of_the_detector_are_options_of_the_repair() -> None:
         REPAIRS.build(one) for one in ("neural_cleanse", {"name": "neural_cleanse", "detector": {"epochs": 3}})
     )
     assert default.identity() == {"name": "neural_cleanse", "detector": NeuralCleanse().identity()}
-    assert other.detector.epochs == 3  # type: ignore[attr-defined]
+    assert isinstance(other, NeuralCleanseUnlearning)
+    assert other.detector.epochs == 3
     assert other.identity() != default.identity()
     with pytest.raises(ComponentError, match="epoch"):
         REPAIRS.build({"name": "neural_cleanse", "detector": {"epoch": 3}})

@@ -202,7 +202,7 @@ def _with_probes(record: TrialRecord, seed: int) -> TrialRecord:
         asr = [rates.model_copy(update={"attack_success_rate": r + 0.2 * seed}) for r in (rate, rate - 0.1)]
         measured = dict(zip(("poisoned", "finetuned"), asr, strict=True))
         built = TRIGGERS.build(trigger).model_dump(mode="json")
-        return ProbeRecord(probe=key, trigger=built, variation=variation, rates=measured)  # type: ignore[arg-type]
+        return ProbeRecord(probe=key, trigger=built, variation=variation, rates=measured)
 
     probes = (
         probe("moved", "off_position", "patch", 0.2),
@@ -308,7 +308,8 @@ def test_a_large_study_is_drawn_by_what_its_cells_have_in_common(
     found = patch.estimate("poison", "attack_success_rate")
     rates = [one.poisoned.attack_success_rate for one in records[:3] if one.poisoned]
     assert found is not None
-    assert sorted(found.values) == sorted(rates)  # type: ignore[type-var]
+    assert None not in rates
+    assert sorted(found.values) == sorted(rate for rate in rates if rate is not None)
     page = Page(made.html)
     assert "a row is all trainings that share what it says, a mean over poison rate" in page.text
     assert "6 conditions are too many for a table here" in page.text

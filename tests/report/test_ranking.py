@@ -30,7 +30,8 @@ TRIGGERS = ("patch", "blend", "line", "sinusoid")
 
 def drawn(stream: random.Random) -> Outcome:
     """Coarse, so that there are ties, and repairs that cost more than they bring."""
-    return tuple(stream.choice((0.0, 0.25, 0.5, 0.9)) for _ in range(4))  # type: ignore[return-value]
+    before, clean, after, tuned = (stream.choice((0.0, 0.25, 0.5, 0.9)) for _ in range(4))
+    return before, clean, after, tuned
 
 
 def record_of(

@@ -57,7 +57,7 @@ def test_no_sweep_there(tmp_path: Path) -> None:
 def test_what_is_offered() -> None:
     assert {"Condition", "load_curves", "load_model", "load_results", "run_trial"} <= set(dir(bdray))
     with pytest.raises(AttributeError, match="no attribute 'load_record'"):
-        _ = bdray.load_record  # type: ignore[attr-defined]
+        _ = bdray.load_record
 
 
 def test_importing_bdray_imports_nothing_heavy() -> None:

@@ -232,7 +232,7 @@ def test_probes_have_columns_where_some_record_has_them() -> None:
         found = {"poisoned": rates.model_copy(update={"attack_success_rate": before})}
         if after is not None:
             found["finetuned"] = rates.model_copy(update={"attack_success_rate": after})
-        return ProbeRecord(probe=variation, trigger={"name": "line"}, variation=variation, rates=found)  # type: ignore[arg-type]
+        return ProbeRecord(probe=variation, trigger={"name": "line"}, variation=variation, rates=found)
 
     probes = (probe("part", 0.5, 0.25), probe("whole", 0.1, 0.2), probe("whole", 0.7, None))
     table = result_table([one.model_copy(update={"probes": probes}), other])

@@ -12,7 +12,7 @@ import pytest
 from bdray.condition import Condition, flatten
 from bdray.errors import SpaceError
 from bdray.record import TrialRecord
-from bdray.searches.boundary import LEAST, BoundaryAsker
+from bdray.searches.boundary import LEAST, Boundary, BoundaryAsker
 from bdray.searches.crossing import POINTS, SLOPES, Level, Share
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
@@ -86,7 +86,8 @@ def trained(condition: Condition, space: SearchSpace, crossing: float = 0.02) ->
     if condition.is_baseline:
         return made_up(condition, attacks=space.shown())
     own = math.log10(crossing) + np.random.default_rng([7, condition.seed]).normal(0.0, 0.05)
-    value = float(flatten(condition.content())[space.search.parameter])  # type: ignore[attr-defined]
+    assert isinstance(space.search, Boundary)
+    value = float(flatten(condition.content())[space.search.parameter])
     return made_up(condition, success=0.98 if math.log10(value) > own else 0.05)
 
 

@@ -43,7 +43,7 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor) -> OnDevice:
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(
             cls,
             raw.shape,
             strides=raw.stride(),
@@ -274,7 +274,7 @@ CUDA: dict[str, Any] = {
 
 def _backend() -> tuple[torch.library.Library, ...]:
     """The device, told to torch: how its tensors are made and copied where no mode sees it."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME)  # type: ignore[attr-defined]
+    backend_registration._setup_privateuseone_for_python_backend(NAME)
     # Regularizers switch autocast off where they must; there are no operations that it would cast here.
     getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     every = torch.library.Library("_", "IMPL")

@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 
 from bdray.cli import main
+from bdray.condition import Condition
 from bdray.errors import SpaceError
+from bdray.poisoning.all_to_one import AllToOne
+from bdray.poisoning.one_to_one import OneToOne
 from bdray.searches.domain import locate
 from bdray.space import SearchSpace, load_space
 from bdray.space.dry_run import make_plan
@@ -38,7 +41,12 @@ def load(folder: Path, text: str, *overrides: str, only: tuple[str, ...] = ()) -
 
 
 def targets(space: SearchSpace) -> list[int]:
-    return [condition.poison.target for condition in space.conditions()]  # type: ignore[attr-defined]
+    return [target_of(condition) for condition in space.conditions()]
+
+
+def target_of(condition: Condition) -> int:
+    assert isinstance(condition.poison, AllToOne | OneToOne)
+    return condition.poison.target
 
 
 def ids(space: SearchSpace) -> list[str]:
@@ -80,7 +88,7 @@ def test_a_when_compares_what_a_class_is(tmp_path: Path, written: str, method: s
     for axis in ("[cat, dog]", "[3, 5]", "[name:cat, 5]"):
         text = AXIS.replace("[cat, dog, 0]", axis)
         text += f"  train.epochs: {{value: 7, when: {{poison.target: {written}}}}}\nsearch: {method}\n"
-        found = {c.poison.target: c.train.epochs for c in load(tmp_path, text).conditions()}  # type: ignore[attr-defined]
+        found = {target_of(one): one.train.epochs for one in load(tmp_path, text).conditions()}
         assert found == {3: 7, 5: 30}
 
 

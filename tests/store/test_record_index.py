@@ -18,7 +18,7 @@ from bdray.record import EpochRecord, ErrorRecord, TrialRecord
 from bdray.store.record_index import RecordIndex
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import (
-    _GRAIN_S,
+    GRAIN_S,
     ConditionFolder,
     SweepFolder,
     SweepInfo,
@@ -236,7 +236,7 @@ def test_a_segment_takes_in_others(sweep: Storage) -> None:
 def store() -> Iterator[SlowStore]:
     with slow_store() as store:
         fill(Storage.open(store.uri("runs/one")))
-        time.sleep(_GRAIN_S + 1)  # Its times are whole seconds, and cannot be set.
+        time.sleep(GRAIN_S + 1)  # Its times are whole seconds, and cannot be set.
         yield store
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem
+from remote_storage import as_remote
 
 from bdray.errors import StorageError, StorageNotFoundError, UserError
-from bdray.store.storage import Storage, _open_remote, _Remote
+from bdray.store.file_systems import RemoteFiles, open_remote
+from bdray.store.storage import Storage
 
 
 @pytest.fixture(params=["local", "pyarrow"])
@@ -23,10 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """The same folder by the short way, and by the way of remote file systems (pyarrow's own local one)."""
     if request.param == "local":
         return Storage.open(tmp_path)
-    monkeypatch.setattr(
-        "bdray.store.storage._open_remote", lambda uri, _: _Remote(LocalFileSystem(), uri.partition("//")[2])
-    )
-    return Storage(f"hdfs://{tmp_path}")
+    return as_remote(tmp_path, monkeypatch)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -226,15 +224,19 @@ def test_wrong_locations_are_explained(location: str, message: str) -> None:
 
 def test_remote_roots_come_from_pyarrow() -> None:
     uri = "s3://bucket/runs/demo?endpoint_override=localhost:9&scheme=http&region=x"
-    remote = _open_remote(uri, is_patient=False)
+    remote = open_remote(uri, is_patient=False)
     assert (remote.root, remote.files.type_name) == ("bucket/runs/demo", "s3")
     assert remote.path("a/b") == "bucket/runs/demo/a/b"
 
 
 def test_all_folders_of_a_storage_share_one_file_system() -> None:
     storage = Storage.open("s3://bucket/runs%20of/demo?endpoint_override=localhost:9&scheme=http&region=x")
-    below = storage.child("conditions", "0123")._remote
-    assert below.files is storage._remote.files
+    below = opened(storage.child("conditions", "0123"))
+    assert below.files is opened(storage).files
     assert below.root == "bucket/runs of/demo/conditions/0123"
     other = Storage.open("s3://bucket/runs?endpoint_override=localhost:10&scheme=http&region=x")
-    assert other._remote.files is not below.files
+    assert opened(other).files is not below.files
+
+
+def opened(storage: Storage) -> RemoteFiles:
+    return open_remote(storage.location, storage.is_patient)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import record
@@ -115,10 +116,10 @@ def ids(space: SearchSpace) -> set[str]:
 
 
 @pytest.mark.parametrize("change", [{"strength": 6}, {"comment": "# why\n"}])
-def test_changed_code_is_asked_about(tmp_path: Path, change: dict[str, object]) -> None:
+def test_changed_code_is_asked_about(tmp_path: Path, change: dict[str, Any]) -> None:
     before = load(tmp_path)
     begin(tmp_path, before)
-    after = load(tmp_path, **change)  # type: ignore[arg-type]
+    after = load(tmp_path, **change)
     assert ids(before) == ids(after)
     with pytest.raises(
         UserError, match=r"the code of the trigger changing .*module changing_main.* has changed"

@@ -47,12 +47,12 @@ parameters:
 """
 
 
-def load(folder: Path, text: str = SPACE):  # type: ignore[no-untyped-def]
+def load(folder: Path, text: str = SPACE):
     (folder / "priced.yaml").write_text(text)
     return load_space(folder / "priced.yaml")
 
 
-def price(storage: Storage, space, image_s: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
+def price(storage: Storage, space, image_s: dict[str, float]) -> None:
     """As if a rehearsal had measured these."""
     costs = {
         name_of(kind.key, ABACUS, 1): Measurement(

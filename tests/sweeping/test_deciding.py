@@ -24,7 +24,7 @@ from bdray.sweeping.deciding import (
     with_decided,
 )
 from bdray.sweeping.tasks import make_tasks
-from bdray.trial.measurements import Answer, Measurement, TrainingKind, pace_of
+from bdray.trial.measurements import Answer, Measurement, TrainingKind, speed_key
 
 SPACE = """\
 name: deciding
@@ -135,7 +135,7 @@ def job(folder: Storage) -> ClusterJob:
 
 
 def decided_by(space: SearchSpace, nodes: Nodes, storage: Storage) -> Decided:
-    return decide(space, space.conditions(), nodes, storage, job(storage))[0]  # type: ignore[arg-type]
+    return decide(space, space.conditions(), nodes, storage, job(storage))[0]
 
 
 @pytest.mark.parametrize(("gain", "precision"), [(2.0, "bfloat16"), (0.7, "float32")])
@@ -201,7 +201,7 @@ def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path:
     space, storage = load(text), Storage.open(tmp_path / "runs")
     conditions = space.conditions()
     decided = decided_by(space, Nodes(2.0, gain=1.5), storage)
-    assert decided.compile == (pace_of(conditions[0]),)
+    assert decided.compile == (speed_key(conditions[0]),)
     assert decided.because == {"compile": "torch.compile is 1.50 times as fast on Xeon"}
     assert load(with_decided(space, decided).to_yaml()).resources.decided == decided
     # Known by now, and not worth it for so many processes.
@@ -220,14 +220,14 @@ def test_all_that_is_asked_of_a_kind_is_measured_at_once(load: Load, tmp_path: P
     space, storage, nodes = load(text), Storage.open(tmp_path), Nodes(8.0, gpus=1)
     said: list[str] = []
     conditions = space.conditions()
-    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))  # type: ignore[arg-type]
+    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))
     assert (decided.precision, decided.compile) == ("bfloat16", ())
     assert set(packing.shares(conditions).values()) == {1 / 8}
     assert nodes.asked == [("H100", 1, 3)] and nodes.parts == [{"precision", "compile", "memory"}]
     assert said == ["measuring 1 kinds of training on H100 ..."]
     # Known by now; what could not be measured is named.
     nodes.asked.clear()
-    assert decide(space, conditions, nodes, storage, job(storage))[0] == decided  # type: ignore[arg-type]
+    assert decide(space, conditions, nodes, storage, job(storage))[0] == decided
     assert nodes.asked == []
 
 
@@ -241,7 +241,7 @@ def test_a_need_that_was_not_measured_is_named(load: Load, tmp_path: Path) -> No
     space, storage, said = load(SPACE.replace("cpu: auto", "cpu: 1")), Storage.open(tmp_path), list[str]()
     conditions = space.conditions()
     nodes = NoRoom(8.0, gpus=1)
-    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))  # type: ignore[arg-type]
+    decided, packing = decide(space, conditions, nodes, storage, job(storage), say=lambda line: said.append(str(line)))
     assert decided.because == {"precision": "bfloat16 could not be measured on H100: no room"}
     assert set(packing.shares(conditions).values()) == {1.0}
     assert said[-1].endswith(": its need of a GPU was not measured, so it gets a whole one: no room")

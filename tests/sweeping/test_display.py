@@ -28,7 +28,7 @@ def test_a_reader_that_goes_away_ends_nothing() -> None:
 def test_what_is_written_arrives_as_it_was() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading) as reader, os.fdopen(writing, "w") as stream:
-        Console(file=UnbrokenStream(stream), width=80).print("20 conditions, 19 to run")  # type: ignore[arg-type]
+        Console(file=UnbrokenStream(stream), width=80).print("20 conditions, 19 to run")
         stream.close()
         assert reader.read() == "20 conditions, 19 to run\n"
 

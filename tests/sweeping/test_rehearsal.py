@@ -19,7 +19,7 @@ from waiting import HANG_S
 from bdray.condition import Condition
 from bdray.data.flowers import CLASSES
 from bdray.models.base import ARCHITECTURES, Architecture
-from bdray.models.networks.taps import forward_outputs
+from bdray.models.networks.taps import forward_outputs, taps_of
 from bdray.poisoning import make_poison_plan
 from bdray.regularizers import Regularizer
 from bdray.space import SearchSpace, load_space
@@ -177,7 +177,7 @@ def test_every_network_of_a_shipped_rehearsal_takes_its_pictures_and_has_the_poi
         with torch.device("meta"):
             network = architecture.make(5, size).train()
             images = torch.empty(2, 3, size, size)
-        points = tuple(network.taps.points)  # type: ignore[union-attr, arg-type]
+        points = tuple(taps_of(network).points)
         assert architecture.MIXING_POINTS in (None, points)
         for regularizer in regularizers:
             regularizer.check(points)

@@ -262,7 +262,7 @@ def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
     first, others = sweep.condition(1), [sweep.finished(number) for number in range(2, 6)]
     sweep.journal(first, 2)
     command = [sys.executable, "-m", "bdray", "sync", str(sweep.path), "--follow"]
-    with file_lock(sweep.path / ".lock", 0, AssertionError):  # type: ignore[arg-type]
+    with file_lock(sweep.path / ".lock", 0, AssertionError):
         following = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )

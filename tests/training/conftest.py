@@ -86,7 +86,9 @@ def new_model() -> Callable[..., nn.Module]:
             torch.manual_seed(seed)
             model = build_model("resnet8", 10, 16)
         if dropout:
-            model.layer3.append(nn.Dropout(0.3))  # type: ignore[operator, union-attr]
+            last = model.get_submodule("layer3")
+            assert isinstance(last, nn.Sequential)
+            last.append(nn.Dropout(0.3))
         return model
 
     return make

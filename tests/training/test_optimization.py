@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -64,16 +64,16 @@ def test_a_single_step_uses_the_whole_rate(schedule: Literal["one_cycle", "cosin
     ],
 )
 def test_optimizers_step_as_torchs_plain_ones(
-    recipe: dict[str, object], reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    recipe: dict[str, Any], reference: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 ) -> None:
     start = torch.randn(50, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizer = make_optimizer([ours], Optimization(**recipe), 0.1)  # type: ignore[arg-type]
+    optimizer = make_optimizer([ours], Optimization(**recipe), 0.1)
     plain = reference([theirs])
     for _ in range(5):
         for parameter, stepper in ((ours, optimizer), (theirs, plain)):
             stepper.zero_grad()
-            (parameter.sin() * torch.arange(50)).sum().backward()  # type: ignore[no-untyped-call]
+            (parameter.sin() * torch.arange(50)).sum().backward()
             stepper.step()
     assert not torch.equal(ours, start)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -83,7 +83,7 @@ def test_optimizers_step_as_torchs_plain_ones(
 def test_decay_spares_what_it_must_not_pull(optimizer: str) -> None:
     network, temperature = (nn.Parameter(torch.full((3,), 100.0).log()) for _ in range(2))
     start = temperature.detach().clone()
-    recipe = Optimization(optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
+    recipe = Optimization.model_validate({"optimizer": optimizer, "weight_decay": 0.1})
     stepper = make_optimizer([network], recipe, 0.1, undecayed=[temperature])
     for _ in range(100):
         network.grad, temperature.grad = torch.zeros(3), torch.zeros(3)

@@ -205,7 +205,7 @@ class _Seen(Regularizer):
     def capture(self) -> tuple[str, ...]:
         return ("input",)
 
-    def penalty(self, outputs, labels, state):  # type: ignore[no-untyped-def]
+    def penalty(self, outputs, labels, state):
         SEEN.append((outputs.hidden["input"].detach().clone(), outputs.logits.detach(), labels))
 
 

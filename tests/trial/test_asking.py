@@ -231,8 +231,9 @@ def test_a_question_that_is_added_later_trains_nothing(tmp_path: Path) -> None:
         def epoch(self, *args: Any) -> None:
             raise AssertionError("something is trained")
 
-    condition, within = Condition.parse(SMALL), {"sweep": sweep, "reporter": Trains(), "options": options()}
-    later = ask_trial(condition, first, **within)  # type: ignore[arg-type]
+    condition = Condition.parse(SMALL)
+    within: dict[str, Any] = {"sweep": sweep, "reporter": Trains(), "options": options()}
+    later = ask_trial(condition, first, **within)
     assert [answer.detector["name"] for answer in later.answers] == ["spectral_signatures", "scale_up"]
     # The first is read, to the second.
     assert later.answers[0] == first.answers[0]

@@ -7,6 +7,8 @@ from made_up import rates, record
 
 from bdray.condition import Condition, attack_key
 from bdray.errors import ConditionError
+from bdray.poisoning.all_to_one import AllToOne
+from bdray.poisoning.base import Poison
 from bdray.record import FloorRecord
 from bdray.results.controls import controls_of
 from bdray.trial.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of
@@ -67,6 +69,11 @@ def test_a_test_trigger_says_what_differs_or_is_another_one() -> None:
         condition(poison={"test_trigger": 3})
 
 
+def target_of(poison: Poison) -> int:
+    assert isinstance(poison, AllToOne)
+    return poison.target
+
+
 def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
     conditions = [
         condition().baseline(),
@@ -77,7 +84,7 @@ def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
         condition(trigger={"name": "warp"}, poison={"rate": 0.0}),
     ]
     probes = probes_of(conditions)
-    assert [(probe.trigger.name, probe.poison.target) for probe in probes] == [  # type: ignore[attr-defined]
+    assert [(probe.trigger.name, target_of(probe.poison)) for probe in probes] == [
         ("blend", 0),
         ("patch", 0),
         ("blend", 2),
@@ -88,7 +95,7 @@ def test_probes_are_the_distinct_attacks_in_the_order_they_stand() -> None:
 def test_probes_of_a_sweep_that_asks_for_more() -> None:
     one, other = condition(), condition(trigger={"name": "blend"}, poison={"target": 2})
     probes = probes_of([one, condition(seed=1), other, one.baseline()], varied=True)
-    assert [(p.trigger.name, p.poison.target, p.variation) for p in probes] == [  # type: ignore[attr-defined]
+    assert [(p.trigger.name, target_of(p.poison), p.variation) for p in probes] == [
         ("patch", 0, "whole"),
         ("blend", 2, "whole"),
         ("patch", 0, "off_position"),

@@ -26,7 +26,7 @@ from bdray.trial.measurements import (
     TrainingKind,
     faster,
     kinds_of,
-    pace_of,
+    speed_key,
     way,
 )
 
@@ -151,7 +151,7 @@ def compiling(
 )
 def test_compiled_is_what_wins_its_time_back(images: float, processes: int, compiled: bool) -> None:
     chosen, why, _ = compiling(images, {"Intel": FASTER}, processes)
-    assert chosen == ((pace_of(ONE),) if compiled else ())
+    assert chosen == ((speed_key(ONE),) if compiled else ())
     assert why == "torch.compile is 2.00 times as fast on Intel"
 
 

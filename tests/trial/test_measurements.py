@@ -26,7 +26,7 @@ from bdray.trial.measurements import (
     is_auto,
     kinds_of,
     name_of,
-    pace_of,
+    speed_key,
 )
 
 CONTENT: dict[str, Any] = {
@@ -88,9 +88,9 @@ def test_one_key_holds_what_time_and_memory_depend_on_and_nothing_else() -> None
     assert {TrainingKey.of(condition(**changes)) for changes in same} == {key}
     others = {TrainingKey.of(condition(**changes)) for changes in [*SLOWER_OR_FASTER, *MORE_MEMORY]}
     assert len(others | {key}) == len(SLOWER_OR_FASTER) + len(MORE_MEMORY) + 1
-    paces = {pace_of(condition(**changes)) for changes in SLOWER_OR_FASTER}
-    assert len(paces | {key.pace}) == len(SLOWER_OR_FASTER) + 1
-    assert {pace_of(condition(**changes)) for changes in MORE_MEMORY} == {key.pace}
+    speed_keys = {speed_key(condition(**changes)) for changes in SLOWER_OR_FASTER}
+    assert len(speed_keys | {key.speed_key}) == len(SLOWER_OR_FASTER) + 1
+    assert {speed_key(condition(**changes)) for changes in MORE_MEMORY} == {key.speed_key}
     assert TrainingKey.parse(str(key)) == key
 
 

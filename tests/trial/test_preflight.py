@@ -15,7 +15,7 @@ from bdray.detectors import DETECTORS, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools, Labelled
 from bdray.errors import ConditionError
 from bdray.models import ARCHITECTURES, Architecture
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import Taps, attach_taps
 from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName
 from bdray.repairs import REPAIRS, CleanData, Operation, Repair, Tools, Training
@@ -40,7 +40,7 @@ class Plain(Architecture):
         layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         head = nn.Linear(8, num_classes)
         network = nn.Sequential(*layers, head if self.linear_head else nn.Sequential(head))
-        network.taps = Taps("4", {})  # type: ignore[assignment]
+        attach_taps(network, Taps("4", {}))
         return network
 
 

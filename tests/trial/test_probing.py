@@ -114,7 +114,7 @@ def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_pat
     assert {each.probe for each in record.probes} <= {floor.probe for floor in baseline.floors}
     assert (record.floors, baseline.probes) == ((), ())
 
-    longer = Condition.parse({**small, "finetune": {**small["finetune"], "epochs": 2}})  # type: ignore[dict-item]
+    longer = Condition.parse({**small, "finetune": {**small["finetune"], "epochs": 2}})
     plain = run_trial(longer, sweep=folder, options=replace(options, questions=Questions()))
     assert plain.stages[0].reused, "probes change no model"
     assert plain.probes == ()

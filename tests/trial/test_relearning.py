@@ -90,7 +90,7 @@ def by_hand(experiment: Experiment, model: nn.Module) -> tuple[float, float]:
         for rows in np.array_split(shuffled.numpy(), 3):
             loss = nn.functional.cross_entropy(model(prepared(pixels[rows])), target[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     model.eval()
     others = data.test_labels != 3

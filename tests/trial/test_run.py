@@ -354,8 +354,11 @@ def test_a_baseline_is_measured_under_every_attack(sweep: Storage, storage: Stor
         assert attack.trigger is not None
         assert floor.probe == Probe(attack.trigger, attack.poison).key == attack_key(attack.trigger, attack.poison)
         assert floor.repaired is not None
-        assert floor.poisoned.clean_accuracy == baseline.poisoned.clean_accuracy  # type: ignore[union-attr]
-        assert floor.repaired.clean_accuracy == baseline.repaired.clean_accuracy  # type: ignore[union-attr]
+        assert floor.poisoned is not None
+        assert baseline.poisoned is not None
+        assert baseline.repaired is not None
+        assert floor.poisoned.clean_accuracy == baseline.poisoned.clean_accuracy
+        assert floor.repaired.clean_accuracy == baseline.repaired.clean_accuracy
     # The same unpoisoned model, evaluated under the attack in the ordinary way: a condition that poisons nothing.
     tested = run_trial(condition(poison={"rate": 0.0}), sweep=sweep, storage=storage, options=options)
     assert tested.stages[0].reused
@@ -379,7 +382,7 @@ def test_a_finished_baseline_gets_a_floor_that_was_added_since(
         )
 
     first = run(1)
-    model = next(storage.local_path("one/stages").glob("*/model.safetensors"))  # type: ignore[union-attr]
+    model = next(Path(storage.uri, "one/stages").glob("*/model.safetensors"))
     before = model.stat().st_mtime_ns, points(sweep, twin)
     again = run(2)
     assert (model.stat().st_mtime_ns, points(sweep, twin)) == before

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bdray.cluster.failures import LOSSES_WITHOUT_PROGRESS, Losses
+from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, LostProcesses
 from bdray.condition import Condition
 from bdray.errors import TrialInterrupted
 from bdray.poisoning.pgd import Adversary
@@ -137,14 +137,14 @@ class StopAfterOne(Reporter):
 
 
 def test_a_surrogate_hears_of_a_stop_and_is_seen_to_get_on(cache: Path, tmp_path: Path) -> None:
-    epochs = LOSSES_WITHOUT_PROGRESS + 1
+    epochs = MAX_LOST_WITHOUT_PROGRESS + 1
     one = condition(train={"epochs": epochs, "batch_size": 32})
     planned = surrogate_of(one)
     assert planned is not None
     sweep, options = Storage.open(tmp_path), TrialOptions(device="cpu", cache=cache)
     journal = tmp_path / "conditions" / one.condition_id / "journal.jsonl"
     checkpoint = tmp_path / "stages" / planned.stage.fingerprint / "checkpoint.pt"
-    losses = Losses(lambda _: journal.stat().st_size)
+    losses = LostProcesses(lambda _: journal.stat().st_size)
     for epoch in range(1, epochs + 1):
         stopped = StopAfterOne()
         with pytest.raises(TrialInterrupted):

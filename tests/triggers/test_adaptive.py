@@ -11,6 +11,7 @@ import torch
 
 from bdray.errors import BdrayError
 from bdray.triggers import Trigger, build_trigger
+from bdray.triggers.blend import Blend
 
 
 def noise(count: int, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -30,7 +31,7 @@ def test_every_image_shows_its_own_whole_pieces(side: int, pieces: int, mask_rat
     images = noise(40, side, side)
     trigger = build_trigger("adaptive_blend", pieces=pieces, mask_rate=mask_rate)
     found, a_row = stamped(trigger, images).numpy(), round(pieces**0.5)
-    picture = build_trigger("blend").picture(side, side).numpy().astype(np.float64)  # type: ignore[attr-defined]
+    picture = Blend().picture(side, side).numpy().astype(np.float64)
     exact = 0.15 * picture + 0.85 * images.numpy().astype(np.float64)
     edges = [-(-number * side // a_row) for number in range(a_row + 1)]
     patterns = set()

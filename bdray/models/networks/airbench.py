@@ -113,4 +113,5 @@ class Airbench(nn.Module):
         """Logits, `N x K`, of normalised images, `N x 3 x S x S`."""
         hidden = functional.gelu(self.whiten(images))
         hidden = self.group3(self.group2(self.group1(hidden)))
-        return self.fc(hidden.amax(dim=(2, 3)))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.fc(hidden.amax(dim=(2, 3)))
+        return logits

@@ -79,4 +79,5 @@ class CifarResNet(nn.Module):
         """Logits, `N x K`, of normalised images, `N x 3 x S x S`."""
         hidden = relu_(self.bn1(self.conv1(images)))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
-        return self.fc(hidden.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.fc(hidden.mean(dim=(2, 3)))
+        return logits

@@ -68,7 +68,8 @@ class _AvgPoolSame(nn.Module):
 
     @staticmethod
     def _pool(images: torch.Tensor) -> torch.Tensor:
-        return avg_pool2d_same(images, kernel_size=(3, 3), stride=(2, 2))  # type: ignore[no-any-return]
+        pooled: torch.Tensor = avg_pool2d_same(images, kernel_size=(3, 3), stride=(2, 2))
+        return pooled
 
 
 class NASNetA(nn.Module):
@@ -132,7 +133,8 @@ class NASNetA(nn.Module):
                 cell = self.get_submodule(f"cell_{FIRST_CELLS[stage] + i}")
                 current, previous = cell(current, previous), current
             current, previous = self.get_submodule(f"stage{stage + 1}")(current, previous)
-        return self.last_linear(current.relu().mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.last_linear(current.relu().mean(dim=(2, 3)))
+        return logits
 
 
 def _leave_padding_out(network: nn.Module) -> None:

@@ -8,7 +8,7 @@ import timm
 from timm.layers import ClassifierHead
 from torch import nn
 
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import Taps, attach_taps
 
 
 def make_preact_resnet18(num_classes: int, *, cifar_stem: bool, final_norm: bool, he_init: bool) -> nn.Module:
@@ -32,5 +32,5 @@ def make_preact_resnet18(num_classes: int, *, cifar_stem: bool, final_norm: bool
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             else:
                 module.reset_parameters()
-    network.taps = Taps("head.fc", {f"stage{i + 1}": f"stages.{i}" for i in range(4)}, stem="stem.conv")  # type: ignore[assignment]
+    attach_taps(network, Taps("head.fc", {f"stage{i + 1}": f"stages.{i}" for i in range(4)}, stem="stem.conv"))
     return network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 from torch import nn
 
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import Taps, attach_taps
 
 
 def make_resnet(name: str, num_classes: int, *, cifar_stem: bool, zero_init_residual: bool = False) -> nn.Module:
@@ -17,9 +17,9 @@ def make_resnet(name: str, num_classes: int, *, cifar_stem: bool, zero_init_resi
     """
     network: nn.Module = timm.create_model(name, num_classes=num_classes, zero_init_last=zero_init_residual)
     if cifar_stem:
-        width = network.get_submodule("conv1").out_channels  # type: ignore[union-attr]
-        network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)  # type: ignore[arg-type]
+        width = len(network.get_parameter("conv1.weight"))
+        network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
-    network.taps = Taps("fc", {f"stage{i}": f"layer{i}" for i in (1, 2, 3, 4)}, stem="conv1")  # type: ignore[assignment]
+    attach_taps(network, Taps("fc", {f"stage{i}": f"layer{i}" for i in (1, 2, 3, 4)}, stem="conv1"))
     return network

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -47,10 +47,19 @@ class Outputs:
     hidden: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+def taps_of(model: nn.Module) -> Taps:
+    """What `attach_taps` attached. torch's types know no attributes of a network but tensors and modules."""
+    return cast("Taps", model.taps)
+
+
+def attach_taps(model: nn.Module, taps: Taps) -> None:
+    """The same as `model.taps = taps`."""
+    model.taps = cast("Any", taps)
+
+
 def head_of(model: nn.Module) -> nn.Module:
     """The final linear layer."""
-    taps: Taps = model.taps  # type: ignore[assignment]
-    return model.get_submodule(taps.head)
+    return model.get_submodule(taps_of(model).head)
 
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -77,7 +86,7 @@ def forward_outputs(
         KeyError: the network has no such point.
     """
     edits = dict(edits or {})
-    taps: Taps = model.taps  # type: ignore[assignment]
+    taps = taps_of(model)
     seen: dict[str, torch.Tensor] = {}
 
     def at(name: str) -> Callable[..., Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
 
 from bdray.errors import ComponentError, WeightsError, nearest
-from bdray.models.networks.taps import Taps, carries_everything
+from bdray.models.networks.taps import Taps, attach_taps, carries_everything, taps_of
 from bdray.models.networks.weights import fetch
 
 
@@ -24,7 +25,7 @@ def make_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool,
         WeightsError: `pretrained`, and the weights cannot be had.
     """
     network = begin_timm(name, num_classes, image_size, pretrained=pretrained, **more)
-    network.taps = _only_cuts(name, network, image_size)  # type: ignore[assignment]
+    attach_taps(network, _only_cuts(name, network, image_size))
     return network
 
 
@@ -40,7 +41,7 @@ def begin_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool
         raise
     except Exception as error:  # sizes that do not fit are asserted, divided by zero, looked up in vain
         raise ComponentError("name", f"timm/{name} cannot be built for {image_size} pixels: {error}") from error
-    network.taps = Taps(_head_path(name, network), _stage_paths(network))  # type: ignore[assignment]
+    attach_taps(network, Taps(_head_path(name, network), _stage_paths(network)))
     return network
 
 
@@ -69,7 +70,7 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def _head_path(name: str, network: nn.Module) -> str:
-    head = network.get_classifier()  # type: ignore[operator]
+    head = cast("Callable[[], nn.Module]", network.get_classifier)()
     paths: list[str] = [path for path, module in network.named_modules() if module is head]
     if not paths or isinstance(head, nn.Identity):
         raise ComponentError("name", f"timm/{name} does not end in a single linear head")
@@ -83,7 +84,7 @@ def _stage_paths(network: nn.Module) -> dict[str, str]:
 
 
 def _only_cuts(name: str, network: nn.Module, image_size: int) -> Taps:
-    taps: Taps = network.taps  # type: ignore[assignment]
+    taps = taps_of(network)
     images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         paths = [path for point, path in taps.points.items() if carries_everything(network, point, images)]

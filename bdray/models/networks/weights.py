@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 from bdray.errors import WeightsError
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import taps_of
 
 State = Mapping[str, torch.Tensor]
 
@@ -96,7 +96,7 @@ def start_from(network: nn.Module, state: State, source: str, *, fresh_stem: boo
     Raises:
         WeightsError: names or shapes do not fit; names the first.
     """
-    taps: Taps = network.taps  # type: ignore[assignment]
+    taps = taps_of(network)
     own = network.state_dict()
     may_differ = (f"{taps.head}.", *((f"{taps.stem}.",) if fresh_stem and taps.stem else ()))
     wrong = {name: value for name, value in state.items() if name in own and value.shape != own[name].shape}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision import models
 
+from bdray.models.networks.taps import head_of, taps_of
 from bdray.models.networks.timm_model import begin_timm
 from bdray.models.timm_model import TimmModel
 from bdray.space import load_space
@@ -42,9 +43,9 @@ def test_each_is_built_and_is_torchvisions(name: str) -> None:
     with torch.device("meta"):
         ours, theirs = begin_timm(name, 10, side), published(num_classes=10)
         logits = ours.eval()(torch.empty(2, 3, side, side))
-        head = ours.get_submodule(ours.taps.head)  # type: ignore[union-attr, arg-type]
+        head = head_of(ours)
     assert logits.shape == (2, 10)
     assert all(parameter.is_meta for parameter in ours.parameters())
     assert isinstance(head, torch.nn.Linear)
     assert sum(each.numel() for each in ours.parameters()) == sum(each.numel() for each in theirs.parameters())
-    assert ours.taps.points  # type: ignore[union-attr]
+    assert taps_of(ours).points

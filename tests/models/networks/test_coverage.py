@@ -12,7 +12,7 @@ from torch import nn
 from bdray.errors import ComponentError
 from bdray.models import ARCHITECTURES, Architecture, build_model
 from bdray.models.networks.coverage import measured_on, pixels_seen
-from bdray.models.networks.taps import Taps
+from bdray.models.networks.taps import Taps, attach_taps
 from bdray.models.timm_model import TimmModel
 
 
@@ -102,12 +102,12 @@ class Blind(Architecture):
             nn.Conv2d(3, 4, 1, stride=self.stride or 1, bias=False),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(4, num_classes),
+            head := nn.Linear(4, num_classes),
         )
         if not self.stride:
             network.insert(0, Constant())
-        nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
-        network.taps = Taps(str(len(network) - 1), {})  # type: ignore[assignment]
+        nn.init.zeros_(head.weight)
+        attach_taps(network, Taps(str(len(network) - 1), {}))
         return network
 
 

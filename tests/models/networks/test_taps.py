@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bdray.models import build_model
-from bdray.models.networks.taps import Taps, carries_everything, forward_outputs
+from bdray.models.networks.taps import Taps, attach_taps, carries_everything, forward_outputs
 
 
 class Branched(nn.Module):
@@ -105,7 +105,7 @@ def test_a_point_of_a_network_that_sees_nothing_cannot_be_told(model: Branched, 
 def test_inside_a_residual_block_something_goes_around() -> None:
     torch.manual_seed(0)
     model = build_model("resnet8", 10, 32)
-    model.taps = Taps("fc", {"inside": "layer2.0.conv1", "after": "layer2.0"})  # type: ignore[assignment]
+    attach_taps(model, Taps("fc", {"inside": "layer2.0.conv1", "after": "layer2.0"}))
     images = torch.randn(2, 3, 32, 32)
     assert not carries_everything(model, "inside", images)
     assert carries_everything(model, "after", images)
