@@ -225,10 +225,11 @@ class Condition(Identified):
     def asked_fraction(self) -> float:
         """Size of the clean set that detectors get, as a fraction of the training set. Where the repair uses none it is
         what `finetune` says, so that all conditions of one poisoned model ask alike; 0 where the poison stage has been
-        left no room for that."""
-        if self.clean_fraction or self.clean.root is not None:
+        left no room for that, which a set from a folder of its own (`clean.root`) does not need."""
+        if self.clean_fraction:
             return self.clean_fraction
-        has_room = self.finetune.split == "train_clean" or self.finetune.fraction <= self.held_out_fraction
+        needs_room = self.clean.root is None and self.finetune.split == "held_out"
+        has_room = not needs_room or self.finetune.fraction <= self.held_out_fraction
         return self.finetune.fraction if has_room else 0.0
 
     @property

@@ -77,10 +77,12 @@ def _unlike(condition: Condition, total: int) -> tuple[str, str] | None:
     """The option by which the clean set cannot be drawn from another folder, and why; None where it can, or where that
     is not known here."""
     clean, names = condition.clean, condition.data.class_names()
-    if not condition.clean_fraction or not clean.is_here:
+    # What detectors get, where the repair uses none.
+    fraction = condition.asked_fraction
+    if not fraction or not clean.is_here:
         return None
-    count = round(condition.clean_fraction * total)
-    if problem := comes_to_nothing(condition.clean_fraction, total, "training images", "finetune.fraction"):
+    count = round(fraction * total)
+    if problem := comes_to_nothing(fraction, total, "training images", "finetune.fraction"):
         return "finetune.fraction", problem
     if names is None:
         return None

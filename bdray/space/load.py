@@ -132,10 +132,9 @@ def _check_clean_share(space: SearchSpace) -> None:
     without = next((condition for condition in space.shown() if not condition.asked_fraction), None)
     if needing and without is not None:
         pool, share = f"data.clean_pool {without.data.clean_pool:g}", f"finetune.fraction {without.finetune.fraction:g}"
-        reason = "a clean.root is read for repairs alone" if without.clean.root else f"{pool} is less than {share}"
         problem = (
             f"{' and '.join(needing)} need a clean set, and a condition has none: its repair {without.repair.name} "
-            f"uses none, and {reason}"
+            f"uses none, and {pool} is less than {share}"
         )
         where = space.root.where
         raise SpaceError(problem, file=where.file, line=where.line, path="detect")

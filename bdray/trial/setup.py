@@ -64,6 +64,7 @@ class Experiment:
         images, labels: the training arrays in that place.
         split: who trains on what; positions in the whole training set, but for the clean set that `pool` holds.
         pool: the clean set's pictures and true labels, on the host, where it comes from another folder.
+        cache: folder of decoded data sets; None: the user's.
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
         unchanged_tests: how many triggered test images are as they were.
@@ -91,6 +92,7 @@ class Experiment:
     auto: Resolved = "float32"
     compiled: bool = False
     pool: tuple[torch.Tensor, torch.Tensor] | None = None
+    cache: Path | None = None
 
     @classmethod
     def prepare(
@@ -118,7 +120,7 @@ class Experiment:
             data = condition.data.load(cache)
         watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
-        pool = _clean_pool(condition, data, cache)
+        pool = _clean_pool(condition, data, cache, condition.clean_fraction)
         split = _split(condition, labels, condition.clean_fraction if pool is None else 0.0)
         if pool is not None:
             split = replace(split, clean_indices=np.arange(len(pool[1])))
@@ -141,6 +143,7 @@ class Experiment:
             max_batches=max_batches,
             auto=auto,
             pool=pool,
+            cache=cache,
         )
 
     @property
@@ -238,6 +241,9 @@ class Experiment:
         condition = self.condition
         if condition.asked_fraction == condition.clean_fraction:
             return self.clean_set()
+        if pool := _clean_pool(condition, self.data, self.cache, condition.asked_fraction):
+            split = replace(self.split, clean_indices=np.arange(len(pool[1])))
+            return replace(self, pool=pool, split=split).clean_set()
         labels = self.data.train_labels.numpy()
         return replace(self, split=_split(condition, labels, condition.asked_fraction)).clean_set()
 
@@ -459,13 +465,15 @@ def _split(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSp
     )
 
 
-def _clean_pool(condition: Condition, data: ImageData, cache: Path | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The clean set, where it comes from another folder."""
-    if condition.clean.root is None or not condition.clean_fraction:
+def _clean_pool(
+    condition: Condition, data: ImageData, cache: Path | None, fraction: float
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The clean set, as large as this fraction of the training set, where it comes from another folder."""
+    if condition.clean.root is None or not fraction:
         return None
     total, size = len(data.train_labels), condition.data.image_size
-    count = round(condition.clean_fraction * total)
-    if problem := comes_to_nothing(condition.clean_fraction, total, "training images", "finetune.fraction"):
+    count = round(fraction * total)
+    if problem := comes_to_nothing(fraction, total, "training images", "finetune.fraction"):
         raise DataError(f"finetune.fraction: {problem}")
     generator = stream(condition.seed, "clean_split", "folder")
     return condition.clean.draw(data.class_names, size, count, generator, cache)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from picture_folders import write_class_folders
 from PIL import Image
 from torch import nn
 
@@ -248,12 +249,18 @@ def test_asked_in_the_trial_or_later_the_answer_is_the_same(tmp_path: Path) -> N
     assert timeless(record) == timeless(asked_later)
 
 
-def test_a_repair_without_clean_pictures_leaves_the_same_for_detectors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["training set", "folder"])
+def test_a_repair_without_clean_pictures_leaves_the_same_for_detectors(tmp_path: Path, source: str) -> None:
     """So the answers of one model are asked for once, whatever is done to it later."""
     shared = Storage.open(tmp_path / "shared")
     untuned = {**SMALL["finetune"], "epochs": 0}
+    clean = (
+        {"root": str(write_class_folders(tmp_path / "clean", dict.fromkeys(map(str, range(10)), 9)))}
+        if source == "folder"
+        else {}
+    )
     changes: tuple[dict[str, Any], ...] = ({}, {"repair": {"name": "clp"}}, {"finetune": untuned})
-    tuned, pruned, kept = (Condition.parse({**SMALL, **change}) for change in changes)
+    tuned, pruned, kept = (Condition.parse({**SMALL, "clean": clean, **change}) for change in changes)
     assert [c.clean_fraction for c in (tuned, pruned, kept)] == [0.1, 0.0, 0.0]
     assert [c.asked_fraction for c in (tuned, pruned, kept)] == [0.1] * 3
     first = run_trial(tuned, sweep=shared, options=options())
