@@ -17,6 +17,7 @@ from archive import records_in
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from sections import marks, table, written
 
 from bdray.record import TrialRecord
 from bdray.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY
@@ -28,7 +29,7 @@ from bdray.results.trainings import Trainings, joined
 
 HERE = Path(__file__).parent
 NAME = "finetuning-repairs"
-BEGIN, END = f"<!-- {NAME}: by sweeps/finetuning.py -->", f"<!-- end of {NAME} -->"
+MARKS = marks(NAME, "finetuning.py")
 FIGURE = "price.png"
 EPOCHS = (1, 3, 10)
 """Lengths of fine-tuning that are compared: each is a point of the same curve."""
@@ -229,26 +230,22 @@ def section(records: Sequence[TrialRecord]) -> str:
         f"How much each factor explains of the variance between settings after {', '.join(map(str, EPOCHS))} epochs",
         "[95 %, other seeds]; the rest is how factors act together.",
         "",
-        *_table(("factor", "levels", "explains"), map(_factor, explained(records))),
+        *table(("factor", "levels", "explains"), map(_factor, explained(records))),
     ]
     figure = f"![attack success left against clean accuracy lost, a point a setting]({NAME}/{FIGURE})"
     by_setting = (
         *("attack", "learning rate", "clean share", "ASR before", "ASR left", "floor", LOST, "defused"),
         *("ASR relearnt", "baselines relearnt", "back"),
     )
-    lines = [*told, "", figure, "", *_table(by_setting, map(_row, points)), "", *price, ""]
-    lines += _table(
+    lines = [*told, "", figure, "", *table(by_setting, map(_row, points)), "", *price, ""]
+    lines += table(
         ("attack", "cheapest setting", "defused", LOST, "ASR left"), (_price(points, attack) for attack in attacks)
     )
     return "\n".join([*lines, *(factors if len(seeds) >= SEEDS else ())])
 
 
-def _table(head: Sequence[str], rows: Iterable[str]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows]
-
-
-def _row(point: Point) -> str:
-    cells = [
+def _row(point: Point) -> list[str]:
+    return [
         point.attack,
         f"{point.lr:g}",
         f"{100 * point.fraction:g} %",
@@ -259,7 +256,6 @@ def _row(point: Point) -> str:
         point.defused.text if point.defused else "–",
         *_relearnt(point.relearnt),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _relearnt(found: Relearning | None) -> Iterable[str]:
@@ -271,21 +267,20 @@ def _relearnt(found: Relearning | None) -> Iterable[str]:
     return success, floor, found.took.text if found.took else "–"
 
 
-def _price(points: Sequence[Point], attack: str) -> str:
+def _price(points: Sequence[Point], attack: str) -> list[str]:
     found = cheapest(points, attack)
     if found is None:
         known = [point.defused for point in points if point.attack == attack and point.defused]
         said = joined(known).text if known else "–"
-        return f"| {attack} | none | {said} over all settings | – | – |"
+        return [attack, "none", f"{said} over all settings", "–", "–"]
     assert found.defused is not None
-    cells = [attack, found.setting, found.defused.text, _with_ends(found.lost, unit=""), _with_ends(found.left)]
-    return f"| {' | '.join(cells)} |"
+    return [attack, found.setting, found.defused.text, _with_ends(found.lost, unit=""), _with_ends(found.left)]
 
 
-def _factor(found: Explained) -> str:
+def _factor(found: Explained) -> list[str]:
     low, high = found.interval.low, found.interval.high
     share = found.share
-    return f"| {share.axis} | {share.levels} | {100 * share.share:.0f} % [{100 * low:.0f} to {100 * high:.0f}] |"
+    return [share.axis, str(share.levels), f"{100 * share.share:.0f} % [{100 * low:.0f} to {100 * high:.0f}]"]
 
 
 def _with_ends(values: tuple[float, float, float], unit: str = " %") -> str:
@@ -297,22 +292,10 @@ def _range(rates: Sequence[float]) -> str:
     return f"{100 * min(rates):.1f} to {100 * max(rates):.1f} %" if rates else "–"
 
 
-def written(text: str, part: str) -> str:
-    """A page with the part between its marks replaced.
-
-    Raises:
-        SystemExit: it has no such marks.
-    """
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"the page has no part between '{BEGIN}' and '{END}'")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{part}\n{END}{rest.partition(END)[2]}"
-
-
 def main() -> None:
     records, readme = records_in(HERE / NAME), HERE / "README.md"
     draw(points_of(records)).savefig(HERE / NAME / FIGURE, dpi=160, metadata={"Software": None})
-    readme.write_text(written(readme.read_text(encoding="utf-8"), section(records)), encoding="utf-8")
+    readme.write_text(written(readme.read_text(encoding="utf-8"), MARKS, section(records)), encoding="utf-8")
 
 
 if __name__ == "__main__":

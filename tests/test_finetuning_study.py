@@ -12,8 +12,9 @@ import finetuning
 import numpy as np
 import pytest
 from archive import records_in
-from finetuning import BEGIN, END, cheapest, draw, explained, points_of, section, written
+from finetuning import MARKS, cheapest, draw, explained, points_of, section
 from made_up import rates, record, stage
+from sections import written
 
 from bdray.condition import Condition, attack_key
 from bdray.questions import relearn_key
@@ -106,10 +107,11 @@ def test_the_part_of_the_page_names_settings_prices_and_factors() -> None:
     assert row.format(back) in said.splitlines()
     assert row.format("– | – | –") in section(made_up(LEFT, relearn=False)).splitlines()
     assert "| learning rate | 2 | 100 % [100 to 100] |" in said.splitlines()
-    page = f"before\n{BEGIN}\nold\n{END}\nafter"
-    assert written(page, said) == f"before\n{BEGIN}\n{said}\n{END}\nafter"
+    begin, end = MARKS
+    page = f"before\n{begin}\nold\n{end}\nafter"
+    assert written(page, MARKS, said) == f"before\n{begin}\n{said}\n{end}\nafter"
     with pytest.raises(SystemExit, match="has no part"):
-        written("nothing", said)
+        written("nothing", MARKS, said)
 
 
 def test_the_figure_has_a_point_for_every_setting_of_every_attack(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_the_figure_has_a_point_for_every_setting_of_every_attack(tmp_path: Path
 @pytest.mark.skipif(not (SWEEPS / finetuning.NAME).exists(), reason="the study has not been kept yet")
 def test_the_page_says_what_the_kept_records_hold() -> None:
     text = (SWEEPS / "README.md").read_text()
-    assert text == written(text, section(records_in(SWEEPS / finetuning.NAME)))
+    assert text == written(text, MARKS, section(records_in(SWEEPS / finetuning.NAME)))
 
 
 def test_the_independent_script_shares_no_code_with_bdray() -> None:
