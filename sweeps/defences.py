@@ -19,7 +19,7 @@ from bdray.results.detections import Detections, detector_table
 HERE = Path(__file__).parent
 NAME = "defences-cifar10"
 MARKS = marks(NAME, "defences.py")
-BASELINES = "unpoisoned"
+BASELINES = "baselines"
 
 
 def section(records: Sequence[TrialRecord]) -> str:
@@ -89,8 +89,10 @@ def detectors(records: Sequence[TrialRecord]) -> list[str]:
     found = detector_table(records)
     assert found is not None
     names = [attack.partition(",")[0] for attack in found.attacks]
-    rows = [[name, *map(_said, row)] for name, row in found.rows.items()]
-    return table(("detector", *(name if name != "baseline" else BASELINES for name in names)), rows)
+    # As in the other table: by name, and what is no attack last.
+    order = sorted(range(len(names)), key=lambda place: (names[place] == BASELINES, names[place]))
+    rows = [[name, *(_said(row[place]) for place in order)] for name, row in found.rows.items()]
+    return table(("detector", *(names[place] for place in order)), rows)
 
 
 def _said(found: Detections | None) -> str:
