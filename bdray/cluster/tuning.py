@@ -46,24 +46,9 @@ def run_tasks(
     max_concurrent: int | None,
 ) -> bool:
     """See `ClusterRun.run`."""
-    losses = LostProcesses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
     joining = None if job.requirements is None else Joining(replace(job, tasks=()), job.requirements)
-    gpus, learns_nothing = SickGpus(gpus_left), source is None or source.exhausted
-    search = ConditionSearch(
-        job.tasks,
-        stage_finished=SweepFolder(job.sweep).has_shared,
-        max_concurrent=max_concurrent,
-        poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
-        start_again=losses.start_again,
-        source=source,
-        largest=max(node_cpus(), default=math.inf),
-        excused=joining.excuses if joining else _never,
-        avoided=joining.avoided if joining else frozenset,
-        gpus=gpus,
-        enlarged=enlarged,
-        capacity=cluster_capacity(),
-        ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
-    )
+    gpus = SickGpus(gpus_left)
+    search = _search(job, source, enlarged, max_concurrent, joining=joining, gpus=gpus)
     callback = _ObserverCallback(observer, search)
     log = job.sweep.local_path(RAY_LOG)
     with (
@@ -96,6 +81,35 @@ def run_tasks(
                 raise
             raise gpus.none_left from None
     return callback.ended == search.total_samples and (source is None or source.exhausted)
+
+
+def _search(
+    job: ClusterJob,
+    source: Source | None,
+    enlarged: Callable[[str, float], None],
+    max_concurrent: int | None,
+    *,
+    joining: Joining | None,
+    gpus: SickGpus,
+) -> ConditionSearch:
+    """What hands Tune the tasks, for the cluster as it is now."""
+    losses = LostProcesses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
+    learns_nothing = source is None or source.exhausted
+    return ConditionSearch(
+        job.tasks,
+        stage_finished=SweepFolder(job.sweep).has_shared,
+        max_concurrent=max_concurrent,
+        poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
+        start_again=losses.start_again,
+        source=source,
+        largest=max(node_cpus(), default=math.inf),
+        excused=joining.excuses if joining else _never,
+        avoided=joining.avoided if joining else frozenset,
+        gpus=gpus,
+        enlarged=enlarged,
+        capacity=cluster_capacity(),
+        ahead=AHEAD_OF_AUTOSCALER if learns_nothing and has_autoscaler() else 1,
+    )
 
 
 def _never(said: str) -> bool:
