@@ -130,6 +130,8 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     _add_inspection(commands)
     _add_sweep_readers(commands)
     _add_comparing(commands)
+    _add_completion(commands)
+    _add_models(commands)
     return parser
 
 
@@ -225,56 +227,74 @@ def _add_inspection(commands: Any) -> None:
 
 
 def _add_sweep_readers(commands: Any) -> None:
-    for name, text in (
-        ("status", "how all sweeps of the storage stand, or one of them: what runs, time left, failures"),
-        ("results", "the table of a sweep"),
-        ("report", "the report of one sweep or several, as one web page"),
-        ("sync", "deliver to MLflow whatever it has not yet got"),
-    ):
-        reader = _command(commands, name, text, f"{'status' if name == 'status' else 'readers'}:{name}")
-        many = {"status": "?", "report": "+"}.get(name)
-        reader.add_argument("sweep", metavar="SWEEP", nargs=many, help="name of a sweep in the storage, or its folder")
-        _storage_option(reader)
-        if name == "status":
-            reader.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
-        if name == "results":
-            reader.add_argument(
-                "--csv", type=_file, metavar="FILE", help="write one row a condition as CSV ('-': standard output)"
-            )
-            reader.add_argument("--parquet", type=_file, metavar="FILE", help="write one row a condition as Parquet")
-            reader.add_argument(
-                "--study", type=_file, metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE"
-            )
-            _table_options(reader)
-        if name == "report":
-            reader.add_argument(
-                "--output",
-                type=_file,
-                metavar="FILE",
-                help="(default: report.html in the sweep's folder, of several sweeps in the storage)",
-            )
-            reader.add_argument(
-                "--figures",
-                type=_file,
-                metavar="DIR",
-                help="also write the figures there, for the page and 7 and 3.3 inches wide",
-            )
-            reader.add_argument(
-                "--watch",
-                action="store_true",
-                help="again whenever there are more results, until nothing runs any more",
-            )
-        if name in ("results", "report"):
-            reader.add_argument(
-                "--took-at",
-                type=_share,
-                default=0.5,
-                metavar="SHARE",
-                help="of what a floor leaves to gain: above it, the backdoor of a training took (default: 0.5)",
-            )
-        if name == "sync":
-            reader.add_argument("--tracking-uri", help="deliver there instead")
-            reader.add_argument("--follow", action="store_true", help="go on as long as the sweep runs")
+    _add_status(commands)
+    _add_results(commands)
+    _add_report(commands)
+    delivering = _reader(commands, "sync", "deliver to MLflow whatever it has not yet got", "readers:sync")
+    delivering.add_argument("--tracking-uri", help="deliver there instead")
+    delivering.add_argument("--follow", action="store_true", help="go on as long as the sweep runs")
+
+
+def _reader(commands: Any, name: str, text: str, run: str, sweeps: str | None = None) -> argparse.ArgumentParser:
+    """A command about sweeps of a storage. `sweeps`: how many it takes, as argparse's `nargs`; None: one."""
+    reader = _command(commands, name, text, run)
+    reader.add_argument("sweep", metavar="SWEEP", nargs=sweeps, help="name of a sweep in the storage, or its folder")
+    _storage_option(reader)
+    return reader
+
+
+def _add_status(commands: Any) -> None:
+    text = "how all sweeps of the storage stand, or one of them: what runs, time left, failures"
+    status = _reader(commands, "status", text, "status:status", "?")
+    status.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
+
+
+def _add_results(commands: Any) -> None:
+    results = _reader(commands, "results", "the table of a sweep", "readers:results")
+    results.add_argument(
+        "--csv", type=_file, metavar="FILE", help="write one row a condition as CSV ('-': standard output)"
+    )
+    results.add_argument("--parquet", type=_file, metavar="FILE", help="write one row a condition as Parquet")
+    results.add_argument(
+        "--study", type=_file, metavar="FILE", help="write the study of Optuna, for optuna-dashboard FILE"
+    )
+    results.add_argument(
+        "--where", action="append", default=[], metavar="PATH=VALUE", help="only matching conditions (repeatable)"
+    )
+    results.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
+    results.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
+    _form_options(results)
+    _took_option(results)
+
+
+def _add_report(commands: Any) -> None:
+    report = _reader(commands, "report", "the report of one sweep or several, as one web page", "readers:report", "+")
+    report.add_argument(
+        "--output",
+        type=_file,
+        metavar="FILE",
+        help="(default: report.html in the sweep's folder, of several sweeps in the storage)",
+    )
+    report.add_argument(
+        "--figures",
+        type=_file,
+        metavar="DIR",
+        help="also write the figures there, for the page and 7 and 3.3 inches wide",
+    )
+    report.add_argument(
+        "--watch", action="store_true", help="again whenever there are more results, until nothing runs any more"
+    )
+    _took_option(report)
+
+
+def _took_option(reader: argparse.ArgumentParser) -> None:
+    reader.add_argument(
+        "--took-at",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="of what a floor leaves to gain: above it, the backdoor of a training took (default: 0.5)",
+    )
 
 
 def _add_comparing(commands: Any) -> None:
@@ -298,10 +318,17 @@ def _add_comparing(commands: Any) -> None:
     )
     _form_options(comparing)
     _storage_option(comparing)
+
+
+def _add_completion(commands: Any) -> None:
     completing = _command(
         commands, "completion", "a script that completes these commands in a shell", "completion:completion"
     )
     completing.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
+
+
+def _add_models(commands: Any) -> None:
+    """Commands about kept models: what there is, out, and in."""
     stages = _command(commands, "stages", "kept models of a sweep", "stages:stages")
     stages.add_argument("sweep", metavar="SWEEP", help="name of a sweep in the storage, or its folder")
     stages.add_argument("--prune", type=_size, metavar="GB", help="forget the longest unused until so many are left")
@@ -348,15 +375,6 @@ def _add_comparing(commands: Any) -> None:
         default="{name: patch, style: solid, margin: 0}",
         help="what it was stamped with, which the file does not say (default: %(default)s)",
     )
-
-
-def _table_options(reader: argparse.ArgumentParser) -> None:
-    reader.add_argument(
-        "--where", action="append", default=[], metavar="PATH=VALUE", help="only matching conditions (repeatable)"
-    )
-    reader.add_argument("--by", action="append", default=[], metavar="AXIS,...", help="a line a value: trigger,repair")
-    reader.add_argument("--sort", metavar="COLUMN", help="in the order of a column; --sort=-ASR for the highest first")
-    _form_options(reader)
 
 
 def _form_options(reader: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
+from bdray.trial.visibility import attack_examples
 from bdray.values import show_cell
 
 HERE = Path(__file__).parent
@@ -111,7 +112,7 @@ def stamped(record: TrialRecord) -> bytes | None:
         experiment = Experiment.prepare(condition, torch.device("cpu"))
     except DataError as error:
         raise SystemExit(f"its trigger cannot be stamped again: {error}") from None
-    return contact_sheet(*experiment.attack_examples(8))
+    return contact_sheet(*attack_examples(experiment, 8))
 
 
 def make(kept: Path) -> None:

@@ -32,6 +32,7 @@ from bdray.store.sweep_folder import POISONED_WARNING, KeptRecord, SweepFolder, 
 from bdray.terminal import Console
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
+from bdray.trial.visibility import attack_examples
 from bdray.triggers.files import FileTrigger
 
 PER_CLASS = 5
@@ -258,7 +259,7 @@ def _write_trigger(folder: Path, experiment: Experiment, warning: str) -> None:
             (made / f"{member.sha256[:12]}-{Path(member.path).name}").write_bytes(member.content())
     info = PngInfo()
     info.add_text(WARNING, warning)
-    with Image.open(io.BytesIO(contact_sheet(*experiment.attack_examples(ON_SHEET)))) as sheet:
+    with Image.open(io.BytesIO(contact_sheet(*attack_examples(experiment, ON_SHEET)))) as sheet:
         sheet.save(made / "clean-triggered-difference.png", pnginfo=info)
 
 

@@ -37,6 +37,7 @@ from bdray.store.storage import Storage
 from bdray.training.evaluation import CleanSet
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found, plane_of
+from bdray.trial.repair_inputs import asked_clean_set
 from bdray.trial.setup import Experiment
 
 _SHOWN_SIDE, _SHOWN = 96, 100
@@ -141,7 +142,7 @@ class Asking:
 
     @cached_property
     def _clean(self) -> CleanSet:
-        return self._experiment.asked_clean_set()
+        return asked_clean_set(self._experiment)
 
     def _of_training_set(self, detector: TrainingSetDetector, tools: DetectorTools, model: nn.Module) -> Found:
         items = self._experiment.stamped_set

@@ -13,6 +13,7 @@ from bdray.randomness import watching
 from bdray.repairs.base import Training
 from bdray.seeds import stream
 from bdray.trial.asking import shown_of, tools_of
+from bdray.trial.repair_inputs import clean_set
 from bdray.trial.setup import Experiment
 
 FEWEST = 2
@@ -34,7 +35,7 @@ def chosen_samples(
     assert among is not None
     shown = shown_of(experiment.stamped_set)
     generator = stream(experiment.condition.seed, "repair", training.name, "among")
-    tools = tools_of(experiment, experiment.clean_set(), generator, tick)
+    tools = tools_of(experiment, clean_set(experiment), generator, tick)
     with evaluating(model), watching(among.detector, among.detector.title):
         flagged = among.detector.flagged(among.detector.score(model, shown, tools), shown.labels)
     tick(len(flagged), len(flagged))

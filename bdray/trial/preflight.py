@@ -19,7 +19,9 @@ from bdray.training.device import forked_generators
 from bdray.training.evaluation import CleanSet
 from bdray.training.loop import Stage, StepGenerators, augmented_batches, train_step, watched_stage
 from bdray.trial.choosing import chosen_samples
+from bdray.trial.repair_inputs import clean_set, run_operation, shape_model, tools_for, training_stage
 from bdray.trial.setup import Experiment
+from bdray.trial.visibility import attack_examples
 
 LEAST_SEEN = 0.5
 """Of the pixels that a trigger changes, the smallest part that the network has to see (our choice)."""
@@ -52,12 +54,12 @@ def try_stages(experiment: Experiment) -> None:
     for step in condition.repair_stages:
         if isinstance(step, Training) and step.among:
             _begin_to_choose(experiment, step, model)
-        experiment.shape(step, model)
+        shape_model(experiment, step, model)
         if isinstance(step, Operation):
             _begin(experiment, step, model)
         elif step.recipe.epochs:
             few = "data.train_limit" if step.data == "poisoned" else "finetune.fraction"
-            _take_step(experiment.training_stage(step), model, few)
+            _take_step(training_stage(experiment, step), model, few)
     _tried.update(kinds)
 
 
@@ -129,13 +131,13 @@ def _begin(experiment: Experiment, operation: Operation, model: nn.Module) -> No
 
 
 def _operate(experiment: Experiment, operation: Operation, model: nn.Module) -> None:
-    clean = experiment.clean_set()
+    clean = clean_set(experiment)
     beginning = _Beginning(clean.images, clean.labels, clean.normalize, clean.compute)
 
     def tick(done: int, total: int, *, point: bool = False) -> None:
         raise _BegunError
 
-    experiment.operate(operation, model, replace(experiment.tools(operation, tick), clean=beginning))
+    run_operation(experiment, operation, model, replace(tools_for(experiment, operation, tick), clean=beginning))
 
 
 def _begin_to_choose(experiment: Experiment, training: Training, model: nn.Module) -> None:
@@ -153,7 +155,7 @@ def _require_seen_trigger(experiment: Experiment) -> None:
     network, side = condition.model, condition.data.image_size
     if condition.trigger is None or condition.is_baseline:
         return
-    clean, stamped = experiment.attack_examples(_SAMPLED)
+    clean, stamped = attack_examples(experiment, _SAMPLED)
     changed = (clean != stamped).any(1)
     before, after = int(changed.sum()), int((changed & pixels_seen(network, side)).sum())
     if after < LEAST_SEEN * before:

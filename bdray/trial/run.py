@@ -49,11 +49,13 @@ from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
 from bdray.trial.relearning import relearn
+from bdray.trial.repair_inputs import shape_model
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
 from bdray.trial.stage_store import KeptStage, StageStore
 from bdray.trial.surrogate import PlannedSurrogate, plan_surrogate, surrogate_of
 from bdray.trial.trial_files import TrialFiles
+from bdray.trial.visibility import visibility_of
 
 T = TypeVar("T")
 
@@ -256,7 +258,7 @@ class _Trial:
         for step in self.condition.repair_stages:
             if isinstance(step, Training) and step.start != "current":
                 model = experiment.build_model()
-            experiment.shape(step, model)
+            shape_model(experiment, step, model)
         model.load_state_dict(weights)
         return model
 
@@ -296,7 +298,7 @@ class _Trial:
         if (surrogate := surrogate_of(self.condition)) is not None:
             helper, environment["surrogate"] = self.surrogate(surrogate, device)
             experiment = experiment.perturb(helper)
-        visibility = experiment.visibility()
+        visibility = visibility_of(experiment)
         self.files.write_visibility(visibility)
         runner = self._runner(experiment)
         self.parameters = sum(each.numel() for each in runner.model.parameters() if each.requires_grad)

@@ -14,7 +14,7 @@ from torch import nn
 from bdray.condition import Condition
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
-from bdray.errors import ComponentError, DataError, PoisonError
+from bdray.errors import ComponentError, DataError
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
@@ -23,35 +23,26 @@ from bdray.randomness import watched, watching
 from bdray.recipes import Finetune, Resolved, Train
 from bdray.record import (
     NAMED,
-    VISIBILITY_IMAGES,
     DataRecord,
     DuplicatesRecord,
     StageName,
     ValidationRecord,
-    Visibility,
 )
-from bdray.regularizers.base import REGULARIZERS, Regularizer
-from bdray.repairs.base import Details, Operation, RepairStage, Training
-from bdray.repairs.tools import Tick, Tools
+from bdray.regularizers.base import Regularizer
 from bdray.seeds import derive_seed, stream
 from bdray.shares import comes_to_nothing
 from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
-from bdray.training.evaluation import CleanSet, Normalization, TestSet
+from bdray.training.evaluation import Normalization, TestSet
 from bdray.training.loop import Stage
 from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
-from bdray.trial.visibility import visibility
 from bdray.triggers.base import Trigger
-from bdray.triggers.distances import largest_change
 from bdray.triggers.variations import vary
 
-_NO_INDICES = np.empty(0, dtype=np.int64)
-NOTHING = PoisonPlan(_NO_INDICES, _NO_INDICES, _NO_INDICES, _NO_INDICES)
+NO_INDICES = np.empty(0, dtype=np.int64)
+NOTHING = PoisonPlan(NO_INDICES, NO_INDICES, NO_INDICES, NO_INDICES)
 """A plan that poisons nothing."""
-
-_KNOWN_VISIBILITY: dict[tuple[str, str, int], Visibility] = {}
-"""By data, attack and seed: what this process has measured."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +111,8 @@ class Experiment:
             data = condition.data.load(cache)
         watched(condition.poison, condition.poison.title).check(data.num_classes)
         labels = data.train_labels.numpy()
-        pool = _clean_pool(condition, data, cache, condition.clean_fraction)
-        split = _split(condition, labels, condition.clean_fraction if pool is None else 0.0)
+        pool = clean_pool(condition, data, cache, condition.clean_fraction)
+        split = split_of(condition, labels, condition.clean_fraction if pool is None else 0.0)
         if pool is not None:
             split = replace(split, clean_indices=np.arange(len(pool[1])))
         plan = _plan(condition, labels[split.train_indices], split.train_indices, data.num_classes)
@@ -181,112 +172,9 @@ class Experiment:
     def untouched_stage(self) -> Stage:
         """The poison stage before anything is poisoned, on one batch of its images: what its steps cost."""
         recipe = self.condition.train
-        some = self._training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
+        some = self.training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
         stage = self.stage("poison", recipe, some, self.condition.regularizer, self.compute)
         return replace(stage, fresh=True)
-
-    def training_stage(self, training: Training, kept: torch.Tensor | None = None) -> Stage:
-        """A stage that a repair trains; without a regularizer: it is the attacker's choice, or the owner's.
-
-        Args:
-            kept: which of the poisoned samples it trains on, bool, on the CPU; None: all.
-        """
-        clean = training.data == "clean"
-        items = self._clean_items if clean else self.poisoned_set
-        items = items if kept is None else items.only(kept)
-        compute = make_compute(training.recipe.precision, self.compute.device, self.auto)
-        stage = self.stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
-        fresh, title = training.start == "fresh", self.condition.repair.title
-        return replace(stage, objective=training.objective, objective_of=title, fresh=fresh)
-
-    def tools(self, operation: Operation, tick: Tick) -> Tools:
-        """What an operation works with."""
-        generator = stream(self.condition.seed, "repair", operation.name)
-        return Tools(generator, self.clean_set(), self.normalize, self.compute.autocast, tick, self.max_batches)
-
-    def shape(self, step: RepairStage, model: nn.Module) -> None:
-        """Give a fresh model the structure of a stage.
-
-        Raises:
-            GlobalRandomnessError: a repair from outside the package draws from a global generator.
-        """
-        with watching(self.condition.repair, self.condition.repair.title):
-            step.prepare(model)
-
-    def operate(self, operation: Operation, model: nn.Module, tools: Tools) -> Details:
-        """Do it to the model, in place; torch's generators, which dropout draws from, are seeded inside.
-
-        Raises:
-            GlobalRandomnessError: a repair from outside the package draws from a global generator.
-        """
-        device, repair = self.compute.device, self.condition.repair
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.condition.seed, "dropout", operation.name))
-            with watching(repair, repair.title):
-                return operation.operate(model, tools.clean, tools)
-
-    def clean_set(self) -> CleanSet:
-        """The pictures that a repair may use, on the device."""
-        items = self._clean_items
-        images, labels = items.gather(torch.arange(len(items), device=self.images.device))
-        device = self.compute.device
-        return CleanSet(images.to(device), labels.to(device), self.normalize, self.compute)
-
-    def asked_clean_set(self) -> CleanSet:
-        """The pictures that detectors get (`Condition.asked_fraction`): those of the repair, where it uses some.
-
-        Raises:
-            DataError: there are fewer.
-        """
-        condition = self.condition
-        if condition.asked_fraction == condition.clean_fraction:
-            return self.clean_set()
-        if pool := _clean_pool(condition, self.data, self.cache, condition.asked_fraction):
-            split = replace(self.split, clean_indices=np.arange(len(pool[1])))
-            return replace(self, pool=pool, split=split).clean_set()
-        labels = self.data.train_labels.numpy()
-        return replace(self, split=_split(condition, labels, condition.asked_fraction)).clean_set()
-
-    @property
-    def _clean_items(self) -> PoisonedSet:
-        if self.pool is None:
-            return self._training_set(self.clean_plan, self.split.clean_indices, late=False)
-        images, labels = self.pool
-        return apply_plan(
-            images.to(self.images.device),
-            labels.to(self.images.device),
-            self.clean_plan,
-            self.condition.trigger,
-            generator=stream(self.condition.seed, "trigger", "train"),
-            members=torch.from_numpy(self.split.clean_indices),
-            on_host=images,
-        )
-
-    @cached_property
-    def clean_plan(self) -> PoisonPlan:
-        """What of the clean set is stamped (`clean.poisoned_share`); positions where `split.clean_indices` has them.
-
-        Raises:
-            PoisonError: the share comes to no picture, or the attack is meant for fewer.
-        """
-        condition, members = self.condition, self.split.clean_indices
-        share = condition.clean.poisoned_share
-        count = round(share * len(members))
-        if condition.is_baseline or not share or not len(members):
-            return NOTHING
-        if problem := comes_to_nothing(share, len(members), "clean images", "clean.poisoned_share"):
-            raise PoisonError(f"clean.poisoned_share: {problem}")
-        generator = stream(condition.seed, "clean_split", "poison")
-        drawn = members[torch.randperm(len(members), generator=generator).numpy()]
-        labels = (self.data.train_labels if self.pool is None else self.pool[1]).numpy()
-        classes = self.data.num_classes
-        poison = watched(condition.poison, condition.poison.title)
-        chosen = np.sort(drawn[poison.attacked(labels[drawn], classes)][:count])
-        if len(chosen) < count:
-            problem = f"{count} of {len(members)} clean images are to be poisoned, but the attack is meant for only"
-            raise PoisonError(f"clean.poisoned_share: {problem} {len(chosen)}")
-        wanted = poison.wanted_labels(labels, classes)[chosen]
-        return PoisonPlan(chosen, labels[chosen], wanted, _NO_INDICES)
 
     def stage(
         self,
@@ -318,7 +206,7 @@ class Experiment:
         """The triggered images of a probe, without clean ones; None where its variation is no other picture."""
         attack = _attack_set(self.data, probe.trigger, probe.poison, self.condition.seed)
         if probe.variation != "whole":
-            clean = self.data.test_images[self._attacked(probe.poison)]
+            clean = self.data.test_images[self.attacked(probe.poison)]
             generator = stream(self.condition.seed, "trigger", "test")
             varied = vary(probe.variation, probe.trigger, clean, generator=generator)
             if varied is None:
@@ -340,13 +228,13 @@ class Experiment:
     @cached_property
     def poisoned_set(self) -> PoisonedSet:
         """What the poison stage trains on: its images with the poisoned ones laid over, or appended."""
-        return self._training_set(self.plan, self.split.train_indices)
+        return self.training_set(self.plan, self.split.train_indices)
 
     @property
     def stamped_set(self) -> PoisonedSet:
         """The same with everything stamped that ever is."""
         late = self.poisoned_set.late is not None
-        return self._training_set(self.plan, self.split.train_indices, late=False) if late else self.poisoned_set
+        return self.training_set(self.plan, self.split.train_indices, late=False) if late else self.poisoned_set
 
     @property
     def image_bytes(self) -> int:
@@ -379,52 +267,18 @@ class Experiment:
     def _unstamped(self) -> torch.Tensor:
         return unstamped(self.data.train_images, self.plan, self.perturbed)
 
-    def visibility(self) -> Visibility | None:
-        """How visible the attack is: on triggered test images, or where poisoned images are perturbed, or stamped with
-        another trigger than those, on poisoned images. None without a trigger."""
-        if self.condition.trigger is None or not len(self.test.attack_labels):
-            return None
-        unchanged = {
-            "unchanged_images": self.unchanged_tests,
-            "unchanged_training_images": self.poisoned_set.unchanged,
-        }
-        is_other = self.perturbed is not None or self.condition.trigger != self.condition.test_trigger
-        if is_other and len(self.plan.indices):
-            clean, stamped = self._poisoned_images()
-            chosen = _evenly(len(clean), VISIBILITY_IMAGES)
-            largest = {"l_inf": float(largest_change(clean, stamped).max())}
-            seen = visibility(clean[chosen], stamped[chosen])
-            return seen.model_copy(update={"measured_on": "training", **largest, **unchanged})
-        # The same for all conditions that share data, attack and seed, and slow beside a short fine-tuning.
-        key = (self.data.fingerprint, self.attack, self.condition.seed)
-        if key not in _KNOWN_VISIBILITY:
-            _KNOWN_VISIBILITY[key] = visibility(*self.attack_examples(VISIBILITY_IMAGES))
-        return _KNOWN_VISIBILITY[key].model_copy(update={"l_inf": float(self.largest_change), **unchanged})
-
-    def attack_examples(self, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to `limit` evenly spaced test images, clean and triggered: two uint8 `n x 3 x S x S` on the host."""
-        attacked = self._attacked(self.condition.poison)
-        chosen = _evenly(len(attacked), limit)
-        clean = self.data.test_images[attacked[chosen]]
-        return clean, self.test.attack_images[chosen.to(self.images.device)].cpu()
-
-    def _attacked(self, poison: Poison) -> torch.Tensor:
+    def attacked(self, poison: Poison) -> torch.Tensor:
         """Positions of the test images that count: int64, on the CPU."""
         rule = watched(poison, poison.title)
         return torch.from_numpy(rule.attacked(self.data.test_labels.numpy(), self.data.num_classes).nonzero()[0])
-
-    def _poisoned_images(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All poisoned training images as they came, and as they are trained on but for crop and flip: two uint8
-        `n x 3 x S x S` on the host."""
-        clean = self.data.train_images[torch.from_numpy(self.plan.indices)]
-        stamped = self._training_set(self.plan, self.split.train_indices, late=False).overlay
-        return clean, stamped[: len(clean)].cpu()
 
     @cached_property
     def normalize(self) -> Normalization:
         return Normalization.of(self.data.mean, self.data.std, self.compute.device)
 
-    def _training_set(self, plan: PoisonPlan, members: np.ndarray, *, late: bool | None = None) -> PoisonedSet:
+    def training_set(self, plan: PoisonPlan, members: np.ndarray, *, late: bool | None = None) -> PoisonedSet:
+        """The training images at the positions `members`, with those of `plan` stamped. `late`: whether the loop stamps
+        them, after augmentation; None: as the condition says."""
         return apply_plan(
             self.images,
             self.labels,
@@ -454,7 +308,7 @@ class Experiment:
         return replace(self, perturbed=perturbed)
 
 
-def _split(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSplit:
+def split_of(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSplit:
     """`fraction`: of the clean set."""
     return split_clean(
         labels,
@@ -465,7 +319,7 @@ def _split(condition: Condition, labels: np.ndarray, fraction: float) -> CleanSp
     )
 
 
-def _clean_pool(
+def clean_pool(
     condition: Condition, data: ImageData, cache: Path | None, fraction: float
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The clean set, as large as this fraction of the training set, where it comes from another folder."""
@@ -520,8 +374,3 @@ def _test_set(data: ImageData, attack: AttackSet, device: torch.device, home: to
         wanted_labels=attack.wanted_labels.to(device),
         already=attack.already and (attack.already[0].to(home), attack.already[1].to(device)),
     )
-
-
-def _evenly(count: int, limit: int) -> torch.Tensor:
-    """Up to `limit` evenly spaced positions below `count`: int64, on the CPU."""
-    return torch.from_numpy(np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64))

@@ -26,6 +26,7 @@ from bdray.training.loop import Stage, StageState, run_stage
 from bdray.training.reporter import Reporter
 from bdray.trial.choosing import chosen_samples
 from bdray.trial.options import TrialOptions
+from bdray.trial.repair_inputs import run_operation, shape_model, tools_for, training_stage
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_store import KeptStage, StageStore
 
@@ -97,7 +98,7 @@ class StageRunner:
             self.model = self.experiment.build_model()
             if step.start == "poisoned":
                 self.model.load_state_dict(self._earlier["poisoned"].state_dict())
-        self.experiment.shape(step, self.model)
+        shape_model(self.experiment, step, self.model)
         if isinstance(step, Training):
             return self._once(planned, partial(self._retrain, planned, step, before, came))
         return self._once(planned, partial(self._operate, planned, step, before))
@@ -164,7 +165,7 @@ class StageRunner:
     def _retrain(self, planned: PlannedStage, training: Training, before: StageEnd, came: nn.Module) -> StageEnd:
         """Train as a repair says. Epoch 0 is the model as it `came`."""
         kept = self._chosen(training, planned)
-        stage = self.experiment.training_stage(training, kept)
+        stage = training_stage(self.experiment, training, kept)
         state = stage.start(self.model, came)
         state.history.append(before.as_epoch_0)
         end = self._train(stage, state, planned)
@@ -203,7 +204,7 @@ class StageRunner:
             if point:
                 measure()
 
-        details = self.experiment.operate(operation, self.model, self.experiment.tools(operation, tick))
+        details = run_operation(self.experiment, operation, self.model, tools_for(self.experiment, operation, tick))
         evaluation = measure()
         record = StageRecord(
             name=planned.name,

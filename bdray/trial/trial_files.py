@@ -19,6 +19,7 @@ from bdray.store.sweep_folder import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, Swe
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_store import model_bytes
+from bdray.trial.visibility import attack_examples
 
 
 class TrialFiles:
@@ -50,7 +51,7 @@ class TrialFiles:
         self._folder.write_condition(experiment.condition)
         self._folder.write(PLAN, experiment.plan.to_bytes())
         if experiment.condition.trigger is not None and not self._folder.had(PREVIEW):
-            self._folder.write(PREVIEW, contact_sheet(*experiment.attack_examples(8)))
+            self._folder.write(PREVIEW, contact_sheet(*attack_examples(experiment, 8)))
 
     def write_visibility(self, visibility: Visibility | None) -> None:
         """In the journal."""

@@ -24,6 +24,7 @@ from bdray.training.loop import Stage, run_stage
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.bench import Bench
 from bdray.trial.measurements import Measurement, TrainingKind
+from bdray.trial.repair_inputs import tools_for, training_stage
 from bdray.trial.setup import Experiment
 from bdray.triggers import TRIGGERS
 
@@ -105,7 +106,7 @@ def test_fine_tuning_waits_no_more_often(gpu: Any, layers: str) -> None:
     experiment = prepared(gpu, chosen)
     (tuning,) = chosen.repair_stages
     assert isinstance(tuning, Training)
-    train(gpu, experiment.training_stage(tuning), experiment.build_model())
+    train(gpu, training_stage(experiment, tuning), experiment.build_model())
 
 
 @pytest.mark.parametrize("augment", ["cutout", "cutmix", "randaugment"])
@@ -131,13 +132,13 @@ def test_fine_pruning_reads_back_what_it_decides_on(gpu: Any) -> None:
     operation, tuning = chosen.repair_stages
     assert isinstance(operation, Operation) and isinstance(tuning, Training)
     operation.prepare(model)
-    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    tools = tools_for(experiment, operation, lambda done, total, *, point=False: None)
     assert tools.clean.images.device.type == "cuda"
     with gpu.no_waiting():
         details = operation.operate(model, tools.clean, tools)
     assert gpu.read_back == ["_prune"] * 2
     assert details["channels"] == 64
-    train(gpu, experiment.training_stage(tuning), model)
+    train(gpu, training_stage(experiment, tuning), model)
 
 
 @pytest.mark.parametrize("repair", ["fst", "ft_sam", "nad", "sau"])
@@ -146,14 +147,14 @@ def test_objectives_never_wait(gpu: Any, repair: str) -> None:
     experiment = prepared(gpu, chosen)
     for step in chosen.repair_stages:
         assert isinstance(step, Training)
-        train(gpu, experiment.training_stage(step), experiment.build_model())
+        train(gpu, training_stage(experiment, step), experiment.build_model())
 
 
 def test_channels_are_pruned_with_one_answer_from_the_device(gpu: Any) -> None:
     experiment = prepared(gpu, condition(repair={"name": "clp"}))
     (operation,) = experiment.condition.repair_stages
     assert isinstance(operation, Operation)
-    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    tools = tools_for(experiment, operation, lambda done, total, *, point=False: None)
     model = experiment.build_model()
     with gpu.no_waiting():
         details = operation.operate(model, tools.clean, tools)
@@ -174,7 +175,7 @@ def test_operations_read_back_only_what_they_decide_on(gpu: Any, repair: str, re
     experiment = prepared(gpu, condition(repair={"name": repair}))
     (operation,) = experiment.condition.repair_stages
     assert isinstance(operation, Operation)
-    tools = experiment.tools(operation, lambda done, total, *, point=False: None)
+    tools = tools_for(experiment, operation, lambda done, total, *, point=False: None)
     model = experiment.build_model()
     with gpu.no_waiting():
         details = operation.operate(model, tools.clean, tools)

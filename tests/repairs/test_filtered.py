@@ -16,6 +16,7 @@ from bdray.repairs import Among, Training
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.choosing import chosen_samples
+from bdray.trial.repair_inputs import training_stage
 from bdray.trial.setup import Experiment
 
 SMALL: dict[str, Any] = {
@@ -45,7 +46,7 @@ def test_it_trains_on_what_the_detector_leaves(stamp: str) -> None:
     assert isinstance(training, Training)
     model = experiment.build_model()
     kept = chosen_samples(experiment, training, model, lambda done, total: None)
-    stage = experiment.training_stage(training, kept)
+    stage = training_stage(experiment, training, kept)
 
     every, left = experiment.poisoned_set, kept.nonzero().flatten()
     assert 0 < len(left) < len(every)

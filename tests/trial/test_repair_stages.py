@@ -32,6 +32,7 @@ from bdray.store.storage import Storage
 from bdray.training.device import pick_device
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, preflight, run_trial
+from bdray.trial.repair_inputs import training_stage
 from bdray.trial.setup import Experiment
 from bdray.triggers import TRIGGERS, Trigger
 
@@ -253,7 +254,7 @@ def test_a_fresh_network_on_the_poisoned_set(options: TrialOptions) -> None:
     experiment = Experiment.prepare(one, pick_device("cpu"), options.cache)
     (step,) = one.repair_stages
     assert isinstance(step, Training)
-    stage = experiment.training_stage(step)
+    stage = training_stage(experiment, step)
     assert len(stage.source) == len(experiment.poisoned_set)
     assert record.stages[-1].epochs[-1].images == len(experiment.poisoned_set)
     assert stage.fresh

@@ -15,7 +15,9 @@ from bdray.condition import Condition
 from bdray.errors import DataError, PoisonError
 from bdray.record import VISIBILITY_IMAGES
 from bdray.repairs.base import Training
+from bdray.trial.repair_inputs import clean_plan, clean_set, training_stage
 from bdray.trial.setup import Experiment
+from bdray.trial.visibility import visibility_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def experiment(cache: Path, trigger: dict[str, Any], **poison: Any) -> Experimen
 def test_unchanged_images_are_counted_over_all_test_and_training_images(cache: Path, stamp: str) -> None:
     """A black patch on the corner of a digit is often no change at all."""
     one = experiment(cache, {"name": "patch", "color": [0, 0, 0], "size": 8}, stamp=stamp, cover_rate=0.1)
-    seen = one.visibility()
+    seen = visibility_of(one)
     black = lambda images: int((images.numpy()[:, :, 11:15, 11:15].max(axis=(1, 2, 3)) == 0).sum())  # noqa: E731
     attacked = one.data.test_images[one.data.test_labels != 0]
     stamped = one.data.train_images[np.concatenate([one.plan.indices, one.plan.cover_indices])]
@@ -60,7 +62,7 @@ def test_training_and_test_images_carry_their_own_triggers(cache: Path) -> None:
     attacked = one.data.test_images[one.data.test_labels != 0]
     assert bool((one.test.attack_images[corner] == 255).all())
     assert len(attacked) == len(one.test.attack_images)
-    seen = one.visibility()
+    seen = visibility_of(one)
     assert seen is not None
     assert (seen.l_inf, seen.measured_on) == (16.0, "training")
 
@@ -70,7 +72,7 @@ def test_the_largest_change_is_over_all_images(cache: Path) -> None:
     one = experiment(cache, {"name": "pixel", "color": [0, 0, 0]})
     attacked = one.data.test_images[one.data.test_labels != 0].numpy()[:, :, 14, 14].max(axis=1)
     sampled = np.linspace(0, len(attacked) - 1, VISIBILITY_IMAGES).round().astype(int)
-    seen = one.visibility()
+    seen = visibility_of(one)
     assert seen is not None
     assert seen.l_inf == attacked.max()
     assert seen.l_inf_mean == pytest.approx(attacked[sampled].mean())
@@ -81,7 +83,7 @@ def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
     one = experiment(cache, {"name": "pixel"}, strategy="clean_label", rate=0.05, cover_rate=0.02, stamp=stamp)
     originals = one.images[torch.from_numpy(one.plan.indices)]
     perturbed = originals + torch.where(originals < 128, 8, -8).to(torch.uint8)
-    seen = replace(one, perturbed=perturbed).visibility()
+    seen = visibility_of(replace(one, perturbed=perturbed))
     assert seen is not None
     expected = perturbed.clone()
     expected[:, :, 14, 14] = 255
@@ -91,7 +93,7 @@ def test_a_perturbation_is_seen(cache: Path, stamp: str) -> None:
     assert (seen.l_inf, seen.l_inf_mean) == (difference.max(), difference.max(axis=(1, 2, 3)).mean())
     squared = (difference.astype(float) ** 2).mean(axis=(1, 2, 3))
     assert seen.psnr_db == pytest.approx((10 * np.log10(255**2 / squared)).mean(), rel=1e-12)
-    plain = one.visibility()
+    plain = visibility_of(one)
     assert plain is not None
     assert plain.measured_on == "test"
     assert plain.psnr_db is not None and seen.psnr_db is not None
@@ -125,24 +127,24 @@ def test_a_clean_set_from_another_folder(cache: Path, tmp_path: Path, stamp: str
     before, after, third = (Experiment.prepare(one, torch.device("cpu"), cache) for one in (usual, other, soiled))
     assert before.split.train_indices.tolist() == after.split.train_indices.tolist()
     count = round(0.05 * len(before.data.train_labels))
-    clean = after.clean_set()
+    clean = clean_set(after)
     assert (clean.images.shape, len(clean.labels)) == ((count, 3, 16, 16), count)
     assert ((clean.images[:, 0, 0, 0] - clean.images[:, 1, 9, 9]) == 0).all()
     assert torch.equal(clean.images[:, 0, 0, 0].long() // 20, clean.labels)
     assert len(set(clean.images[:, 0, 0, 0].tolist())) == count, "none is drawn twice"
     assert set(clean.labels.bincount().tolist()) <= {7, 8}
-    stamped = third.clean_set()
+    stamped = clean_set(third)
     changed = (stamped.images != clean.images).flatten(1).any(1)
     assert changed.sum() == round(0.25 * count)
     assert (stamped.labels[changed] == 3).all()
     assert (clean.labels[changed] != 3).all()
     (training,) = (step for step in other.repair_stages if isinstance(step, Training))
-    source = after.training_stage(training).source
+    source = training_stage(after, training).source
     images, labels = source.gather(torch.arange(len(source)))
     assert torch.equal(images, clean.images)
     assert torch.equal(labels, clean.labels)
     twin = Experiment.prepare(soiled.baseline(), torch.device("cpu"), cache)
-    assert torch.equal(twin.clean_set().images, clean.images)
+    assert torch.equal(clean_set(twin).images, clean.images)
     assert twin.describe().clean_images == count
 
 
@@ -168,13 +170,13 @@ def test_a_clean_set_that_is_not_clean(cache: Path, stamp: str) -> None:
     assert conditions[0].condition_id == Condition.parse(plain).condition_id != conditions[1].condition_id
     assert conditions[0].poison_fingerprint == conditions[1].poison_fingerprint
     assert conditions[0].stages[1].fingerprint != conditions[1].stages[1].fingerprint
-    before, after = clean.clean_set(), soiled.clean_set()
+    before, after = clean_set(clean), clean_set(soiled)
     chosen = torch.from_numpy(clean.split.clean_indices)
     assert torch.equal(before.images, clean.data.train_images[chosen])
     assert torch.equal(before.labels, clean.data.train_labels[chosen])
     changed = (before.images != after.images).flatten(1).any(1)
     count = round(0.2 * len(chosen))
-    assert count == changed.sum() == len(soiled.clean_plan.indices)
+    assert count == changed.sum() == len(clean_plan(soiled).indices)
     assert (before.labels[changed] != 3).all()
     assert (after.labels[changed] == 3).all()
     assert torch.equal(before.labels[~changed], after.labels[~changed])
@@ -182,17 +184,17 @@ def test_a_clean_set_that_is_not_clean(cache: Path, stamp: str) -> None:
     stamped = soiled.condition.trigger.stamp(before.images[changed], generator=torch.Generator())
     assert torch.equal(stamped, after.images[changed])
     (training,) = (step for step in conditions[1].repair_stages if isinstance(step, Training))
-    items = soiled.training_stage(training).source
+    items = training_stage(soiled, training).source
     images, labels = items.gather(torch.arange(len(items)))
     assert torch.equal(images, after.images)
     assert torch.equal(labels, after.labels)
     twin = Experiment.prepare(conditions[1].baseline(), torch.device("cpu"), cache)
-    assert torch.equal(twin.clean_set().images, before.images)
+    assert torch.equal(clean_set(twin).images, before.images)
     none_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 0.0001}})
     with pytest.raises(
         PoisonError, match=r"clean\.poisoned_share: 0\.0001 of \d+ clean images comes to 0; the smallest"
     ):
-        Experiment.prepare(none_of_it, torch.device("cpu"), cache).clean_set()
+        clean_set(Experiment.prepare(none_of_it, torch.device("cpu"), cache))
     all_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 1.0}})
     with pytest.raises(PoisonError, match=r"clean\.poisoned_share: .* meant for only"):
-        Experiment.prepare(all_of_it, torch.device("cpu"), cache).clean_set()
+        clean_set(Experiment.prepare(all_of_it, torch.device("cpu"), cache))

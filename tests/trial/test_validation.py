@@ -14,6 +14,7 @@ from bdray.questions import Questions
 from bdray.recipes import Evaluate
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
+from bdray.trial.repair_inputs import shape_model
 from bdray.trial.setup import Experiment
 
 RECIPE = {"epochs": 1, "batch_size": 16, "precision": "float32"}
@@ -40,7 +41,7 @@ def test_it_is_the_accuracy_of_the_model_at_the_end(tmp_path: Path, repair: str)
     chosen = torch.from_numpy(experiment.split.validation_indices)
     model = experiment.build_model()
     for step in condition.repair_stages:
-        experiment.shape(step, model)
+        shape_model(experiment, step, model)
     model.load_state_dict(load_file(tmp_path / "sweep" / "conditions" / condition.condition_id / "model.safetensors"))
     with torch.no_grad():
         answers = model.eval()(experiment.normalize(experiment.images[chosen].float() / 255)).argmax(1)
