@@ -275,7 +275,8 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[s
     if first["type"] == "extra_forbidden":
         holder = _field_holder(cls, first["loc"][:-1])
         word = str(first["loc"][-1])
-        return path, f"{owner} has no option '{word}'; {nearest(word, holder.model_fields)}"
+        above = ".".join([owner, *(str(part) for part in first["loc"][:-1])])
+        return path, f"{above} has no option '{word}'; {nearest(word, holder.model_fields)}"
     message = first["msg"]
     for noise in ("Value error, ", "Input "):
         message = message.removeprefix(noise)

@@ -15,6 +15,7 @@ from bdray.condition import Condition
 from bdray.data.folders import said_unread
 from bdray.gpu import show_gpu
 from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
+from bdray.questions import Questions
 from bdray.searches.domain import MISSING, lookup
 from bdray.space.axes import NAME_KEYS
 from bdray.space.feasibility import without_effect
@@ -55,6 +56,7 @@ class Plan:
         duplicates: assignments that meant a condition which was there already.
         filtered: conditions that `only` left out.
         stages: each kind of stage with how many of it are computed; conditions share them where nothing differs.
+        asked: what is asked of the models beside their rates: ("detectors", "strip, mm_bd starts=5").
         classes: options that hold a class, with what they stand for: ("target", "0 (airplane)").
         resources: what trials ask for, with how many of them do.
         notes: what the user should know.
@@ -73,6 +75,7 @@ class Plan:
     duplicates: int
     filtered: int
     stages: tuple[tuple[str, int], ...]
+    asked: tuple[tuple[str, str], ...]
     classes: tuple[tuple[str, str], ...]
     resources: tuple[tuple[Resources, int], ...]
     notes: tuple[str, ...]
@@ -98,6 +101,7 @@ def make_plan(space: SearchSpace) -> Plan:
         duplicates=expansion.duplicates,
         filtered=len(expansion.unfiltered) - len(expansion.conditions),
         stages=_stages(conditions),
+        asked=tuple(_asked(space.questions)),
         classes=tuple(said_classes(map(space.flat, (c for c in conditions if not c.is_baseline))).items()),
         resources=tuple(Counter(map(space.resources_for, conditions)).most_common()),
         notes=(*_notes(space, conditions), *space.resources.notes()),
@@ -129,6 +133,13 @@ def _stages(conditions: Sequence[Condition]) -> tuple[tuple[str, int], ...]:
         if (surrogate := surrogate_of(condition)) is not None:
             found["poison"].add(surrogate.stage.fingerprint)
     return tuple((name, len(fingerprints)) for name, fingerprints in found.items())
+
+
+def _asked(questions: Questions) -> Iterator[tuple[str, str]]:
+    if questions.detect:
+        yield "detectors", ", ".join(detector.label for detector in questions.detect)
+    if questions.evaluate.relearn:
+        yield "after each repair", "relearning"
 
 
 def _axes(space: SearchSpace, conditions: Sequence[Condition]) -> tuple[Axis, ...]:
@@ -217,6 +228,8 @@ def _summary(plan: Plan) -> Table:
         table.add_row(f"{option} class", escape(classes))
     for name, count in plan.stages:
         table.add_row(f"{name} stages", f"{count:,}")
+    for what, questions in plan.asked:
+        table.add_row(what, escape(questions))
     for rule, count in plan.excluded:
         table.add_row("excluded", f"{count:,} by {escape(rule)}")
     if plan.duplicates:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
-from bdray.errors import SpaceError
 from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
@@ -132,12 +131,12 @@ def _check_clean_share(space: SearchSpace) -> None:
     without = next((condition for condition in space.shown() if not condition.asked_fraction), None)
     if needing and without is not None:
         pool, share = f"data.clean_pool {without.data.clean_pool:g}", f"finetune.fraction {without.finetune.fraction:g}"
+        asked = f"{' and '.join(needing)} {'needs' if len(needing) == 1 else 'need'} a clean set"
         problem = (
-            f"{' and '.join(needing)} need a clean set, and a condition has none: its repair {without.repair.name} "
-            f"uses none, and {pool} is less than {share}"
+            f"{asked}, and a condition has none: its repair '{without.repair.name}' uses none, and {pool} is less than "
+            f"{share}; lower the latter or raise the former"
         )
-        where = space.root.where
-        raise SpaceError(problem, file=where.file, line=where.line, path="detect")
+        raise space.root.mapping("")["detect"].error(problem, "detect", at_key=True)
 
 
 def load_plugins_of(file: Path) -> tuple[str, ...]:

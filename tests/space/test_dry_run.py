@@ -54,6 +54,18 @@ def test_counts(plan: Plan) -> None:
     assert dict(plan.stages) == {"poison": (3 + 1) * 2, "finetune": 16}
 
 
+def test_the_plan_says_what_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    asking = "detect: [spectre, {name: mm_bd, starts: 5, of: repaired}]\nevaluate: {relearn: true}\n"
+    for text, asked in ((SPACE, ()), (SPACE + asking, ("spectre, mm_bd of=repaired starts=5", "relearning"))):
+        path.write_text(text)
+        plan = make_plan(load_space(path))
+        assert tuple(what for _, what in plan.asked) == asked
+        shown = rendered(plan)
+        assert all(what in shown for what in asked)
+        assert ("detectors " in shown) == bool(asked)
+
+
 def test_axes_are_what_varies(plan: Plan) -> None:
     assert {axis.path: dict(axis.counts) for axis in plan.axes} == {
         "trigger.name": {"test_stamp": 8, "test_veil": 4, None: 4},

@@ -325,7 +325,7 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("cpu: 1", "cpu: 0", 17, "resources.cpu", "greater than 0"),
     ("cpu: 1", "cpu: true", 17, "resources.cpu", "'auto' or a number"),
     ("cpu: 1", "decided: {precision: float16}", 17, "resources.decided.precision", "'float32'"),
-    ("cpu: 1", "decided: {because: {cpu: 1}}", 17, "resources.decided.because", "string"),
+    ("cpu: 1", "decided: {because: {cpu: 1}}", 17, "resources.decided.because.cpu", "string"),
     ("cpu: 1", "stage_cache_gb: 0", 17, "resources.stage_cache_gb", "above 0, or null"),
     ("cpu: 1", "stage_cache_gb: yes", 17, "resources.stage_cache_gb", "above 0, or null"),
     ("cpu: 1", "cpus: 0", 17, "resources.cpus", "did you mean 'cpu'"),

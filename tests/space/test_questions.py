@@ -49,8 +49,13 @@ def test_questions_survive_the_frozen_space_and_the_way_to_a_worker(tmp_path: Pa
         ("detect: [strip, strip]\n", 5, "detect[1]", "'strip' is asked twice"),
         ("detect: [3]\n", 5, "detect[0]", "must be a detector's name or a mapping, got 3"),
         ("evaluate: {prbes: true}\n", 5, "evaluate.prbes", "did you mean 'probes'?"),
-        ("evaluate: {relearn: {trigered: 5}}\n", 5, "evaluate.relearn", "did you mean 'triggered'?"),
-        ("evaluate: {relearn: {triggered: 0}}\n", 5, "evaluate.relearn", "greater than or equal to 1"),
+        (
+            "evaluate:\n  relearn:\n    clean: 3\n    trigered: 5\n",
+            8,
+            "evaluate.relearn.trigered",
+            "evaluate.relearn has no option 'trigered'; did you mean 'triggered'?",
+        ),
+        ("evaluate: {relearn: {triggered: 0}}\n", 5, "evaluate.relearn.triggered", "greater than or equal to 1"),
         ("  evaluate: {probes: true}\n", 5, "evaluate", "at the top of the file"),
         ("parameters:\n  evaluate.probes: {values: [true, false]}\n", 6, "evaluate.probes", "at the top"),
         ("include:\n  - {evaluate.probes: true}\n", 6, "evaluate.probes", "at the top"),
@@ -81,9 +86,10 @@ def test_a_detector_without_clean_pictures_is_refused_before_anything_runs(tmp_p
     """A repair that uses none leaves detectors as many, if they are none that the poison stage is trained on."""
     text = f"{PLAIN}  finetune: {{epochs: 0, fraction: 0.2}}\ndetect: [spectral_signatures, strip]\n"
     pool = r"data\.clean_pool 0\.1 is less than finetune\.fraction 0\.2"
-    refusal = f"strip need a clean set, .* its repair finetune uses none, and {pool}"
-    with pytest.raises(SpaceError, match=refusal):
+    refusal = f"strip needs a clean set, .* its repair 'finetune' uses none, and {pool}"
+    with pytest.raises(SpaceError, match=refusal) as caught:
         load_space(write(tmp_path, text))
+    assert (caught.value.line, caught.value.path) == (6, "detect")
     for change in (("0.2", "0.1"), ("epochs: 0", "epochs: 0, split: train_clean")):
         assert len(load_space(write(tmp_path, text.replace(*change))).conditions()) == 1
     fewer = load_space(write(tmp_path, text.replace(", strip", ", mm_bd")))
