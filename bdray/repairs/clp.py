@@ -72,7 +72,11 @@ def channel_bounds(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> torch.Tensor
 
 def normalised_convolutions(model: nn.Module, image: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Every batch normalisation that scales what a convolution gives, with that convolution, in the order of a forward
-    pass. `image`: normalised, `1 x 3 x S x S`."""
+    pass. Max pooling between the two changes nothing: the largest of some values moves as far as one of them at most.
+
+    Args:
+        image: normalised, `1 x 3 x S x S`.
+    """
     import torch
     from torch import nn
 
@@ -81,16 +85,19 @@ def normalised_convolutions(model: nn.Module, image: torch.Tensor) -> list[tuple
     given: list[tuple[nn.Conv2d, torch.Tensor]] = []
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
-    def after(module: nn.Module, _args: object, output: torch.Tensor) -> None:
-        given.append((cast(nn.Conv2d, module), output))
+    def sources_of(taken: torch.Tensor) -> list[nn.Conv2d]:
+        return [convolution for convolution, output in given if output is taken]
+
+    def after(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        sources = [module] if isinstance(module, nn.Conv2d) else sources_of(args[0])
+        given.extend((convolution, output) for convolution in sources)
 
     def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        sources = [convolution for convolution, output in given if output is args[0]]
-        found.extend((convolution, cast(nn.BatchNorm2d, module)) for convolution in sources)
+        found.extend((convolution, cast(nn.BatchNorm2d, module)) for convolution in sources_of(args[0]))
 
     with evaluating(model), ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
                 hooks.enter_context(module.register_forward_hook(after))
             elif isinstance(module, nn.BatchNorm2d) and module.affine and module.running_var is not None:
                 hooks.enter_context(module.register_forward_pre_hook(before))

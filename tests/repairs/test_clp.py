@@ -35,14 +35,20 @@ def trained_looking(name: str) -> nn.Module:
     return model
 
 
+def scale_of(model: nn.Module, norm: str) -> torch.Tensor:
+    """A parameter, or a buffer of airbench's."""
+    return cast(nn.BatchNorm2d, model.get_submodule(norm)).weight.detach()
+
+
 def independent(pairs: list[tuple[str, str]], model: nn.Module, threshold: float) -> list[int]:
     """Positions among the channels of all normalisations, by numpy."""
     gone, seen = [], 0
     for convolution, norm in pairs:
         filters = model.get_parameter(f"{convolution}.weight").detach().double().numpy()
-        spread = np.sqrt(model.get_buffer(f"{norm}.running_var").double().numpy() + 1e-5)
+        eps = 1e-12 if "group" in norm else 1e-5
+        spread = np.sqrt(model.get_buffer(f"{norm}.running_var").double().numpy() + eps)
         norms = [np.linalg.svd(one.reshape(len(one), -1), compute_uv=False)[0] for one in filters]
-        bounds = np.array(norms) * np.abs(model.get_parameter(f"{norm}.weight").detach().double().numpy()) / spread
+        bounds = np.array(norms) * np.abs(scale_of(model, norm).double().numpy()) / spread
         limit = bounds.mean() + threshold * bounds.std(ddof=1)
         gone += [seen + channel for channel, bound in enumerate(bounds) if bound > limit]
         seen += len(bounds)
@@ -51,7 +57,9 @@ def independent(pairs: list[tuple[str, str]], model: nn.Module, threshold: float
 
 def pairs_of(name: str) -> list[tuple[str, str]]:
     """From the papers: every convolution of a residual block has its normalisation, and of a pre-activation block the
-    first has; the stem's is the first block's."""
+    first has; the stem's is the first block's. Every group of airbench has two, the first behind a pooling."""
+    if name == "airbench":
+        return [(f"group{k}.{place}", f"group{k}.{norm}") for k in (1, 2, 3) for place, norm in ((0, 2), (4, 5))]
     if name == "resnet8":
         blocks = [f"layer{stage}.0" for stage in (1, 2, 3)]
         return [("conv1", "bn1"), *((f"{block}.conv{k}", f"{block}.bn{k}") for block in blocks for k in (1, 2))]
@@ -59,13 +67,13 @@ def pairs_of(name: str) -> list[tuple[str, str]]:
     return [("stem.conv", f"{blocks[0]}.norm1"), *((f"{b}.conv1", f"{b}.norm2") for b in blocks)]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "preact_resnet18"])
+@pytest.mark.parametrize("name", ["resnet8", "preact_resnet18", "airbench"])
 @pytest.mark.parametrize("threshold", [0.5, 2.0])
 def test_prunes_the_channels_whose_filters_amplify_most(name: str, threshold: float) -> None:
     model, (_, clean) = trained_looking(name), prepared(name, images=4)
     expected = independent(pairs_of(name), model, threshold)
     norms = [model.get_submodule(norm) for _, norm in pairs_of(name)]
-    before = torch.cat([cast(nn.BatchNorm2d, norm).weight.detach().clone() for norm in norms])
+    before = torch.cat([scale_of(model, norm).clone() for _, norm in pairs_of(name)])
     details = prune_stage(threshold).operate(model, clean, tools_of(clean))
     assert expected
     assert details == {"channels": len(before), "pruned_channels": len(expected), "pruned": expected}

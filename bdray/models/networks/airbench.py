@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -57,12 +59,27 @@ def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class _Norm(nn.BatchNorm2d):
-    """Batch normalisation whose scale stays 1."""
+    """Batch normalisation whose scale is not trained: it stays 1, but for channels that a repair switches off by it.
+
+    A state dict has the scale only where it is not 1 everywhere, and without one it is.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-12, momentum=_MOMENTUM)
         del self.weight
         self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.weight.is_meta and bool((self.weight != 1).any()):
+            destination[f"{prefix}weight"] = self.weight if keep_vars else self.weight.detach()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Out of what torch looks through afterwards: it calls all unexpected that no persistent buffer is.
+        scale = state_dict.pop(f"{prefix}weight", None)
+        with torch.no_grad():
+            self.weight.fill_(1.0) if scale is None else self.weight.copy_(scale)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class _Group(nn.Sequential):

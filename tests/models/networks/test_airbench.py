@@ -39,6 +39,27 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance(pictures: torch.
     torch.testing.assert_close(out[:, 12:], -out[:, :12])
 
 
+def test_channels_that_a_repair_switched_off_stay_off_in_a_kept_model() -> None:
+    model, other = (build_model("airbench", 10, 32, width=8).eval() for _ in range(2))
+    whole = model.state_dict()
+    norm = model.get_submodule("group2.5")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.weight.data[3], norm.bias.data[3] = 0.0, 0.0
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = model(images)
+        other.load_state_dict(whole)
+        assert not torch.equal(other(images), expected)
+        kept = model.state_dict()
+        other.load_state_dict(kept)
+        assert torch.equal(other(images), expected)
+        assert set(kept) - set(whole) == {"group2.5.weight"}
+        # As whole as before, and the dictionary as it was.
+        other.load_state_dict(whole)
+        assert torch.equal(other.get_buffer("group2.5.weight"), torch.ones(32))
+        assert "group2.5.weight" in kept
+
+
 def test_a_filter_is_trained_by_nothing_and_kept_with_the_weights(pictures: torch.Tensor) -> None:
     model, other = (build_model("airbench", 10, 32, width=8) for _ in range(2))
     assert isinstance(model, Airbench)
