@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
@@ -266,6 +266,11 @@ class Registry(Generic[C]):
 
 def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def said_sight(sees: Iterable[Sight]) -> str:
+    """What a repair or a detector may see, in words."""
+    return ", ".join(sorted(sees)) or "nothing"
 
 
 def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[str, str]:

@@ -51,6 +51,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Trial
         "data": {"name": "digits", "image_size": 16, "train_limit": 80, "test_limit": 40, "clean_pool": 0.25},
         "model": "resnet8",
         "trigger": "patch",
+        "poison": {"cover_rate": 0.1},
         "repair": "fine_pruning",
         "train": {"epochs": 1, "batch_size": 32},
         "finetune": {"epochs": 1, "batch_size": 32, "fraction": 0.2},

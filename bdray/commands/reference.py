@@ -23,7 +23,7 @@ from bdray.detectors import DETECTORS, Detector
 from bdray.errors import UserError, nearest
 from bdray.plugins import load_plugins
 from bdray.recipes import Evaluate, Finetune, Train
-from bdray.registry import Component, Registry, model_in
+from bdray.registry import Component, Registry, model_in, said_sight
 from bdray.repairs import Repair
 from bdray.searches import SEARCHES
 from bdray.space.grammar import KEYS, Tracking
@@ -238,7 +238,7 @@ def summary(cls: type) -> str:
 
 def sight(cls: type[Component]) -> list[str]:
     """What a repair or a detector has to see, in words; nothing of other components."""
-    return [", ".join(sorted(cls.SEES)) or "nothing"] if issubclass(cls, Repair | Detector) else []
+    return [said_sight(cls.SEES)] if issubclass(cls, Repair | Detector) else []
 
 
 # The pages of docs/.

@@ -81,7 +81,7 @@ def embedded(content: Any, kind: type[Detector]) -> Detector:
     """A detector of one kind that is the option `detector` of another component, from `{name: ..., option: ...}`.
 
     Raises:
-        ComponentError: there is no such detector or option, or it is of another kind.
+        ComponentError: there is no such detector or option, it is of another kind, or it says which model is asked.
     """
     if not isinstance(content, (Mapping, str, Detector)):
         raise ComponentError("detector", f"must be a mapping, got {content!r}")
@@ -92,6 +92,10 @@ def embedded(content: Any, kind: type[Detector]) -> Detector:
     if not isinstance(detector, kind):
         fitting = ", ".join(name for name, cls in DETECTORS if issubclass(cls, kind))
         raise ComponentError("detector.name", f"'{detector.name}' cannot be asked here; these can: {fitting}")
+    if detector.of != "poisoned":
+        raise ComponentError(
+            "detector.of", f"is for `detect` only: a repair asks the model it begins with (got '{detector.of}')"
+        )
     return detector
 
 

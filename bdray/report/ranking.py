@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
+from bdray.errors import ComponentError
+from bdray.registry import said_sight
+from bdray.repairs import REPAIRS
 from bdray.report.layout import TRIGGER, in_order, levels, telling, values_of, words_of
 from bdray.report.retraining import is_repaired
 from bdray.results.cells import LATER, Cell, Study, axis_words, shown
@@ -43,6 +46,7 @@ class RankedRepair:
 
     Attributes:
         name: with the options in which it differs from others of its name.
+        sees: what it may see of data and model, in words; "–" where that takes a plugin, which no reader imports.
         rank: mean place by the rating over the attacks that count, 1 the highest; None where it is not ranked.
         mean: over the attacks that count; None where it is not ranked.
         attacks: in how many it has a value, whether they count or not.
@@ -51,6 +55,7 @@ class RankedRepair:
     """
 
     name: str
+    sees: str
     rank: float | None
     mean: Value | None
     attacks: int
@@ -146,7 +151,7 @@ def mean_ranks(ratings: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def repair_names(cells: Sequence[Cell]) -> list[str]:
     """What the repair of each cell is called: its name, and the options, and those of `finetune`, in which it differs
     from others of that name."""
-    kinds = [str(cell.replicates[0].record.condition.get("repair", {}).get("name", "finetune")) for cell in cells]
+    kinds = list(map(_kind, cells))
     alike: dict[str, list[Cell]] = {}
     for kind, cell in zip(kinds, cells, strict=True):
         alike.setdefault(kind, []).append(cell)
@@ -156,6 +161,17 @@ def repair_names(cells: Sequence[Cell]) -> list[str]:
         " · ".join([kind, *(_option(path, kind, cell) for path in differing[kind] if cell.values[path] is not None)])
         for kind, cell in zip(kinds, cells, strict=True)
     ]
+
+
+def _kind(cell: Cell) -> str:
+    return str(cell.replicates[0].record.condition.get("repair", {}).get("name", "finetune"))
+
+
+def _sight_of(kind: str) -> str:
+    try:
+        return said_sight(REPAIRS.get(kind).SEES)
+    except ComponentError:
+        return "–"
 
 
 def _option(path: str, kind: str, cell: Cell) -> str:
@@ -191,6 +207,7 @@ def _row(
     times = list(map(sum, ends))
     return RankedRepair(
         name,
+        _sight_of(_kind(cells[0])),
         rank,
         mean=None if rank is None else _mean([found[setting] for setting in counted]),
         attacks=len(found),

@@ -9,15 +9,24 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from bdray.detectors.base import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.errors import ComponentError
 from bdray.poisoning.classes import NamedClass
 from bdray.record import Answer, TrialRecord, facts_of
+from bdray.registry import said_sight
 from bdray.results.cells import is_sound
-from bdray.results.statistics import auc_interval
+from bdray.results.statistics import auc_interval, detector_auc
 from bdray.triggers.base import TRIGGERS
 from bdray.values import freeze
 
 AT = ("tpr_at_1", "tpr_at_5", "tpr_at_10")
 OWN = ("tpr", "fpr")
+COUNTS = ("positives", "negatives")
+_SCORED: dict[type[Detector], str] = {
+    TrainingSetDetector: "training sets",
+    InputDetector: "pictures",
+    ModelDetector: "models",
+}
 
 
 def names_of(answers: Iterable[Answer]) -> dict[str, str]:
@@ -54,7 +63,7 @@ def measures_of(answer: Answer, classes: Sequence[str] = ()) -> dict[str, Any]:
     if answer.auroc is not None:
         interval = auc_interval(answer.auroc, answer.positives, answer.negatives)
         low, high = interval.low, interval.high
-    rates = {name: getattr(answer, name) for name in ("ap", *AT, *OWN)}
+    rates = {name: getattr(answer, name) for name in ("ap", *AT, *OWN, "covers_flagged", *COUNTS)}
     return {"auroc": answer.auroc, "auroc_low": low, "auroc_high": high, **rates}
 
 
@@ -90,6 +99,11 @@ class Detections:
     def auroc(self) -> float | None:
         return fmean(self.aurocs) if self.aurocs else None
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Lowest and highest AUROC of several models."""
+        return (min(self.aurocs), max(self.aurocs)) if len(self.aurocs) > 1 else None
+
 
 @dataclass(frozen=True)
 class DetectorTable:
@@ -98,11 +112,16 @@ class DetectorTable:
     Attributes:
         attacks: labels of the columns; baselines last.
         rows: by detector, what it said of each attack; None where it was not asked.
+        groups: what detectors score and may see, in words, with the names of the rows they are in.
+        clean_accuracy: of low clean accuracy as a detector of models, its area under the ROC curve by attack; None
+            where no two baselines have its setting.
         failed: what kept detectors from answering, once each.
     """
 
     attacks: tuple[str, ...]
     rows: Mapping[str, tuple[Detections | None, ...]]
+    groups: Mapping[str, tuple[str, ...]]
+    clean_accuracy: tuple[float | None, ...]
     failed: tuple[str, ...]
 
 
@@ -111,7 +130,9 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     names = names_of(answer for record in records for answer in record.answers)
     if not names:
         return None
-    groups: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
+    models: dict[str, dict[str, TrialRecord]] = defaultdict(dict)
+    by_kind: dict[str, dict[str, None]] = {}
     # A model is asked once with each clean set: in one column it would count as several.
     cleans = {_clean_of(record) for record in records if record.answers}
     for record in sorted(records, key=lambda record: record.role == "baseline"):
@@ -119,16 +140,50 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
             if answer.error is None and is_sound(record, "poison" if answer.result == "poisoned" else "finetune"):
                 # Conditions that share a model share what was said of it.
                 attack = attack_of(record) + (f", {_clean_of(record)}" if len(cleans) > 1 else "")
-                groups[_row(names, answer), attack][answer.key] = answer
-    attacks = tuple(dict.fromkeys(attack for _, attack in groups))
+                row = _row(names, answer)
+                found[row, attack][answer.key] = answer
+                models[attack][record.stages[0].fingerprint] = record
+                by_kind.setdefault(kind_of(answer.detector["name"]), {})[row] = None
+    attacks = tuple(dict.fromkeys(attack for _, attack in found))
     rows = {
         name: tuple(
-            _detections([*groups[name, attack].values()]) if (name, attack) in groups else None for attack in attacks
+            _detections([*found[name, attack].values()]) if (name, attack) in found else None for attack in attacks
         )
-        for name in dict.fromkeys(name for name, _ in groups)
+        for name in dict.fromkeys(name for name, _ in found)
     }
+    baselines = {record.condition_id: record for record in records if record.role == "baseline"}
     errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
-    return DetectorTable(attacks, rows, tuple(dict.fromkeys(errors)))
+    return DetectorTable(
+        attacks,
+        rows,
+        groups={kind: tuple(members) for kind, members in sorted(by_kind.items())},
+        clean_accuracy=tuple(_by_clean_accuracy(models[attack].values(), baselines) for attack in attacks),
+        failed=tuple(dict.fromkeys(errors)),
+    )
+
+
+def kind_of(name: str) -> str:
+    """What a detector scores, and what it may see: "of pictures: clean share, logits only". Of one whose plugin is not
+    imported, which no reader does, that is not known."""
+    try:
+        cls = DETECTORS.get(name)
+    except ComponentError:
+        return "of one's own"
+    scored = next(words for base, words in _SCORED.items() if issubclass(cls, base))
+    return f"of {scored}: {said_sight(cls.SEES)}"
+
+
+def _by_clean_accuracy(models: Iterable[TrialRecord], baselines: Mapping[str, TrialRecord]) -> float | None:
+    """Of models against the baselines of their setting, whatever their seeds."""
+    poisoned: dict[str, list[float]] = defaultdict(list)
+    clean: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in models:
+        facts = facts_of(record)
+        twin = baselines.get(facts.twin) if facts and record.role == "poisoned" else None
+        if twin and record.poisoned and twin.poisoned and is_sound(twin, "poison"):
+            poisoned[twin.cell_id].append(record.poisoned.clean_accuracy)
+            clean[twin.cell_id][twin.condition_id] = twin.poisoned.clean_accuracy
+    return detector_auc([(poisoned[cell], list(known.values())) for cell, known in clean.items() if len(known) > 1])
 
 
 def _clean_of(record: TrialRecord) -> str:

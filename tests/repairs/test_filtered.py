@@ -110,6 +110,7 @@ def test_the_detector_is_part_of_what_the_stage_is() -> None:
         ("strip", r"repair\.detector\.name: .*'strip' cannot be asked here; these can: .*spectral_signatures"),
         ({"name": "spectral_signatures", "expect": 0.1}, r"repair\.detector\.expect"),
         (3, r"repair\.detector: must be a mapping"),
+        ({"name": "spectre", "of": "repaired"}, r"repair\.detector\.of: is for `detect` only.*got 'repaired'"),
     ],
 )
 def test_what_is_wrong_is_said(detector: Any, problem: str) -> None:

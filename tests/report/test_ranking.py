@@ -213,7 +213,9 @@ def test_the_page_says_how_it_ranks(make_record: MakeRecord) -> None:
     said = words(study_records(make_record))
     assert "over 4 of 4 attacks, under which every ranked repair has a value." in said
     assert "equal ones share the mean of their places" in said
-    assert "finetune 1.00 89.5 % 10.0 % −1.0 4 of 4 – 0" in said.replace("\N{NO-BREAK SPACE}", " ")
+    assert "finetune clean share, labels, weights 1.00 89.5 % 10.0 % −1.0 4 of 4 – 0" in said.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
     assert '<section id="repairs">' not in make_report([make_record()], SweepDescription("demo")).html
 
 

@@ -46,6 +46,9 @@ def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> Non
     assert table["poisoned_strip_auroc"].tolist()[:2] == [0.8, 0.9]
     assert table["poisoned_strip_auroc"].isna().tolist() == [False, False, True]
     assert table["poisoned_strip_fpr"].tolist() == [0.1, 0.1, 0.04]
+    counts = ("positives", "negatives", "covers_flagged")
+    assert table[[f"poisoned_strip_{name}" for name in counts]].iloc[0].tolist()[:2] == [20, 80]
+    assert table["poisoned_strip_covers_flagged"].isna().all()
     interval = auc_interval(0.8, 20, 80)
     assert (table["poisoned_strip_auroc_low"][0], table["poisoned_strip_auroc_high"][0]) == (
         interval.low,
@@ -92,9 +95,41 @@ def test_detectors_against_attacks(make_record: Any, make_baseline: Any) -> None
     assert (found and found.hits, found and found.models, flagged and flagged.flagged) == (1, 2, 1)
     assert detector_table([make_record()]) is None
     html = make_report(records, SweepDescription("detected")).html
-    for shown in ("Would anybody have noticed?", "0.850", "1 of 2", "1 of 1 flagged"):
+    for shown in ("Would anybody have noticed?", "0.850", "[0.800 to 0.900]", "1 of 2", "1 of 1 flagged"):
         assert shown in html
     assert "Would anybody" not in make_report([make_record()], SweepDescription("silent")).html
+
+
+def test_rows_are_grouped_by_what_is_scored_and_seen(make_record: Any) -> None:
+    own = asked(make_record(), *map(said, ("strip", "mm_bd", "spectre", "teco", "of_a_plugin"), (0.5,) * 5))
+    table = detector_table([own])
+    assert table is not None
+    assert dict(table.groups) == {
+        "of models: weights": ("mm_bd",),
+        "of one's own": ("of_a_plugin",),
+        "of pictures: clean share, logits only": ("strip", "teco"),
+        "of training sets: features, labels, poisoned set": ("spectre",),
+    }
+    html = make_report([own], SweepDescription("grouped")).html
+    assert html.index("of pictures: clean share, logits only") < html.index("<td>teco</td>")
+
+
+def test_low_clean_accuracy_stands_beside_the_detectors(make_record: Any, make_baseline: Any) -> None:
+    """Two poisoned models of each attack against the two baselines of their setting."""
+    rates = {("patch", 0): 0.80, ("patch", 1): 0.90, ("blend", 0): 0.70, ("blend", 1): 0.60}
+    poisoned = [make_record(trigger=name, clean=rate, seed=seed) for (name, seed), rate in rates.items()]
+    clean = {0: 0.85, 1: 0.80}
+    twins = [make_baseline(clean=rate, seed=seed) for seed, rate in clean.items()]
+    records = [asked(record, said("strip", 0.8)) for record in (*poisoned, *twins)]
+    table = detector_table(records)
+    assert table is not None
+    # Patch: of 0.80 and 0.90 against 0.85 and 0.80 one pair is lower, one equal. Blend: lower in all four.
+    assert table.clean_accuracy == (1.5 / 4, 1.0, None)
+    html = make_report(records, SweepDescription("rated")).html
+    assert '<td>low clean accuracy</td><td class="n">1.000</td><td class="n">0.375</td><td class="n">–</td>' in html
+    alone = detector_table(records[:-1])
+    assert alone is not None
+    assert alone.clean_accuracy == (None, None, None)
 
 
 def test_a_model_that_was_repaired_twice_is_one_model(make_record: Any) -> None:
