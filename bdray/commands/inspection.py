@@ -91,7 +91,7 @@ def preview(options: argparse.Namespace) -> int:
     picture = io.BytesIO()
     draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], picture)
     write_file(Path(output), picture.getvalue())
-    console.print(f"{len(triggers)} triggers drawn to {output}")
+    console.print(f"{len(triggers)} trigger{'s' if len(triggers) > 1 else ''} drawn to {output}")
     for sentence in class_sentences(space.flat(c) for c in conditions if not c.is_baseline):
         console.print(sentence, markup=False, soft_wrap=True)
     if data.duplicates:

@@ -62,6 +62,12 @@ class Chosen:
         return self.record.role == "poisoned"
 
     @property
+    def is_collapsed(self) -> bool:
+        """After its own stage, whatever became of it later."""
+        rates = self.record.ends.get(self.stage.result)
+        return rates is not None and rates.collapsed
+
+    @property
     def name(self) -> str:
         return f"{'poisoned' if self.is_poisoned else 'benign'}-{self.record.condition_id}"
 
@@ -88,6 +94,10 @@ def _say(output: Path, models: Sequence[Chosen], left_out: int) -> None:
     lines = [f"zoo      {output} ({poisoned} poisoned, {benign} benign)"]
     if benign < poisoned:
         lines.append(f"fewer than half are benign: {poisoned} poisoned models share {benign} twins, or have none here")
+    if collapsed := sum(model.is_collapsed for model in models):
+        lines.append(
+            f"collapsed: {collapsed} of them give one class over 90 % of the predictions (index.csv marks them)"
+        )
     if left_out:
         lines.append(f"without a model, and left out: {left_out} conditions that failed, diverged or were pruned")
     for line in lines:
@@ -242,7 +252,7 @@ def _metrics(model: Chosen, record: TrialRecord, stage: StageRecord) -> dict[str
         "twin_under_this_attack": floor and floor.model_dump(mode="json"),
         "visibility": record.visibility and record.visibility.model_dump(mode="json"),
         "epochs": len(stage.epochs),
-        "collapsed": record.collapsed,
+        "collapsed": model.is_collapsed,
     }
 
 
@@ -279,6 +289,7 @@ def _row(model: Chosen, truth: Mapping[str, Any], metrics: Mapping[str, Any], sh
         "poison_rate": truth["poison_rate"],
         "seed": truth["seed"],
         "stage": truth["stage"],
+        "collapsed": int(metrics["collapsed"]),
         "clean_accuracy": rates.get("clean_accuracy"),
         "attack_success_rate": rates.get("attack_success_rate") if model.is_poisoned else None,
         "twin_attack_success_rate": floor.get("attack_success_rate"),

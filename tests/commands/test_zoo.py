@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 import bdray
 from bdray.cli import main
-from bdray.commands.zoo import _write_trigger
+from bdray.commands.zoo import Chosen, _write_trigger
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.store.storage import Storage
@@ -71,6 +71,21 @@ def pictures(folder: Path) -> tuple[torch.Tensor, list[Any]]:
     arrays = [np.array(Image.open(path)) for path in paths]
     said = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2), said
+
+
+def test_a_model_collapses_by_its_own_stage(make_record: Any) -> None:
+    """Found: a collapsed model lay in the zoo unmarked, and a poisoned one was called so for its repair."""
+    sound = make_record()
+    both = [make_record(**options) for options in ({"collapsed": True}, {"collapsed_in_repair": True})]
+    marked = [[Chosen(r, stage, (), None, None).is_collapsed for stage in r.stages] for r in (sound, *both)]
+    assert [first for first, *_ in marked] == [False, True, False]
+    assert [last for *_, last in marked][::2] == [False, True]
+
+
+def test_the_index_marks_what_collapsed(made: Path) -> None:
+    for name, row in index(made).items():
+        measured = json.loads((made / name / "metrics.json").read_text())
+        assert row["collapsed"] == str(int(measured["collapsed"]))
 
 
 def test_each_model_is_there_once_and_its_twin(made: Path) -> None:
