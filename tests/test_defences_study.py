@@ -70,3 +70,35 @@ def test_the_part_of_the_page_has_every_repair_and_every_detector() -> None:
 def test_the_page_says_what_the_kept_records_do() -> None:
     text = (SWEEPS / "README.md").read_text(encoding="utf-8")
     assert text == written(text, MARKS, section(records_in(SWEEPS / defences.NAME)))
+
+
+@pytest.mark.skipif(not (SWEEPS / defences.NAME).exists(), reason="the study has not been kept yet")
+def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
+    kept = [each for each in records_in(SWEEPS / defences.NAME) if each.condition["seed"] == 0]
+    poisoned = {each.condition_id: each for each in kept if each.role == "poisoned"}
+    # One condition of each poisoned model: all of them hold what it was asked.
+    models = list({each.stages[0].fingerprint: each for each in poisoned.values()}.values())
+    accuracies = [each.poisoned.clean_accuracy for each in models if each.poisoned]
+    assert (len(models), round(100 * min(accuracies)), round(100 * max(accuracies))) == (6, 57, 61)
+
+    def asked(name: str, of: TrialRecord) -> Answer:
+        return next(answer for answer in of.answers if answer.detector["name"] == name)
+
+    sizes = [asked("neural_cleanse", each) for each in models]
+    assert sum(max(range(10), key=(each.index or ()).__getitem__) == 0 for each in sizes) == 5
+    assert [each.flagged for each in sizes] == [()] * 6
+    margins = [asked("mm_bd", each).flagged for each in models]
+    assert sum(flagged == (0,) for flagged in margins) == 5
+    assert next(asked("mm_bd", each).flagged for each in kept if each.role == "baseline")
+    scaled = [asked("scale_up", each) for each in models]
+    assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 6
+    assert min(each.auroc or 0.0 for each in scaled) > 0.7
+    pruned = {
+        threshold: [
+            each.stages[1].details["pruned_channels"]
+            for each in poisoned.values()
+            if each.condition["repair"] == {"name": "clp", "threshold": threshold}
+        ]
+        for threshold in (3.0, 5.0)
+    }
+    assert (sorted(pruned[3.0]), pruned[5.0]) == ([0, 0, 0, 0, 1, 1], [0] * 6)
