@@ -8,6 +8,7 @@ pictures are stamped, by position, with stamped picture, label to train with, an
 from __future__ import annotations
 
 import argparse
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -245,6 +246,10 @@ def _read(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([*calls, *types, Image.Image]):
             content = torch.load(file, map_location="cpu", weights_only=True)
         missing = [key for key in ("model_name", "model", "clean_data", "img_size", "bd_test") if key not in content]
+    except (pickle.UnpicklingError, IndexError, EOFError):
+        # What torch says of it advises to let it run code.
+        problem = "it is no file that PyTorch saved, or holds more than numbers, texts, arrays and pictures"
+        raise UserError(f"{file} is no {RESULT} of BackdoorBench: {problem}") from None
     except Exception as error:  # whatever torch makes of a file that is not theirs
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} is no {RESULT} of BackdoorBench: {problem}") from None

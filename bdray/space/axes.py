@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from bdray.condition import COMPONENTS, Condition
 from bdray.errors import SpaceError, nearest
+from bdray.poisoning.base import Poison
 from bdray.poisoning.classes import meanings
+from bdray.recipes import Finetune, Train
 from bdray.registry import Identified, explain
 from bdray.searches.domain import MISSING, Distribution, Flat, Kind, lookup
 from bdray.space.source import Located, Where
@@ -18,6 +20,13 @@ from bdray.values import freeze, quote, show
 
 NAME_KEYS = {section: registry.name_key for section, registry in COMPONENTS.items()}
 """Sections that are components, and the key that names them: `model: resnet8` means `model.name: resnet8`."""
+
+_OPTIONS = {
+    "poison": {NAME_KEYS["poison"], *Poison.model_fields},
+    "train": set(Train.model_fields),
+    "finetune": set(Finetune.model_fields),
+}
+"""Options of the sections that all conditions share."""
 
 LEAF_KEYS = ("value", "values", "when", "min", "max", "distribution", "q")
 
@@ -161,12 +170,20 @@ def check_path(path: str, node: Located) -> None:
     """Raises `SpaceError` unless `path` begins with a section of a condition."""
     head, *rest = path.split(".")
     if head not in Condition.model_fields:
-        # Where it stood before questions were no part of a condition.
-        moved = "it is no part of one: write `evaluate: {probes: true}` at the top of the file"
-        hint = moved if head == "evaluate" else nearest(head, Condition.model_fields)
-        raise node.error(f"there is no section {head!r} in a condition; {hint}", path, at_key=True)
+        raise node.error(f"there is no section {head!r} in a condition; {_meant(head, node)}", path, at_key=True)
     if "" in rest:
         raise node.error("is not a path: a part of it is empty", path, at_key=True)
+
+
+def _meant(head: str, node: Located) -> str:
+    """What was meant by a section that is none: an option of one, or a name that is near."""
+    if head == "evaluate":
+        # Where it stood before questions were no part of a condition.
+        said = node.plain()
+        example = show(said) if isinstance(said, dict) and not set(said) & set(LEAF_KEYS) else "{probes: true}"
+        return f"it is no part of one: write `evaluate: {example}` at the top of the file"
+    inside = [f"'{section}.{head}'" for section, names in _OPTIONS.items() if head in names]
+    return f"did you mean {' or '.join(inside)}?" if inside else nearest(head, Condition.model_fields)
 
 
 def check_keys(node: Located, known: Iterable[str], owner: str) -> dict[str, Located]:

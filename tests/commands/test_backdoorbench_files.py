@@ -217,4 +217,7 @@ def test_a_file_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no attack_result\.pt of BackdoorBench"):
         import_backdoorbench(str(file), str(tmp_path / "in"), "patch")
     assert not (tmp_path / "ran").exists()
+    file.write_text("no pickle")
+    with pytest.raises(UserError, match=r"is no attack_result\.pt of BackdoorBench: .*that PyTorch saved"):
+        import_backdoorbench(str(file), str(tmp_path / "in"), "patch")
     assert main(["import", "backdoorbench", str(tmp_path / "gone"), "--output", str(tmp_path / "in")]) != 0
