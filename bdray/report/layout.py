@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from bdray.record import StageName
-from bdray.results.cells import LATER, Cell, Study, on_one_line
+from bdray.results.cells import LATER, Cell, Study, distinct, on_one_line
 
 TRIGGER = "trigger."
 
@@ -138,8 +138,9 @@ class HeatMap:
 
 def heat_map(study: Study, stage: StageName, most_columns: int = 24) -> HeatMap | None:
     """The trigger down, as many other axes across as `most_columns` allows; None where that is a single square. A model
-    that several cells share counts once, and what was done to it later is no axis of what it was before."""
-    cells = study.distinct(stage)
+    that several cells share counts once in a square, and what was done to it later is no axis of what it was before."""
+    # After the repair each cell at its own place: two repairs that both changed nothing are two columns.
+    cells = study.distinct(stage) if stage == "poison" else list(study.cells)
     down = [path for path in study.axes if path.startswith(TRIGGER)] or list(study.axes[:1])
     later = LATER if stage == "poison" else ()
     others = [path for path in study.axes if path not in down and not path.startswith(later)]
@@ -148,10 +149,14 @@ def heat_map(study: Study, stage: StageName, most_columns: int = 24) -> HeatMap 
     for path in rest:
         if levels(cells, [*across, path]) <= most_columns:
             across.append(path)
-    found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    members: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
     for cell in cells:
-        if rate := cell.estimate(stage, "attack_success_rate"):
-            found.setdefault((words_of(cell, down), values_of(cell, across)), []).append(rate.mean)
+        members.setdefault((words_of(cell, down), values_of(cell, across)), []).append(cell)
+    rates_of = {
+        place: [rate.mean for cell in distinct(some, stage) if (rate := cell.estimate(stage, "attack_success_rate"))]
+        for place, some in members.items()
+    }
+    found = {place: rates for place, rates in rates_of.items() if rates}
     rows = tuple(dict.fromkeys(words_of(cell, down) for cell in cells))
     columns = in_order({values_of(cell, across) for cell in cells}, cells, across)
     if not found or len(rows) * len(columns) < 2:

@@ -89,6 +89,29 @@ def test_a_model_stands_once_before_whatever_was_done_to_it(make_record: MakeRec
     assert len(after.squares) == 4
 
 
+def test_repairs_that_leave_a_model_as_it_was_stand_at_their_own_places(make_record: MakeRecord) -> None:
+    records = [
+        make_record((rate, left), trigger=trigger, repair=repair)
+        for trigger, rate in (("patch", 0.9), ("blend", 0.4))
+        for repair, left in (("finetune", 0.1), ("clp", rate), ("bnp", rate))
+    ]
+    idle = [each for each in records if each.condition["repair"]["name"] != "finetune"]
+    for one in idle:
+        # Both give the poisoned model, which is one model.
+        same = one.stages[1].model_copy(update={"fingerprint": one.stages[0].fingerprint})
+        records[records.index(one)] = one.model_copy(update={"stages": (one.stages[0], same)})
+    study = study_of(records)
+    assert len(study.distinct("finetune")) == 4
+    heat = heat_map(study, "finetune")
+    assert heat is not None
+    assert set(heat.columns) == {("bnp",), ("clp",), ("finetune",)}
+    assert {place: square.mean for place, square in heat.squares.items() if place[0] == "patch"} == {
+        ("patch", ("bnp",)): 0.9,
+        ("patch", ("clp",)): 0.9,
+        ("patch", ("finetune",)): 0.1,
+    }
+
+
 def test_an_axis_that_another_decides_takes_no_place(make_record: MakeRecord) -> None:
     records = [
         make_record(regularizer={"name": name, "weight": weight})
