@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,18 @@ def _anywhere(path: str, data: bytes) -> bytes:
 
 def _command(words: str) -> str:
     """Without where the results lie and are tracked: that is for whoever continues."""
+    return relative(without(words, ("--storage", "--tracking-uri", "--notify", "--address")))
+
+
+def without(command: str, options: Collection[str]) -> str:
+    """A command without these options and their values."""
     kept, skip = [], False
-    for word in shlex.split(words):
+    for word in shlex.split(command):
         option, _, value = word.partition("=")
-        if not skip and option not in ("--storage", "--tracking-uri", "--notify", "--address"):
-            kept.append(relative(word))
+        if not skip and option not in options:
+            kept.append(word)
         # An option with its value as a word of its own.
-        skip = not skip and option in ("--storage", "--tracking-uri", "--notify", "--address") and not value
+        skip = not skip and option in options and not value
     return shlex.join(kept)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from archive import ARCHIVE, lay_out, pack, records_in, relative, said_of, unpack
+from archive import ARCHIVE, lay_out, pack, records_in, relative, said_of, unpack, without
 
 from bdray.commands.readers import searched
 from bdray.condition import Condition
@@ -79,7 +79,10 @@ def state_of(kept: Path, labels: Mapping[str, str]) -> str:
     if missing:
         lines += ["missing:", *(f"  {each}  {labels.get(each, '')}".rstrip() for each in missing)]
         lines += ["computed by:", f"  python sweeps/keep.py --lay-out sweeps/{kept.name} runs"]
-        lines += [f"  {said_of(kept)['command']}"]
+        said = said_of(kept)
+        # The last command may have planned another part of the space than what is missing.
+        elsewhere = set(missing) & set(said.get("outside", ()))
+        lines += [f"  {without(said['command'], ('--only', '--seeds')) if elsewhere else said['command']}"]
     return "".join(f"{line}\n" for line in lines)
 
 

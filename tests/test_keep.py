@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,18 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keep
 import pytest
-from archive import lay_out, records_in, relative, unpack
+from archive import ARCHIVE, lay_out, records_in, relative, unpack
 from waiting import HANG_S, until
 
+from bdray.checksum import seal_json, unseal_json
 from bdray.record import TrialRecord
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
+from bdray.store.sweep_folder import SWEEP, read_records
 
 ROOT = Path(__file__).parents[1]
 # The second poison stage is long enough to be stopped in.
@@ -145,6 +148,21 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     assert again == kept
     assert not (kept / keep.MISSING).exists()
     assert measured(records_in(kept)) == measured(whole)
+
+
+@pytest.mark.skipif(not (ROOT / "sweeps" / "defences-cifar10").exists(), reason="the study has not been kept yet")
+def test_what_lies_outside_the_last_commands_plan_is_computed_by_a_wider_one(tmp_path: Path) -> None:
+    content = unpack(ROOT / "sweeps" / "defences-cifar10")
+    said = unseal_json(content[SWEEP], SWEEP)
+    said["outside"] = [*said["outside"], *said["conditions"], "f" * 12]
+    said |= {"conditions": [], "command": "python -m bdray.sweep a.yaml --only seed=0 --set b=c --only=d=e --seeds 0"}
+    content[SWEEP] = seal_json(json.dumps(said), SWEEP).encode()
+    with tarfile.open(tmp_path / ARCHIVE, "w:xz", preset=0) as archive:
+        for path, data in content.items():
+            facts = tarfile.TarInfo(path)
+            facts.size = len(data)
+            archive.addfile(facts, io.BytesIO(data))
+    assert keep.state_of(tmp_path, {}).endswith("  python -m bdray.sweep a.yaml --set b=c\n")
 
 
 def test_a_path_in_a_text_is_said_relative_to_the_checkout_and_no_other_slash_is_touched() -> None:
