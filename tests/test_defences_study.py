@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import defences
-import pytest
 from archive import records_in
 from defences import MARKS, section
 from made_up import rates, record, stage
@@ -66,13 +65,11 @@ def test_the_part_of_the_page_has_every_repair_and_every_detector() -> None:
     assert "| mm_bd | 0 of 2 | 2 of 2 | 2 of 2 |" in lines
 
 
-@pytest.mark.skipif(not (SWEEPS / defences.NAME).exists(), reason="the study has not been kept yet")
 def test_the_page_says_what_the_kept_records_do() -> None:
     text = (SWEEPS / "README.md").read_text(encoding="utf-8")
     assert text == written(text, MARKS, section(records_in(SWEEPS / defences.NAME)))
 
 
-@pytest.mark.skipif(not (SWEEPS / defences.NAME).exists(), reason="the study has not been kept yet")
 def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
     kept = [each for each in records_in(SWEEPS / defences.NAME) if each.condition["seed"] == 0]
     poisoned = {each.condition_id: each for each in kept if each.role == "poisoned"}

@@ -150,7 +150,6 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
     assert measured(records_in(kept)) == measured(whole)
 
 
-@pytest.mark.skipif(not (ROOT / "sweeps" / "defences-cifar10").exists(), reason="the study has not been kept yet")
 def test_what_lies_outside_the_last_commands_plan_is_computed_by_a_wider_one(tmp_path: Path) -> None:
     content = unpack(ROOT / "sweeps" / "defences-cifar10")
     said = unseal_json(content[SWEEP], SWEEP)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bdray.record import Answer, TrialRecord
 from bdray.report.page import SweepDescription, make_report
-from bdray.report.strips import recovered_strips, trigger_strips
+from bdray.report.strips import MOST_LOOKED_AT, recovered_strips, trigger_strips
 from bdray.results.cells import study_of
 from bdray.trial.contact_sheet import contact_sheet
 
@@ -38,6 +38,17 @@ def test_each_trigger_has_the_first_pictures_there_are(make_record: MakeRecord, 
         assert image.width == 332, "five of eight"
         assert image.getpixel((60, 60)) == (100, 100, 100)
         assert image.getpixel((60, 66 + 60)) == (255, 255, 255)
+
+
+def test_pictures_that_are_not_there_are_not_looked_for_in_every_condition(make_record: MakeRecord) -> None:
+    records = [make_record(seed=seed, trigger=trigger) for seed in range(30) for trigger in ("patch", "blend")]
+    asked: list[str] = []
+
+    def nowhere(name: str) -> None:
+        asked.append(name)
+
+    assert trigger_strips(study_of(records), nowhere) == []
+    assert len(asked) == len(set(asked)) == 2 * MOST_LOOKED_AT < len(records)
 
 
 def test_what_was_recovered_stands_beside_what_the_trigger_changes(make_record: MakeRecord, sheet: bytes) -> None:

@@ -129,7 +129,9 @@ def exported(network: nn.Module, about: About, warning: str) -> bytes:
         for name in _pruned(module):
             prune.remove(module, name)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    if foreign := weights.keys() ^ about.network().state_dict().keys():
+    # By loading, not by names: what a network has only where it was pruned is its own.
+    fits = about.network().load_state_dict(weights, strict=False)
+    if foreign := [*fits.missing_keys, *fits.unexpected_keys]:
         problem = f"after '{about.stage}' it is no plain {about.architecture['name']} any more"
         raise UserError(f"{about.condition_id}: {problem} ({min(foreign)}), and cannot be exported as one")
     return save_safetensors(weights, metadata={WARNING: warning, ABOUT: about.model_dump_json()})

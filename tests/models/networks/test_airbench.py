@@ -1,13 +1,17 @@
 """airbench against its paper's formulas, computed another way."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from torch import nn
 
-from bdray.errors import ComponentError
+from bdray.errors import ComponentError, UserError
 from bdray.models import ARCHITECTURES, build_model
 from bdray.models.networks.airbench import Airbench
+from bdray.models.networks.exported import About, exported
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +104,22 @@ def test_the_smallest_picture_is_the_one_promised() -> None:
     assert build_model("airbench", 10, smallest, width=4).eval()(torch.zeros(1, 3, smallest, smallest)).shape == (1, 10)
     with pytest.raises(ComponentError, match=f"{smallest} pixels or more"):
         build_model("airbench", 10, smallest - 1)
+
+
+def test_what_a_repair_switched_off_is_off_in_an_exported_model() -> None:
+    architecture = {"name": "airbench", "width": 8}
+    facts: dict[str, Any] = {"class_names": tuple("0123456789"), "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    about = About(
+        architecture=architecture, image_size=32, condition_id="c", stage="prune", result="pruned", precision="float32",
+        bdray="0", **facts,
+    )  # fmt: skip
+    model = about.network()
+    norm = model.get_submodule("group1.2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.weight.data[0], norm.bias.data[0] = 0.0, 0.0
+    read = about.network()
+    read.load_state_dict(load(exported(model, about, "")))
+    assert torch.equal(read.get_buffer("group1.2.weight"), torch.tensor([0.0, *[1.0] * 7]))
+    with pytest.raises(UserError, match=r"no plain airbench any more \(group1\.3\.more\)"):
+        model.get_submodule("group1.3").register_buffer("more", torch.ones(1))
+        exported(model, about, "")
