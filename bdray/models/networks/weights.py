@@ -73,15 +73,17 @@ def load_exactly(network: nn.Module, state: State, source: str) -> None:
     """Loads all of `state` into `network`.
 
     Raises:
-        WeightsError: names or shapes do not fit; names the first.
+        WeightsError: names or shapes do not fit; names the first. The network may then hold a part of it.
     """
     own = network.state_dict()
-    strange = sorted(own.keys() ^ state.keys())
-    misfits = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    same = {name: value for name, value in state.items() if name not in own or value.shape == own[name].shape}
+    # By loading, not by names: what a network has only where it was pruned is its own.
+    fits = network.load_state_dict(same, strict=False)
+    misfits = sorted(state.keys() - same.keys())
+    strange = sorted({*fits.missing_keys, *fits.unexpected_keys}.difference(misfits))
     if strange or misfits:
         what = f"'{strange[0]}' is in one of them only" if strange else f"'{misfits[0]}' has another shape"
         raise WeightsError(f"the model in {source} is not of this architecture: {what}")
-    network.load_state_dict(dict(state))
 
 
 def start_from(network: nn.Module, state: State, source: str, *, fresh_stem: bool) -> None:
