@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bdray.store.file_names import REPORT
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking.parent import runs_page
 from bdray.tracking.server import open_client

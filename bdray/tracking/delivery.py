@@ -20,15 +20,12 @@ from typing import TYPE_CHECKING
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
 from bdray.record import TrialRecord
+from bdray.store.condition_folder import KeptRecord
+from bdray.store.labels import name_of
+from bdray.store.records import read_records
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    KeptRecord,
-    SweepFolder,
-    SweepInfo,
-    name_of,
-    read_records,
-)
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import read_sweep_status
 from bdray.tracking import parent
 from bdray.tracking.messages import DeliveryReport, Progress

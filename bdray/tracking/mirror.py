@@ -25,8 +25,9 @@ from typing import TextIO
 
 from bdray.credentials import public
 from bdray.errors import BdrayError
+from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.tracking.following import Follower
 from bdray.tracking.messages import DeliveryReport, ReadyInfo, sync_command
 from bdray.tracking.parent import runs_page

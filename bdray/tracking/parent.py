@@ -14,7 +14,8 @@ from bdray.errors import TrackingError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
-from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
+from bdray.store.file_names import REPORT, SPACE, SWEEP
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.tracking.server import TRACKING_VARIABLE
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
 from bdray.record import DataRecord
+from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionInfo, SweepFolder, name_of
+from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import SweepStatus, write_sweep_status
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
