@@ -93,8 +93,8 @@ class Follower:
                 self._held = stack.pop_all()
         if self.delivery is None:
             self.delivery = Delivery.connect(self._sweep, self._uri)
-            self.delivery.moved = self._moved
-            self._log(f"connected to {public(self.delivery.uri)}")
+            self.delivery.destination.moved = self._moved
+            self._log(f"connected to {public(self.delivery.destination.uri)}")
         return self.delivery
 
     def close(self) -> None:

@@ -115,7 +115,7 @@ def test_cut_at_any_call_and_repeated_nothing_is_missing_or_twice(new_sweep: Any
     cuts = 0
     for at_call, name in enumerate(names, start=1):
         delivery = Delivery.connect(Storage.open(sweep.path))
-        delivery._client = BreakingClient(delivery._client, at_call, is_made=is_made)
+        delivery.destination.client = BreakingClient(delivery.destination.client, at_call, is_made=is_made)
         try:
             delivery.deliver(name)
         except TrackingError:
@@ -137,8 +137,8 @@ def test_epochs_arrive_one_by_one_and_only_the_new_ones_are_sent(new_sweep: Any,
     name = sweep.condition(1)
     delivery = Delivery.connect(Storage.open(sweep.path))
     sent: list[int] = []
-    log_batch = delivery._client.log_batch
-    delivery._client.log_batch = lambda run, metrics=(), *args, **kwargs: (
+    log_batch = delivery.destination.client.log_batch
+    delivery.destination.client.log_batch = lambda run, metrics=(), *args, **kwargs: (
         sent.append(len(metrics)) or log_batch(run, metrics, *args, **kwargs)
     )
     for steps in (1, 2, 3):
