@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from bdray.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
@@ -43,7 +44,6 @@ from bdray.store.storage import Storage
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking
-from bdray.trial.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.trial.auto import decided
 from bdray.trial.measurements import speed_key
 from bdray.trial.options import TrialOptions
