@@ -267,7 +267,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("doctor downloads")
 
     monkeypatch.setattr("bdray.data.pickles.download", refused)
-    monkeypatch.setattr("bdray.data.flowers102.download", refused)
+    monkeypatch.setattr("bdray.data.downloads.download", refused)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -67,10 +67,15 @@ def export_model(sweep: Storage, prefix: str, stage: str | None, output: str | N
     file = output or f"{record.condition_id}-{chosen.result}.safetensors"
     require_folder_of(file)
     write_file(Path(file), model_file(sweep, kept, chosen))
-    console = Console(highlight=False)
-    console.print(f"model    {file} ({chosen.result})", markup=False, soft_wrap=True)
-    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
+    say_model(file, chosen, record)
     return 0
+
+
+def say_model(file: str, stage: StageRecord, record: TrialRecord) -> None:
+    """Where a model was written, and its warning."""
+    console = Console(highlight=False)
+    console.print(f"model    {file} ({stage.result})", markup=False, soft_wrap=True)
+    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
 
 
 def model_file(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> bytes:

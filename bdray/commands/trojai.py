@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bdray.commands.export import condition_of, kept_record, model_file, named_stage
+from bdray.commands.export import condition_of, kept_record, model_file, named_stage, say_model
 from bdray.errors import UserError
 from bdray.models.networks.exported import WARNING, load_model
 from bdray.record import TrialRecord
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage, cause_of
-from bdray.terminal import Console
 from bdray.trial.setup import Experiment
 
 PER_CLASS = 20
@@ -52,9 +51,7 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
         torch.save(load_model(scratch / "model"), made / "model.pt")
         _write_rest(made, record, chosen.result, experiment)
         folder = _moved(made, Path(output or "trojai"))
-    console = Console(highlight=False)
-    console.print(f"model    {folder}/model.pt ({chosen.result})", markup=False, soft_wrap=True)
-    console.print(record.warning, markup=False, soft_wrap=True, style="yellow" if record.role == "poisoned" else "")
+    say_model(f"{folder}/model.pt", chosen, record)
     return 0
 
 

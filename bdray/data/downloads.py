@@ -14,11 +14,30 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bdray.data.base import DataSet
 from bdray.data.cache import locked, unfinished
+from bdray.data.folders import existing_root, is_empty
 from bdray.errors import DataError
 
 STALL_SECONDS = 30.0
 """A connection on which nothing arrives for so long is given up."""
+
+
+def filled_root(data_set: DataSet, downloads: Path, fetch: Callable[[str], object], layout: str) -> Path:
+    """The folder that holds a data set, downloaded (`DOWNLOADED`) where there is no root or an empty one.
+
+    Args:
+        downloads: as in `DataSet.source`.
+        fetch: as in `download`.
+        layout: what a root may look like, for the message.
+
+    Raises:
+        DataError: the root is no folder, or the download failed.
+    """
+    root = downloads if data_set.root is None else existing_root(data_set.root, data_set.name)
+    if data_set.root is None or is_empty(root):
+        download(root, str(data_set.DOWNLOADED), fetch, f"set data.root to a folder that holds {layout}")
+    return root
 
 
 def download(folder: Path, name: str, fetch: Callable[[str], object], advice: str) -> None:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.downloads import download, unpack
-from bdray.data.folders import TEST_FRACTION, Layout, existing_root, is_empty, list_class_folders, named_classes
+from bdray.data.downloads import filled_root, unpack
+from bdray.data.folders import TEST_FRACTION, Layout, list_class_folders, named_classes
 from bdray.data.sources import Source
 from bdray.data.splits import count_of_test
 
@@ -44,10 +44,8 @@ class Flowers(DataSet):
     """Side in pixels that images are scaled to."""
 
     def source(self, downloads: Path) -> Source:
-        root = downloads if self.root is None else existing_root(self.root, "flowers")
-        if self.root is None or is_empty(root):
-            advice = "set data.root to a folder that holds flowers/<class>/*.jpg or <class>/*.jpg for the classes "
-            download(root, ARCHIVE, _fetch, advice + ", ".join(CLASSES))
+        layout = f"flowers/<class>/*.jpg or <class>/*.jpg for the classes {', '.join(CLASSES)}"
+        root = filled_root(self, downloads, _fetch, layout)
         folder = next((root / name for name in (ARCHIVE, "flowers") if (root / name).is_dir()), root)
         listing = list_class_folders(folder, "flowers", Layout(unread=self.unread))
         return listing.source(named_classes(listing, CLASSES, ALIASES, "flowers"))

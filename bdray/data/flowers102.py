@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.downloads import download, unpack
-from bdray.data.folders import Layout, existing_root, found, is_empty, list_class_folders, list_images
+from bdray.data.downloads import filled_root, unpack
+from bdray.data.folders import Layout, found, list_class_folders, list_images
 from bdray.data.sources import Contents, Labels, Pictures, Source
 from bdray.errors import DataError
 
@@ -39,10 +39,7 @@ class Flowers102(DataSet):
     """Side in pixels that images are scaled to."""
 
     def source(self, downloads: Path) -> Source:
-        root = downloads if self.root is None else existing_root(self.root, "flowers102")
-        if self.root is None or is_empty(root):
-            advice = f"set data.root to a folder that holds {FOLDER}/, or train/<class>/* and test/<class>/*"
-            download(root, FOLDER, _fetch, advice)
+        root = filled_root(self, downloads, _fetch, f"{FOLDER}/, or train/<class>/* and test/<class>/*")
         if (root / FOLDER).is_dir():
             return _canonical_source(root)
         listing = list_class_folders(root, "flowers102", Layout(unread=self.unread))

@@ -12,14 +12,12 @@ from typing import ClassVar
 import numpy as np
 
 from bdray.data.base import DATASETS, Augmentation, DataSet
-from bdray.data.downloads import download, unpack
+from bdray.data.downloads import filled_root, unpack
 from bdray.data.folders import (
     ImageFile,
     Layout,
     as_text,
-    existing_root,
     found,
-    is_empty,
     list_class_folders,
     list_images,
     named_classes,
@@ -60,10 +58,7 @@ class Gtsrb(DataSet):
     DOWNLOADED: ClassVar[str | None] = FOLDER
 
     def source(self, downloads: Path) -> Source:
-        root = downloads if self.root is None else existing_root(self.root, "gtsrb")
-        if self.root is None or is_empty(root):
-            advice = f"set data.root to a folder that holds {FOLDER}/, or train/<class>/* and test/<class>/*"
-            download(root, FOLDER, _fetch, advice)
+        root = filled_root(self, downloads, _fetch, f"{FOLDER}/, or train/<class>/* and test/<class>/*")
         if (root / FOLDER).is_dir():
             return _canonical_source(root / FOLDER)
         if not (root / "train").is_dir():

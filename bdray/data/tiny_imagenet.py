@@ -13,14 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from bdray.data.base import DATASETS, DataSet
-from bdray.data.downloads import download, unpack
+from bdray.data.downloads import filled_root, unpack
 from bdray.data.folders import (
     ImageFile,
     Layout,
     as_text,
-    existing_root,
     found,
-    is_empty,
     list_class_folders,
     list_images,
 )
@@ -56,10 +54,7 @@ class TinyImagenet(DataSet):
     """Side in pixels that images are scaled to."""
 
     def source(self, downloads: Path) -> Source:
-        root = downloads if self.root is None else existing_root(self.root, "tiny_imagenet")
-        if self.root is None or is_empty(root):
-            advice = f"set data.root to a folder that holds {FOLDER}/, or train/<class>/* and test/<class>/*"
-            download(root, FOLDER, _fetch, advice)
+        root = filled_root(self, downloads, _fetch, f"{FOLDER}/, or train/<class>/* and test/<class>/*")
         if (folder := _canonical_folder(root)) is not None:
             return _canonical_source(folder)
         if not (root / "train").is_dir():
