@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -615,6 +616,11 @@ def facts_of(record: TrialRecord) -> Facts | None:
         except UserError:
             return None
     return record.facts or _facts[record.condition_id]
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def finite(value: float) -> float | None:

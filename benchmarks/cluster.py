@@ -34,8 +34,9 @@ import psutil
 
 from bdray.cluster.job import PROCESS_NAME
 from bdray.errors import StorageNotFoundError
+from bdray.store.file_names import RECORD
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RECORD, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.tracking.server import open_client
 from benchmarks.chaos import lasting, results_of
 from benchmarks.hosts import Host, network, why_not

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from bdray.cluster.job import ClusterJob, Task
 from bdray.condition import Condition
-from bdray.record import Rates, StageRecord, TrialRecord
+from bdray.record import Rates, StageRecord, TrialRecord, now_ms
 from bdray.space import SearchSpace, load_space
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import SPACE
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, ConditionFolder, SweepFolder, SweepInfo, now_ms
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import probes_of
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
+from bdray.store.file_names import SPACE
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, read_records
 from benchmarks.finished_sweep import large_space, templates_of, write_finished
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.slow_store import processor_s

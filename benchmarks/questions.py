@@ -18,8 +18,9 @@ from bdray.detectors import DETECTORS
 from bdray.questions import Questions
 from bdray.record import Answer
 from bdray.space import load_space
+from bdray.store.file_names import MODEL
+from bdray.store.records import read_records, with_answers
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MODEL, read_records, with_answers
 from bdray.sweeping.run_sweep import run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console

@@ -11,8 +11,8 @@ from pathlib import Path
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
 from bdray.record import StageName, TrialRecord
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
 from bdray.trial import TrialOptions, run_trial
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.overhead import SLOTS, Counting

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bdray.store.file_names import REPORT
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import read_sweep_status
-from bdray.tracking.parent import runs_page
+from bdray.tracking.experiment import runs_page
 from bdray.tracking.server import open_client
 from benchmarks.browser import CHROMIUM, Browser, Page, complaints_of, save
 from benchmarks.tmux import TMUX, Terminal

@@ -29,8 +29,9 @@ from bdray.commands.readers import study_of
 from bdray.errors import BdrayError
 from bdray.searches.metrics import Goal
 from bdray.searches.study import CELL
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder
 from benchmarks.chaos import GRACE_S, LIMIT_S, Sweep, adopt_orphans, descendants, find
 
 TRIALS = 24

@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
 from benchmarks.measure import Report, Row, Target, progress
 from benchmarks.ports import free_port
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bdray.store.sweep_folder import RECORD
+from bdray.store.file_names import RECORD
 from benchmarks.cluster import TABLE, Outcome, found_in, space_of, undisturbed
 from benchmarks.hosts import Host, network, why_not
 from benchmarks.services import BIN, ROOT, until

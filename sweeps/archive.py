@@ -21,8 +21,7 @@ from typing import Any
 
 from bdray.checksum import seal_json, unseal_json
 from bdray.record import Answered, TrialRecord
-from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
+from bdray.store.file_names import (
     ANSWERS,
     CHECKPOINT,
     CONFUSION,
@@ -34,8 +33,9 @@ from bdray.store.sweep_folder import (
     RECORD,
     SPACE,
     SWEEP,
-    SweepFolder,
 )
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder
 
 ARCHIVE = "conditions.tar.xz"
 ROOT = Path(__file__).parents[1]

@@ -29,8 +29,10 @@ from bdray.report.searching import SearchView
 from bdray.results.tables import csv_of, result_table
 from bdray.space import load_space
 from bdray.space.dry_run import make_plan
+from bdray.store.file_names import PREVIEW, SPACE
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PREVIEW, SPACE, SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
 from bdray.trial.visibility import attack_examples

@@ -20,8 +20,9 @@ from bdray.cli import main
 from bdray.data.arrays import ImageData
 from bdray.data.base import DATASETS, DataSet
 from bdray.space import load_space
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
 
 SPACE = """\

@@ -20,8 +20,8 @@ from bdray.condition import Condition
 from bdray.credentials import is_hidden, public, without_login, without_password
 from bdray.errors import StorageError, UserError
 from bdray.record import ErrorRecord
+from bdray.store.condition_folder import write_failure
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import write_failure
 from bdray.tracking import start_mirror, tracking_mark
 from bdray.tracking.server import artifact_location
 

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from bdray.cluster.job import ClusterSettings
 from bdray.space import load_space
-from bdray.store.sweep_folder import MANIFEST, MODEL
+from bdray.store.file_names import MANIFEST, MODEL
 from bdray.sweeping.run_sweep import run_sweep
 from bdray.sweeping.settings import SweepOutcome, SweepSettings
 from bdray.terminal import Console

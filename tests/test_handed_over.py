@@ -16,8 +16,9 @@ from bdray.cli import main
 from bdray.condition import Condition, attack_key
 from bdray.record import Answer, Facts, FloorRecord, ProbeRecord, TrialRecord
 from bdray.space import load_space
+from bdray.store.labels import label_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, label_of
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.triggers.base import TRIGGERS
 from bdray.triggers.image import ImageTrigger
 

@@ -22,8 +22,9 @@ from waiting import HANG_S, until
 
 from bdray.checksum import seal_json, unseal_json
 from bdray.record import TrialRecord
+from bdray.store.file_names import SWEEP
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SWEEP, read_records
 
 ROOT = Path(__file__).parents[1]
 # The second poison stage is long enough to be stopped in.

@@ -20,8 +20,9 @@ from waiting import HANG_S
 import bdray
 from bdray.cli import main
 from bdray.condition import Condition
+from bdray.store.condition_folder import blank_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 
 SPACE = """name: demo
 fixed:

@@ -15,8 +15,9 @@ from bdray.record import TrialRecord
 from bdray.results.reading import load_curves
 from bdray.results.summary import summary_metrics
 from bdray.results.tables import result_table
-from bdray.store import sweep_folder
+from bdray.store import file_names
 from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.tracking.points import answer_points, change_points, relearnt_points
 from bdray.trial import TrialOptions, run_trial
 
@@ -82,14 +83,14 @@ def test_every_column(swept: tuple[Storage, list[TrialRecord]]) -> None:
 
 def test_every_column_of_curves(swept: tuple[Storage, list[TrialRecord]]) -> None:
     sweep, records = swept
-    sweep_folder.SweepFolder(sweep).write_info(sweep_folder.SweepInfo("sweep", "sweep"))
+    SweepFolder(sweep).write_info(SweepInfo("sweep", "sweep"))
     settings = {path for record in records for path in flatten(record.condition)} - {"seed"}
     assert set(load_curves(str(sweep.local_path()))) - settings == named("Curves")
 
 
 def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
     sweep, records = swept
-    folders = [sweep_folder.SweepFolder(sweep).condition(record.condition_id) for record in records]
+    folders = [SweepFolder(sweep).condition(record.condition_id) for record in records]
     lines = [line for folder in folders for line in folder.journal(folder.record())]
     metrics = {as_named(name) for line in lines for name in line["metrics"]}
     metrics |= {as_named(point.key) for folder in folders for point in answer_points(folder.answers(), 0)}
@@ -102,9 +103,9 @@ def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
 def test_every_file(swept: tuple[Storage, list[TrialRecord]]) -> None:
     constants = {
         value
-        for name, value in vars(sweep_folder).items()
+        for name, value in vars(file_names).items()
         if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?\w+(\.\w+)?", value)
-    } - {sweep_folder.TABLE}
+    } - {file_names.TABLE}
     said = named("Files")
     text = PAGE.split("\n## Files\n")[1].split("\n## ")[0]
     assert {name for name in constants if f"`{name}`" not in text and f"`{name}/" not in text} == set()

@@ -29,7 +29,7 @@ class Task:
         threads: of the CPU; None: as many as its share has CPUs.
         label: a name for people; "": its id.
         kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": nobody knows.
-        answers: what it asks of a model that other tasks have too (`bdray.store.sweep_folder.answer_name`).
+        answers: what it asks of a model that other tasks have too (`bdray.store.file_names.answer_name`).
     """
 
     condition_id: str

@@ -11,8 +11,8 @@ from bdray.cluster.job import ClusterJob
 from bdray.condition import Condition
 from bdray.errors import BdrayError
 from bdray.inventory import Installation
+from bdray.store.file_names import SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE
 
 
 class UnlikeNodeError(BdrayError):

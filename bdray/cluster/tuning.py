@@ -26,10 +26,10 @@ from bdray.cluster.sick_gpus import SickGpus
 from bdray.cluster.starting import handlers_kept
 from bdray.cluster.trainable import ConditionTrainable
 from bdray.gpu import show_gpu
-from bdray.store.journal import JOURNAL
+from bdray.store.file_names import JOURNAL, RAY_LOG
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import RAY_LOG, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 
 _POLL_S, _POLL_REMOTE_S = 0.5, 5.0
 """How often stages whose leaders still run are looked for: on a disk, and where each look is a request."""

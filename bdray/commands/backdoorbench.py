@@ -25,8 +25,8 @@ from bdray.data.base import DATASETS
 from bdray.errors import UserError, nearest
 from bdray.models.networks.exported import WARNING
 from bdray.space.source import dump_yaml, parse_yaml
+from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import POISONED_WARNING
 from bdray.terminal import Console
 from bdray.trial.setup import Experiment
 

@@ -19,8 +19,10 @@ from bdray.recipes import Finetune
 from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
 from bdray.space import load_plugins_of
+from bdray.store.condition_folder import KeptRecord
+from bdray.store.file_names import CONDITION, MODEL, SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CONDITION, MODEL, SPACE, KeptRecord, SweepFolder, find_sweep, sweeps_in
+from bdray.store.sweep_folder import SweepFolder, find_sweep, sweeps_in
 from bdray.terminal import Console
 from bdray.trial.stage_store import StageStore
 

@@ -25,8 +25,10 @@ from bdray.results.power import known_spreads, power_lines
 from bdray.results.surroundings import mixtures
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
+from bdray.store.file_names import REPORT
+from bdray.store.records import read_heads, read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import REPORT, SweepFolder, read_heads, read_records
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import cost_line, cost_lines, estimate_cost

@@ -23,8 +23,10 @@ from bdray.record import TrialRecord, facts_of
 from bdray.results.controls import controls_of
 from bdray.results.tables import csv_of, result_table
 from bdray.results.took import TOOK_AT
+from bdray.store.file_names import PREVIEW, REPORT, SPACE
+from bdray.store.records import read_records, with_answers
 from bdray.store.storage import Storage, cause_of
-from bdray.store.sweep_folder import PREVIEW, REPORT, SPACE, SweepFolder, find_sweep, read_records, with_answers
+from bdray.store.sweep_folder import SweepFolder, find_sweep
 from bdray.terminal import Console
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ from rich import box
 from rich.table import Table
 
 from bdray.errors import UserError
+from bdray.store.file_names import DRIVER_LOCK, MANIFEST
+from bdray.store.records import read_records
 from bdray.store.stage_cache import StageCache
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SweepFolder, find_sweep, read_records
+from bdray.store.sweep_folder import SweepFolder, find_sweep
 from bdray.terminal import Console
 
 GIGABYTE = 1e9

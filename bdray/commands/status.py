@@ -20,18 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bdray.errors import UserError
+from bdray.record import now_ms
 from bdray.shipped import is_file
+from bdray.store.file_names import SPACE
+from bdray.store.records import RecordHead, read_heads
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    SPACE,
-    RecordHead,
-    SweepFolder,
-    SweepInfo,
-    find_sweep,
-    now_ms,
-    read_heads,
-    sweeps_in,
-)
+from bdray.store.sweep_folder import SweepFolder, SweepInfo, find_sweep, sweeps_in
 from bdray.store.sweep_status import SweepStatus, is_alive, read_sweep_status
 from bdray.sweeping.cost import REHEARSALS
 from bdray.sweeping.display import running_line

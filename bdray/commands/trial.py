@@ -23,8 +23,9 @@ from bdray.space import load_plugins_of, parse_seed_list
 from bdray.space.building import Builder, merge, nest
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
+from bdray.store.file_names import SPACE, picture_name
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, picture_name
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping import stopping
 from bdray.sweeping.code_check import same_code
 from bdray.terminal import Console

@@ -27,8 +27,11 @@ from bdray.errors import UserError
 from bdray.models.networks.exported import WARNING
 from bdray.record import FloorRecord, StageRecord, TrialRecord, facts_of
 from bdray.results.controls import controls_of
+from bdray.store.condition_folder import KeptRecord
+from bdray.store.labels import POISONED_WARNING
+from bdray.store.records import read_records
 from bdray.store.storage import Storage, cause_of
-from bdray.store.sweep_folder import POISONED_WARNING, KeptRecord, SweepFolder, read_records
+from bdray.store.sweep_folder import SweepFolder
 from bdray.terminal import Console
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment

@@ -21,8 +21,9 @@ import numpy as np
 from bdray.condition import Condition
 from bdray.results.statistics import LEVEL
 from bdray.results.trainings import MOST, exact_interval
+from bdray.store.file_names import TABLE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import TABLE, sweeps_in
+from bdray.store.sweep_folder import sweeps_in
 
 POWER = 0.8
 """How often what is called detectable is detected: our choice, as is usual."""

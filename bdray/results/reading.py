@@ -9,8 +9,9 @@ from bdray.condition import flatten
 from bdray.errors import UserError
 from bdray.record import RATES
 from bdray.results.tables import result_table
+from bdray.store.records import read_records, with_answers
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, read_records, with_answers
+from bdray.store.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,9 +10,9 @@ the condition itself says nearly the same. The samplers draw from a stream of (s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,31 +21,26 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from bdray.condition import Condition
-from bdray.errors import SpaceError, UserError
+from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.domain import Axis, Flat, SearchDomain, assembled, drawn, is_finite, locate
+from bdray.searches.cells import Cells
+from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Bound, Goal, twin_id
-from bdray.searches.study import CELL, CONDITIONS, CONSTRAINTS, FREE, METRICS, STUDY_NAME, quiet, read_study
+from bdray.searches.study import CONDITIONS, CONSTRAINTS, METRICS, quiet, read_study
+from bdray.searches.trials import Trials
 from bdray.seeds import derive_seed
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 _TRIES = 20
 """How often a sampler may propose what is known before a cell is drawn at random."""
 
-_DRAWS = 1_000
-
 _PROPOSAL = "proposal.json"
-
-_SEQUENCE = "qmc:"
-"""How the notes begin in which Sobol's sampler keeps, in its study, how far its sequences are."""
 
 Sampler = Literal["tpe", "random", "qmc", "cmaes", "nsgaii", "nsgaiii", "gp"]
 
@@ -196,10 +191,10 @@ class OptunaAsker(Asker):
     def __init__(
         self, method: Optuna, domain: SearchDomain, sweep: Storage | None, others: Iterable[TrialRecord] = ()
     ) -> None:
-        self._method, self._domain = method, domain
+        self._method, self._seeds, self._cells = method, domain.seeds, Cells(domain)
         self._folder = None if sweep is None else SweepFolder(sweep)
         teacher = _teacher(method)
-        self._storage, self._study = _new_study(method)
+        self._trials = Trials(method.goals, method.constraints)
         self._open: dict[str, _Cell] = {}
         self._known: set[str] = set()
         self._free: set[str] = set()
@@ -215,15 +210,13 @@ class OptunaAsker(Asker):
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Those of cells, each once: the sampler's study also has what it proposed in vain."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if CELL in trial.user_attrs]
+        """Those of cells, each once."""
+        return self._trials.of_cells
 
     @property
     def study(self) -> optuna.Study:
         """A study with these alone."""
-        _, study = _new_study(self._method)
-        study.add_trials(self.trials)
-        return study
+        return self._trials.study
 
     def ask(self, count: int) -> Sequence[Condition]:
         asked = list(self._again.values())
@@ -243,7 +236,7 @@ class OptunaAsker(Asker):
         elif record.cell_id in self._open:
             self._open[record.cell_id].records[record.condition_id] = record
             self._complete(self._open[record.cell_id])
-        elif record.cell_id not in self._known and self._place(Condition.parse(record.condition)) is not None:
+        elif record.cell_id not in self._known and self._cells.holds(Condition.parse(record.condition)):
             self._loose.setdefault(record.cell_id, {})[record.condition["seed"]] = record
             self._learn(record.cell_id)
 
@@ -258,28 +251,18 @@ class OptunaAsker(Asker):
             self._asked += 1
         if cell_id in self._known:
             return
-        noted = self._proposal(condition)
-        params, distributions = self._params(condition)
-        if noted.get("params", {}).keys() == params.keys():
-            params = noted["params"]
-        conditions = self._conditions(assembled(self._domain, partial(_chosen, params)))
+        notes = self._notes(condition)
+        params, distributions = self._cells.params(condition)
+        if notes.get("params", {}).keys() == params.keys():
+            params = notes["params"]
+        conditions = self._cells.chosen(params)
         # Where the space has changed, nothing will be told of it.
         if conditions and conditions[0].cell_id == cell_id:
-            import optuna
-
-            for key, value in noted.get("sequences", {}).items():
-                self._storage.set_study_system_attr(self._study._study_id, key, value)
-            number = self._add(
-                state=optuna.trial.TrialState.RUNNING,
-                params=params,
-                distributions=distributions,
-                user_attrs=_named(conditions),
-                system_attrs=noted.get("noted", {}),
-            )
+            number = self._trials.begin(conditions, (params, distributions), notes)
             cell = self._opened(conditions, number)
             self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
 
-    def _proposal(self, condition: Condition) -> dict[str, Any]:
+    def _notes(self, condition: Condition) -> dict[str, Any]:
         """What the sampler drew and noted when it proposed a cell, by the first of its conditions."""
         if self._folder is None:
             return {}
@@ -297,53 +280,27 @@ class OptunaAsker(Asker):
 
     def _ask_cell(self) -> Sequence[Condition]:
         """The conditions of a cell that was never asked for; none where there is no such cell."""
-        from optuna.trial import TrialState
-
         for attempt in range(_TRIES):
-            study = self._study
-            study.sampler, idle = self._method.build_sampler(len(self._known), attempt), study.sampler
-            trial = study.ask()
-            conditions = self._new(assembled(self._domain, partial(_suggested, trial)))
-            study.sampler = idle
-            if conditions:
-                for key, value in _named(conditions).items():
-                    trial.set_user_attr(key, value)
-                self._write_proposal(conditions[0], trial.number)
-                break
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            conditions = self._drawn(len(self._known))
-            if conditions is None:
-                self._is_empty = True
-                return []
-            params, distributions = self._params(conditions[0])
-            self._add(
-                state=TrialState.RUNNING,
-                params=params,
-                distributions=distributions,
-                user_attrs=_named(conditions),
-            )
-        return self._opened(conditions, self._last_number).conditions
+            with self._trials.proposed(self._method.build_sampler(len(self._known), attempt)) as trial:
+                conditions = self._cells.suggested(trial)
+            if conditions and self._is_new(conditions):
+                self._trials.keep(trial, conditions)
+                self._write_notes(conditions[0], trial.number)
+                return self._opened(conditions, trial.number).conditions
+            self._trials.discard(trial)
+        seed = derive_seed(self._method.seed, "subset", "optuna", len(self._known), "drawn")
+        conditions = next(filter(self._is_new, self._cells.drawn(np.random.default_rng(seed))), None)
+        if conditions is None:
+            self._is_empty = True
+            return []
+        return self._opened(conditions, self._trials.begin(conditions, self._cells.params(conditions[0]))).conditions
 
-    @property
-    def _last_number(self) -> int:
-        return len(self._study.get_trials(deepcopy=False)) - 1
+    def _is_new(self, conditions: Sequence[Condition]) -> bool:
+        return conditions[0].cell_id not in self._known
 
-    def _add(self, **content: Any) -> int:
-        """A trial as it is; returns its number."""
-        import optuna
-
-        self._study.add_trial(optuna.trial.create_trial(**content))
-        return self._last_number
-
-    def _write_proposal(self, condition: Condition, number: int) -> None:
-        if self._folder is None:
-            return
-        trial = self._study.get_trials(deepcopy=False)[number]
-        attrs = self._storage.get_study_system_attrs(self._study._study_id)
-        sequences = {key: value for key, value in attrs.items() if key.startswith(_SEQUENCE)}
-        content = {"params": trial.params, "noted": trial.system_attrs, "sequences": sequences}
-        self._folder.condition(condition.condition_id).write_json(_PROPOSAL, content)
+    def _write_notes(self, condition: Condition, number: int) -> None:
+        if self._folder is not None:
+            self._folder.condition(condition.condition_id).write_json(_PROPOSAL, self._trials.notes(number))
 
     def _opened(self, conditions: Sequence[Condition], number: int) -> _Cell:
         twins = {c.condition_id: twin_id(c) for c in conditions} if self._method.needs_baselines else {}
@@ -362,16 +319,8 @@ class OptunaAsker(Asker):
             (cell.records[c.condition_id], self._twins.get(cell.twins.get(c.condition_id, ""))) for c in cell.conditions
         ]
         values, violations = self._measured(pairs)
-        from optuna.trial import Trial, TrialState
-
         was_pruned = any(record.status == "pruned" for record in cell.records.values())
-        unmeasured = TrialState.PRUNED if was_pruned else TrialState.FAIL
-        study_id = self._study._study_id
-        trial = Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, cell.number))
-        with quiet():
-            for text, violation in violations.items():
-                trial.set_constraint(text, violation)
-            self._study.tell(trial, values, state=unmeasured if values is None else TrialState.COMPLETE)
+        self._trials.end(cell.number, values, violations, was_pruned=was_pruned)
 
     def _measured(
         self, pairs: Sequence[tuple[TrialRecord, TrialRecord | None]]
@@ -383,16 +332,12 @@ class OptunaAsker(Asker):
         violations = {text: bound.violation(value) for text, (bound, value) in held.items() if value is not None}
         return (known if len(known) == len(values) and len(violations) == len(held) else None), violations
 
-    def _place(self, condition: Condition) -> dict[str, float] | None:
-        """Where a condition lies in the space; None where it does not."""
-        return locate(self._domain, condition) if self._domain.wanted(condition) else None
-
     def _learn(self, cell_id: str) -> None:
         """A cell that nobody asked for: once all its seeds are known, it is a trial that costs nothing."""
         found = self._loose[cell_id]
-        if not all(seed in found and found[seed].status == "finished" for seed in self._domain.seeds):
+        if not all(seed in found and found[seed].status == "finished" for seed in self._seeds):
             return
-        conditions = [Condition.parse(found[seed].condition) for seed in self._domain.seeds]
+        conditions = [Condition.parse(found[seed].condition) for seed in self._seeds]
         pairs = [(found[c.seed], self._twins.get(twin_id(c))) for c in conditions]
         values, violations = self._measured(pairs)
         if values is None:
@@ -406,9 +351,11 @@ class OptunaAsker(Asker):
 
         method = self._method
         for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-            conditions = self._new(assembled(self._domain, partial(_chosen, trial.params)))
-            is_same = conditions and trial.user_attrs.get(CONDITIONS) == [c.condition_id for c in conditions]
-            if conditions and is_same and trial.constraints.keys() >= {*method.constraints}:
+            conditions = self._cells.chosen(trial.params)
+            if not conditions or not self._is_new(conditions):
+                continue
+            is_same = trial.user_attrs.get(CONDITIONS) == [c.condition_id for c in conditions]
+            if is_same and trial.constraints.keys() >= {*method.constraints}:
                 by_goal = dict(zip(study.user_attrs[METRICS], trial.values, strict=True))
                 violations = {text: trial.constraints[text] for text in method.constraints}
                 self._learnt(conditions, [by_goal[text] for text in method.metrics], violations)
@@ -417,73 +364,9 @@ class OptunaAsker(Asker):
         self, conditions: Sequence[Condition], values: Sequence[float], violations: Mapping[str, float]
     ) -> None:
         """A trial that costs nothing."""
-        params, distributions = self._params(conditions[0])
-        self._add(
-            values=values,
-            params=params,
-            distributions=distributions,
-            user_attrs={**_named(conditions), FREE: True},
-            constraints=dict(violations) or None,
-        )
+        self._trials.learn(conditions, self._cells.params(conditions[0]), values, violations)
         self._known.add(conditions[0].cell_id)
         self._free.add(conditions[0].cell_id)
-
-    def _params(self, condition: Condition) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """What Optuna would have chosen for this condition."""
-        place = locate(self._domain, condition) or {}
-        axes = [axis for axis in self._domain.axes if axis.name in place]
-        params = {a.name: a.labels[int(place[a.name])] if a.distribution is None else place[a.name] for a in axes}
-        return params, {axis.name: _distribution(axis) for axis in axes}
-
-    def _new(self, assignment: Flat) -> Sequence[Condition] | None:
-        conditions = self._conditions(assignment)
-        return None if conditions is None or conditions[0].cell_id in self._known else conditions
-
-    def _conditions(self, assignment: Flat) -> Sequence[Condition] | None:
-        """A cell with every seed; None where the space leaves one of them out or cannot build it."""
-        try:
-            built = list(self._domain.built({**assignment, "seed": seed} for seed in self._domain.seeds))
-        except SpaceError:
-            return None
-        complete = len(built) == len(self._domain.seeds) and all(map(self._domain.wanted, built))
-        return built if complete else None
-
-    def _drawn(self, number: int) -> Sequence[Condition] | None:
-        """A cell that was never asked for, without regard to results; None where there is none."""
-        random = np.random.default_rng(derive_seed(self._method.seed, "subset", "optuna", number, "drawn"))
-
-        def candidates() -> Iterator[Flat]:
-            seed = self._domain.seeds[0]
-            for _ in range(_DRAWS):
-                yield drawn(self._domain, random.random(len(self._domain.axes)).tolist(), seed)
-            if is_finite(self._domain):
-                grid = [assignment for assignment in self._domain.grid() if assignment["seed"] == seed]
-                yield from (grid[index] for index in random.permutation(len(grid)))
-
-        return next(filter(None, map(self._new, candidates())), None)
-
-
-def _new_study(method: Optuna) -> tuple[BaseStorage, optuna.Study]:
-    """A study without trials, and the storage in memory that it is in."""
-    import optuna
-
-    with quiet():
-        storage = optuna.storages.InMemoryStorage()
-        study = optuna.create_study(
-            storage=storage,
-            study_name=STUDY_NAME,
-            directions=[goal.direction for goal in method.goals],
-            sampler=optuna.samplers.RandomSampler(),
-        )
-        study.set_user_attr(METRICS, method.metrics)
-        study.set_user_attr(CONSTRAINTS, method.constraints)
-        study.set_metric_names([goal.metric.name for goal in method.goals])
-    return storage, study
-
-
-def _named(conditions: Sequence[Condition]) -> dict[str, Any]:
-    """What is noted of the trial of a cell."""
-    return {CELL: conditions[0].cell_id, CONDITIONS: [condition.condition_id for condition in conditions]}
 
 
 def _teacher(method: Optuna) -> optuna.Study | None:
@@ -504,32 +387,3 @@ def _teacher(method: Optuna) -> optuna.Study | None:
             where, has = f"search.learn_from: {method.learn_from}", ", ".join(known) or "none"
             raise UserError(f"{where} has no '{lacking[0]}' among its {what}, which are: {has}")
     return study
-
-
-def _suggested(trial: optuna.Trial, axis: Axis) -> float:
-    """The number of a value, or of a distribution the value itself."""
-    kept = axis.distribution
-    if kept is None:
-        return axis.labels.index(trial.suggest_categorical(axis.name, list(axis.labels)))
-    if kept.is_int:
-        return kept.rounded(trial.suggest_int(axis.name, int(kept.min), int(kept.max), log=kept.is_logarithmic))
-    return kept.rounded(trial.suggest_float(axis.name, kept.min, kept.max, log=kept.is_logarithmic))
-
-
-def _chosen(params: Mapping[str, Any], axis: Axis) -> float:
-    """The same of a trial that has chosen; the first value where the space has changed meanwhile."""
-    kept = axis.distribution
-    if kept is not None:
-        return kept.rounded(params.get(axis.name, kept.min))
-    return axis.labels.index(params[axis.name]) if params.get(axis.name) in axis.labels else 0
-
-
-def _distribution(axis: Axis) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    kept = axis.distribution
-    if kept is None:
-        return CategoricalDistribution(list(axis.labels))
-    if kept.is_int:
-        return IntDistribution(int(kept.min), int(kept.max), log=kept.is_logarithmic)
-    return FloatDistribution(kept.min, kept.max, log=kept.is_logarithmic)

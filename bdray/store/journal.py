@@ -15,8 +15,7 @@ from typing import Any
 from bdray.checksum import DamagedError, checksum, seal_json, unseal_json
 from bdray.record import RATES, EpochRecord, StageName, Visibility
 from bdray.store.checksummed import ChecksummedFolder
-
-JOURNAL = "journal.jsonl"
+from bdray.store.file_names import JOURNAL
 
 _PAUSE_S = 15.0
 """Time between two writes of a journal where each is a request: as often as the mirror looks there."""

@@ -4,7 +4,7 @@
     records/<digest>.gz      what those records say, one after the other (`bdray.store.packing`)
 
 `record.json` stays the truth; these are copies, which any reader may write or lose. When a copy counts is decided by
-whoever reads them (`bdray.store.sweep_folder`): on a disk, while `record.json` has the size and the time it had when it
+whoever reads them (`bdray.store.records`): on a disk, while `record.json` has the size and the time it had when it
 was copied; in an object store, where asking that of every file would take as many requests as reading them, while its
 condition's folder is there. A record that says `finished` is written once, so nothing of ours replaces it before the
 next run of the sweep, which compares sizes and times in one listing and drops the copies that no longer count.

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bdray.errors import StorageError, StorageNotFoundError
+from bdray.store.file_names import CHECKPOINT, MANIFEST
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CHECKPOINT, MANIFEST
 
 
 class StageCache:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bdray.errors import StorageError
+from bdray.record import now_ms
 from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.file_names import DRIVER_LOCK, PROGRESS
 from bdray.store.locks import is_kept, is_locked
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, PROGRESS, now_ms
 
 Phase = Literal["starting", "running", "delivering", "finished", "interrupted"]
 

@@ -10,7 +10,7 @@ from bdray.condition import Condition, foreign_of, sources_of
 from bdray.detectors import Detector
 from bdray.errors import UserError
 from bdray.questions import answer_key
-from bdray.store.journal import JOURNAL
+from bdray.store.file_names import JOURNAL
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, sweeps_in
 

@@ -12,8 +12,9 @@ from rich.text import Text
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.space import SearchSpace
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.workload import Kind, Work, training_of, work_of

@@ -20,8 +20,9 @@ from bdray.gpu import MOST_ON_ONE_GPU
 from bdray.machine import Machine
 from bdray.space import SearchSpace
 from bdray.space.resources import Decided, decided_in
+from bdray.store.file_names import SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.workload import training_label
 from bdray.trial.measurements import (
     Answer,

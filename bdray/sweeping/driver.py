@@ -15,8 +15,9 @@ from rich.markup import escape
 from bdray.cluster.node_resources import require_runnable
 from bdray.gpu import show_gpu
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
+from bdray.store.records import read_heads, read_records
 from bdray.store.stage_cache import Eviction, StageCache
-from bdray.store.sweep_folder import SweepFolder, read_heads, read_records
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping import stopping
 from bdray.sweeping.deciding import decide, decide_cpu, with_decided
 from bdray.sweeping.display import SweepProgress

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from bdray.condition import TEST_TRIGGER, Condition, foreign_in, foreign_of
 from bdray.data import DataSet
 from bdray.plugins import digest_of, source_of
+from bdray.record import now_ms
 from bdray.shipped import git
 from bdray.space import SearchSpace
 from bdray.space.source import dump_yaml
+from bdray.store.file_names import PLUGINS, SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import PLUGINS, SPACE, SweepFolder, SweepInfo, now_ms
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 
 _TRIGGERS = {"trigger", TEST_TRIGGER}
 

@@ -12,9 +12,10 @@ from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, gpu_failure, memor
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import ErrorRecord
+from bdray.record import ErrorRecord, now_ms
+from bdray.store.condition_folder import write_failure
+from bdray.store.records import read_heads
 from bdray.store.stage_cache import Eviction
-from bdray.store.sweep_folder import now_ms, read_heads, write_failure
 from bdray.sweeping.display import SweepProgress
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun

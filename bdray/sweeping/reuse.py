@@ -14,18 +14,11 @@ from bdray.questions import Questions, answer_key, relearn_key
 from bdray.record import TrialRecord
 from bdray.space import load_space
 from bdray.space.source import parse_yaml
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import CONDITION, MODEL, SPACE
+from bdray.store.records import read_heads, read_records, statuses_of_intact
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    CONDITION,
-    MODEL,
-    SPACE,
-    ConditionFolder,
-    SweepFolder,
-    read_heads,
-    read_records,
-    statuses_of_intact,
-    sweeps_in,
-)
+from bdray.store.sweep_folder import SweepFolder, sweeps_in
 from bdray.store.sweep_status import is_alive
 from bdray.sweeping.tasks import stages_of
 from bdray.terminal import Console

@@ -18,18 +18,10 @@ from bdray.results.tables import result_table, write_tables
 from bdray.space import SearchSpace
 from bdray.space.feasibility import without_effect
 from bdray.space.grammar import NAME_PROBLEM, is_name
+from bdray.store.file_names import DELIVERED, DRIVER_LOCK
+from bdray.store.records import RecordHead, read_heads, read_records, statuses_of_intact, with_answers
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    DELIVERED,
-    DRIVER_LOCK,
-    RecordHead,
-    SweepFolder,
-    SweepInfo,
-    read_heads,
-    read_records,
-    statuses_of_intact,
-    with_answers,
-)
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import say_phase
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import estimate_cost, forecast_of

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from bdray.condition import Condition
-from bdray.record import TrialRecord
+from bdray.record import TrialRecord, now_ms
 from bdray.searches import Asker
 from bdray.space import SearchSpace
+from bdray.store.condition_folder import blank_record
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, blank_record, now_ms, read_record
+from bdray.store.sweep_folder import SweepFolder
 
 Sift = Callable[[Sequence[Condition]], Sequence[Condition]]
 """Takes over what other sweeps have of these conditions; returns those that are left to run."""

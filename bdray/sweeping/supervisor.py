@@ -29,7 +29,7 @@ import psutil
 from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, LostProcesses
 from bdray.errors import BdrayError, ClusterError
 from bdray.processes import is_alive
-from bdray.store.journal import JOURNAL
+from bdray.store.file_names import JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
 from bdray.sweeping.stopping import DRIVER

@@ -13,7 +13,8 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.questions import answer_key
 from bdray.space import SearchSpace
-from bdray.store.sweep_folder import answer_name, name_of
+from bdray.store.file_names import answer_name
+from bdray.store.labels import name_of
 from bdray.sweeping.workload import Kind, kind_of, training_of
 from bdray.trial.measurements import TrainingKey
 from bdray.trial.surrogate import surrogate_of

@@ -14,9 +14,11 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
 from bdray.questions import Questions
+from bdray.record import now_ms
 from bdray.store.journal import read_journal
+from bdray.store.records import read_record, read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, now_ms, read_record, read_records
+from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import RunningCondition, SweepStatus
 from bdray.sweeping.forecast import Capacity, Forecaster
 from bdray.sweeping.workload import StageWork, Work, training_of, work_of

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from bdray.errors import TrackingError
+from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.server import (

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, TrackingError
+from bdray.store.file_names import ANSWERS, JOURNAL, RECORD
 from bdray.store.file_systems import FileFacts
-from bdray.store.journal import JOURNAL
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ANSWERS, RECORD, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.tracking.delivery import Delivery
 from bdray.tracking.server import GoneError, UnreachableError
 
@@ -93,8 +93,8 @@ class Follower:
                 self._held = stack.pop_all()
         if self.delivery is None:
             self.delivery = Delivery.connect(self._sweep, self._uri)
-            self.delivery.moved = self._moved
-            self._log(f"connected to {public(self.delivery.uri)}")
+            self.delivery.destination.moved = self._moved
+            self._log(f"connected to {public(self.delivery.destination.uri)}")
         return self.delivery
 
     def close(self) -> None:

@@ -25,11 +25,12 @@ from typing import TextIO
 
 from bdray.credentials import public
 from bdray.errors import BdrayError
+from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MIRROR_LOCK, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
+from bdray.tracking.experiment import runs_page
 from bdray.tracking.following import Follower
 from bdray.tracking.messages import DeliveryReport, ReadyInfo, sync_command
-from bdray.tracking.parent import runs_page
 from bdray.tracking.server import UnreachableError, probe
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
@@ -119,9 +120,9 @@ class _Mirror:
             message = f"{self._follower.error}; it will be delivered later: {sync_command(self._sweep)}"
             return ReadyInfo(message)
         message = f"MLflow: {public(self._uri)}, experiment '{delivery.info.experiment}'"
-        number = delivery.experiment_id
+        number = delivery.destination.experiment_id
         server = public(self._uri).rstrip("/") if self._uri.startswith("http") else _MLFLOW_UI
-        return ReadyInfo(message, number, delivery.parent_run_id, server + runs_page(number))
+        return ReadyInfo(message, number, delivery.parent.run_id, server + runs_page(number))
 
     def _read(self) -> None:
         self.end(is_orphan=not sys.stdin.read().strip())

@@ -1,36 +1,35 @@
-"""The experiment and the parent run of a sweep: what came of it on one page of MLflow, and the columns that its list
-of runs opens with."""
+"""The parent run of a sweep: what came of it on one page of MLflow."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bdray.checksum import checksum
-from bdray.credentials import without_password
-from bdray.errors import TrackingError
+from bdray.errors import StorageError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
 from bdray.results.summary import summary_metrics
-from bdray.store.sweep_folder import REPORT, SPACE, SWEEP, SweepFolder, SweepInfo
-from bdray.tracking.server import TRACKING_VARIABLE
+from bdray.store.file_names import REPORT, SPACE, SWEEP
+from bdray.store.records import read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
+from bdray.store.sweep_status import read_sweep_status
+from bdray.tracking.destination import Destination, shorten
+from bdray.tracking.experiment import provenance_tags
+from bdray.tracking.points import Point
+from bdray.tracking.server import explain
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
 
-RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
+_RESULTS = ("results.csv", "results.parquet", REPORT, SPACE, SWEEP)
 """Files of a sweep that its parent run holds."""
 
-ARTIFACTS_TAG = "bdray.artifacts"
+_ARTIFACTS_TAG = "bdray.artifacts"
 """Checksums of those that it holds already, so that a pass that finds nothing new uploads nothing."""
 
-VIEW = "bdray"
-"""Name of the saved choice of columns (`runs_page`)."""
-
-NOTE = "mlflow.note.content"
+_NOTE = "mlflow.note.content"
 """The tag that MLflow's page of a run shows as its description."""
 
 _NOTE_MARK = "**Results of bdray**"
@@ -38,51 +37,107 @@ _NOTE_MARK = "**Results of bdray**"
 
 _NOTE_CHARACTERS = 5000
 
-_AXES = ("data.name", "model.name", "trigger.name", "poison.rate", "regularizer.name")
-"""Columns of a sweep whose axes are not known."""
 
-_RATES = (
-    "poisoned/clean_accuracy",
-    "poisoned/attack_success_rate",
-    "finetuned/clean_accuracy",
-    "finetuned/attack_success_rate",
-)
+class ParentRun:
+    """The run that a sweep has beside those of its conditions, found or made.
+
+    Attributes:
+        run_id: MLflow's name of it.
+    """
+
+    def __init__(self, files: SweepFolder, info: SweepInfo, destination: Destination) -> None:
+        self._files, self._info, self._destination = files, info, destination
+        run = _found_or_made(destination, info)
+        self.run_id = str(run.info.run_id)
+        self._started_ms = int(run.info.start_time)
+        self._held = run.data.tags.get(_ARTIFACTS_TAG, "")
+        self._note = run.data.tags.get(_NOTE, "")
+        self._results: dict[str, float] = dict(run.data.metrics)
+
+    def close(self, *, is_complete: bool) -> StorageError | None:
+        """Deliver what came of the sweep so far, and its end.
+
+        Returns:
+            What kept its files from being read; it has ended all the same.
+
+        Raises:
+            TrackingError: the server does not answer, or refuses.
+        """
+        # The sweep's own end, which this may come long after. The clock may have been set back since it began.
+        times_ms = [self._started_ms]
+        problem: StorageError | None = None
+        try:
+            records = read_records(self._files.storage, self._info.asked or None)
+            times_ms += [record.finished_ms for record in records]
+            if not is_complete and (sweep_status := read_sweep_status(self._files.storage)) is not None:
+                times_ms.append(sweep_status.updated_ms)
+            self._deliver_results(records)
+        except StorageError as error:
+            problem = error
+        except Exception as error:
+            raise self._destination.explained(error) from error
+        status = "FINISHED" if is_complete else "KILLED"
+        try:
+            self._destination.client.set_terminated(self.run_id, status, max(times_ms))
+        except Exception as error:
+            raise explain(error, self._destination.uri) from error
+        return problem
+
+    def _deliver_results(self, records: Sequence[TrialRecord]) -> None:
+        """What came of the sweep so far."""
+        from mlflow.entities import RunTag
+
+        self._log_metrics(records)
+        client = self._destination.client
+        note = note_of(self._note, self._info.description, records) if records else self._note
+        if note != self._note:
+            client.set_tag(self.run_id, _NOTE, note)
+            self._note = note
+        new = _changed_files(self._files, self._held)
+        for name, data in new.items():
+            self._destination.upload(self.run_id, self._files.storage, name, data)
+        if new:
+            self._held = _artifacts_tag(self._held, new)
+            client.log_batch(self.run_id, tags=[RunTag(_ARTIFACTS_TAG, self._held)])
+
+    def _log_metrics(self, records: Sequence[TrialRecord]) -> None:
+        """Where they are others than it has."""
+        results = _result_metrics(self._files, self._info, records)
+        if results.items() <= self._results.items():
+            return
+        # Of two values of a step MLflow shows the later one, or the larger: the clock may have been set back since.
+        known = next((name for name in results if name in self._results), None)
+        history = self._destination.client.get_metric_history(self.run_id, known) if known else []
+        last_ms = max(record.finished_ms for record in records)
+        time_ms = max([last_ms, *(metric.timestamp + 1 for metric in history)])
+        self._destination.log(self.run_id, (Point(name, value, time_ms, 0) for name, value in results.items()))
+        self._results |= results
 
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's pages open an experiment on a view for language models instead of its runs."""
-
-_MAX_TAG_CHARACTERS = 5000
-
-
-def view_tags(axes: Sequence[str]) -> dict[str, str]:
-    """Tags of an experiment. They save the choice of columns, as MLflow's pages do for "Share": what varies, and the
-    rates. Which rows are unfolded is no part of it."""
-    paths = dict.fromkeys((*(axes or _AXES), "seed"))
-    columns = [*(f"params.`{path}`" for path in paths), *(f"metrics.`{name}`" for name in _RATES)]
-    return _EXPERIMENT_TAGS | {
-        f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": columns, "groupBy": None})
-    }
-
-
-def runs_page(experiment_id: str) -> str:
-    """Where MLflow's pages show the runs in that choice of columns; without the last word they open another page, which
-    is about language models."""
-    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+def _found_or_made(destination: Destination, info: SweepInfo) -> Run:
+    """The parent run of a sweep, made where there is none."""
+    tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
+    if info.created_ms is not None:
+        # A sweep whose folder was removed and begun anew is another sweep.
+        tags["bdray.sweep_created_ms"] = str(info.created_ms)
+    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+    for run in destination.runs(query, "attributes.start_time ASC"):
+        destination.client.update_run(run.info.run_id, status="RUNNING")
+        for key, value in _sweep_tags(info).items():
+            if run.data.tags.get(key) != value:
+                destination.client.set_tag(run.info.run_id, key, shorten(value))
+        return run
+    if info.description:
+        tags[_NOTE] = info.description
+    tags |= {key: shorten(value) for key, value in _sweep_tags(info).items()}
+    return destination.client.create_run(destination.experiment_id, info.created_ms, tags, info.name)
 
 
-def provenance_tags(info: SweepInfo) -> dict[str, str]:
-    """What MLflow's list of runs shows as source, user and version; nothing of what is not known."""
-    tags = {
-        "mlflow.source.name": info.command,
-        "mlflow.source.type": "LOCAL" if info.command else "",
-        "mlflow.user": info.user,
-        "mlflow.source.git.commit": info.git_commit,
-    }
-    return {name: value for name, value in tags.items() if value}
+def _quoted(text: str) -> str:
+    return text.replace("'", "\\'")
 
 
-def sweep_tags(info: SweepInfo) -> dict[str, str]:
+def _sweep_tags(info: SweepInfo) -> dict[str, str]:
     """Of the parent run, beside those that name it."""
     command = {"bdray.command": info.command} if info.command else {}
     return {**provenance_tags(info), **command}
@@ -101,26 +156,26 @@ def note_of(known: str, description: str, records: Sequence[TrialRecord]) -> str
     return f"{head}\n\n{table}".strip()
 
 
-def result_metrics(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> dict[str, float]:
+def _result_metrics(files: SweepFolder, info: SweepInfo, records: Sequence[TrialRecord]) -> dict[str, float]:
     """The metrics of the parent run; none before the first condition has ended."""
     if not records:
         return {}
     return summary_metrics(records, len(info.asked) or len(files.condition_ids()))
 
 
-def changed_files(files: SweepFolder, known: str) -> dict[str, bytes]:
+def _changed_files(files: SweepFolder, known: str) -> dict[str, bytes]:
     """The files that the parent run does not hold as they are now, by name.
 
     Args:
-        known: what `ARTIFACTS_TAG` says.
+        known: what `_ARTIFACTS_TAG` says.
     """
     held = _parsed(known)
-    found = {name: data for name in RESULTS if (data := files.read(name)) is not None}
+    found = {name: data for name in _RESULTS if (data := files.read(name)) is not None}
     return {name: data for name, data in found.items() if _sum(data) != held.get(name)}
 
 
-def artifacts_tag(known: str, new: Mapping[str, bytes]) -> str:
-    """What `ARTIFACTS_TAG` says when the run holds `new`, too."""
+def _artifacts_tag(known: str, new: Mapping[str, bytes]) -> str:
+    """What `_ARTIFACTS_TAG` says when the run holds `new`, too."""
     return json.dumps({**_parsed(known), **{name: _sum(data) for name, data in new.items()}})
 
 
@@ -130,73 +185,3 @@ def _sum(data: bytes) -> str:
 
 def _parsed(known: str) -> dict[str, Any]:
     return dict(json.loads(known)) if known else {}
-
-
-def experiment(client: MlflowClient, name: str, uri: str, place: str | None, tags: dict[str, str]) -> str:
-    """The id of the experiment of this name, made where there is none.
-
-    Args:
-        place: where it keeps its artifacts; None: where the server decides.
-        tags: that it is to have.
-
-    Raises:
-        TrackingError: it was deleted; says how to restore it.
-    """
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, place, tags))
-        except Exception:
-            # Another sweep may have made it meanwhile.
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        restore = ["mlflow", "experiments", "restore", "-x", str(found.experiment_id)]
-        raise TrackingError(
-            f"the MLflow experiment '{name}' was deleted: set tracking.experiment to another name, or restore it with:"
-            f" {shlex.join(['env', f'{TRACKING_VARIABLE}={without_password(uri)}', *restore])}"
-        )
-    for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return str(found.experiment_id)
-
-
-def parent_run(client: MlflowClient, experiment_id: str, info: SweepInfo) -> Run:
-    """The parent run of a sweep, made where there is none."""
-    tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
-    if info.created_ms is not None:
-        # A sweep whose folder was removed and begun anew is another sweep.
-        tags["bdray.sweep_created_ms"] = str(info.created_ms)
-    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
-    for run in search_runs(client, experiment_id, query, "attributes.start_time ASC"):
-        client.update_run(run.info.run_id, status="RUNNING")
-        for key, value in sweep_tags(info).items():
-            if run.data.tags.get(key) != value:
-                client.set_tag(run.info.run_id, key, shorten(value))
-        return run
-    if info.description:
-        tags[NOTE] = info.description
-    tags |= {key: shorten(value) for key, value in sweep_tags(info).items()}
-    return client.create_run(experiment_id, info.created_ms, tags, info.name)
-
-
-def search_runs(client: MlflowClient, experiment_id: str, query: str, order: str) -> Iterator[Run]:
-    """All runs that match, page by page."""
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], query, max_results=1000, order_by=[order], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
-
-
-def shorten(text: str, limit: int = _MAX_TAG_CHARACTERS) -> str:
-    """The text, or its beginning and how long it is."""
-    return text if len(text) <= limit else f"{text[: limit - 40]}... ({len(text)} characters)"

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from bdray.errors import StorageNotFoundError
 from bdray.record import RATES, Answer, Answered, Relearnt, StageRecord
 from bdray.results.detections import measures_of, names_of
-from bdray.store.journal import JOURNAL
-from bdray.store.sweep_folder import ANSWERS, CONDITION, RECORD, ConditionFolder, ConditionInfo
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import ANSWERS, CONDITION, JOURNAL, RECORD
+from bdray.store.labels import ConditionInfo
 
 ANSWERED = "+"
 """Between the version of a record and how many answers there are, in a mark of what was delivered."""

@@ -16,8 +16,9 @@ from typing import IO, Any
 import bdray
 from bdray.credentials import public
 from bdray.errors import TrackingError
+from bdray.store.file_names import MIRROR_LOG
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MIRROR_LOG, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, sync_command, undelivered
 from bdray.tracking.server import absolute_tracking_uri
 

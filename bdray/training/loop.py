@@ -34,7 +34,7 @@ from bdray.poisoning.late import LateStamps
 from bdray.poisoning.pgd import Adversary
 from bdray.randomness import watched
 from bdray.recipes import Layers, Optimization, Strong
-from bdray.record import EpochRecord, StageName, finite
+from bdray.record import EpochRecord, StageName, finite, now_ms
 from bdray.regularizers.base import Mixing, Regularizer
 from bdray.regularizers.mixing import mix, mixed_cross_entropy, paste
 from bdray.repairs.objective import Batch, Objective
@@ -304,7 +304,7 @@ def _train_epoch(
         seconds=time.perf_counter() - started,
         images=images,
         peak_memory_bytes=_peak_memory(device),
-        finished_ms=time.time_ns() // 1_000_000,
+        finished_ms=now_ms(),
     )
 
 

@@ -34,11 +34,12 @@ from bdray.record import (
     Status,
     TrialRecord,
     Visibility,
+    now_ms,
     persistence_of,
 )
 from bdray.repairs.base import Training
+from bdray.store.condition_folder import blank_record, write_failure
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import blank_record, now_ms, write_failure
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking

@@ -16,10 +16,10 @@ from torch import nn
 from bdray.condition import PlannedStage
 from bdray.errors import TrialInterrupted
 from bdray.models.networks.weights import load_exactly, read_state
-from bdray.record import Confusion, EpochRecord, StageRecord
+from bdray.record import Confusion, EpochRecord, StageRecord, now_ms
 from bdray.repairs.base import Operation, RepairStage, Training
 from bdray.store.journal import Journal
-from bdray.store.sweep_folder import now_ms, warning_for
+from bdray.store.labels import warning_for
 from bdray.training.device import Compute, stage_environment
 from bdray.training.evaluation import Evaluation
 from bdray.training.loop import Stage, StageState, run_stage

@@ -27,8 +27,8 @@ from bdray.checksum import damaged_name
 from bdray.errors import StorageError, StorageNotFoundError
 from bdray.record import Confusion, EpochRecord, StageRecord
 from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.file_names import CHECKPOINT, MANIFEST, MODEL
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL
 from bdray.training.loop import StageState
 
 _AGAIN = "the stage is computed again"

@@ -12,10 +12,12 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Answer, Answered, Confusion, Relearnt, TrialRecord, Visibility
+from bdray.record import Answer, Answered, Confusion, Relearnt, TrialRecord, Visibility, now_ms
+from bdray.store.file_names import CONFUSION, ERROR, MODEL, PLAN, PREVIEW
 from bdray.store.journal import Journal
+from bdray.store.labels import warning_for
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, SweepFolder, now_ms, warning_for
+from bdray.store.sweep_folder import SweepFolder
 from bdray.trial.contact_sheet import contact_sheet
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_store import model_bytes

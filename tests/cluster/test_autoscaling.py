@@ -20,8 +20,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from waiting import HANG_S, until
 
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
 from benchmarks.ports import free_port
 
 pytestmark = pytest.mark.system

@@ -18,8 +18,8 @@ from waiting import HANG_S
 
 from bdray.cluster.daemons import memory_kills_as_actor_errors
 from bdray.cluster.failures import in_one_line, memory_exhausted
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_records
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = '''

@@ -30,8 +30,8 @@ from bdray.condition import Condition
 from bdray.errors import ClusterError, UserError
 from bdray.inventory import Installation
 from bdray.machine import Machine
+from bdray.store.file_names import SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE
 
 pytestmark = pytest.mark.long
 

@@ -19,8 +19,8 @@ import ray
 
 from bdray.cluster import ClusterJob, ClusterRun, ClusterSettings, Task
 from bdray.condition import Condition
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_record
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
 

@@ -22,8 +22,8 @@ from bdray.data.cifar10 import Cifar10
 from bdray.errors import ConditionError, UserError, WeightsError
 from bdray.models import build_model
 from bdray.space import load_space
+from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import POISONED_WARNING
 from bdray.trial import TrialOptions, run_trial
 
 SMALL: dict[str, Any] = {

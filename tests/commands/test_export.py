@@ -22,8 +22,9 @@ from bdray.cli import main
 from bdray.commands.export import kept_record, model_file, named_stage
 from bdray.condition import Condition
 from bdray.errors import ComponentError, UserError
+from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import POISONED_WARNING, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
 
 SMALL: dict[str, Any] = {

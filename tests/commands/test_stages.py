@@ -10,8 +10,10 @@ import yaml
 
 from bdray.cli import main
 from bdray.condition import Condition
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import DRIVER_LOCK
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, ConditionFolder, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
 
 SMALL = {

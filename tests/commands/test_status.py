@@ -24,12 +24,14 @@ from waiting import until
 from bdray.cli import main
 from bdray.commands.status import state_of
 from bdray.condition import Condition
-from bdray.record import ErrorRecord
+from bdray.record import ErrorRecord, now_ms
 from bdray.space import load_space
 from bdray.store import locks
+from bdray.store.condition_folder import blank_record, write_failure
+from bdray.store.file_names import DRIVER_LOCK
 from bdray.store.locks import Holder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, SweepFolder, SweepInfo, blank_record, now_ms, write_failure
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import RunningCondition, SweepStatus, read_sweep_status, write_sweep_status
 
 pytestmark = pytest.mark.long

@@ -14,8 +14,9 @@ from bdray.cli import main, make_parser
 from bdray.condition import Condition
 from bdray.errors import TrackingError, UserError
 from bdray.space import load_space
+from bdray.store.condition_folder import blank_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.notifying import Notifier
 from bdray.tracking.server import absolute_tracking_uri, probe
 from bdray.trial import TrialOptions, run_trial

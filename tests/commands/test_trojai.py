@@ -15,8 +15,8 @@ from PIL import Image
 from bdray.cli import main
 from bdray.condition import Condition
 from bdray.record import TrialRecord
+from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import POISONED_WARNING
 from bdray.trial import TrialOptions, run_trial
 
 SMALL: dict[str, Any] = {

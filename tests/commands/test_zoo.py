@@ -21,8 +21,8 @@ from bdray.cli import main
 from bdray.commands.zoo import Chosen, _write_trigger
 from bdray.condition import Condition
 from bdray.record import TrialRecord
+from bdray.store.labels import BASELINE_NOTE, POISONED_WARNING
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING
 from bdray.trial import TrialOptions, run_trial
 from bdray.trial.attacks import probes_of
 from bdray.trial.setup import Experiment

@@ -18,7 +18,7 @@ from bdray.record import (
     Visibility,
     persistence_of,
 )
-from bdray.store.sweep_folder import warning_for
+from bdray.store.labels import warning_for
 
 IMAGES = 1000
 

@@ -17,8 +17,8 @@ from bdray.condition import Condition
 from bdray.models import build_model
 from bdray.recipes import Finetune
 from bdray.repairs import REPAIRS, Operation, Repair, Training
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_record
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 

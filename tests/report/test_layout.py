@@ -136,7 +136,7 @@ def test_an_axis_of_more_values_than_colours_has_colours_and_kinds_of_line(make_
     assert len(looks) == len(repairs), "no two of one panel look alike"
     (legend,) = figure.legends
     assert sorted(text.get_text().replace(" ", "_") for text in legend.get_texts()) == sorted(repairs)
-    assert legend.get_title().get_text() == "colour and kind of line: repair"
+    assert legend.get_title().get_text() == "colour and kind of line: repair name"
     option = make_record(trigger="patch", repair={"name": "clp", "threshold": 5.0})
     wider = study_of([each.record for cell in study.cells for each in cell.replicates] + [option])
     lines = lines_of(wider.cells, wider.axes, colors=7, styles=4, panels=24)

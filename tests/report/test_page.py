@@ -20,8 +20,9 @@ from bdray.report.page import SweepDescription, clean_splits, make_report, perce
 from bdray.report.probes import probed_stages
 from bdray.results.cells import study_of
 from bdray.results.statistics import auc_interval
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.triggers.base import TRIGGERS
 
 MakeRecord = Callable[..., TrialRecord]

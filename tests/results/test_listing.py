@@ -17,8 +17,8 @@ from bdray.record import DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from bdray.results.listing import DEFINITIONS, fit_of, latex_of, listing_of, markdown_of, table_of, texts_of
 from bdray.results.statistics import wilson_interval
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder
 from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]

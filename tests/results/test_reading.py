@@ -9,8 +9,9 @@ import pytest
 import bdray
 from bdray.errors import UserError
 from bdray.record import RATES, TrialRecord
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 
 SMALL = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 100, "test_limit": 40},

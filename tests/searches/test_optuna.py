@@ -19,8 +19,9 @@ from bdray.record import TrialRecord
 from bdray.searches.optuna import Optuna, OptunaAsker
 from bdray.searches.study import CELL, FREE
 from bdray.space import SearchSpace
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.search_loop import SearchLoop
 from benchmarks.searching import made_up, success_of
 

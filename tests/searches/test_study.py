@@ -18,8 +18,9 @@ from bdray.record import TrialRecord
 from bdray.searches.optuna import OptunaAsker
 from bdray.searches.study import CELL, CONDITIONS, FREE
 from bdray.space import SearchSpace
+from bdray.store.file_names import SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from benchmarks.searching import made_up
 
 Load = Callable[..., SearchSpace]

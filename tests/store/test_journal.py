@@ -7,9 +7,10 @@ from pathlib import Path
 from made_up import rates
 
 from bdray.record import EpochRecord
-from bdray.store.journal import JOURNAL, Journal, stage_metrics
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import JOURNAL
+from bdray.store.journal import Journal, stage_metrics
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder
 
 RATES = rates(None, 0.5, robust_accuracy=0.25)
 

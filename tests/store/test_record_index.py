@@ -15,18 +15,11 @@ from made_up import rates, record, stage
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord, ErrorRecord, TrialRecord
+from bdray.store.condition_folder import ConditionFolder, write_failure
 from bdray.store.record_index import RecordIndex
+from bdray.store.records import GRAIN_S, read_heads, read_records, statuses_of_intact
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    GRAIN_S,
-    ConditionFolder,
-    SweepFolder,
-    SweepInfo,
-    read_heads,
-    read_records,
-    statuses_of_intact,
-    write_failure,
-)
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from benchmarks.slow_store import SlowStore, slow_store
 
 MakeRecord = Callable[..., TrialRecord]
@@ -40,7 +33,7 @@ IDS = [condition.condition_id for condition in CONDITIONS]
 
 @pytest.fixture(autouse=True)
 def _few_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdray.store.sweep_folder.WORTH_IT", WORTH_IT)
+    monkeypatch.setattr("bdray.store.records.WORTH_IT", WORTH_IT)
 
 
 def fill(sweep: Storage) -> None:
@@ -146,9 +139,9 @@ def test_what_gathered_records_say_alike_is_there_once(made: list[TrialRecord], 
 def test_a_large_sweep_has_several_segments(
     made: list[TrialRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("bdray.store.sweep_folder.MOST", "bdray.store.record_index.MOST"):
+    for place in ("bdray.store.records.MOST", "bdray.store.record_index.MOST"):
         monkeypatch.setattr(place, 6)
-    monkeypatch.setattr("bdray.store.sweep_folder.WORTH_IT", 2)
+    monkeypatch.setattr("bdray.store.records.WORTH_IT", 2)
     sweep = Storage.open(tmp_path / "one")
     assert gathered(sweep, made) == made
     sizes = Counter(copy.segment for copy in RecordIndex(sweep).copies.values())

@@ -13,16 +13,11 @@ from waiting import HANG_S
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord
+from bdray.store.condition_folder import ConditionFolder, blank_record
 from bdray.store.journal import Journal, read_journal
+from bdray.store.records import read_records, statuses_of_intact
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import (
-    ConditionFolder,
-    SweepFolder,
-    SweepInfo,
-    blank_record,
-    read_records,
-    statuses_of_intact,
-)
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.reuse import adopt
 from bdray.trial import TrialOptions, run_trial
 from benchmarks.slow_store import SMALL, SlowStore, of_conditions, requests_of_a_sweep, slow_store

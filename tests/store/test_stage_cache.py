@@ -10,9 +10,9 @@ import pytest
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
+from bdray.store.file_names import CHECKPOINT, MANIFEST, MODEL
 from bdray.store.stage_cache import Eviction, StageCache
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import CHECKPOINT, MANIFEST, MODEL
 from bdray.trial import TrialOptions, run_trial
 
 

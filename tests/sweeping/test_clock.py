@@ -21,8 +21,9 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.record import EpochRecord, TrialRecord
 from bdray.store.journal import Journal
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher
 from bdray.tracking.server import open_client

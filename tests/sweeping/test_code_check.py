@@ -17,9 +17,10 @@ from bdray.errors import UserError
 from bdray.questions import answer_key
 from bdray.record import Answer
 from bdray.space import SearchSpace, load_space
-from bdray.store.journal import JOURNAL
+from bdray.store.condition_folder import blank_record
+from bdray.store.file_names import JOURNAL
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, blank_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.code_check import OnChange, same_code
 from bdray.triggers.base import TRIGGERS
 

@@ -19,8 +19,9 @@ from bdray.commands.launch import tell
 from bdray.machine import Machine
 from bdray.record import EpochRecord, TrialRecord
 from bdray.space import load_space
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.cost import CostEstimate, cost_lines, estimate_cost, forecast_of, untimed_kinds
 from bdray.sweeping.freezing import freeze
 from bdray.sweeping.run_sweep import begin

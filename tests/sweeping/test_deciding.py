@@ -13,8 +13,8 @@ from bdray.errors import ClusterError
 from bdray.machine import Machine
 from bdray.space import SearchSpace, load_space
 from bdray.space.resources import Decided
+from bdray.store.file_names import SPACE as FROZEN
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE as FROZEN
 from bdray.sweeping.deciding import (
     as_decided,
     cpu_share,

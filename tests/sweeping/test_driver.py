@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 
 from bdray.space import load_space
+from bdray.store.file_names import DELIVERED
+from bdray.store.records import read_heads
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DELIVERED, SweepFolder, SweepInfo, read_heads
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.run_sweep import delivery_mark, run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console

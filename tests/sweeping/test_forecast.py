@@ -15,9 +15,10 @@ from bdray.cluster.queue import StageQueue
 from bdray.condition import Condition
 from bdray.record import EpochRecord
 from bdray.space import SearchSpace, load_space
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher

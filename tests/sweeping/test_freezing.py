@@ -13,8 +13,9 @@ from PIL import Image
 from bdray.cli import make_parser
 from bdray.commands.trial import choose_condition
 from bdray.space import load_space
+from bdray.store.file_names import SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SPACE, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.freezing import write_space
 
 TWO = """

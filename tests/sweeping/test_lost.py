@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from bdray.condition import Condition
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import read_record
 from bdray.sweeping.observing import record_lost
 from bdray.sweeping.settings import SweepRun
 

@@ -15,9 +15,10 @@ from types import MappingProxyType
 import pytest
 from waiting import HANG_S, until
 
+from bdray.store.file_names import DRIVER_LOCK
 from bdray.store.locks import Holder
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, read_records
 from benchmarks.clock import Clock
 from benchmarks.slow_store import slow_store
 

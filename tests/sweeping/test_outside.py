@@ -18,8 +18,9 @@ from bdray.commands.status import state_of
 from bdray.condition import Condition
 from bdray.record import Facts, FloorRecord
 from bdray.space import SearchSpace, load_space
+from bdray.store.file_names import MANIFEST
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MANIFEST, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.reuse import lacking_floors
 from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from waiting import HANG_S, until
 
-from bdray.store.sweep_folder import RECORD
+from bdray.store.file_names import RECORD
 from benchmarks.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.long]

@@ -10,8 +10,9 @@ import pytest
 from bdray.cli import main
 from bdray.errors import UserError
 from bdray.space import SearchSpace, load_space
+from bdray.store.file_names import DRIVER_LOCK, MANIFEST, SPACE
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import DRIVER_LOCK, MANIFEST, SPACE, SweepFolder, SweepInfo
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.reuse import trained_elsewhere
 from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop

@@ -12,8 +12,9 @@ from bdray.cli import main
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.questions import Questions
+from bdray.store.file_names import MANIFEST
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MANIFEST, SweepFolder
+from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping.reuse import say_gone, split_unasked
 from bdray.terminal import Console
 from bdray.trial import TrialOptions, run_trial

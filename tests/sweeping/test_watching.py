@@ -12,10 +12,11 @@ from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.errors import StorageError
 from bdray.questions import Questions
-from bdray.record import EpochRecord
+from bdray.record import EpochRecord, now_ms
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, SweepFolder, SweepInfo, now_ms
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.display import running_line
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher

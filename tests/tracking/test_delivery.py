@@ -18,8 +18,9 @@ from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
 from bdray.record import DataRecord
+from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionInfo, SweepFolder, name_of
+from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import SweepStatus, write_sweep_status
 from bdray.tracking import DeliveryReport, check_tracking, default_tracking_uri, sync_sweep
 from bdray.tracking.delivery import Delivery
@@ -133,7 +134,7 @@ def test_cut_at_any_call_and_repeated_nothing_is_missing_or_twice(new_sweep: Any
     cuts = 0
     for at_call, name in enumerate(names, start=1):
         delivery = Delivery.connect(Storage.open(sweep.path))
-        delivery._client = BreakingClient(delivery._client, at_call, is_made=is_made)
+        delivery.destination.client = BreakingClient(delivery.destination.client, at_call, is_made=is_made)
         try:
             delivery.deliver(name)
         except TrackingError:
@@ -155,8 +156,8 @@ def test_epochs_arrive_one_by_one_and_only_the_new_ones_are_sent(new_sweep: Any,
     name = sweep.condition(1)
     delivery = Delivery.connect(Storage.open(sweep.path))
     sent: list[int] = []
-    log_batch = delivery._client.log_batch
-    delivery._client.log_batch = lambda run, metrics=(), *args, **kwargs: (
+    log_batch = delivery.destination.client.log_batch
+    delivery.destination.client.log_batch = lambda run, metrics=(), *args, **kwargs: (
         sent.append(len(metrics)) or log_batch(run, metrics, *args, **kwargs)
     )
     for steps in (1, 2, 3):

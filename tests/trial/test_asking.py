@@ -25,8 +25,9 @@ from bdray.questions import Questions, answer_key
 from bdray.record import Answer, TrialRecord
 from bdray.results.detections import detector_table
 from bdray.results.tables import result_table
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import MANIFEST
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MANIFEST, ConditionFolder
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
 from bdray.trial.asking import Asking

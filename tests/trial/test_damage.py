@@ -23,8 +23,9 @@ from bdray.condition import Condition
 from bdray.errors import TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.store.checksummed import ChecksummedFolder
+from bdray.store.records import read_records
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_records
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 

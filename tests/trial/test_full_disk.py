@@ -13,8 +13,9 @@ from made_up import record, stage
 from bdray.condition import Condition
 from bdray.errors import StorageError
 from bdray.record import EpochRecord, TrialRecord
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder, read_record
 from bdray.trial import TrialOptions, run_trial
 
 CONDITION = Condition.parse(

@@ -16,8 +16,8 @@ from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.questions import Questions
 from bdray.record import Answer, EpochRecord, StageName, TrialRecord
+from bdray.store.file_names import MODEL
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import MODEL
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 

@@ -20,8 +20,8 @@ from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName
 from bdray.repairs import REPAIRS, CleanData, Operation, Repair, Tools, Training
 from bdray.repairs.base import Details
+from bdray.store.file_names import ERROR
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ERROR
 from bdray.training.device import pick_device
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, preflight, run_trial

@@ -12,8 +12,9 @@ from bdray.condition import Condition
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.listing import listing_of
 from bdray.results.tables import result_row
+from bdray.store.records import read_record, statuses_of_intact
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder, SweepInfo, read_record, statuses_of_intact
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
 

@@ -19,8 +19,8 @@ from bdray.questions import Questions
 from bdray.recipes import Evaluate, Relearn
 from bdray.record import TrialRecord
 from bdray.seeds import derive_seed, stream
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import ConditionFolder
 from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial

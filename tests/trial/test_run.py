@@ -22,8 +22,10 @@ from bdray.condition import Condition, attack_key
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.results.controls import controls_of
+from bdray.store.labels import BASELINE_NOTE, POISONED_WARNING
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import BASELINE_NOTE, POISONED_WARNING, SweepFolder, SweepInfo, read_record
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
 from bdray.trial.attacks import Probe, probes_of
