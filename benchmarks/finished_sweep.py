@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+from bdray.attacks import probes_of
 from bdray.cluster.job import ClusterJob, Task
 from bdray.condition import Condition
 from bdray.record import Rates, StageRecord, TrialRecord, now_ms
@@ -19,7 +20,6 @@ from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.trial import TrialOptions, run_trial
-from bdray.trial.attacks import probes_of
 
 _WRITERS = 16
 _TEMPLATES = "templates"

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from bdray.attacks import probes_of
 from bdray.cluster.job import ClusterJob, Task
 from bdray.condition import Condition, flatten
 from bdray.record import EpochRecord, FloorRecord, Rates, StageRecord, TrialRecord, now_ms
 from bdray.seeds import derive_seed
 from bdray.store.condition_folder import blank_record
 from bdray.store.sweep_folder import SweepFolder
-from bdray.trial.attacks import probes_of
 
 IMAGES = 1000
 

@@ -94,7 +94,7 @@ class ClusterJob:
         sweep: the sweep's folder.
         storage: the folder of all sweeps.
         tasks: in the order they should start.
-        probes: JSON text of the attacks that baselines are also tested with (`bdray.trial.attacks.dump_probes`).
+        probes: JSON text of the attacks that baselines are also tested with (`bdray.attacks.dump_probes`).
         questions: JSON text of what is asked of the models (`bdray.questions.Questions.dump`).
         plugins: modules that every worker imports first.
         trial_options: keyword arguments of `TrialOptions` that all trials share.

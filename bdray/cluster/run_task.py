@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from bdray.attacks import lacks_floors, parse_probes
 from bdray.cluster.gauges import Gauges, TellingReporter
 from bdray.cluster.hanging import LEAST_S, HangWatch
 from bdray.cluster.job import ClusterJob, Task
@@ -15,7 +16,6 @@ from bdray.condition import Condition
 from bdray.questions import Questions
 from bdray.store.sweep_folder import SweepFolder
 from bdray.trial import TrialOptions, ask_trial, attempt_trial
-from bdray.trial.attacks import lacks_floors, parse_probes
 
 
 def run_task(job: ClusterJob, task: Task) -> str:

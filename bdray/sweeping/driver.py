@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
+from bdray.attacks import dump_probes, probes_of
 from bdray.cluster.node_resources import require_runnable
 from bdray.gpu import show_gpu
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
@@ -29,7 +30,6 @@ from bdray.sweeping.tasks import stages_of
 from bdray.sweeping.watching import Watcher
 from bdray.terminal import Console
 from bdray.tracking import Mirror, tracking_mark
-from bdray.trial.attacks import dump_probes, probes_of
 from bdray.trial.measurements import Packing
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
+from bdray.attacks import Probe, attacks_to_relearn, lacks_floors
 from bdray.condition import Condition
 from bdray.detectors import Detector
 from bdray.errors import BdrayError
@@ -22,7 +23,6 @@ from bdray.store.sweep_folder import SweepFolder, sweeps_in
 from bdray.store.sweep_status import is_alive
 from bdray.sweeping.tasks import stages_of
 from bdray.terminal import Console
-from bdray.trial.attacks import Probe, attacks_to_relearn, lacks_floors
 from bdray.trial.surrogate import surrogate_of
 
 _NAMED = 3

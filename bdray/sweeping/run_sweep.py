@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from bdray.attacks import probes_of
 from bdray.condition import Condition, digest
 from bdray.credentials import public
 from bdray.errors import BdrayError, StorageError, StorageNotFoundError, UserError
@@ -44,7 +45,6 @@ from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
 from bdray.terminal import Console
 from bdray.tracking import DeliveryReport, Mirror, named_tracking_uri, start_mirror, tracking_mark, tracking_uri_for
-from bdray.trial.attacks import probes_of
 
 _ENDING_S = 5.0
 """How long a driver whose supervisor was killed may take to be gone."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bdray.attacks import Probe
 from bdray.gpu import CONTEXT_BYTES
 from bdray.questions import Questions
 from bdray.recipes import Resolved
 from bdray.training.batches import DataPlace
-from bdray.trial.attacks import Probe
 
 
 @dataclass(frozen=True)

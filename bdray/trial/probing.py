@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from bdray.attacks import Probe
 from bdray.record import FloorRecord, ProbeRecord, Rates, StageRecord
-from bdray.trial.attacks import Probe
 from bdray.trial.setup import Experiment
 
 

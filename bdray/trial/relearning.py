@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bdray.attacks import Probe
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import relearn_key
 from bdray.randomness import watched
@@ -24,7 +25,6 @@ from bdray.seeds import stream
 from bdray.training.evaluation import TestSet
 from bdray.training.loop import Stage, run_stage
 from bdray.training.reporter import Reporter
-from bdray.trial.attacks import Probe
 from bdray.trial.setup import Experiment
 
 

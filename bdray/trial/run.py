@@ -15,17 +15,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from bdray.attacks import Probe, own_probes
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
 from bdray.poisoning.base import Surrogate
-from bdray.questions import relearn_key
 from bdray.record import (
     Answer,
     ErrorRecord,
@@ -37,23 +37,20 @@ from bdray.record import (
     now_ms,
     persistence_of,
 )
-from bdray.repairs.base import Training
 from bdray.store.condition_folder import blank_record, write_failure
 from bdray.store.storage import Storage
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
-from bdray.trial.asking import Asking
-from bdray.trial.attacks import Probe, attacks_to_relearn, own_probes
 from bdray.trial.auto import decided
+from bdray.trial.kept_models import KeptModels
 from bdray.trial.measurements import speed_key
 from bdray.trial.options import TrialOptions
 from bdray.trial.preflight import try_stages
 from bdray.trial.probing import Probing
-from bdray.trial.relearning import relearn
-from bdray.trial.repair_inputs import shape_model
+from bdray.trial.questioning import Questioning
 from bdray.trial.setup import Experiment
 from bdray.trial.stage_runner import Pruned, StageEnd, StageRunner
-from bdray.trial.stage_store import KeptStage, StageStore
+from bdray.trial.stage_store import StageStore
 from bdray.trial.surrogate import PlannedSurrogate, plan_surrogate, surrogate_of
 from bdray.trial.trial_files import TrialFiles
 from bdray.trial.visibility import visibility_of
@@ -197,7 +194,8 @@ class _Trial:
         self.files = TrialFiles(sweep, condition)
         self.store = StageStore(sweep, storage) if sweep else None
         self.kept_in = storage or sweep
-        self._answers_in = sweep if self.options.keep_stages else None
+        self._kept = KeptModels(condition, self.store, self.files)
+        self._questioning = Questioning(condition, sweep, self.files, options, reporter)
         self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
         before = self.files.finished_before() if condition.is_baseline else None
@@ -211,75 +209,28 @@ class _Trial:
         """
         device = self.device()
         experiment = self.experiment(self.condition, device)
-        poisoned = self._poisoned(experiment) if self._asks("poisoned") else None
-        repaired = self._repaired(experiment) if self._asks("repaired") or self._to_relearn() else None
-        relearnt = () if repaired is None else self._relearn(experiment, repaired)
+        asking, kept = self._questioning, self._kept
+        poisoned = kept.poisoned(experiment) if asking.asks("poisoned") else None
+        repaired = kept.repaired(experiment) if asking.asks("repaired") or asking.to_relearn() else None
+        relearnt = () if repaired is None else asking.relearn(experiment, repaired)
         stamped = self._as_stamped(experiment, device) if poisoned or repaired else None
         answers: tuple[Answer, ...] = ()
         if stamped is not None:
-            answers += () if poisoned is None else self._asking(stamped, "poisoned").ask(poisoned)
-            answers += () if repaired is None else self._asking(stamped, "repaired").ask(repaired)
+            answers += () if poisoned is None else asking.ask(stamped, "poisoned", poisoned)
+            answers += () if repaired is None else asking.ask(stamped, "repaired", repaired)
         if not answers and not relearnt:
             raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
         self.files.write_answers(answers, relearnt)
         return record.model_copy(update=dict(self.files.answered()))
-
-    def _asks(self, of: Literal["poisoned", "repaired"]) -> bool:
-        """Whether there are detectors to ask of such a model."""
-        has_one = of == "poisoned" or self.condition.is_repaired
-        return has_one and bool(self.options.questions.detectors_of(of))
-
-    def _poisoned(self, experiment: Experiment) -> nn.Module | None:
-        """The model as the poison stage left it; None where it is not kept."""
-        kept = self._finished(self.condition.poison_fingerprint, experiment)
-        if kept is None:
-            return None
-        model = experiment.build_model()
-        model.load_state_dict(kept.weights)
-        return model
 
     def _as_stamped(self, experiment: Experiment, device: torch.device) -> Experiment | None:
         """With its pictures as the poison stage had them; None where the surrogate that takes is not kept."""
         surrogate = surrogate_of(self.condition)
         if surrogate is None:
             return experiment
-        if self._finished(surrogate.stage.fingerprint, experiment) is None:
+        if self._kept.stage(surrogate.stage.fingerprint, experiment) is None:
             return None
         return experiment.perturb(self.surrogate(surrogate, device)[0])
-
-    def _finished(self, fingerprint: str, experiment: Experiment) -> KeptStage | None:
-        return self.store.finished(fingerprint, experiment.data.fingerprint) if self.store else None
-
-    def _repaired(self, experiment: Experiment) -> nn.Module | None:
-        """The model as its repair left it; None where it is not kept."""
-        weights = self.files.repaired_weights()
-        if weights is None:
-            return None
-        model = experiment.build_model()
-        for step in self.condition.repair_stages:
-            if isinstance(step, Training) and step.start != "current":
-                model = experiment.build_model()
-            shape_model(experiment, step, model)
-        model.load_state_dict(weights)
-        return model
-
-    def _to_relearn(self) -> dict[str, Probe]:
-        """The attacks that the repaired model has yet to be taught, by the keys of their answers."""
-        recipe = self.options.questions.evaluate.relearn
-        if recipe is None:
-            return {}
-        known = {each.key for each in self.files.answered().relearnt}
-        wanted = attacks_to_relearn(self.condition, self.options.probes)
-        keys = ((relearn_key(recipe, probe.key), probe) for probe in wanted)
-        return {key: probe for key, probe in keys if key not in known}
-
-    def _relearn(self, experiment: Experiment, model: nn.Module) -> tuple[Relearnt, ...]:
-        """What is known and what is new."""
-        recipe, known = self.options.questions.evaluate.relearn, self.files.answered().relearnt
-        if recipe is None:
-            return known
-        taught = (relearn(experiment, model, recipe, probe, self.reporter) for probe in self._to_relearn().values())
-        return (*known, *taught)
 
     def device(self) -> torch.device:
         device = pick_device(self.options.device)
@@ -287,7 +238,8 @@ class _Trial:
         prepare_memory(device, self.options.gpu_share, self.options.context_bytes)
         return device
 
-    def run(self) -> TrialRecord:
+    def _prepared(self) -> tuple[Experiment, dict[str, Any]]:
+        """The data as the stages get them, and what the record says of where they are computed."""
         device = self.device()
         experiment = self.experiment(self.condition, device)
         experiment, self.options = decided(experiment, self.options, self.reporter, self.kept_in)
@@ -299,6 +251,10 @@ class _Trial:
         if (surrogate := surrogate_of(self.condition)) is not None:
             helper, environment["surrogate"] = self.surrogate(surrogate, device)
             experiment = experiment.perturb(helper)
+        return experiment, environment
+
+    def run(self) -> TrialRecord:
+        experiment, environment = self._prepared()
         visibility = visibility_of(experiment)
         self.files.write_visibility(visibility)
         runner = self._runner(experiment)
@@ -311,7 +267,7 @@ class _Trial:
                 ends.append(end)
                 probing.measure(runner.model, end.record)
                 if len(ends) == 1 and not end.record.diverged:
-                    answers = self._asking(experiment, "poisoned").ask(runner.model)
+                    answers = self._questioning.ask(experiment, "poisoned", runner.model)
         except Pruned as pruned:
             record = self._record("pruned", [pruned.record], probing, visibility, environment)
             # Its checkpoint stays: conditions that share the stage need not train it again to end there too, and one
@@ -326,8 +282,8 @@ class _Trial:
             record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
         relearnt: tuple[Relearnt, ...] = ()
         if status == "finished":
-            relearnt = self._relearn(experiment, runner.model)
-            answers += self._asking(experiment, "repaired").ask(runner.model) if self._asks("repaired") else ()
+            relearnt = self._questioning.relearn(experiment, runner.model)
+            answers += self._questioning.ask(experiment, "repaired", runner.model)
             if self.options.questions.evaluate.select and record.validation is None:
                 record = record.model_copy(update={"validation": experiment.validate(runner.model)})
         record = record.model_copy(update={"answers": answers, "relearnt": relearnt})
@@ -385,9 +341,6 @@ class _Trial:
         if self.condition.is_baseline:
             return sweep
         return own_probes(self.condition, sweep) if self.options.questions.evaluate.probes else ()
-
-    def _asking(self, experiment: Experiment, of: Literal["poisoned", "repaired"]) -> Asking:
-        return Asking(experiment, self.options.questions.detectors_of(of), self._answers_in, self.reporter)
 
     def _record(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bdray.attacks import Probe
 from bdray.condition import Condition
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
@@ -35,7 +36,6 @@ from bdray.training.batches import DataPlace, FromHost, choose_place
 from bdray.training.device import Compute, make_compute
 from bdray.training.evaluation import Normalization, TestSet
 from bdray.training.loop import Stage
-from bdray.trial.attacks import Probe
 from bdray.trial.survival import trigger_kept
 from bdray.triggers.base import Trigger
 from bdray.triggers.variations import vary

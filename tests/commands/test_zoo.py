@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import bdray
+from bdray.attacks import probes_of
 from bdray.cli import main
 from bdray.commands.zoo import Chosen, _write_trigger
 from bdray.condition import Condition
@@ -24,7 +25,6 @@ from bdray.record import TrialRecord
 from bdray.store.labels import BASELINE_NOTE, POISONED_WARNING
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
-from bdray.trial.attacks import probes_of
 from bdray.trial.setup import Experiment
 
 SMALL: dict[str, Any] = {

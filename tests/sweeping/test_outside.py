@@ -12,6 +12,7 @@ import pytest
 from made_up import rates, record, stage
 
 import bdray
+from bdray.attacks import Probe, probes_of
 from bdray.cli import main
 from bdray.commands.readers import report_of
 from bdray.commands.status import state_of
@@ -26,7 +27,6 @@ from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun, SweepSettings
 from bdray.terminal import Console
-from bdray.trial.attacks import Probe, probes_of
 
 SPACE = """\
 name: wide

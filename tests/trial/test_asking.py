@@ -17,6 +17,7 @@ from picture_folders import write_class_folders
 from PIL import Image
 from torch import nn
 
+from bdray.attacks import lacks_floors, probes_of
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools, Labelled, Pictures
@@ -31,7 +32,6 @@ from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
 from bdray.trial.asking import Asking
-from bdray.trial.attacks import lacks_floors, probes_of
 from bdray.trial.setup import Experiment
 
 SMALL: dict[str, Any] = {

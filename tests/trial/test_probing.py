@@ -11,13 +11,13 @@ import torch
 from made_up import rates, stage
 from torch import nn
 
+from bdray.attacks import own_probes, probes_of
 from bdray.condition import Condition
 from bdray.questions import Questions
 from bdray.recipes import Evaluate
 from bdray.record import StageRecord
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
-from bdray.trial.attacks import own_probes, probes_of
 from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.triggers.base import build_trigger

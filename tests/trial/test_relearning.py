@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from bdray.attacks import Probe, probes_of
 from bdray.condition import Condition
 from bdray.errors import StageGoneError
 from bdray.questions import Questions
@@ -24,7 +25,6 @@ from bdray.store.storage import Storage
 from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
-from bdray.trial.attacks import Probe, probes_of
 from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
 

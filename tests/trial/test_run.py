@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from waiting import HANG_S
 
+from bdray.attacks import Probe, probes_of
 from bdray.condition import Condition, attack_key
 from bdray.errors import DataError, PoisonError, StorageError, TrialInterrupted
 from bdray.record import EpochRecord, StageName, TrialRecord
@@ -28,7 +29,6 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, attempt_trial, run_trial
-from bdray.trial.attacks import Probe, probes_of
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from made_up import rates, record
 
+from bdray.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of
 from bdray.condition import Condition, attack_key
 from bdray.errors import ConditionError
 from bdray.poisoning.all_to_one import AllToOne
 from bdray.poisoning.base import Poison
 from bdray.record import FloorRecord
 from bdray.results.controls import controls_of
-from bdray.trial.attacks import Probe, dump_probes, own_probes, parse_probes, probes_of
 from bdray.triggers import TRIGGERS
 
 
