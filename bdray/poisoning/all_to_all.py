@@ -24,12 +24,6 @@ class AllToAll(Poison):
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.ones(len(labels), dtype=np.bool_)
 
-    def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
-        return (labels + 1) % num_classes
-
-    def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        return np.ones(len(labels), dtype=np.bool_)
-
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return (labels + 1) % num_classes
 

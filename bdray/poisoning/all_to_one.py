@@ -27,12 +27,6 @@ class AllToOne(Poison):
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels != self.target)
 
-    def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
-        return np.full_like(labels, self.target)
-
-    def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        return np.asarray(labels != self.target)
-
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
 

@@ -117,12 +117,14 @@ class Poison(Component):
         raise NotImplementedError
 
     def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
-        """The labels that poisoned images are trained with. int64 `N` in, int64 `N` out."""
-        raise NotImplementedError
+        """The labels that poisoned images are trained with: by default what the attacker wants of them. int64 `N` in,
+        int64 `N` out."""
+        return self.wanted_labels(labels, num_classes)
 
     def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        """Which test images count for the attack success rate (never one already of the wanted label)."""
-        raise NotImplementedError
+        """Which test images count for the attack success rate: by default all that are not of the wanted label already,
+        which none may be. int64 `N` in, bool `N` out."""
+        return np.asarray(self.wanted_labels(labels, num_classes) != labels)
 
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         """The class the attacker wants each test image taken for. int64 `N` in, int64 `N` out."""

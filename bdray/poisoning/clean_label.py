@@ -58,9 +58,6 @@ class CleanLabel(Poison):
     def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
         return labels.copy()
 
-    def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
-        return np.asarray(labels != self.target)
-
     def wanted_labels(self, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, self.target)
 

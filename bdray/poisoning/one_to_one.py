@@ -42,9 +42,6 @@ class OneToOne(Poison):
     def eligible(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.source)
 
-    def poisoned_labels(self, labels: Labels, num_classes: int) -> Labels:
-        return np.full_like(labels, self.target)
-
     def attacked(self, labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
         return np.asarray(labels == self.source)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from bdray.gpu import to_device
-from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage
-from bdray.repairs.masks import channels_of, endless_batches, masked_loss, scaling_norms, silence
+from bdray.repairs.base import REPAIRS, Details
+from bdray.repairs.masks import Pruning, channels_of, endless_batches, masked_loss, scaling_norms, silence
 from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @REPAIRS.register("anp")
-class AdversarialNeuronPruning(Repair):
+class AdversarialNeuronPruning(Pruning):
     """Learn a mask of channels, m in [0, 1], that makes alpha L(m, 0, 0) + (1 - alpha) L(m, d, e) small (equations 3
     and 4 of the paper), where d and e are what makes L largest within epsilon; then prune the channels whose mask ends
     at `threshold` or below.
@@ -48,13 +46,7 @@ class AdversarialNeuronPruning(Repair):
     batch_size: int = Field(default=128, ge=2)
     """Pictures a step."""
 
-    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Operation("prune", "pruned", self.identity(), operate=self._prune),)
-
-    def uses_clean_data(self, finetune: Finetune) -> bool:
-        return True
-
-    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+    def prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         norms = scaling_norms(model, "anp")
         mask = self.mask(model, tools)
         pruned = silence(norms, mask <= self.threshold, shift=False)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
-from bdray.recipes import Finetune
 from bdray.registry import Sight
-from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage
-from bdray.repairs.masks import scaling_norms, silence
+from bdray.repairs.base import REPAIRS, Details
+from bdray.repairs.masks import Pruning, scaling_norms, silence
 from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @REPAIRS.register("bnp")
-class NormStatisticsPruning(Repair):
+class NormStatisticsPruning(Pruning):
     """Prune the channels for which the divergence of running statistics, which saw the poison, from those of the clean
     set lies more than `threshold` standard deviations above the mean of their layer. It needs no labels.
 
@@ -36,13 +34,7 @@ class NormStatisticsPruning(Repair):
     threshold: float = Field(default=3.0, ge=0.0)
     """Standard deviations above the mean of the layer (`u` in the paper)."""
 
-    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Operation("prune", "pruned", self.identity(), operate=self._prune),)
-
-    def uses_clean_data(self, finetune: Finetune) -> bool:
-        return True
-
-    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+    def prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         import torch
 
         norms = scaling_norms(model, "bnp")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
 from bdray.errors import ConditionError
-from bdray.recipes import Finetune
 from bdray.registry import Sight
-from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage
+from bdray.repairs.base import REPAIRS, Details
+from bdray.repairs.masks import Pruning
 from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @REPAIRS.register("clp")
-class ChannelLipschitzPruning(Repair):
+class ChannelLipschitzPruning(Pruning):
     """Prune the channels whose upper bound of the Lipschitz constant lies more than `threshold` standard deviations
     above the mean of their layer. It sees no data and trains nothing.
 
@@ -36,13 +35,7 @@ class ChannelLipschitzPruning(Repair):
     threshold: float = Field(default=3.0, ge=0.0)
     """Standard deviations above the mean of the layer (`u` in the paper)."""
 
-    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Operation("prune", "pruned", self.identity(), operate=self._prune),)
-
-    def uses_clean_data(self, finetune: Finetune) -> bool:
-        return False
-
-    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+    def prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         import torch
 
         gone = []

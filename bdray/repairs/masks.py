@@ -1,16 +1,32 @@
-"""What masks of channels have in common: the scale of batch normalisation is what a channel is switched off by."""
+"""What repairs that switch channels off have in common: mostly, the scale of batch normalisation is what does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from bdray.errors import ConditionError
-from bdray.repairs.tools import Tools
+from bdray.recipes import Finetune
+from bdray.repairs.base import Details, Operation, Repair, RepairStage
+from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+class Pruning(Repair):
+    """A repair that switches channels off at once, and trains nothing afterwards."""
+
+    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
+        return (Operation("prune", "pruned", self.identity(), operate=self.prune),)
+
+    def uses_clean_data(self, finetune: Finetune) -> bool:
+        return "clean share" in self.SEES
+
+    def prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+        """Does it, in place; says which channels."""
+        raise NotImplementedError
 
 
 def scaling_norms(model: nn.Module, repair: str) -> dict[str, nn.BatchNorm2d]:

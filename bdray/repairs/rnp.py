@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdray.recipes import Finetune
-from bdray.repairs.base import REPAIRS, Details, Operation, Repair, RepairStage
-from bdray.repairs.masks import channels_of, masked_loss, scaling_norms, silence
+from bdray.repairs.base import REPAIRS, Details
+from bdray.repairs.masks import Pruning, channels_of, masked_loss, scaling_norms, silence
 from bdray.repairs.tools import CleanData, Tools
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @REPAIRS.register("rnp")
-class ReconstructiveNeuronPruning(Repair):
+class ReconstructiveNeuronPruning(Pruning):
     """Raise the cross-entropy of clean pictures until the network gets few right (equation 1 of the paper); of that
     network learn a mask of channels, m in [0, 1], that makes alpha times the cross-entropy of the same pictures small
     (equation 2); then prune in the model the channels whose mask ends at `threshold` or below.
@@ -48,13 +46,7 @@ class ReconstructiveNeuronPruning(Repair):
     batch_size: int = Field(default=128, ge=2)
     """Pictures a step."""
 
-    def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Operation("prune", "pruned", self.identity(), operate=self._prune),)
-
-    def uses_clean_data(self, finetune: Finetune) -> bool:
-        return True
-
-    def _prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
+    def prune(self, model: nn.Module, clean: CleanData, tools: Tools) -> Details:
         norms = scaling_norms(model, "rnp")
         worker = copy.deepcopy(model).train()
         epochs, right = self.unlearn(worker, tools)

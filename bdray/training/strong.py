@@ -20,7 +20,7 @@ from bdray.regularizers.base import Mixing
 HOLE = 2
 """A cutout hides a square of 1/2 of the side (DeVries and Taylor 2017: 16 of 32 pixels on CIFAR-10)."""
 
-OPERATIONS, MAGNITUDE, LEVELS = 2, 9, 30
+MAGNITUDE, LEVELS = 9, 30
 """RandAugment does two operations a picture, of 9 of 30 levels: the paper's defaults, and torchvision's."""
 
 _STRENGTH = MAGNITUDE / LEVELS
