@@ -211,7 +211,7 @@ def _add_inspection(commands: Any) -> None:
     )
     explaining.add_argument("path", metavar="PATH", help="a key, a section, a component (trigger.patch) or an option")
     for reader in (listing, explaining):
-        reader.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="load it too (repeatable)")
+        _plugins_option(reader)
     preview = _command(
         commands, "preview", "draw every trigger of a space: clean, triggered, difference", "inspection:preview"
     )
@@ -345,6 +345,7 @@ def _add_models(commands: Any) -> None:
         help="after which stage: poison, finetune (default: the last; of trojai and backdoorbench: poison)",
     )
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
+    _plugins_option(exporting)
     _storage_option(exporting)
     showing = _command(
         commands, "zoo", "poisoned models of a sweep and their benign twins, a folder each, with an index", "zoo:zoo"
@@ -409,6 +410,10 @@ def _data_root_option(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="folder of a data set (repeatable); or the environment variable BDRAY_ROOT_NAME",
     )
+
+
+def _plugins_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="load it too (repeatable)")
 
 
 def _storage_option(parser: argparse.ArgumentParser) -> None:

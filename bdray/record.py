@@ -258,6 +258,11 @@ class StageRecord(_Frozen):
     def last(self) -> EpochRecord | None:
         return self.epochs[-1] if self.epochs else None
 
+    @property
+    def changes(self) -> dict[str, float]:
+        """The `details` that are one number: `pruned_channels`, `chosen_samples`."""
+        return {name: value for name, value in self.details.items() if not isinstance(value, list)}
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, which would leave the epochs of `update` as they are."""
         epochs = {"epochs": Epochs.of(update["epochs"])} if update and "epochs" in update else {}

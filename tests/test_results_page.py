@@ -18,7 +18,7 @@ from bdray.results.tables import result_table
 from bdray.store import file_names
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.tracking.points import answer_points, relearnt_points
+from bdray.tracking.points import answer_points, change_points, relearnt_points
 from bdray.trial import TrialOptions, run_trial
 
 PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
@@ -94,6 +94,7 @@ def test_every_metric(swept: tuple[Storage, list[TrialRecord]]) -> None:
     lines = [line for folder in folders for line in folder.journal(folder.record())]
     metrics = {as_named(name) for line in lines for name in line["metrics"]}
     metrics |= {as_named(point.key) for folder in folders for point in answer_points(folder.answers(), 0)}
+    metrics |= {as_named(point.key) for record in records for point in change_points(record.stages)}
     metrics |= {point.key for folder in folders for point in relearnt_points(folder.answered().relearnt, 0)}
     metrics |= {as_named(name) for name in summary_metrics(records, planned=2)}
     assert metrics == named("Metrics")

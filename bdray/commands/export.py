@@ -14,6 +14,7 @@ from bdray.commands.readers import require_folder_of, write_file
 from bdray.condition import COMPONENTS, Condition
 from bdray.errors import ComponentError, UserError, nearest
 from bdray.models.networks.exported import About, exported
+from bdray.plugins import load_plugins
 from bdray.recipes import Finetune
 from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
@@ -31,6 +32,8 @@ def export(options: argparse.Namespace) -> int:
     from bdray.commands.backdoorbench import export_backdoorbench
     from bdray.commands.trojai import export_trojai
 
+    load_plugins(options.plugins)
+    say_plugins(options.plugins)
     sweep = folder_of_models(options.sweep, options.storage)
     write = {"model": export_model, "backdoorbench": export_backdoorbench, "trojai": export_trojai}[options.what]
     return write(sweep, options.id, options.stage, options.output)
@@ -194,8 +197,8 @@ def _require_components(sweep: Storage, record: TrialRecord) -> None:
 
 
 def _load_plugins(sweep: Storage, missed: UserError) -> None:
-    """Those that its search space names. Raises `missed` where there is no such file: code is imported from files."""
+    """Those that its search space names, as a file. Raises `UserError` where there is none."""
     space = sweep.local_path(SPACE)
-    if space is None:
-        raise missed
+    if space is None or not space.is_file():
+        raise UserError(f"{missed} (no {SPACE} here names plugins; --plugins MODULE does)") from missed
     say_plugins(load_plugins_of(space))

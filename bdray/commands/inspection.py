@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdray.commands.readers import require_folder_of, write_file
-from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of, sight
+from bdray.commands.reference import REGISTRIES, SECTIONS, classes, option_table, options_of, scope
 from bdray.data.folders import absolute
 from bdray.errors import BdrayError, UserError, nearest
 from bdray.inventory import NOT_INSTALLED, Finding, data_sets, devices, said_of, versions
@@ -60,10 +60,11 @@ def _listing(section: str, title: str) -> Table:
     table.add_column("options (default)", ratio=3)
     table.add_column("source", ratio=2)
     if section in ("repair", "detect"):
-        table.add_column("sees", ratio=1)
+        table.add_column("scores: sees" if section == "detect" else "sees", ratio=1)
     for name, cls in classes(section):
         options = (f"{option.name} ({option.default})" for option in options_of(cls) if option.name != "variant")
-        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE), *sight(cls))
+        said = scope(cls).values()
+        table.add_row(name, escape(", ".join(options)), escape(cls.SOURCE), *([": ".join(said)] if said else []))
     return table
 
 

@@ -185,8 +185,8 @@ def _explain_component(console: Console, section: str, rest: str) -> None:
     elif rest in known:
         cls = known[rest]
         console.print(f"[bold]{section} '{escape(rest)}'[/bold]\n{escape(inspect.getdoc(cls) or '')}\n")
-        for seen in sight(cls):
-            console.print(f"sees: {seen}", soft_wrap=True)
+        for word, said in scope(cls).items():
+            console.print(f"{word}: {said}", soft_wrap=True)
         console.print(f"source: {escape(cls.SOURCE)}\n", soft_wrap=True)
         console.print(option_table("", options_of(cls)))
     else:
@@ -236,9 +236,10 @@ def summary(cls: type) -> str:
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
-def sight(cls: type[Component]) -> list[str]:
-    """What a repair or a detector has to see, in words; nothing of other components."""
-    return [said_sight(cls.SEES)] if issubclass(cls, Repair | Detector) else []
+def scope(cls: type[Component]) -> dict[str, str]:
+    """What a detector scores, and what it or a repair has to see, in words; nothing of other components."""
+    scored = {"scores": cls.SCORES} if issubclass(cls, Detector) else {}
+    return {**scored, "sees": said_sight(cls.SEES)} if issubclass(cls, Repair | Detector) else {}
 
 
 # The pages of docs/.
@@ -259,7 +260,7 @@ def components_page() -> str:
         parts.append(f"## {registry.plural.capitalize()}: `{section}.{registry.name_key}`")
         for name, cls in classes(section):
             parts += [f"### `{name}`", _cell(inspect.getdoc(cls) or ""), f"Source: {_cell(cls.SOURCE)}."]
-            parts += [f"Sees: {seen}." for seen in sight(cls)]
+            parts += [f"{word.capitalize()}: {said}." for word, said in scope(cls).items()]
             if options := options_of(cls):
                 parts.append(_markdown(f"{section}.", options))
     return "\n\n".join(parts) + "\n"

@@ -27,9 +27,11 @@ class Detector(Component):
     """A measurement that is scored against the known truth. Extend one of its three kinds.
 
     Class attributes:
+        SCORES: what it gives scores to, in words; each of the three kinds says it.
         SEES: what it may see of data and model.
     """
 
+    SCORES: ClassVar[str] = ""
     SEES: ClassVar[frozenset[Sight]] = frozenset()
 
     of: Literal["poisoned", "repaired"] = "poisoned"
@@ -38,6 +40,8 @@ class Detector(Component):
 
 class TrainingSetDetector(Detector):
     """Scores every sample of a training set as it was trained on, but for crop and flip."""
+
+    SCORES: ClassVar[str] = "training sets"
 
     def score(self, model: nn.Module, items: Labelled, tools: DetectorTools) -> torch.Tensor:
         """float64, `N`."""
@@ -50,6 +54,8 @@ class TrainingSetDetector(Detector):
 
 class InputDetector(Detector):
     """Scores single pictures that are shown to a model."""
+
+    SCORES: ClassVar[str] = "pictures"
 
     asked: int = Field(default=1000, ge=2)
     """Of how many clean and of how many triggered test pictures at most, evenly spaced."""
@@ -67,6 +73,8 @@ class InputDetector(Detector):
 
 class ModelDetector(Detector):
     """Scores every class of a model: is it the one that a backdoor leads to?"""
+
+    SCORES: ClassVar[str] = "models"
 
     def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
         """An anomaly index a class: float64, `K`."""

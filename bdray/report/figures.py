@@ -602,7 +602,13 @@ class _Looks:
             return list(dict.fromkeys(values_of(cell, [path])[0] for cell in cells)) if path else []
 
         colors, kinds = values(lines.color), values(lines.style)
-        return cls(lines, dict(zip(colors, _COLORS, strict=False)), dict(zip(kinds, _KINDS, strict=False)))
+        # An axis that has both goes through the colours with each kind of line.
+        each = len(_COLORS) if lines.color == lines.style else 1
+        return cls(
+            lines,
+            {text: _COLORS[at % len(_COLORS)] for at, text in enumerate(colors)},
+            {text: _KINDS[at // each] for at, text in enumerate(kinds)},
+        )
 
     def of_cell(self, cell: Cell) -> dict[str, Any]:
         color = self.colors[values_of(cell, [self.lines.color])[0]] if self.lines.color else BLUE
@@ -611,17 +617,23 @@ class _Looks:
 
     def explain(self, figure: Figure, shape: Shape) -> None:
         """One legend above the panels: two of them would be laid over each other."""
+        has_both = self.lines.color == self.lines.style
         colors = [Line2D([], [], color=color, lw=2.5, label=text) for text, color in self.colors.items()]
         kinds = [
-            Line2D([], [], color="#444444", ls=style, marker=marker, ms=3.5, lw=1.3, label=text)
+            Line2D(
+                [], [], color=self.colors[text] if has_both else "#444444", ls=style, marker=marker, ms=3.5, lw=1.3,
+                label=text,
+            )
             for text, (style, marker) in self.kinds.items()
-        ]
+        ]  # fmt: skip
         said = [("colour", self.lines.color), ("kind of line", self.lines.style)]
+        if has_both:
+            colors, said = [], [("colour and kind of line", self.lines.color)]
         if colors or kinds:
             title = "; ".join(f"{look}: {axis_words(path)}" for look, path in said if path)
             figure.legend(
                 handles=[*colors, *kinds], loc="outside upper left", frameon=False, fontsize=shape.points - 0.5,
-                ncols=min(4, shape.columns([*self.colors, *self.kinds], 0.42)),
+                ncols=min(4, shape.columns(list(dict.fromkeys([*self.colors, *self.kinds])), 0.42)),
                 title=textwrap.fill(title, int((shape.width - 0.2) / shape.letter)),
                 title_fontsize=shape.points - 0.5, alignment="left",
             )  # fmt: skip

@@ -45,7 +45,7 @@ class Lines:
 
     Attributes:
         panels: each combination of their values has a panel.
-        color, style: each value has a colour, a kind of line.
+        color, style: each value has a colour, a kind of line; one axis of both: each value has a pair of them.
         alike: curves of one panel may differ in these and look the same.
     """
 
@@ -83,18 +83,22 @@ def _joined(cells: Sequence[Cell], axes: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def lines_of(cells: Sequence[Cell], axes: Sequence[str], *, colors: int, styles: int, panels: int) -> Lines:
-    """The trigger makes panels; colours and kinds of line go to the axes with most values that they are enough for;
-    what is left makes more panels, as long as there are at most `panels`."""
+    """The trigger makes panels; colours and kinds of line go to the axes with most values that they are enough for,
+    both to the first where neither is enough for it, but both together are; what is left makes more panels, as long as
+    there are at most `panels`."""
     given = [path for path in axes if path.startswith(TRIGGER)] or list(axes[:1])
     rest = telling(cells, [path for path in axes if path not in given], given)
-    color = next((path for path in rest if levels(cells, [path]) <= colors), None)
+    both = rest[0] if rest and colors < levels(cells, rest[:1]) <= colors * styles else None
+    color = both or next((path for path in rest if levels(cells, [path]) <= colors), None)
     rest = telling(cells, [path for path in rest if path != color], [*given, *filter(None, [color])])
-    style = next((path for path in rest if levels(cells, [path]) <= styles), None)
+    style = both or next((path for path in rest if levels(cells, [path]) <= styles), None)
     alike: list[str] = []
     for path in rest:
         if path == style:
             continue
-        if levels(cells, [*given, path]) <= panels:
+        # An option that one repair of many has is no reason for a panel.
+        splits = not both or levels(cells, [both, path]) >= 2 * levels(cells, [both])
+        if splits and levels(cells, [*given, path]) <= panels:
             given.append(path)
         else:
             alike.append(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from bdray.errors import ComponentError
+from bdray.record import TrialRecord
 from bdray.registry import said_sight
 from bdray.repairs import REPAIRS
 from bdray.report.layout import TRIGGER, in_order, levels, telling, values_of, words_of
@@ -52,6 +53,9 @@ class RankedRepair:
         attacks: in how many it has a value, whether they count or not.
         lost: conditions that failed, diverged or collapsed by its end, of `conditions`: they count in nothing.
         seconds: mean time of its stages, their evaluation included.
+        pictures: clean ones that it was given, lowest to highest; "–" of one that uses none.
+        changed: what its stages say that they did to the model, or chose to train on; each number lowest to highest
+            over the conditions.
     """
 
     name: str
@@ -62,6 +66,8 @@ class RankedRepair:
     lost: int
     conditions: int
     seconds: float
+    pictures: str
+    changed: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,11 @@ class Ranking:
     squares: Mapping[tuple[str, str], float]
     attacks: int
     counted: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether some repair says what it did."""
+        return any(repair.changed for repair in self.repairs)
 
     @property
     def unranked(self) -> list[str]:
@@ -205,6 +216,7 @@ def _row(
     done = [each.record.stages[1:] for each in conditions if len(each.record.stages) > 1]
     ends = [[stage.seconds for stage in stages] for stages in done]
     times = list(map(sum, ends))
+    pictures = [each.record.data.clean_images for each in conditions if each.record.data]
     return RankedRepair(
         name,
         _sight_of(_kind(cells[0])),
@@ -214,7 +226,29 @@ def _row(
         lost=sum(not each.sound("finetune") for each in conditions),
         conditions=len(conditions),
         seconds=fmean(times) if times else 0.0,
+        pictures=_span(pictures) if any(pictures) else "–",
+        changed=_changed([each.record for each in conditions]),
     )
+
+
+def _changed(records: Iterable[TrialRecord]) -> str:
+    said: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        for stage in record.stages:
+            for name, value in stage.changes.items():
+                said.setdefault(name, {}).setdefault(stage.name, []).append(value)
+    # Of what two stages say, each with its own.
+    return "; ".join(
+        f"{f'{stage} {name}' if len(by_stage) > 1 else name} {_span(values)}".replace("_", " ")
+        for name, by_stage in said.items()
+        for stage, values in by_stage.items()
+    )
+
+
+def _span(values: Collection[float]) -> str:
+    """Lowest to highest, or the one value there is."""
+    ends = (min(values), max(values))
+    return " to ".join(dict.fromkeys(f"{end:,.0f}" if end == round(end) else f"{end:.3g}" for end in ends))
 
 
 def _columns(cells: Sequence[Cell], around: Sequence[str]) -> tuple[dict[Setting, str], tuple[str, ...]]:

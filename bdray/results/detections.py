@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from bdray.detectors.base import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
+from bdray.detectors.base import DETECTORS
 from bdray.errors import ComponentError
 from bdray.poisoning.classes import NamedClass
 from bdray.record import Answer, TrialRecord, facts_of
@@ -22,11 +22,6 @@ from bdray.values import freeze
 AT = ("tpr_at_1", "tpr_at_5", "tpr_at_10")
 OWN = ("tpr", "fpr")
 COUNTS = ("positives", "negatives")
-_SCORED: dict[type[Detector], str] = {
-    TrainingSetDetector: "training sets",
-    InputDetector: "pictures",
-    ModelDetector: "models",
-}
 
 
 def names_of(answers: Iterable[Answer]) -> dict[str, str]:
@@ -113,6 +108,7 @@ class DetectorTable:
         attacks: labels of the columns; baselines last.
         rows: by detector, what it said of each attack; None where it was not asked.
         groups: what detectors score and may see, in words, with the names of the rows they are in.
+        seconds: by detector, mean time of an answer.
         clean_accuracy: of low clean accuracy as a detector of models, its area under the ROC curve by attack; None
             where no two baselines have its setting.
         failed: what kept detectors from answering, once each.
@@ -121,6 +117,7 @@ class DetectorTable:
     attacks: tuple[str, ...]
     rows: Mapping[str, tuple[Detections | None, ...]]
     groups: Mapping[str, tuple[str, ...]]
+    seconds: Mapping[str, float]
     clean_accuracy: tuple[float | None, ...]
     failed: tuple[str, ...]
 
@@ -133,6 +130,7 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     found: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
     models: dict[str, dict[str, TrialRecord]] = defaultdict(dict)
     by_kind: dict[str, dict[str, None]] = {}
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
     # A model is asked once with each clean set: in one column it would count as several.
     cleans = {_clean_of(record) for record in records if record.answers}
     for record in sorted(records, key=lambda record: record.role == "baseline"):
@@ -142,6 +140,7 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
                 attack = attack_of(record) + (f", {_clean_of(record)}" if len(cleans) > 1 else "")
                 row = _row(names, answer)
                 found[row, attack][answer.key] = answer
+                seconds[row][answer.key] = answer.seconds
                 models[attack][record.stages[0].fingerprint] = record
                 by_kind.setdefault(kind_of(answer.detector["name"]), {})[row] = None
     attacks = tuple(dict.fromkeys(attack for _, attack in found))
@@ -157,6 +156,7 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
         attacks,
         rows,
         groups={kind: tuple(members) for kind, members in sorted(by_kind.items())},
+        seconds={row: fmean(times.values()) for row, times in seconds.items()},
         clean_accuracy=tuple(_by_clean_accuracy(models[attack].values(), baselines) for attack in attacks),
         failed=tuple(dict.fromkeys(errors)),
     )
@@ -169,8 +169,7 @@ def kind_of(name: str) -> str:
         cls = DETECTORS.get(name)
     except ComponentError:
         return "of one's own"
-    scored = next(words for base, words in _SCORED.items() if issubclass(cls, base))
-    return f"of {scored}: {said_sight(cls.SEES)}"
+    return f"of {cls.SCORES}: {said_sight(cls.SEES)}"
 
 
 def _by_clean_accuracy(models: Iterable[TrialRecord], baselines: Mapping[str, TrialRecord]) -> float | None:

@@ -36,6 +36,7 @@ def result_row(
     recipes: Mapping[str, str] | None = None,
     took_at: float = TOOK_AT,
     selected: Mapping[str, bool] | None = None,
+    changed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One flat row: ids, status, every condition path, the rates after each stage and after the last one of the repair.
     Holds no times, so that equal sweeps have equal tables.
@@ -48,6 +49,7 @@ def result_row(
         recipes: the same of relearning (`recipes_of`).
         took_at: see `bdray.results.took`.
         selected: by cell, whether its setting of its repair is the best one (`selected_cells`); None: no columns.
+        changed: columns of what repairs did to models (`changes_of`) that other records have.
     """
     results, replicate = results or results_of([record]), Replicate(record, control)
     before, after = (replicate.floor(stage) for stage in ("poison", "finetune"))
@@ -63,6 +65,8 @@ def result_row(
         **_took(replicate, results, took_at),
         **({} if selected is None else _validated(record, selected)),
         "repaired_der": defense_effectiveness(record.poisoned, record.repaired),
+        **dict.fromkeys(changed),
+        **changes_of(record),
         **(_probed(record, results) if probed or record.probes else {}),
         **answer_columns(record, names_of(record.answers) if detectors is None else detectors),
         **relearnt_columns(record, control, recipes_of([record]) if recipes is None else recipes, took_at),
@@ -115,6 +119,11 @@ def defense_effectiveness(before: Rates | None, after: Rates | None) -> float | 
     return (max(0.0, fall) - max(0.0, cost) + 1) / 2
 
 
+def changes_of(record: TrialRecord) -> dict[str, float]:
+    """What the stages of a repair say that they did to the model, or chose to train on, by column."""
+    return {f"{stage.name}_{name}": value for stage in record.stages for name, value in stage.changes.items()}
+
+
 def _took(replicate: Replicate, results: Sequence[str], took_at: float) -> dict[str, bool | None]:
     """Of the first result and of the last one, after which baselines were tested with the attack, too."""
     row: dict[str, bool | None] = {f"{result}_took": None for result in (*results, "repaired")}
@@ -164,6 +173,7 @@ def result_table(
         "recipes": recipes_of(records),
         "took_at": took_at,
         "selected": selected,
+        "changed": list(dict.fromkeys(column for record in records for column in changes_of(record))),
     }
     rows = [
         result_row(record, controls.get(record.condition_id), results, probed=probed, **shared) for record in records

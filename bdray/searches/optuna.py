@@ -24,7 +24,7 @@ from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.cells import Cells
+from bdray.searches.cell_parameters import Cells
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Bound, Goal, twin_id
 from bdray.searches.study import CONDITIONS, CONSTRAINTS, METRICS, quiet, read_study

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bdray.condition import Condition
-from bdray.searches.cells import Parameters
+from bdray.searches.cell_parameters import Parameters
 from bdray.searches.metrics import Goal
 from bdray.searches.study import CELL, CONDITIONS, CONSTRAINTS, FREE, METRICS, STUDY_NAME, quiet
 

@@ -127,6 +127,10 @@ class SweepFolder(ChecksummedFolder):
         """Whether there is a finished stage; whether it is intact, whoever reads it finds out."""
         return self.storage.exists(f"stages/{fingerprint}/{MANIFEST}")
 
+    def answers_of(self, fingerprint: str) -> set[str]:
+        """Keys of the answers of detectors that lie beside a stage."""
+        return {name.removesuffix(".json") for name in self.storage.list(f"stages/{fingerprint}/answers")}
+
     def has_shared(self, name: str) -> bool:
         """As `has_stage`; or whether there is the answer of this name (`answer_name`)."""
         return self.storage.exists(f"stages/{name}.json") if "/" in name else self.has_stage(name)

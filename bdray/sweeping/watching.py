@@ -6,14 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.questions import Questions
+from bdray.questions import Questions, answer_key
 from bdray.record import now_ms
 from bdray.store.journal import read_journal
 from bdray.store.records import read_record, read_records
@@ -63,6 +63,7 @@ class Watcher:
         self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
+        self._asked: dict[str, Condition] = {}
         self._running: dict[str, _Running] = {}
         self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
@@ -75,8 +76,10 @@ class Watcher:
 
     def expect(self, conditions: Iterable[Condition], tasks: Iterable[Task]) -> None:
         """More conditions, and those of them that are to be run."""
-        works = {condition.condition_id: work_of(condition, self._max_batches) for condition in conditions}
+        known = {condition.condition_id: condition for condition in conditions}
+        works = {name: work_of(condition, self._max_batches) for name, condition in known.items()}
         with self._lock:
+            self._asked.update(known if self._questions.detect else {})
             self.forecaster.works.update(works)
             self._tasks.update((task.condition_id, task) for task in tasks)
             self._kinds.update(training_of(work.kind) for work in works.values())
@@ -123,13 +126,27 @@ class Watcher:
         for number, (condition_id, before) in enumerate(running.items()):
             try:
                 entries, _ = read_journal(self._folder.condition(condition_id)) if number < _SHOWN else ([], 0)
+                now = before.looked_at(
+                    self._clock(), entries, self._wall_ms(), self.forecaster.finished, self._questions
+                )
+                now = now.without(self._answered(condition_id, now.shown.then))
             except StorageError:
                 continue
-            now = before.looked_at(self._clock(), entries, self._wall_ms(), self.forecaster.finished, self._questions)
             with self._lock:
                 if self._running.get(condition_id) is before:
                     self._running[condition_id] = now
             self.forecaster.rates.learn(condition_id, now.work.kind, seconds=now.seconds, units=now.units)
+
+    def _answered(self, condition_id: str, then: Collection[str]) -> set[str]:
+        """Those of the detectors in `then` that have been asked of the poisoned model, here or by another condition."""
+        condition = self._asked.get(condition_id)
+        asked = [each for each in self._questions.detectors_of("poisoned") if each.name in then]
+        if condition is None or not asked:
+            return set()
+        known = self._folder.answers_of(condition.poison_fingerprint)
+        # They are asked in turn, and one that failed has left no answer.
+        last = max((at for at, each in enumerate(asked, start=1) if answer_key(each, condition) in known), default=0)
+        return {each.name for each in asked[:last]} - {each.name for each in asked[last:]}
 
     def left_s(self) -> float | None:
         """Seconds until all that is known is done; None while nothing was timed."""
@@ -216,6 +233,11 @@ class _Running:
             news = {"stage": stage.name, "epoch": last["step"], "epochs": stage.epochs, "images_per_second": rate}
             shown = shown.model_copy(update={**news, "then": then})
         return _Running(self.work, seen_s, now_s, left, shown, seconds, units, len(entries))
+
+    def without(self, answered: Collection[str]) -> _Running:
+        """Where these detectors have answered."""
+        then = tuple(name for name in self.shown.then if name not in answered)
+        return replace(self, shown=self.shown.model_copy(update={"then": then})) if answered else self
 
 
 def _after(done: int, stages: Sequence[StageWork], questions: Questions, *, at_once: bool) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ class Delivery:
     def _update(self, run: ConditionRun, found: Found) -> None:
         status: str = found.record.record.status if found.record else "running"
         tags = {"bdray.status": status} if status != run.status else {}
-        points = (*found.journal, *found.answer_points)
+        points = (*found.journal, *found.later_points)
         batch = _Batch(run.new_params(found), points, tags)
         if found.record is not None:
             self._finish(run, found, found.record, batch)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from bdray.errors import StorageNotFoundError
-from bdray.record import RATES, Answer, Answered, Relearnt
+from bdray.record import RATES, Answer, Answered, Relearnt, StageRecord
 from bdray.results.detections import measures_of, names_of
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import ANSWERS, CONDITION, JOURNAL, RECORD
@@ -48,6 +48,16 @@ def answer_points(answers: Sequence[Answer], time_ms: int) -> tuple[Point, ...]:
     )
 
 
+def change_points(stages: Sequence[StageRecord]) -> tuple[Point, ...]:
+    """What stages say that they did to the model, as `prune/pruned_channels`, at their last epoch."""
+    return tuple(
+        Point(f"{stage.name}/{name}", value, stage.last.finished_ms, stage.last.epoch)
+        for stage in stages
+        if stage.last
+        for name, value in stage.changes.items()
+    )
+
+
 def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, ...]:
     """What a poisoned model did after relearning, as `relearnt/attack_success_rate`; of several recipes the last."""
     measured = {name: getattr(relearnt[-1].rates, name) for name in RATES} if relearnt else {}
@@ -76,7 +86,12 @@ class Found:
         ended_ms = self.record.record.finished_ms if self.record else 0
         taught = self.answered.relearnt if self.record and self.record.record.role == "poisoned" else ()
         said = self.answered.answers if self.record else ()
-        self.answer_points = (*answer_points(said, ended_ms), *relearnt_points(taught, ended_ms))
+        stages = self.record.record.stages if self.record else ()
+        self.later_points = (
+            *change_points(stages),
+            *answer_points(said, ended_ms),
+            *relearnt_points(taught, ended_ms),
+        )
 
     @property
     def mark(self) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +158,37 @@ def test_a_single_trial_keeps_its_model(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     assert main(["export", "model", str(out), one.name, "--output", str(file)]) == 0
     assert bdray.load_model(file).about.result == "finetuned"
+
+
+def test_a_single_trial_of_a_plugins_network_is_exported_with_that_plugin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "his_network_file.py").write_text(
+        "from bdray.models.base import ARCHITECTURES\n"
+        "from bdray.models.cifar_resnet import ResNet8\n\n"
+        "@ARCHITECTURES.register('his_network')\n"
+        "class HisNetwork(ResNet8):\n"
+        "    'His.'\n"
+    )
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "name: one\nplugins: [his_network_file]\n"
+        "fixed:\n  data: {name: digits, image_size: 16, train_limit: 100, test_limit: 40}\n"
+        "  model: his_network\n  trigger: patch\n  train: {epochs: 1}\n  finetune: {epochs: 0}\n"
+    )
+    out, file = tmp_path / "out", tmp_path / "model.safetensors"
+    out.mkdir()
+    python = [sys.executable, "-m", "bdray"]
+    subprocess.run([*python, "trial", str(space), "--threads", "1", "--output", str(out)], check=True)
+    (one,) = (out / "conditions").iterdir()
+    export = [*python, "export", "model", str(out), one.name, "--output", str(file)]
+    run = partial(subprocess.run, check=False, capture_output=True, text=True)
+    alone = run(export)
+    assert alone.returncode == 2
+    assert "his_network" in alone.stderr
+    assert "--plugins MODULE does" in " ".join(alone.stderr.split())
+    named = run([*export, "--plugins", "his_network_file"], cwd=tmp_path)
+    assert (named.returncode, file.is_file()) == (0, True), named.stderr
 
 
 def test_it_says_from_where_it_imports_plugins(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from bdray.record import TrialRecord
+from bdray.report.figures import persistence_pictures
 from bdray.report.layout import heat_map, lines_of, telling
 from bdray.results.cells import study_of
 
@@ -122,6 +123,26 @@ def test_an_axis_that_another_decides_takes_no_place(make_record: MakeRecord) ->
     assert telling(study.cells, ["regularizer.name", "trigger.name"], study.axes) == []
     lines = lines_of(study.cells, study.axes, colors=7, styles=4, panels=24)
     assert (lines.panels, lines.color, lines.style, lines.alike) == (("trigger.name",), "regularizer.name", None, ())
+
+
+def test_an_axis_of_more_values_than_colours_has_colours_and_kinds_of_line(make_record: MakeRecord) -> None:
+    repairs = ["anp", "bnp", "fst", "ft_sam", "nad", "sau", "super_finetune", "clp"]
+    study = study_of([make_record(trigger=t, repair={"name": name}) for t in ("patch", "blend") for name in repairs])
+    lines = lines_of(study.cells, study.axes, colors=7, styles=4, panels=24)
+    assert (lines.panels, lines.color, lines.style, lines.alike) == (("trigger.name",), *["repair.name"] * 2, ())
+    (figure,) = [picture.figure for picture in persistence_pictures(study)]
+    panel = figure.axes[0]
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in panel.lines}
+    assert len(looks) == len(repairs), "no two of one panel look alike"
+    (legend,) = figure.legends
+    assert sorted(text.get_text().replace(" ", "_") for text in legend.get_texts()) == sorted(repairs)
+    assert legend.get_title().get_text() == "colour and kind of line: repair name"
+    option = make_record(trigger="patch", repair={"name": "clp", "threshold": 5.0})
+    wider = study_of([each.record for cell in study.cells for each in cell.replicates] + [option])
+    lines = lines_of(wider.cells, wider.axes, colors=7, styles=4, panels=24)
+    assert (lines.panels, lines.color, lines.alike) == (("trigger.name",), "repair.name", ("repair.threshold",))
+    none = lines_of(study.cells, study.axes, colors=3, styles=2, panels=24)
+    assert (none.color, none.style, none.panels) == (None, None, ("trigger.name", "repair.name"))
 
 
 def test_lines_look_different_or_it_is_said_in_what_they_differ(records: list[TrialRecord]) -> None:

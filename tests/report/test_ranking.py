@@ -15,6 +15,7 @@ from bdray.report.figures import COLUMN, PAGE, TEXT, Shape, ranking_pictures
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.ranking import MOST_ATTACKS, Ranking, mean_ranks, ranking
 from bdray.results.cells import study_of
+from bdray.results.tables import result_table
 
 MakeRecord = Callable[..., TrialRecord]
 Outcome = tuple[float, float, float, float]
@@ -217,6 +218,28 @@ def test_the_page_says_how_it_ranks(make_record: MakeRecord) -> None:
         "\N{NO-BREAK SPACE}", " "
     )
     assert '<section id="repairs">' not in make_report([make_record()], SweepDescription("demo")).html
+
+
+def test_the_page_says_what_each_repair_did(make_record: MakeRecord) -> None:
+    def saying(record: TrialRecord, **details: float | list[int]) -> TrialRecord:
+        *before, last = record.stages
+        return record.model_copy(update={"stages": (*before, last.model_copy(update={"details": details}))})
+
+    plain, *others = study_records(make_record, ("patch", "blend"), ("finetune", "nad"))
+    pruned = [saying(one, channels=1200.0, pruned_channels=float(k), pruned=[k]) for k, one in enumerate(others)]
+    found = ranking(study_of([plain, *pruned]))
+    assert found is not None
+    every = [record.condition["repair"]["name"] for record in pruned]
+    counts = {name: [k for k, other in enumerate(every) if other == name] for name in every}
+    assert {row.name: row.changed for row in found.repairs} == {
+        name: f"channels 1,200; pruned channels {min(known)} to {max(known)}" for name, known in counts.items()
+    }
+    assert "channels 1,200; pruned channels 0 to " in words([plain, *pruned])
+    columns = result_table([plain, *pruned]).filter(regex="channels")
+    name = pruned[0].stages[-1].name
+    assert columns[f"{name}_pruned_channels"].tolist()[1:] == list(range(len(pruned)))
+    assert columns.iloc[0].isna().all(), "one that says nothing changed nothing that is known"
+    assert not [column for column in columns if str(column).endswith("_pruned")], "lists are in the record alone"
 
 
 @pytest.mark.parametrize("shape", [PAGE, TEXT, COLUMN], ids=["page", "text", "column"])

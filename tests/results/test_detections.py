@@ -31,8 +31,10 @@ def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
     poisoned = [make_record((0.9, 0.1), seed=seed) for seed in (0, 1)]
     baseline = make_baseline(poisoned, seed=0)
     return [
-        asked(poisoned[0], said("strip", 0.8), said("mm_bd", **third)),
-        asked(poisoned[1], said("strip", 0.9), said("mm_bd", index=(0.1, 0.2), flagged=(), tpr=0.0, fpr=0.0)),
+        asked(poisoned[0], said("strip", 0.8, seconds=2.0), said("mm_bd", **third)),
+        asked(
+            poisoned[1], said("strip", 0.9, seconds=4.0), said("mm_bd", index=(0.1, 0.2), flagged=(), tpr=0.0, fpr=0.0)
+        ),
         asked(baseline, said("strip", fpr=0.04), said("mm_bd", index=(3.0, 0.0), flagged=(0,), fpr=0.5)),
     ]
 
@@ -93,6 +95,7 @@ def test_detectors_against_attacks(make_record: Any, make_baseline: Any) -> None
     assert strip.aurocs == (0.8, 0.9)
     assert (false_alarms and false_alarms.auroc, false_alarms and false_alarms.false) == (None, 0.04)
     assert (found and found.hits, found and found.models, flagged and flagged.flagged) == (1, 2, 1)
+    assert dict(table.seconds) == {"strip": 2.0, "mm_bd": 0.0}, "of two poisoned models and a baseline"
     assert detector_table([make_record()]) is None
     html = make_report(records, SweepDescription("detected")).html
     for shown in ("Would anybody have noticed?", "0.850", "[0.800 to 0.900]", "1 of 2", "1 of 1 flagged"):
@@ -126,7 +129,8 @@ def test_low_clean_accuracy_stands_beside_the_detectors(make_record: Any, make_b
     # Patch: of 0.80 and 0.90 against 0.85 and 0.80 one pair is lower, one equal. Blend: lower in all four.
     assert table.clean_accuracy == (1.5 / 4, 1.0, None)
     html = make_report(records, SweepDescription("rated")).html
-    assert '<td>low clean accuracy</td><td class="n">1.000</td><td class="n">0.375</td><td class="n">–</td>' in html
+    cells = [f'<td class="n">{shown}</td>' for shown in ("–", "1.000", "0.375", "–")]
+    assert f"<td>low clean accuracy</td>{''.join(cells)}" in html
     alone = detector_table(records[:-1])
     assert alone is not None
     assert alone.clean_accuracy == (None, None, None)

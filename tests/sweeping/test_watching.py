@@ -11,9 +11,10 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.errors import StorageError
-from bdray.questions import Questions
+from bdray.questions import Questions, answer_key
 from bdray.record import EpochRecord, now_ms
 from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import answer_name
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
@@ -81,7 +82,8 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
     condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "repair": repair})
     assert [stage.name for stage in condition.stages] == ["poison", "prune", "finetune"]
     sweep, name = Storage.open(tmp_path), condition.condition_id
-    questions = Questions((DETECTORS.build("strip"), DETECTORS.build({"name": "mm_bd", "of": "repaired"})))
+    strip, late = DETECTORS.build("strip"), DETECTORS.build("scale_up")
+    questions = Questions((strip, late, DETECTORS.build({"name": "mm_bd", "of": "repaired"})))
     watcher = Watcher(
         sweep, [condition], [Task(name, "", (), label="mine")], lambda: Capacity(1.0), questions=questions
     )
@@ -98,7 +100,13 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
 
     epochs, tuned = condition.train.epochs, condition.finetune.epochs
     assert said("poison", epochs - 1).startswith(f"mine: poison, epoch {epochs - 1} of {epochs} done, ")
-    assert (
-        said("poison", epochs) == f"mine: poison, epoch {epochs} of {epochs} done; now strip, then prune, then finetune"
-    )
+    over = f"mine: poison, epoch {epochs} of {epochs} done; "
+    assert said("poison", epochs) == f"{over}now strip, then scale_up, then prune, then finetune"
+    # Found: what had been answered long ago, for other conditions too, was still said to come.
+    for detector, rest in ((strip, "now scale_up, then prune, then finetune"), (late, "now prune, then finetune")):
+        place = answer_name(condition.poison_fingerprint, answer_key(detector, condition))
+        sweep.write_atomic(f"stages/{place}.json", "{}")
+        watcher.look()
+        (running,) = watcher.sweep_status(total=1).running
+        assert running_line(running) == over + rest
     assert said("finetune", tuned) == f"mine: finetune, epoch {tuned} of {tuned} done; now mm_bd"

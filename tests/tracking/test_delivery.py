@@ -75,6 +75,25 @@ def test_a_finished_condition_is_there_exactly(new_sweep: Any, shown: Any) -> No
     assert mlflow.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_what_a_repair_did_is_there(new_sweep: Any, shown: Any) -> None:
+    from bdray.record import EpochRecord
+
+    sweep = new_sweep()
+    name = sweep.condition(1)
+    sweep.journal(name, 1)
+    stages = (
+        stage(EpochRecord(epoch=1, rates=rates(0.9, 0.5), images=1, loss=0.1)),
+        stage(EpochRecord(epoch=1, finished_ms=FINISHED - 7), name="prune").model_copy(
+            update={"details": {"channels": 8.0, "pruned_channels": 2.0, "pruned": [1, 5]}}
+        ),
+    )
+    sweep.record(name, stages=stages)
+    for _ in range(2):
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(1)
+    said = [point for point in shown(sweep).points(name) if point[0].startswith("prune/")]
+    assert said == [("prune/channels", 8.0, FINISHED - 7, 1), ("prune/pruned_channels", 2.0, FINISHED - 7, 1)]
+
+
 def test_an_experiment_of_an_older_sweep_opens_on_its_runs_too(new_sweep: Any, shown: Any) -> None:
     from bdray.tracking.server import open_client
 
