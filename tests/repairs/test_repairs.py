@@ -12,10 +12,10 @@ import torch
 from quick import quick_repair
 
 from bdray.cli import main
-from bdray.commands.reference import sight
 from bdray.condition import Condition
 from bdray.models import build_model
 from bdray.recipes import Finetune
+from bdray.registry import said_sight
 from bdray.repairs import REPAIRS, Operation, Repair, Training
 from bdray.store.records import read_record
 from bdray.store.storage import Storage
@@ -163,8 +163,8 @@ def test_what_a_method_sees_is_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["list", "repairs"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "sees" in said
-    assert sight(REPAIRS.get("clp")) == ["weights"]
-    assert sight(REPAIRS.get("none")) == ["nothing"]
-    assert sight(REPAIRS.get("nad")) == ["clean share, labels, weights"]
+    assert said_sight(REPAIRS.get("clp").SEES) == "weights"
+    assert said_sight(REPAIRS.get("none").SEES) == "nothing"
+    assert said_sight(REPAIRS.get("nad").SEES) == "clean share, labels, weights"
     assert main(["explain", "repair.clp"]) == 0
     assert "sees: weights" in capsys.readouterr().out
