@@ -158,7 +158,7 @@ def test_channels_are_pruned_with_one_answer_from_the_device(gpu: Any) -> None:
     model = experiment.build_model()
     with gpu.no_waiting():
         details = operation.operate(model, tools.clean, tools)
-    assert gpu.read_back == ["_prune"]
+    assert gpu.read_back == ["prune"]
     assert details["channels"] == 16 + 2 * (16 + 32 + 64)
 
 
