@@ -1,4 +1,4 @@
-"""What `defences-cifar10` found: `python sweeps/defences.py` writes its part of `README.md`.
+"""What `defences-cifar10` and `defences-claims` found: `python sweeps/defences.py` writes their parts of `README.md`.
 
 Everything comes from the records by bdray's own aggregators; no table is typed.
 """
@@ -17,8 +17,7 @@ from bdray.results.cells import Cell, Estimate, study_of
 from bdray.results.detections import Detections, detector_table
 
 HERE = Path(__file__).parent
-NAME = "defences-cifar10"
-MARKS = marks(NAME, "defences.py")
+NAMES = ("defences-cifar10", "defences-claims")
 BASELINES = "baselines"
 
 
@@ -27,14 +26,15 @@ def section(records: Sequence[TrialRecord]) -> str:
     trained = {stage.fingerprint for record in records if (stage := record.stage("poison"))}
     seeds = {record.condition["seed"] for record in records}
     clean = [record.poisoned.clean_accuracy for record in records if record.role == "baseline" and record.poisoned]
-    ends = f"{100 * min(clean):.1f} to {100 * max(clean):.1f} %" if clean else "–"
+    ends = f"{100 * min(clean):.1f} to {100 * max(clean):.1f} %" if clean else "not known yet"
+    threads = {stage.environment.get("threads", 1) for record in records for stage in record.stages}
     told = [
         f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seed{'s' * (len(seeds) != 1)}; clean "
         f"accuracy of the baselines {ends}.",
         "",
         "Attack success rate that each repair leaves, mean over seeds with the lowest and the highest; its mean rank",
-        "over the attacks by defense effectiveness rating; clean accuracy after - before; seconds of its stages on one",
-        "core of a busy machine.",
+        "over the attacks by defense effectiveness rating; clean accuracy after - before; seconds of its stages on a",
+        f"busy machine ({' and '.join(map(str, sorted(threads)))} thread{'s' * (threads != {1})}).",
         "",
     ]
     asked = [
@@ -105,8 +105,11 @@ def _said(found: Detections | None) -> str:
 
 
 def main() -> None:
-    records, readme = records_in(HERE / NAME), HERE / "README.md"
-    readme.write_text(written(readme.read_text(encoding="utf-8"), MARKS, section(records)), encoding="utf-8")
+    readme = HERE / "README.md"
+    for name in NAMES:
+        page = readme.read_text(encoding="utf-8")
+        part = section(records_in(HERE / name))
+        readme.write_text(written(page, marks(name, "defences.py"), part), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import defences
+import pytest
 from archive import records_in
-from defences import MARKS, section
+from defences import NAMES, section
 from made_up import rates, record, stage
-from sections import written
+from sections import marks, written
 
 from bdray.condition import Condition
 from bdray.record import Answer, TrialRecord
@@ -65,13 +67,14 @@ def test_the_part_of_the_page_has_every_repair_and_every_detector() -> None:
     assert "| mm_bd | 0 of 2 | 2 of 2 | 2 of 2 |" in lines
 
 
-def test_the_page_says_what_the_kept_records_do() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_says_what_the_kept_records_do(name: str) -> None:
     text = (SWEEPS / "README.md").read_text(encoding="utf-8")
-    assert text == written(text, MARKS, section(records_in(SWEEPS / defences.NAME)))
+    assert text == written(text, marks(name, "defences.py"), section(records_in(SWEEPS / name)))
 
 
 def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
-    kept = [each for each in records_in(SWEEPS / defences.NAME) if each.condition["seed"] == 0]
+    kept = [each for each in records_in(SWEEPS / "defences-cifar10") if each.condition["seed"] == 0]
     poisoned = {each.condition_id: each for each in kept if each.role == "poisoned"}
     # One condition of each poisoned model: all of them hold what it was asked.
     models = list({each.stages[0].fingerprint: each for each in poisoned.values()}.values())
@@ -99,3 +102,98 @@ def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
         for threshold in (3.0, 5.0)
     }
     assert (sorted(pruned[3.0]), pruned[5.0]) == ([0, 0, 0, 0, 1, 1], [0] * 6)
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What one repair left of one attack: percentages, points and counts."""
+
+    before: float
+    left: float
+    lost: float
+    did: Mapping[str, float]
+
+
+def repaired_models(trigger: str) -> dict[str, Repaired]:
+    """By repair; `clp` with its threshold."""
+    found: dict[str, Repaired] = {}
+    for one in claims():
+        before, after, repair = one.poisoned, one.repaired, one.condition["repair"]
+        if one.role == "baseline" or one.condition["trigger"]["name"] != trigger or not before or not after:
+            continue
+        assert before.attack_success_rate is not None and after.attack_success_rate is not None
+        name = repair["name"] + (f" {repair['threshold']:g}" if repair["name"] == "clp" else "")
+        found[name] = Repaired(
+            100 * before.attack_success_rate,
+            100 * after.attack_success_rate,
+            100 * (before.clean_accuracy - after.clean_accuracy),
+            {key: value for stage in one.stages for key, value in stage.changes.items()},
+        )
+    return found
+
+
+def claims() -> list[TrialRecord]:
+    return records_in(SWEEPS / "defences-claims")
+
+
+def page() -> str:
+    return " ".join((SWEEPS / "README.md").read_text(encoding="utf-8").split())
+
+
+def ends(numbers: Iterable[float]) -> str:
+    known = list(numbers)
+    return f"{min(known):.1f} to {max(known):.1f}"
+
+
+def test_what_is_read_of_repairs_above_80_percent_is_what_their_records_say() -> None:
+    said, patch, blend = page(), repaired_models("patch"), repaired_models("blend")
+    clp, anp, filtered = (patch[name] for name in ("clp 3", "anp", "filtered"))
+    assert {(one.did["pruned_channels"], one.did["channels"]) for one in (clp, anp)} == {(5, 288)}
+    assert f"{clp.left:.1f} and {anp.left:.1f} % are left of {clp.before:.1f} %" in said
+    assert f"for {clp.lost:.1f} and {anp.lost:.1f} points of clean accuracy" in said
+    without = filtered.did["samples"] - filtered.did["chosen_samples"]
+    assert f"without the {without:,.0f} samples that `scan` flags" in said
+    assert f"leaves {filtered.left:.1f} % for {filtered.lost:.1f} points" in said
+    tuned = [patch[name] for name in ("fst", "sau", "nad", "super_finetune", "ft_sam")]
+    assert f"leave {ends(one.left for one in tuned)} % for {ends(one.lost for one in tuned)} points" in said
+    for name in ("`bnp`", "`fine_pruning`", "`abl`", "plain fine-tuning", "`i_bau`"):
+        key = "finetune" if name == "plain fine-tuning" else name.strip("`")
+        assert f"{name} ({patch[key].left:.1f} %)" in said
+    i_bau, bnp, anp, cleansed = (blend[name] for name in ("i_bau", "bnp", "anp", "neural_cleanse"))
+    assert bnp.did["pruned_channels"] == 7
+    assert f"leave {i_bau.left:.1f} and {bnp.left:.1f} % of {bnp.before:.1f} %" in said
+    assert f"for {i_bau.lost:.1f} and {bnp.lost:.1f} points, `anp` {anp.left:.1f} % for {anp.lost:.1f}" in said
+    assert f"of `neural_cleanse` {cleansed.left:.1f} % for {cleansed.lost:.1f}." in said
+    again, isolated = blend["filtered"], blend["abl"]
+    assert f"`filtered` by `scan` leaves {again.left:.1f} % for {again.lost:.1f} points, `i_bau`" in said
+    assert f"`abl` takes {isolated.lost:.1f} points and nothing of the attack" in said
+    assert isolated.left == 100
+    failed = [blend[name].left for name in ("clp 3", "ft_sam", "fine_pruning", "finetune")]
+    halfway = [blend[name].left for name in ("super_finetune", "sau", "nad")]
+    assert f"leave {ends(failed)} %, `super_finetune`, `sau` and `nad` {ends(halfway)} %" in said
+    costs = [f"{patch[name].lost:.1f} and {blend[name].lost:.1f}" for name in ("fst", "rnp")]
+    assert f"`fst` and `rnp` end both attacks, for {costs[0]} points, and for {costs[1]}." in said
+    assert max(one[name].left for one in (patch, blend) for name in ("fst", "rnp")) < 1
+
+
+def test_what_is_read_of_detectors_above_80_percent_is_what_they_answered() -> None:
+    said = page()
+    models = {str(each.condition["trigger"]["name"]): each for each in claims() if each.role == "poisoned"}
+    answers = {name: {one.detector["name"]: one for one in model.answers} for name, model in models.items()}
+    patch, blend = answers["patch"], answers["blend"]
+    for data in (model.data for model in models.values()):
+        # Ten classes of one size, and what is poisoned comes from the nine others.
+        assert data and data.poisoned_images
+        assert round(data.poisoned_images / (data.train_images / 10 + data.poisoned_images), 2) == 0.33
+
+    def flagged(name: str) -> tuple[float, float]:
+        return 100 * (patch[name].tpr or 0.0), 100 * (blend[name].tpr or 0.0)
+
+    assert "`scan` flags {:.0f} % of the patch's poison and {:.0f} % of the blend's".format(*flagged("scan")) in said
+    assert max(one["scan"].fpr or 0.0 for one in (patch, blend)) < 1e-4
+    for name in ("activation_clustering", "beatrix", "strip"):
+        assert "`{}` {:.0f} and {:.0f} %".format(name, *flagged(name)) in said
+    classes = [(one["neural_cleanse"].flagged, one["mm_bd"].flagged) for one in (patch, blend)]
+    assert classes == [((), (8,)), ((0,), (0,))]
+    assert max(rate for name in ("lowest_loss", "scale_up", "teco") for rate in flagged(name)) < 0.25
+    assert min(one["scale_up"].auroc or 0.0 for one in (patch, blend)) > 0.9

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archive import records_in
+from finetuning import points_of
 
 from bdray.data import DATASETS
 from bdray.detectors import DETECTORS
@@ -72,6 +74,37 @@ def test_the_tipping_points_took_so_many_trainings() -> None:
     triggers = {record.condition["trigger"]["name"] for record in records if record.condition["trigger"]}
     assert len(triggers) == 3
     assert f"{len(records)} of them for three triggers" in SAID
+
+
+def test_the_price_of_fine_tuning_is_that_of_its_records() -> None:
+    records = records_in(ROOT / "sweeps" / "finetuning-repairs")
+    clean = [each.poisoned.clean_accuracy for each in records if each.role == "baseline" and each.poisoned]
+    assert {round(100 * rate) for rate in clean} == {82}
+    assert {each.condition["seed"] for each in records} == {0, 1}
+    found = {(each.attack, each.lr, each.fraction): each for each in points_of(records)}
+    patch, blend = (found[attack, 0.02, 0.05] for attack in ("patch", "blend"))
+    assert (
+        f"leaves {100 * patch.left[0]:.1f} % of the patch's success and costs {100 * patch.lost[0]:.1f} points" in SAID
+    )
+    assert f"of the blend's it leaves {100 * blend.left[0]:.1f} %" in SAID
+
+
+def test_what_clp_does_is_what_its_record_says() -> None:
+    records = records_in(ROOT / "sweeps" / "defences-claims")
+    (record,) = (
+        each
+        for each in records
+        if each.condition["repair"] == {"name": "clp", "threshold": 3.0} and "patch" in str(each.condition["trigger"])
+    )
+    before, after, did = record.poisoned, record.repaired, record.stages[1].changes
+    assert before and after and before.attack_success_rate is not None and after.attack_success_rate is not None
+    assert f"`clp` switches off {did['pruned_channels']:.0f} of {did['channels']:.0f} channels" in SAID
+    left, was = 100 * after.attack_success_rate, 100 * before.attack_success_rate
+    cost = 100 * (before.clean_accuracy - after.clean_accuracy)
+    assert f"({left:.1f} % left of {was:.1f} %) for {cost:.1f} points" in SAID
+    (repairs, detectors) = ({each.condition["repair"]["name"] for each in records}, record.answers)
+    assert (len(detectors), len(repairs)) == (12, 15)
+    assert "Fifteen repairs and twelve detectors" in SAID
 
 
 def test_the_settings_of_the_result_that_is_shown() -> None:
