@@ -384,6 +384,9 @@ def _baseline_accuracy(cell: Cell) -> Estimate | None:
     )
 
 
+_LEGEND_ROW = 0.17
+"""Its height, in inches."""
+
 _COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 _KINDS = (("-", "o"), ("--", "s"), ("-.", "D"), (":", "^"))
 
@@ -556,7 +559,8 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
     columns = min(4, len(panels), int(shape.width / 1.6))
     count, side = -(-len(panels) // columns), shape.width / min(4, int(shape.width / 1.6))
     width = 6.0 if columns == 1 and shape is PAGE else shape.width
-    figure = Figure(figsize=(width, (0.8 * side) * count + 0.85), layout="constrained")
+    height = (0.8 * side) * count + 0.85 + _LEGEND_ROW * max(0, looks.rows(shape) - 2)
+    figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for position, axes in enumerate(grid.flat):
         axes.set_visible(position < len(panels))
@@ -574,7 +578,11 @@ def _small_multiples(panels: Sequence[_Panel], looks: _Looks, shape: Shape) -> F
         axes.yaxis.set_major_formatter(_as_percent)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.supxlabel("epoch of the repair (0: before)", fontsize="medium")
-    figure.supylabel("attack success rate (%)", fontsize="medium")
+    if count > 1:
+        figure.supylabel("attack success rate (%)", fontsize="medium")
+    else:
+        # In the middle of the figure it would lie over the legend.
+        grid[0, 0].set_ylabel("attack success rate (%)")
     looks.explain(figure, shape)
     return figure
 
@@ -615,6 +623,17 @@ class _Looks:
         style, marker = self.kinds[values_of(cell, [self.lines.style])[0]] if self.lines.style else _KINDS[0]
         return {"color": color, "ls": style, "marker": marker}
 
+    @property
+    def _labels(self) -> list[str]:
+        return list(dict.fromkeys([*self.colors, *self.kinds]))
+
+    def _columns(self, shape: Shape) -> int:
+        return min(4, shape.columns(self._labels, 0.42))
+
+    def rows(self, shape: Shape) -> int:
+        """Of its legend."""
+        return -(-len(self._labels) // self._columns(shape)) if self._labels else 0
+
     def explain(self, figure: Figure, shape: Shape) -> None:
         """One legend above the panels: two of them would be laid over each other."""
         has_both = self.lines.color == self.lines.style
@@ -633,7 +652,7 @@ class _Looks:
             title = "; ".join(f"{look}: {axis_words(path)}" for look, path in said if path)
             figure.legend(
                 handles=[*colors, *kinds], loc="outside upper left", frameon=False, fontsize=shape.points - 0.5,
-                ncols=min(4, shape.columns(list(dict.fromkeys([*self.colors, *self.kinds])), 0.42)),
+                ncols=self._columns(shape),
                 title=textwrap.fill(title, int((shape.width - 0.2) / shape.letter)),
                 title_fontsize=shape.points - 0.5, alignment="left",
             )  # fmt: skip
