@@ -195,5 +195,9 @@ def test_what_is_read_of_detectors_above_80_percent_is_what_they_answered() -> N
         assert "`{}` {:.0f} and {:.0f} %".format(name, *flagged(name)) in said
     classes = [(one["neural_cleanse"].flagged, one["mm_bd"].flagged) for one in (patch, blend)]
     assert classes == [((), (8,)), ((0,), (0,))]
+    (baseline,) = (each for each in claims() if each.role == "baseline")
+    assert [each.flagged for each in baseline.answers if each.detector["name"] in ("neural_cleanse", "mm_bd")] == [
+        ()
+    ] * 2
     assert max(rate for name in ("lowest_loss", "scale_up", "teco") for rate in flagged(name)) < 0.25
     assert min(one["scale_up"].auroc or 0.0 for one in (patch, blend)) > 0.9
