@@ -49,8 +49,10 @@ class Trials:
     def proposed(self, sampler: BaseSampler) -> Iterator[optuna.Trial]:
         """A trial whose values this sampler suggests inside the block; it is to be `keep`t or `discard`ed."""
         self._study.sampler, idle = sampler, self._study.sampler
-        yield self._study.ask()
-        self._study.sampler = idle
+        try:
+            yield self._study.ask()
+        finally:
+            self._study.sampler = idle
 
     def keep(self, trial: optuna.Trial, conditions: Sequence[Condition]) -> None:
         """What was proposed is this cell, and is run."""

@@ -63,7 +63,7 @@ class Watcher:
         self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
-        self._asked: dict[str, Condition] = {}
+        self._conditions: dict[str, Condition] = {}
         self._running: dict[str, _Running] = {}
         self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
@@ -79,7 +79,7 @@ class Watcher:
         known = {condition.condition_id: condition for condition in conditions}
         works = {name: work_of(condition, self._max_batches) for name, condition in known.items()}
         with self._lock:
-            self._asked.update(known if self._questions.detect else {})
+            self._conditions.update(known if self._questions.detect else {})
             self.forecaster.works.update(works)
             self._tasks.update((task.condition_id, task) for task in tasks)
             self._kinds.update(training_of(work.kind) for work in works.values())
@@ -139,7 +139,7 @@ class Watcher:
 
     def _answered(self, condition_id: str, then: Collection[str]) -> set[str]:
         """Those of the detectors in `then` that have been asked of the poisoned model, here or by another condition."""
-        condition = self._asked.get(condition_id)
+        condition = self._conditions.get(condition_id)
         asked = [each for each in self._questions.detectors_of("poisoned") if each.name in then]
         if condition is None or not asked:
             return set()
