@@ -28,6 +28,9 @@ class Batch:
         generator: on the device of the model; of the condition's stream `repair` for this stage and epoch.
         autocast: the context that forward passes run in.
         normalize: float images in [0, 1] to what the network takes.
+        beside: one more forward pass of `model`, of the batch and of pictures like `images` (float32, `M x 3 x S x S`)
+            after it, so that both share batch statistics: `cross_entropy` of the batch and the others' logits (float32,
+            `M x K`).
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class Batch:
     generator: torch.Generator
     autocast: Callable[[], AbstractContextManager[object]]
     normalize: Callable[[torch.Tensor], torch.Tensor]
+    beside: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Objective:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -395,15 +394,21 @@ def train_step(
     mixing = stage.draw_mixing(tuple(taps_of(model).points), len(labels), generators.mixup)
     capture = (*regularizer.capture, *stage.objective.capture(model))
     seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
+    edits, smoothing = _edits(mixing, len(labels)), stage.recipe.label_smoothing
+
+    def beside(others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with stage.compute.autocast():
+            logits = forward_outputs(model, torch.cat([pixels, others]), edits=edits).logits.float()
+        own = mixed_cross_entropy(logits[: len(labels)], labels, mixing, label_smoothing=smoothing)
+        return own, logits[len(labels) :]
 
     def evaluate() -> torch.Tensor:
         with stage.compute.autocast():
-            outputs = forward_outputs(model, pixels, edits=_edits(mixing), capture=capture)
-        smoothing = stage.recipe.label_smoothing
+            outputs = forward_outputs(model, pixels, edits=edits, capture=capture)
         cross_entropy = mixed_cross_entropy(outputs.logits.float(), labels, mixing, label_smoothing=smoothing)
         own, autocast = state.objective_state, stage.compute.autocast
         drawn, normalize = generators.objective, stage.normalize
-        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, drawn, autocast, normalize)
+        batch = Batch(model, pixels, labels, outputs, cross_entropy, own, drawn, autocast, normalize, beside)
         penalty = regularizer.penalty(outputs, labels, state.regularizer_state)
         loss = stage.objective.loss(batch)
         loss = loss if penalty is None else loss + penalty
@@ -419,12 +424,20 @@ def train_step(
         return torch.stack([loss * len(labels), shown * len(labels), correct.to(loss.dtype)]).detach()
 
 
-def _edits(mixing: Mixing | None) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+def _edits(mixing: Mixing | None, rows: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """What is mixed among the first `rows` of a forward pass."""
     if mixing is None:
         return {}
-    if mixing.box is not None:
-        return {mixing.point: partial(paste, permutation=mixing.permutation, box=mixing.box)}
-    return {mixing.point: lambda hidden: mix(hidden, mixing.permutation, mixing.lam)}
+
+    def mixed(hidden: torch.Tensor) -> torch.Tensor:
+        if mixing.box is not None:
+            return paste(hidden, permutation=mixing.permutation, box=mixing.box)
+        return mix(hidden, mixing.permutation, mixing.lam)
+
+    def edit(hidden: torch.Tensor) -> torch.Tensor:
+        return mixed(hidden) if len(hidden) == rows else torch.cat([mixed(hidden[:rows]), hidden[rows:]])
+
+    return {mixing.point: edit}
 
 
 def _peak_memory(device: torch.device) -> int:
