@@ -272,21 +272,32 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
     short = []
     for axis in axes:
         head, _, option = axis.path.partition(".")
-        named = NAME_KEYS.get(head) == option
+        named = _is_name(axis)
         short.append(option if named and head == "poison" else head if named else option or head)
     return [axis.path if short.count(label) > 1 else label for axis, label in zip(axes, short, strict=True)]
 
 
+def _is_name(axis: Axis) -> bool:
+    """Whether it names a component (`trigger.name`, `poison.strategy`)."""
+    head, _, option = axis.path.partition(".")
+    return NAME_KEYS.get(head) == option
+
+
 def _first_rows(plan: Plan, width: int) -> Table:
     """The first conditions, with as many of the varying axes as fit beside each other: rather those in which they
-    differ, and rather a narrow one (a seed) than a wide one (a path), in whose place there is room for several."""
+    differ, of these rather the seed and names of components than options, and rather a narrow one than a wide one (a
+    path), in whose place there is room for several."""
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), show_edge=False, caption_justify="left")
     table.add_column("id", no_wrap=True)
     cells = [[show_cell(row[index]) for row in plan.rows] for index in range(len(plan.axes))]
-    columns = dict(zip(_labels(plan.axes), cells, strict=True))
+    labels = _labels(plan.axes)
+    columns = dict(zip(labels, cells, strict=True))
+    options = {
+        label for label, axis in zip(labels, plan.axes, strict=True) if not _is_name(axis) and axis.path != "seed"
+    }
     needed = {label: max(map(len, (label, *column))) + 3 for label, column in columns.items()}
     left, fitting = width - 11, set()
-    for label in sorted(columns, key=lambda label: (len(set(columns[label])) == 1, needed[label])):
+    for label in sorted(columns, key=lambda label: (len(set(columns[label])) == 1, label in options, needed[label])):
         if needed[label] <= left:
             left -= needed[label]
             fitting.add(label)

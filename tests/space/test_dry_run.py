@@ -144,6 +144,20 @@ def test_a_wide_column_takes_no_narrow_ones_room(tmp_path: Path) -> None:
     assert re.search(r"^id +lr +seed", text, re.MULTILINE)
 
 
+def test_options_take_no_names_room(tmp_path: Path) -> None:
+    """Found: of eleven attacks the rates, magnitudes and colour spaces were shown, and not the triggers."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "fixed: {data: digits, model: resnet8}\n"
+        "include:\n"
+        "  - {trigger.name: adaptive_blend, poison.cover_rate: 0.1, poison.rate: 0.05}\n"
+        "  - {trigger.name: frequency, trigger.magnitude: 100, trigger.space: yuv}\n"
+        "  - {trigger.name: patch, trigger.size: 4}\n"
+    )
+    text = rendered(make_plan(load_space(path)), 60)
+    assert re.search(r"^id .* trigger +strategy( |$)|^id .* trigger( |$)", text, re.MULTILINE)
+
+
 def test_planning_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'ray', 'mlflow', 'sklearn'}"
     code = "import sys, bdray.space, bdray.space.dry_run; from bdray.triggers import TRIGGERS; TRIGGERS.names(); "
