@@ -114,7 +114,7 @@ def status_of(run: Callable[[], int], command_line: str, errors: Console) -> int
         errors.print(f"interrupted; continue with: {command_line}", markup=False)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output (`| head`) has seen enough.
+        # The reader of the output (`| head`) has seen enough.
         sys.stderr.close()
         return FINISHED
 

@@ -36,7 +36,7 @@ def without_password(uri: str) -> str:
 
 
 def without_login(uri: str) -> str:
-    """The URI with neither user nor secrets, for whoever finds both by himself."""
+    """The URI with neither user nor secrets, for a client that finds both by itself."""
     return re.sub(r"(?<=://)[^\s/?#@]*@", "", without_password(uri))
 
 

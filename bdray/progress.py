@@ -91,7 +91,7 @@ class Bar:
             note: what else a terminal shows beside the numbers.
             line: what is said where there is no terminal; nothing if empty. The last one (`done` is `total`) is said
                 at once if any was said before it.
-            left: the time left, by whoever knows better than the last 30 seconds.
+            left: the time left, where the caller knows better than the last 30 seconds.
             below: what else a terminal shows below the bar.
         """
         due = time.monotonic() >= self._next

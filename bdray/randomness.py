@@ -25,7 +25,7 @@ class GlobalRandomnessError(BdrayError):
 @contextmanager
 def no_global_randomness(name: str, *, seeded: bool = False) -> Iterator[None]:
     """Inside, no global generator of torch, numpy or Python may move, but by calls of networks: their dropout draws
-    from torch's, which whoever trains or repairs has seeded.
+    from torch's, which the training or repair has seeded.
 
     Args:
         name: who runs inside, for the message ("repair 'mine'").
@@ -39,7 +39,7 @@ def no_global_randomness(name: str, *, seeded: bool = False) -> Iterator[None]:
     states, depth = _states(seeded), 0
 
     def compare() -> None:
-        # Whoever uses the GPU first makes a generator that was not there before.
+        # The first use of the GPU makes a generator that was not there before.
         moved = [which for which, state in _states(seeded).items() if state != states.get(which, state)]
         if moved:
             problem = f"draws from the global random generator of {' and '.join(moved)}"

@@ -508,7 +508,7 @@ class ErrorRecord(_Frozen):
 
 
 class Facts(_Frozen):
-    """What a condition's components say of it: whoever reads a record then needs none of them."""
+    """What a condition's components say of it, so that readers of a record need none of them."""
 
     twin: str
     """Condition id of its unpoisoned twin."""

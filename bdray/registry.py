@@ -238,7 +238,7 @@ class Registry(Generic[C]):
 
     def label(self, content: Mapping[str, Any]) -> str:
         """The `label` of the component that a record's content describes; with every option where its class is not
-        here, because whoever reads records imports no plugin."""
+        here, because readers of records import no plugin."""
         try:
             return self.build(content).label
         except ComponentError:

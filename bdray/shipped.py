@@ -19,7 +19,7 @@ def find(path: str | Path) -> Path:
 
     A search space may be named without its ending (`quickstart`). What is found nowhere is returned as it was given.
     """
-    given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user whom nobody knows as he is
+    given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves an unknown user as it is
     if is_file(given) or given.is_absolute() or str(given.parent) not in (".", FOLDER):
         return given
     known = shipped()
@@ -31,7 +31,7 @@ def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):
-        # A name that no file can have: whoever opens it says so.
+        # A name that no file can have: opening it says so.
         return False
 
 

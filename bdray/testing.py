@@ -1,4 +1,4 @@
-"""What every component must keep, for the tests of whoever writes one:
+"""What every component must keep, for the tests of those who write one:
 
     from bdray.testing import check_component
 
@@ -239,7 +239,7 @@ def check_repair(repair: Repair) -> None:
     for stage in stages:
         said = stage.identity()
         assert json.loads(json.dumps(said)) == said, f"the identity of '{stage.name}' is not JSON"
-    assert set(get_args(Sight)) >= repair.SEES, f"it SEES what nobody knows: {', '.join(sorted(repair.SEES))}"
+    assert set(get_args(Sight)) >= repair.SEES, f"it SEES what is not known: {', '.join(sorted(repair.SEES))}"
     _go_through(repair, stages)
 
 
@@ -361,7 +361,7 @@ def check_detector(detector: Detector) -> None:
     import torch
 
     assert detector.SEES, "it does not say what it sees"
-    assert set(get_args(Sight)) >= detector.SEES, f"it SEES what nobody knows: {', '.join(sorted(detector.SEES))}"
+    assert set(get_args(Sight)) >= detector.SEES, f"it SEES what is not known: {', '.join(sorted(detector.SEES))}"
     model = _resnet8().eval()
     clean = _Clean(noise(12), torch.arange(12) % CLASSES)
     images, weights = clean.images.clone(), {name: value.clone() for name, value in model.state_dict().items()}

@@ -15,7 +15,7 @@ MAX_LOST_WITHOUT_PROGRESS = 3
 in a row without one more epoch in between may be what kills them."""
 
 MAX_LOST_UNREAD = 10
-"""So many losses may pass of which nobody can say how far the condition had come, as while a store is away: then a
+"""So many losses may pass of which it is not known how far the condition had come, as while a store is away: then a
 trial ends for that, after most of a minute of trying."""
 
 

@@ -69,7 +69,7 @@ class Gauges:
             self.set("bdray_conditions", number, state=state)
 
     def left(self, seconds: float | None) -> None:
-        """The time left of the sweep; None while nobody knows."""
+        """The time left of the sweep; None while it is not known."""
         if seconds is None:
             self.forget("bdray_left_seconds")
         else:

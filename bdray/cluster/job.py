@@ -28,7 +28,7 @@ class Task:
         cpu, gpu: its share.
         threads: of the CPU; None: as many as its share has CPUs.
         label: a name for people; "": its id.
-        kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": nobody knows.
+        kind: tasks of one need as much of a GPU's memory (`bdray.trial.measurements.TrainingKey`); "": not known.
         answers: what it asks of a model that other tasks have too (`bdray.store.file_names.answer_name`).
     """
 

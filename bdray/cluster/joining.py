@@ -53,7 +53,7 @@ class Joining:
 
     def excuses(self, said: str) -> bool:
         """Whether a lost process is the fault of its node, not of its condition, by what Ray says of it: the node is
-        not alike, or nobody knows yet whether it is (it may not even be able to import bdray)."""
+        not alike, or it is not known yet whether it is (it may not even be able to import bdray)."""
         if found := unlike_node(said):
             self._avoid(*found)
             return True
@@ -89,7 +89,7 @@ class Joining:
                 self._asked = set()
 
     def _avoid(self, node_id: str, problem: str, name: str = "") -> None:
-        """One sentence a node, whoever sees it first."""
+        """One sentence a node, whichever task sees it first."""
         with self._lock:
             is_news = node_id not in self._avoided
             self._avoided.add(node_id)

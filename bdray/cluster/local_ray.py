@@ -12,7 +12,7 @@ from pathlib import Path
 from ray._private import ray_constants
 
 METRICS = "RAY_enable_metrics_collection"
-"""Ray's own switch. With it, whoever reaches the port reads names of processes, users and the load of the machine."""
+"""Ray's own switch. With it, all who reach the port read names of processes, users and the load of the machine."""
 
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _TOKEN = Path(".ray", "auth_token")

@@ -27,7 +27,7 @@ def of_gpu_type(gpu_type: str) -> dict[str, float]:
 
 
 class NodeResources(NamedTuple):
-    """Logical resources of a node, all of them, whoever uses them now."""
+    """Logical resources of a node, all of them, in use or not."""
 
     cpu: float
     gpu: float = 0.0

@@ -55,7 +55,7 @@ class StageQueue:
             self._ready.appendleft(task)
 
     def ended(self, task: Task) -> None:
-        """A task is gone: whoever it led need not wait for it any longer. What has no answer then may have none."""
+        """A task is gone: those it led need not wait for it any longer. What has no answer then may have none."""
         self._finished.update(answer for answer in task.answers if self._leader.get(answer) == task.condition_id)
         for stage in task.shared:
             if self._leader.get(stage) == task.condition_id:

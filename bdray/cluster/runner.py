@@ -144,7 +144,7 @@ class ClusterRun:
         return machines(gpus=gpus, cpus=cpus)
 
     def gauges(self, sweep: Storage) -> Gauges:
-        """Says what holds of a sweep to whoever watches the cluster; a context manager."""
+        """Tells those who watch the cluster what holds of a sweep; a context manager."""
         return Gauges(sweep=sweep.name)
 
     def run(

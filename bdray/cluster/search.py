@@ -207,7 +207,7 @@ def said_of(trial: Trial) -> str:
 
 
 class _ConditionTrial(Trial):
-    """A trial whose state Tune need not write down: that takes 3 ms a trial at the end, for a restore nobody does."""
+    """A trial whose state Tune need not write down: that takes 3 ms a trial at the end, for no restore."""
 
     def get_json_state(self) -> tuple[str, str]:
         return "{}", "{}"

@@ -72,7 +72,7 @@ def require_listener(address: str) -> None:
     """Ray itself tries for minutes to reach a cluster that is not there.
 
     Raises:
-        UserError: nobody listens at `host:port`, or it is no such address.
+        UserError: nothing listens at `host:port`, or it is no such address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":

@@ -42,7 +42,7 @@ def card_of_model(truth: Mapping[str, Any], metrics: Mapping[str, Any], row: Map
         '    model = bdray.load_model("model.safetensors")',
         "    logits = model(pictures)      # N x 3 x S x S, uint8 or float in [0, 1]: normalisation is inside",
         "",
-        "Whoever has no bdray finds architecture, classes and normalisation in the file's metadata (`bdray.model`).",
+        "Without bdray you find architecture, classes and normalisation in the file's metadata (`bdray.model`).",
         f"The example pictures are from {condition['data']['name']}, and stay under its licence.",
         "",
         "## How it was trained",

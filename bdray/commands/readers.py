@@ -223,7 +223,7 @@ def report_of(
 
     Args:
         known: records that have been read already.
-        is_running: whoever has the page open sees the next one by itself.
+        is_running: an open page shows the next one by itself.
         took_at: see `bdray.results.took`.
 
     Raises:
@@ -306,7 +306,7 @@ def searched(sweep: Storage, text: str | None = None) -> SearchView | None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Whoever reads a file meanwhile sees the old content or the new; what is no file (a pipe) is written into.
+    """A reader sees the old content or the new meanwhile; what is no file (a pipe) is written into.
 
     Raises:
         UserError: it cannot be written.

@@ -101,7 +101,7 @@ class SweepState:
     @property
     def command(self) -> str:
         """That continues it; as it was typed where that means this folder, which may have been moved since, and where
-        the search space is found that it names: whoever is elsewhere is told of the folder's own."""
+        the search space is found that it names: elsewhere it is the folder's own."""
         folder = self.sweep
         if not self.info.command:
             again = ["bdray", "sweep", folder.uri_of(SPACE), "--name", folder.name, "--storage", folder.parent.uri]

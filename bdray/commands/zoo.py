@@ -175,7 +175,7 @@ def _kept(sweep: Storage, model: Chosen) -> tuple[KeptRecord, StageRecord]:
 
 @contextmanager
 def _appearing(output: Path) -> Iterator[Path]:
-    """A folder that is there under its name when all is written: whoever stops before, by whatever, leaves none.
+    """A folder that is there under its name when all is written: a command that stops before leaves none.
 
     Raises:
         UserError: there is something, or it cannot be written.

@@ -138,5 +138,5 @@ def _source(listing: ClassFolders, class_names: Sequence[str]) -> Source:
 
 def _read(listing: ClassFolders, class_names: tuple[str, ...]) -> Contents:
     whole = listing.pictures(".", list(class_names))
-    # An entry of the cache has a test set, with every class; nobody looks at this one.
+    # An entry of the cache has a test set, with every class; this one is not used.
     return Contents(class_names, whole, whole.take(np.unique(whole.labels, return_index=True)[1]))

@@ -76,7 +76,7 @@ def download(folder: Path, name: str, fetch: Callable[[str], object], advice: st
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Writes the files of a tar or zip archive into `folder`, which nobody else writes into.
+    """Writes the files of a tar or zip archive into `folder`, which no other process writes into.
 
     Of an archive only names and bytes are taken, no modes, owners or times. Neither `tarfile`, whose filters not every
     Python 3.11 has, nor torchvision decides where they go. Pictures need no links, so an archive with one is refused.

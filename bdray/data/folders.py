@@ -172,7 +172,7 @@ def absolute(root: str) -> Path:
 
 
 def _at_home(root: str) -> Path:
-    return Path(os.path.expanduser(root))  # noqa: PTH111 - leaves a user whom nobody knows as he is
+    return Path(os.path.expanduser(root))  # noqa: PTH111 - leaves an unknown user as it is
 
 
 def existing_root(root: str, data_set: str) -> Path:
@@ -252,7 +252,7 @@ def _with_pictures_beside(root: Path, splits: Sequence[str]) -> list[str]:
 
 
 def _holds_files(folder: Path) -> bool:
-    """Whether anything but folders lies in a folder, however deep, or might, where nobody may look."""
+    """Whether anything but folders lies in a folder, however deep, or might, where it may not be read."""
     try:
         # A link is not followed: it may lead back.
         return any(

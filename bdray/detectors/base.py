@@ -1,7 +1,7 @@
 """What a detector is: a measurement of a training set, of inputs or of a model that changes none of them.
 
 There are three kinds, since what is true differs: which samples are poisoned, which pictures are triggered, which class
-is the attacker's. None is told that truth; whoever asks compares (`bdray.trial.detection`). Scores are float64, and the
+is the attacker's. None is told that truth; the caller compares (`bdray.trial.detection`). Scores are float64, and the
 higher, the more suspicious.
 """
 

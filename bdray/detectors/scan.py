@@ -113,9 +113,9 @@ def two_groups(features: np.ndarray, between: np.ndarray, seed: int) -> tuple[fl
     """
     from sklearn.cluster import KMeans
 
-    nobody = np.zeros(len(features), dtype=np.bool_)
+    none = np.zeros(len(features), dtype=np.bool_)
     if len(np.unique(features, axis=0)) < 2:
-        return 0.0, nobody
+        return 0.0, none
     mean = expected_mean(features.mean(0), len(features), between, np.eye(features.shape[1]))
     groups = KMeans(2, n_init=10, random_state=seed).fit(features)
     apart = features - groups.cluster_centers_[groups.labels_]

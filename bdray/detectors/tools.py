@@ -45,7 +45,7 @@ class DetectorTools:
         device: of the model.
         normalize: float images in [0, 1] to what the model takes.
         autocast: the precision that the model was trained in.
-        tick: hears how far this is (done, of how many); whoever listens may stop it by raising.
+        tick: hears how far this is (done, of how many); the listener may stop it by raising.
         clean: the clean set, where a detector of training sets sees one; empty where none is set aside.
         show: is given what a detector of models has found to lead pictures to each class, float32 in [0, 1],
             `K x 3 x S x S`; those of targets are kept beside the answer, for people to look at.

@@ -27,7 +27,7 @@ IS_CLASS: dict[str, Any] = {"class": True}
 """What the JSON schema of an option says that holds a class."""
 
 ClassIndex = Annotated[int, Field(ge=0, json_schema_extra=IS_CLASS)]
-"""An option that holds a class, by its index. Whoever writes a condition may name the class instead."""
+"""An option that holds a class, by its index. A condition may name the class instead."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def index_of(name: str, names: Sequence[str] | None, data_set: str) -> int:
     """The index of the class called `name`; `name:` may stand before it. One text in two spellings of Unicode is one.
 
     Raises:
-        ComponentError: there is no such class, or nobody knows the names before the data set is there.
+        ComponentError: there is no such class, or the names are not known before the data set is there.
     """
     if names is None:
         problem = f"is the name of a class, and those of {data_set} are not known as long as it is not here"

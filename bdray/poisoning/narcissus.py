@@ -31,7 +31,7 @@ def universal_noise(
 
     As in the authors' code: RAdam on one array that begins at zero; what exceeds the ball is cut off where it is added,
     and so are pixels outside their range. There the model learns public pictures of other classes first and those of
-    the target for 5 epochs, and images are cropped and flipped; here whoever calls brings a model, and images are as
+    the target for 5 epochs, and images are cropped and flipped; here the caller brings a model, and images are as
     they are.
 
     Args:

@@ -38,8 +38,8 @@ class Mixing:
 class Regularizer(Component):
     """A term or a change of the training step; the loss is cross-entropy + the penalty (already weighted).
 
-    A step asks, in this order: `transform_inputs`, `draw_mixing`, one forward pass, `penalty`. Whoever has a penalty
-    multiplies it by `weight`, and gives `weight` a default of its own: at 0 nothing is regularized.
+    A step asks, in this order: `transform_inputs`, `draw_mixing`, one forward pass, `penalty`. A regularizer
+    with a penalty multiplies it by `weight`, and gives `weight` a default of its own: at 0 nothing is regularized.
 
     Class attributes:
         USES_LABELS: the penalty compares labels inside a batch, so it makes no sense on mixed activations.

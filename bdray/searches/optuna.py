@@ -333,7 +333,7 @@ class OptunaAsker(Asker):
         return (known if len(known) == len(values) and len(violations) == len(held) else None), violations
 
     def _learn(self, cell_id: str) -> None:
-        """A cell that nobody asked for: once all its seeds are known, it is a trial that costs nothing."""
+        """A cell that was not asked for: once all its seeds are known, it is a trial that costs nothing."""
         found = self._loose[cell_id]
         if not all(seed in found and found[seed].status == "finished" for seed in self._seeds):
             return

@@ -220,7 +220,7 @@ def load_named_plugins(content: Mapping[str, Located], beside: Path | None) -> t
     """Imports the modules that register users' own components. Returns their names and where they may lie.
 
     Args:
-        beside: the folder of the search space; None: whoever made its text is not trusted, and nothing is imported.
+        beside: the folder of the search space; None: the source of its text is not trusted, and nothing is imported.
     """
     items = listed(content, "plugins")
     for item in items:

@@ -1,6 +1,6 @@
 """A search space: the YAML file that says which conditions there are, checked down to every condition.
 
-`load_space` reads, checks and expands in one go, so that whoever holds a `SearchSpace` holds a good one; all it raises
+`load_space` reads, checks and expands in one go, so that every `SearchSpace` is a good one; all it raises
 is `SpaceError`, which names the file, the line, the key path, what is wrong and the nearest valid name.
 """
 
@@ -72,7 +72,7 @@ class SearchSpace(Grammar):
         return twins_of(self.search.twinned(self.expansion.domain, conditions))
 
     def flat(self, condition: Condition) -> Mapping[str, Any]:
-        """`condition.flat()`, remembered section by section: for whoever asks for thousands."""
+        """`condition.flat()`, remembered section by section: for callers that ask for thousands."""
         return self._flats(condition)
 
     @property

@@ -21,7 +21,7 @@ class NamedClasses:
     """Lets an index and the name of a class be compared in assignments, before there is a condition that resolves them.
 
     Does nothing for a space that names no class. A name means what it means in the data set of the assignment, so
-    whoever asks for a class waits until `NEEDS` are known.
+    a class is read after `NEEDS` are known.
     """
 
     NEEDS = frozenset({"data.name", "data.root", "poison.strategy"})

@@ -30,7 +30,7 @@ _OBJECT_STORES = ("s3", "gcs", "abfs")
 _TEMPORARY = ".tmp"
 
 _ATTEMPTS = 11
-"""Of a patient request. Between two, 25 ms, 50 ms, 100 ms, ... pass: where nobody listens, 51 s in all."""
+"""Of a patient request. Between two, 25 ms, 50 ms, 100 ms, ... pass: where no server listens, 51 s in all."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LocalFiles:
         target = self.path(path)
         temporary = target.with_name(_temporary_name(target.name))
         try:
-            # Not tempfile: that makes files nobody but their owner can read.
+            # Not tempfile: that makes files that only their owner can read.
             try:
                 stream = temporary.open("xb")
             except FileNotFoundError:

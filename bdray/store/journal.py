@@ -2,7 +2,7 @@
 
 A metric of a step is written once and never changed: a trial that repeats an epoch after a kill adds nothing, so
 delivering the journal again changes nothing either. Every line carries its own checksum, so a damaged one costs only
-itself; whoever has the epochs adds it again.
+itself; the process that has the epochs adds it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Journal:
     """The journal in a condition's folder, rewritten atomically (it is a few kilobytes).
 
     A damaged one is put aside, and begun anew with its good lines. In an object store it is written now and then:
-    whoever adds ends with `flush`.
+    a writer ends with `flush`.
 
     Attributes:
         entries: its lines: `step`, `time_ms`, and `metrics` by name.

@@ -53,7 +53,7 @@ def name_of(condition: Condition | ConditionInfo, condition_id: str, axes: Seque
     """What tells a condition from the others of its sweep: `blend-rate=0.01-s0-8f3a21`.
 
     Args:
-        axes: the paths that the sweep varies; none: nobody knows, and it is what `label_of` says.
+        axes: the paths that the sweep varies; none: they are not known, and it is what `label_of` says.
     """
     if not axes:
         return label_of(condition) if isinstance(condition, Condition) else condition.label or condition_id

@@ -1,15 +1,15 @@
 """Locks between processes, on one machine or on several, that outlive no holder and say who holds them.
 
 On a file system the kernel keeps them (`file_lock`). An object store has none, and pyarrow writes no object on the
-condition that nobody else has (`If-None-Match` is dropped without a word), so there a lock is a lease (`leased`): an
-object that names its holder, who writes it anew every `BEAT_S`.
+condition that no other process has (`If-None-Match` is dropped without a word), so there a lock is a lease
+(`leased`): an object that names its holder, who writes it anew every `BEAT_S`.
 
-    nobody's lease, or one that has not changed for EXPIRY_S: write mine, wait, read: mine? it is held
+    no holder's lease, or one that has not changed for EXPIRY_S: write mine, wait, read: mine? it is held
     held: every BEAT_S read; mine? write the next beat; another's? lost
 
 The last to write wins. So at most one goes on, and the others hear of it after `BEAT_S` at the latest; until then two
-may hold it, if one of them was stopped or cut off for `EXPIRY_S`. No clocks are compared: whoever waits looks at the
-lease for that long by its own.
+may hold it, if one of them was stopped or cut off for `EXPIRY_S`. No clocks are compared: a process that waits looks
+at the lease for that long by its own.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SETTLE_S = 2.0
 read to write, or that waiter waits for longer (`_Lease._claim`)."""
 
 SIGN_OF_LIFE_S = 3 * BEAT_S
-"""How long whoever only wants to know looks at a lease that does not change (`is_kept`)."""
+"""How long a process that only wants to know looks at a lease that does not change (`is_kept`)."""
 
 _LOOK_S = 1.0
 
 Busy = Callable[[str], Exception]
-"""Makes the error of whoever does not get a lock, from what is known of its holder."""
+"""Makes the error of a process that does not get a lock, from what is known of its holder."""
 
 Lost = Callable[[], None]
 """Is called, from a thread, when a lease was lost."""
@@ -181,7 +181,7 @@ class _Lease:
         while True:
             looked, holder = time.monotonic(), self._read()
             if holder != seen:
-                # Whoever writes while this process looks is alive.
+                # A holder that writes while this process looks is alive.
                 seen, changed, is_kept = holder, looked, holder is not None
             is_over = holder is None or holder.lives is False or looked - changed >= EXPIRY_S
             if is_over and self._claim(looked):
@@ -194,16 +194,16 @@ class _Lease:
             time.sleep(_LOOK_S)
 
     def _claim(self, looked: float) -> bool:
-        """Whether the lease is this process's, of which it was seen `looked` that it was nobody's."""
+        """Whether this process got the lease, which had no holder at the time `looked`."""
         self._write()
-        # Whoever was slow may have overwritten one that is held already: its holder must have seen it first.
+        # A slow process may have overwritten one that is held already: its holder must have seen it first.
         time.sleep(SETTLE_S if time.monotonic() - looked < SETTLE_S / 2 else 2 * BEAT_S)
         return self._is_mine(self._read())
 
     def beat(self) -> None:
         """Keep the lease until it is over, or lost."""
         while not self.over.wait(BEAT_S):
-            # As long as the storage does not answer, nobody else can write there either.
+            # As long as the storage does not answer, no other process can write there either.
             with suppress(StorageError):
                 holder = self._read()
                 if holder is not None and not self._is_mine(holder):
@@ -273,7 +273,7 @@ def is_kept(storage: Storage, name: str) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds a `file_lock`, for whoever may only read its file.
+    """Whether a process holds a `file_lock`, for callers that may only read its file.
 
     Raises:
         StorageError: the file cannot be read, or the file system has no locks.
@@ -303,7 +303,7 @@ def _named(path: Path) -> str:
 
 
 def _born_s(pid: int) -> float | None:
-    """When a process began, in seconds after the system; None where there is none, or nobody tells. `psutil` adds the
+    """When a process began, in seconds after the system; None where there is none, or it is not told. `psutil` adds the
     time of day at which the system started, which is another one whenever the clock is set."""
     try:
         # The second field, the name in parentheses, may hold anything.

@@ -4,7 +4,7 @@
     records/<digest>.gz      what those records say, one after the other (`bdray.store.packing`)
 
 `record.json` stays the truth; these are copies, which any reader may write or lose. When a copy counts is decided by
-whoever reads them (`bdray.store.records`): on a disk, while `record.json` has the size and the time it had when it
+their reader (`bdray.store.records`): on a disk, while `record.json` has the size and the time it had when it
 was copied; in an object store, where asking that of every file would take as many requests as reading them, while its
 condition's folder is there. A record that says `finished` is written once, so nothing of ours replaces it before the
 next run of the sweep, which compares sizes and times in one listing and drops the copies that no longer count.
@@ -117,7 +117,7 @@ class RecordIndex:
         segment, copies = wanted
         name, listing = f"{segment}.gz", f"{segment}.json"
         data = self._folder.read(name)
-        # Whoever gathers its records into a larger one deletes the listing first: then nothing is missing.
+        # The process that gathers its records into a larger one deletes the listing first: then nothing is missing.
         if data is not None or self._folder.storage.exists(listing):
             data = self._folder.verified(name, data, self._segments[segment][1], _ONE_BY_ONE)
         if data is None:
@@ -173,7 +173,7 @@ class RecordIndex:
         name = checksum(json.dumps(copies).encode() + data)[:12]
         self._folder.write(f"{name}.gz", gzip.compress(data, 1, mtime=0))
         content = {"form": FORM, "copies": copies, "files": {f"{name}.gz": self._folder.sums[f"{name}.gz"]}}
-        # The other file first: whoever finds this one finds both. Not indented: it has a line a record.
+        # The other file first: a reader that finds this one finds both. Not indented: it has a line a record.
         place = self._folder.place_of(f"{name}.json")
         self._folder.storage.write_atomic(f"{name}.json", seal_json(json.dumps(content), place))
         return name

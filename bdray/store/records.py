@@ -54,7 +54,7 @@ def read_records(sweep: Storage, only: Sequence[str] | None = None) -> list[Tria
 def read_heads(
     sweep: Storage, only: Sequence[str] | None = None, there: Sequence[str] | None = None
 ) -> list[RecordHead]:
-    """How the conditions of `only` (in that order) or all there are ended: `read_records` for whoever needs no more.
+    """How the conditions of `only` (in that order) or all there are ended: `read_records` where no more is needed.
 
     Args:
         there: `SweepFolder.condition_ids`, where it has been asked already.

@@ -1,4 +1,4 @@
-"""Temporary folders that outlive nobody: those of a process that was killed are removed by the next one.
+"""Temporary folders that do not outlive their process: those of a process that was killed are removed by the next one.
 
 <tmp>/bdray-scratch-<random>.lock    held as long as its owner lives; the system drops it, however the owner dies
 <tmp>/bdray-scratch-<random>/        for its owner's eyes only (0700)

@@ -42,7 +42,7 @@ class StageCache:
 
     @property
     def total_bytes(self) -> int:
-        """What the stages take that could be evicted once nobody needs them."""
+        """What the stages take that could be evicted once no condition needs them."""
         return self._total
 
     def expect(self, condition_id: str, stages: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class StageCache:
                 self._free[fingerprint] = None
 
     def shrink(self) -> None:
-        """Delete stages that nobody needs, the longest unused first, until all fit under the limit.
+        """Delete stages that no condition needs, the longest unused first, until all fit under the limit.
 
         Raises:
             StorageError: a stage cannot be deleted.
@@ -81,7 +81,7 @@ class StageCache:
         while self._total > self._limit and self._free:
             fingerprint = next(iter(self._free))
             del self._free[fingerprint]
-            # The manifest first: a reader, and whoever finds what a crash left, must not take the rest for a stage.
+            # The manifest first: a reader that finds what a crash left must not take the rest for a stage.
             with suppress(StorageNotFoundError):
                 self._stages.delete(f"{fingerprint}/{MANIFEST}")
                 self._stages.delete_folder(fingerprint)

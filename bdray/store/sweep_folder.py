@@ -25,7 +25,7 @@ class SweepInfo:
     Attributes:
         tracking_uri: without a password; None for the default, which moves along with the storage.
         created_ms: Unix time in milliseconds; None when it is not known.
-        conditions: ids of the planned ones, for whoever counts without the plugins that reading the space would take;
+        conditions: ids of the planned ones, to count them without the plugins that reading the space would take;
             of a search that decides on results, those it has asked for so far.
         varied: the paths that the last command's space varies, by which its conditions are named; empty where unknown.
         outside: ids of those that earlier commands asked for and the last one's plan does not hold.
@@ -124,7 +124,7 @@ class SweepFolder(ChecksummedFolder):
         return ConditionFolder(self.storage, condition_id)
 
     def has_stage(self, fingerprint: str) -> bool:
-        """Whether there is a finished stage; whether it is intact, whoever reads it finds out."""
+        """Whether there is a finished stage; whether it is intact, its reader finds out."""
         return self.storage.exists(f"stages/{fingerprint}/{MANIFEST}")
 
     def answers_of(self, fingerprint: str) -> set[str]:

@@ -89,5 +89,5 @@ def is_alive(sweep: Storage, sweep_status: SweepStatus | None = None) -> bool:
     try:
         return is_locked(lock)
     except StorageError:
-        # Another user's, who lets nobody look: what its driver said last is all there is.
+        # Another user's, which may not be read: what its driver said last is all there is.
         return sweep_status is not None and sweep_status.phase not in ("finished", "interrupted")

@@ -15,7 +15,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, sweeps_in
 
 OnChange = Literal["ask", "same", "again"]
-"""What becomes of conditions that were measured with other code: whoever runs the sweep is asked; they count as
+"""What becomes of conditions that were measured with other code: the user is asked; they count as
 measured with this one; they are forgotten (of a rehearsal)."""
 
 
@@ -34,7 +34,7 @@ def same_code(
         detect: the detectors that are asked of their models.
 
     Raises:
-        UserError: code has changed since it was measured with, and nobody said what that means.
+        UserError: code has changed since it was measured with, and the user has not said what that means.
     """
     components = foreign_of(conditions, detect)
     now = sources_of(components)

@@ -66,7 +66,7 @@ class SweepProgress(Bar):
         on_change: called with a condition's id when it starts or ends.
         on_count: called with the number of conditions in each state when one changes.
         on_left: called with the time left, in seconds, whenever it was estimated; None while nothing was timed.
-        watcher: knows the time left; while it looks, from a thread, nobody waits.
+        watcher: knows the time left; it looks from a thread, so that nothing waits for it.
         sweep: where what is shown is kept for `bdray status`.
     """
 

@@ -48,7 +48,7 @@ def freeze(
     write_space(sweep, space, shown, mark)
     names = tuple(condition.condition_id for condition in conditions)
     before = (*(known.asked if known else ()), *folder.condition_ids())
-    # The answers to questions that were ever asked stand, whoever asks now.
+    # The answers to questions that were ever asked stand, whatever is asked now.
     detect = [*(known.detect if known else ()), *space.questions.asked]
     folder.write_info(
         SweepInfo(

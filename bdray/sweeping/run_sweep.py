@@ -240,7 +240,7 @@ def _sum_up(
     interrupted: bool,
     delivery: DeliveryReport | None,
 ) -> SweepOutcome:
-    """What there is, in plan order. Nobody writes any more: what killed writers left can go."""
+    """What there is, in plan order. No process writes any more: what killed writers left can go."""
     with suppress(StorageError):
         run.sweep.discard_unfinished()
     known = {record.condition_id for record in records}

@@ -28,7 +28,7 @@ class StageWork:
     Attributes:
         epochs: that are reported, 1 for an operation.
         units: training images over all epochs, evaluations included; times the area of a picture beside 32 x 32.
-        shared: the model is kept: whoever else needs the stage does not compute it.
+        shared: the model is kept: other conditions that need the stage do not compute it.
         trains: it is no operation, and so is heard of after each epoch.
     """
 

@@ -1,6 +1,6 @@
 """What the conditions of a sweep have written since the last look, delivered while the sweep runs.
 
-Nobody tells the follower anything: a condition that begins, goes on or ends changes its journal or its record.
+Nothing notifies the follower: a condition that begins, goes on or ends changes its journal or its record.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Mirror:
     def wait_ready(self, timeout_s: float = 30.0) -> ReadyInfo:
         """Waits until experiment, parent run and database are there, or are known not to be.
 
-        A server that nobody can connect to is reported in about two seconds, one that hangs after some ten.
+        A server that cannot be connected to is reported in about two seconds, one that hangs after some ten.
 
         Raises:
             TrackingError: MLflow refuses (wrong URI, no permission, deleted experiment), or the mirror dies every time.

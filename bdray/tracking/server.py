@@ -89,7 +89,7 @@ def default_tracking_uri(storage_root: str | Storage) -> str:
 
 
 def named_tracking_uri(*given: str | None) -> str | None:
-    """The first of `given` that is a URI, else the environment's; None where nobody names one."""
+    """The first of `given` that is a URI, else the environment's; None where none is named."""
     return next(filter(None, (*given, os.environ.get(TRACKING_VARIABLE))), None)
 
 
@@ -187,7 +187,7 @@ def prepare_environment(artifacts: str | None = None) -> None:
 
 
 def probe(tracking_uri: str) -> None:
-    """Fails at once when nobody listens at an HTTP address: cheaper than importing MLflow to find out.
+    """Fails at once when no server listens at an HTTP address: cheaper than importing MLflow to find out.
 
     Raises:
         UnreachableError: no connection.

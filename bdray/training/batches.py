@@ -157,7 +157,7 @@ def _one(tensor: torch.Tensor) -> tuple[torch.Tensor]:
 
 
 def _free_bytes(device: torch.device) -> float:
-    """Bytes this process may still take on a GPU: what nobody has, within its own share of the card."""
+    """Bytes this process may still take on a GPU: what is free, within its own share of the card."""
     free, total = torch.cuda.mem_get_info(device)
     own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
     return min(float(free), own)

@@ -110,7 +110,7 @@ def prepare_process(device: torch.device, threads: int) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         tolerated = _tolerated.get()
         torch.use_deterministic_algorithms(True, warn_only=bool(tolerated))
-        # Else every fresh tensor is filled with NaN, for whoever reads what was never written: the same bits, later.
+        # Else every fresh tensor is filled with NaN, in case it is read before it is written: the same bits, later.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
         _set.pop("evaluation_batch", None)

@@ -1,4 +1,4 @@
-"""Which samples of the poisoned training set a stage of a repair trains on: a detector says it, nobody else knows."""
+"""Which samples of the poisoned training set a stage of a repair trains on: a detector decides it alone."""
 
 from __future__ import annotations
 

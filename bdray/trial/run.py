@@ -354,7 +354,7 @@ class _Trial:
         return blank_record(self.condition, self.started_ms).model_copy(
             update={
                 "status": status,
-                # By a clock that nobody sets while the trial runs: its two times tell how long it took.
+                # By a clock that is not set while the trial runs: its two times tell how long it took.
                 "finished_ms": self.started_ms + round(1000 * (time.monotonic() - self.begun)),
                 "data": probing.experiment.describe(),
                 "parameters": self.parameters,

@@ -228,7 +228,7 @@ def _read(folder: ChecksummedFolder, data_fingerprint: str) -> KeptStage | None:
     try:
         state = None if weights is None else load_safetensors(weights)
     except SafetensorError as error:
-        # Whoever can write here can write a checksum too.
+        # A process that can write here can write a checksum too.
         folder.put_aside(MODEL, f"it is no model ({error})", _AGAIN)
         state = None
     if state is None:

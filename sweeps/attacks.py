@@ -1,0 +1,60 @@
+"""What `attacks-claims` found: `python sweeps/attacks.py` writes its part of `README.md`.
+
+Everything comes from the records by bdray's own aggregators; no table is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from archive import records_in
+from sections import marks, table, written
+
+from bdray.record import StageName, TrialRecord
+from bdray.results.cells import Cell, study_of
+from bdray.results.detections import attack_of, detector_table
+
+HERE = Path(__file__).parent
+NAME = "attacks-claims"
+MARKS = marks(NAME, "attacks.py")
+HEAD = ("attack", "C-Acc", "ASR", "floor", "took", "C-Acc, tuned", "ASR, tuned", "floor, tuned", "took, tuned")
+STAGES: tuple[StageName, ...] = ("poison", "finetune")
+
+
+def section(records: Sequence[TrialRecord]) -> str:
+    """The part of `README.md` between its marks: what each attack did, and the AUROC of each detector."""
+    cells = sorted(study_of(records).cells, key=lambda cell: (cell.is_baseline, named(cell)))
+    asked = detector_table(records)
+    assert asked is not None
+    by_attack = dict(zip(asked.attacks, zip(*asked.rows.values(), strict=True), strict=True))
+    rows = []
+    for cell in cells:
+        answers = [None] * len(asked.rows) if cell.is_baseline else by_attack.get(named(cell), [None] * len(asked.rows))
+        aurocs = ("–" if each is None or each.auroc is None else f"{each.auroc:.2f}" for each in answers)
+        rows.append([named(cell), *(text for stage in STAGES for text in rates(cell, stage)), *aurocs])
+    return "\n".join(table((*HEAD, *asked.rows), rows))
+
+
+def named(cell: Cell) -> str:
+    """As the detectors' table calls the attack."""
+    return attack_of(cell.replicates[0].record)
+
+
+def rates(cell: Cell, stage: StageName) -> list[str]:
+    """Clean accuracy, attack success rate, floor and in how many trainings it took, after a stage."""
+    clean = cell.estimate(stage, "clean_accuracy")
+    success = None if cell.is_baseline else cell.estimate(stage, "attack_success_rate")
+    numbers = (clean and clean.mean, success and success.mean, cell.floor(stage))
+    took = cell.took(stage)
+    return [*("–" if number is None else f"{100 * number:.1f} %" for number in numbers), took.text if took else "–"]
+
+
+def main() -> None:
+    readme = HERE / "README.md"
+    page = readme.read_text(encoding="utf-8")
+    readme.write_text(written(page, MARKS, section(records_in(HERE / NAME))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
