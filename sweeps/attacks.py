@@ -45,7 +45,7 @@ def rates(cell: Cell, stage: StageName) -> list[str]:
     """Clean accuracy, attack success rate, floor and in how many trainings it took, after a stage."""
     clean = cell.estimate(stage, "clean_accuracy")
     success = None if cell.is_baseline else cell.estimate(stage, "attack_success_rate")
-    numbers = (clean and clean.mean, success and success.mean, cell.floor(stage))
+    numbers = (*(found.mean if found else None for found in (clean, success)), cell.floor(stage))
     took = cell.took(stage)
     return [*("–" if number is None else f"{100 * number:.1f} %" for number in numbers), took.text if took else "–"]
 

@@ -33,7 +33,8 @@ def section(records: Sequence[TrialRecord]) -> str:
         f"accuracy of the baselines {ends}.",
         "",
         "Attack success rate that each repair leaves, mean over seeds with the lowest and the highest; its mean rank",
-        "over the attacks by defense effectiveness rating; clean accuracy after - before; seconds of its stages on a",
+        "over the attacks by defense effectiveness rating; clean accuracy after - before, of poisoned models and",
+        "of unpoisoned ones; seconds of its stages on a",
         f"busy machine ({' and '.join(map(str, sorted(threads)))} thread{'s' * (threads != {1})}).",
         "",
     ]
@@ -55,9 +56,9 @@ def repairs(records: Sequence[TrialRecord]) -> list[str]:
     cells = by_repair(study.cells)
     attacks = list(dict.fromkeys(attack for found in cells.values() for attack in found))
     before = [_left(next(each[attack] for each in cells.values() if attack in each), "poison") for attack in attacks]
-    rows = [["before", "–", *before, "–", "–"]]
+    rows = [["before", "–", *before, "–", "–", "–"]]
     rows += [_repair(row, cells[row.name], attacks) for row in ranked.repairs]
-    return table(("repair", "rank", *attacks, "clean accuracy, points", "seconds"), rows)
+    return table(("repair", "rank", *attacks, "clean accuracy, points", "of unpoisoned", "seconds"), rows)
 
 
 def by_repair(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
@@ -70,8 +71,8 @@ def by_repair(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]]:
 
 def _repair(row: RankedRepair, cells: Mapping[str, Cell], attacks: Sequence[str]) -> list[str]:
     left = [_left(cells[attack]) if attack in cells else "–" for attack in attacks]
-    cost = "–" if row.mean is None else f"{100 * row.mean.cost:+.1f}"
-    return [row.name, "–" if row.rank is None else f"{row.rank:.1f}", *left, cost, f"{row.seconds:.0f}"]
+    costs = ["–" if cost is None else f"{100 * cost:+.1f}" for cost in (row.mean and row.mean.cost, row.benign)]
+    return [row.name, "–" if row.rank is None else f"{row.rank:.1f}", *left, *costs, f"{row.seconds:.0f}"]
 
 
 def _left(cell: Cell, stage: str = "finetune") -> str:

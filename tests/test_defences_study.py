@@ -49,7 +49,9 @@ def made_up() -> list[TrialRecord]:
         found[twin.condition_id] = record(
             twin,
             stage(rates(0.02), fingerprint=twin.poison_fingerprint),
-            stage(*[rates(0.02)] * 2, name=repair, fingerprint=twin.condition_id),
+            stage(
+                rates(0.02), rates(0.02, 0.7 if repair == "clp" else 0.9), name=repair, fingerprint=twin.condition_id
+            ),
             answers=(said("strip", seed=seed, fpr=0.04), said("mm_bd", seed=seed, index=(0.0, 0.1), flagged=(1,))),
         )
     return list(found.values())
@@ -58,10 +60,10 @@ def made_up() -> list[TrialRecord]:
 def test_the_part_of_the_page_has_every_repair_and_every_detector() -> None:
     lines = section(made_up()).splitlines()
     assert lines[0] == "12 conditions, 6 poison stages, 2 seeds; clean accuracy of the baselines 90.0 to 90.0 %."
-    assert "| repair | rank | blend | patch | clean accuracy, points | seconds |" in lines
-    assert "| before | – | 90 % (90 to 90) | 90 % (90 to 90) | – | – |" in lines
-    assert "| finetune | 1.0 | 45 % (40 to 50) | 5 % (0 to 10) | -5.0 | 0 |" in lines
-    assert "| clp | 2.0 | 85 % (80 to 90) | 85 % (80 to 90) | -5.0 | 0 |" in lines
+    assert "| repair | rank | blend | patch | clean accuracy, points | of unpoisoned | seconds |" in lines
+    assert "| before | – | 90 % (90 to 90) | 90 % (90 to 90) | – | – | – |" in lines
+    assert "| finetune | 1.0 | 45 % (40 to 50) | 5 % (0 to 10) | -5.0 | +0.0 | 0 |" in lines
+    assert "| clp | 2.0 | 85 % (80 to 90) | 85 % (80 to 90) | -5.0 | -20.0 | 0 |" in lines
     assert "| detector | blend | patch | baselines |" in lines
     assert "| strip | 0.85, 50 % / 10 % | 0.85, 50 % / 10 % | 4 % |" in lines
     assert "| mm_bd | 0 of 2 | 2 of 2 | 2 of 2 |" in lines

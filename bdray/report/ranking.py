@@ -50,6 +50,8 @@ class RankedRepair:
         sees: what it may see of data and model, in words; "–" where that takes a plugin, which no reader imports.
         rank: mean place by the rating over the attacks that count, 1 the highest; None where it is not ranked.
         mean: over the attacks that count; None where it is not ranked.
+        benign: clean accuracy after - before, the mean over unpoisoned models, collapsed ones included; None where
+            there are none.
         attacks: in how many it has a value, whether they count or not.
         lost: conditions that failed, diverged or collapsed by its end, of `conditions`: they count in nothing.
         seconds: mean time of its stages, their evaluation included.
@@ -62,6 +64,7 @@ class RankedRepair:
     sees: str
     rank: float | None
     mean: Value | None
+    benign: float | None
     attacks: int
     lost: int
     conditions: int
@@ -105,10 +108,11 @@ class Ranking:
 
 def ranking(study: Study) -> Ranking | None:
     """None with fewer than two repairs or two attacks."""
-    cells = [cell for cell in study.cells if is_repaired(cell)]
+    cells, unpoisoned = (list(filter(is_repaired, some)) for some in (study.cells, study.baselines))
     members: dict[str, list[Cell]] = {}
-    for name, cell in zip(repair_names(cells), cells, strict=True):
-        members.setdefault(name, []).append(cell)
+    benign: dict[str, list[Cell]] = {}
+    for name, cell in zip(repair_names([*cells, *unpoisoned]), [*cells, *unpoisoned], strict=True):
+        (benign if cell.is_baseline else members).setdefault(name, []).append(cell)
     around = [path for path in study.axes if not path.startswith(LATER)]
     if len(members) < 2 or levels(cells, [path for path in around if path.startswith(_ATTACK)]) < 2:
         return None
@@ -116,7 +120,10 @@ def ranking(study: Study) -> Ranking | None:
     settings = dict.fromkeys(values_of(cell, around) for cell in cells)
     ranked, counted = whole_part(values, list(settings))
     ranks = mean_ranks({name: [values[name][each].rating for each in counted] for name in ranked})
-    rows = [_row(name, members[name], found, counted, ranks.get(name)) for name, found in values.items()]
+    rows = [
+        _row(name, members[name], found, counted, rank=ranks.get(name), benign=_cost(benign.get(name, ())))
+        for name, found in values.items()
+    ]
     columns, averaged = _columns(cells, around)
     known = [(name, columns[at], one) for name, found in values.items() for at, one in found.items()]
     return Ranking(
@@ -210,7 +217,13 @@ def _mean(values: Sequence[Value]) -> Value | None:
 
 
 def _row(
-    name: str, cells: Sequence[Cell], found: Mapping[Setting, Value], counted: Sequence[Setting], rank: float | None
+    name: str,
+    cells: Sequence[Cell],
+    found: Mapping[Setting, Value],
+    counted: Sequence[Setting],
+    *,
+    rank: float | None,
+    benign: float | None,
 ) -> RankedRepair:
     conditions = [each for cell in cells for each in cell.replicates]
     done = [each.record.stages[1:] for each in conditions if len(each.record.stages) > 1]
@@ -222,6 +235,7 @@ def _row(
         _sight_of(_kind(cells[0])),
         rank,
         mean=None if rank is None else _mean([found[setting] for setting in counted]),
+        benign=benign,
         attacks=len(found),
         lost=sum(not each.sound("finetune") for each in conditions),
         conditions=len(conditions),
@@ -229,6 +243,12 @@ def _row(
         pictures=_span(pictures) if any(pictures) else "–",
         changed=_changed([each.record for each in conditions]),
     )
+
+
+def _cost(cells: Iterable[Cell]) -> float | None:
+    pairs = [(each.record.poisoned, each.record.repaired) for cell in cells for each in cell.replicates]
+    found = [after.clean_accuracy - before.clean_accuracy for before, after in pairs if before and after]
+    return fmean(found) if found else None
 
 
 def _changed(records: Iterable[TrialRecord]) -> str:

@@ -12,12 +12,12 @@ from rich.text import Text
 from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.space import SearchSpace
-from bdray.store.records import read_records
+from bdray.store.records import read_records, with_answers
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.sweeping.forecast import Capacity, Forecaster, overhead_s
+from bdray.sweeping.forecast import Capacity, Forecaster, beside_stages
 from bdray.sweeping.tasks import make_tasks
-from bdray.sweeping.workload import Kind, Work, training_of, work_of
+from bdray.sweeping.workload import POISON, Kind, Work, training_of, work_of
 from bdray.trial.measurements import Measurement, Measurements, TrainingKey, TrainingKind, kinds_of
 from bdray.values import show_amount, show_duration
 
@@ -80,10 +80,10 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     works = {condition.condition_id: work_of(condition) for condition in conditions}
     sweep, rehearsal = storage.child(name), storage.child(REHEARSALS).child(name)
     # What was just taken over lies there before the sweep does.
-    there = read_records(sweep) if SweepFolder(sweep).condition_ids() else []
+    there = _read(sweep) if SweepFolder(sweep).condition_ids() else []
     records = [record for record in there if record.status == "finished" and record.condition_id in works]
     costs = timed_kinds(storage)
-    forecaster = Forecaster(works, Capacity(cpus=0.0))
+    forecaster = Forecaster(works, Capacity(cpus=0.0), bool(space.questions.detectors_of("poisoned")))
     for record in records:
         forecaster.learn(record)
     used = {work.kind[2]: costs[work.kind[2]] for work in works.values() if work.kind[2] in costs}
@@ -91,10 +91,15 @@ def estimate_cost(space: SearchSpace, storage: Storage, name: str) -> CostEstima
     if not forecaster.rates:
         return None
     if used:
-        _learn_overheads(forecaster, read_records(rehearsal) if SweepFolder(rehearsal).is_sweep else ())
+        _learn_overheads(forecaster, _read(rehearsal) if SweepFolder(rehearsal).is_sweep else ())
     done = {record.condition_id for record in records}
     left = [condition for condition in conditions if condition.condition_id not in done]
     return _estimate(space, left, forecaster, used, len(records))
+
+
+def _read(sweep: Storage) -> list[TrialRecord]:
+    records = read_records(sweep)
+    return with_answers(sweep, records) if SweepFolder(sweep).is_sweep else records
 
 
 def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Measurement], kinds: Mapping[str, Kind]) -> None:
@@ -103,15 +108,15 @@ def _learn_costs(forecaster: Forecaster, costs: Mapping[str, Measurement], kinds
         kind = training_of(kinds[key])
         if cost.image_s and not forecaster.rates.knows(kind):
             area = (int(kind[1]) / 32) ** 2
-            forecaster.rates.learn(key, kind, seconds=cost.image_s / area, units=1.0)
+            forecaster.rates.learn(key, kind, {POISON: (cost.image_s / area, 1.0)})
 
 
 def _learn_overheads(forecaster: Forecaster, rehearsed: Sequence[TrialRecord]) -> None:
     """What a condition takes beside its stages, which is the same for small ones."""
     for record in rehearsed:
         if record.status == "finished":
-            name = f"{REHEARSALS}/{record.condition_id}"
-            forecaster.rates.learn(name, (), seconds=0.0, units=0.0, overhead=overhead_s(record))
+            overhead, asking = beside_stages(record)
+            forecaster.rates.learn(f"{REHEARSALS}/{record.condition_id}", (), {}, overhead=overhead, asking=asking)
 
 
 def _estimate(

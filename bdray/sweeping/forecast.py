@@ -1,12 +1,14 @@
 """The time left and the cost of a sweep: one estimate for everything that shows it.
 
-    seconds of a condition = overhead + rate of its kind of training x pictures that are left
+    seconds of a condition = overhead + asking + sum over stages of rate x pictures that are left
     time left              = max(longest chain, what list scheduling takes of them on so many slots)
 
-A chain is a condition with those whose kept stages it waits for. List scheduling gives each slot that is free the next
-condition, which is what the queue does; it ends within one longest condition of sum / slots (Graham 1969). A rate is
-taken from the conditions that are most alike: the same model, picture size, recipe, data and strategy; then without the
-strategy; and so on up to all.
+Asking is what detectors take, where no other condition has asked them of the same model. A chain is a condition with
+those whose kept stages or answers it waits for. List scheduling gives each slot that is free the next condition, which
+is what the queue does; it ends within one longest condition of sum / slots (Graham 1969). A rate is that of the same
+step (the poison stage, `anp/prune`) in the conditions that are most alike: the same model, picture size, recipe, data
+and strategy; then without the strategy; and so on. A step that was not timed with this model is guessed from the poison
+stage.
 """
 
 from __future__ import annotations
@@ -18,58 +20,73 @@ from dataclasses import dataclass, field
 
 from bdray.cluster.job import Task
 from bdray.record import TrialRecord
-from bdray.sweeping.workload import Kind, Work, training_of
+from bdray.store.file_names import answer_name
+from bdray.sweeping.workload import POISON, Kind, StageWork, Work, training_of
 
 _ROUNDING = 1e-9
 
+_ANY, _OVERHEAD, _ASKING = "any step", "overhead", "asking"
+
 
 @dataclass
-class _Sums:
+class _Sum:
     seconds: float = 0.0
-    units: float = 0.0
-    overhead: float = 0.0
-    count: int = 0
+    count: float = 0.0
+
+
+Steps = Mapping[str, tuple[float, float]]
+"""Seconds and units of work by step (`StageWork.step`)."""
 
 
 class Rates:
-    """Seconds for a unit of work, and overhead of a condition, by kind and by every prefix of a kind."""
+    """Seconds for a unit of work by step, and what a condition takes beside; each by kind and by every prefix of a
+    kind."""
 
     def __init__(self) -> None:
-        self._levels: dict[Kind, _Sums] = {}
-        self._learnt: dict[str, _Sums] = {}
+        self._sums: dict[Kind, _Sum] = {}
+        self._learnt: dict[str, list[tuple[str, float, float]]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._levels)
+        return bool(self._sums)
 
     def knows(self, kind: Kind) -> bool:
         """Whether such a training was timed: this model at this picture size with this recipe."""
-        return training_of(kind) in self._levels
+        return (_ANY, *training_of(kind)) in self._sums
 
-    def learn(self, name: str, kind: Kind, *, seconds: float, units: float, overhead: float | None = None) -> None:
-        """`name` took so many seconds for so many units, and `overhead` seconds beside where it is over. Replaces what
-        was learnt of it before."""
-        if units <= 0 and overhead is None:
-            return
-        old, new = self._learnt.get(name, _Sums()), _Sums(seconds, units, overhead or 0.0, int(overhead is not None))
+    def learn(
+        self, name: str, kind: Kind, steps: Steps, *, overhead: float | None = None, asking: float | None = None
+    ) -> None:
+        """`name` took so many seconds for so many units of each step; where it is over, `overhead` seconds beside, and
+        `asking` for detectors, where it asked any. Replaces what was learnt of it before."""
+        timed = [(what, *took) for step, took in steps.items() if took[1] > 0 for what in (step, _ANY)]
+        new = timed + [
+            (what, took, 1.0) for what, took in ((_OVERHEAD, overhead), (_ASKING, asking)) if took is not None
+        ]
+        for sign, known in ((-1, self._learnt.get(name, [])), (1, new)):
+            for what, seconds, count in known:
+                for length in range(len(kind) + 1):
+                    total = self._sums.setdefault((what, *kind[:length]), _Sum())
+                    total.seconds += sign * seconds
+                    total.count += sign * count
         self._learnt[name] = new
-        for length in range(len(kind) + 1):
-            sums = self._levels.setdefault(kind[:length], _Sums())
-            for part, value in vars(new).items():
-                setattr(sums, part, getattr(sums, part) + value - getattr(old, part))
 
-    def of_unit(self, kind: Kind) -> float:
-        """Seconds a unit, from the nearest kind that was timed; 0 where nothing was."""
-        sums = self._nearest(kind, "units")
-        return sums.seconds / sums.units if sums else 0.0
+    def of_unit(self, kind: Kind, step: str) -> float:
+        """Seconds a unit, from what is nearest of all that was timed; 0 where nothing was."""
+        found = (self._near(what, kind, least) for least in (1, 0) for what in (step, POISON))
+        return next((mean for mean in found if mean is not None), self._near(_ANY, kind) or 0.0)
 
     def of_condition(self, kind: Kind) -> float:
-        """Seconds beside its stages."""
-        sums = self._nearest(kind, "count")
-        return sums.overhead / sums.count if sums else 0.0
+        """Seconds beside its stages and detectors."""
+        return self._near(_OVERHEAD, kind) or 0.0
 
-    def _nearest(self, kind: Kind, known: str) -> _Sums | None:
-        levels = (self._levels.get(kind[:length]) for length in range(len(kind), -1, -1))
-        return next((sums for sums in levels if sums and getattr(sums, known) > _ROUNDING), None)
+    def of_asking(self, kind: Kind) -> float:
+        """Seconds of all detectors together."""
+        return self._near(_ASKING, kind) or 0.0
+
+    def _near(self, what: str, kind: Kind, least: int = 0) -> float | None:
+        """Of the nearest kind that agrees in its first `least` parts at least."""
+        sums = (self._sums.get((what, *kind[:length])) for length in range(len(kind), least - 1, -1))
+        return next((one.seconds / one.count for one in sums if one and one.count > _ROUNDING), None)
 
 
 @dataclass(frozen=True)
@@ -106,12 +123,14 @@ class Forecaster:
 
     Attributes:
         works: by condition id, of all that are known.
-        finished: fingerprints of kept stages that are there.
+        asks: whether poisoned models are asked by detectors.
+        finished: fingerprints of kept stages that are there, and names of answers.
         gap_s: between the end of a condition and the start of the next in its slot.
     """
 
     works: dict[str, Work]
     capacity: Capacity
+    asks: bool = False
     rates: Rates = field(default_factory=Rates)
     finished: set[str] = field(default_factory=set)
     gap_s: float = 0.0
@@ -123,9 +142,10 @@ class Forecaster:
             return
         computed = {stage.name: stage.seconds for stage in record.stages if stage.epochs and not stage.reused}
         self.finished.update(stage.fingerprint for stage in work.stages if stage.shared)
-        units = sum(stage.units for stage in work.stages if stage.name in computed)
-        seconds = sum(computed.values())
-        self.rates.learn(record.condition_id, work.kind, seconds=seconds, units=units, overhead=overhead_s(record))
+        self.finished.update(answer_name(record.stages[0].fingerprint, answer.key) for answer in record.answers)
+        steps = {stage.step: (computed[stage.name], stage.units) for stage in work.stages if stage.name in computed}
+        overhead, asking = beside_stages(record)
+        self.rates.learn(record.condition_id, work.kind, steps, overhead=overhead, asking=asking)
 
     def spent(self, tasks: Sequence[Task], left: Mapping[str, float] | None = None) -> Spent:
         """What `tasks` take.
@@ -141,9 +161,9 @@ class Forecaster:
             takes, begins = left.get(task.condition_id), 0.0
             if takes is None:
                 takes = self._seconds(task, there_at) + self.gap_s
-                begins = max((there_at.get(stage, 0.0) for stage in task.stages), default=0.0)
-            for stage in task.stages:
-                there_at.setdefault(stage, begins + takes)
+                begins = max((there_at.get(each, 0.0) for each in task.shared), default=0.0)
+            for each in task.shared:
+                there_at.setdefault(each, begins + takes)
             takes_of.append(takes)
             longest, share = max(longest, begins + takes), share + takes / self.capacity.slots(task)
         trial = sum(takes_of)
@@ -153,20 +173,41 @@ class Forecaster:
         return Spent(max(longest, *slots), trial)
 
     def seconds_alone(self, work: Work) -> float:
-        """Of a condition that finds no stage computed."""
-        return self.rates.of_condition(work.kind) + self.rates.of_unit(work.kind) * work.units
+        """Of a condition that finds no stage computed and no answer."""
+        return self.rates.of_condition(work.kind) + self.seconds_of(work.kind, work.stages) + self._asking(work, ())
+
+    def seconds_of(self, kind: Kind, stages: Sequence[StageWork]) -> float:
+        """Of whole stages."""
+        return sum(stage.units * self.rates.of_unit(kind, stage.step) for stage in stages)
+
+    def asking_s(self, task: Task) -> float:
+        """What detectors will take, as far as it is known now."""
+        work = self.works.get(task.condition_id)
+        return self._asking(work, task.answers) if work else 0.0
+
+    def _asking(self, work: Work, answers: Sequence[str], there: Collection[str] | None = None) -> float:
+        there = self.finished if there is None else there
+        is_answered = bool(answers) and all(answer in there for answer in answers)
+        return self.rates.of_asking(work.kind) if self.asks and not is_answered else 0.0
 
     def _seconds(self, task: Task, there: Collection[str]) -> float:
         work = self.works.get(task.condition_id)
         if work is None:
             return 0.0
-        units = sum(stage.units for stage in work.stages if stage.fingerprint not in there)
-        return self.rates.of_condition(work.kind) + self.rates.of_unit(work.kind) * units
+        stages = [stage for stage in work.stages if stage.fingerprint not in there]
+        beside = self.rates.of_condition(work.kind) + self._asking(work, task.answers, there)
+        return beside + self.seconds_of(work.kind, stages)
 
 
-def overhead_s(record: TrialRecord) -> float | None:
-    """What a finished condition took beside its stages. None where it went on after a kill: its stages then took longer
-    in all than it did since."""
+def beside_stages(record: TrialRecord) -> tuple[float | None, float | None]:
+    """What a finished condition took beside its stages: seconds of its own, and of the detectors that it asked. None
+    where it asked none, and both where it went on after a kill: its stages then took longer in all than it did since.
+
+    Conditions that share a model share its answers, and hold how long each took: who took less than that read them.
+    """
     stages = sum(stage.seconds for stage in record.stages if not stage.reused)
-    overhead = (record.finished_ms - record.started_ms) / 1000 - stages
-    return overhead if overhead >= 0 else None
+    beside = (record.finished_ms - record.started_ms) / 1000 - stages
+    asking = sum(answer.seconds for answer in record.answers)
+    if beside < 0:
+        return None, None
+    return (beside - asking, asking) if 0 < asking <= beside else (beside, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -14,14 +14,14 @@ from bdray.cluster.job import Task
 from bdray.condition import Condition
 from bdray.errors import StorageError
 from bdray.questions import Questions, answer_key
-from bdray.record import now_ms
+from bdray.record import TrialRecord, now_ms
 from bdray.store.journal import read_journal
-from bdray.store.records import read_record, read_records
+from bdray.store.records import read_record, read_records, with_answers
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import RunningCondition, SweepStatus
-from bdray.sweeping.forecast import Capacity, Forecaster
-from bdray.sweeping.workload import StageWork, Work, training_of, work_of
+from bdray.sweeping.forecast import Capacity, Forecaster, Steps
+from bdray.sweeping.workload import POISON, StageWork, Work, training_of, work_of
 
 _ALMOST_OVER = 0.02
 """Of a condition that has taken longer than was expected, so much is taken to be left."""
@@ -68,7 +68,8 @@ class Watcher:
         self._ended: deque[str] = deque()
         self._free: deque[float] = deque()
         self._gaps: deque[float] = deque(maxlen=_GAPS)
-        self.forecaster, self._capacity = Forecaster({}, capacity()), capacity
+        self._detectors = frozenset(each.name for each in self._questions.detectors_of("poisoned"))
+        self.forecaster, self._capacity = Forecaster({}, capacity(), bool(self._detectors)), capacity
         self._kinds: set[tuple[str, ...]] = set()
         self.expect(conditions, tasks)
         # What an earlier run of this sweep has finished.
@@ -91,7 +92,7 @@ class Watcher:
             if work is not None:
                 label = task.label if task and task.label else condition_id
                 shown = RunningCondition(condition_id=condition_id, label=label)
-                self._running[condition_id] = _Running(work, now, now, work.units, shown)
+                self._running[condition_id] = _Running(work, now, now, {s.step: s.units for s in work.stages}, shown)
             # The first conditions start their processes too; the gap is what lies between two in the same one.
             if self._free:
                 self._gaps.append(now - self._free.popleft())
@@ -113,13 +114,12 @@ class Watcher:
             StorageError: a record cannot be read now; the next look begins there.
         """
         self.forecaster.capacity = self._capacity()
-        for record in read_records(self._sweep, self._before) if self._before else ():
-            self.forecaster.learn(record)
+        self._learn(read_records(self._sweep, self._before) if self._before else [])
         self._before = []
         while self._ended:
             record_of_it = read_record(self._sweep, self._ended[0])
             if record_of_it is not None:
-                self.forecaster.learn(record_of_it)
+                self._learn([record_of_it])
             self._ended.popleft()
         with self._lock:
             running = dict(self._running)
@@ -135,7 +135,11 @@ class Watcher:
             with self._lock:
                 if self._running.get(condition_id) is before:
                     self._running[condition_id] = now
-            self.forecaster.rates.learn(condition_id, now.work.kind, seconds=now.seconds, units=now.units)
+            self.forecaster.rates.learn(condition_id, now.work.kind, now.took)
+
+    def _learn(self, records: Sequence[TrialRecord]) -> None:
+        for record in with_answers(self._sweep, records) if self._detectors and records else records:
+            self.forecaster.learn(record)
 
     def _answered(self, condition_id: str, then: Collection[str]) -> set[str]:
         """Those of the detectors in `then` that have been asked of the poisoned model, here or by another condition."""
@@ -158,10 +162,19 @@ class Watcher:
         return self.forecaster.spent(tasks, {name: self._left_of(one) for name, one in running.items()}).wall_s
 
     def _left_of(self, running: _Running) -> float:
-        rates, kind = self.forecaster.rates, running.work.kind
-        rate = running.seconds / running.units if running.units else rates.of_unit(kind)
-        expected = rate * running.units_left + (0.0 if running.shown.stage else rates.of_condition(kind))
+        rates, work = self.forecaster.rates, running.work
+        expected = self._asking_left(running) + (0.0 if running.shown.stage else rates.of_condition(work.kind))
+        for step, units in running.left.items():
+            seconds, done = running.took.get(step, (0.0, 0.0))
+            expected += units * (seconds / done if done else rates.of_unit(work.kind, step))
         return max(expected - (self._clock() - running.seen_s), _ALMOST_OVER * expected)
+
+    def _asking_left(self, running: _Running) -> float:
+        """What detectors still take: all of them until the poison stage is over, then those that have yet to answer."""
+        then, task = running.shown.then, self._tasks.get(running.work.condition_id)
+        is_before = running.shown.stage in ("", POISON) and not then
+        part = 1.0 if is_before else len(self._detectors.intersection(then)) / max(1, len(self._detectors))
+        return part * self.forecaster.asking_s(task) if task else 0.0
 
     def sweep_status(self, **known: Any) -> SweepStatus:
         """For `bdray status`. `known`: the fields that the watcher does not know."""
@@ -183,8 +196,8 @@ class _Running:
     Attributes:
         seen_s, looked_s: when it last reported an epoch (its start where it has not), and when its journal was last
             looked at, by the watcher's clock.
-        units_left: of its stages.
-        seconds, units: what it took for what it has computed of them.
+        left: units of what its stages still compute, by step.
+        took: seconds and units of what it has computed, by step.
         lines: of the journal at the last look.
         shown: its last epoch, for people.
     """
@@ -192,10 +205,9 @@ class _Running:
     work: Work
     seen_s: float
     looked_s: float
-    units_left: float
+    left: Mapping[str, float]
     shown: RunningCondition
-    seconds: float = 0.0
-    units: float = 0.0
+    took: Steps = field(default_factory=dict)
     lines: int = 0
 
     def looked_at(
@@ -212,27 +224,27 @@ class _Running:
             # A new line is no older than the last look, whatever clock it carries the time of.
             age_s = (now_ms - entries[-1]["time_ms"]) / 1000
             seen_s = now_s - min(max(0.0, age_s), now_s - self.looked_s)
-        seconds = units = left = 0.0
+        left: dict[str, float] = {}
+        took: dict[str, tuple[float, float]] = {}
         shown = self.shown
         for number, stage in enumerate(self.work.stages, start=1):
             cost = "cost" if stage.name == "poison" else f"{stage.name}_cost"
             lines = [entry for entry in entries if f"{cost}/stage_seconds" in entry["metrics"]]
             if not lines:
-                left += 0.0 if stage.shared and stage.fingerprint in finished else stage.units
+                left[stage.step] = 0.0 if stage.shared and stage.fingerprint in finished else stage.units
                 continue
             last = max(lines, key=lambda entry: int(entry["step"]))
             part = min(1.0, last["step"] / stage.epochs) if stage.epochs else 1.0
-            seconds += last["metrics"][f"{cost}/stage_seconds"]
-            units += part * stage.units
+            took[stage.step] = last["metrics"][f"{cost}/stage_seconds"], part * stage.units
             # What comes before a stage that has begun is over.
-            left = (1 - part) * stage.units
+            left = {stage.step: (1 - part) * stage.units}
             rate = last["metrics"].get(f"{cost}/images_per_second")
             then = self.shown.then
             if len(entries) > self.lines:
                 then = _after(number, self.work.stages, questions, at_once=not self.lines) if part == 1 else ()
             news = {"stage": stage.name, "epoch": last["step"], "epochs": stage.epochs, "images_per_second": rate}
             shown = shown.model_copy(update={**news, "then": then})
-        return _Running(self.work, seen_s, now_s, left, shown, seconds, units, len(entries))
+        return _Running(self.work, seen_s, now_s, left, shown, took, len(entries))
 
     def without(self, answered: Collection[str]) -> _Running:
         """Where these detectors have answered."""

@@ -13,6 +13,8 @@ from bdray.trial.measurements import speed_key, stage_images, training_set_size
 Kind = tuple[str, ...]
 """What decides the time for a picture, what decides most first: conditions are alike as far as their kinds agree."""
 
+POISON = "poison"
+
 FORWARD = 1 / 3
 """A picture that is only looked at, beside one that is trained on."""
 
@@ -26,6 +28,7 @@ class StageWork:
     """One stage of a condition.
 
     Attributes:
+        step: what is done in it; stages of one kind of training that do the same take as long for a picture.
         epochs: that are reported, 1 for an operation.
         units: training images over all epochs, evaluations included; times the area of a picture beside 32 x 32.
         shared: the model is kept: other conditions that need the stage do not compute it.
@@ -34,6 +37,7 @@ class StageWork:
 
     name: str
     fingerprint: str
+    step: str
     epochs: int
     units: float
     shared: bool
@@ -66,7 +70,6 @@ def kind_of(condition: Condition) -> Kind:
         str(condition.data.image_size),
         speed_key(condition),
         digest({"data": condition.data.name, "strategy": condition.poison.name, "role": condition.role}),
-        condition.repair.name,
     )
 
 
@@ -93,7 +96,8 @@ def _stages(condition: Condition, max_batches: int | None) -> Iterator[StageWork
     for planned, recipe, count in zip(condition.stages, recipes, epochs, strict=True):
         tested = FORWARD * _tested(condition, recipe, count)
         units = area * (trained.get(planned.fingerprint, 0.0) + tested)
-        yield StageWork(planned.name, planned.fingerprint, count, units, planned.shared, recipe is not None)
+        does = POISON if planned.name == POISON else f"{condition.repair.name}/{planned.name}"
+        yield StageWork(planned.name, planned.fingerprint, does, count, units, planned.shared, recipe is not None)
 
 
 def _tested(condition: Condition, recipe: Optimization | None, epochs: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -153,6 +154,18 @@ def test_what_diverged_or_collapsed_is_counted_and_ranks_nowhere(make_record: Ma
     assert [row.rank for row in heat.repairs] == [1.0, 2.0, None]
 
 
+def test_what_a_repair_costs_an_unpoisoned_model_stands_beside_it(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    records = study_records(make_record, repairs=("finetune", "clp · threshold 2", "nad"))
+    options: dict[str, Any] = {"repair": REPAIRS["clp · threshold 2"], "clean": 0.9}
+    # One collapsed, which is what it costs.
+    fell = make_baseline(records, seed=1, tuned=0.1, collapsed_in_repair=True, **options)
+    heat = ranked([*records, fell, make_baseline(records, tuned=0.8, **options), make_baseline(records, tuned=0.92)])
+    found = {row.name: row.benign for row in heat.repairs}
+    assert found == {"finetune": pytest.approx(0.02), "clp": pytest.approx(-0.45), "nad": None}
+
+
 def test_a_repair_that_breaks_models_keeps_no_other_from_its_rank(make_record: MakeRecord) -> None:
     """Found: two repairs of sixteen had no value under one attack each, and none was ranked."""
     records = study_records(make_record, TRIGGERS[:3], ("finetune", "clp · threshold 2", "clp · threshold 3"))
@@ -214,7 +227,7 @@ def test_the_page_says_how_it_ranks(make_record: MakeRecord) -> None:
     said = words(study_records(make_record))
     assert "over 4 of 4 attacks, under which every ranked repair has a value." in said
     assert "equal ones share the mean of their places" in said
-    assert "finetune clean share, labels, weights 1.00 89.5 % 10.0 % −1.0 4 of 4 – 0" in said.replace(
+    assert "finetune clean share, labels, weights 1.00 89.5 % 10.0 % −1.0 – 4 of 4 – 0" in said.replace(
         "\N{NO-BREAK SPACE}", " "
     )
     assert '<section id="repairs">' not in make_report([make_record()], SweepDescription("demo")).html

@@ -13,13 +13,14 @@ from made_up import record, stage
 from bdray.cluster.job import Task
 from bdray.cluster.queue import StageQueue
 from bdray.condition import Condition
-from bdray.record import EpochRecord
+from bdray.questions import answer_key
+from bdray.record import Answer, EpochRecord
 from bdray.space import SearchSpace, load_space
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.sweeping.forecast import Capacity
+from bdray.sweeping.forecast import Capacity, Forecaster
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
 from bdray.sweeping.workload import StageWork, Work, work_of
@@ -165,3 +166,57 @@ def test_the_time_left_is_within_a_quarter_of_the_truth(slots: int, space: Searc
     errors = {share: left / (end - now) - 1 for share, left, now in seen if share >= 0.05 and left is not None}
     assert len(errors) >= 27
     assert max(map(abs, errors.values())) <= 0.25, errors
+
+
+REPAIRS = """\
+name: repairs
+seeds: [0, 1, 2]
+fixed: {data: {name: digits}, model: resnet8, train: {epochs: 4}, finetune: {epochs: 2}}
+parameters:
+  trigger.name: {values: [patch, blend]}
+  repair.name: {values: [anp, finetune, i_bau, clp]}
+detect: [strip, teco]
+baselines: true
+"""
+STEP_S = {"poison": 40.0, "anp/prune": 470.0, "finetune/finetune": 5.0, "i_bau/unlearn": 500.0, "clp/prune": 0.2}
+"""The truth: seconds of each step, whatever its pictures."""
+ASKING_S, BESIDE_S = {"strip": 200.0, "teco": 900.0}, 2.0
+
+
+def test_what_repairs_and_detectors_take_is_known_apart(tmp_path: Path) -> None:
+    """Found: repairs that take seconds or minutes for as many pictures had one rate, and what detectors had taken was
+    expected of every condition: 2 h 41 min for 45 minutes."""
+    path = tmp_path / "space.yaml"
+    path.write_text(REPAIRS)
+    space = load_space(path)
+    conditions = {each.condition_id: each for each in space.conditions()}
+    tasks = make_tasks(list(conditions.values()), space, gpus=0.0)
+    works = {name: work_of(each) for name, each in conditions.items()}
+    forecaster = Forecaster(works, Capacity(1.0), asks=True)
+    there: set[str] = set()
+    truth = {}
+    for task in tasks:
+        condition, work = conditions[task.condition_id], works[task.condition_id]
+        is_first = condition.poison_fingerprint not in there
+        there.add(condition.poison_fingerprint)
+        steps = [STEP_S[each.step] for each in work.stages if is_first or each.step != "poison"]
+        truth[task.condition_id] = sum(steps) + BESIDE_S + is_first * sum(ASKING_S.values())
+        if condition.seed == 0:
+            answers = tuple(
+                Answer(key=answer_key(each, condition), detector={}, result="poisoned", seconds=ASKING_S[each.name])
+                for each in space.questions.detectors_of("poisoned")
+            )
+            stages = [
+                stage(
+                    EpochRecord(epoch=1, images=1, seconds=STEP_S[each.step], stage_seconds=STEP_S[each.step]),
+                    name=each.name,
+                    fingerprint=each.fingerprint,
+                    reused=each.step == "poison" and not is_first,
+                )
+                for each in work.stages
+            ]
+            times = {"started_ms": 0, "finished_ms": round(1000 * truth[task.condition_id])}
+            forecaster.learn(record(condition, *stages, answers=answers, **times))
+    left = [task for task in tasks if conditions[task.condition_id].seed != 0]
+    assert len(left) == 2 * (8 + 4)
+    assert forecaster.spent(left).trial_s == pytest.approx(sum(truth[task.condition_id] for task in left), rel=1e-6)

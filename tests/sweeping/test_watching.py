@@ -12,7 +12,7 @@ from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.errors import StorageError
 from bdray.questions import Questions, answer_key
-from bdray.record import EpochRecord, now_ms
+from bdray.record import Answer, EpochRecord, now_ms
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import answer_name
 from bdray.store.journal import Journal
@@ -110,3 +110,56 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
         (running,) = watcher.sweep_status(total=1).running
         assert running_line(running) == over + rest
     assert said("finetune", tuned) == f"mine: finetune, epoch {tuned} of {tuned} done; now mm_bd"
+
+
+def test_what_detectors_still_take_counts_until_they_have_answered(tmp_path: Path) -> None:
+    """In time that stands still: 40 s of poisoning, 20 s of fine-tuning, 5 s beside, and 100 s of two detectors."""
+    content = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    before, condition = (Condition.parse({**content, "seed": seed}) for seed in (0, 1))
+    sweep, name = Storage.open(tmp_path), condition.condition_id
+    detectors = DETECTORS.build("strip"), DETECTORS.build("scale_up")
+    SweepFolder(sweep).write_info(SweepInfo("asks", "asks", detect=tuple(Questions(detectors).asked)))
+    took, tuning = {"poison": 40.0, "finetune": 20.0}, condition.finetune.epochs
+
+    def done(name: str, epoch: int, seconds: float) -> EpochRecord:
+        return EpochRecord(epoch=epoch, images=10, seconds=1.0, stage_seconds=seconds, finished_ms=0)
+
+    stages = [
+        stage(done(part.name, part.epochs, took[part.name]), name=part.name, fingerprint=part.fingerprint)
+        for part in work_of(before).stages
+    ]
+    answers = tuple(
+        Answer(key=answer_key(each, before), detector={}, result="poisoned", seconds=50.0) for each in detectors
+    )
+    folder = ConditionFolder(sweep, before.condition_id)
+    folder.write_record(record(before, *stages, started_ms=0, finished_ms=165_000))
+    folder.write_answers(answers)
+    watcher = Watcher(
+        sweep,
+        [before, condition],
+        [Task(name, "", ())],
+        lambda: Capacity(1.0),
+        questions=Questions(detectors),
+        clock=lambda: 0.0,
+        wall_ms=lambda: 0,
+    )
+    journal = Journal(SweepFolder(sweep).condition(name))
+    watcher.look()
+    assert watcher.left_s() == pytest.approx(165)
+    watcher.started(name)
+    assert watcher.left_s() == pytest.approx(165)
+    half = condition.train.epochs // 2
+    for stage_name, epoch, seconds, left in (
+        ("poison", half, 20.0, 40 * (1 - half / condition.train.epochs) + 20 + 100),
+        ("poison", condition.train.epochs, 40.0, 20 + 100),
+        ("finetune", tuning, 20.0, 0),
+    ):
+        journal.add(stage_name, stage_name, [done(stage_name, epoch, seconds)])
+        watcher.look()
+        watcher.look()
+        assert watcher.left_s() == pytest.approx(left, abs=0.5)
+        if left == 120:
+            place = answer_name(condition.poison_fingerprint, answer_key(detectors[0], condition))
+            sweep.write_atomic(f"stages/{place}.json", "{}")
+            watcher.look()
+            assert watcher.left_s() == pytest.approx(20 + 50)
