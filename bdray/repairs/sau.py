@@ -38,8 +38,8 @@ class SharedAdversarialUnlearning(Repair):
     SOURCE: ClassVar[str] = (
         "Wei, Zhang, Zha & Wu 2023 (SAU, arXiv 2307.10562); batch statistics as their code with `--train_mode`"
     )
-    # In the first, changed pictures were seen in evaluation mode and clean ones in training mode, which cost more clean
-    # accuracy than either mode of the authors' code: of a benign model it left 11 of 62 %.
+    # In the first, changed pictures were seen in evaluation mode and clean ones in training mode, as in neither mode of
+    # the authors' code (`docs/references.md`).
     VERSION: ClassVar[int] = 2
 
     weight: float = Field(default=1.0, ge=0.0)
