@@ -116,12 +116,12 @@ class Repaired:
     did: Mapping[str, float]
 
 
-def repaired_models(trigger: str) -> dict[str, Repaired]:
-    """By repair; `clp` with its threshold."""
+def repaired_models(trigger: str | None) -> dict[str, Repaired]:
+    """By repair; `clp` with its threshold. `trigger`: None for the unpoisoned model."""
     found: dict[str, Repaired] = {}
     for one in claims():
         before, after, repair = one.poisoned, one.repaired, one.condition["repair"]
-        if one.role == "baseline" or one.condition["trigger"]["name"] != trigger or not before or not after:
+        if (one.condition["trigger"] or {}).get("name") != trigger or not before or not after:
             continue
         assert before.attack_success_rate is not None and after.attack_success_rate is not None
         name = repair["name"] + (f" {repair['threshold']:g}" if repair["name"] == "clp" else "")
@@ -171,11 +171,25 @@ def test_what_is_read_of_repairs_above_80_percent_is_what_their_records_say() ->
     assert f"`abl` takes {isolated.lost:.1f} points and nothing of the attack" in said
     assert isolated.left == 100
     failed = [blend[name].left for name in ("clp 3", "ft_sam", "fine_pruning", "finetune")]
-    halfway = [blend[name].left for name in ("super_finetune", "sau", "nad")]
-    assert f"leave {ends(failed)} %, `super_finetune`, `sau` and `nad` {ends(halfway)} %" in said
-    costs = [f"{patch[name].lost:.1f} and {blend[name].lost:.1f}" for name in ("fst", "rnp")]
-    assert f"`fst` and `rnp` end both attacks, for {costs[0]} points, and for {costs[1]}." in said
-    assert max(one[name].left for one in (patch, blend) for name in ("fst", "rnp")) < 1
+    halfway = [blend[name].left for name in ("super_finetune", "nad")]
+    assert "leave {} %, `super_finetune` and `nad` {:.1f} and {:.1f} %".format(ends(failed), *halfway) in said
+    names = ("fst", "sau", "rnp")
+    costs = [f"{patch[name].lost:.1f} and {blend[name].lost:.1f}" for name in names]
+    most = max(one[name].left for one in (patch, blend) for name in names)
+    assert f"leave at most {most:.1f} % of either attack, for {costs[0]} points, {costs[1]}, {costs[2]}." in said
+
+
+def test_what_is_read_of_an_unpoisoned_model_is_what_its_records_say() -> None:
+    said, patch, blend, benign = page(), *(repaired_models(trigger) for trigger in ("patch", "blend", None))
+    assert len(benign) == len(patch) == 16
+    lost = {name: f"{one.lost:.1f}" for name, one in benign.items()}
+    costs = f"{lost['fst']} points for `fst`, {lost['sau']} for `sau`, {lost['rnp']} for `rnp`, {lost['finetune']} for"
+    assert f"{costs} plain fine-tuning, nothing for `neural_cleanse`, which flags no class." in said
+    assert (benign["neural_cleanse"].lost, benign["neural_cleanse"].did["flagged_classes"]) == (0, 0)
+    before = f"{patch['clp 3'].lost:.1f} and {blend['clp 3'].lost:.1f} points of the poisoned models"
+    assert (
+        f"which took {before}, takes {lost['clp 3']} of this one, and `abl` {lost['abl']}: all that it unlearns" in said
+    )
 
 
 def test_what_is_read_of_detectors_above_80_percent_is_what_they_answered() -> None:
@@ -197,7 +211,7 @@ def test_what_is_read_of_detectors_above_80_percent_is_what_they_answered() -> N
         assert "`{}` {:.0f} and {:.0f} %".format(name, *flagged(name)) in said
     classes = [(one["neural_cleanse"].flagged, one["mm_bd"].flagged) for one in (patch, blend)]
     assert classes == [((), (8,)), ((0,), (0,))]
-    (baseline,) = (each for each in claims() if each.role == "baseline")
+    baseline = next(each for each in claims() if each.role == "baseline")
     assert [each.flagged for each in baseline.answers if each.detector["name"] in ("neural_cleanse", "mm_bd")] == [
         ()
     ] * 2
