@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
         for threshold in (3.0, 5.0)
     }
     assert (sorted(pruned[3.0]), pruned[5.0]) == ([0, 0, 0, 0, 1, 1], [0] * 6)
+
+
+def test_the_repairs_that_leave_least_cost_most() -> None:
+    means: dict[str, list[tuple[float, float]]] = {}
+    for one in records_in(SWEEPS / "defences-cifar10"):
+        before, after = one.poisoned, one.repaired
+        if one.role == "poisoned" and one.condition["seed"] == 0 and before and after:
+            left = after.attack_success_rate or 0.0
+            means.setdefault(json.dumps(one.condition["repair"]), []).append(
+                (left, before.clean_accuracy - after.clean_accuracy)
+            )
+    assert len(means) == 16
+    least, most = (
+        {json.loads(each)["name"] for each in sorted(means, key=lambda each: sign * sum(x[k] for x in means[each]))[:3]}
+        for k, sign in ((0, 1), (1, -1))
+    )
+    assert least == most == {"rnp", "sau", "fst"}
+    assert "the three that leave least on average (`rnp`, `sau`, `fst`) cost most" in page()
 
 
 @dataclass(frozen=True)
