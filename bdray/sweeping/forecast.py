@@ -49,6 +49,11 @@ class Rates:
     def __bool__(self) -> bool:
         return bool(self._sums)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether what a condition takes beside its stages is known of one."""
+        return (_OVERHEAD,) in self._sums
+
     def knows(self, kind: Kind) -> bool:
         """Whether such a training was timed: this model at this picture size with this recipe."""
         return (_ANY, *training_of(kind)) in self._sums
@@ -134,6 +139,11 @@ class Forecaster:
     rates: Rates = field(default_factory=Rates)
     finished: set[str] = field(default_factory=set)
     gap_s: float = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can tell: something was timed, and of detectors, which write no journal, a whole condition."""
+        return bool(self.rates) and (self.rates.has_ended or not self.asks)
 
     def learn(self, record: TrialRecord) -> None:
         """What a finished condition took."""

@@ -153,11 +153,11 @@ class Watcher:
         return {each.name for each in asked[:last]} - {each.name for each in asked[last:]}
 
     def left_s(self) -> float | None:
-        """Seconds until all that is known is done; None while nothing was timed."""
+        """Seconds until all that is known is done; None while too little was timed."""
         with self._lock:
             tasks, running = list(self._tasks.values()), dict(self._running)
             self.forecaster.gap_s = median(self._gaps) if self._gaps else 0.0
-        if not self.forecaster.rates:
+        if not self.forecaster.is_ready:
             return None
         return self.forecaster.spent(tasks, {name: self._left_of(one) for name, one in running.items()}).wall_s
 

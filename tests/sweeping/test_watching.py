@@ -163,3 +163,18 @@ def test_what_detectors_still_take_counts_until_they_have_answered(tmp_path: Pat
             sweep.write_atomic(f"stages/{place}.json", "{}")
             watcher.look()
             assert watcher.left_s() == pytest.approx(20 + 50)
+
+
+def test_nothing_is_said_of_detectors_before_a_condition_has_ended(tmp_path: Path) -> None:
+    """Found: "about 1 s left" of four minutes, since only epochs had been timed."""
+    condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch"})
+    for questions in (Questions(), Questions((DETECTORS.build("strip"),))):
+        sweep = Storage.open(tmp_path / str(len(questions.detect)))
+        SweepFolder(sweep).write_info(SweepInfo("asks", "asks", detect=tuple(questions.asked)))
+        tasks = [Task(condition.condition_id, "", ())]
+        watcher = Watcher(sweep, [condition], tasks, lambda: Capacity(1.0), questions=questions)
+        watcher.started(condition.condition_id)
+        journal = Journal(SweepFolder(sweep).condition(condition.condition_id))
+        journal.add("poison", "poison", [EpochRecord(epoch=1, images=9, seconds=1.0, stage_seconds=1.0, finished_ms=1)])
+        watcher.look()
+        assert (watcher.left_s() is None) is bool(questions.detect)
