@@ -126,7 +126,7 @@ class Component(Identified):
         """Its name, and what is not at its default: "patch size=5"."""
         fields = [(name, getattr(self, name), field) for name, field in type(self).model_fields.items()]
         changed = [
-            f"{name}={value}"
+            f"{name}={_worded(value)}"
             for name, value, field in fields
             if not field.is_required() and value != field.get_default(call_default_factory=True)
         ]
@@ -262,6 +262,13 @@ class Registry(Generic[C]):
         except BaseException:
             self._loaded = False
             raise
+
+
+def _worded(value: Any) -> str:
+    """An option's value in a label; components that lie in a list by their own labels."""
+    if isinstance(value, tuple) and any(isinstance(each, Component) for each in value):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value)
 
 
 def _full_name(cls: type) -> str:

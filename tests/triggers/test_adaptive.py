@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdray.errors import BdrayError
-from bdray.triggers import Trigger, build_trigger
+from bdray.triggers import TRIGGERS, Trigger, build_trigger
 from bdray.triggers.blend import Blend
 
 
@@ -80,3 +80,10 @@ def test_every_training_image_shows_one_patch_and_every_test_image_all() -> None
 def test_what_is_wrong_is_said_at_its_place(content: dict[str, Any], problem: str) -> None:
     with pytest.raises(BdrayError, match=problem):
         build_trigger(**content)
+
+
+def test_a_label_names_its_parts_as_they_name_themselves() -> None:
+    """Found in a table: `parts=(Patch(position='bottom_right', margin=1, ...`."""
+    parts = [{"name": "patch", "style": "checkerboard"}, {"name": "noise_patch", "size": 5}]
+    said = TRIGGERS.label({"name": "adaptive_patch", "parts": parts, "show": "all"})
+    assert said == "adaptive_patch parts=[patch style=checkerboard, noise_patch size=5] show=all"
