@@ -13,7 +13,7 @@ from sections import marks, table, written
 
 from bdray.record import StageName, TrialRecord
 from bdray.results.cells import Cell, study_of
-from bdray.results.detections import attack_of, detector_table
+from bdray.results.detections import Detections, attack_of, detector_table
 
 HERE = Path(__file__).parent
 NAME = "attacks-claims"
@@ -24,16 +24,22 @@ STAGES: tuple[StageName, ...] = ("poison", "finetune")
 
 def section(records: Sequence[TrialRecord]) -> str:
     """The part of `README.md` between its marks: what each attack did, and the AUROC of each detector."""
-    cells = sorted(study_of(records).cells, key=lambda cell: (cell.is_baseline, named(cell)))
-    asked = detector_table(records)
+    study, asked = study_of(records), detector_table(records)
     assert asked is not None
-    by_attack = dict(zip(asked.attacks, zip(*asked.rows.values(), strict=True), strict=True))
+    cells = [*sorted(study.cells, key=named), *study.baselines]
+    # A baseline may have been asked more elsewhere.
+    columns = [at for at, attack in enumerate(asked.attacks) if attack in map(named, study.cells)]
+    detectors = {name: row for name, row in asked.rows.items() if any(row[at] for at in columns)}
     rows = []
     for cell in cells:
-        answers = [None] * len(asked.rows) if cell.is_baseline else by_attack.get(named(cell), [None] * len(asked.rows))
-        aurocs = ("–" if each is None or each.auroc is None else f"{each.auroc:.2f}" for each in answers)
-        rows.append([named(cell), *(text for stage in STAGES for text in rates(cell, stage)), *aurocs])
-    return "\n".join(table((*HEAD, *asked.rows), rows))
+        at = asked.attacks.index(named(cell))
+        found = ["–" if cell.is_baseline else auroc(row[at]) for row in detectors.values()]
+        rows.append([named(cell), *(text for stage in STAGES for text in rates(cell, stage)), *found])
+    return "\n".join(table((*HEAD, *detectors), rows))
+
+
+def auroc(found: Detections | None) -> str:
+    return "–" if found is None or found.auroc is None else f"{found.auroc:.2f}"
 
 
 def named(cell: Cell) -> str:
