@@ -265,7 +265,9 @@ class Registry(Generic[C]):
 
 
 def _worded(value: Any) -> str:
-    """An option's value in a label; components that lie in a list by their own labels."""
+    """An option's value in a label: four digits of a number, components that lie in a list by their own labels."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, tuple) and any(isinstance(each, Component) for each in value):
         return f"[{', '.join(map(str, value))}]"
     return str(value)

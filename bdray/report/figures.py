@@ -430,10 +430,10 @@ def feature_pictures(records: Sequence[TrialRecord], shape: Shape = PAGE) -> lis
 
 def _planes(panels: Sequence[tuple[str, FeaturesRecord]], shape: Shape) -> Figure:
     most = max(1, min(4, int(shape.width / 1.6)))
-    columns, side = min(most, len(panels)), shape.width / most
-    count = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(side * columns, 3.3), (side + 0.3) * count + 0.4), layout="constrained")
-    grid = figure.subplots(count, columns, squeeze=False)
+    side, count = shape.width / most, -(-len(panels) // most)
+    # As wide for few panels as for many: the page draws every figure at its own width, letters with it.
+    figure = Figure(figsize=(shape.width, (side + 0.3) * count + 0.4), layout="constrained")
+    grid = figure.subplots(count, most, squeeze=False)
     for position, axes in enumerate(grid.flat):
         axes.set_visible(position < len(panels))
     for axes, (title, features) in zip(grid.flat, panels, strict=False):

@@ -87,3 +87,4 @@ def test_a_label_names_its_parts_as_they_name_themselves() -> None:
     parts = [{"name": "patch", "style": "checkerboard"}, {"name": "noise_patch", "size": 5}]
     said = TRIGGERS.label({"name": "adaptive_patch", "parts": parts, "show": "all"})
     assert said == "adaptive_patch parts=[patch style=checkerboard, noise_patch size=5] show=all"
+    assert TRIGGERS.label({"name": "sinusoid", "delta": 40}) == "sinusoid delta=0.1569"
