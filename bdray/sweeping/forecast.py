@@ -210,14 +210,15 @@ class Forecaster:
 
 
 def beside_stages(record: TrialRecord) -> tuple[float | None, float | None]:
-    """What a finished condition took beside its stages: seconds of its own, and of the detectors that it asked. None
-    where it asked none, and both where it went on after a kill: its stages then took longer in all than it did since.
+    """What a finished condition took beside its stages: seconds of its own, with detectors of its repaired model, and
+    of the detectors that it asked of the poisoned one. None where it asked none, and both where it went on after a
+    kill: its stages then took longer in all than it did since.
 
     Conditions that share a model share its answers, and hold how long each took: who took less than that read them.
     """
     stages = sum(stage.seconds for stage in record.stages if not stage.reused)
     beside = (record.finished_ms - record.started_ms) / 1000 - stages
-    asking = sum(answer.seconds for answer in record.answers)
+    asking = sum(answer.seconds for answer in record.answers if answer.result == "poisoned")
     if beside < 0:
         return None, None
     return (beside - asking, asking) if 0 < asking <= beside else (beside, None)

@@ -20,7 +20,7 @@ from bdray.store.condition_folder import ConditionFolder
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
-from bdray.sweeping.forecast import Capacity, Forecaster
+from bdray.sweeping.forecast import Capacity, Forecaster, beside_stages
 from bdray.sweeping.tasks import make_tasks
 from bdray.sweeping.watching import Watcher
 from bdray.sweeping.workload import StageWork, Work, work_of
@@ -181,6 +181,17 @@ baselines: true
 STEP_S = {"poison": 40.0, "anp/prune": 470.0, "finetune/finetune": 5.0, "i_bau/unlearn": 500.0, "clp/prune": 0.2}
 """The truth: seconds of each step, whatever its pictures."""
 ASKING_S, BESIDE_S = {"strip": 200.0, "teco": 900.0}, 2.0
+
+
+@pytest.mark.parametrize(("result", "expected"), [("poisoned", (5.0, 100.0)), ("repaired", (105.0, None))])
+def test_only_what_is_asked_of_a_shared_model_is_asked_once(result: str, expected: tuple[float, float | None]) -> None:
+    """Found in a second look: detectors of repaired models, which every condition asks, were expected of none."""
+    answers = (Answer(key="k", detector={}, result=result, seconds=100.0),)
+    stages = [
+        stage(EpochRecord(epoch=1, images=1, seconds=10.0, stage_seconds=10.0), name=name)
+        for name in ("poison", "finetune")
+    ]
+    assert beside_stages(record(None, *stages, answers=answers, started_ms=0, finished_ms=125_000)) == expected
 
 
 def test_what_repairs_and_detectors_take_is_known_apart(tmp_path: Path) -> None:
