@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from archive import records_in
-from sections import marks, table, written
+from sections import answered, marks, recipe, table, written
 
 from bdray.record import StageName, TrialRecord
 from bdray.results.cells import Cell, study_of
-from bdray.results.detections import Detections, attack_of, detector_table
+from bdray.results.detections import attack_of, detector_table
 
 HERE = Path(__file__).parent
 NAME = "attacks-claims"
@@ -23,7 +23,7 @@ STAGES: tuple[StageName, ...] = ("poison", "finetune")
 
 
 def section(records: Sequence[TrialRecord]) -> str:
-    """The part of `README.md` between its marks: what each attack did, and the AUROC of each detector."""
+    """The part of `README.md` between its marks: what each attack did, and what each detector said."""
     study, asked = study_of(records), detector_table(records)
     assert asked is not None
     cells = [*sorted(study.cells, key=named), *study.baselines]
@@ -33,13 +33,9 @@ def section(records: Sequence[TrialRecord]) -> str:
     rows = []
     for cell in cells:
         at = asked.attacks.index(named(cell))
-        found = ["–" if cell.is_baseline else auroc(row[at]) for row in detectors.values()]
+        found = ["–" if cell.is_baseline else answered(row[at]) for row in detectors.values()]
         rows.append([named(cell), *(text for stage in STAGES for text in rates(cell, stage)), *found])
-    return "\n".join(table((*HEAD, *detectors), rows))
-
-
-def auroc(found: Detections | None) -> str:
-    return "–" if found is None or found.auroc is None else f"{found.auroc:.2f}"
+    return "\n".join([recipe(records, attack_of), "", *table((*HEAD, *detectors), rows)])
 
 
 def named(cell: Cell) -> str:

@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from archive import records_in
-from sections import marks, table, written
+from sections import answered, marks, recipe, table, written
 
-from bdray.record import TrialRecord
+from bdray.record import StageName, TrialRecord
 from bdray.report.ranking import RankedRepair, ranking, repair_names
 from bdray.results.cells import Cell, Estimate, study_of
-from bdray.results.detections import Detections, detector_table
+from bdray.results.detections import attack_of, detector_table
 
 HERE = Path(__file__).parent
 NAMES = ("defences-cifar10", "defences-claims")
 BASELINES = "baselines"
+HIGH_FLOOR = 0.1
+"""A floor of so much is named: a repair that bends every model towards the target looks like one that does little."""
 
 
 def section(records: Sequence[TrialRecord]) -> str:
@@ -29,12 +31,14 @@ def section(records: Sequence[TrialRecord]) -> str:
     ends = f"{100 * min(clean):.1f} to {100 * max(clean):.1f} %" if clean else "not known yet"
     threads = {stage.environment.get("threads", 1) for record in records for stage in record.stages}
     told = [
+        recipe(records, attack_of),
         f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seed{'s' * (len(seeds) != 1)}; clean "
         f"accuracy of the baselines {ends}.",
         "",
-        "Attack success rate that each repair leaves, mean over seeds with the lowest and the highest; its mean rank",
-        "over the attacks by defense effectiveness rating; clean accuracy after - before, of poisoned models and",
-        "of unpoisoned ones; seconds of its stages on a",
+        "Attack success rate that each repair leaves, mean over seeds with the lowest and the highest, and the floor",
+        f"where it is {100 * HIGH_FLOOR:.0f} % or more: what unpoisoned models do under the attack after the same",
+        "repair; its mean rank over the attacks by defense effectiveness rating, which knows no floor; clean accuracy",
+        "after - before, of poisoned models and of unpoisoned ones; seconds of its stages on a",
         f"busy machine ({' and '.join(map(str, sorted(threads)))} thread{'s' * (threads != {1})}).",
         "",
     ]
@@ -75,9 +79,11 @@ def _repair(row: RankedRepair, cells: Mapping[str, Cell], attacks: Sequence[str]
     return [row.name, "–" if row.rank is None else f"{row.rank:.1f}", *left, *costs, f"{row.seconds:.0f}"]
 
 
-def _left(cell: Cell, stage: str = "finetune") -> str:
-    found = cell.estimate("poison" if stage == "poison" else "finetune", "attack_success_rate")
-    return " ".join(filter(None, ["–" if found is None else _text(found), cell.marks if stage != "poison" else ""]))
+def _left(cell: Cell, stage: StageName = "finetune") -> str:
+    found, floor = cell.estimate(stage, "attack_success_rate"), cell.floor(stage)
+    high = f"floor {100 * floor:.0f} %" if floor is not None and floor >= HIGH_FLOOR else ""
+    rates = ", ".join(filter(None, ["–" if found is None else _text(found), high]))
+    return " ".join(filter(None, [rates, cell.marks_by(stage)]))
 
 
 def _text(found: Estimate) -> str:
@@ -92,17 +98,8 @@ def detectors(records: Sequence[TrialRecord]) -> list[str]:
     names = [attack.partition(",")[0] for attack in found.attacks]
     # As in the other table: by name, and what is no attack last.
     order = sorted(range(len(names)), key=lambda place: (names[place] == BASELINES, names[place]))
-    rows = [[name, *(_said(row[place]) for place in order)] for name, row in found.rows.items()]
+    rows = [[name, *(answered(row[place]) for place in order)] for name, row in found.rows.items()]
     return table(("detector", *(names[place] for place in order)), rows)
-
-
-def _said(found: Detections | None) -> str:
-    if found is None:
-        return "–"
-    if found.is_of_models:
-        return f"{found.hits if found.true is not None else found.flagged} of {found.models}"
-    own = [f"{100 * rate:.0f} %" for rate in (found.true, found.false) if rate is not None]
-    return ", ".join([*([f"{found.auroc:.2f}"] if found.auroc is not None else []), " / ".join(own)])
 
 
 def main() -> None:

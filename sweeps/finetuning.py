@@ -17,7 +17,7 @@ from archive import records_in
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sections import marks, table, written
+from sections import marks, recipe, table, written
 
 from bdray.record import TrialRecord
 from bdray.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY
@@ -36,7 +36,7 @@ EPOCHS = (1, 3, 10)
 LOST = "clean accuracy lost, points"
 RESAMPLES = 1000
 SEEDS = 6
-"""Fewer say nothing of how much other seeds would differ."""
+"""Fewer say nothing of how much other seeds would differ, and cannot say "in most"."""
 COLORS, MARKERS = (BLUE, ORANGE, GREEN, PINK, SKY), ("o", "s", "^", "D")
 
 
@@ -215,6 +215,7 @@ def section(records: Sequence[TrialRecord]) -> str:
     clean = [record.poisoned.clean_accuracy for record in records if record.role == "baseline" and record.poisoned]
     seeds = {record.condition["seed"] for record in records}
     told = [
+        recipe(records, attack_of),
         f"{len(records)} conditions, {len(trained)} poison stages, {len(seeds)} seed{'s' * (len(seeds) != 1)};"
         f" clean accuracy of the baselines {_range(clean)}.",
         "Mean over seeds, with the lowest and the highest; defused: of the trainings in which the backdoor had taken,",
@@ -223,7 +224,7 @@ def section(records: Sequence[TrialRecord]) -> str:
     ]
     price = [
         "At which price a backdoor is gone: the cheapest setting that defuses it in most trainings (the exact 95 %",
-        "interval lies above one half).",
+        f"interval lies above one half, which takes {SEEDS} that agree).",
     ]
     factors = [
         "",
@@ -272,7 +273,14 @@ def _price(points: Sequence[Point], attack: str) -> list[str]:
     if found is None:
         known = [point.defused for point in points if point.attack == attack and point.defused]
         said = joined(known).text if known else "–"
-        return [attack, "none", f"{said} over all settings", "–", "–"]
+        seeds = max((each.of for each in known), default=0)
+        return [
+            attack,
+            "none" if seeds >= SEEDS else f"{seeds} seeds cannot say",
+            f"{said} over all settings",
+            "–",
+            "–",
+        ]
     assert found.defused is not None
     return [attack, found.setting, found.defused.text, _with_ends(found.lost, unit=""), _with_ends(found.left)]
 

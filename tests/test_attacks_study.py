@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from attacks import MARKS, NAME, named, section
 from sections import written
 
 from bdray.results.cells import Cell, RateName, study_of
-from bdray.results.detections import detector_table
+from bdray.results.detections import Detections, detector_table
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -54,7 +55,10 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     (baseline,) = study.baselines
     before = rate(baseline, "poison", "clean_accuracy")
     assert f"at a clean accuracy of {min(clean):.1f} to {max(clean):.1f} % beside {before:.1f} % without poison" in said
-    assert f"Label-consistent does not ({rate(cells['clean_label patch'], 'poison'):.1f} %)" in said
+    other = cells["clean_label patch"]
+    assert f"A variant of label-consistent does not ({rate(other, 'poison'):.1f} %)" in said
+    content = other.replicates[0].record.condition
+    assert (content["trigger"]["margin"], content["poison"]["surrogate"]["training"]) == (1, "natural")
     floors = [100 * (cells[name].floor("poison") or 0.0) for name in ("bpp", "clean_label frequency")]
     assert "misled in {:.1f} % by `bpp`, in {:.1f} % by the frequency trigger of CTRL".format(*floors) in said
     assert sorted(100 * (cell.floor("poison") or 0.0) for cell in cells.values())[-2:] == sorted(floors)
@@ -68,11 +72,16 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     assert f"both adaptive attacks ({min(ended):.1f} to {max(ended):.1f} % are left)" in said
     assert f"leaves {min(stayed):.1f} to {max(stayed):.1f} % of `bpp`, the filter and both frequency triggers" in said
 
+    costs = [
+        rate(cells[name], "poison", "clean_accuracy") - rate(cells[name], "finetune", "clean_accuracy")
+        for name in left
+        if name not in stay
+    ]
     front = " ".join((SWEEPS.parent / "README.md").read_text(encoding="utf-8").split())
     assert len(cells) == 11
     assert (
-        f"Of eleven other attacks {len(left)} take there, and ten epochs of clean fine-tuning end {len(ended)} of"
-        in front
+        f"Of eleven other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
+        f" {len(ended)} of these for {min(costs):.1f} to {max(costs):.1f} points" in front
     )
 
     by_scan = {name: auroc(name, "scan") for name in cells}
@@ -84,14 +93,36 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     )
     pair = ("activation_clustering", "spectral_signatures")
     whole = [auroc("all_to_all patch", each) for each in pair]
-    assert "`activation_clustering` ({}) and `spectral_signatures` ({}) are best".format(*whole) in said
-    for words, name in (("as its paper says", "adaptive_blend"), ("the filter", "filter")):
-        assert "{} ({} and {})".format(words, *(auroc(name, each) for each in pair)) in said
-    assert "the frequency trigger ({} and {})".format(*(auroc("frequency", each) for each in pair)) in said
-    assert f"from `scan` ({by_scan['adaptive_blend']}) and `strip` ({auroc('adaptive_blend', 'strip')}) it does" in said
-    assert (
-        f"hides from `strip` ({auroc('warp', 'strip')}), as its paper says, and not from `scan` ({by_scan['warp']})"
-        in said
-    )
-    source = "one_to_one patch"
-    assert f"(TaCT), has {by_scan[source]} there, `strip` {auroc(source, 'strip')}." in said
+    assert "is found by `activation_clustering` ({}) and `spectral_signatures` ({})".format(*whole) in said
+    ctrl = "clean_label frequency"
+    heard = {detector: found.auroc or 0.0 for detector, found in aurocs[ctrl].items() if found}
+    assert len(heard) == 4 and max(heard, key=heard.__getitem__) == "strip"
+    assert f"of CTRL `strip` sees most ({auroc(ctrl, 'strip')})" in said
+
+    def flagged(found: Mapping[str, Detections | None], detector: str) -> float:
+        known = found[detector]
+        assert known and known.true is not None
+        return 100 * known.true
+
+    hidden = [aurocs[name] for name in ("adaptive_blend", "adaptive_patch")]
+    assert [flagged(each, "scan") for each in hidden] == [0, 0]
+    assert f"of Adaptive-Patch ({by_scan['adaptive_blend']} and {by_scan['adaptive_patch']})" in said
+    plain = detectors_of("defences-claims", "blend")
+    assert f"where it flags {flagged(plain, 'scan'):.0f} % of the plain blend's in" in said
+    assert f"`strip` flags {flagged(hidden[0], 'strip'):.0f} % of Adaptive-Blend" in said
+    assert f"flag at most {max(flagged(hidden[0], each) for each in pair):.1f} % of it, but none of the" in said
+    assert [flagged(plain, each) for each in pair] == [0, 0]
+    bent = detectors_of("defences-cifar10", "warp")["strip"]
+    assert bent and bent.auroc is not None
+    covered = auroc("warp", "strip")
+    assert f"`strip` has {covered} under the warp with noise covers, and {bent.auroc:.2f} under the one without" in said
+    found_by = [flagged(aurocs["one_to_one patch"], each) for each in ("scan", "activation_clustering")]
+    assert "flags {:.0f} %, and `activation_clustering` {:.0f} %.".format(*found_by) in said
+
+
+def detectors_of(name: str, trigger: str) -> Mapping[str, Detections | None]:
+    """What each detector of a study said of the models under a trigger."""
+    asked = detector_table(records_in(SWEEPS / name))
+    assert asked is not None
+    (at,) = (place for place, attack in enumerate(asked.attacks) if attack.partition(",")[0] == trigger)
+    return {detector: row[at] for detector, row in asked.rows.items()}

@@ -15,8 +15,9 @@ from defences import NAMES, section
 from made_up import rates, record, stage
 from sections import marks, written
 
-from bdray.condition import Condition
-from bdray.record import Answer, TrialRecord
+from bdray.condition import Condition, attack_key
+from bdray.record import Answer, FloorRecord, TrialRecord
+from bdray.results.cells import study_of
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 LEFT = {("patch", "finetune"): 0.1, ("patch", "clp"): 0.9, ("blend", "finetune"): 0.5, ("blend", "clp"): 0.9}
@@ -47,6 +48,7 @@ def made_up() -> list[TrialRecord]:
                 said("mm_bd", seed=seed, index=(3.0 * hit, 0.0), flagged=(0,) if hit else (), tpr=hit, fpr=0.0),
             ),
         )
+        known = found.get(twin.condition_id)
         found[twin.condition_id] = record(
             twin,
             stage(rates(0.02), fingerprint=twin.poison_fingerprint),
@@ -54,17 +56,27 @@ def made_up() -> list[TrialRecord]:
                 rates(0.02), rates(0.02, 0.7 if repair == "clp" else 0.9), name=repair, fingerprint=twin.condition_id
             ),
             answers=(said("strip", seed=seed, fpr=0.04), said("mm_bd", seed=seed, index=(0.0, 0.1), flagged=(1,))),
+            floors=(*(known.floors if known else ()), floor(condition)),
         )
     return list(found.values())
 
 
+def floor(condition: Condition) -> FloorRecord:
+    """What an unpoisoned model does under the attack: 30 % where it was repaired by `clp`, 2 % otherwise."""
+    content, bent = condition.content(), rates(0.3 if condition.content()["repair"]["name"] == "clp" else 0.02)
+    probe = attack_key(condition.trigger, condition.poison)
+    attack = {"trigger": content["trigger"], "poison": content["poison"]}
+    return FloorRecord(probe=probe, poisoned=rates(0.02), repaired=bent, **attack)
+
+
 def test_the_part_of_the_page_has_every_repair_and_every_detector() -> None:
     lines = section(made_up()).splitlines()
-    assert lines[0] == "12 conditions, 6 poison stages, 2 seeds; clean accuracy of the baselines 90.0 to 90.0 %."
+    assert lines[0].endswith("10 % poisoned; stamped before crop and flip.")
+    assert lines[1] == "12 conditions, 6 poison stages, 2 seeds; clean accuracy of the baselines 90.0 to 90.0 %."
     assert "| repair | rank | blend | patch | clean accuracy, points | of unpoisoned | seconds |" in lines
     assert "| before | – | 90 % (90 to 90) | 90 % (90 to 90) | – | – | – |" in lines
     assert "| finetune | 1.0 | 45 % (40 to 50) | 5 % (0 to 10) | -5.0 | +0.0 | 0 |" in lines
-    assert "| clp | 2.0 | 85 % (80 to 90) | 85 % (80 to 90) | -5.0 | -20.0 | 0 |" in lines
+    assert "| clp | 2.0 | 85 % (80 to 90), floor 30 % | 85 % (80 to 90), floor 30 % | -5.0 | -20.0 | 0 |" in lines
     assert "| detector | blend | patch | baselines |" in lines
     assert "| strip | 0.85, 50 % / 10 % | 0.85, 50 % / 10 % | 4 % |" in lines
     assert "| mm_bd | 0 of 2 | 2 of 2 | 2 of 2 |" in lines
@@ -177,9 +189,10 @@ def test_what_is_read_of_repairs_above_80_percent_is_what_their_records_say() ->
     assert f"leaves {filtered.left:.1f} % for {filtered.lost:.1f} points" in said
     tuned = [patch[name] for name in ("fst", "sau", "nad", "super_finetune", "ft_sam")]
     assert f"leave {ends(one.left for one in tuned)} % for {ends(one.lost for one in tuned)} points" in said
-    for name in ("`bnp`", "`fine_pruning`", "`abl`", "plain fine-tuning", "`i_bau`"):
+    assert f"`bnp` ({patch['bnp'].left:.1f} %, for {patch['bnp'].lost:.1f} points)" in said
+    for name in ("`fine_pruning`", "`abl`", "plain fine-tuning", "`i_bau`"):
         key = "finetune" if name == "plain fine-tuning" else name.strip("`")
-        assert f"{name} ({patch[key].left:.1f} %)" in said
+        assert f"{name} ({patch[key].left:.1f} %, {patch[key].lost:.1f})" in said
     i_bau, bnp, anp, cleansed = (blend[name] for name in ("i_bau", "bnp", "anp", "neural_cleanse"))
     assert bnp.did["pruned_channels"] == 7
     assert f"leave {i_bau.left:.1f} and {bnp.left:.1f} % of {bnp.before:.1f} %" in said
@@ -196,6 +209,41 @@ def test_what_is_read_of_repairs_above_80_percent_is_what_their_records_say() ->
     costs = [f"{patch[name].lost:.1f} and {blend[name].lost:.1f}" for name in names]
     most = max(one[name].left for one in (patch, blend) for name in names)
     assert f"leave at most {most:.1f} % of either attack, for {costs[0]} points, {costs[1]}, {costs[2]}." in said
+
+
+def test_what_is_read_of_floors_is_what_the_cells_say() -> None:
+    floors, left = {}, {}
+    for cell in study_of(claims()).cells:
+        if cell.values["trigger.name"] == "blend" and (floor := cell.floor("finetune")) is not None:
+            name, found = str(cell.values["repair.name"]), cell.estimate("finetune", "attack_success_rate")
+            assert found is not None
+            floors[name], left[name] = 100 * floor, 100 * found.mean
+    assert sorted(floors, key=lambda name: -floors[name])[:2] == ["rnp", "fst"]
+    assert (
+        f"answer the target in {floors['rnp']:.1f} % of blended pictures after `rnp`, and in {floors['fst']:.1f} %"
+        f" after `fst`, where the poisoned ones do in {left['rnp']:.1f} and {left['fst']:.1f} %."
+    ) in page()
+
+
+def test_what_is_read_of_settings_is_what_was_asked() -> None:
+    said, one = page(), claims()[0]
+    epochs, overlays = (
+        next(each.detector[option] for each in one.answers if each.detector["name"] == name)
+        for name, option in (("neural_cleanse", "epochs"), ("strip", "overlays"))
+    )
+    assert f"`neural_cleanse` searches for {epochs} epochs" in said and f"`strip` lays {overlays} pictures" in said
+    isolating = next(each.condition["repair"] for each in claims() if each.condition["repair"]["name"] == "abl")
+    numbers = [isolating[name] for name in ("isolation_epochs", "tuning_epochs", "unlearning_epochs")]
+    assert "`abl` trains for {}, {} and {} epochs".format(*numbers) in said
+    chosen = {
+        name: {
+            each.condition["repair"]["detector"]["name"]
+            for each in records_in(SWEEPS / name)
+            if each.condition["repair"]["name"] == "filtered"
+        }
+        for name in NAMES
+    }
+    assert chosen == {"defences-cifar10": {"spectral_signatures"}, "defences-claims": {"scan"}}
 
 
 def test_what_is_read_of_an_unpoisoned_model_is_what_its_records_say() -> None:

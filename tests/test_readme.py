@@ -91,17 +91,20 @@ def test_the_price_of_fine_tuning_is_that_of_its_records() -> None:
 
 def test_what_clp_does_is_what_its_record_says() -> None:
     records = records_in(ROOT / "sweeps" / "defences-claims")
-    (record,) = (
-        each
-        for each in records
-        if each.condition["repair"] == {"name": "clp", "threshold": 3.0} and "patch" in str(each.condition["trigger"])
-    )
-    before, after, did = record.poisoned, record.repaired, record.stages[1].changes
-    assert before and after and before.attack_success_rate is not None and after.attack_success_rate is not None
-    assert f"`clp` switches off {did['pruned_channels']:.0f} of {did['channels']:.0f} channels" in SAID
-    left, was = 100 * after.attack_success_rate, 100 * before.attack_success_rate
-    cost = 100 * (before.clean_accuracy - after.clean_accuracy)
-    assert f"({left:.1f} % left of {was:.1f} %) for {cost:.1f} points" in SAID
+    did, left, was, cost = {}, {}, {}, {}
+    for each in records:
+        if each.condition["repair"] == {"name": "clp", "threshold": 3.0} and each.poisoned and each.repaired:
+            name = (each.condition["trigger"] or {}).get("name")
+            did[name], before, after = each.stages[1].changes, each.poisoned, each.repaired
+            was[name], left[name] = (100 * (rates.attack_success_rate or 0.0) for rates in (before, after))
+            cost[name] = 100 * (before.clean_accuracy - after.clean_accuracy)
+    assert did.keys() == {"patch", "blend", None}, "one training each"
+    record = next(each for each in records if each.role == "poisoned")
+    channels = [did["patch"][name] for name in ("pruned_channels", "channels")]
+    assert "`clp` at 3 standard deviations switches off {:.0f} of {:.0f} channels".format(*channels) in SAID
+    assert f"({left['patch']:.1f} % left of {was['patch']:.1f} %) for {cost['patch']:.1f} points" in SAID
+    assert f"of the blend it leaves {left['blend']:.1f} %" in SAID
+    assert f"from an unpoisoned model it takes {cost[None]:.1f} points" in SAID
     (repairs, detectors) = ({each.condition["repair"]["name"] for each in records}, record.answers)
     assert (len(detectors), len(repairs)) == (12, 15)
     assert "Fifteen repairs and twelve detectors" in SAID

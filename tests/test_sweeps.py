@@ -228,14 +228,15 @@ def test_every_table_is_recomputed_from_its_records(title: str, name: str) -> No
 
 @pytest.mark.parametrize(("title", "name"), SECTIONS.items())
 def test_every_percentage_in_the_text_stands_in_the_table_above_it(title: str, name: str) -> None:
-    """A mean, the lowest or the highest over seeds, with or without a digit; other sentences say "independent" or
-    "variance"."""
+    """A mean, the lowest or the highest over seeds, with or without a digit; other sentences say "independent",
+    "variance" or "longer"."""
     stages = [stage for stages in measured_in(records_of(name)).values() for stage in stages]
     lists = [values for stage in stages for values in (stage.clean, stage.success, stage.floors) if values]
     known = {f"{f(values):.{digits}f}" for values in lists for f in (fmean, min, max) for digits in (0, 1)}
     lines = [line for line in section(title).splitlines() if not line.startswith("|")]
     sentences = re.split(r"(?<=[.;])\s", " ".join(lines))
-    said = [each for each in sentences if "independent" not in each and "variance" not in each]
+    others = ("independent", "variance", "longer")
+    said = [each for each in sentences if not any(word in each for word in others)]
     numbers = re.findall(r"(\d+(?:\.\d)?)(?= %| to \d+(?:\.\d)? %| and \d+(?:\.\d)? %)", " ".join(said))
     assert [number for number in numbers if number not in known] == []
 
@@ -554,7 +555,7 @@ def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
     )
     line_floors = [fmean(stage.floors) for stage in measured["line, before augmentation"]]
     small = {
-        "the patch: {} % stamped before crop and flip, {} % after": before("patch"),
+        "the patch takes in either order: {} % stamped before crop and flip, {} % after": before("patch"),
         "clean-label {} and {} %": before("patch", strategy="clean_label"),
         "the noise patch {} and {} %": before("noise_patch"),
         "the pixels {} and {} %": before("pixel"),
@@ -595,6 +596,20 @@ def test_what_is_said_of_flowers_is_recomputed_from_its_records() -> None:
     } == {"0 of 3"}
 
 
+def test_the_patch_stamped_before_takes_in_longer_trainings() -> None:
+    (reference,) = (_percent(each.poisoned) for each in records_of("reference-cifar10") if each.poisoned)
+    tuned = [
+        each
+        for each in records_of("finetuning-repairs")
+        if each.poisoned and each.role == "poisoned" and each.flat["poison.strategy"] == "all_to_one"
+    ]
+    patch = [_percent(each.poisoned) for each in tuned if each.poisoned and each.flat["trigger.name"] == "patch"]
+    orders = {each.condition["poison"]["stamp"] for each in (*records_of("reference-cifar10"), *tuned)}
+    assert orders == {"before_augmentation"}
+    said = f"({reference:.1f} % in `reference-cifar10`, {fmean(patch):.1f} % in `finetuning-repairs`)"
+    assert said in " ".join(section("CIFAR-10").split())
+
+
 def test_what_is_said_of_padding_is_recomputed_from_its_records() -> None:
     success: dict[tuple[bool, str], list[float]] = {}
     clean: dict[bool, list[float]] = {True: [], False: []}
@@ -603,7 +618,8 @@ def test_what_is_said_of_padding_is_recomputed_from_its_records() -> None:
         assert record.poisoned is not None
         padded = record.condition["model"]["padded"]
         if record.role == "baseline":
-            floors += [100 * (floor.poisoned.attack_success_rate or 0.0) for floor in record.floors if not padded]
+            here = [floor for floor in record.floors if floor.trigger["position"] == "bottom_right"]
+            floors += [100 * (floor.poisoned.attack_success_rate or 0.0) for floor in here if not padded]
             continue
         clean[padded].append(100 * record.poisoned.clean_accuracy)
         success.setdefault((padded, record.condition["trigger"]["position"]), []).append(_percent(record.poisoned))

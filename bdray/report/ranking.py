@@ -52,6 +52,8 @@ class RankedRepair:
         mean: over the attacks that count; None where it is not ranked.
         benign: clean accuracy after - before, the mean over unpoisoned models, collapsed ones included; None where
             there are none.
+        floor: the highest over its attacks, and means over seeds, of what unpoisoned models do under it after the same
+            repair; None where that is not known.
         attacks: in how many it has a value, whether they count or not.
         lost: conditions that failed, diverged or collapsed by its end, of `conditions`: they count in nothing.
         seconds: mean time of its stages, their evaluation included.
@@ -65,6 +67,7 @@ class RankedRepair:
     rank: float | None
     mean: Value | None
     benign: float | None
+    floor: float | None
     attacks: int
     lost: int
     conditions: int
@@ -236,6 +239,7 @@ def _row(
         rank,
         mean=None if rank is None else _mean([found[setting] for setting in counted]),
         benign=benign,
+        floor=max((known for cell in cells if (known := cell.floor("finetune")) is not None), default=None),
         attacks=len(found),
         lost=sum(not each.sound("finetune") for each in conditions),
         conditions=len(conditions),

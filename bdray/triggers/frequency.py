@@ -36,8 +36,9 @@ class Frequency(Trigger):
     """Adds `magnitude` to coefficients of the cosine transform of both colour channels, in every block of an image.
 
     The orthonormal DCT-II and the change of colours are linear, so that this adds one fixed pattern to all images:
-    the inverse transform of the coefficients, in red, green and blue. The defaults are FTrojan's. CTRL (Li et al. 2023,
-    arXiv 2210.07346) is `space: yuv, magnitude: 100` with the strategy `clean_label`.
+    the inverse transform of the coefficients, in red, green and blue. The defaults are FTrojan's. The trigger of
+    CTRL (Li et al. 2023, arXiv 2210.07346), whose paper attacks self-supervised training, is `space: yuv, magnitude:
+    100`; with the strategy `clean_label` it is what BackdoorBench calls by that name.
     """
 
     SOURCE: ClassVar[str] = "FTrojan, Wang et al. 2021, arXiv 2111.10991; the defaults are those of its code"

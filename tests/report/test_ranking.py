@@ -166,6 +166,23 @@ def test_what_a_repair_costs_an_unpoisoned_model_stands_beside_it(
     assert found == {"finetune": pytest.approx(0.02), "clp": pytest.approx(-0.45), "nad": None}
 
 
+def test_what_unpoisoned_models_do_after_a_repair_stands_beside_what_it_leaves(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    """Found: a repair that makes every model answer the target in most pictures ranked as one that removes all."""
+    records = study_records(make_record, repairs=("finetune", "clp · threshold 2"))
+    mine = {trigger: [each for each in records if each.condition["trigger"]["name"] == trigger] for trigger in TRIGGERS}
+    options: dict[str, Any] = {"repair": REPAIRS["clp · threshold 2"]}
+    floors: dict[str, float] = {"patch": 0.1, "blend": 0.8, "line": 0.3}
+    baselines = [make_baseline(mine[trigger], after=floor, **options) for trigger, floor in floors.items()]
+    one = baselines[0].model_copy(update={"floors": tuple(floor for each in baselines for floor in each.floors)})
+    assert {row.name: row.floor for row in ranked([*records, one]).repairs} == {
+        "finetune": None,
+        "clp": pytest.approx(0.8),
+    }
+    assert "80.0 %" in words([*records, one]).partition("highest floor after")[2].partition("Means over seeds")[0]
+
+
 def test_a_repair_that_breaks_models_keeps_no_other_from_its_rank(make_record: MakeRecord) -> None:
     """Found: two repairs of sixteen had no value under one attack each, and none was ranked."""
     records = study_records(make_record, TRIGGERS[:3], ("finetune", "clp · threshold 2", "clp · threshold 3"))
@@ -227,7 +244,7 @@ def test_the_page_says_how_it_ranks(make_record: MakeRecord) -> None:
     said = words(study_records(make_record))
     assert "over 4 of 4 attacks, under which every ranked repair has a value." in said
     assert "equal ones share the mean of their places" in said
-    assert "finetune clean share, labels, weights 1.00 89.5 % 10.0 % −1.0 – 4 of 4 – 0" in said.replace(
+    assert "finetune clean share, labels, weights 1.00 89.5 % 10.0 % – −1.0 – 4 of 4 – 0" in said.replace(
         "\N{NO-BREAK SPACE}", " "
     )
     assert '<section id="repairs">' not in make_report([make_record()], SweepDescription("demo")).html
