@@ -156,6 +156,9 @@ class Condition(Identified):
         if (other := self._unmixable) is not None:
             problem = f"cutmix mixes batches and their labels, and regularizer '{other}' mixes them or compares labels"
             raise ConditionError("train.augment", f"{problem}: they cannot go together")
+        if self.finetune.augment == "cutmix" and self.repair.USES_LABELS:
+            problem = f"cutmix mixes batches and their labels, and repair '{self.repair.name}' looks at each label"
+            raise ConditionError("finetune.augment", f"{problem}: they cannot go together")
         if (classes := self.data.NUM_CLASSES) is not None:
             checks.append(("poison", lambda: self.poison.check(classes)))
         for section, check in checks:
@@ -176,7 +179,8 @@ class Condition(Identified):
         """All that `check` looks at: of conditions whose components are the same objects, those that agree in this need
         one check."""
         components = (id(getattr(self, section)) for section in COMPONENTS)
-        return (*components, self.train.given, self.train.augment, self.finetune.split, self.clean.root)
+        recipes = (self.train.given, self.train.augment, self.finetune.augment, self.finetune.split)
+        return (*components, *recipes, self.clean.root)
 
     @property
     def _unmixable(self) -> str | None:

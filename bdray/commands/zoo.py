@@ -149,7 +149,8 @@ def _add(
     named = named_stage(record, stage)
     known = found.get(named.fingerprint) or Chosen(record, named, (), twin, floor)
     ids = tuple(dict.fromkeys((*known.conditions, record.condition_id)))
-    found[named.fingerprint] = Chosen(known.record, known.stage, ids, known.twin, known.floor)
+    # One of them may have a twin where another's was not trained: it is the same model's.
+    found[named.fingerprint] = Chosen(known.record, known.stage, ids, known.twin or twin, known.floor or floor)
     return found[named.fingerprint]
 
 
@@ -247,7 +248,9 @@ def _truth(model: Chosen, record: TrialRecord, stage: StageRecord, experiment: E
 
 
 def _metrics(model: Chosen, record: TrialRecord, stage: StageRecord) -> dict[str, Any]:
-    floor = model.floor.poisoned if model.floor else None
+    # Floors are known of the ends alone.
+    ends = {record.stages[-1].name: "repaired", record.stages[0].name: "poisoned"}
+    floor = getattr(model.floor, ends.get(stage.name, ""), None)
     return {
         WARNING: record.warning,
         "stage": stage.name,

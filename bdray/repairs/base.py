@@ -116,9 +116,11 @@ class Repair(Component):
 
     Class attributes:
         SEES: what the method has to see; methods that see more are no fair match for those that see less.
+        USES_LABELS: whether a loss of its own looks at the label of each picture, which `augment: cutmix` mixes.
     """
 
     SEES: ClassVar[frozenset[Sight]] = frozenset({"clean share", "labels", "weights"})
+    USES_LABELS: ClassVar[bool] = False
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
         """The stages in their order; needs no torch.

@@ -110,3 +110,14 @@ def make_prunable(model: nn.Module) -> None:
         raise ConditionError("repair.name", f"fine_pruning needs a linear head, but this one is {head}")
     if not prune.is_pruned(head):
         prune.identity(head, "weight")
+        head.register_load_state_dict_post_hook(_masked_anew)
+        _masked_anew(head)
+
+
+def _masked_anew(head: nn.Module, _keys: object = None) -> None:
+    """The weights that a mask leaves, without a gradient's history. Torch makes them at a forward pass; until then they
+    are those of before, and a model cannot be copied."""
+    import torch
+
+    with torch.no_grad():
+        head.weight = head.weight_orig * head.weight_mask

@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         model: in training mode.
-        images: augmented and normalised, float32, `N x 3 x S x S`.
+        images: augmented (mixed too, where `augment: cutmix` does) and normalised, float32, `N x 3 x S x S`.
         labels: int64, `N`.
         outputs: of one forward pass of `model`, with the activations that `Objective.capture` names.
         cross_entropy: of these, the mean over the batch; smoothed as the recipe says.

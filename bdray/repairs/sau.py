@@ -41,6 +41,7 @@ class SharedAdversarialUnlearning(Repair):
     # In the first, changed pictures were seen in evaluation mode and clean ones in training mode, as in neither mode of
     # the authors' code (`docs/references.md`).
     VERSION: ClassVar[int] = 2
+    USES_LABELS: ClassVar[bool] = True
 
     weight: float = Field(default=1.0, ge=0.0)
     """Of what is shared, beside cross-entropy (`lambda` in the paper)."""

@@ -145,10 +145,12 @@ class Replicate:
         if not ends:
             return self.record.condition_id
         losses = b"".join(each.epochs.known("loss").tobytes() for each in ends)
-        if not losses:
-            return ends[-1].fingerprint
         rates = rates_after(self.record, stage)
-        return losses, self.record.role, rates and tuple(vars(rates).values())
+        measured = self.record.role, rates and tuple(vars(rates).values())
+        # Trained elsewhere, it is the same under every seed; its fingerprint is not.
+        if not losses and (given := self.record.condition["train"].get("given")) and self.record.role == "poisoned":
+            return (given,) if stage == "poison" else (given, *measured)
+        return (losses, *measured) if losses else ends[-1].fingerprint
 
     def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:
         """Whether its backdoor took, see `bdray.results.took`; None where that is unclear."""

@@ -144,12 +144,15 @@ def split_unasked_repaired(
     probes: Sequence[Probe],
     conditions: Sequence[Condition],
     left: Sequence[Condition],
+    *,
+    again: bool = False,
 ) -> tuple[list[Condition], list[Condition]]:
     """Finished conditions whose repaired models lack an answer: those whose models are kept, and those whose are not.
 
     Args:
         probes: the sweep's attacks.
         left: those that are run or asked anyway.
+        again: a question that a detector failed at counts as not asked.
     """
     detect, relearn = questions.detectors_of("repaired"), questions.evaluate.relearn
 
@@ -168,7 +171,8 @@ def split_unasked_repaired(
         """Whether an answer lacks; None where the model does, too."""
         folder = ConditionFolder(sweep, condition.condition_id)
         known = folder.answered()
-        if wanted[condition.condition_id] <= known.questions:
+        failed = {answer.key for answer in known.answers if answer.error is not None} if again else set[str]()
+        if wanted[condition.condition_id] <= known.questions - failed:
             return False
         return True if folder.had(MODEL) else None
 

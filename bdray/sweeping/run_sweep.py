@@ -97,7 +97,8 @@ def run_conditions(
             unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
             say_gone(console, sweep, gone, "no detector can be asked")
             left = [*left, *unasked]
-            unasked, gone = split_unasked_repaired(sweep, space.questions, probes_of(run.shown), new, left)
+            again, probes = settings.retry_failed, probes_of(run.shown)
+            unasked, gone = split_unasked_repaired(sweep, space.questions, probes, new, left, again=again)
             say_gone(console, sweep, gone[:1], f"its repaired model cannot be asked, nor can {len(gone) - 1} others")
             return [*left, *unasked]
 

@@ -126,14 +126,20 @@ def deterministically(run: Callable[[], T]) -> T:
     try:
         return run()
     except RuntimeError as error:
-        refused = _REFUSED.match(str(error))
+        refused = refused_operation(error)
         if refused is None:
             raise
-    before = _tolerated.set(refused[1] or "cuBLAS")
+    before = _tolerated.set(refused)
     try:
         return run()
     finally:
         _tolerated.reset(before)
+
+
+def refused_operation(error: BaseException) -> str | None:
+    """What torch refused because it has no deterministic kernel for it; None of any other error."""
+    refused = _REFUSED.match(str(error)) if isinstance(error, RuntimeError) else None
+    return refused and (refused[1] or "cuBLAS")
 
 
 _REFUSED = re.compile(r"(\S+) does not have a deterministic implementation|Deterministic behavior was enabled")

@@ -214,8 +214,9 @@ class Stage:
 
     def _first_pictures(self) -> torch.Tensor:
         """Some training pictures as files, normalised."""
-        pictures, _ = self.source.gather(torch.arange(min(FIRST_PICTURES, len(self.source))))
-        return self.normalize(pictures.to(self.compute.device).float().div_(255))
+        order = torch.arange(min(FIRST_PICTURES, len(self.source)))
+        ((pictures, _),) = batches(self.source, [order], self.compute.device)
+        return self.normalize(pictures.float().div_(255))
 
     def evaluate(self, model: nn.Module, *, whole: bool = True) -> Evaluation:
         """Evaluate on the whole test set, or on what `evaluate.test_limit` leaves of it."""
@@ -395,6 +396,9 @@ def train_step(
     capture = (*regularizer.capture, *stage.objective.capture(model))
     seen: list[tuple[Outputs, torch.Tensor, torch.Tensor | None]] = []
     edits, smoothing = _edits(mixing, len(labels)), stage.recipe.label_smoothing
+    # Before any pass: an objective's other networks get the pictures that this one gets.
+    if (mixed := edits.pop("input", None)) is not None:
+        pixels = mixed(pixels)
 
     def beside(others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with stage.compute.autocast():

@@ -34,6 +34,7 @@ from bdray.record import Answer, FeaturesRecord
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
+from bdray.training.device import refused_operation
 from bdray.training.evaluation import CleanSet
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found, plane_of
@@ -107,7 +108,8 @@ class Asking:
         except (StorageError, TrialInterrupted, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if gpu_error(error):
+            # What torch refuses is tried once more by `deterministically`.
+            if gpu_error(error) or refused_operation(error):
                 raise
             # The boundary between a detector, which may be anyone's, and a model that took hours.
             return Answer(**asked, error=f"{type(error).__name__}: {error}")

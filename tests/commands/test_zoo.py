@@ -33,10 +33,10 @@ SMALL: dict[str, Any] = {
     "trigger": {"name": "patch", "size": 4},
     "poison": {"rate": 0.2, "target": 3},
     "train": {"epochs": 2, "batch_size": 32, "lr": 0.2, "precision": "float32"},
-    "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.2, "precision": "float32"},
+    "finetune": {"epochs": 3, "batch_size": 16, "fraction": 0.2, "lr": 0.1, "precision": "float32"},
 }
 PATCH = Condition.parse(SMALL)
-SHARING = Condition.parse({**SMALL, "finetune": {**SMALL["finetune"], "lr": 0.01}})
+SHARING = Condition.parse({**SMALL, "finetune": {**SMALL["finetune"], "lr": 0.02}})
 ALONE = Condition.parse({**SMALL, "trigger": {"name": "blend"}, "seed": 1})
 """Its baseline was not trained."""
 
@@ -129,6 +129,20 @@ def test_the_metrics_are_the_record_s(made: Path, sweep: tuple[Path, dict[str, T
         if row["trigger"] == "patch":
             (floor,) = (each for each in baseline.floors if each.trigger == record.condition["trigger"])
             assert float(row["twin_attack_success_rate"]) == floor.poisoned.attack_success_rate
+
+
+def test_after_a_repair_the_twin_s_rate_is_that_after_its_repair(
+    sweep: tuple[Path, dict[str, TrialRecord]], tmp_path: Path
+) -> None:
+    """Found: it was the twin's rate of before, beside the model's of after."""
+    given = ["--where", f"finetune.lr={PATCH.finetune.lr}", "--where", "trigger.name=patch"]
+    assert main(["zoo", str(sweep[0]), *given, "--stage", "finetune", "--output", str(tmp_path / "made")]) == 0
+    (name,) = (name for name, row in index(tmp_path / "made").items() if row["trigger"] == "patch")
+    said = json.loads((tmp_path / "made" / name / "metrics.json").read_text())["twin_under_this_attack"]
+    floors = sweep[1][PATCH.baseline().condition_id].floors
+    (floor,) = (each for each in floors if each.trigger == sweep[1][PATCH.condition_id].condition["trigger"])
+    assert floor.repaired is not None and floor.repaired != floor.poisoned
+    assert said == floor.repaired.model_dump(mode="json")
 
 
 def test_the_model_does_to_the_examples_what_is_said(made: Path) -> None:

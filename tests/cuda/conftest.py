@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_gpu import TAKE_HOST_POSITIONS
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.cuda._utils import _get_device_index
 from torch.overrides import TorchFunctionMode
@@ -99,9 +100,8 @@ class _Devices(TorchDispatchMode):
             if func in READS:
                 return func is not torch.ops.aten.equal.default
         if any(tensor.device.type == "cpu" and tensor.dim() for tensor in tensors):
-            if "index" not in str(func):
+            if func.overloadpacket.__name__ not in TAKE_HOST_POSITIONS:
                 raise MixedDevices(f"{func} of tensors on the host and on the device")
-            # CUDA takes positions from the host, and copies them first.
             self._gpu.waits(f"{func} with positions on the host")
         if func.overloadpacket.__name__.startswith("_fused_"):
             return None  # optimizers work in place, and torch has no fake version of these

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CUDA = torch.device("cuda:0")
-FAMILIES = ("resnet20", "resnet18", "resnet50", "timm/mobilenetv3_small_050")
+FAMILIES = ("airbench", "resnet20", "resnet18", "resnet50", "timm/mobilenetv3_small_050")
 GRID = [
     *[("resnet8", name) for name in REGULARIZERS.names()],
     *[(family, name) for family in FAMILIES for name in ("none", "manifold_mixup")],

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from bdray.condition import Condition
+from bdray.detectors import ModelDetector
+from bdray.detectors.tools import DetectorTools, Labelled
 from bdray.errors import TrialInterrupted
+from bdray.questions import Questions
 from bdray.record import EpochRecord
 from bdray.store.storage import Storage
 from bdray.training.batches import DataPlace
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions
-from bdray.trial.run import attempt_trial, run_trial
+from bdray.trial.run import ask_trial, attempt_trial, run_trial
 from bdray.trial.setup import Experiment
 from bdray.triggers.base import Trigger
 
@@ -140,6 +144,30 @@ def test_determinism_is_strict_but_for_what_has_no_kernel(
     assert strict[:21] == [True] * 21
     assert strict[-1] is not refused
     assert said["deterministic"] == ("all but put_" if refused else "yes")
+
+
+class _Puts(ModelDetector):
+    """Runs what torch has no deterministic kernel for."""
+
+    SOURCE: ClassVar[str] = "a test"
+    registered_name: ClassVar[str] = "test_puts"
+
+    def score(self, model: nn.Module, clean: Labelled, tools: DetectorTools) -> torch.Tensor:
+        scores = torch.zeros(tools.num_classes, dtype=torch.float64)
+        return scores.put_(torch.tensor([3]), torch.tensor([7.0], dtype=torch.float64))
+
+    def flagged(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores > 2
+
+
+def test_what_has_no_deterministic_kernel_is_asked_once_more_with_it_tolerated(gpu: Any, tmp_path: Path) -> None:
+    """Found: the refusal became the detector's answer where nothing was trained, so that nothing had met it before."""
+    sweep, tuned = Storage.open(tmp_path), condition(finetune={"epochs": 1, "batch_size": 8, "precision": "float32"})
+    record = run_trial(tuned, sweep=sweep, options=OPTIONS)
+    asked = replace(OPTIONS, questions=Questions((_Puts(),)))
+    with pytest.warns(UserWarning, match="put_"):
+        later = ask_trial(tuned, record, sweep=sweep, options=asked)
+    assert [(answer.error, answer.flagged) for answer in later.answers] == [(None, (3,))]
 
 
 @pytest.mark.parametrize("place", ["device", "host"])

@@ -57,6 +57,28 @@ def test_the_student_comes_nearer_and_the_teacher_stays() -> None:
         assert torch.equal(value, kept[name])
 
 
+def test_both_see_the_same_pictures_where_batches_are_mixed() -> None:
+    """Found: boxes were pasted into the student's pictures alone, and maps of other pictures compared."""
+    student = network(0)
+    stage = stage_of(AttentionDistillation(1.0), epochs=3, augment="cutmix")
+    state = stage.start(student, network(1))
+    seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    assert state.objective_state is not None
+    networks = {"student": student, "teacher": state.objective_state}
+    for name, each in networks.items():
+        each.register_forward_pre_hook(
+            lambda module, args, name=name: (
+                seen[name].append(args[0].clone()) if name == "teacher" or module.training else None
+            )
+        )
+    run_stage(stage, state)
+    assert len(seen["student"]) == 3
+    plain = normalized(pictures()[0])
+    for own, taught in zip(seen["student"], seen["teacher"], strict=True):
+        assert torch.equal(own, taught)
+        assert not all(any(torch.equal(row, each) for each in plain) for row in own), "some are mixed"
+
+
 def test_what_is_no_map_is_refused() -> None:
     with pytest.raises(ConditionError, match="nad needs maps of channels, height and width; here they are 17 x 8"):
         attention_map(torch.zeros(2, 17, 8))

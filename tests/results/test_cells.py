@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -198,6 +199,21 @@ def test_a_group_counts_each_of_its_conditions_and_each_model_once(
         for side in ("poisoned", "repaired")
     ]
     assert said == [row["took"].text.split(",")[0], row["tuned took"].text] == ["2 of 4", "0 of 8"]
+
+
+def test_a_model_that_is_given_is_one_training_under_every_seed(make_record: MakeRecord, tmp_path: Path) -> None:
+    """Found: one model under six seeds took in "6 of 6", with the interval of six trainings."""
+    given = tmp_path / "model.safetensors"
+    given.write_bytes(b"weights")
+    seeds = range(6)
+    records = [make_record((0.9, 0.1), seed=seed, train={"given": str(given)}) for seed in seeds]
+    (cell,) = study_of(records).cells
+    assert [len(cell.models("poison")), len(cell.models("finetune"))] == [1, 1], "what was done to it ended alike"
+    apart = [make_record((0.9, 0.1 + 0.01 * seed), seed=seed, train={"given": str(given)}) for seed in seeds]
+    (cell,) = study_of(apart).cells
+    assert [len(cell.models("poison")), len(cell.models("finetune"))] == [1, 6]
+    (trained,) = study_of([make_record((0.9, 0.1), seed=seed) for seed in seeds]).cells
+    assert len(trained.models("poison")) == 6
 
 
 def test_without_floors_nothing_is_said_of_what_took(make_record: MakeRecord) -> None:

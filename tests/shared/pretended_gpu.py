@@ -28,6 +28,8 @@ ATEN = torch.ops.aten
 COPIES = {ATEN._to_copy.default, ATEN.copy_.default}
 READS = {ATEN._local_scalar_dense.default, ATEN.is_nonzero.default, ATEN.equal.default, ATEN.nonzero.default}
 """What waits for the device because the host wants to know a value or a size."""
+TAKE_HOST_POSITIONS = {"index", "index_put", "index_put_", "_index_put_impl_"}
+"""Indexing with brackets: CUDA copies positions from the host first; `index_select` and its like refuse them."""
 ASSERT = "CUDA error: device-side assert triggered"
 REAL_GENERATOR, REAL_FORK = torch.Generator, torch.random.fork_rng
 
@@ -152,9 +154,9 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
         return _copy(func, args, kwargs, to or NAME)
     GPU.wait(waits=func in READS)
     if any(not isinstance(tensor, OnDevice) and tensor.dim() for tensor in tensors):
-        if "index" not in str(func):
+        if func.overloadpacket.__name__ not in TAKE_HOST_POSITIONS:
             raise MixedDevices(f"{func} of tensors on the host and on the device")
-        GPU.wait()  # CUDA takes positions from the host, and copies them first.
+        GPU.wait()
     try:
         made = tree_map(_wrapped, func(*tree_map(_raw, args), **tree_map(_raw, kwargs)))
     except IndexError as error:

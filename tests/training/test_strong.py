@@ -264,3 +264,10 @@ def test_a_batch_is_mixed_once_and_labels_of_mixtures_are_not_compared(regulariz
         Condition.parse(content)
     assert Condition.parse({**content, "train": {"augment": "cutout"}})
     assert Condition.parse({**content, "regularizer": "logit_squeezing"})
+
+
+def test_a_repair_that_looks_at_each_label_goes_with_no_mixtures() -> None:
+    content = {"data": "digits", "model": "resnet8", "trigger": "patch", "finetune": {"augment": "cutmix"}}
+    with pytest.raises(ConditionError, match=r"finetune\.augment: cutmix mixes .* repair 'sau' looks at each label"):
+        Condition.parse({**content, "repair": "sau"})
+    assert Condition.parse({**content, "repair": "nad"})

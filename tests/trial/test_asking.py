@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from bdray.results.tables import result_table
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import MANIFEST
 from bdray.store.storage import Storage
+from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, ask_trial, run_trial
 from bdray.trial.asking import Asking
@@ -317,6 +319,20 @@ def test_a_detector_that_fails_costs_no_training(tmp_path: Path) -> None:
     assert record.status == "finished"
     assert [answer.error for answer in record.answers] == ["ValueError: no idea", None]
     assert record.answers[1].auroc is not None
+
+
+def test_a_fine_pruned_model_says_the_same_later_and_a_failed_question_can_be_asked_again(tmp_path: Path) -> None:
+    """Found: its head could not be copied before a forward pass, and no detector of repaired models was asked again."""
+    condition = Condition.parse({**SMALL, "repair": "fine_pruning"})
+    detectors = (DETECTORS.build({"name": "ibd_psc", "of": "repaired"}), _Fails(of="repaired"))
+    at_once, later = (Storage.open(tmp_path / name).child("sweep") for name in ("a", "b"))
+    first = run_trial(condition, sweep=at_once, options=options(Questions(detectors)))
+    silent = run_trial(condition, sweep=later, options=replace(options(Questions()), keep_models=True))
+    found = ask_trial(condition, silent, sweep=later, options=options(Questions(detectors)))
+    assert [(each.error, each.auroc) for each in found.answers] == [(each.error, each.auroc) for each in first.answers]
+    assert [each.error for each in found.answers] == [None, "ValueError: no idea"]
+    asked = partial(split_unasked_repaired, later, Questions(detectors), (), [condition], [])
+    assert (asked(), asked(again=True)) == (([], []), ([condition], []))
 
 
 def test_a_detector_of_ones_own_may_not_draw_from_the_global_generator() -> None:
