@@ -120,4 +120,4 @@ def _masked_anew(head: nn.Module, _keys: object = None) -> None:
     import torch
 
     with torch.no_grad():
-        head.weight = head.weight_orig * head.weight_mask
+        head.weight = head.get_parameter("weight_orig") * head.get_buffer("weight_mask")
