@@ -52,6 +52,18 @@ def test_the_table_in_the_docs_is_that_of_the_kept_log() -> None:
     assert table(rounds) in said
 
 
+def test_the_rounds_after_the_rewriting_are_those_of_their_log() -> None:
+    rounds = [Round.of(line) for line in (ROOT / "tests" / "chaos" / "seed-141.jsonl").read_text().splitlines()]
+    struck = [strike.target for one in rounds for strike in one.strikes]
+    assert set(struck) == {*chaos.TARGETS, chaos.SERVER, chaos.LINK} and len(set(struck)) == 8
+    assert all(one.is_good and one.seed == 141 for one in rounds)
+    said = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    counts = f"{len(struck)} strikes, {struck.count(chaos.LINK)} of them cuts, in {len(rounds)} rounds"
+    seconds = [one.seconds for one in rounds]
+    assert f"{counts} of {min(seconds):.0f} to {max(seconds):.0f} s." in said
+    assert table(rounds).splitlines()[-1] in said
+
+
 def test_a_bad_round_shows_in_the_table() -> None:
     strike = Strike("worker", "SIGTERM", 0.5, status=0)
     bad = Round(
