@@ -126,7 +126,7 @@ def deterministically(run: Callable[[], T]) -> T:
     try:
         return run()
     except RuntimeError as error:
-        refused = _REFUSED.match(str(error))
+        refused = refusal(error)
         if refused is None:
             raise
     before = _tolerated.set(refused[1] or "cuBLAS")
@@ -134,6 +134,11 @@ def deterministically(run: Callable[[], T]) -> T:
         return run()
     finally:
         _tolerated.reset(before)
+
+
+def refusal(error: Exception) -> re.Match[str] | None:
+    """Whether torch refused an operation because it has no deterministic kernel for it."""
+    return _REFUSED.match(str(error)) if isinstance(error, RuntimeError) else None
 
 
 _REFUSED = re.compile(r"(\S+) does not have a deterministic implementation|Deterministic behavior was enabled")
