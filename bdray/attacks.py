@@ -37,6 +37,12 @@ class Probe:
         poison = STRATEGIES.build({**condition.poison.model_dump(mode="json"), TEST_TRIGGER: None})
         return cls(condition.test_trigger, poison)
 
+    @property
+    def label(self) -> str:
+        """In words, for messages."""
+        varied = "" if self.variation == "whole" else f", {self.variation.replace('_', ' ')}"
+        return f"{self.trigger.label}{varied} ({self.poison.label})"
+
     @cached_property
     def key(self) -> str:
         """Names the attack: the trigger and whom it should turn into what, but not how much was poisoned."""
@@ -80,10 +86,33 @@ def own_probes(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...
     return tuple(probe for key, probe in found.items() if key != own.key)
 
 
-def lacks_floors(record: TrialRecord, probes: Sequence[Probe]) -> bool:
-    """Whether it is of a baseline that was not tested with every attack of the sweep."""
-    wanted = {probe.key for probe in probes if probe.variation == "whole"}
-    return record.role == "baseline" and not wanted <= {floor.probe for floor in record.floors}
+def probes_for(condition: Condition, sweep: Sequence[Probe], *, probed: bool) -> tuple[Probe, ...]:
+    """What its models are tested with beside its own attack: a baseline with the attacks of the sweep, for the floors.
+
+    Args:
+        probed: whether `evaluate.probes` asks for more of a poisoned condition.
+    """
+    if condition.is_baseline:
+        return tuple(sweep)
+    return own_probes(condition, sweep) if probed else ()
+
+
+def lacks_tests(record: TrialRecord, tests: Sequence[Probe], *, again: bool = False) -> bool:
+    """Whether it is of a baseline that was not tested with every attack of the sweep.
+
+    Args:
+        tests: see `probes_for`.
+        again: a test that failed counts as not made, of a poisoned condition too.
+    """
+    failed = {each.key for each in record.unmeasured} & {probe.key for probe in tests}
+    wanted = {probe.key for probe in tests if probe.variation == "whole"} if record.role == "baseline" else set()
+    return not wanted <= {*(floor.probe for floor in record.floors), *failed} or (again and bool(failed))
+
+
+def untested(record: TrialRecord, tests: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Those of `tests` that the record says nothing of, or that they failed."""
+    known = {*(floor.probe for floor in record.floors), *(probe.probe for probe in record.probes)}
+    return tuple(probe for probe in tests if probe.key not in known)
 
 
 def attacks_to_relearn(condition: Condition, sweep: Sequence[Probe]) -> tuple[Probe, ...]:

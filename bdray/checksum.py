@@ -125,13 +125,17 @@ def say_damaged(file: str, problem: str, consequence: str) -> None:
         problem: what is wrong (`str(DamagedError)`).
         consequence: what is done about it ("the stage is computed again").
     """
-    line = f"damaged file {file}: {problem}; {consequence}"
+    say(f"damaged file {file}: {problem}; {consequence}")
+
+
+def say(line: str) -> None:
+    """A line through `logging` that the user should see."""
     _untold.append(line)
     logging.getLogger("bdray").warning(line)
 
 
 def take_said() -> list[str]:
-    """What `say_damaged` has said since the last call, for the process whose stderr the user sees."""
+    """What was said so since the last call, for the process whose stderr the user sees."""
     lines = _untold.copy()
     _untold.clear()
     return lines

@@ -144,7 +144,11 @@ def _add_sweep(commands: Any) -> None:
         action="store_true",
         help="run a small subset that covers every pair of axis values, a few batches each",
     )
-    sweep.add_argument("--retry-failed", action="store_true", help="run failed, diverged and pruned conditions again")
+    sweep.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run failed, diverged and pruned conditions again, and what failed of finished ones",
+    )
     sweep.add_argument(
         "--same-code",
         action="store_true",

@@ -404,6 +404,17 @@ class ProbeRecord(_Frozen):
     """After each stage, by its result: `poisoned`, `finetuned`."""
 
 
+class Unmeasured(_Frozen):
+    """An attack that a model could not be tested with, or taught. All else that is said of the model stands."""
+
+    key: str
+    """Names what was asked: the probe, or recipe and attack (`bdray.questions.relearn_key`)."""
+    what: Literal["floor", "probe", "relearning"]
+    attack: str
+    """In words."""
+    error: str
+
+
 class ValidationRecord(_Frozen):
     """A model on clean pictures that no stage trained on (`evaluate.select`), after its last stage."""
 
@@ -489,17 +500,27 @@ class Answered(_Frozen):
 
     answers: tuple[Answer, ...] = ()
     relearnt: tuple[Relearnt, ...] = ()
+    untaught: tuple[Unmeasured, ...] = ()
+    """Relearning that failed."""
 
     @property
     def questions(self) -> set[str]:
         """Keys of all that have an answer."""
         return {*(answer.key for answer in self.answers), *(each.key for each in self.relearnt)}
 
-    def with_more(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt]) -> Answered:
+    def settled(self, *, again: bool) -> set[str]:
+        """Keys of what need not be asked. `again`: what failed counts as not asked."""
+        failed = {*(each.key for each in self.answers if each.error), *(each.key for each in self.untaught)}
+        return self.questions - failed if again else self.questions | failed
+
+    def with_more(self, newer: Answered) -> Answered:
         """With more of them; one to the same question is replaced."""
-        said = {answer.key: answer for answer in (*self.answers, *answers)}
-        learnt = {each.key: each for each in (*self.relearnt, *relearnt)}
-        return Answered(answers=tuple(said.values()), relearnt=tuple(learnt.values()))
+        said = {answer.key: answer for answer in (*self.answers, *newer.answers)}
+        learnt = {each.key: each for each in (*self.relearnt, *newer.relearnt)}
+        untaught = {each.key: each for each in (*self.untaught, *newer.untaught) if each.key not in learnt}
+        return Answered(
+            answers=tuple(said.values()), relearnt=tuple(learnt.values()), untaught=tuple(untaught.values())
+        )
 
 
 class ErrorRecord(_Frozen):
@@ -552,11 +573,15 @@ class TrialRecord(_Frozen):
     persistence: Persistence | None = None
     floors: tuple[FloorRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
+    unmeasured: tuple[Unmeasured, ...] = ()
+    """Floors and probes that failed."""
     validation: ValidationRecord | None = None
     answers: tuple[Answer, ...] = Field(default=(), exclude=True)
     """Of detectors; not in `record.json`, which is written once, but in `answers.json` beside it, which grows."""
     relearnt: tuple[Relearnt, ...] = Field(default=(), exclude=True)
     """Of the repaired model; in `answers.json`, too."""
+    untaught: tuple[Unmeasured, ...] = Field(default=(), exclude=True)
+    """Relearning that failed; in `answers.json`, too."""
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""

@@ -106,6 +106,7 @@ class ClusterJob:
         gpus: what its tasks are given of them: nothing, whole ones, or (also) parts.
         work: `module:function` that a worker calls with (job, task) and that returns the status. Benchmarks of the
             runner itself put a task of known length here.
+        retry_failed: what failed of a finished condition's tests is tried again.
     """
 
     sweep: Storage
@@ -122,6 +123,7 @@ class ClusterJob:
     requirements: NodeRequirements | None = None
     gpus: Literal["none", "whole", "shared"] = "none"
     work: str = "bdray.cluster.run_task:run_task"
+    retry_failed: bool = False
 
 
 class Source(Protocol):

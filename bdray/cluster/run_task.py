@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bdray.attacks import lacks_floors, parse_probes
+from bdray.attacks import lacks_tests, parse_probes, probes_for
 from bdray.cluster.gauges import Gauges, TellingReporter
 from bdray.cluster.hanging import LEAST_S, HangWatch
 from bdray.cluster.job import ClusterJob, Task
@@ -33,7 +33,12 @@ def run_task(job: ClusterJob, task: Task) -> str:
             reporter = PrunedReporter(gauges, hangs, job.pruning.prune, job.pruner)
         within: dict[str, Any] = {"sweep": job.sweep, "storage": job.storage, "reporter": reporter, "options": options}
         kept = SweepFolder(job.sweep).condition(task.condition_id).mended(condition) if questions.asked else None
-        if kept is not None and kept.record.status == "finished" and not lacks_floors(kept.record, probes):
+        tests = probes_for(condition, probes, probed=questions.evaluate.probes)
+        if (
+            kept is not None
+            and kept.record.status == "finished"
+            and not lacks_tests(kept.record, tests, again=job.retry_failed)
+        ):
             ask_trial(condition, kept.record, **within)
             return kept.record.status
         return attempt_trial(condition, **within).status

@@ -8,7 +8,7 @@ import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from bdray.commands.inspection import read_space, say_plugins
 from bdray.condition import Condition, flatten
@@ -17,13 +17,16 @@ from bdray.errors import TrialInterrupted, UserError
 from bdray.plugins import load_plugins
 from bdray.progress import Bar
 from bdray.questions import Questions
+from bdray.recipes import Resolved
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
 from bdray.shipped import is_file
 from bdray.space import load_plugins_of, parse_seed_list
 from bdray.space.building import Builder, merge, nest
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
+from bdray.space.resources import Decided
 from bdray.store.file_names import SPACE, picture_name
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.sweeping import stopping
@@ -32,6 +35,7 @@ from bdray.terminal import Console
 from bdray.training.batches import DataPlace
 from bdray.training.reporter import Reporter
 from bdray.trial import TrialOptions, run_trial
+from bdray.trial.measurements import speed_key
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,12 +43,15 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     condition, questions = choose_condition(options)
     sweep = Storage.open(options.output) if options.output else None
-    if sweep is not None:
-        _require_same_code(sweep, condition, questions)
-    console.print(f"condition {condition.condition_id} ({condition.role})")
     trial_options = TrialOptions(
         device=options.device, threads=options.threads, questions=questions, keep_models=sweep is not None
     )
+    if sweep is not None:
+        _require_same_code(sweep, condition, questions)
+        trial_options = _as_before(trial_options, sweep, condition)
+    console.print(f"condition {condition.condition_id} ({condition.role})")
+    if sweep is not None and _finished_before(sweep, condition):
+        _say_kept(trial_options, console)
     # Only what is written down can go on from where it stopped.
     with TerminalReporter(console) as reporter, stopping.patiently() if sweep else nullcontext():
         try:
@@ -64,6 +71,33 @@ def _require_same_code(sweep: Storage, condition: Condition, questions: Question
     if folder.is_sweep:
         sources = same_code(sweep, sweep.parent, [condition], "ask", questions.detect)
         folder.write_info(replace(folder.info(), sources=sources))
+
+
+def _finished_before(sweep: Storage, condition: Condition) -> TrialRecord | None:
+    record = read_record(sweep, condition.condition_id)
+    return record if record and record.status == "finished" else None
+
+
+def _as_before(options: TrialOptions, sweep: Storage, condition: Condition) -> TrialOptions:
+    """With what decides bits and is in no id as the condition's record has it, if it has finished, or as its sweep has
+    decided it. What was typed stands."""
+    info, record = SweepFolder(sweep).info_if_any(), _finished_before(sweep, condition)
+    decided = Decided.model_validate(info.decided) if info else Decided()
+    said = record.stages[0].environment if record and record.stages else {}
+    precision, compiled, threads = decided.precision, decided.compile, said.get("threads", decided.cpu)
+    if condition.train.precision == "auto" and said.get("precision") in get_args(Resolved):
+        precision = cast(Resolved, said["precision"])
+    if said.get("compiled") in ("yes", "no"):
+        compiled = (speed_key(condition),) if said["compiled"] == "yes" else ()
+    # A stage that went on elsewhere names several.
+    threads = threads if isinstance(threads, int) else None
+    return replace(options, precision=precision, compiled=compiled, threads=options.threads or threads)
+
+
+def _say_kept(options: TrialOptions, console: Console) -> None:
+    how = ", ".join([f"{options.threads or 'all'} threads", *filter(None, [options.precision])])
+    said = f"it has finished before; its record stays, and its models are made again ({how})"
+    console.print(f"record    {said}", soft_wrap=True)
 
 
 def choose_condition(options: argparse.Namespace) -> tuple[Condition, Questions]:
@@ -182,3 +216,5 @@ def _tell(record: TrialRecord, console: Console) -> None:
     for stage in record.stages:
         if stage.last and stage.last.rates:
             console.print(f"{stage.result:<9} {_rates(stage.last.rates)}")
+    for each in (*record.unmeasured, *record.untaught):
+        console.print(f"no {each.what} under {each.attack}: {each.error}", markup=False, soft_wrap=True)

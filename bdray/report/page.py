@@ -38,6 +38,7 @@ from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
 from bdray.results.surroundings import mixtures, surroundings_of
 from bdray.results.took import TOOK_AT
+from bdray.results.unmeasured import unmeasured
 from bdray.results.varied import told_apart_by_classes
 
 _STAGES: tuple[tuple[StageName, str], ...] = (("poison", "Before the repair"), ("finetune", "After the repair"))
@@ -144,6 +145,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         table=_table(study) if len(study.records) <= MOST_ROWS else None,
         searched=searched,
         mixtures=mixtures(study.records),
+        unmeasured=unmeasured(study.records),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,
         unsuccessful=[

@@ -17,7 +17,7 @@ from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
 from bdray.errors import StorageError
-from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, TrialRecord, now_ms
+from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, TrialRecord, Unmeasured, now_ms
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.file_names import (
     ANSWERS,
@@ -102,14 +102,21 @@ class ConditionFolder(ChecksummedFolder):
         content = self.read_json(CONDITION, "the condition is forgotten") or {}
         return Condition.parse(content["content"]) if "content" in content else None
 
-    def write_record(self, record: TrialRecord) -> None:
-        """The record, last of all files: its presence means that the others are there."""
-        files = {name: self.sums[name] for name in _LISTED if name in self.sums}
+    def write_record(self, record: TrialRecord, listed: Mapping[str, str] | None = None) -> None:
+        """The record, last of all files: its presence means that the others are there.
+
+        Args:
+            listed: files of the record that this one takes the place of, for those that were not written again.
+        """
+        files = {**(listed or {}), **{name: self.sums[name] for name in _LISTED if name in self.sums}}
         self.write_json(RECORD, {**record.model_dump(mode="json"), "files": files})
 
-    def write_answers(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt] = ()) -> None:
+    def write_answers(
+        self, answers: Sequence[Answer], relearnt: Sequence[Relearnt] = (), untaught: Sequence[Unmeasured] = ()
+    ) -> None:
         """Add answers to those that are there; one to the same question is replaced."""
-        self.write_json(ANSWERS, self.answered().with_more(answers, relearnt).model_dump(mode="json"))
+        newer = Answered(answers=tuple(answers), relearnt=tuple(relearnt), untaught=tuple(untaught))
+        self.write_json(ANSWERS, self.answered().with_more(newer).model_dump(mode="json"))
 
     def answered(self) -> Answered:
         """What its models have been asked so far."""

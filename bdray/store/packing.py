@@ -22,7 +22,7 @@ from bdray.record import EpochRecord, Epochs, Rates, StageRecord, TrialRecord, m
 _OWN = ("condition_id", "started_ms", "finished_ms")
 """Fields in which no two records agree."""
 
-_APART = ("condition", "stages", "answers", "relearnt")
+_APART = ("condition", "stages", "answers", "relearnt", "untaught")
 _ALIKE = tuple(name for name in TrialRecord.model_fields if name not in (*_OWN, *_APART))
 """Fields in which many do."""
 
@@ -82,7 +82,7 @@ class Unpacker:
             made(StageRecord, self._shared[place] | {"fingerprint": fingerprint, "epochs": Epochs.unpacked(epochs)})
             for place, fingerprint, epochs in stages
         )
-        values["answers"] = values["relearnt"] = ()
+        values["answers"] = values["relearnt"] = values["untaught"] = ()
         return made(TrialRecord, {name: values[name] for name in TrialRecord.model_fields})
 
 

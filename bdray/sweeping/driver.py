@@ -110,6 +110,7 @@ def _job(run: SweepRun) -> ClusterJob:
         pruning=_pruning(run),
         gpus=_asked_of_gpus(run),
         work=run.settings.work,
+        retry_failed=run.settings.retry_failed,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from bdray.attacks import Probe, attacks_to_relearn, lacks_floors
+from bdray.attacks import Probe, attacks_to_relearn, lacks_tests, probes_for
 from bdray.condition import Condition
 from bdray.detectors import Detector
 from bdray.errors import BdrayError
@@ -71,15 +71,28 @@ def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: st
         console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def lacking_floors(
-    sweep: Storage, storage: Storage, conditions: Sequence[Condition], probes: Sequence[Probe], console: Console
+def lacking_tests(
+    sweep: Storage,
+    storage: Storage,
+    conditions: Sequence[Condition],
+    probes: Sequence[Probe],
+    console: Console,
+    *,
+    probed: bool = False,
+    again: bool = False,
 ) -> list[Condition]:
-    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept."""
-    baselines = {condition.condition_id: condition for condition in conditions if condition.is_baseline and probes}
+    """Finished baselines that were not tested with every attack of the sweep, and whose models are kept.
+
+    Args:
+        probed: whether `evaluate.probes` tests poisoned conditions too.
+        again: a test that failed counts as not made, of a poisoned condition too.
+    """
+    asked = {each.condition_id: each for each in conditions if probes and (each.is_baseline or (again and probed))}
     lacking = [
-        baselines[record.condition_id]
-        for record in read_records(sweep, list(baselines))
-        if record.status == "finished" and lacks_floors(record, probes)
+        condition
+        for record in read_records(sweep, list(asked))
+        if record.status == "finished"
+        and lacks_tests(record, probes_for(condition := asked[record.condition_id], probes, probed=probed), again=again)
     ]
     sweeps = [SweepFolder(other) for other in sweeps_in(storage)] if lacking else []
     kept = [
@@ -88,9 +101,10 @@ def lacking_floors(
         if all(any(other.has_stage(stage) for other in sweeps) for stage in condition.shared_fingerprints)
     ]
     if lacking:
-        lost = len(lacking) - len(kept)
-        said = [f"{len(kept)} finished baselines are tested with triggers that were added since"] if kept else []
-        said += [f"{lost} finished baselines lack those of triggers added since: their models are gone"] if lost else []
+        lost, since = len(lacking) - len(kept), "added since or failed" if again else "added since"
+        what = "conditions" if again and probed else "baselines"
+        said = [f"{len(kept)} finished {what} are tested with triggers that were {since}"] if kept else []
+        said += [f"{lost} finished {what} lack those of triggers {since}: their models are gone"] if lost else []
         console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
     return kept
 
@@ -124,8 +138,7 @@ def split_unasked(
     asked = _finished(sweep, conditions, left)
 
     def lacks(condition: Condition) -> bool:
-        said = ConditionFolder(sweep, condition.condition_id).answers()
-        known = {answer.key for answer in said if answer.error is None or not again}
+        known = ConditionFolder(sweep, condition.condition_id).answered().settled(again=again)
         return any(answer_key(detector, condition) not in known for detector in detect)
 
     lacking = [condition for condition, is_so in zip(asked, sweep.each(lacks, asked), strict=True) if is_so]
@@ -152,7 +165,7 @@ def split_unasked_repaired(
     Args:
         probes: the sweep's attacks.
         left: those that are run or asked anyway.
-        again: a question that a detector failed at counts as not asked.
+        again: a question that failed counts as not asked.
     """
     detect, relearn = questions.detectors_of("repaired"), questions.evaluate.relearn
 
@@ -171,8 +184,7 @@ def split_unasked_repaired(
         """Whether an answer lacks; None where the model does, too."""
         folder = ConditionFolder(sweep, condition.condition_id)
         known = folder.answered()
-        failed = {answer.key for answer in known.answers if answer.error is not None} if again else set[str]()
-        if wanted[condition.condition_id] <= known.questions - failed:
+        if wanted[condition.condition_id] <= known.settled(again=again):
             return False
         return True if folder.had(MODEL) else None
 

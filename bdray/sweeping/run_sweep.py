@@ -34,7 +34,7 @@ from bdray.sweeping.preparing import prepare
 from bdray.sweeping.reuse import (
     adopt,
     elsewhere,
-    lacking_floors,
+    lacking_tests,
     left_of,
     say_gone,
     split_unasked,
@@ -91,14 +91,15 @@ def run_conditions(
             adopted.extend(adopt(sweep, storage, new))
             left = left_of(sweep, new, retry_failed=settings.retry_failed)
             done = [condition for condition in new if condition not in left]
-            lacking = lacking_floors(sweep, storage, done, probes_of(run.shown), console)
+            again, probed = settings.retry_failed, space.evaluate.probes
+            attacks, varied = probes_of(run.shown), probes_of(run.shown, varied=probed and again)
+            lacking = lacking_tests(sweep, storage, done, varied, console, probed=probed, again=again)
             run.retested.extend(lacking)
             left = [*left, *lacking]
-            unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=settings.retry_failed)
+            unasked, gone = split_unasked(sweep, storage, space.detect, new, left, again=again)
             say_gone(console, sweep, gone, "no detector can be asked")
             left = [*left, *unasked]
-            again, probes = settings.retry_failed, probes_of(run.shown)
-            unasked, gone = split_unasked_repaired(sweep, space.questions, probes, new, left, again=again)
+            unasked, gone = split_unasked_repaired(sweep, space.questions, attacks, new, left, again=again)
             say_gone(console, sweep, gone[:1], f"its repaired model cannot be asked, nor can {len(gone) - 1} others")
             return [*left, *unasked]
 

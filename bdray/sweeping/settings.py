@@ -29,7 +29,8 @@ class SweepSettings:
         storage: folder or URI of all sweeps; the sweep is `storage/name`.
         on_change: what becomes of what was measured with other code of a component (`bdray.sweeping.code_check`).
         tracking_uri: MLflow's; None: the space's, or else the environment's, or else SQLite in the storage.
-        retry_failed: run failed, diverged and pruned conditions again, these to their end.
+        retry_failed: run failed, diverged and pruned conditions again, these to their end, and what failed of finished
+            ones: detectors, floors, probes, relearning.
         cluster: what Ray is given.
         trial_options: keyword arguments of `bdray.trial.TrialOptions` that all trials share.
         work: what a trial does; see `ClusterJob`.

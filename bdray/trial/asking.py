@@ -24,8 +24,6 @@ from torch import nn
 from bdray.condition import Condition, foreign_of, sources_of
 from bdray.detectors import Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools
-from bdray.errors import StorageError, TrialInterrupted
-from bdray.gpu_errors import gpu_error
 from bdray.models.networks.taps import evaluating
 from bdray.poisoning.stamping import PoisonedSet
 from bdray.questions import answer_key
@@ -34,10 +32,10 @@ from bdray.record import Answer, FeaturesRecord
 from bdray.seeds import stream
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.storage import Storage
-from bdray.training.device import refused_operation
 from bdray.training.evaluation import CleanSet
 from bdray.training.reporter import Reporter
 from bdray.trial.detection import Found, plane_of
+from bdray.trial.isolation import cause_of
 from bdray.trial.repair_inputs import asked_clean_set
 from bdray.trial.setup import Experiment
 
@@ -105,14 +103,8 @@ class Asking:
         try:
             with evaluating(model), watching(detector, detector.title):
                 measured = self._measured(detector, self._tools(detector, key), model)
-        except (StorageError, TrialInterrupted, torch.OutOfMemoryError):
-            raise
         except Exception as error:
-            # What torch refuses is tried once more by `deterministically`.
-            if gpu_error(error) or refused_operation(error):
-                raise
-            # The boundary between a detector, which may be anyone's, and a model that took hours.
-            return Answer(**asked, error=f"{type(error).__name__}: {error}")
+            return Answer(**asked, error=cause_of(error))
         seconds = time.monotonic() - begun
         features = self._features(detector, key, model) if isinstance(detector, TrainingSetDetector) else None
         return Answer(**asked, **measured, features=features, seconds=seconds)

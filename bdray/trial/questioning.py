@@ -9,10 +9,11 @@ from torch import nn
 from bdray.attacks import Probe, attacks_to_relearn
 from bdray.condition import Condition
 from bdray.questions import relearn_key
-from bdray.record import Answer, Relearnt
+from bdray.record import Answer, Answered, Unmeasured
 from bdray.store.storage import Storage
 from bdray.training.reporter import Reporter
 from bdray.trial.asking import Asking
+from bdray.trial.isolation import cause_of
 from bdray.trial.options import TrialOptions
 from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
@@ -54,10 +55,16 @@ class Questioning:
         keys = ((relearn_key(recipe, probe.key), probe) for probe in wanted)
         return {key: probe for key, probe in keys if key not in known}
 
-    def relearn(self, experiment: Experiment, model: nn.Module) -> tuple[Relearnt, ...]:
-        """What is known and what is new."""
-        recipe, known = self._questions.evaluate.relearn, self._files.answered().relearnt
-        if recipe is None:
-            return known
-        taught = (relearn(experiment, model, recipe, probe, self._reporter) for probe in self.to_relearn().values())
-        return (*known, *taught)
+    def relearn(self, experiment: Experiment, model: nn.Module) -> Answered:
+        """What is known of relearning and what is new; an attack that cannot be taught has its cause."""
+        recipe, said = self._questions.evaluate.relearn, self._files.answered()
+        known = Answered(relearnt=said.relearnt, untaught=said.untaught)
+        for key, probe in self.to_relearn().items() if recipe else ():
+            assert recipe is not None
+            try:
+                new = Answered(relearnt=(relearn(experiment, model, recipe, probe, self._reporter),))
+            except Exception as error:
+                failed = Unmeasured(key=key, what="relearning", attack=probe.label, error=cause_of(error))
+                new = Answered(untaught=(failed,))
+            known = known.with_more(new)
+        return known

@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from bdray.attacks import Probe, own_probes
+from bdray.attacks import Probe, probes_for, untested
 from bdray.condition import Condition
 from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
@@ -28,8 +28,8 @@ from bdray.machine import usable_cores
 from bdray.poisoning.base import Surrogate
 from bdray.record import (
     Answer,
+    Answered,
     ErrorRecord,
-    Relearnt,
     StageRecord,
     Status,
     TrialRecord,
@@ -37,11 +37,12 @@ from bdray.record import (
     now_ms,
     persistence_of,
 )
-from bdray.store.condition_folder import blank_record, write_failure
+from bdray.store.condition_folder import KeptRecord, blank_record, write_failure
 from bdray.store.storage import Storage
 from bdray.training.device import deterministically, pick_device, prepare_memory, prepare_process, stage_environment
 from bdray.training.reporter import Reporter
 from bdray.trial.auto import decided
+from bdray.trial.continuing import continued, say_changes, still_finished
 from bdray.trial.kept_models import KeptModels
 from bdray.trial.measurements import speed_key
 from bdray.trial.options import TrialOptions
@@ -96,7 +97,8 @@ def attempt_trial(
     reporter: Reporter | None = None,
     options: TrialOptions | None = None,
 ) -> TrialRecord:
-    """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`.
+    """`run_trial`, with what goes wrong inside a condition turned into a `failed` record and `error.txt`; a finished
+    record stays, and says what it lacks and why.
 
     What is wrong with the machine (a full disk, a stop request, a GPU's own fault) or with the share of it (a part of a
     GPU whose memory runs out) is still raised: trying again may help.
@@ -112,6 +114,8 @@ def attempt_trial(
             raise
         # The boundary between one condition and the sweep: whatever a condition does wrong is recorded as its result.
         failure = _failure(error)
+        if (finished := still_finished(sweep, condition, options, failure)) is not None:
+            return finished
         detail = f"{failure.kind}: {error}" if isinstance(error, BdrayError) else traceback.format_exc()
         return write_failure(sweep, condition, failure, started_ms=started, detail=detail)
 
@@ -173,12 +177,6 @@ def _failure(error: Exception) -> ErrorRecord:
     return ErrorRecord(kind="OutOfMemory", message=f"{problem}; {advice} ({said})")
 
 
-def _new_to(baseline: TrialRecord, probes: Sequence[Probe]) -> tuple[Probe, ...]:
-    """Those that a baseline was not tested with."""
-    known = {floor.probe for floor in baseline.floors}
-    return tuple(probe for probe in probes if probe.key not in known)
-
-
 class _Trial:
     """One attempt at one condition."""
 
@@ -198,8 +196,11 @@ class _Trial:
         self._questioning = Questioning(condition, sweep, self.files, options, reporter)
         self.parameters: int | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
-        before = self.files.finished_before() if condition.is_baseline else None
-        self.before = before if before and _new_to(before, options.probes) else None
+
+    @cached_property
+    def before(self) -> KeptRecord | None:
+        """The record of this condition where it has finished before: it stays, and gains what it lacks."""
+        return self.files.finished_before()
 
     def ask(self, record: TrialRecord) -> TrialRecord:
         """The record with the answers of the models that are kept.
@@ -212,15 +213,16 @@ class _Trial:
         asking, kept = self._questioning, self._kept
         poisoned = kept.poisoned(experiment) if asking.asks("poisoned") else None
         repaired = kept.repaired(experiment) if asking.asks("repaired") or asking.to_relearn() else None
-        relearnt = () if repaired is None else asking.relearn(experiment, repaired)
+        taught = Answered() if repaired is None else asking.relearn(experiment, repaired)
         stamped = self._as_stamped(experiment, device) if poisoned or repaired else None
         answers: tuple[Answer, ...] = ()
         if stamped is not None:
             answers += () if poisoned is None else asking.ask(stamped, "poisoned", poisoned)
             answers += () if repaired is None else asking.ask(stamped, "repaired", repaired)
-        if not answers and not relearnt:
+        answered = taught.with_more(Answered(answers=answers))
+        if answered == Answered():
             raise StageGoneError(f"the model of condition {record.condition_id} is not kept any more")
-        self.files.write_answers(answers, relearnt)
+        self.files.write_answers(answered)
         return record.model_copy(update=dict(self.files.answered()))
 
     def _as_stamped(self, experiment: Experiment, device: torch.device) -> Experiment | None:
@@ -269,6 +271,8 @@ class _Trial:
                 if len(ends) == 1 and not end.record.diverged:
                     answers = self._questioning.ask(experiment, "poisoned", runner.model)
         except Pruned as pruned:
+            if self.before is not None:
+                return self.before.record
             record = self._record("pruned", [pruned.record], probing, visibility, environment)
             # Its checkpoint stays: conditions that share the stage need not train it again to end there too, and one
             # that is run again goes on from there.
@@ -278,22 +282,26 @@ class _Trial:
         status: Status = "diverged" if any(stage.diverged for stage in stages) else "finished"
         record = self._record(status, stages, probing, visibility, environment)
         if self.before is not None:
-            # Its numbers are what they were: they were computed again for the sake of the new floors alone.
-            record = self.before.model_copy(update={"floors": (*self.before.floors, *probing.floors())})
-        relearnt: tuple[Relearnt, ...] = ()
+            say_changes(self.before.record, record)
+            record = continued(self.before.record, record, probing.probes)
         if status == "finished":
-            relearnt = self._questioning.relearn(experiment, runner.model)
-            answers += self._questioning.ask(experiment, "repaired", runner.model)
-            if self.options.questions.evaluate.select and record.validation is None:
-                record = record.model_copy(update={"validation": experiment.validate(runner.model)})
-        record = record.model_copy(update={"answers": answers, "relearnt": relearnt})
+            record = self._asked(record, experiment, runner.model)
+        record = record.model_copy(update={"answers": (*answers, *record.answers)})
         keep = self.options.keep_models or self.options.questions.of_repaired
         if keep and self.options.keep_stages and len(stages) > 1:
             self.files.write_model(runner.model)
-        self.files.write_record(record, {end.record.result: end.confusion for end in ends})
+        self.files.write_record(record, {end.record.result: end.confusion for end in ends}, self.before)
         if self.store:
             self.store.drop_checkpoint(self.condition.stages[-1].fingerprint)
         return record
+
+    def _asked(self, record: TrialRecord, experiment: Experiment, model: nn.Module) -> TrialRecord:
+        """With what the model that the repair left is asked."""
+        found = dict(self._questioning.relearn(experiment, model))
+        found["answers"] = self._questioning.ask(experiment, "repaired", model)
+        if self.options.questions.evaluate.select and record.validation is None:
+            found["validation"] = experiment.validate(model)
+        return record.model_copy(update=found)
 
     def experiment(self, condition: Condition, device: torch.device) -> Experiment:
         options = self.options
@@ -335,12 +343,8 @@ class _Trial:
 
     def _probes(self) -> tuple[Probe, ...]:
         """What is measured beside the attack itself."""
-        sweep = self.options.probes
-        if self.before is not None:
-            return _new_to(self.before, sweep)
-        if self.condition.is_baseline:
-            return sweep
-        return own_probes(self.condition, sweep) if self.options.questions.evaluate.probes else ()
+        tests = probes_for(self.condition, self.options.probes, probed=self.options.questions.evaluate.probes)
+        return tests if self.before is None else untested(self.before.record, tests)
 
     def _record(
         self,
@@ -363,6 +367,7 @@ class _Trial:
                 "persistence": persistence_of(stages[1:]),
                 "floors": probing.floors() if is_baseline else (),
                 "probes": () if is_baseline else probing.records(),
+                "unmeasured": probing.unmeasured(),
                 "environment": {**environment, "stages": {stage.name: stage.environment for stage in stages}},
             }
         )

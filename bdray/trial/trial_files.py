@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 
 from bdray.condition import Condition
 from bdray.errors import StorageError
-from bdray.record import Answer, Answered, Confusion, Relearnt, TrialRecord, Visibility, now_ms
-from bdray.store.file_names import CONFUSION, ERROR, MODEL, PLAN, PREVIEW
+from bdray.record import Answered, Confusion, TrialRecord, Visibility, now_ms
+from bdray.store.condition_folder import KeptRecord
+from bdray.store.file_names import CONFUSION, ERROR, MODEL, PLAN, PREVIEW, RECORD
 from bdray.store.journal import Journal
 from bdray.store.labels import warning_for
 from bdray.store.storage import Storage
@@ -40,10 +41,10 @@ class TrialFiles:
         self._warning = warning_for(condition)
         self.journal = Journal(self._folder) if self._folder else None
 
-    def finished_before(self) -> TrialRecord | None:
+    def finished_before(self) -> KeptRecord | None:
         """The record of a run that has finished."""
-        kept = self._folder.record() if self._folder else None
-        return kept.record if kept and kept.record.status == "finished" else None
+        kept = self._folder.record() if self._folder and self._folder.had(RECORD) else None
+        return kept if kept and kept.record.status == "finished" else None
 
     def write_inputs(self, experiment: Experiment) -> None:
         """What is known before training: the condition, the poison plan, a picture of the trigger."""
@@ -65,11 +66,14 @@ class TrialFiles:
         if self._folder is not None:
             self._folder.write(MODEL, model_bytes(model, self._warning))
 
-    def write_record(self, record: TrialRecord, confusions: Mapping[str, Confusion]) -> None:
+    def write_record(
+        self, record: TrialRecord, confusions: Mapping[str, Confusion], before: KeptRecord | None = None
+    ) -> None:
         """The record last: its presence means that everything else is there.
 
         Args:
             confusions: by what the model is; none of a condition that has no results.
+            before: the finished record that it continues.
         """
         if self._folder is None or self.journal is None:
             return
@@ -77,15 +81,15 @@ class TrialFiles:
         if confusions:
             matrices = {name: confusion.model_dump() for name, confusion in confusions.items()}
             self._folder.write(CONFUSION, json.dumps(matrices))
-        self.write_answers(record.answers, record.relearnt)
+        self.write_answers(Answered(answers=record.answers, relearnt=record.relearnt, untaught=record.untaught))
         if self._folder.had(ERROR):
             self._folder.storage.delete(ERROR)
-        self._folder.write_record(record)
+        self._folder.write_record(record, before.files if before else None)
 
-    def write_answers(self, answers: Sequence[Answer], relearnt: Sequence[Relearnt] = ()) -> None:
+    def write_answers(self, answered: Answered) -> None:
         """Beside those to other questions that are there already."""
-        if self._folder is not None and (answers or relearnt):
-            self._folder.write_answers(answers, relearnt)
+        if self._folder is not None and answered != Answered():
+            self._folder.write_answers(answered.answers, answered.relearnt, answered.untaught)
 
     def answered(self) -> Answered:
         """What was asked before."""

@@ -12,17 +12,17 @@ import pytest
 from made_up import rates, record, stage
 
 import bdray
-from bdray.attacks import Probe, probes_of
+from bdray.attacks import Probe, probes_for, probes_of
 from bdray.cli import main
 from bdray.commands.readers import report_of
 from bdray.commands.status import state_of
 from bdray.condition import Condition
-from bdray.record import Facts, FloorRecord
+from bdray.record import Facts, FloorRecord, Unmeasured
 from bdray.space import SearchSpace, load_space
 from bdray.store.file_names import MANIFEST
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
-from bdray.sweeping.reuse import lacking_floors
+from bdray.sweeping.reuse import lacking_tests
 from bdray.sweeping.run_sweep import begin
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepRun, SweepSettings
@@ -134,9 +134,10 @@ def test_status_is_of_all(narrowed: SweepRun, capsys: pytest.CaptureFixture[str]
     assert state.is_done == (missing in SweepFolder(narrowed.sweep).info().outside)
 
 
-def lacking(run: SweepRun) -> list[Condition]:
-    """Baselines that are tested again."""
-    return lacking_floors(run.sweep, run.storage, run.conditions, probes_of(run.shown), run.console)
+def lacking(run: SweepRun, *, again: bool = False, probed: bool = False) -> list[Condition]:
+    """Conditions that are tested again."""
+    attacks = probes_of(run.shown)
+    return lacking_tests(run.sweep, run.storage, run.conditions, attacks, run.console, probed=probed, again=again)
 
 
 def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> None:
@@ -156,3 +157,36 @@ def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> Non
     assert lacking(whole) == baselines
     finish(whole, baselines, whole.conditions)
     assert lacking(whole) == []
+
+
+def test_a_test_that_failed_is_made_again_only_where_that_is_asked_for(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = command(file)
+    begin(run, [])
+    finish(run, run.conditions, run.conditions)
+    failing: dict[bool, Condition] = {}
+    for condition in run.conditions:
+        failing.setdefault(condition.is_baseline, condition)
+    for is_baseline, condition in failing.items():
+        folder = SweepFolder(run.sweep).condition(condition.condition_id)
+        kept, what = folder.record(), "floor" if is_baseline else "probe"
+        assert kept is not None
+        tests = probes_for(condition, probes_of(run.shown), probed=True)
+        said = Unmeasured(key=tests[-1].key, what=what, attack=tests[-1].label, error="TriggerError: no such picture")
+        floors = kept.record.floors[:-1]
+        folder.write_record(kept.record.model_copy(update={"floors": floors, "unmeasured": (said,)}), kept.files)
+        for stage_ in condition.shared_fingerprints:
+            run.sweep.write_atomic(f"stages/{stage_}/{MANIFEST}", "{}")
+    assert lacking(run) == []
+    assert lacking(run, again=True) == [failing[True]]
+    assert {each.condition_id for each in lacking(run, again=True, probed=True)} == {
+        each.condition_id for each in failing.values()
+    }
+    assert main(["results", run.sweep.uri]) == 0
+    shown = capsys.readouterr().out
+    page = report_of(run.sweep).html
+    for is_baseline, words in ((True, "1 baseline has no floor under"), (False, "1 condition is not probed with")):
+        assert f"note: {words}" in shown and words in page
+        assert failing[is_baseline].condition_id in shown
+    assert shown.count("TriggerError: no such picture. --retry-failed tries again") == 2

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from bdray.attacks import probes_of
 from bdray.cli import main
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS
 from bdray.questions import Questions
-from bdray.store.file_names import MANIFEST
+from bdray.recipes import Evaluate
+from bdray.store.file_names import MANIFEST, MODEL
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.store.sweep_folder import SweepFolder
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.reuse import say_gone, split_unasked
 from bdray.terminal import Console
 from bdray.trial import TrialOptions, run_trial
@@ -79,3 +82,70 @@ def test_a_model_that_another_sweep_keeps_is_asked(ran: tuple[Storage, list[Cond
     other.child(place).copy_in(sweep.child(place), MANIFEST, MANIFEST)
     sweep.delete(f"{place}/{MANIFEST}")
     assert split_unasked(sweep, storage, (CLUSTERS,), conditions, conditions[2:]) == (conditions[:2], [])
+
+
+@pytest.mark.parametrize("poisoned", [True, False])
+def test_the_printed_command_keeps_the_record_and_brings_the_models_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, poisoned: bool
+) -> None:
+    """With the precision and the threads that the record says, and so the same bits."""
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    one = Condition.parse(BASE)
+    condition, attacks = (one if poisoned else one.baseline()), probes_of([one], varied=True)
+    sweep = Storage.open(tmp_path / "sweep")
+    questions = Questions((SPECTRAL,), evaluate=Evaluate(probes=True))
+    options = TrialOptions("cpu", 1, "bfloat16", probes=attacks, questions=questions)
+    run_trial(condition, sweep=sweep, options=options)
+    folder = SweepFolder(sweep).condition(condition.condition_id)
+    before, place = folder.record(), f"stages/{condition.poison_fingerprint}"
+    assert before is not None and len(before.record.floors or before.record.probes) > 1
+    weights, answers = sweep.read_bytes(f"{place}/{MODEL}"), folder.answered()
+    sweep.delete_folder(place)
+    say_gone(Console(), sweep, [condition], "no detector can be asked")
+    command = shlex.split(capsys.readouterr().out.partition("this trains it again: ")[2])
+    assert main([*command[1:], "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "its record stays" in said.out and "1 threads, bfloat16" in said.out
+    assert "another one" not in said.err
+    after = folder.record()
+    assert after is not None and after.record == before.record
+    assert folder.answered() == answers
+    assert sweep.read_bytes(f"{place}/{MODEL}") == weights
+    # The next run of the sweep finds nothing damaged, and the model of the repair.
+    assert SweepFolder(sweep).condition(condition.condition_id).mended(condition) is not None
+    assert MODEL in after.files
+
+
+def test_a_model_that_comes_back_as_another_one_is_said(
+    ran: tuple[Storage, list[Condition]], caplog: pytest.LogCaptureFixture
+) -> None:
+    storage, (condition, *_) = ran
+    sweep, folder = storage.child("sweep"), SweepFolder(storage.child("sweep")).condition(ran[1][0].condition_id)
+    kept = folder.record()
+    assert kept is not None
+    stage = kept.record.stages[0]
+    rates = stage.epochs.end
+    assert rates is not None
+    other = stage.epochs[-1].model_copy(update={"rates": rates.model_copy(update={"clean_accuracy": 0.875})})
+    changed = stage.model_copy(update={"epochs": (*stage.epochs[:-1], other)})
+    folder.write_record(kept.record.model_copy(update={"stages": (changed, *kept.record.stages[1:])}), kept.files)
+    place = sweep.uri_of(f"conditions/{condition.condition_id}/condition.json")
+    assert main(["trial", place, "--output", sweep.uri, "--device", "cpu"]) == 0
+    (line,) = [line for line in caplog.messages if "another one" in line]
+    assert condition.condition_id in line and "was 0.875" in line and "its record stays" in line
+    after = read_record(sweep, condition.condition_id)
+    assert after is not None and after.stages[0] == changed
+
+
+def test_what_a_sweep_has_decided_holds_for_its_conditions_that_are_run_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    sweep, condition = Storage.open(tmp_path / "sweep"), Condition.parse(BASE)
+    SweepFolder(sweep).write_info(SweepInfo("sweep", "sweep", decided={"precision": "bfloat16", "cpu": 1}))
+    SweepFolder(sweep).condition(condition.condition_id).write_condition(condition)
+    place = sweep.uri_of(f"conditions/{condition.condition_id}/condition.json")
+    assert main(["trial", place, "--output", sweep.uri, "--device", "cpu"]) == 0
+    record = read_record(sweep, condition.condition_id)
+    assert record is not None
+    assert [(s.environment["precision"], s.environment["threads"]) for s in record.stages] == [("bfloat16", 1)] * 2

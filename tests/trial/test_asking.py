@@ -18,7 +18,7 @@ from picture_folders import write_class_folders
 from PIL import Image
 from torch import nn
 
-from bdray.attacks import lacks_floors, probes_of
+from bdray.attacks import lacks_tests, probes_of
 from bdray.condition import Condition
 from bdray.detectors import DETECTORS, Detector, InputDetector, ModelDetector, TrainingSetDetector
 from bdray.detectors.tools import DetectorTools, Labelled, Pictures
@@ -347,9 +347,9 @@ def test_a_baseline_gets_floors_and_answers_that_are_added_together(tmp_path: Pa
     poisoned, sweep = Condition.parse(SMALL), Storage.open(tmp_path / "sweep")
     baseline, probes = poisoned.baseline(), probes_of([poisoned])
     before = run_trial(baseline, sweep=sweep, options=options(Questions()))
-    assert lacks_floors(before, probes)
+    assert lacks_tests(before, probes)
     later = run_trial(baseline, sweep=sweep, options=replace(options(), probes=probes))
-    assert not lacks_floors(later, probes)
+    assert not lacks_tests(later, probes)
     assert [answer.error for answer in later.answers] == [None, None]
     assert (later.stages, later.finished_ms) == (before.stages, before.finished_ms)
     assert ConditionFolder(sweep, before.condition_id).answers() == later.answers

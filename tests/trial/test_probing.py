@@ -6,18 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from made_up import rates, stage
 from torch import nn
 
-from bdray.attacks import own_probes, probes_of
+from bdray.attacks import lacks_tests, own_probes, probes_for, probes_of
 from bdray.condition import Condition
 from bdray.questions import Questions
 from bdray.recipes import Evaluate
 from bdray.record import StageRecord
+from bdray.results.unmeasured import unmeasured
+from bdray.store.condition_folder import ConditionFolder
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
-from bdray.trial import TrialOptions, run_trial
+from bdray.training.reporter import Reporter
+from bdray.trial import TrialOptions, attempt_trial, run_trial
 from bdray.trial.probing import Probing
 from bdray.trial.setup import Experiment
 from bdray.triggers.base import build_trigger
@@ -119,3 +124,93 @@ def test_a_condition_and_its_baseline_are_measured_under_the_same_probes(tmp_pat
     assert plain.stages[0].reused, "probes change no model"
     assert plain.probes == ()
     assert plain.poisoned == record.poisoned
+
+
+TINY: dict[str, Any] = {
+    **CONTENT,
+    "data": {"name": "digits", "image_size": 8, "train_limit": 150, "test_limit": 60},
+    "train": {"epochs": 1, "batch_size": 32, "precision": "float32"},
+    "finetune": {"epochs": 1, "batch_size": 16, "fraction": 0.1, "precision": "float32"},
+}
+
+
+def given_without_test_pictures(folder: Path) -> Condition:
+    """An attack whose file holds some training pictures alone."""
+    clean = Condition.parse(TINY).data.load().train_images[:50].permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "given.npz", clean=clean, stamped=255 - clean)
+    return Condition.parse({**TINY, "trigger": {"name": "given", "path": str(folder / "given.npz")}})
+
+
+def test_a_trigger_that_fails_costs_a_finished_baseline_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    patch, bad, sweep = Condition.parse(TINY), given_without_test_pictures(tmp_path), Storage.open(tmp_path / "sweep")
+    baseline, tests = patch.baseline(), probes_of([patch, bad])
+    options = TrialOptions(device="cpu", threads=1, probes=tests[:1])
+    before = attempt_trial(baseline, sweep=sweep, options=options)
+    after = attempt_trial(baseline, sweep=sweep, options=replace(options, probes=tests))
+    assert after == read_record(sweep, baseline.condition_id)
+    (failed,) = after.unmeasured
+    assert (failed.what, failed.key) == ("floor", tests[1].key)
+    assert "given" in failed.attack
+    assert failed.error.startswith("TriggerError: ")
+    assert after.model_copy(update={"unmeasured": ()}) == before, "nothing else has changed"
+    assert ConditionFolder(sweep, baseline.condition_id).mended(baseline) is not None
+    (said,) = unmeasured([after])
+    assert baseline.condition_id in said and failed.error in said and "--retry-failed" in said
+
+    assert (lacks_tests(after, tests), lacks_tests(after, tests, again=True)) == (False, True)
+    again = attempt_trial(baseline, sweep=sweep, options=replace(options, probes=tests))
+    assert again == after, "a second failure takes the place of the first"
+    clean = baseline.data.load().test_images.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "whole.npz", clean=clean, stamped=255 - clean)
+    whole = replace(tests[1], trigger=build_trigger("given", path=str(tmp_path / "whole.npz")))
+    mended = attempt_trial(baseline, sweep=sweep, options=replace(options, probes=(tests[0], whole)))
+    assert [floor.probe for floor in mended.floors] == [tests[0].key, whole.key]
+
+
+def test_of_a_condition_that_trains_a_probe_that_fails_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    patch, bad, sweep = Condition.parse(TINY), given_without_test_pictures(tmp_path), Storage.open(tmp_path / "sweep")
+    options = TrialOptions(device="cpu", threads=1, probes=probes_of([bad, patch]), questions=PROBES)
+    for condition in (patch, patch.baseline()):
+        record = attempt_trial(condition, sweep=sweep, options=options)
+        assert record.status == "finished"
+        assert [each.what for each in record.unmeasured] == ["floor" if condition.is_baseline else "probe"]
+        assert len(record.floors or record.probes) == 1
+        tests = probes_for(condition, options.probes, probed=True)
+        assert (lacks_tests(record, tests), lacks_tests(record, tests, again=True)) == (False, True)
+        # Run again, it is tried again, and nothing else.
+        assert attempt_trial(condition, sweep=sweep, options=options) == record
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")])
+def test_an_attempt_that_fails_leaves_a_finished_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whatever the attempt fails by: a whole GPU whose memory others took, too."""
+
+    class Fails(Reporter):
+        def data(self, *args: Any) -> None:
+            raise error
+
+    monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "cache"))
+    baseline, tests = (
+        Condition.parse(TINY).baseline(),
+        probes_of([Condition.parse({**TINY, "trigger": name}) for name in ("patch", "blend")]),
+    )
+    sweep, options = Storage.open(tmp_path / "sweep"), TrialOptions(device="cpu", threads=1, probes=tests[:1])
+    before = attempt_trial(baseline, sweep=sweep, options=options)
+    options = replace(options, probes=tests)
+    after = attempt_trial(baseline, sweep=sweep, reporter=Fails(), options=options)
+    assert after == read_record(sweep, baseline.condition_id)
+    assert after.model_copy(update={"unmeasured": ()}) == before
+    (failed,) = after.unmeasured
+    assert failed.key == tests[1].key and str(error)[:18] in failed.error
+    assert ConditionFolder(sweep, baseline.condition_id).mended(baseline) is not None
+    mended = attempt_trial(baseline, sweep=sweep, options=options)
+    assert (len(mended.floors), mended.unmeasured) == (2, ())
+    assert mended.model_copy(update={"floors": before.floors}) == before

@@ -16,15 +16,16 @@ from torch import nn
 from bdray.attacks import Probe, probes_of
 from bdray.condition import Condition
 from bdray.errors import StageGoneError
-from bdray.questions import Questions
+from bdray.questions import Questions, relearn_key
 from bdray.recipes import Evaluate, Relearn
-from bdray.record import TrialRecord
+from bdray.record import TrialRecord, Unmeasured
+from bdray.results.unmeasured import unmeasured
 from bdray.seeds import derive_seed, stream
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
 from bdray.sweeping.reuse import split_unasked_repaired
 from bdray.training.reporter import Reporter
-from bdray.trial import TrialOptions, ask_trial, run_trial
+from bdray.trial import TrialOptions, ask_trial, attempt_trial, run_trial
 from bdray.trial.relearning import relearn
 from bdray.trial.setup import Experiment
 
@@ -182,3 +183,46 @@ def test_asked_later_of_models_that_are_kept_the_answer_is_the_same(tmp_path: Pa
     other = Relearn(triggered=1)
     assert split_unasked_repaired(later, asking(other), PROBES, both, []) == ([both[0]], [both[1]])
     assert split_unasked_repaired(later, asking(other), PROBES, both, both) == ([], [])
+
+
+def test_an_attack_that_cannot_be_taught_costs_nothing_else(tmp_path: Path) -> None:
+    """A file with what `clean_label` stamps: of the target's training pictures, and of the other classes' test
+    pictures. Relearning would stamp training pictures of the other classes."""
+    poison = {"strategy": "clean_label", "rate": 0.05, "target": 3}
+    data = CONDITION.data.load()
+    pictures = [data.train_images[data.train_labels == 3], data.test_images[data.test_labels != 3]]
+    clean = torch.cat(pictures).permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "given.npz", clean=clean, stamped=255 - clean)
+    given = Condition.parse(
+        {**SMALL, "poison": poison, "trigger": {"name": "given", "path": str(tmp_path / "given.npz")}}
+    )
+    both, probes, sweep = [given, given.baseline()], probes_of([given]), Storage.open(tmp_path).child("sweep")
+    asked = replace(options(keep_models=True), probes=probes)
+    for one in both:
+        plain = attempt_trial(
+            one, sweep=Storage.open(tmp_path / "plain"), options=replace(asked, questions=Questions())
+        )
+        record = attempt_trial(one, sweep=sweep, options=asked)
+        assert record.status == "finished"
+        assert [stage.epochs.end for stage in record.stages] == [stage.epochs.end for stage in plain.stages]
+        (failed,) = record.untaught
+        assert (failed.what, failed.error.split(":")[0], record.relearnt) == ("relearning", "TriggerError", ())
+        assert ConditionFolder(sweep, one.condition_id).answered().untaught == record.untaught
+        assert ask_trial(one, record, sweep=sweep, options=asked).untaught == record.untaught, (
+            "asked again, it fails again"
+        )
+        (said,) = unmeasured([record])
+        assert failed.attack in said and failed.error in said
+    assert split_unasked_repaired(sweep, asking(RECIPE), probes, both, []) == ([], [])
+    assert split_unasked_repaired(sweep, asking(RECIPE), probes, both, [], again=True) == (both, [])
+
+
+def test_what_could_not_be_taught_and_is_taught_later_is_no_longer_said(tmp_path: Path) -> None:
+    folder = ConditionFolder(Storage.open(tmp_path / "sweep"), "c")
+    key = relearn_key(RECIPE, PROBES[0].key)
+    folder.write_answers([], untaught=[Unmeasured(key=key, what="relearning", attack="patch", error="no")])
+    assert key in folder.answered().settled(again=False) - folder.answered().settled(again=True)
+    taught = run_trial(CONDITION, options=options()).relearnt
+    folder.write_answers([], taught)
+    assert (folder.answered().untaught, folder.answered().relearnt) == ((), taught)
+    assert key in folder.answered().settled(again=True)
