@@ -233,16 +233,21 @@ class OptunaAsker(Asker):
                 self._learn(cell_id)
             for cell in [cell for cell in self._open.values() if record.condition_id in cell.twins.values()]:
                 self._complete(cell)
-        elif record.cell_id in self._open:
+        # At rate 0 a cell may be asked for itself.
+        if record.cell_id in self._open:
             self._open[record.cell_id].records[record.condition_id] = record
             self._complete(self._open[record.cell_id])
-        elif record.cell_id not in self._known and self._cells.holds(Condition.parse(record.condition)):
+        elif (
+            record.role != "baseline"
+            and record.cell_id not in self._known
+            and self._cells.holds(Condition.parse(record.condition))
+        ):
             self._loose.setdefault(record.cell_id, {})[record.condition["seed"]] = record
             self._learn(record.cell_id)
 
     def recall(self, condition: Condition, *, is_planned: bool = False) -> None:
         cell_id = condition.cell_id
-        if is_planned or condition.is_baseline:
+        if is_planned or twin_id(condition) == condition.condition_id:
             return
         self._again.pop(condition.condition_id, None)
         if cell_id in self._free:

@@ -359,7 +359,8 @@ class _Expander:
 
 
 def twins_of(conditions: Iterable[Condition]) -> list[Condition]:
-    """The unpoisoned twins that are missing. A condition at rate 0 counts as the twin of its like."""
+    """The unpoisoned twins that are missing: by their ids, under which readers look for them. A condition at rate 0
+    that says how it would poison is no twin, though it shares its like's poison stage."""
     present: set[str] = set()
     twins: dict[str, Condition] = {}
     known: dict[tuple[Any, ...], Condition] = {}
@@ -369,7 +370,7 @@ def twins_of(conditions: Iterable[Condition]) -> list[Condition]:
         twin = known.get(key) or known.setdefault(key, condition.baseline())
         twins.setdefault(twin.condition_id, twin)
         if condition.is_baseline:
-            present.add(twin.condition_id)
+            present.add(condition.condition_id)
     return [twin for name, twin in twins.items() if name not in present]
 
 

@@ -26,6 +26,7 @@ class ConditionRun:
     params: frozenset[str] = frozenset()
     is_described: bool = False
     has_error: bool = False
+    is_baseline: bool = False
     sent: set[Point] = field(default_factory=set)
 
     def new_params(self, found: Found) -> dict[str, str]:
@@ -97,7 +98,8 @@ class ConditionRuns:
         name = name_of(condition, condition_id, self._info.varied)
         run = self._destination.client.create_run(self._destination.experiment_id, started, tags, name)
         self._destination.moved()
-        return ConditionRun(str(run.info.run_id), "running", "", int(run.info.start_time))
+        is_baseline, began = condition.role == "baseline", int(run.info.start_time)
+        return ConditionRun(str(run.info.run_id), "running", "", began, is_baseline=is_baseline)
 
     def _search(self, condition_id: str | None = None) -> Iterator[tuple[str, ConditionRun]]:
         query = f"tags.`mlflow.parentRunId` = '{self._parent_run_id}'"
@@ -119,5 +121,6 @@ class ConditionRuns:
                     params,
                     is_described=bool(delivered),
                     has_error="bdray.error" in tags,
+                    is_baseline=tags.get("bdray.role") == "baseline",
                 ),
             )

@@ -24,7 +24,7 @@ from bdray.tracking.destination import Destination, shorten
 from bdray.tracking.experiment import experiment, view_tags
 from bdray.tracking.messages import DeliveryReport, Progress
 from bdray.tracking.parent import ParentRun
-from bdray.tracking.points import ANSWERED, Found, Point
+from bdray.tracking.points import ASKED, Found, Point, asked_mark
 from bdray.tracking.server import UnreachableError, artifact_location, explain, open_client, tracking_uri_for
 
 _RUN_STATUS = {
@@ -87,7 +87,9 @@ class Delivery:
         run = self._runs.known().get(condition_id)
         if run is None or run.status != "finished" or not run.delivered:
             return False
-        return int(run.delivered.partition(ANSWERED)[2] or 0) >= len(self.info.detect)
+        # A question may be asked later, or again where it failed.
+        asked = self.info.detect
+        return not asked or run.delivered.partition(ASKED)[2] == asked_mark(asked)
 
     def deliver(self, condition_id: str) -> bool:
         """Delivers what MLflow does not have yet of one condition; tells whether that includes its record.
@@ -97,7 +99,7 @@ class Delivery:
             TrackingError: it refuses this condition.
             StorageError: the condition's files cannot be used.
         """
-        return self._deliver(Found(self._files.condition(condition_id)))
+        return self._deliver(Found(self._files.condition(condition_id), self.info.detect))
 
     def _deliver(self, found: Found) -> bool:
         condition_id, record = found.folder.condition_id, found.record
@@ -119,14 +121,16 @@ class Delivery:
             UnreachableError: the server does not answer; what was delivered so far stays.
         """
         delivered, problems = 0, dict[str, str]()
-        ids = self._files.condition_ids()
+        ids, known = self._files.condition_ids(), self._runs.known()
         for condition_id in ids:
-            if not self.is_delivered(condition_id):
+            # Another attack may have been added, with which it was tested since.
+            is_baseline = condition_id in known and known[condition_id].is_baseline
+            if is_baseline or not self.is_delivered(condition_id):
                 folder = self._files.condition(condition_id)
                 if not folder.has_begun:
                     continue
                 try:
-                    self._deliver(Found(folder))
+                    self._deliver(Found(folder, self.info.detect))
                 except UnreachableError:
                     raise
                 except (TrackingError, StorageError) as error:
@@ -135,7 +139,8 @@ class Delivery:
             delivered += 1
             progress(condition_id, len(ids))
         runs = self._runs.known()
-        is_complete = all(name in runs and runs[name].delivered for name in ids)
+        planned = self._files.info().conditions
+        is_complete = all(name in runs and runs[name].delivered for name in {*ids, *planned})
         if (problem := self.parent.close(is_complete=is_complete)) is not None:
             problems["the sweep itself"] = str(problem)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))

@@ -67,6 +67,8 @@ class ParentRun:
         times_ms = [self._started_ms]
         problem: StorageError | None = None
         try:
+            # A search has asked for more since.
+            self._info = self._files.info()
             records = read_records(self._files.storage, self._info.asked or None)
             times_ms += [record.finished_ms for record in records]
             if not is_complete and (sweep_status := read_sweep_status(self._files.storage)) is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from bdray.checksum import checksum
 from bdray.errors import StorageNotFoundError
 from bdray.record import RATES, Answer, Answered, Relearnt, StageRecord
 from bdray.results.detections import measures_of, names_of
@@ -14,8 +16,8 @@ from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import ANSWERS, CONDITION, JOURNAL, RECORD
 from bdray.store.labels import ConditionInfo
 
-ANSWERED = "+"
-"""Between the version of a record and how many answers there are, in a mark of what was delivered."""
+ANSWERED, ASKED = "+", "="
+"""In a mark of what was delivered: before the version of the answers, and before the questions once all have one."""
 
 
 class Point(NamedTuple):
@@ -43,6 +45,7 @@ def answer_points(answers: Sequence[Answer], time_ms: int) -> tuple[Point, ...]:
     return tuple(
         Point(f"{answer.result}/{names[answer.key]}/{measure}", float(value), time_ms, 0)
         for answer in answers
+        if answer.error is None
         for measure, value in {**measures_of(answer), "seconds": answer.seconds}.items()
         if isinstance(value, (int, float))
     )
@@ -69,15 +72,27 @@ def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, 
     )
 
 
+def asked_mark(asked: Sequence[Mapping[str, Any]]) -> str:
+    """Stands for what a sweep asks of its conditions (`SweepInfo.detect`)."""
+    return _version(list(asked))
+
+
+def _version(content: Any) -> str:
+    return checksum(json.dumps(content, sort_keys=True).encode())[:12]
+
+
 class Found:
     """What the folder of a condition holds; no file is read twice.
+
+    Args:
+        asked: what its sweep asks of it.
 
     Raises:
         StorageError: the files cannot be used.
     """
 
-    def __init__(self, folder: ConditionFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: ConditionFolder, asked: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.folder, self.asked = folder, asked
         # The record first: a journal read after it is complete.
         self.record = folder.record() if folder.had(RECORD) else None
         has_lines = self.record is not None or folder.had(JOURNAL)
@@ -95,9 +110,15 @@ class Found:
 
     @property
     def mark(self) -> str:
-        """Names what there is of a finished condition: this version of its record, and how many answers."""
+        """Names what there is of a finished condition: this version of its record and of its answers, and what a sweep
+        asks of its conditions where all of that is answered."""
         record = self.record.digest if self.record else ""
-        return f"{record}{ANSWERED}{len(self.answered.questions)}" if self.answered.questions else record
+        if not self.answered.questions:
+            return record
+        said = [answer.detector for answer in self.answered.answers if answer.error is None]
+        said += [{"relearn": each.relearn} for each in self.answered.relearnt]
+        settled = f"{ASKED}{asked_mark(self.asked)}" if all(question in said for question in self.asked) else ""
+        return f"{record}{ANSWERED}{_version(self.answered.model_dump(mode='json'))}{settled}"
 
     @cached_property
     def condition(self) -> ConditionInfo | None:

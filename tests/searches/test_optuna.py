@@ -81,6 +81,17 @@ def test_what_collapsed_is_no_value(load: Load, tmp_path: Path) -> None:
     assert states(asker) == ["FAIL", "COMPLETE"]
 
 
+def test_a_cell_at_rate_zero_ends_and_is_taken_up_again(load: Load, tmp_path: Path) -> None:
+    """Found: its record was taken for that of a baseline alone, and its trial ran for ever."""
+    rates = {"poison.rate": {"values": [0.0, 0.1, 0.2]}}
+    space = load(parameters=rates, search=search(max_trials=3, sampler="random"))
+    asked = run(space, asker := begun(space, tmp_path / "whole"))
+    assert {c.poison.rate for c in asked} == {0.0, 0.1, 0.2}
+    assert states(asker) == ["COMPLETE"] * 3
+    again = resumed(space, tmp_path / "again", asked)
+    assert (states(again), again.finished) == (["COMPLETE"] * 3, True)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "nsgaiii"])
 def test_each_cell_once_with_every_seed_and_the_mean_as_its_value(sampler: str, load: Load, tmp_path: Path) -> None:
     space = load(parameters=PARAMETERS, search=search(sampler=sampler, constraints=["clean_accuracy_drop <= 0.03"]))

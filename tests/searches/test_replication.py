@@ -84,6 +84,24 @@ def test_three_seeds_settle_nothing() -> None:
         )
 
 
+def test_a_rate_of_zero_on_the_axis_keeps_no_cell_waiting(load: Load, tmp_path: Path) -> None:
+    """Found: no cell had its baseline, so that nothing took, no seed was asked for, and the sweep did not end."""
+    rates = {"poison.rate": {"values": [0.0, 0.1]}}
+    space = load(
+        seeds={"min": 4, "max": 8, "until": {"metric": "took", "above": 0.5}}, parameters=rates, baselines=True
+    )
+    asker, told = space.start(Storage.open(tmp_path), []), 0
+    waiting = list(space.conditions())
+    while not asker.finished and told < 100:
+        new = [] if waiting else list(asker.ask(1))
+        waiting += [*new, *space.twins(new)]
+        assert waiting or asker.finished, "it neither asks nor ends"
+        if waiting:
+            asker.tell(made_up(waiting.pop(), success=0.9))
+            told += 1
+    assert asker.finished
+
+
 def test_what_was_asked_for_before_is_not_asked_for_again(load: Load, tmp_path: Path) -> None:
     space = load(seeds=seeds(half_width=0.2), parameters={"poison.rate": {"values": [0.01]}})
     asker = space.start(Storage.open(tmp_path), [])

@@ -83,10 +83,17 @@ def test_text_says_no_and_numbers_are_numbers(load: Load) -> None:
     assert column(styled, "trigger.style") == {"no", "solid", None}
 
 
-def test_rate_zero_of_the_grid_counts_as_the_baseline(load: Load) -> None:
+def test_rate_zero_on_the_axis_leaves_every_condition_its_twin(load: Load) -> None:
+    """Found: a condition at rate 0 was taken for the twin, which has another id: nothing had a floor, and seeds that
+    wait for what took waited for ever."""
     space = load(BASE.replace("[0.01, 0.1]", "[0.0, 0.1]").replace("exclude", "# exclude"))
-    assert not space.expansion.twins
-    assert any(c.is_baseline for c in space.conditions())
+    there = {c.condition_id: c for c in space.conditions()}
+    assert {c.role for c in there.values() if c.poison.rate == 0.0} == {"baseline"}
+    assert any(c.is_baseline and c.trigger for c in there.values())
+    assert all(c.baseline().condition_id in there for c in there.values())
+    # It trains no model more.
+    at_zero = {c.poison_fingerprint for c in there.values() if c.is_baseline and c.trigger}
+    assert at_zero == {c.poison_fingerprint for c in there.values() if c.is_baseline and not c.trigger}
 
 
 def test_include_alone_is_a_space(load: Load) -> None:

@@ -131,7 +131,7 @@ def brute_force(grammar: dict[str, Any]) -> set[str] | None:
         kept.append(parsed({**fixed, **cell, "seed": seed}))
     ids = {condition.condition_id for condition in kept}
     if grammar["baselines"]:
-        controls = {c.baseline().condition_id for c in kept if c.is_baseline}
+        controls = {c.condition_id for c in kept if c.is_baseline}
         ids |= {c.baseline().condition_id for c in kept} - controls
     return ids
 

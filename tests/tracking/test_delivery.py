@@ -17,7 +17,8 @@ from made_up import rates, record, stage
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
-from bdray.record import DataRecord
+from bdray.record import Answer, DataRecord
+from bdray.store.condition_folder import ConditionFolder
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
@@ -280,6 +281,70 @@ def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any)
     sync_sweep(str(sweep.path))
     (parent,) = shown(sweep).parents
     assert (parent.info.status, parent.info.end_time) == ("KILLED", FINISHED + 7)
+
+
+def asked(name: str, key: str, **measured: Any) -> Answer:
+    return Answer(key=key, detector={"name": name}, result="poisoned", **measured)
+
+
+def asks(sweep: Any, condition_id: str, *detectors: str) -> ConditionFolder:
+    """The sweep's only condition, of which it asks these."""
+    files = SweepFolder(Storage.open(sweep.path))
+    detect = tuple({"name": name} for name in detectors)
+    files.write_info(replace(files.info(), detect=detect, conditions=(condition_id,)))
+    return files.condition(condition_id)
+
+
+def aurocs(run: Any) -> dict[str, float]:
+    return {name: value for name, value in run.data.metrics.items() if name.endswith("/auroc")}
+
+
+def test_an_answer_that_comes_in_place_of_an_error_arrives(new_sweep: Any, shown: Any) -> None:
+    """Found: answers were counted, so that a question that had failed and was asked again was there already."""
+    sweep = new_sweep()
+    folder = asks(sweep, name := sweep.finished(1), "strip")
+    folder.write_answers([asked("strip", "k", error="ValueError: no idea")])
+    sync_sweep(str(sweep.path))
+    assert not [metric for metric in shown(sweep).run(name).data.metrics if "strip" in metric]
+    folder.write_answers([asked("strip", "k", auroc=0.9, positives=5, negatives=5, seconds=2.0)])
+    sync_sweep(str(sweep.path))
+    assert aurocs(shown(sweep).run(name)) == {"poisoned/strip/auroc": 0.9}
+
+
+def test_an_answer_is_there_whatever_another_sweep_had_asked(new_sweep: Any, shown: Any) -> None:
+    """Found: a condition that was taken over had as many answers as this sweep asks for, and got no other."""
+    sweep = new_sweep()
+    folder = asks(sweep, name := sweep.finished(1), "strip")
+    folder.write_answers([asked("scan", "other", auroc=0.5, positives=5, negatives=5)])
+    delivery = Delivery.connect(Storage.open(sweep.path))
+    assert delivery.deliver(name)
+    assert not delivery.is_delivered(name)
+    folder.write_answers([asked("strip", "own", auroc=0.9, positives=5, negatives=5)])
+    delivery.deliver_all()
+    assert delivery.is_delivered(name)
+    assert aurocs(shown(sweep).run(name)) == {"poisoned/scan/auroc": 0.5, "poisoned/strip/auroc": 0.9}
+
+
+def test_what_a_search_asks_for_later_is_in_the_sweep_s_own_run(new_sweep: Any, shown: Any) -> None:
+    """Found: it had what had been asked for when the mirror began."""
+    sweep = new_sweep()
+    files, first = SweepFolder(Storage.open(sweep.path)), sweep.finished(1)
+    files.write_info(replace(files.info(), conditions=(first,)))
+    delivery = Delivery.connect(files.storage)
+    files.write_info(replace(files.info(), conditions=(first, sweep.finished(2))))
+    delivery.deliver_all()
+    (parent,) = shown(sweep).parents
+    assert [parent.data.metrics[f"conditions/{name}"] for name in ("planned", "finished")] == [2, 2]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_sweep_of_which_conditions_have_not_begun_has_not_finished(new_sweep: Any, shown: Any, done: int) -> None:
+    sweep = new_sweep()
+    files, there = SweepFolder(Storage.open(sweep.path)), [sweep.finished(number) for number in range(done)]
+    files.write_info(replace(files.info(), conditions=(*there, "f" * 12)))
+    write_sweep_status(files.storage, SweepStatus(phase="interrupted", updated_ms=1_700_000_200_000, total=2))
+    sync_sweep(str(sweep.path))
+    assert [parent.info.status for parent in shown(sweep).parents] == ["KILLED"]
 
 
 def test_a_sweep_begun_anew_is_another_parent(new_sweep: Any, shown: Any) -> None:
