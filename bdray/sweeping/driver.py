@@ -133,8 +133,15 @@ def _watcher(run: SweepRun, cluster: ClusterRun, job: ClusterJob) -> Watcher:
         return Capacity(resources["cpu"], resources["gpu"], run.settings.cluster.max_concurrent)
 
     batches = run.settings.trial_options.get("max_batches")
-    questions = run.space.questions
-    return Watcher(run.sweep, run.conditions, job.tasks, capacity, questions=questions, max_batches=batches)
+    return Watcher(
+        run.sweep,
+        run.conditions,
+        job.tasks,
+        capacity,
+        questions=run.space.questions,
+        retested=[condition.condition_id for condition in run.retested],
+        max_batches=batches,
+    )
 
 
 def _say_evicted(console: Console, eviction: Eviction) -> None:

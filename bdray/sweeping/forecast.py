@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from bdray.cluster.job import Task
 from bdray.record import TrialRecord
@@ -130,6 +131,8 @@ class Forecaster:
         works: by condition id, of all that are known.
         asks: whether poisoned models are asked by detectors.
         finished: fingerprints of kept stages that are there, and names of answers.
+        only_asked: conditions that have finished before: questions are all that is left of them.
+        asked_s: what those of them took that are over, by the clock.
         gap_s: between the end of a condition and the start of the next in its slot.
     """
 
@@ -138,12 +141,21 @@ class Forecaster:
     asks: bool = False
     rates: Rates = field(default_factory=Rates)
     finished: set[str] = field(default_factory=set)
+    only_asked: set[str] = field(default_factory=set)
+    asked_s: list[float] = field(default_factory=list)
     gap_s: float = 0.0
 
+    def is_ready(self, tasks: Iterable[Task]) -> bool:
+        """Whether it can tell what these take: something was timed, and of detectors, which write no journal, a whole
+        condition."""
+        asked = {task.condition_id in self.only_asked for task in tasks}
+        trains = bool(self.rates) and (self.rates.has_ended or not self.asks)
+        return (trains or False not in asked) and (bool(self.asked_s) or True not in asked)
+
     @property
-    def is_ready(self) -> bool:
-        """Whether it can tell: something was timed, and of detectors, which write no journal, a whole condition."""
-        return bool(self.rates) and (self.rates.has_ended or not self.asks)
+    def asked_alone_s(self) -> float:
+        """Seconds of a condition that is only asked."""
+        return fmean(self.asked_s) if self.asked_s else 0.0
 
     def learn(self, record: TrialRecord) -> None:
         """What a finished condition took."""
@@ -202,8 +214,8 @@ class Forecaster:
 
     def _seconds(self, task: Task, there: Collection[str]) -> float:
         work = self.works.get(task.condition_id)
-        if work is None:
-            return 0.0
+        if work is None or task.condition_id in self.only_asked:
+            return 0.0 if work is None else self.asked_alone_s
         stages = [stage for stage in work.stages if stage.fingerprint not in there]
         beside = self.rates.of_condition(work.kind) + self._asking(work, task.answers, there)
         return beside + self.seconds_of(work.kind, stages)

@@ -16,7 +16,7 @@ from bdray.errors import StorageError
 from bdray.questions import Questions, answer_key
 from bdray.record import TrialRecord, now_ms
 from bdray.store.journal import read_journal
-from bdray.store.records import read_record, read_records, with_answers
+from bdray.store.records import read_heads, read_record, read_records, with_answers
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import RunningCondition, SweepStatus
@@ -42,6 +42,7 @@ class Watcher:
         tasks: those that are to be run, in their order.
         capacity: what they share, which grows and shrinks where nodes join and leave.
         questions: what their models are asked.
+        retested: conditions that have finished before, of which more is computed than the answers to questions.
         clock: seconds since any moment; it cannot be set while the sweep runs.
         wall_ms: Unix time, as the journals have it; not believed where a clock was set, or another machine's differs.
     """
@@ -54,12 +55,13 @@ class Watcher:
         capacity: Callable[[], Capacity],
         *,
         questions: Questions | None = None,
+        retested: Collection[str] = (),
         max_batches: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._sweep, self._folder, self._max_batches = sweep, SweepFolder(sweep), max_batches
-        self._questions = questions or Questions()
+        self._questions, self._retested = questions or Questions(), frozenset(retested)
         self._clock, self._wall_ms = clock, wall_ms
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
@@ -75,11 +77,14 @@ class Watcher:
         # What an earlier run of this sweep has finished.
         self._before: list[str] = [name for name in self.forecaster.works if name not in self._tasks]
 
-    def expect(self, conditions: Iterable[Condition], tasks: Iterable[Task]) -> None:
+    def expect(self, conditions: Iterable[Condition], tasks: Sequence[Task]) -> None:
         """More conditions, and those of them that are to be run."""
         known = {condition.condition_id: condition for condition in conditions}
         works = {name: work_of(condition, self._max_batches) for name, condition in known.items()}
+        names = [task.condition_id for task in tasks] if self._questions.asked else []
+        finished = {head.condition_id for head in read_heads(self._sweep, names) if head.status == "finished"}
         with self._lock:
+            self.forecaster.only_asked |= finished - self._retested
             self._conditions.update(known if self._questions.detect else {})
             self.forecaster.works.update(works)
             self._tasks.update((task.condition_id, task) for task in tasks)
@@ -92,7 +97,8 @@ class Watcher:
             if work is not None:
                 label = task.label if task and task.label else condition_id
                 shown = RunningCondition(condition_id=condition_id, label=label)
-                self._running[condition_id] = _Running(work, now, now, {s.step: s.units for s in work.stages}, shown)
+                units = {stage.step: stage.units for stage in work.stages}
+                self._running[condition_id] = _Running(work, now, now, now, units, shown)
             # The first conditions start their processes too; the gap is what lies between two in the same one.
             if self._free:
                 self._gaps.append(now - self._free.popleft())
@@ -101,8 +107,10 @@ class Watcher:
         """A condition is over, or (`again`) waits for another process."""
         now = self._clock()
         with self._lock:
-            self._running.pop(condition_id, None)
+            running = self._running.pop(condition_id, None)
             self._free.append(now)
+            if running and not again and condition_id in self.forecaster.only_asked:
+                self.forecaster.asked_s.append(now - running.began_s)
             if not again:
                 self._tasks.pop(condition_id, None)
                 self._ended.append(condition_id)
@@ -157,12 +165,15 @@ class Watcher:
         with self._lock:
             tasks, running = list(self._tasks.values()), dict(self._running)
             self.forecaster.gap_s = median(self._gaps) if self._gaps else 0.0
-        if not self.forecaster.is_ready:
+        if not self.forecaster.is_ready(tasks):
             return None
         return self.forecaster.spent(tasks, {name: self._left_of(one) for name, one in running.items()}).wall_s
 
     def _left_of(self, running: _Running) -> float:
         rates, work = self.forecaster.rates, running.work
+        if work.condition_id in self.forecaster.only_asked:
+            expected = self.forecaster.asked_alone_s
+            return max(expected - (self._clock() - running.began_s), _ALMOST_OVER * expected)
         expected = self._asking_left(running) + (0.0 if running.shown.stage else rates.of_condition(work.kind))
         for step, units in running.left.items():
             seconds, done = running.took.get(step, (0.0, 0.0))
@@ -194,6 +205,7 @@ class _Running:
     """How far a running condition is.
 
     Attributes:
+        began_s: when it began, by the watcher's clock.
         seen_s, looked_s: when it last reported an epoch (its start where it has not), and when its journal was last
             looked at, by the watcher's clock.
         left: units of what its stages still compute, by step.
@@ -203,6 +215,7 @@ class _Running:
     """
 
     work: Work
+    began_s: float
     seen_s: float
     looked_s: float
     left: Mapping[str, float]
@@ -244,7 +257,7 @@ class _Running:
                 then = _after(number, self.work.stages, questions, at_once=not self.lines) if part == 1 else ()
             news = {"stage": stage.name, "epoch": last["step"], "epochs": stage.epochs, "images_per_second": rate}
             shown = shown.model_copy(update={**news, "then": then})
-        return _Running(self.work, seen_s, now_s, left, shown, took, len(entries))
+        return _Running(self.work, self.began_s, seen_s, now_s, left, shown, took, len(entries))
 
     def without(self, answered: Collection[str]) -> _Running:
         """Where these detectors have answered."""

@@ -178,3 +178,40 @@ def test_nothing_is_said_of_detectors_before_a_condition_has_ended(tmp_path: Pat
         journal.add("poison", "poison", [EpochRecord(epoch=1, images=9, seconds=1.0, stage_seconds=1.0, finished_ms=1)])
         watcher.look()
         assert (watcher.left_s() is None) is bool(questions.detect)
+
+
+def test_conditions_that_are_only_asked_take_what_asking_took(tmp_path: Path) -> None:
+    """Found: a detector that was added to finished conditions was said to take as long as training them again."""
+    sweep, detector = Storage.open(tmp_path / "asks"), DETECTORS.build("strip")
+    questions = Questions((detector,))
+    conditions = [
+        Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "seed": seed}) for seed in range(4)
+    ]
+    SweepFolder(sweep).write_info(SweepInfo("asks", "asks", detect=tuple(questions.asked)))
+    for condition in conditions:
+        stages = [
+            stage(
+                EpochRecord(epoch=part.epochs, images=10, seconds=1.0, stage_seconds=600.0, finished_ms=0),
+                name=part.name,
+                fingerprint=part.fingerprint,
+            )
+            for part in work_of(condition).stages
+        ]
+        folder = ConditionFolder(sweep, condition.condition_id)
+        folder.write_record(record(condition, *stages, started_ms=0, finished_ms=1_300_000))
+    now, tasks = [0.0], [Task(condition.condition_id, "", ()) for condition in conditions]
+    watcher = Watcher(sweep, conditions, tasks, lambda: Capacity(1.0), questions=questions, clock=lambda: now[0])
+    for left, condition in zip((60.0, 40.0, 20.0), conditions, strict=False):
+        watcher.look()
+        watcher.started(condition.condition_id)
+        now[0] += 20
+        watcher.ended(condition.condition_id)
+        watcher.look()
+        assert watcher.left_s() == pytest.approx(left, abs=0.5)
+    watcher.started(conditions[-1].condition_id)
+    now[0] += 15
+    assert watcher.left_s() == pytest.approx(5, abs=0.5)
+    tested_again = Watcher(
+        sweep, conditions, tasks, lambda: Capacity(1.0), questions=questions, retested=[tasks[0].condition_id]
+    )
+    assert tested_again.forecaster.only_asked == {task.condition_id for task in tasks[1:]}
