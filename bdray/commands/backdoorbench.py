@@ -19,16 +19,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bdray.commands.export import kept_record, named_stage, weights_of
+from bdray.commands.export import condition_of, kept_record, kept_stage, named_stage, plain_model, trial_of
 from bdray.condition import Condition
-from bdray.data.base import DATASETS
+from bdray.data.base import CHANNELS, DATASETS, Values
 from bdray.errors import UserError, nearest
+from bdray.machine import usable_cores
 from bdray.models.networks.exported import WARNING
+from bdray.record import TrialRecord
 from bdray.space.source import dump_yaml, parse_yaml
 from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
 from bdray.terminal import Console
+from bdray.training.device import deterministically, pick_device, prepare_process
 from bdray.trial.setup import Experiment
+from bdray.trial.surrogate import surrogate_of
 
 RESULT = "attack_result.pt"
 
@@ -46,6 +50,9 @@ DATA = {
     "tiny": ("tiny_imagenet", "tiny_imagenet"),
 }
 """By BackdoorBench's name, ours, and how it normalises the pictures (`data.normalize`)."""
+
+_SAME_CHANNELS = 0.002
+"""How far mean and deviation may be from BackdoorBench's, which are rounded: half a level of 255 (our choice)."""
 
 _PREACT = (
     (r"^stem\.conv\.", r"^conv1\.", "conv1.", "stem.conv."),
@@ -69,8 +76,9 @@ def export_backdoorbench(sweep: Storage, prefix: str, stage: str | None, output:
     """
     kept = kept_record(sweep, prefix)
     record = kept.record
-    condition = Condition.parse(record.condition)
-    content = attack_result(condition, dict(weights_of(sweep, kept, named_stage(record, stage or "poison"))))
+    weights = plain_model(sweep, kept, named_stage(record, stage or "poison")).network.state_dict()
+    condition = condition_of(sweep, record)
+    content = attack_result(condition, weights, _surrogate(sweep, record, condition))
     folder = Path(output or f"{record.condition_id}-backdoorbench")
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({**content, "bdray_warning": record.warning}, folder / RESULT)
@@ -81,8 +89,33 @@ def export_backdoorbench(sweep: Storage, prefix: str, stage: str | None, output:
     return 0
 
 
-def attack_result(condition: Condition, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _surrogate(sweep: Storage, record: TrialRecord, condition: Condition) -> dict[str, torch.Tensor] | None:
+    """The weights that a condition's poisoned pictures were perturbed with; None where they were not.
+
+    Raises:
+        UserError: they are not kept.
+    """
+    if (planned := surrogate_of(condition)) is None:
+        return None
+    fingerprint = planned.stage.fingerprint
+    found = kept_stage(sweep, fingerprint, record.data.fingerprint if record.data else "")
+    if found is None:
+        raise UserError(
+            f"{record.condition_id}: the surrogate that its pictures were perturbed with (stage {fingerprint}) was not "
+            f"kept; `resources.stage_cache_gb` says how many are. `{trial_of(sweep, record)}` makes it again, for "
+            f"`bdray export backdoorbench DIR {record.condition_id}`"
+        )
+    return found
+
+
+def attack_result(
+    condition: Condition, weights: Mapping[str, torch.Tensor], surrogate: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
     """What `attack_result.pt` holds of a poisoned condition.
+
+    Args:
+        weights: of its network, in the network's order.
+        surrogate: what its pictures were perturbed with; None: they were not.
 
     Raises:
         UserError: it has no form there.
@@ -92,8 +125,9 @@ def attack_result(condition: Condition, weights: Mapping[str, torch.Tensor]) -> 
     names = [name for name, model in MODELS.items() if model.items() <= built.items()]
     sets = [name for name, (ours, _) in DATA.items() if ours == condition.data.name]
     _require(condition, names, sets)
-    experiment = Experiment.prepare(condition, torch.device("cpu"))
+    experiment = _prepared(condition, surrogate)
     labels = experiment.data.train_labels.numpy()
+    _require_channels(experiment, sets[0])
     if (np.diff(labels) >= 0).all():
         raise UserError("its pictures come from class folders: BackdoorBench counts them as the published archive does")
     stamped = experiment.stamped_set.overlay.numpy()
@@ -130,6 +164,41 @@ def _require(condition: Condition, names: list[str], sets: list[str]) -> None:
     }
     if said := [problem for problem, is_so in problems.items() if is_so]:
         raise UserError(f"this condition has no form in BackdoorBench: {'; '.join(said)}")
+
+
+def _prepared(condition: Condition, surrogate: Mapping[str, torch.Tensor] | None) -> Experiment:
+    """Its data as the poison stage had them."""
+    if surrogate is None:
+        return Experiment.prepare(condition, torch.device("cpu"))
+
+    def perturbed() -> Experiment:
+        # The device that a trial would take: another one rounds otherwise, which turns signs of small gradients.
+        device = pick_device()
+        prepare_process(device, usable_cores())
+        experiment = Experiment.prepare(condition, device, place="host")
+        model = experiment.build_model()
+        model.load_state_dict(surrogate)
+        return experiment.perturb(model)
+
+    return deterministically(perturbed)
+
+
+def _require_channels(experiment: Experiment, theirs: str) -> None:
+    """Raises `UserError` where a model expects pictures that are normalised otherwise than BackdoorBench does."""
+    name, data = DATA[theirs][1], experiment.data
+    wanted = CHANNELS[name]
+    if np.abs(np.subtract((data.mean, data.std), wanted)).max() > _SAME_CHANNELS:
+        expected, given = (_said_channels(*channels) for channels in ((data.mean, data.std), wanted))
+        raise UserError(
+            "this condition has no form in BackdoorBench: with 'data.normalize: "
+            f"{experiment.condition.data.normalize}' its model expects {expected}, and BackdoorBench gives every model "
+            f"of '{theirs}' {given}; train one with 'data.normalize: {name}'"
+        )
+
+
+def _said_channels(mean: Values, std: Values) -> str:
+    means, deviations = (", ".join(f"{value:.3g}" for value in values) for values in (mean, std))
+    return f"mean {means} and deviation {deviations}"
 
 
 def _state(count: int, stamped: Any, *, whole: bool) -> dict[str, Any]:
@@ -263,9 +332,15 @@ def _poison(content: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {_labels(entry) for entry in content["bd_test"]["bd_data_container"]["data_dict"].values()}
     targets, classes = {label for label, _ in wanted}, int(content["num_classes"])
     train = content.get("bd_train")
-    rate = float(np.mean(np.asarray(train["poison_indicator"]) == 1)) if train else 0.1
+    poisoned = np.asarray(train["poison_indicator"]) == 1 if train else np.empty(0, dtype=np.bool_)
+    rate = float(np.mean(poisoned)) if train else 0.1
     if len(targets) == 1:
-        return {"strategy": "all_to_one", "target": targets.pop(), "rate": rate}
+        target = targets.pop()
+        # Test pictures are led to one class by either: what tells them apart is whether training labels were changed.
+        stamped = train["bd_data_container"]["data_dict"] if train else {}
+        trained = {_labels(stamped[index]) for index in np.flatnonzero(poisoned).tolist() if index in stamped}
+        strategy = "clean_label" if trained == {(target, target)} else "all_to_one"
+        return {"strategy": strategy, "target": target, "rate": rate}
     if all(label == (true + 1) % classes for label, true in wanted):
         return {"strategy": "all_to_all", "rate": rate}
     raise UserError(f"its test pictures are led to {len(targets)} classes, in no way that has a name here")

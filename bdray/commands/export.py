@@ -13,7 +13,7 @@ from bdray.commands.inspection import say_plugins
 from bdray.commands.readers import require_folder_of, write_file
 from bdray.condition import COMPONENTS, Condition
 from bdray.errors import ComponentError, UserError, nearest
-from bdray.models.networks.exported import About, exported
+from bdray.models.networks.exported import About, NormalizedModel, exported, load_model
 from bdray.plugins import load_plugins
 from bdray.recipes import Finetune
 from bdray.record import StageRecord, TrialRecord
@@ -21,6 +21,7 @@ from bdray.repairs import REPAIRS, Operation
 from bdray.space import load_plugins_of
 from bdray.store.condition_folder import KeptRecord
 from bdray.store.file_names import CONDITION, MODEL, SPACE
+from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, find_sweep, sweeps_in
 from bdray.terminal import Console
@@ -100,6 +101,17 @@ def model_file(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> bytes:
     return exported(network, about, record.warning)
 
 
+def plain_model(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> NormalizedModel:
+    """The same as `bdray.load_model` gives it: of its architecture's own parameters, in their order.
+
+    Raises:
+        UserError: as `model_file`.
+    """
+    with scratch_folder() as scratch:
+        (scratch / "model").write_bytes(model_file(sweep, kept, stage))
+        return load_model(scratch / "model")
+
+
 def kept_record(sweep: Storage, prefix: str) -> KeptRecord:
     """Of the one condition whose id begins so.
 
@@ -153,19 +165,31 @@ def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str
         if data is not None:
             return load_safetensors(data)
     fingerprint = record.data.fingerprint if record.data else ""
-    for place in (sweep, *sweeps_in(sweep.parent)):
-        if found := StageStore(place).finished(stage.fingerprint, fingerprint):
-            return found.weights
+    if (found := kept_stage(sweep, stage.fingerprint, fingerprint)) is not None:
+        return found
     said = f"{record.condition_id}: the model after '{stage.name}' was not kept"
     if stage is record.stages[-1] and len(record.stages) > 1:
         shared = ", ".join(f"--stage {one.name}" for one in record.stages[:-1])
         advice = f"{shared} may be there; `resources: {{keep_models: true}}` keeps this one, too"
     else:
         advice = "`resources.stage_cache_gb` says how many are"
+    again = f"`{trial_of(sweep, record)}` makes it again"
+    raise UserError(f"{said}; {advice}. {again}, for `bdray export model DIR {record.condition_id}`")
+
+
+def kept_stage(sweep: Storage, fingerprint: str, data_fingerprint: str) -> dict[str, torch.Tensor] | None:
+    """The weights of a stage, of this sweep or of the one they were taken from; None where neither keeps them."""
+    for place in (sweep, *sweeps_in(sweep.parent)):
+        if found := StageStore(place).finished(fingerprint, data_fingerprint):
+            return found.weights
+    return None
+
+
+def trial_of(sweep: Storage, record: TrialRecord) -> str:
+    """The command that runs a condition again, into the folder `DIR`."""
     # The condition, not the space with its id: a search may have asked for it.
     content = sweep.child("conditions", record.condition_id).uri_of(CONDITION)
-    again = shlex.join(["bdray", "trial", content, "--output", "DIR"])
-    raise UserError(f"{said}; {advice}. `{again}` makes it again, for `bdray export model DIR {record.condition_id}`")
+    return shlex.join(["bdray", "trial", content, "--output", "DIR"])
 
 
 def _about(record: TrialRecord, stage: StageRecord) -> About:

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bdray.commands.export import condition_of, kept_record, model_file, named_stage, say_model
+from bdray.commands.export import condition_of, kept_record, named_stage, plain_model, say_model
 from bdray.errors import UserError
-from bdray.models.networks.exported import WARNING, load_model
+from bdray.models.networks.exported import WARNING
 from bdray.record import TrialRecord
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage, cause_of
@@ -42,15 +42,12 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
     """
     kept = kept_record(sweep, prefix)
     record, chosen = kept.record, named_stage(kept.record, stage or "poison")
-    content = model_file(sweep, kept, chosen)
+    model = plain_model(sweep, kept, chosen)
     experiment = Experiment.prepare(condition_of(sweep, record), torch.device("cpu"))
     with scratch_folder() as scratch:
-        (scratch / "model").write_bytes(content)
-        made = scratch / "made"
-        made.mkdir()
-        torch.save(load_model(scratch / "model"), made / "model.pt")
-        _write_rest(made, record, chosen.result, experiment)
-        folder = _moved(made, Path(output or "trojai"))
+        torch.save(model, scratch / "model.pt")
+        _write_rest(scratch, record, chosen.result, experiment)
+        folder = _moved(scratch, Path(output or "trojai"))
     say_model(f"{folder}/model.pt", chosen, record)
     return 0
 

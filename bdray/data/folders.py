@@ -309,10 +309,15 @@ def named_classes(
     """Folder name -> class name, in the order of `classes`; folders may be called by an alias.
 
     Raises:
-        DataError: a class has no folder, or a folder is no class; names the nearest.
+        DataError: a class has no folder, or two, or a folder is no class; names the nearest.
     """
-    known = {aliases.get(folder, folder): folder for folder in listing.class_names}
     where = f"data.root of {data_set}: {listing.root}"
+    known: dict[str, str] = {}
+    for folder in listing.class_names:
+        name = aliases.get(folder, folder)
+        if (other := known.setdefault(name, folder)) != folder:
+            both = f"class '{name}' has two folders ('{other}' and '{folder}')"
+            raise DataError(f"{where}: {both}, and only one would be read; merge them, or move one away")
     if unknown := sorted(set(known) - set(classes)):
         raise DataError(f"{where}: '{known[unknown[0]]}' is no class of {data_set}; {nearest(unknown[0], classes)}")
     if missing := [name for name in classes if name not in known]:

@@ -15,9 +15,10 @@ from bdray.results.varied import FILES, axes_of
 
 NOT_SCIENTIFIC = (
     *("data.root", "data.unread", "data.train_folder", "data.test_folder", "data.classes"),
-    *(*FILES, "model.weights_file"),
+    *FILES,
 )
-"""Paths in which conditions may differ that are the same experiment."""
+"""Paths in which conditions may differ that are the same experiment: a digest in their content tells others apart. A
+file that a model starts from (`model.weights_file`, `train.given`) has none there, so its path does."""
 
 
 @dataclass(frozen=True)

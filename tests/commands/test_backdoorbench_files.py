@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from made_up import record, stage
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bdray.cli import main
-from bdray.commands.backdoorbench import RESULT, attack_result, import_backdoorbench, to_ours, to_theirs
+from bdray.commands.backdoorbench import (
+    RESULT,
+    attack_result,
+    export_backdoorbench,
+    import_backdoorbench,
+    to_ours,
+    to_theirs,
+)
+from bdray.commands.export import export_model
 from bdray.condition import Condition
 from bdray.data.arrays import ImageData
-from bdray.data.base import CHANNELS
+from bdray.data.base import CHANNELS, Values
 from bdray.data.cifar10 import Cifar10
 from bdray.errors import ConditionError, UserError, WeightsError
 from bdray.models import build_model
+from bdray.report.published import PublishedRow, beside
 from bdray.space import load_space
 from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
 from bdray.trial import TrialOptions, run_trial
+from bdray.trial.setup import Experiment
+from bdray.trial.stage_store import StageStore
+from bdray.trial.surrogate import surrogate_of
 
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 16, "train_limit": 120, "test_limit": 60},
@@ -189,6 +206,118 @@ def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (imported,) = load_space(tmp_path / "in" / "space.yaml").conditions()
     assert (imported.data, imported.model, imported.trigger) == (condition.data, condition.model, condition.trigger)
     assert (imported.poison, imported.train.given) == (condition.poison, str(model.resolve()))
+
+
+def _row(line: int, attack: str) -> PublishedRow:
+    return PublishedRow(line, {"model": "PreActResNet-18", "attack": attack, "repair": "none"}, 0.05, {}, {})
+
+
+@pytest.mark.parametrize(("strategy", "line"), [("clean_label", 3), ("all_to_one", 2)])
+def test_an_attack_whose_labels_are_kept_comes_in_as_one(
+    strategy: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test pictures alone do not tell LC from BadNet, SIG or CTRL from their twins with other labels."""
+    monkeypatch.setattr(Cifar10, "load", lambda self, cache=None: _made_up())
+    condition = Condition.parse({**THEIRS, "poison": {"strategy": strategy, "rate": 0.05, "target": 2}})
+    content = attack_result(condition, build_model("preact_resnet18", 10, 32, final_norm=False).state_dict())
+    torch.save(content, tmp_path / RESULT)
+    import_backdoorbench(str(tmp_path / RESULT), str(tmp_path / "in"), "{name: patch, style: solid, margin: 0}")
+    (imported,) = load_space(tmp_path / "in" / "space.yaml").conditions()
+    assert imported.poison == condition.poison
+    (pair,) = beside([record(imported, stage(0.9))], [_row(2, "BadNet"), _row(3, "LC")]).pairs
+    assert pair.row.line == line
+
+
+PERTURBED = Condition.parse(
+    {
+        **THEIRS,
+        "poison": {"strategy": "clean_label", "perturbation": "pgd", "epsilon": 16 / 255, "steps": 2, "rate": 0.05},
+        "train": {"epochs": 1, "batch_size": 32},
+        "finetune": {"split": "train_clean", "epochs": 1, "batch_size": 16, "fraction": 0.5},
+        "repair": "fine_pruning",
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def perturbed_and_pruned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """A sweep's folder with a condition whose poisoned pictures are perturbed, and whose model is pruned."""
+    sweep = Storage.open(tmp_path_factory.mktemp("perturbed")).child("s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cifar10, "load", lambda self, cache=None: _made_up())
+        assert run_trial(PERTURBED, sweep=sweep, options=replace(OPTIONS, keep_models=True)).status == "finished"
+        yield sweep
+
+
+def _exported(sweep: Storage, folder: Path, stage: str | None = None) -> dict[str, Any]:
+    export_backdoorbench(sweep, PERTURBED.condition_id, stage, str(folder))
+    content: dict[str, Any] = torch.load(folder / RESULT, weights_only=False)
+    return content
+
+
+def test_pictures_leave_as_the_model_saw_them(perturbed_and_pruned: Storage, tmp_path: Path) -> None:
+    planned, plain = surrogate_of(PERTURBED), Experiment.prepare(PERTURBED, torch.device("cpu"))
+    assert planned is not None
+    kept = StageStore(perturbed_and_pruned).finished(planned.stage.fingerprint, "f")
+    assert kept is not None
+    surrogate = plain.build_model()
+    surrogate.load_state_dict(kept.weights)
+    seen = plain.perturb(surrogate).poisoned_set.overlay.numpy()
+    entries = _exported(perturbed_and_pruned, tmp_path)["bd_train"]["bd_data_container"]["data_dict"]
+    left = np.stack([np.asarray(entries[int(index)][0]).transpose(2, 0, 1) for index in plain.plan.indices])
+    assert np.array_equal(left, seen)
+    assert not np.array_equal(left, plain.poisoned_set.overlay.numpy()), "no picture is moved: this tests nothing"
+
+
+def test_pictures_whose_surrogate_is_gone_are_refused(perturbed_and_pruned: Storage, tmp_path: Path) -> None:
+    planned = surrogate_of(PERTURBED)
+    assert planned is not None
+    copy = tmp_path / "s"
+    shutil.copytree(str(perturbed_and_pruned.local_path("")), copy)
+    shutil.rmtree(copy / "stages" / planned.stage.fingerprint)
+    with pytest.raises(UserError, match=r"surrogate .* was not kept; .*`bdray trial .* --output DIR` makes it again"):
+        _exported(Storage.open(copy), tmp_path / "out")
+
+
+@pytest.mark.parametrize("stage_name", ["poison", "pruned", "finetune"])
+def test_a_kept_model_leaves_as_the_plain_network_in_its_order(
+    stage_name: str, perturbed_and_pruned: Storage, tmp_path: Path
+) -> None:
+    """What is kept is in a file's order, and a pruned head in two parts; theirs maps by position."""
+    file = tmp_path / "model.safetensors"
+    export_model(perturbed_and_pruned, PERTURBED.condition_id, stage_name, str(file))
+    left = _exported(perturbed_and_pruned, tmp_path, stage_name)["model"]
+    assert list(left) == list(_PreAct().state_dict())
+    ours, plain = to_ours("preactresnet18", left), load_file(file)
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(value, plain[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("normalize", CHANNELS)
+def test_a_model_that_expects_other_channels_is_refused(normalize: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cifar10, "load", lambda self, cache=None: _normalised(*CHANNELS[self.normalize]))
+    condition = Condition.parse({**THEIRS, "data": {**THEIRS["data"], "normalize": normalize}})
+    if normalize == "cifar10":
+        attack_result(condition, {})
+    else:
+        with pytest.raises(UserError, match=f"'data.normalize: {normalize}'.*train one with 'data.normalize: cifar10'"):
+            attack_result(condition, {})
+
+
+@pytest.mark.parametrize(("moved", "is_refused"), [(0.001, False), (0.01, True)])
+def test_a_training_sets_own_channels_count_by_what_they_come_to(
+    moved: float, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CIFAR they are the published constants, unrounded; on GTSRB, which BackdoorBench leaves as it is, far off."""
+    mean, (red, green, blue) = CHANNELS["cifar10"]
+    monkeypatch.setattr(Cifar10, "load", lambda self, cache=None: _normalised(mean, (red, green, blue + moved)))
+    condition = Condition.parse({**THEIRS, "data": {"name": "cifar10", "clean_pool": 0.0}})
+    with pytest.raises(UserError, match=r"'data\.normalize: training_set'") if is_refused else nullcontext():
+        attack_result(condition, {})
+
+
+def _normalised(mean: Values, std: Values) -> ImageData:
+    return replace(_made_up(), mean=mean, std=std)
 
 
 @pytest.mark.parametrize(

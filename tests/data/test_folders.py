@@ -281,3 +281,15 @@ def test_named_classes_take_aliases_and_keep_the_order(tmp_path: Path, make_fold
         named_classes(listing, ("rose", "tulip"), {}, "flowers")
     with pytest.raises(DataError, match="class 'daisy' has no folder; found: rose, tulips"):
         named_classes(listing, ("daisy", "rose", "tulip"), {"tulips": "tulip"}, "flowers")
+
+
+@pytest.mark.parametrize("folders", [("rose", "roses"), ("roses", "blooms")])
+def test_two_folders_of_one_class_are_refused(tmp_path: Path, make_folders: Make, folders: tuple[str, str]) -> None:
+    """Two copies of a data set merged in one root: the pictures of one folder would be left out, and nothing say so."""
+    listing = list_class_folders(make_folders(tmp_path, {**dict.fromkeys(folders, 2), "tulip": 2}), "flowers")
+    first, second = sorted(folders)
+    with pytest.raises(
+        DataError, match=f"class 'rose' has two folders \\('{first}' and '{second}'\\).*merge them"
+    ) as found:
+        named_classes(listing, ("rose", "tulip"), {"roses": "rose", "blooms": "rose"}, "flowers")
+    assert f"data.root of flowers: {tmp_path}" in str(found.value)

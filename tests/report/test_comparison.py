@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing, differences
+from bdray.report.published import PublishedRow, beside
 from bdray.results.listing import latex_of, markdown_of, table_of, texts_of
 from bdray.terminal import Console
 
@@ -34,6 +38,24 @@ def test_what_tells_two_sweeps_apart_is_found_and_the_rest_is_paired(make_record
     for first, second in found.pairs:
         assert first.condition["seed"] == second.condition["seed"]
         assert first.condition["trigger"] == second.condition["trigger"]
+
+
+def test_models_that_start_from_other_weights_are_not_the_same_experiment(
+    make_record: MakeRecord, tmp_path: Path
+) -> None:
+    """A condition's content has no digest of a weights file, as it has of a trigger's."""
+    sides = []
+    for name, attack in (("one", 0.9), ("two", 0.1)):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({"w": torch.full((1,), attack)}, file)
+        model = {"name": "resnet18", "weights": "file", "weights_file": str(file)}
+        sides.append([make_record((attack, 0.0), model=model, seed=seed) for seed in (0, 1)])
+    found = compare(*sides)
+    assert set(found.apart) == {"model.weights_file"}
+    assert (len(found.pairs), found.alone) == (2, (0, 0))
+    published = PublishedRow(2, {"model": "ResNet-18", "attack": "BadNet", "repair": "none"}, 0.1, {}, {})
+    pairs = beside([*sides[0], *sides[1]], [published]).pairs
+    assert [len(pair.cell.replicates) for pair in pairs] == [2, 2], "was one cell with the models of both"
 
 
 def test_baselines_do_not_hide_what_tells_two_sweeps_apart(make_record: MakeRecord) -> None:
