@@ -599,6 +599,14 @@ class TrialRecord(_Frozen):
         """What the settings that hold a class stand for: `{"poison.target_class": "cat"}`, where data were loaded."""
         return {f"{path}_class": value.name for path, value in self.flat.items() if isinstance(value, NamedClass)}
 
+    @property
+    def poisoned_share(self) -> float:
+        """Share of the training set that is poisoned, whatever `poison.rate` is a share of."""
+        poison = self.condition["poison"]
+        if poison.get("rate_of", "train") == "train" or self.data is None:
+            return float(poison["rate"])
+        return self.data.poisoned_images / self.data.train_images
+
     def stage(self, name: StageName) -> StageRecord | None:
         for stage in self.stages:
             if stage.name == name:

@@ -100,7 +100,7 @@ def _facts(truth: Mapping[str, Any], row: Mapping[str, Any]) -> list[tuple[str, 
         ("trigger", truth["trigger"] and truth["trigger"]["name"]),
         ("strategy", truth["strategy"]),
         ("target", ", ".join(named)),
-        ("share of the training set that is poisoned", truth["poison_rate"]),
+        ("share of the training set that is poisoned", f"{truth['poison_rate']:.4g}"),
         ("benign twin", truth["twin"] or "not in this zoo"),
     ]
     return [
@@ -141,6 +141,8 @@ def _cell(row: Mapping[str, Any], head: str) -> str:
     value = row[head]
     if head == "poisoned":
         return "yes" if value else "no"
+    if head == "poison_rate":
+        return f"{value:.4g}"
     return _text(f"{value:.3f}" if head.endswith(("accuracy", "success_rate")) and value is not None else value)
 
 

@@ -232,7 +232,7 @@ def _truth(model: Chosen, record: TrialRecord, stage: StageRecord, experiment: E
         "target_classes": [data.class_names[label] for label in wanted],
         "trigger": condition["trigger"],
         "test_trigger": poison.get("test_trigger"),
-        "poison_rate": poison.get("rate", 0.0),
+        "poison_rate": record.poisoned_share if model.is_poisoned else 0.0,
         "poisoned_images": record.data.poisoned_images if record.data else None,
         "seed": condition["seed"],
         "condition_id": record.condition_id,

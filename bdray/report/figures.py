@@ -22,7 +22,7 @@ from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.report.ranking import RankedRepair, Ranking
 from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate, estimate_of
-from bdray.results.detections import attack_of
+from bdray.results.detections import AskedNames
 from bdray.results.listing import axis_names
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness.
@@ -417,11 +417,12 @@ def feature_pictures(records: Sequence[TrialRecord], shape: Shape = PAGE) -> lis
     """Poisoned and clean samples of one label by their features, of the first model of each attack and network that a
     detector of training sets was asked of."""
     found: dict[str, FeaturesRecord] = {}
+    names = AskedNames.of(records)
     for record in records:
         for answer in record.answers:
             if answer.features is not None:
-                after = "" if answer.result == "poisoned" else f", {answer.result}"
-                found.setdefault(f"{attack_of(record)}, {record.condition['model']['name']}{after}", answer.features)
+                model = f"{record.condition['model']['name']}{names.after(record, answer)}"
+                found.setdefault(f"{names.attacks[record.condition_id]}, {model}", answer.features)
     alt = "Samples of the target class, by the first two principal components of their features"
     return _pictures(
         "features", alt, shape, lambda some: _planes(some, shape), parts=list(found.items()), most=shape.panels

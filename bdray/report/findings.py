@@ -163,6 +163,11 @@ class CleanBehaviour:
         return sum(cell.equivalent is True for cell in self.cells)
 
     @property
+    def most_pairs(self) -> int:
+        """Of the cell that has most: that many seeds whose baseline can be compared with."""
+        return max((len(cell.difference.values) for cell in self.cells), default=0)
+
+    @property
     def lowest(self) -> CleanDifference | None:
         return min(self.cells, key=lambda cell: cell.difference.mean, default=None)
 

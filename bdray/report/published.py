@@ -166,18 +166,11 @@ def _is_before(path: str) -> bool:
 
 def _is_for(row: PublishedRow, record: TrialRecord) -> bool:
     # Half a percent: where the rate is that of a class, it comes to whole pictures.
-    return math.isclose(_rate_of(record), row.poison_rate, rel_tol=0.005) and all(
+    return math.isclose(record.poisoned_share, row.poison_rate, rel_tol=0.005) and all(
         _is_called(record.flat, kind, name)
         for kind, name in row.names.items()
         if kind != "repair" or row.stage != "poison"
     )
-
-
-def _rate_of(record: TrialRecord) -> float:
-    """Share of the training set that is poisoned."""
-    if record.flat["poison.rate_of"] == "train" or record.data is None:
-        return float(record.flat["poison.rate"])
-    return record.data.poisoned_images / record.data.train_images
 
 
 def _is_called(flat: Mapping[str, Any], kind: str, name: str) -> bool:

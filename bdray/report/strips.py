@@ -14,7 +14,7 @@ from PIL import Image
 from bdray.record import TrialRecord
 from bdray.report.layout import TRIGGER, words_of
 from bdray.results.cells import Study
-from bdray.results.detections import attack_of, names_of
+from bdray.results.detections import AskedNames
 
 MOST_STRIPS = 30
 MOST_LOOKED_AT = 20
@@ -63,7 +63,7 @@ def recovered_strips(records: Sequence[TrialRecord], picture_of: Callable[[str],
     """For each attack and each detector that looks for triggers, what the trigger changes in one picture beside what
     was found to lead to its target, in the first model in which something was. `picture_of`: as in `trigger_strips`.
     """
-    names = names_of(answer for record in records for answer in record.answers)
+    names = AskedNames.of(records)
     found: dict[str, Strip] = {}
     for record in records:
         classes = record.data.class_names if record.data else ()
@@ -71,7 +71,8 @@ def recovered_strips(records: Sequence[TrialRecord], picture_of: Callable[[str],
             for label, recovered in answer.recovered.items():
                 target = classes[label] if label < len(classes) else str(label)
                 is_flagged = label in (answer.flagged or ())
-                title = f"{attack_of(record)}: {names[answer.key]}, {target}{'' if is_flagged else ', not flagged'}"
+                said = f"{names.row(record, answer)}, {target}{'' if is_flagged else ', not flagged'}"
+                title = f"{names.attacks[record.condition_id]}: {said}"
                 if title not in found and len(found) < MOST_STRIPS:
                     found[title] = Strip(title, _beside(_changed(picture_of(record.condition_id)), recovered))
     return list(found.values())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,14 +15,19 @@ from bdray.errors import ComponentError
 from bdray.poisoning.classes import NamedClass
 from bdray.record import Answer, TrialRecord, facts_of
 from bdray.registry import said_sight
-from bdray.results.cells import is_sound
+from bdray.results.cells import LATER, axis_words, is_sound, on_one_line, shown
 from bdray.results.statistics import auc_interval, detector_auc
+from bdray.results.varied import FILES
 from bdray.triggers.base import TRIGGERS
 from bdray.values import freeze
 
 AT = ("tpr_at_1", "tpr_at_5", "tpr_at_10")
 OWN = ("tpr", "fpr")
 COUNTS = ("positives", "negatives")
+
+_ATTACK = ("poison.", "trigger.")
+_SAID = ("poison.test_trigger", "finetune.fraction", "finetune.split", *FILES)
+"""What tells no two names apart: the label of an attack or of a clean set has it, or it says where a file lies."""
 
 
 def names_of(answers: Iterable[Answer]) -> dict[str, str]:
@@ -70,6 +76,70 @@ def answer_columns(record: TrialRecord, names: Mapping[str, str]) -> dict[str, A
         for answer in record.answers
         for measure, value in measures_of(answer, classes).items()
     }
+
+
+@dataclass(frozen=True)
+class AskedNames:
+    """What is called how beside an answer. No two models that differ in their attack or their repair are called alike.
+
+    Attributes:
+        detectors: by the answer's key (`names_of`).
+        attacks: by condition id (`attack_of`), with the options in which one differs from others that are called so.
+        repairs: by condition id, of those whose repaired model was asked: likewise; empty where there is only one.
+    """
+
+    detectors: Mapping[str, str]
+    attacks: Mapping[str, str]
+    repairs: Mapping[str, str]
+
+    @classmethod
+    def of(cls, records: Iterable[TrialRecord]) -> AskedNames:
+        asked = [record for record in records if record.answers]
+        poisoned = [record for record in asked if record.role != "baseline"]
+        repaired = [record for record in asked if any(answer.result != "poisoned" for answer in record.answers)]
+        repairs = _told_apart(repaired, _repair_of, LATER)
+        return cls(
+            names_of(answer for record in asked for answer in record.answers),
+            {record.condition_id: attack_of(record) for record in asked} | _told_apart(poisoned, attack_of, _ATTACK),
+            repairs if len(set(repairs.values())) > 1 else {},
+        )
+
+    def after(self, record: TrialRecord, answer: Answer) -> str:
+        """Of which of its models an answer is, behind another name: ", repaired by clp"; empty of the poisoned one."""
+        repair = self.repairs.get(record.condition_id)
+        return "" if answer.result == "poisoned" else f", {answer.result}" + (f" by {repair}" if repair else "")
+
+    def row(self, record: TrialRecord, answer: Answer) -> str:
+        """The detector, and of which model."""
+        return self.detectors[answer.key] + self.after(record, answer)
+
+
+def _told_apart(
+    records: Iterable[TrialRecord], name_of: Callable[[TrialRecord], str], sections: tuple[str, ...]
+) -> dict[str, str]:
+    """By condition id its name, and the options of some sections in which it differs from others of that name."""
+    alike: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        alike[name_of(record)].append(record)
+    found = {}
+    for name, some in alike.items():
+        flats = [record.flat for record in some]
+        paths = [p for p in dict.fromkeys(p for flat in flats for p in flat) if p.startswith(sections)]
+        differing = [
+            path for path in paths if not path.startswith(_SAID) and len({freeze(flat.get(path)) for flat in flats}) > 1
+        ]
+        for record, flat in zip(some, flats, strict=True):
+            told = (on_one_line({path: shown(path, flat.get(path))}, _option_words) for path in differing)
+            found[record.condition_id] = ", ".join(filter(None, (name, *told)))
+    return found
+
+
+def _option_words(path: str) -> str:
+    return axis_words(path.partition(".")[2])
+
+
+def _repair_of(record: TrialRecord) -> str:
+    return str(record.condition.get("repair", {}).get("name", "finetune"))
 
 
 @dataclass(frozen=True)
@@ -124,8 +194,8 @@ class DetectorTable:
 
 def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
     """Without models that diverged or collapsed by the time they were asked; None where nothing was asked."""
-    names = names_of(answer for record in records for answer in record.answers)
-    if not names:
+    names = AskedNames.of(records)
+    if not names.detectors:
         return None
     found: dict[tuple[str, str], dict[str, Answer]] = defaultdict(dict)
     models: dict[str, dict[str, TrialRecord]] = defaultdict(dict)
@@ -137,8 +207,8 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
         for answer in record.answers:
             if answer.error is None and is_sound(record, "poison" if answer.result == "poisoned" else "finetune"):
                 # Conditions that share a model share what was said of it.
-                attack = attack_of(record) + (f", {_clean_of(record)}" if len(cleans) > 1 else "")
-                row = _row(names, answer)
+                clean = f", {_clean_of(record)}" if len(cleans) > 1 else ""
+                attack, row = names.attacks[record.condition_id] + clean, names.row(record, answer)
                 found[row, attack][answer.key] = answer
                 seconds[row][answer.key] = answer.seconds
                 models[attack][record.stages[0].fingerprint] = record
@@ -151,7 +221,7 @@ def detector_table(records: Sequence[TrialRecord]) -> DetectorTable | None:
         for name in dict.fromkeys(name for name, _ in found)
     }
     baselines = {record.condition_id: record for record in records if record.role == "baseline"}
-    errors = (f"{names[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
+    errors = (f"{names.detectors[a.key]}: {a.error}" for record in records for a in record.answers if a.error)
     return DetectorTable(
         attacks,
         rows,
@@ -186,14 +256,15 @@ def _by_clean_accuracy(models: Iterable[TrialRecord], baselines: Mapping[str, Tr
 
 
 def _clean_of(record: TrialRecord) -> str:
-    facts, finetune = facts_of(record), record.condition["finetune"]
+    """The clean set that its detectors get, in words."""
+    facts, finetune, clean = facts_of(record), record.condition["finetune"], record.condition.get("clean", {})
     # Beside a repair that uses no clean pictures as many are set aside for detectors.
     fraction = facts.clean_fraction or finetune["fraction"] if facts else 0.0
-    return f"{finetune['split']} {100 * fraction:g} % clean" if facts else ""
-
-
-def _row(names: Mapping[str, str], answer: Answer) -> str:
-    return f"{names[answer.key]}{'' if answer.result == 'poisoned' else f', {answer.result}'}"
+    root, share = clean.get("root"), clean.get("poisoned_share")
+    own = [f"from {Path(root).name} ({str(clean['content'])[:6]})"] if root else []
+    # Named as it is set: a baseline's clean set has no poison whatever is set.
+    own += [f"poisoned_share={share:g}"] if share else []
+    return " ".join([f"{finetune['split']} {100 * fraction:g} % clean", *own]) if facts else ""
 
 
 def attack_of(record: TrialRecord) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
+ALL_FLIPS = 20
+"""Up to so many values the sign-flip test takes all ways to flip their signs."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidenc
 
 
 def sign_flip_test(values: Sequence[float]) -> float | None:
-    """Two-sided p-value of whether independent values are 0 on average, from all ways to flip their signs.
+    """Two-sided p-value of whether independent values are 0 on average, from all ways to flip their signs; of more than
+    `ALL_FLIPS` values from 9,999 ways drawn at random, so that 0.0002 is the least.
 
     Exact where a value and its negative are equally likely when there is no effect, whatever the values are
     distributed like. None where no outcome could reach `LEVEL`: fewer than six values. Source: Fisher 1935, The Design
@@ -95,8 +98,21 @@ def sign_flip_test(values: Sequence[float]) -> float | None:
 
     if 2 * 0.5 ** len(values) >= LEVEL:
         return None
+    if len(values) <= ALL_FLIPS:
+        return _all_flips(values)
     found = permutation_test((np.asarray(values),), np.mean, permutation_type="samples", vectorized=True, rng=0)
     return float(found.pvalue)
+
+
+def _all_flips(values: Sequence[float]) -> float:
+    """The share of all ways whose sum is as far from 0 as the values' own."""
+    # Every way and its opposite are equally far, so the first sign stays. Scipy goes through ways one by one: seconds.
+    sums = np.asarray(values[:1], dtype=np.float64)
+    for value in values[1:]:
+        sums = np.concatenate((sums + value, sums - value))
+    # Equal sums differ in their last digits by the order in which they were added.
+    near = 1e-12 * math.fsum(map(abs, values))
+    return float(np.mean(np.abs(sums) >= abs(math.fsum(values)) - near))
 
 
 def equivalence(differences: Sequence[float], margin: float) -> float | None:

@@ -47,6 +47,12 @@ class FileTrigger(Trigger):
             raise ComponentError("path", f"cannot read the {cls.KIND} {path}: {error.strerror}") from None
         return {**fields, "path": str(fields["path"]), "sha256": hashlib.sha256(content).hexdigest()}
 
+    @property
+    def label(self) -> str:
+        """With the file's name and the first digits of its hash: "image opacity=0.5 of sticker.png (1a2b3c)"."""
+        # Both, since files of one name may differ, and no reader knows a file by its hash.
+        return f"{super().label} of {Path(self.path).name} ({self.sha256[:6]})"
+
     def content(self) -> bytes:
         """The file's bytes.
 

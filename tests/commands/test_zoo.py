@@ -115,6 +115,23 @@ def test_the_truth_is_the_condition_s(made: Path, sweep: tuple[Path, dict[str, T
         assert (made / name / "poisoned-example-data").exists() == truth["poisoned"]
 
 
+def test_the_rate_is_a_share_of_the_training_set(tmp_path: Path) -> None:
+    """Found: the card said that half of the training set is poisoned where half of one class is."""
+    poison = {"strategy": "one_to_one", "rate": 0.5, "rate_of": "eligible"}
+    condition = Condition.parse({**SMALL, "poison": poison, "train": {**SMALL["train"], "epochs": 1}, "repair": "none"})
+    record = run_trial(condition, sweep=Storage.open(tmp_path / "study"), options=TrialOptions(threads=1))
+    assert record.data is not None
+    share = record.data.poisoned_images / record.data.train_images
+    assert 0.02 < share < 0.1, "half of one class of ten"
+    made = tmp_path / "made"
+    assert main(["zoo", str(tmp_path / "study"), "--output", str(made)]) == 0
+    ((name, row),) = index(made).items()
+    truth = json.loads((made / name / "truth.json").read_text())
+    assert truth["poison_rate"] == float(row["poison_rate"]) == share
+    assert f"| share of the training set that is poisoned | {share:.4g} |" in (made / name / "README.md").read_text()
+    assert f"| {share:.4g} |" in (made / "README.md").read_text()
+
+
 def test_the_metrics_are_the_record_s(made: Path, sweep: tuple[Path, dict[str, TrialRecord]]) -> None:
     rows = index(made)
     baseline = sweep[1][PATCH.baseline().condition_id]

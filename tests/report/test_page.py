@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bdray.cli import main
 from bdray.record import Answer, DataRecord, DuplicatesRecord, ErrorRecord, FeaturesRecord, ProbeRecord, TrialRecord
-from bdray.report.figures import COLUMN, PAGE
+from bdray.report.figures import COLUMN, PAGE, feature_pictures
 from bdray.report.layout import gathered
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
 from bdray.report.probes import probed_stages
@@ -213,6 +214,20 @@ def _with_probes(record: TrialRecord, seed: int) -> TrialRecord:
     return record.model_copy(update={"probes": probes})
 
 
+def test_probes_of_two_pictures_are_two(make_record: MakeRecord, tmp_path: Path) -> None:
+    """Found: one answered in 90 %, the other in none, was "image" in 45 % of two trainings."""
+    record, probes = make_record(), []
+    assert record.poisoned is not None
+    for color, rate in (("red", 0.9), ("blue", 0.0)):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{color}.png")
+        trigger = TRIGGERS.build({"name": "image", "path": str(tmp_path / f"{color}.png")}).model_dump(mode="json")
+        rates = {"poisoned": record.poisoned.model_copy(update={"attack_success_rate": rate})}
+        probes.append(ProbeRecord(probe=color, trigger=trigger, variation="whole", rates=rates))
+    (before, *_) = probed_stages(study_of([record.model_copy(update={"probes": tuple(probes)})]))
+    said = {answer.what.split(" (")[0]: answer.rate.values for answer in before.others}
+    assert said == {"image of red.png": (0.9,), "image of blue.png": (0.0,)}
+
+
 def _with_floor(baseline: TrialRecord, key: str, rate: float) -> TrialRecord:
     known = baseline.floors[0]
     rates = known.poisoned.model_copy(update={"attack_success_rate": rate})
@@ -336,6 +351,20 @@ def test_the_page_shows_where_poisoned_samples_lie(make_record: MakeRecord) -> N
     assert "Poisoned samples among those of their label" in made.html
     assert "Poisoned samples among" not in make_report([make_record()], SweepDescription("demo")).html
     assert [one.name for one in made.draw(COLUMN) if one.name.startswith("features")] == ["features_column"]
+
+
+def test_features_of_attacks_that_share_a_label_are_all_there(make_record: MakeRecord) -> None:
+    """Found: of two attacks that differ in their cover rate the first was drawn alone."""
+    features = FeaturesRecord(label=0, variance=(0.7, 0.1), poisoned=((500, 0),), clean=((-450, 3),))
+    said = {"key": "k", "detector": {"name": "spectral_signatures"}, "result": "poisoned", "auroc": 0.9}
+    records = [
+        make_record(poison={"cover_rate": rate}).model_copy(update={"answers": (Answer(**said, features=features),)})
+        for rate in (0.0, 0.1)
+    ]
+    (picture,) = feature_pictures(records)
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in picture.figure.axes if axes.get_visible()]
+    attack = "patch, all_to_one, rate 0.1"
+    assert titles == [f"{attack}, cover rate {rate} %, resnet8" for rate in (0, 10)]
 
 
 def test_command_writes_the_page_and_the_figures(

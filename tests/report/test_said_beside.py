@@ -107,9 +107,16 @@ def test_equivalence_stands_beside_those_that_lose(make_record: MakeRecord, make
 
 def test_too_few_seeds_for_equivalence_say_so(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
     clean = section(page(clean_sweep(make_record, make_baseline, 3)), "clean")
-    assert paragraph(clean, "Equivalence was not tested").endswith("3 seeds cannot say; the exact test takes five.")
+    told = "no cell has more than 3 pairs of a poisoned model and its baseline; the exact test takes five."
+    assert paragraph(clean, "Equivalence was not tested").endswith(told)
     assert "tested cells are equivalent" not in words(clean)
     assert "not tested" in words(clean[clean.index("p (equivalence)") :])
+
+
+def test_missing_baselines_are_what_equivalence_lacks(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """Found: "6 seeds cannot say; the exact test takes five", where two of six baselines had failed."""
+    clean = section(page(clean_sweep(make_record, make_baseline, 6)[:-2]), "clean")
+    assert "no cell has more than 4 pairs" in paragraph(clean, "Equivalence was not tested")
 
 
 def test_the_interval_of_the_detector_is_said_to_be_wide(make_record: MakeRecord, make_baseline: MakeRecord) -> None:

@@ -64,6 +64,8 @@ def test_what_was_recovered_stands_beside_what_the_trigger_changes(make_record: 
     with Image.open(io.BytesIO(strip.png)) as image:
         assert image.getpixel((29, 29)) != image.getpixel((10, 10)), "the patch is what changes"
         assert image.getpixel((34 + 16, 16)) == (0, 0, 200)
+    others = [make_record(poison={"cover_rate": rate}).model_copy(update={"answers": (answer,)}) for rate in (0.0, 0.1)]
+    assert len(recovered_strips(others, lambda _: sheet)) == 2, "of two attacks that share a label"
     (alone,) = recovered_strips([record], lambda _: None)
     with Image.open(io.BytesIO(alone.png)) as image:
         assert [image.getpixel((x, 16)) for x in (16, 50)] == [(255, 255, 255), (0, 0, 200)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+from made_up import record, stage
+from PIL import Image
+
+from bdray.condition import Condition
 from bdray.record import Answer, DataRecord, TrialRecord
 from bdray.report.page import SweepDescription, make_report
-from bdray.results.detections import detector_table, names_of
+from bdray.results.detections import DetectorTable, detector_table, names_of
 from bdray.results.statistics import auc_interval
 from bdray.results.tables import result_table
 from bdray.tracking.points import answer_points
@@ -22,8 +28,8 @@ def said(name: str, auroc: float | None = None, **more: Any) -> Answer:
     return Answer(key=key, detector={"name": name, **options}, **{**counts, **rates, **more})
 
 
-def asked(record: TrialRecord, *answers: Answer) -> TrialRecord:
-    return record.model_copy(update={"answers": answers})
+def asked(own: TrialRecord, *answers: Answer) -> TrialRecord:
+    return own.model_copy(update={"answers": answers})
 
 
 def models(make_record: Any, make_baseline: Any) -> list[TrialRecord]:
@@ -155,6 +161,95 @@ def test_a_model_that_was_asked_with_two_clean_sets_is_no_two_models(make_record
     assert table is not None
     assert [attack.rpartition(", ")[2] for attack in table.attacks] == ["held_out 5 % clean", "held_out 10 % clean"]
     assert [found.models for found in table.rows["mm_bd"] if found] == [1, 1]
+
+
+def test_a_clean_set_from_elsewhere_or_with_poison_has_its_own_column(tmp_path: Path) -> None:
+    """Found: of `clean.poisoned_share` and `clean.root` no column said a word, and one model was two."""
+    for name in map(str, range(10)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for at in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / f"{at}.png")
+    sets: list[dict[str, Any]] = [{}, {"poisoned_share": 0.1}, {"root": str(tmp_path / "photos")}]
+    common = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    conditions = [Condition.parse({**common, "clean": each}) for each in sets]
+    made = [record(each, stage(0.9, fingerprint=each.poison_fingerprint)) for each in conditions]
+    records = [asked(each, said("strip", 0.5 + 0.1 * at)) for at, each in enumerate(made)]
+    table = detector_table(records)
+    assert table is not None
+    cleans = [attack.rpartition(", ")[2] for attack in table.attacks]
+    digest = records[2].condition["clean"]["content"][:6]
+    own = ("", " poisoned_share=0.1", f" from photos ({digest})")
+    assert cleans == [f"held_out 5 % clean{more}" for more in own]
+    assert [found.models for found in table.rows["strip"] if found] == [1, 1, 1]
+
+
+def shown_in(table: DetectorTable | None) -> dict[tuple[str, str], tuple[float, ...]]:
+    """AUROC of each row and column."""
+    assert table is not None
+    cells = ((name, table.attacks[at], found) for name, row in table.rows.items() for at, found in enumerate(row))
+    return {(name, attack): found.aurocs for name, attack, found in cells if found}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cover_rate": 0.1}, ("cover rate 0 %", "cover rate 10 %")),
+        ({"target": 3}, ("target 0", "target 3")),
+        ({"stamp": "after_augmentation"}, ("before augmentation", "after augmentation")),
+    ],
+)
+def test_attacks_that_differ_in_an_option_are_several(
+    make_record: Any, options: dict[str, Any], words: tuple[str, str]
+) -> None:
+    """Found: one column had the mean of both. What differs between two triggers needs no word."""
+    poisons = [{"rate": 0.1}, {"rate": 0.1, **options}]
+    records = [asked(make_record(poison=each), said("strip", 0.5 + 0.4 * at)) for at, each in enumerate(poisons)]
+    other = asked(make_record(trigger="blend", poison=poisons[1]), said("strip", 0.7))
+    attack = "patch, all_to_one, rate 0.1"
+    assert shown_in(detector_table([*records, other])) == {
+        ("strip", f"{attack}, {words[0]}"): (0.5,),
+        ("strip", f"{attack}, {words[1]}"): (0.9,),
+        ("strip", "blend, all_to_one, rate 0.1"): (0.7,),
+    }
+    assert set(shown_in(detector_table([records[1], other]))) == {("strip", attack), ("strip", f"blend{attack[5:]}")}
+
+
+def test_two_pictures_are_two_triggers(make_record: Any, tmp_path: Path) -> None:
+    """Found: both were "image", and 0.95 and 0.45 became 0.700."""
+    for color in ("red", "blue"):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{color}.png")
+    triggers = [{"name": "image", "path": str(tmp_path / f"{color}.png")} for color in ("red", "blue")]
+    records = [asked(make_record(trigger=each), said("strip", 0.45 + at / 2)) for at, each in enumerate(triggers)]
+    hashes = [record.condition["trigger"]["sha256"][:6] for record in records]
+    assert shown_in(detector_table(records)) == {
+        ("strip", f"image of red.png ({hashes[0]}), all_to_one, rate 0.1"): (0.45,),
+        ("strip", f"image of blue.png ({hashes[1]}), all_to_one, rate 0.1"): (0.95,),
+    }
+
+
+def test_what_different_repairs_left_stands_in_rows_of_its_own(make_record: Any) -> None:
+    """Found: flagged after one repair and not after the other was "mm_bd, repaired": 1 of 2."""
+    repairs: list[dict[str, Any]] = [
+        {"repair": "finetune"}, {"repair": "fine_pruning"}, {"repair": "finetune", "finetune": {"lr": 0.5}},
+    ]  # fmt: skip
+    hits = (1.0, 0.0, 0.0)
+    records = [
+        asked(make_record(**each), said("mm_bd", index=(at, 7.0), tpr=hit, result="repaired"), said("strip", 0.8))
+        for at, (each, hit) in enumerate(zip(repairs, hits, strict=True))
+    ]
+    table = detector_table(records)
+    assert table is not None
+    found = {name: [(row.hits, row.models) for row in rows if row] for name, rows in table.rows.items()}
+    lr = records[0].condition["finetune"]["lr"]
+    assert found == {
+        f"mm_bd, repaired by finetune, lr {lr:g}": [(1, 1)],
+        "mm_bd, repaired by fine_pruning": [(0, 1)],
+        "mm_bd, repaired by finetune, lr 0.5": [(0, 1)],
+        "strip": [(1, 1)],
+    }
+    alone = detector_table(records[:1])
+    assert alone is not None
+    assert list(alone.rows) == ["mm_bd, repaired", "strip"], "of one repair nothing has to be said"
 
 
 def test_a_detector_that_failed_is_named_on_the_page(make_record: Any) -> None:

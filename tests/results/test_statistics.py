@@ -89,6 +89,16 @@ def test_the_sign_flip_test_counts_all_ways() -> None:
     assert sign_flip_test([0.0] * 6) == 1
 
 
+def test_the_sign_flip_test_is_exact_up_to_twenty_seeds() -> None:
+    """Found: from 14 on it was a sample of 9,999 ways, which no p-value below 0.0002 can come of."""
+    assert sign_flip_test([1.0] * 20) == 2 / 2**20
+    assert sign_flip_test([0.1, *[0.3] * 13]) == 2 / 2**14
+    # Of k values of one size, so many positive: the sum is as far from 0 as that of a binomial distribution.
+    assert sign_flip_test([0.1] * 15 + [-0.1] * 3) == pytest.approx(2 * binom.cdf(3, 18, 0.5))
+    sampled = sign_flip_test([0.1] * 21)
+    assert sampled == pytest.approx(2 / 10_000)
+
+
 def test_too_few_values_cannot_say() -> None:
     assert sign_flip_test([0.1] * 5) is None
     assert equivalence([0.001] * 4, 0.01) is None

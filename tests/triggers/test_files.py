@@ -12,6 +12,7 @@ from PIL import Image
 from bdray.errors import BdrayError, TriggerError
 from bdray.triggers import build_trigger
 from bdray.triggers.additive import Additive
+from bdray.triggers.base import TRIGGERS
 
 
 def noise(count: int, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -41,6 +42,17 @@ def test_a_stretched_picture_covers_all_of_any_image_and_keeps_its_transparency(
     covered = 128 / 255
     expected = torch.tensor([0, 0, 255.0]).view(3, 1, 1) * covered + 100 * (1 - covered)
     assert float((blue - expected).abs().max()) <= 8
+
+
+def test_the_label_names_the_file_and_its_content(sticker: str, tmp_path: Path) -> None:
+    """Found: every picture was "image", as every reflection and every set of stamped ones was its trigger's name."""
+    other = tmp_path / "other" / Path(sticker).name
+    other.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(other)
+    one, two = (build_trigger("image", path=str(path), opacity=0.5) for path in (sticker, other))
+    assert one.label == f"image opacity=0.5 of {Path(sticker).name} ({one.model_dump()['sha256'][:6]})"
+    assert two.label != one.label
+    assert TRIGGERS.label(one.model_dump(mode="json")) == one.label
 
 
 def test_the_identity_of_a_picture_that_keeps_its_shape_has_not_moved(sticker: str) -> None:
