@@ -67,9 +67,23 @@ def keep(folder: str, into: Path = HERE) -> Path:
 
 
 def missing_in(kept: Path) -> list[str]:
-    """Ids of the conditions that were asked for and have no record."""
+    """Ids of the conditions that were asked for and have no record, but for those that the space does not hold any
+    more: of an earlier version of a component, say. No command computes them."""
     known, said = {record.condition_id for record in records_in(kept)}, said_of(kept)
-    return [each for each in (*said.get("conditions", ()), *said.get("outside", ())) if each not in known]
+    missing = [each for each in (*said.get("conditions", ()), *said.get("outside", ())) if each not in known]
+    held = held_by(kept) if missing else None
+    return [each for each in missing if held is None or each in held]
+
+
+def held_by(kept: Path) -> set[str] | None:
+    """Ids of the conditions of its space, whatever part the last command asked for; None where results decide on them,
+    or it cannot be read here."""
+    try:
+        whole = {**yaml.safe_load((kept / SPACE).read_text(encoding="utf-8")), "only": []}
+        space = load_space(str(kept / SPACE), text=yaml.safe_dump(whole))
+    except (OSError, UserError):
+        return None
+    return {condition.condition_id for condition in space.conditions()} if space.search.IS_EXHAUSTIVE else None
 
 
 def state_of(kept: Path, labels: Mapping[str, str]) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from archive import records_in
-from defences import NAMES, section
+from defences import NAMES, by_repair, section
 from made_up import rates, record, stage
 from sections import marks, written
 
 from bdray.condition import Condition, attack_key
 from bdray.record import Answer, FloorRecord, TrialRecord
-from bdray.results.cells import study_of
+from bdray.report.ranking import ranking
+from bdray.results.cells import Cell, Estimate, study_of
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 LEFT = {("patch", "finetune"): 0.1, ("patch", "clp"): 0.9, ("blend", "finetune"): 0.5, ("blend", "clp"): 0.9}
@@ -88,53 +89,124 @@ def test_the_page_says_what_the_kept_records_do(name: str) -> None:
     assert text == written(text, marks(name, "defences.py"), section(records_in(SWEEPS / name)))
 
 
-def test_what_is_read_in_the_tables_is_what_the_first_seed_says() -> None:
-    kept = [each for each in records_in(SWEEPS / "defences-cifar10") if each.condition["seed"] == 0]
-    poisoned = {each.condition_id: each for each in kept if each.role == "poisoned"}
-    # One condition of each poisoned model: all of them hold what it was asked.
-    models = list({each.stages[0].fingerprint: each for each in poisoned.values()}.values())
-    accuracies = [each.poisoned.clean_accuracy for each in models if each.poisoned]
-    assert (len(models), round(100 * min(accuracies)), round(100 * max(accuracies))) == (6, 57, 61)
+def small() -> list[TrialRecord]:
+    return records_in(SWEEPS / "defences-cifar10")
 
-    def asked(name: str, of: TrialRecord) -> Answer:
-        return next(answer for answer in of.answers if answer.detector["name"] == name)
 
-    sizes = [asked("neural_cleanse", each) for each in models]
-    assert sum(max(range(10), key=(each.index or ()).__getitem__) == 0 for each in sizes) == 5
-    assert [each.flagged for each in sizes] == [()] * 6
-    margins = [asked("mm_bd", each).flagged for each in models]
-    assert sum(flagged == (0,) for flagged in margins) == 5
-    assert next(asked("mm_bd", each).flagged for each in kept if each.role == "baseline")
-    scaled = [asked("scale_up", each) for each in models]
-    assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 6
-    assert min(each.auroc or 0.0 for each in scaled) > 0.7
-    pruned = {
-        threshold: [
-            each.stages[1].details["pruned_channels"]
-            for each in poisoned.values()
-            if each.condition["repair"] == {"name": "clp", "threshold": threshold}
-        ]
-        for threshold in (3.0, 5.0)
+def poisoned_models() -> dict[tuple[str, int], TrialRecord]:
+    """By trigger and seed, one condition of each poisoned model, which holds what it was asked: not of `sau`, whose
+    models were trained again."""
+    return {
+        (each.condition["trigger"]["name"], each.condition["seed"]): each
+        for each in small()
+        if each.role == "poisoned" and each.condition["repair"]["name"] != "sau"
     }
-    assert (sorted(pruned[3.0]), pruned[5.0]) == ([0, 0, 0, 0, 1, 1], [0] * 6)
 
 
-def test_the_repairs_that_leave_least_cost_most() -> None:
-    means: dict[str, list[tuple[float, float]]] = {}
-    for one in records_in(SWEEPS / "defences-cifar10"):
-        before, after = one.poisoned, one.repaired
-        if one.role == "poisoned" and one.condition["seed"] == 0 and before and after:
-            left = after.attack_success_rate or 0.0
-            means.setdefault(json.dumps(one.condition["repair"]), []).append(
-                (left, before.clean_accuracy - after.clean_accuracy)
-            )
-    assert len(means) == 16
-    least, most = (
-        {json.loads(each)["name"] for each in sorted(means, key=lambda each: sign * sum(x[k] for x in means[each]))[:3]}
-        for k, sign in ((0, 1), (1, -1))
+def asked(name: str, of: TrialRecord) -> Answer:
+    return next(answer for answer in of.answers if answer.detector["name"] == name)
+
+
+def left_of(cell: Cell) -> Estimate:
+    found = cell.estimate("finetune", "attack_success_rate")
+    assert found is not None and len(found.values) == 2
+    return found
+
+
+def test_two_trainings_of_an_attack_end_as_far_apart_as_is_said() -> None:
+    said, cells = page(), by_repair(study_of(small()).cells)
+    apart = {
+        (name, attack): sorted(left_of(cell).values)
+        for name, found in cells.items()
+        for attack, cell in found.items()
+        if left_of(cell).highest - left_of(cell).lowest > 0.5
+    }
+    assert (
+        f"In {len(apart)} of {sum(map(len, cells.values()))} squares the two trainings end more than 50 points" in said
     )
-    assert least == most == {"rnp", "sau", "fst"}
-    assert "the three that leave least on average (`rnp`, `sau`, `fst`) cost most" in page()
+    shown = {key: [f"{100 * value:.0f}" for value in values] for key, values in apart.items()}
+    assert shown["finetune", "frequency"] == ["0", "80"] and "`finetune` leaves 0 and 80 % of the frequency" in said
+    assert shown["anp", "filter"] == ["16", "100"] and "`anp` 16 and 100 % of the filter" in said
+    assert shown["ft_sam", "blend"] == shown["rnp", "blend"] == ["0", "100"]
+    by_seed = {
+        (each.condition["repair"]["name"], each.condition["seed"]): each.repaired.attack_success_rate or 0.0
+        for each in small()
+        if each.repaired and (each.condition["trigger"] or {}).get("name") == "blend"
+    }
+    assert (by_seed["ft_sam", 0] > 0.5, by_seed["rnp", 0] > 0.5) == (True, False)
+    first: dict[str, list[float]] = {}
+    for each in small():
+        if each.role == "poisoned" and each.condition["seed"] == 0 and each.repaired:
+            name = json.dumps(each.condition["repair"])
+            first.setdefault(name, []).append(each.repaired.attack_success_rate or 0.0)
+    least = {json.loads(name)["name"] for name in sorted(first, key=lambda name: sum(first[name]))[:3]}
+    assert least == {"rnp", "sau", "fst"}
+
+
+def test_what_is_read_of_repairs_on_9000_pictures_is_what_their_records_say() -> None:
+    said, study = page(), study_of(small())
+    cells, ranked = by_repair(study.cells), ranking(study)
+    assert ranked is not None
+    costs = {row.name: -100 * row.mean.cost for row in ranked.repairs if row.mean}
+    most = {name: max(100 * left_of(cell).highest for cell in found.values()) for name, found in cells.items()}
+    assert sorted(most, key=most.__getitem__)[:3] == ["sau", "nad", "fst"] and sorted(most.values())[3] > 90
+    assert f"`sau` at most {most['sau']:.1f} % and `nad` at most {most['nad']:.1f} %" in said
+    assert f"for {costs['sau']:.1f} and {costs['nad']:.1f} points of clean accuracy" in said
+    assert f"`fst` leaves at most {most['fst']:.1f} %, for {costs['fst']:.1f}." in said
+    plain = {attack: left_of(cell) for attack, cell in cells["finetune"].items()}
+    worst = max(100 * plain[attack].highest for attack in ("patch", "sinusoid", "warp"))
+    assert f"leaves at most {worst:.1f} % of patch, sinusoid and warp, and at least" in said
+    assert f"at least {100 * plain['blend'].lowest:.1f} % of the blend." in said
+    pruned: dict[float, list[float]] = {3.0: [], 5.0: []}
+    lost = []
+    for each in small():
+        if each.role == "poisoned" and each.condition["repair"]["name"] == "clp" and each.poisoned and each.repaired:
+            pruned[each.condition["repair"]["threshold"]].append(each.stages[1].changes["pruned_channels"])
+            lost.append(100 * (each.poisoned.clean_accuracy - each.repaired.clean_accuracy))
+    assert (sorted(pruned[3.0]), pruned[5.0]) == ([0] * 7 + [1] * 5, [0] * 12)
+    assert "one channel of five of the twelve models" in said
+    assert f"costs {max(lost):.1f} points once" in said and sorted(lost)[-2] < 2
+    assert min(left_of(cell).lowest for cell in cells["clp · threshold 3"].values()) > 0.6
+    accuracies = [each.poisoned.clean_accuracy for each in poisoned_models().values() if each.poisoned]
+    assert f"a clean accuracy of {100 * min(accuracies):.0f} to {100 * max(accuracies):.0f} %" in said
+    again: dict[tuple[str, int], set[float]] = {}
+    for each in small():
+        assert each.poisoned
+        again.setdefault((each.stages[0].fingerprint, each.condition["seed"]), set()).add(each.poisoned.clean_accuracy)
+    assert {seed: {len(found) for (_, of), found in again.items() if of == seed} for seed in (0, 1)} == {0: {2}, 1: {1}}
+
+
+def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> None:
+    said, models = page(), poisoned_models()
+    assert len(models) == 12
+    scanned = {key: asked("scan", each) for key, each in models.items()}
+    found = [
+        100 * (each.tpr or 0.0)
+        for (name, _), each in scanned.items()
+        if name in ("filter", "frequency", "patch", "sinusoid")
+    ]
+    assert f"`scan` flags {min(found):.0f} to {max(found):.0f} % of the poison of filter, frequency, patch and" in said
+    assert [scanned["warp", seed].tpr for seed in (0, 1)] == [0, 0]
+    assert [round(scanned["blend", seed].tpr or 0.0, 3) for seed in (0, 1)] == [1, 0]
+    assert f"where it flags {100 * (scanned['blend', 1].fpr or 0.0):.1f} % of the clean samples" in said
+    sizes = [asked("neural_cleanse", each) for each in models.values()]
+    smallest = sum(max(range(10), key=(each.index or ()).__getitem__) == 0 for each in sizes)
+    assert f"smallest trigger for the target in {smallest} of 12 models" in said
+    assert [each.flagged for each in sizes] == [()] * 12
+    margins = [asked("mm_bd", each).flagged for each in models.values()]
+    assert f"`mm_bd` flags the target of {sum(flagged == (0,) for flagged in margins)} models of 12" in said
+    benign = {each.condition["seed"]: asked("mm_bd", each).flagged for each in small() if each.role == "baseline"}
+    assert len(benign) == 2 and all(benign.values())
+    scaled = [asked("scale_up", each) for each in models.values()]
+    assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 12
+    assert min(each.auroc or 0.0 for each in scaled) > 0.7
+    floors = {
+        each.condition["seed"]: 100 * (floor.poisoned.attack_success_rate or 0.0)
+        for each in small()
+        for floor in each.floors
+        if floor.trigger["name"] == "blend" and each.condition["repair"]["name"] != "sau"
+    }
+    assert f"takes {floors[0]:.1f} % of blended pictures for the target with one seed, and {floors[1]:.1f} %" in said
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from waiting import HANG_S, until
 
 from bdray.checksum import seal_json, unseal_json
 from bdray.record import TrialRecord
-from bdray.store.file_names import SWEEP
+from bdray.store.file_names import SPACE, SWEEP
 from bdray.store.records import read_records
 from bdray.store.storage import Storage
 
@@ -152,9 +152,11 @@ def test_a_stopped_sweep_is_kept_laid_out_and_continued(
 
 
 def test_what_lies_outside_the_last_commands_plan_is_computed_by_a_wider_one(tmp_path: Path) -> None:
-    content = unpack(ROOT / "sweeps" / "defences-cifar10")
+    study = ROOT / "sweeps" / "defences-cifar10"
+    content = {path: data for path, data in unpack(study).items() if path == SWEEP}
     said = unseal_json(content[SWEEP], SWEEP)
-    said["outside"] = [*said["outside"], *said["conditions"], "f" * 12]
+    wanted = min(keep.held_by(study) or ())
+    said["outside"] = [wanted, "f" * 12]
     said |= {"conditions": [], "command": "python -m bdray.sweep a.yaml --only seed=0 --set b=c --only=d=e --seeds 0"}
     content[SWEEP] = seal_json(json.dumps(said), SWEEP).encode()
     with tarfile.open(tmp_path / ARCHIVE, "w:xz", preset=0) as archive:
@@ -163,6 +165,10 @@ def test_what_lies_outside_the_last_commands_plan_is_computed_by_a_wider_one(tmp
             facts.size = len(data)
             archive.addfile(facts, io.BytesIO(data))
     assert keep.state_of(tmp_path, {}).endswith("  python -m bdray.sweep a.yaml --set b=c\n")
+    assert keep.missing_in(tmp_path) == [wanted, "f" * 12]
+    # Found: conditions of an earlier version of a repair, which no command computes any more, were missing for ever.
+    (tmp_path / SPACE).write_bytes((study / SPACE).read_bytes())
+    assert keep.missing_in(tmp_path) == [wanted]
 
 
 def test_a_path_in_a_text_is_said_relative_to_the_checkout_and_no_other_slash_is_touched() -> None:
