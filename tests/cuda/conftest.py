@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretended_gpu import TAKE_HOST_POSITIONS
+from host_positions import TAKE_HOST_POSITIONS
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.cuda._utils import _get_device_index
 from torch.overrides import TorchFunctionMode

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from host_positions import TAKE_HOST_POSITIONS
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -28,8 +29,6 @@ ATEN = torch.ops.aten
 COPIES = {ATEN._to_copy.default, ATEN.copy_.default}
 READS = {ATEN._local_scalar_dense.default, ATEN.is_nonzero.default, ATEN.equal.default, ATEN.nonzero.default}
 """What waits for the device because the host wants to know a value or a size."""
-TAKE_HOST_POSITIONS = {"index", "index_put", "index_put_", "_index_put_impl_"}
-"""Indexing with brackets: CUDA copies positions from the host first; `index_select` and its like refuse them."""
 ASSERT = "CUDA error: device-side assert triggered"
 REAL_GENERATOR, REAL_FORK = torch.Generator, torch.random.fork_rng
 
