@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,12 +53,18 @@ resources:
 """
 
 
-class Grown:
-    """A head without CPUs, and three kinds of node that there are none of; the GPUs of one are only counted."""
+SMALL, LARGE, CARD = {"small": {"CPU": 1}}, {"large": {"CPU": 2}}, {"card": {"CPU": 2, "GPU": 1}}
 
-    def __init__(self, folder: Path) -> None:
+
+class Grown:
+    """A head without CPUs, and kinds of node that there are none of. GPUs are only counted.
+
+    Args:
+        shares: by kind, what a node of it has.
+    """
+
+    def __init__(self, folder: Path, shares: Mapping[str, Mapping[str, int]]) -> None:
         self.folder, self.port = folder, free_port()
-        shares = {"small": {"CPU": 1}, "large": {"CPU": 2}, "card": {"CPU": 2, "GPU": 1}}
         kinds = {name: {"resources": share, "node_config": {}} for name, share in shares.items()}
         config = {
             "cluster_name": "grown",
@@ -138,10 +144,11 @@ class Grown:
 
 
 @pytest.fixture
-def grown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grown]:
+def grown(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Grown]:
+    """With the kinds of node that the test names."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     folder = Path(tempfile.mkdtemp(prefix="bdray-a-"))
-    cluster = Grown(folder)
+    cluster = Grown(folder, request.param)
     try:
         until(lambda: "Ray runtime started" in (folder / "head").read_text() or cluster.head.poll() is not None)
         assert cluster.head.poll() is None, (folder / "head").read_text()
@@ -153,7 +160,9 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grown]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback only by what Linux does")
 @pytest.mark.long
+@pytest.mark.parametrize("grown", [{**SMALL, **LARGE}], indirect=True)
 def test_trials_that_wait_make_nodes_come_and_idle_ones_go(grown: Grown) -> None:
+    """No kind has a GPU: where all others are busy, the autoscaler starts such a one for trials that ask for none."""
     refused = grown.sweep("never", cpus=9)
     said, _ = refused.communicate(timeout=HANG_S)
     assert refused.returncode == 2, said + (grown.folder / "head").read_text()
@@ -174,6 +183,7 @@ def test_trials_that_wait_make_nodes_come_and_idle_ones_go(grown: Grown) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="loopback only by what Linux does")
 @pytest.mark.long
+@pytest.mark.parametrize("grown", [{**SMALL, **LARGE, **CARD}], indirect=True)
 def test_a_gpu_that_only_an_autoscaler_adds_is_counted(grown: Grown) -> None:
     """Before, `gpu: auto` was 0 where none was there when the sweep began, and all trained on CPUs."""
     said, _ = (sweep := grown.sweep("cards", cpus=1, gpu="auto")).communicate(timeout=HANG_S)
