@@ -12,7 +12,7 @@ A run that carries `bdray.delivered` has everything; any other is simply deliver
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bdray.errors import StorageError, StorageNotFoundError, TrackingError
@@ -24,7 +24,7 @@ from bdray.tracking.destination import Destination, shorten
 from bdray.tracking.experiment import experiment, view_tags
 from bdray.tracking.messages import DeliveryReport, Progress
 from bdray.tracking.parent import ParentRun
-from bdray.tracking.points import ASKED, Found, Point, asked_mark
+from bdray.tracking.points import ANSWERED, ASKED, Found, Point, asked_mark
 from bdray.tracking.server import UnreachableError, artifact_location, explain, open_client, tracking_uri_for
 
 _RUN_STATUS = {
@@ -121,11 +121,10 @@ class Delivery:
             UnreachableError: the server does not answer; what was delivered so far stays.
         """
         delivered, problems = 0, dict[str, str]()
-        ids, known = self._files.condition_ids(), self._runs.known()
+        ids = self._files.condition_ids()
+        again = self._tested_again(ids)
         for condition_id in ids:
-            # Another attack may have been added, with which it was tested since.
-            is_baseline = condition_id in known and known[condition_id].is_baseline
-            if is_baseline or not self.is_delivered(condition_id):
+            if condition_id in again or not self.is_delivered(condition_id):
                 folder = self._files.condition(condition_id)
                 if not folder.has_begun:
                     continue
@@ -144,6 +143,18 @@ class Delivery:
         if (problem := self.parent.close(is_complete=is_complete)) is not None:
             problems["the sweep itself"] = str(problem)
         return DeliveryReport(delivered, tuple(problems), next(iter(problems.values()), None))
+
+    def _tested_again(self, ids: Sequence[str]) -> set[str]:
+        """Delivered baselines that have another record by now: with the floor of an attack that was added since."""
+        known = self._runs.known()
+        baselines = [name for name in ids if self.is_delivered(name) and known[name].is_baseline]
+
+        def is_new(name: str) -> bool:
+            kept = self._files.condition(name).record()
+            return kept is not None and kept.digest != known[name].delivered.partition(ANSWERED)[0]
+
+        looked = self._files.storage.each(is_new, baselines)
+        return {name for name, new in zip(baselines, looked, strict=True) if new}
 
     def _update(self, run: ConditionRun, found: Found) -> None:
         status: str = found.record.record.status if found.record else "running"

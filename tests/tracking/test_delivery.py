@@ -17,7 +17,7 @@ from made_up import rates, record, stage
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
-from bdray.record import Answer, DataRecord
+from bdray.record import Answer, DataRecord, FloorRecord
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
@@ -323,6 +323,22 @@ def test_an_answer_is_there_whatever_another_sweep_had_asked(new_sweep: Any, sho
     delivery.deliver_all()
     assert delivery.is_delivered(name)
     assert aurocs(shown(sweep).run(name)) == {"poisoned/scan/auroc": 0.5, "poisoned/strip/auroc": 0.9}
+
+
+def test_a_baseline_that_was_tested_with_another_attack_since_has_its_record_anew(new_sweep: Any, shown: Any) -> None:
+    sweep = new_sweep()
+    name = sweep.condition(1, role="baseline")
+    sweep.record(name)
+    others = [sweep.finished(number) for number in (2, 3)]
+    sync_sweep(str(sweep.path))
+    low, attack = rates(0.02), {"trigger": {"name": "blend"}, "poison": {}}
+    sweep.record(name, floors=(FloorRecord(probe="p", poisoned=low, repaired=low, **attack),))
+    before = [shown(sweep).run(other).info.end_time for other in others]
+    assert sync_sweep(str(sweep.path)) == DeliveryReport(3)
+    run = shown(sweep).run(name)
+    said = (Path(run.info.artifact_uri.removeprefix("file://")) / "record.json").read_text()
+    assert "blend" in said
+    assert [shown(sweep).run(other).info.end_time for other in others] == before
 
 
 def test_what_a_search_asks_for_later_is_in_the_sweep_s_own_run(new_sweep: Any, shown: Any) -> None:
