@@ -395,8 +395,9 @@ def _cells(
 
 
 def described(record: TrialRecord) -> Mapping[str, Any]:
-    """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults."""
-    if record.role == "poisoned":
+    """Flat content; a baseline has neither trigger nor strategy, whatever its record holds as their defaults. One that
+    was asked for at rate 0 has."""
+    if record.role == "poisoned" or record.condition.get("trigger"):
         return record.flat
     return {path: value for path, value in record.flat.items() if not path.startswith(("trigger.", "poison."))}
 

@@ -216,6 +216,15 @@ def test_a_model_that_is_given_is_one_training_under_every_seed(make_record: Mak
     assert len(trained.models("poison")) == 6
 
 
+def test_what_was_asked_for_at_rate_zero_is_told_from_its_baseline(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    """Found: two lines that looked the same, "-" and "baseline"."""
+    records = [*(make_record((0.9 * (rate > 0), 0.1), rate=rate) for rate in (0.0, 0.1, 0.2)), make_baseline()]
+    rows = listing_of(records).rows
+    assert [(row["rate"], row[""]) for row in rows if row[""]] == [(0.0, "baseline"), (None, "baseline")]
+
+
 def test_without_floors_nothing_is_said_of_what_took(make_record: MakeRecord) -> None:
     records = [make_record((0.9, 0.1))]
     assert "took" not in listing_of(records).heads
