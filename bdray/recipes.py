@@ -60,7 +60,8 @@ class Optimization(Identified):
     """Part of each label that is spread evenly over all classes (Szegedy et al. 2016)."""
     lookahead: bool = False
     """Every five steps the network becomes the moving average of its weights, which starts to remember as training goes
-    on (Zhang et al. 2019, as Jordan 2024 does it), and after the last step."""
+    on (Zhang et al. 2019, as Jordan 2024 does it), and it ends as the last of them; a stage of five steps or fewer has
+    none."""
     augment: Literal["auto"] | Cropping | Strong = "auto"
     """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
     BackdoorBench do), and horizontal flip; `auto` is the data set's own choice. After that, as defences (Borgnia et

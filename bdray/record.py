@@ -601,9 +601,10 @@ class TrialRecord(_Frozen):
 
     @property
     def poisoned_share(self) -> float:
-        """Share of the training set that is poisoned, whatever `poison.rate` is a share of."""
+        """Share of what is trained on that is poisoned, whatever `poison.rate` is a share of."""
         poison = self.condition["poison"]
-        if poison.get("rate_of", "train") == "train" or self.data is None:
+        is_of_the_set = poison.get("rate_of", "train") == "train" and poison.get("mode", "replace") == "replace"
+        if is_of_the_set or self.data is None:
             return float(poison["rate"])
         return self.data.poisoned_images / self.data.train_images
 

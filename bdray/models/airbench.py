@@ -18,7 +18,7 @@ class Airbench(Architecture):
     """Small VGG-like network with a whitening first layer, made to be trained in a few epochs.
 
     The whitening filters come from the training pictures as files (stamped ones included) when the poison stage begins,
-    and are kept in the state dict; a network that was only built has none.
+    and are kept in the state dict; a network that was only built has none, one with `weights: file` those of the file.
     """
 
     SOURCE: ClassVar[str] = "airbench94, Jordan 2024, arXiv 2404.00498"

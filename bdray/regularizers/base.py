@@ -59,11 +59,16 @@ class Regularizer(Component):
         return (self,)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether a penalty is all it adds, and that has no weight: it trains what `none` trains."""
+    def only_penalizes(self) -> bool:
+        """Whether a penalty is all it adds."""
         cls, changes = type(self), ("transform_inputs", "draw_mixing")
         does_more = any(getattr(cls, name) is not getattr(Regularizer, name) for name in changes)
-        return cls.penalty is not Regularizer.penalty and not does_more and self.weight == 0
+        return cls.penalty is not Regularizer.penalty and not does_more
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a penalty is all it adds, and that has no weight: it trains what `none` trains."""
+        return self.only_penalizes and self.weight == 0
 
     @property
     def capture(self) -> tuple[str, ...]:

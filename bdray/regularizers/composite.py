@@ -69,6 +69,14 @@ class Composite(Regularizer):
         return self
 
     @property
+    def only_penalizes(self) -> bool:
+        return all(part.only_penalizes for part in self.parts)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.only_penalizes and (self.weight == 0 or all(part.is_idle for part in self.parts))
+
+    @property
     def members(self) -> tuple[Regularizer, ...]:
         return self.parts
 

@@ -26,8 +26,8 @@ Bounds = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]
 
 def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionError] | None:
     """A condition that can only fail, and why: its trigger is larger than its images, or on no draw of its training set
-    can it poison as many images as it should, or find as many cover images, or its training set cannot be divided as it
-    should be, or a stage is left one image that its network cannot be trained on.
+    can it poison as many images as it should, there or in its clean set, or find as many cover images, or its training
+    set cannot be divided as it should be, or a stage is left one image that its network cannot be trained on.
 
     All but the first for data sets that know their class sizes without decoding (`DataSet.train_sizes`).
     """
@@ -43,7 +43,7 @@ def infeasible(conditions: Sequence[Condition]) -> tuple[Condition, ConditionErr
         if id(condition.data) not in sizes:
             sizes[id(condition.data)] = _bounds(condition.data)
     known = [(condition, bounds) for condition in conditions if (bounds := sizes[id(condition.data)]) is not None]
-    return _empty(known) or _unfillable(known)
+    return _empty(known) or _unfillable(known) or _overfull(known)
 
 
 def _empty(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
@@ -145,6 +145,31 @@ def _unfillable(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Conditi
             if error := _error(condition, bounds):
                 return condition, error
     return None
+
+
+def _overfull(conditions: Sequence[tuple[Condition, Bounds]]) -> tuple[Condition, ConditionError] | None:
+    """One of whose clean set more is to be poisoned than the attack is meant for, however it is drawn."""
+    kinds = {
+        (id(c.data), id(c.poison), id(c.clean), id(c.finetune), id(c.repair)): (c, bounds)
+        for c, bounds in conditions
+        if c.clean.poisoned_share and c.clean.root is None and not c.is_baseline
+    }
+    for condition, bounds in kinds.values():
+        clean = round(condition.clean_fraction * bounds[2])
+        count, most = round(condition.clean.poisoned_share * clean), _most_attacked(condition, bounds, clean)
+        if count > most:
+            problem = f"{count} of {clean} clean images are to be poisoned, but the attack is meant for {most} at most"
+            return condition, ConditionError("clean.poisoned_share", problem)
+    return None
+
+
+def _most_attacked(condition: Condition, bounds: Bounds, clean: int) -> int:
+    """How many of `clean` images can be of classes that the attack is meant for."""
+    begin = 0 if condition.finetune.split == "held_out" else round(condition.held_out_fraction * bounds[2])
+    before, until = bounds_of_kept(bounds, begin), bounds_of_kept(bounds, begin + clean)
+    least, most = (until[0] - before[1]).clip(min=0), until[1] - before[0]
+    attacked = condition.poison.attacked(np.arange(len(most), dtype=np.int64), len(most))
+    return min(clean - int(least[~attacked].sum()), int(most[attacked].sum()))
 
 
 def _error(condition: Condition, known: Bounds) -> ConditionError | None:

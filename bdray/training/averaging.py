@@ -23,7 +23,11 @@ class Lookahead:
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """`step`: 0-based, of `steps`. After the last one the network is the average as it was."""
+        """`step`: 0-based, of `steps`. After the last one the network is the average as it was, without the steps
+        since; where it is a fifth, the published code averages once more first (`docs/silent-choices.md`). A stage
+        that ends before anything was averaged is left as it is."""
+        if steps <= EVERY:
+            return
         if step + 1 == steps:
             for name, value in _floating(model):
                 value.copy_(self._slow[name])

@@ -3,14 +3,14 @@
 Dynamo traces a module's forward hooks once and keeps no guard on them, so a whole forward pass compiled for one batch
 would silently leave out what the next one edits or captures; told to guard them (`skip_nnmodule_hook_guards`), it
 traces nearly every step of manifold mixup anew until its limit. Compiled is therefore the `forward` of each module that
-carries a mixing point, and hooks stay where they are: around it, in plain Python. What lies outside (stem, head,
-normalisation) runs as always. State dicts, hooks and evaluation never see any of it.
+lies between two mixing points or carries one, and hooks stay where they are: around it, in plain Python. Single layers
+outside of these (stem, head, normalisation) run as always. State dicts, hooks and evaluation never see any of it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,11 +60,14 @@ class CompiledParts:
 
 
 def parts_between_taps(model: nn.Module) -> list[nn.Module]:
-    """The tapped modules inside which no other tap lies, in forward order."""
+    """The largest modules inside which no tap lies, in the order they are defined; single layers are not worth it."""
     taps = taps_of(model)
-    tapped = [*taps.points.values(), taps.head]
-    return [
-        model.get_submodule(path)
-        for path in taps.points.values()
-        if not any(other.startswith(f"{path}.") for other in tapped)
-    ]
+    return list(_between(model, "", (*taps.points.values(), taps.head)))
+
+
+def _between(module: nn.Module, path: str, tapped: Sequence[str]) -> Iterator[nn.Module]:
+    for name, child in module.named_children():
+        if any(other.startswith(f"{path}{name}.") for other in tapped):
+            yield from _between(child, f"{path}{name}.", tapped)
+        elif any(child.children()) and any(True for _ in child.parameters()):
+            yield child

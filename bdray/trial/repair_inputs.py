@@ -34,7 +34,7 @@ def training_stage(experiment: Experiment, training: Training, kept: torch.Tenso
     items = items if kept is None else items.only(kept)
     compute = make_compute(training.recipe.precision, experiment.compute.device, experiment.auto)
     stage = experiment.stage(training.name, training.recipe, items, REGULARIZERS.build("none"), compute)
-    fresh, title = training.start == "fresh", experiment.condition.repair.title
+    fresh, title = training.start == "fresh" and experiment.starts_untrained, experiment.condition.repair.title
     return replace(stage, objective=training.objective, objective_of=title, fresh=fresh)
 
 

@@ -16,6 +16,7 @@ from bdray.condition import Condition
 from bdray.data.arrays import ImageData
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.errors import ComponentError, DataError
+from bdray.models.networks.taps import taps_of
 from bdray.poisoning.base import Poison, PoisonPlan
 from bdray.poisoning.pgd import Adversary
 from bdray.poisoning.poison_plan import make_poison_plan, require_some
@@ -150,7 +151,8 @@ class Experiment:
         """The freshly initialised network, in channels-last memory on the device; its weights come from `init`.
 
         Raises:
-            ConditionError: it cannot take images of this size, or does not see the whole of them.
+            ConditionError: it cannot take images of this size, or does not see the whole of them, or has not the layers
+                that the regularizer names.
             WeightsError: weights were asked for and cannot be had, or do not fit.
         """
         with torch.random.fork_rng(devices=[]):
@@ -161,20 +163,30 @@ class Experiment:
                     model = architecture.build(self.data.num_classes, self.condition.data.image_size)
             except ComponentError as error:
                 raise error.below("model") from error
+        try:
+            # Planning knows the layers of no network of timm's.
+            self.condition.regularizer.watched().check(tuple(taps_of(model).points))
+        except ComponentError as error:
+            raise error.below("regularizer") from error
         return model.to(self.compute.device).to(memory_format=torch.channels_last)
+
+    @property
+    def starts_untrained(self) -> bool:
+        """Whether `build_model` gives random weights, and none that are made for other pictures."""
+        return self.condition.model.weights == "none"
 
     def poison_stage(self) -> Stage:
         """The stage that trains on poisoned data."""
         recipe = self.condition.train
         stage = self.stage("poison", recipe, self.poisoned_set, self.condition.regularizer, self.compute)
-        return replace(stage, adversary=self.adversary, fresh=True)
+        return replace(stage, adversary=self.adversary, fresh=self.starts_untrained)
 
     def untouched_stage(self) -> Stage:
         """The poison stage before anything is poisoned, on one batch of its images: what its steps cost."""
         recipe = self.condition.train
         some = self.training_set(NOTHING, self.split.train_indices[: recipe.batch_size])
         stage = self.stage("poison", recipe, some, self.condition.regularizer, self.compute)
-        return replace(stage, fresh=True)
+        return replace(stage, fresh=self.starts_untrained)
 
     def stage(
         self,

@@ -53,8 +53,9 @@ def _crops_of_stamped(stage: Stage, mask_of: torch.Tensor, side: int) -> tuple[l
     int64, `2 x M x S` (rows, columns). Drawn on the stage's device, as in training, and waited for once."""
     device = stage.compute.device
     draws, parts, places = stage.stream("augment", 1, device), [], []
-    for order in stage.orders(stage.stream("order", 1)):
-        drawn = torch.stack(draw_crops([len(order)], side, stage.augmentation, draws, device))
+    orders = stage.orders(stage.stream("order", 1))
+    for order, flipped in zip(orders, stage.flips(1, orders), strict=True):
+        drawn = torch.stack(draw_crops([len(order)], side, stage.augmentation, draws, device, flipped=flipped))
         stamped = (mask_of[order] >= 0).nonzero().flatten()
         parts.append(mask_of[order[stamped]])
         places.append(drawn.index_select(1, to_device(stamped, device)))

@@ -43,6 +43,12 @@ class ImageTrigger(FileTrigger, PlacedTrigger):
                 raise ComponentError(option, "has no meaning with `fit: stretch`; leave it out")
         return self
 
+    def check(self, image_size: int) -> None:
+        if self.fit == "keep":
+            # Its longer side decides, whichever that is: images are square.
+            side = scaled(self.size, image_size, image_size)
+            self.check_box(side, side, image_size)
+
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 

@@ -54,7 +54,8 @@ class Patch(PlacedTrigger):
         return (pixels.to(torch.int16) + levels).clamp(0, 255).to(pixels.dtype)
 
     def check(self, image_size: int) -> None:
-        self.check_side(self.size, image_size)
+        side = scaled(self.size, image_size, image_size)
+        self.check_box(side, side, image_size)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch
@@ -81,7 +82,8 @@ class NoisePatch(PlacedTrigger):
     """Names the pattern: each channel of each pixel is uniform in 0..255."""
 
     def check(self, image_size: int) -> None:
-        self.check_side(self.size, image_size)
+        side = scaled(self.size, image_size, image_size)
+        self.check_box(side, side, image_size)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:
         import torch

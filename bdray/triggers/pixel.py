@@ -21,6 +21,10 @@ class Pixel(PlacedTrigger):
     """How many pixels are set."""
     color: Color = (255, 255, 255)
 
+    def check(self, image_size: int) -> None:
+        side = scaled(1, image_size, image_size) * (len(FOUR_PIXELS) if self.count == 4 else 1)
+        self.check_box(side, side, image_size, "margin")
+
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 

@@ -160,12 +160,11 @@ class PlacedTrigger(Trigger):
     """Pixels to the edges of the image at 32 x 32."""
     opacity: Opacity = 1.0
 
-    def check_side(self, size: int, image_size: int) -> None:
-        """Raises `ComponentError` where a square of `size` pixels at 32 x 32 does not fit, with its margin."""
-        side, margin = (scaled(pixels, image_size, image_size) for pixels in (size, self.margin))
-        free = 0 if self.position == "center" else margin
-        if problem := _too_large(self.position, (image_size, image_size), (side, side), free):
-            raise ComponentError("size", problem)
+    def check_box(self, height: int, width: int, image_size: int, option: str = "size") -> None:
+        """Raises `ComponentError` at `option` where a picture of so many pixels does not fit, with its margin."""
+        free = 0 if self.position == "center" else scaled(self.margin, image_size, image_size)
+        if problem := _too_large(self.position, (image_size, image_size), (height, width), free):
+            raise ComponentError(option, problem)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor | float]:
         """What is laid over images of `height x width`: uint8 `3 x h x w`, and how much of it covers: a number, or

@@ -32,26 +32,28 @@ class Watermark(PlacedTrigger):
         # Only then is the font asked: one of a million pixels takes the memory that it needs.
         too_large = len(self.text) > image_size or self.size > 4 * REFERENCE_SIDE
         if not too_large:
-            _, left, top, right, bottom = self._measured(image_size, image_size)
-            too_large = max(right - left, bottom - top) > image_size
+            *_, rows, columns = self._measured(image_size, image_size)
+            too_large = max(rows, columns) > image_size
         if too_large:
             option = "text" if len(self.text) > image_size else "size"
             raise ComponentError(option, f"the watermark's text is larger than images of {image_size} pixels")
+        self.check_box(rows, columns, image_size, "margin")
 
-    def _measured(self, height: int, width: int) -> tuple[Any, float, float, float, float]:
-        """The font, and the text's left, top, right and bottom edge in pixels."""
+    def _measured(self, height: int, width: int) -> tuple[Any, float, float, int, int]:
+        """The font, and the text's left and top edge, height and width in pixels."""
         from PIL import ImageFont
 
         font = ImageFont.load_default(size=scaled(self.size, height, width))
-        return font, *font.getbbox(self.text)
+        left, top, right, bottom = font.getbbox(self.text)
+        return font, left, top, max(1, int(bottom - top)), max(1, int(right - left))
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         import numpy as np
         import torch
         from PIL import Image, ImageDraw
 
-        font, left, top, right, bottom = self._measured(height, width)
-        canvas = Image.new("L", (max(1, int(right - left)), max(1, int(bottom - top))))
+        font, left, top, rows, columns = self._measured(height, width)
+        canvas = Image.new("L", (columns, rows))
         ImageDraw.Draw(canvas).text((-left, -top), self.text, font=font, fill=255)
         coverage = torch.from_numpy(np.array(canvas)).float() / 255
         if not coverage.any():

@@ -110,3 +110,18 @@ def test_a_part_is_checked_against_the_models_layers() -> None:
     with pytest.raises(ComponentError) as caught:
         regularizer.check(("stage1",))
     assert caught.value.path == "parts.0.layers"
+
+
+@pytest.mark.parametrize(
+    ("parts", "weight", "idle"),
+    [
+        (["contrastive"], 0.0, True),
+        ([{"name": "contrastive", "weight": 0.0}], 1.0, True),
+        (["soft_nearest_neighbors", {"name": "contrastive", "weight": 0.0}], 1.0, False),
+        (["logit_squeezing"], 0.0, False),
+        (["manifold_mixup"], 0.0, False),
+        (["none"], 0.0, False),
+    ],
+)
+def test_one_that_changes_nothing_is_known(parts: list[object], weight: float, *, idle: bool) -> None:
+    assert composite(parts, weight=weight).is_idle is idle

@@ -24,6 +24,8 @@ from bdray.poisoning.poison_plan import make_poison_plan
 from bdray.space import SearchSpace, feasibility, load_space
 from bdray.space.dry_run import make_plan
 from bdray.space.feasibility import bounds_of_kept, infeasible, without_effect
+from bdray.trial.repair_inputs import clean_items
+from bdray.trial.setup import Experiment
 
 Load = Callable[[str], SearchSpace]
 
@@ -124,6 +126,33 @@ def test_what_is_refused_fails_and_what_fails_by_more_than_a_draw_is_refused(str
         assert fails or not refused
         if limit is None and rate not in (0.09, 0.1, 0.11, 0.9):
             assert refused == fails
+
+
+@pytest.mark.parametrize("split", ["held_out", "train_clean"])
+@pytest.mark.parametrize("strategy", ["all_to_one", "one_to_one", "clean_label"])
+def test_a_clean_set_in_which_the_attack_is_meant_for_too_few_is_refused(
+    strategy: str, split: str, tmp_path: Path
+) -> None:
+    """Found: it failed in the trial."""
+    for share in (0.05, 0.1, 0.13, 0.5, 0.89, 0.95, 1.0):
+        content = {
+            **CONDITION,
+            "poison": {"strategy": strategy, "rate": 0.05},
+            "clean": {"poisoned_share": share},
+            "finetune": {"split": split},
+        }
+        condition = Condition.parse(content)
+        one = Experiment.prepare(condition, torch.device("cpu"), tmp_path)
+        try:
+            clean_items(one)
+            fails = False
+        except PoisonError:
+            fails = True
+        found = infeasible([condition])
+        assert fails or found is None
+        assert found is None or found[1].path == "clean.poisoned_share"
+        if share in (0.05, 0.5, 1.0):
+            assert (found is not None) == fails
 
 
 @pytest.mark.parametrize("strategy", ["all_to_one", "one_to_one", "all_to_all", "clean_label"])

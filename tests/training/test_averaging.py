@@ -10,8 +10,9 @@ from bdray.training.averaging import Lookahead
 from bdray.training.loop import Stage, StageState, run_stage
 
 
-def test_it_is_the_published_average() -> None:
-    model, steps = nn.Linear(1, 1, bias=False).double(), 17
+@pytest.mark.parametrize("steps", [17, 20])
+def test_it_is_the_published_average_as_it_was_before_the_last_step(steps: int) -> None:
+    model = nn.Linear(1, 1, bias=False).double()
     nn.init.constant_(model.weight, 2.0)
     average, slow, fast = Lookahead(model), 2.0, 2.0
     for step in range(steps):
@@ -31,13 +32,26 @@ def test_it_is_the_published_average() -> None:
 
 def test_running_statistics_are_averaged_and_counters_are_not() -> None:
     model = nn.BatchNorm1d(1)
-    average = Lookahead(model)
-    for step in range(2):
-        model(torch.full((4, 1), 10.0) * (step + 1))
-        average.after_step(model, step, 2)
+    average, reached = Lookahead(model), 0.0
     assert model.running_mean is not None and model.num_batches_tracked is not None
-    assert model.running_mean.item() == 0.0
-    assert model.num_batches_tracked.item() == 2
+    for step in range(7):
+        model(torch.full((4, 1), 10.0) * (step + 1))
+        average.after_step(model, step, 7)
+        reached = model.running_mean.item() if step == 4 else reached
+    assert model.running_mean.item() == reached > 0.0
+    assert model.num_batches_tracked.item() == 7
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_stage_too_short_for_an_average_keeps_what_it_learnt(steps: int) -> None:
+    """Found: it was put back to where it began, and so a repair of one batch an epoch had repaired nothing."""
+    model = nn.Linear(1, 1, bias=False)
+    average = Lookahead(model)
+    for step in range(steps):
+        with torch.no_grad():
+            model.weight.fill_(1.0 + step)
+        average.after_step(model, step, steps)
+    assert model.weight.item() == steps
 
 
 def test_a_stage_ends_with_the_average(make_stage: Callable[..., Stage], new_model: Callable[..., nn.Module]) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up import record
 from PIL import Image
 
 from bdray.condition import Condition
-from bdray.errors import DataError, PoisonError
+from bdray.errors import ConditionError, DataError, PoisonError
+from bdray.models.base import build_model
 from bdray.record import VISIBILITY_IMAGES
 from bdray.repairs.base import Training
 from bdray.trial.repair_inputs import clean_plan, clean_set, training_stage
@@ -198,3 +200,41 @@ def test_a_clean_set_that_is_not_clean(cache: Path, stamp: str) -> None:
     all_of_it = Condition.parse({**plain, "clean": {"poisoned_share": 1.0}})
     with pytest.raises(PoisonError, match=r"clean\.poisoned_share: .* meant for only"):
         clean_set(Experiment.prepare(all_of_it, torch.device("cpu"), cache))
+
+
+def test_filters_from_a_file_stay_what_the_layers_after_them_know(cache: Path, tmp_path: Path) -> None:
+    """Found: they were computed anew, from the stamped pictures of this training."""
+    fresh = {"name": "airbench", "width": 8}
+    content = {"data": "digits", "trigger": "blend", "poison": {"rate": 0.3}}
+    with torch.random.fork_rng():
+        kept = build_model("airbench", 10, 32, width=8).state_dict()
+    torch.save(kept, tmp_path / "trained.pth")
+    from_file = {**fresh, "weights": "file", "weights_file": str(tmp_path / "trained.pth")}
+    for model, stay in ((from_file, True), (fresh, False)):
+        one = Experiment.prepare(Condition.parse({**content, "model": model}), torch.device("cpu"), cache)
+        begun = one.poison_stage().start(one.build_model()).model.state_dict()
+        assert torch.equal(begun["whiten.weight"], kept["whiten.weight"]) is stay
+
+
+@pytest.mark.parametrize("regularizer", ["soft_nearest_neighbors", "manifold_mixup"])
+def test_a_layer_that_a_network_of_timms_has_not_is_named(cache: Path, regularizer: str) -> None:
+    content = {
+        "data": "digits",
+        "model": "timm/mobilenetv3_small_050",
+        "trigger": "patch",
+        "regularizer": {"name": "composite", "parts": [{"name": regularizer, "layers": ["stage9"]}]},
+    }
+    one = Experiment.prepare(Condition.parse(content), torch.device("cpu"), cache)
+    with pytest.raises(ConditionError, match="the model has no layer 'stage9'; did you mean 'stage") as caught:
+        one.build_model()
+    assert caught.value.path == "regularizer.parts.0.layers"
+
+
+@pytest.mark.parametrize("rate_of", ["train", "eligible"])
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_the_share_that_is_poisoned_is_of_what_is_trained_on(cache: Path, mode: str, rate_of: str) -> None:
+    """Found: of appended pictures it was the rate, which is no share of that."""
+    one = experiment(cache, {"name": "patch"}, mode=mode, rate_of=rate_of)
+    poisoned, trained = len(one.plan.indices), len(one.poisoned_set)
+    found = record(one.condition, data=one.describe()).poisoned_share
+    assert found == pytest.approx(poisoned / trained, abs=1 / trained)

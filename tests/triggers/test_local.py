@@ -106,6 +106,26 @@ def test_what_does_not_fit_is_known_before_anything_is_stamped(name: str, positi
             trigger.stamp(grey())
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "largest"),
+    [
+        ("pixel", {}, 31),
+        ("pixel", {"count": 4}, 29),
+        ("pixel", {"position": "random"}, 15),
+        ("watermark", {"position": "bottom_right"}, 5),
+        ("image", {"path": "search_spaces/sticker.png"}, 24),
+    ],
+)
+def test_nor_does_what_has_too_wide_a_margin(name: str, options: dict[str, Any], largest: int) -> None:
+    """Found: of these three it was known in the first trial only."""
+    for margin in (largest, largest + 1):
+        trigger = build_trigger(name, margin=margin, **options)
+        with nullcontext() if margin == largest else pytest.raises(ComponentError, match="does not fit"):
+            trigger.check(32)
+        with nullcontext() if margin == largest else pytest.raises(TriggerError, match="does not fit"):
+            trigger.stamp(grey())
+
+
 def test_pixels_are_those_of_badnets() -> None:
     assert np.argwhere(changed("pixel")).tolist() == [[30, 30]]
     assert np.argwhere(changed("pixel", count=4)).tolist() == [[28, 30], [29, 29], [30, 28], [30, 30]]
