@@ -351,7 +351,7 @@ def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Pat
         "--output",
         str(tmp_path / "out"),
     ]
-    command += ["--set", "train.epochs=40", "--set", "data.train_limit=400"]
+    command += ["--set", "train.epochs=15", "--set", "data.train_limit=200"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert started.stdout is not None
@@ -359,7 +359,7 @@ def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Pat
     told = []
     for line in started.stdout:
         told.append(line)
-        if "epoch 2/40" in line:
+        if "epoch 2/15" in line:
             started.send_signal(signal.SIGINT)
     assert "interrupted; continue with: " in started.stderr.read()
     started.stdout.close()
@@ -369,6 +369,6 @@ def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Pat
     # It is told of the epochs it computes: the first one is the one after the last.
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     epochs = [line.split()[2] for line in again.stdout.splitlines() if line.startswith("poison   epoch")]
-    assert epochs[0] == f"{int(last.partition('/')[0]) + 1}/40"
-    assert epochs[-1] == "40/40"
+    assert epochs[0] == f"{int(last.partition('/')[0]) + 1}/15"
+    assert epochs[-1] == "15/15"
     assert "status   finished" in again.stdout

@@ -60,7 +60,9 @@ def test_shares_are_the_spaces_or_what_auto_comes_to(tmp_path: Path) -> None:
 
 
 def test_what_a_shared_model_is_asked_is_named_as_its_answers_are(tmp_path: Path) -> None:
+    short = "fixed: {train.epochs: 1, finetune.epochs: 1, data.train_limit: 200, data.test_limit: 40, "
     text = SPACE.replace("resources:", "detect: [spectral_signatures, {name: mm_bd, starts: 1, steps: 1}]\nresources:")
+    text = text.replace("fixed: {", short)
     space = load(tmp_path, text)
     tasks = make_tasks(space.conditions(), space, gpus=0.0)
     *shared, alone = tasks
