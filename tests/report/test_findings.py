@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from statsmodels.stats.multitest import multipletests
@@ -88,6 +89,17 @@ def test_a_parameter_of_one_trigger_is_judged_within_it(make_record: MakeRecord)
     assert size is not None
     assert (size.parent, size.share) == ("trigger.name", pytest.approx(0, abs=1e-9))
     assert "trigger size (within trigger)" in make_report(records, SweepDescription("demo")).html
+
+
+@pytest.mark.parametrize("ended", [{"status": "failed"}, {"collapsed": True}, {"collapsed_in_repair": True}])
+def test_an_option_of_what_never_counts_explains_nothing(make_record: MakeRecord, ended: dict[str, Any]) -> None:
+    """Found: no page at all, "fmean requires at least one data point"."""
+    sizes = [make_record(trigger={"name": "patch", "size": size}, **ended) for size in (3, 5)]
+    others = [make_record((0.9 - 0.1 * k, 0.1 * k), trigger=name) for k, name in enumerate(("blend", "pixel", "line"))]
+    found = variation(study_of([*sizes, *others]))
+    assert found.before is not None
+    assert "trigger.size" not in [share.axis for share in found.shares if share.after]
+    assert make_report([*sizes, *others], SweepDescription("demo")).html
 
 
 def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
