@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import sys
 import time
@@ -21,7 +20,7 @@ from bdray.credentials import public
 from bdray.errors import StorageError, UserError
 from bdray.record import TrialRecord, facts_of
 from bdray.results.controls import controls_of
-from bdray.results.tables import csv_of, result_table
+from bdray.results.tables import csv_of, parquet_of, result_table
 from bdray.results.took import TOOK_AT
 from bdray.store.file_names import PREVIEW, REPORT, SPACE
 from bdray.store.records import read_records, with_answers
@@ -87,9 +86,7 @@ def results(options: argparse.Namespace) -> int:
         else:
             write_file(Path(options.csv), csv_of(table).encode())
     if options.parquet:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        write_file(Path(options.parquet), buffer.getvalue())
+        write_file(Path(options.parquet), parquet_of(table))
     return 0
 
 

@@ -198,12 +198,17 @@ def csv_of(table: pd.DataFrame) -> str:
     return table.map(inert).rename(columns=inert).to_csv(index=False)
 
 
-def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
-    """`results.csv` and `results.parquet` in the sweep folder."""
-    sweep.write_atomic("results.csv", csv_of(table))
+def parquet_of(table: pd.DataFrame) -> bytes:
+    """The table as a Parquet file. Columns that mix kinds (a list here, a number there) have no type there and are
+    text."""
     buffer = io.BytesIO()
-    # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
     mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
     as_text = {str(name): table[name].map(str, na_action="ignore") for name in mixed}
     table.assign(**as_text).to_parquet(buffer, index=False)
-    sweep.write_atomic("results.parquet", buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
+    """`results.csv` and `results.parquet` in the sweep folder."""
+    sweep.write_atomic("results.csv", csv_of(table))
+    sweep.write_atomic("results.parquet", parquet_of(table))

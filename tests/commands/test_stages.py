@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from bdray.cli import main
 from bdray.condition import Condition
+from bdray.record import TrialRecord
+from bdray.results.tables import result_table, write_tables
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import DRIVER_LOCK
 from bdray.store.storage import Storage
@@ -90,6 +94,26 @@ def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -
     assert ids == list(SweepFolder(Storage.open(storage / "before")).info().conditions), "in the order of the plan"
     assert main([*typed, "--sort", "nothing"]) == 2
     assert "there is no column 'nothing'" in capsys.readouterr().err
+
+
+def kept(root: Path, records: list[TrialRecord]) -> list[str]:
+    """What to type for the results of a sweep of these records."""
+    folder = SweepFolder(Storage.open(root / "made"))
+    folder.write_info(SweepInfo("made", "made", conditions=tuple(record.condition_id for record in records)))
+    for record in records:
+        folder.condition(record.condition_id).write_record(record)
+    return ["results", "made", "--storage", str(root)]
+
+
+def test_a_column_that_mixes_kinds_is_text_in_parquet(tmp_path: Path, make_record: Callable[..., TrialRecord]) -> None:
+    """Found: pyarrow's traceback."""
+    records = [make_record(train={"compile": value}) for value in (False, "auto")]
+    file = tmp_path / "table.parquet"
+    assert main([*kept(tmp_path, records), "--parquet", str(file)]) == 0
+    table = pd.read_parquet(file)
+    assert list(table["train.compile"]) == ["False", "auto"]
+    write_tables(Storage.open(tmp_path / "made"), result_table(records))
+    assert (tmp_path / "made" / "results.parquet").read_bytes() == file.read_bytes()
 
 
 def test_a_dry_run_says_how_many_conditions_are_done(
