@@ -57,9 +57,15 @@ def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRe
     return list(records)
 
 
-def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, controls: Mapping[str, Control]) -> None:
+def show_results(
+    records: Sequence[TrialRecord],
+    options: argparse.Namespace,
+    controls: Mapping[str, Control],
+    selected: Mapping[str, bool],
+) -> None:
     """Print the cells, or the groups of `--by`, in the form asked for."""
-    listing = listing_of(records, [name for text in options.by for name in text.split(",")], options.took_at, controls)
+    by = [name for text in options.by for name in text.split(",")]
+    listing = listing_of(records, by, options.took_at, controls, selected)
     if options.sort:
         listing = listing.sorted_by(options.sort)
     if options.md:

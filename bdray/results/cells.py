@@ -356,14 +356,16 @@ def cells_of(
     by_axes: bool = False,
     took_at: float = TOOK_AT,
     controls: Mapping[str, Control] | None = None,
+    selected: Mapping[str, bool] | None = None,
 ) -> list[Cell]:
     """Records that share a cell or, with `by_axes`, the values of `axes`, in the order of the first of each.
 
     Args:
         took_at: see `bdray.results.took`.
         controls: by condition id; None: the baselines among `records`.
+        selected: see `selected_cells`; None: among `records`.
     """
-    return _cells(_placed(records, axes), axes, by_axes=by_axes, took_at=took_at, controls=controls)
+    return _cells(_placed(records, axes), axes, by_axes=by_axes, took_at=took_at, controls=controls, selected=selected)
 
 
 _Placed = tuple[TrialRecord, dict[str, Any]]
@@ -383,6 +385,7 @@ def _cells(
     by_axes: bool = False,
     took_at: float = TOOK_AT,
     controls: Mapping[str, Control] | None = None,
+    selected: Mapping[str, bool] | None = None,
 ) -> list[Cell]:
     placed = list(placed)
     records = [record for record, _ in placed]
@@ -391,7 +394,7 @@ def _cells(
     for record, mine in placed:
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
-    selected = {} if by_axes else selected_cells(records)
+    selected = {} if by_axes else selected_cells(records) if selected is None else selected
     return [
         Cell(
             members[0][0].cell_id,

@@ -12,7 +12,7 @@ import yaml
 
 from bdray.cli import main
 from bdray.condition import Condition
-from bdray.record import TrialRecord
+from bdray.record import TrialRecord, ValidationRecord
 from bdray.results.tables import result_table, write_tables
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import DRIVER_LOCK
@@ -114,6 +114,29 @@ def test_a_column_that_mixes_kinds_is_text_in_parquet(tmp_path: Path, make_recor
     assert list(table["train.compile"]) == ["False", "auto"]
     write_tables(Storage.open(tmp_path / "made"), result_table(records))
     assert (tmp_path / "made" / "results.parquet").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["finetune.lr=0.1", "finetune.lr=0.01", "seed=0"])
+def test_what_is_selected_is_the_same_whatever_is_chosen(
+    tmp_path: Path, make_record: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """Found: chosen rows were compared among themselves, and contradicted results.csv."""
+    accuracies = {(0.01, 0): 0.8, (0.01, 1): 0.8, (0.1, 0): 0.9, (0.1, 1): 0.5}
+    records = [
+        make_record(seed=seed, finetune={"lr": lr}).model_copy(
+            update={"validation": ValidationRecord(images=100, clean_accuracy=accuracy)}
+        )
+        for (lr, seed), accuracy in accuracies.items()
+    ]
+    typed = kept(tmp_path, records)
+    whole = result_table(records).set_index("condition_id")["selected"]
+    assert main([*typed, "--where", where, "--csv", str(tmp_path / "t.csv")]) == 0
+    found = pd.read_csv(tmp_path / "t.csv").set_index("condition_id")["selected"]
+    assert 0 < len(found) < len(whole)
+    assert found.to_dict() == whole[found.index].to_dict()
+    assert main([*typed, "--where", where, "--md", "--sort", "n"]) == 0
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert sum("selected" in row for row in said) == int(whole[found.index].any())
 
 
 def test_a_dry_run_says_how_many_conditions_are_done(
