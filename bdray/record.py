@@ -652,6 +652,17 @@ def facts_of(record: TrialRecord) -> Facts | None:
     return record.facts or _facts[record.condition_id]
 
 
+def poison_fingerprint_of(record: TrialRecord) -> str:
+    """Of its poison stage, also where it did not come to that; its condition's id where only a plugin would know, which
+    no reader imports."""
+    if record.stages:
+        return record.stages[0].fingerprint
+    try:
+        return Condition.parse(record.condition).poison_fingerprint
+    except UserError:
+        return record.condition_id
+
+
 def now_ms() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000

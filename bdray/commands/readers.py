@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import sys
 import time
@@ -21,7 +20,8 @@ from bdray.credentials import public
 from bdray.errors import StorageError, UserError
 from bdray.record import TrialRecord, facts_of
 from bdray.results.controls import controls_of
-from bdray.results.tables import csv_of, result_table
+from bdray.results.selected import selected_cells
+from bdray.results.tables import csv_of, parquet_of, result_table
 from bdray.results.took import TOOK_AT
 from bdray.store.file_names import PREVIEW, REPORT, SPACE
 from bdray.store.records import read_records, with_answers
@@ -68,17 +68,17 @@ def results(options: argparse.Namespace) -> int:
     if not records:
         raise UserError(f"{sweep.uri} has no finished condition yet")
     _say_without_facts(records)
-    # Of all: what is chosen may leave out the baselines.
-    controls = controls_of(records)
+    # Of all: what is chosen may leave out the baselines, and the other settings of a repair.
+    controls, selected = controls_of(records), selected_cells(records)
     records = chosen(records, options.where)
     if not (options.csv or options.parquet):
-        show_results(records, options, controls)
+        show_results(records, options, controls, selected)
         if outside := len(SweepFolder(sweep).info().outside):
             Console(stderr=True, highlight=False).print(said_of_outside(outside), markup=False, soft_wrap=True)
         if not (options.md or options.latex or options.where or options.by):
             show_search_of(sweep, records, Console(highlight=False))
         return 0
-    table = result_table(records, controls, options.took_at)
+    table = result_table(records, controls, options.took_at, selected)
     for file in filter(None, (options.csv, options.parquet)):
         require_folder_of(file)
     if options.csv:
@@ -87,9 +87,7 @@ def results(options: argparse.Namespace) -> int:
         else:
             write_file(Path(options.csv), csv_of(table).encode())
     if options.parquet:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        write_file(Path(options.parquet), buffer.getvalue())
+        write_file(Path(options.parquet), parquet_of(table))
     return 0
 
 

@@ -57,9 +57,15 @@ def chosen(records: Sequence[TrialRecord], where: Sequence[str]) -> list[TrialRe
     return list(records)
 
 
-def show_results(records: Sequence[TrialRecord], options: argparse.Namespace, controls: Mapping[str, Control]) -> None:
+def show_results(
+    records: Sequence[TrialRecord],
+    options: argparse.Namespace,
+    controls: Mapping[str, Control],
+    selected: Mapping[str, bool],
+) -> None:
     """Print the cells, or the groups of `--by`, in the form asked for."""
-    listing = listing_of(records, [name for text in options.by for name in text.split(",")], options.took_at, controls)
+    by = [name for text in options.by for name in text.split(",")]
+    listing = listing_of(records, by, options.took_at, controls, selected)
     if options.sort:
         listing = listing.sorted_by(options.sort)
     if options.md:
@@ -124,7 +130,9 @@ def show_comparison(
     """
     found = compare(*sides)
     if not found.pairs:
-        raise UserError(f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart")
+        said = unclear_pairs(names, found)
+        alike = f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart"
+        raise UserError(said or alike)
     listing = comparison_listing(found)
     what = f"{names[1]} minus {names[0]}"
     said = f"{DIFFERENCES}{listing.said}."
@@ -150,3 +158,16 @@ def _say_apart(console: Console, names: tuple[str, str], found: Comparison) -> N
     for name, alone in zip(names, found.alone, strict=True):
         if alone:
             console.print(f"  {alone} of {name} have no partner", markup=False)
+    if said := unclear_pairs(names, found):
+        console.print(f"  {said}", markup=False, soft_wrap=True)
+
+
+def unclear_pairs(names: tuple[str, str], found: Comparison) -> str:
+    """Which conditions are in no pair for want of one partner; empty where all are clear."""
+    if not any(found.unclear):
+        return ""
+    left_out = " and ".join(f"{count} of {name}" for count, name in zip(found.unclear, names, strict=True))
+    return (
+        f"{left_out} are left out: several of each differ only in {', '.join(found.within)}, and what belongs to what"
+        " is not known"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -27,13 +28,18 @@ class Comparison:
 
     Attributes:
         apart: condition paths that both sweeps have, in whose values they never agree, with both sides' values.
-        pairs: conditions of both that agree in everything else, in the order of the first sweep.
+        pairs: conditions of both that agree in everything else, in the order of the first sweep; one that fits several
+            of the other side is in a pair with each.
         alone: how many conditions of each have no partner.
+        unclear: how many of each are in no pair because several of both sides fit each other.
+        within: condition paths that tell those several of a side apart.
     """
 
     apart: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]]
     pairs: tuple[tuple[TrialRecord, TrialRecord], ...]
     alone: tuple[int, int]
+    unclear: tuple[int, int] = (0, 0)
+    within: tuple[str, ...] = ()
 
 
 def differences(pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Difference]:
@@ -77,12 +83,32 @@ def compare(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Comp
         for flats, records in zip(sides, (first, second), strict=True)
     ]
     apart = _apart(*poisoned)
-    keyed = [
-        {_key(flats[record.condition_id], apart): record for record in records}
-        for flats, records in zip(sides, (first, second), strict=True)
-    ]
-    pairs = tuple((record, keyed[1][key]) for key, record in keyed[0].items() if key in keyed[1])
-    return Comparison(apart, pairs, (len(first) - len(pairs), len(second) - len(pairs)))
+    keyed = [_keyed(records, flats, apart) for flats, records in zip(sides, (first, second), strict=True)]
+    fitting = [(mine, keyed[1][key]) for key, mine in keyed[0].items() if key in keyed[1]]
+    pairs = tuple(pair for mine, its in fitting if min(len(mine), len(its)) == 1 for pair in product(mine, its))
+    unclear = [both for both in fitting if min(map(len, both)) > 1]
+    return Comparison(
+        apart,
+        pairs,
+        alone=(len(first) - sum(len(mine) for mine, _ in fitting), len(second) - sum(len(its) for _, its in fitting)),
+        unclear=(sum(len(mine) for mine, _ in unclear), sum(len(its) for _, its in unclear)),
+        within=_within([each for both in unclear for each in both]),
+    )
+
+
+def _keyed(
+    records: Sequence[TrialRecord], flats: Mapping[str, Mapping[str, Any]], apart: Iterable[str]
+) -> dict[str, list[TrialRecord]]:
+    found: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        found.setdefault(record.role + _key(flats[record.condition_id], apart), []).append(record)
+    return found
+
+
+def _within(groups: Iterable[Sequence[TrialRecord]]) -> tuple[str, ...]:
+    """Condition paths that tell the records of a group apart, without those that another one decides."""
+    several = [group for group in groups if len({record.cell_id for record in group}) > 1]
+    return tuple(dict.fromkeys(path for group in several for path in axes_of(group)))
 
 
 def _scientific(record: TrialRecord) -> dict[str, Any]:
@@ -114,18 +140,24 @@ def _apart(
 
 
 def comparison_listing(found: Comparison) -> Listing:
-    """A row a cell of the first sweep, and one over all that are poisoned, one over all baselines, which have no attack
-    that could differ: mean differences, with the lowest and highest seed."""
-    records = [first for first, _ in found.pairs]
-    paths = axes_of(records)
-    names = axis_names(paths, records)
-    cells: dict[str, list[tuple[TrialRecord, TrialRecord]]] = {}
+    """A row a cell of the first sweep, or each pair of cells where it fits several; one over all that are poisoned, one
+    over all baselines, which have no attack that could differ: mean differences, with the lowest and highest seed."""
+    cells: dict[tuple[str, str], list[tuple[TrialRecord, TrialRecord]]] = {}
+    partners: dict[str, list[TrialRecord]] = {}
     for pair in found.pairs:
-        cells.setdefault(pair[0].cell_id, []).append(pair)
+        cells.setdefault((pair[0].cell_id, pair[1].cell_id), []).append(pair)
+        partners.setdefault(pair[0].condition_id, []).append(pair[1])
+    sides = [[pair[side] for pair in found.pairs] for side in (0, 1)]
+    axes = axes_of(sides[0]), _within(partners.values())
+    names = [*axis_names(axes[0], sides[0]), *(f"{name} of B" for name in axis_names(axes[1], sides[1]))]
     every = dict.fromkeys(names) | {names[0]: "all"}
-    rows = [_row(dict(zip(names, map(described(of[0][0]).get, paths), strict=True)), of) for of in cells.values()]
+    rows = [_row(dict(zip(names, _values(of[0], axes), strict=True)), of) for of in cells.values()]
     of_roles = ([pair for pair in found.pairs if pair[0].role == role] for role in ("poisoned", "baseline"))
     return Listing(tuple(names), (*rows, *(_row(every, pairs) for pairs in of_roles if pairs)))
+
+
+def _values(pair: tuple[TrialRecord, TrialRecord], axes: tuple[Sequence[str], Sequence[str]]) -> list[Any]:
+    return [described(record).get(path) for record, paths in zip(pair, axes, strict=True) for path in paths]
 
 
 def _row(values: Mapping[str, Any], pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, TypeVar
@@ -21,7 +21,7 @@ from bdray.record import FeaturesRecord, StageName, TrialRecord, repair_curve
 from bdray.report.findings import CleanBehaviour, CleanDifference
 from bdray.report.layout import Lines, lines_of, values_of, words_of
 from bdray.report.ranking import RankedRepair, Ranking
-from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, estimate, estimate_of
+from bdray.results.cells import Cell, Estimate, Study, applying, axis_words, distinct, estimate, estimate_of
 from bdray.results.detections import AskedNames
 from bdray.results.listing import axis_names
 
@@ -280,20 +280,20 @@ def _attack_success(cells: Sequence[Cell], axes: Sequence[str], shape: Shape) ->
         legend.append(Patch(color="#cfcfcf", label="floor (baseline)"))
     rows = _rows(cells, axes, [1.0], legend, shape)
     (panel,) = rows.panels
-    drawn: set[Hashable] = set()
+    # Models that several rows share, for what was done to them later, are drawn once.
+    poisoned = {cell.cell_id: cell for cell in distinct(cells, "poison")}
     for row, cell in rows.placed(cells):
         for stage, top in (("poison", row - 0.4), ("finetune", row)):
             floor = cell.floor(stage)
             if floor is not None:
                 panel.barh(top, floor, height=0.4, align="edge", color="#cfcfcf", zorder=1)
                 panel.plot([floor, floor], [top, top + 0.4], color=GREY, lw=1.2, zorder=2)
-        before, after = (cell.estimate(stage, "attack_success_rate") for stage in ("poison", "finetune"))
-        models = frozenset(each.model("poison") for each in cell.sound("poison"))
-        # Models that several rows share, for what was done to them later, are drawn once.
-        _dot(panel, before if models not in drawn else None, row - 0.14, BLUE, "o")
-        drawn.add(models)
-        _dot(panel, after, row + 0.14, ORANGE, "D")
-        _unsound(panel, cell.unsound_values("poison", "attack_success_rate"), row - 0.14, BLUE, "o")
+        models = poisoned.get(cell.cell_id)
+        before = models.estimate("poison", "attack_success_rate") if models else None
+        _dot(panel, before, row - 0.14, BLUE, "o")
+        _dot(panel, cell.estimate("finetune", "attack_success_rate"), row + 0.14, ORANGE, "D")
+        wrong = models.unsound_values("poison", "attack_success_rate") if models else []
+        _unsound(panel, wrong, row - 0.14, BLUE, "o")
         _unsound(panel, cell.unsound_values("finetune", "attack_success_rate"), row + 0.14, ORANGE, "D")
     panel.set_xlim(-0.015, 1.015)
     panel.xaxis.set_major_formatter(_as_percent)

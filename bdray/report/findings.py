@@ -245,10 +245,10 @@ def _spread(means: Sequence[tuple[Cell, float]]) -> Spread | None:
 
 def _shares(study: Study, stage: StageName) -> tuple[dict[str, Share], str]:
     """By axis, and of which cells. An axis that another one decides is judged within it, over all of its cells; of the
-    others, the shares are those of the largest balanced core, where no axis gets what belongs to another. Of cells
-    that are the same models the first counts."""
-    firsts = {cell.cell_id for cell in study.distinct(stage)}
-    means = _means([cell for cell in study.cells if cell.cell_id in firsts], stage)
+    others, the shares are those of the largest balanced core, where no axis gets what belongs to another. Cells that
+    are the same models count once, at the first one's place."""
+    places = {cell.cell_id: cell for cell in study.cells}
+    means = [(places[cell.cell_id], mean) for cell, mean in _means(study.distinct(stage), stage)]
     keys = [{k: v for k, v in cell.key.items() if stage != "poison" or not k.startswith(LATER)} for cell, _ in means]
     parents = parents_of(keys)
     rates = [mean for _, mean in means]
@@ -320,9 +320,12 @@ def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
 
 
 def _clean_differences(cell: Cell) -> dict[int, float]:
-    """By seed."""
-    found = [(each.record.condition["seed"], each.gained("poison")) for each in cell.models("poison")]
-    return {seed: difference.mean for seed, difference in found if difference}
+    """By seed; the mean of a model that was trained twice."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for each in cell.models("poison"):
+        if difference := each.gained("poison"):
+            by_seed[each.record.condition["seed"]].append(difference.mean)
+    return {seed: fmean(values) for seed, values in by_seed.items()}
 
 
 def _detector(study: Study) -> Detector | None:

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from bdray.poisoning.classes import in_common
-from bdray.record import Rates, StageName, TrialRecord
+from bdray.record import Rates, StageName, TrialRecord, facts_of, poison_fingerprint_of
 from bdray.results.controls import Control, controls_of
 from bdray.results.selected import selected_cells
 from bdray.results.statistics import Interval, newcombe_interval, wilson_interval
@@ -140,10 +140,16 @@ class Replicate:
             self._models[stage] = self._model(stage)
         return self._models[stage]
 
+    @cached_property
+    def training(self) -> Hashable:
+        """Equal where the same poisoned model is asked for and attacked alike: trained again, it is another model."""
+        facts = facts_of(self.record)
+        return poison_fingerprint_of(self.record), facts and facts.attack
+
     def _model(self, stage: StageName) -> Hashable:
         ends = self.record.stages[:1] if stage == "poison" else self.record.stages
         if not ends:
-            return self.record.condition_id
+            return self.training if stage == "poison" else self.record.condition_id
         losses = b"".join(each.epochs.known("loss").tobytes() for each in ends)
         rates = rates_after(self.record, stage)
         measured = self.record.role, rates and tuple(vars(rates).values())
@@ -207,6 +213,10 @@ class Cell:
         found: dict[Hashable, Replicate] = {}
         for replicate in sorted(self.replicates, key=lambda replicate: not replicate.sound(stage)):
             found.setdefault(replicate.model(stage), replicate)
+        if stage == "poison" and not all(each.record.stages for each in found.values()):
+            # What failed says nothing of its model, which another condition may have.
+            trained = {each.training for each in found.values() if each.record.stages}
+            found = {model: each for model, each in found.items() if model not in trained}
         if len(found) == len(self.replicates):
             return list(self.replicates)
         kept = set(map(id, found.values()))
@@ -346,14 +356,16 @@ def cells_of(
     by_axes: bool = False,
     took_at: float = TOOK_AT,
     controls: Mapping[str, Control] | None = None,
+    selected: Mapping[str, bool] | None = None,
 ) -> list[Cell]:
     """Records that share a cell or, with `by_axes`, the values of `axes`, in the order of the first of each.
 
     Args:
         took_at: see `bdray.results.took`.
         controls: by condition id; None: the baselines among `records`.
+        selected: see `selected_cells`; None: among `records`.
     """
-    return _cells(_placed(records, axes), axes, by_axes=by_axes, took_at=took_at, controls=controls)
+    return _cells(_placed(records, axes), axes, by_axes=by_axes, took_at=took_at, controls=controls, selected=selected)
 
 
 _Placed = tuple[TrialRecord, dict[str, Any]]
@@ -373,6 +385,7 @@ def _cells(
     by_axes: bool = False,
     took_at: float = TOOK_AT,
     controls: Mapping[str, Control] | None = None,
+    selected: Mapping[str, bool] | None = None,
 ) -> list[Cell]:
     placed = list(placed)
     records = [record for record, _ in placed]
@@ -381,7 +394,7 @@ def _cells(
     for record, mine in placed:
         key: Hashable = (record.role, repr(mine)) if by_axes else record.cell_id
         groups.setdefault(key, []).append((record, mine))
-    selected = {} if by_axes else selected_cells(records)
+    selected = {} if by_axes else selected_cells(records) if selected is None else selected
     return [
         Cell(
             members[0][0].cell_id,
@@ -441,27 +454,49 @@ def rates_after(record: TrialRecord, stage: StageName) -> Rates | None:
 
 
 def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
-    """Cells whose models after `stage` are others, the first of those that share theirs; values in which they differ,
-    stand side by side ("0.01 or 0.1"), but for those of what was done later to a poisoned model: they do not apply."""
+    """Cells whose models after `stage` are others. Those that share some are one, at the first one's place, which has
+    each model once; values in which they differ stand side by side ("0.01 or 0.1"), but for those of what was done
+    later to a poisoned model: they do not apply."""
+    above: dict[Hashable, Hashable] = {}
+
+    def first_of(tie: Hashable) -> Hashable:
+        while (before := above.setdefault(tie, tie)) != tie:
+            above[tie] = tie = above[before]
+        return tie
+
+    tied = [(cell, _ties(cell, stage)) for cell in cells]
+    for _, ties in tied:
+        for tie in ties:
+            above[first_of(tie)] = first_of(ties[0])
     groups: dict[Hashable, list[Cell]] = {}
-    for cell in cells:
-        # Where none counts, models that went wrong are still one for all that was done to them later.
-        counting = cell.sound(stage) or cell.replicates
-        groups.setdefault(frozenset(each.model(stage) for each in counting), []).append(cell)
-    return [_merged(each, LATER if stage == "poison" else ()) for each in groups.values()]
+    for cell, ties in tied:
+        groups.setdefault(first_of(ties[0]), []).append(cell)
+    return [_merged(each, stage) for each in groups.values()]
 
 
-def _merged(cells: Sequence[Cell], idle: tuple[str, ...]) -> Cell:
-    """`idle`: beginnings of paths that do not apply where the cells differ in them."""
+def _ties(cell: Cell, stage: StageName) -> list[Hashable]:
+    """What two cells that are one after `stage` have in common, some of it."""
+    # Where none counts, models that went wrong are still one for all that was done to them later.
+    models = {each.model(stage) for each in cell.sound(stage) or cell.replicates}
+    if stage == "poison":
+        return [*models, *(each.training for each in cell.replicates)]
+    # Two repairs that left one model as it was, but not another, are two.
+    done = tuple(value for path, value in cell.key.items() if path.startswith(LATER))
+    return [frozenset(models), *((model, done) for model in models)]
+
+
+def _merged(cells: Sequence[Cell], stage: StageName) -> Cell:
     first = cells[0]
     if len(cells) == 1:
         # It keeps what it knows of its models.
         return first
+    idle = LATER if stage == "poison" else ()
     told = {path: dict.fromkeys(shown(path, cell.values[path]) for cell in cells) for path in first.values}
     merged = {path: None if path.startswith(idle) else " or ".join(texts) for path, texts in told.items()}
-    return replace(
-        first, values={path: merged[path] if len(told[path]) > 1 else value for path, value in first.values.items()}
-    )
+    values = {path: merged[path] if len(told[path]) > 1 else value for path, value in first.values.items()}
+    models = replace(first, replicates=tuple(each for cell in cells for each in cell.replicates)).models(stage)
+    by_seed = sorted(models, key=lambda each: int(each.record.condition.get("seed", 0)))
+    return replace(first, values=values, replicates=tuple(by_seed))
 
 
 def applying(cells: Sequence[Cell]) -> list[Cell]:

@@ -119,12 +119,13 @@ def listing_of(
     by: Sequence[str] = (),
     took_at: float = TOOK_AT,
     controls: Mapping[str, Control] | None = None,
+    selected: Mapping[str, bool] | None = None,
 ) -> Listing:
     """One row a cell, or a group of conditions with the same values of the axes `by`.
 
     Args:
         took_at: see `bdray.results.took`.
-        controls: see `cells_of`.
+        controls, selected: see `cells_of`.
         by: paths, or the short names of axes that vary (`trigger`).
 
     Raises:
@@ -132,7 +133,7 @@ def listing_of(
     """
     axes = [_axis(name, records) for name in by] if by else axes_of(records)
     names = axis_names(axes, records)
-    cells = cells_of(records, axes, by_axes=bool(by), took_at=took_at, controls=controls)
+    cells = cells_of(records, axes, by_axes=bool(by), took_at=took_at, controls=controls, selected=selected)
     return Listing(tuple(names), tuple(_row(cell, names) for cell in cells))
 
 

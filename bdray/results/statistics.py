@@ -168,6 +168,8 @@ def _share(
     axis: str, parent: str | None, rows: Sequence[Mapping[str, Hashable]], values: Sequence[float]
 ) -> Share | None:
     members = [index for index, row in enumerate(rows) if parent is None or row[axis] is not None]
+    if not members:
+        return None
     data = [values[index] for index in members]
     above = [rows[index][parent] if parent else None for index in members]
     joint = [(group, rows[index][axis]) for group, index in zip(above, members, strict=True)]

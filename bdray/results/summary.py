@@ -9,6 +9,7 @@ from typing import get_args
 
 from bdray.record import StageName, Status, TrialRecord
 from bdray.results.cells import Cell, RateName, cells_of
+from bdray.results.controls import controls_of
 from bdray.results.varied import axes_of
 from bdray.values import show_cell
 
@@ -30,9 +31,12 @@ def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, f
     statuses = Counter(record.status for record in records)
     metrics = {f"conditions/{status}": float(statuses[status]) for status in get_args(Status)}
     metrics["conditions/planned"] = float(planned)
-    for group in cells_of(records, ["trigger.name"], by_axes=True):
-        name = "baseline" if group.is_baseline else _plain(str(group.values["trigger.name"]))
-        metrics |= _numbers(f"by_trigger/{name}", group)
+    poisoned, baselines = ([each for each in records if each.role == role] for role in ("poisoned", "baseline"))
+    for group in cells_of(poisoned, ["trigger.name"], by_axes=True, controls=controls_of(records)):
+        metrics |= _numbers(f"by_trigger/{_plain(str(group.values['trigger.name']))}", group)
+    # One group, whatever trigger those have that were asked for at rate 0.
+    for group in cells_of(baselines, [], by_axes=True):
+        metrics |= _numbers("by_trigger/baseline", group)
     cells = cells_of(records, axes_of(records)) if records else []
     if len(cells) <= _MOST_CELLS:
         names = Counter(map(_cell_name, cells))

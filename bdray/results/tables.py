@@ -159,20 +159,23 @@ def _probed(record: TrialRecord, results: Sequence[str]) -> dict[str, float | No
 
 
 def result_table(
-    records: Sequence[TrialRecord], controls: Mapping[str, Control] | None = None, took_at: float = TOOK_AT
+    records: Sequence[TrialRecord],
+    controls: Mapping[str, Control] | None = None,
+    took_at: float = TOOK_AT,
+    selected: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
-    """One row a condition, in the order of `records`; `controls`: see `cells_of`."""
+    """One row a condition, in the order of `records`; `controls`, `selected`: see `cells_of`."""
     import pandas as pd
 
     results, probed = results_of(records), any(record.probes for record in records)
     controls = controls_of(records) if controls is None else controls
     names = names_of(answer for record in records for answer in record.answers)
-    selected = selected_cells(records) if any(record.validation for record in records) else None
+    selected = selected_cells(records) if selected is None else selected
     shared: dict[str, Any] = {
         "detectors": names,
         "recipes": recipes_of(records),
         "took_at": took_at,
-        "selected": selected,
+        "selected": selected if any(record.validation for record in records) else None,
         "changed": list(dict.fromkeys(column for record in records for column in changes_of(record))),
     }
     rows = [
@@ -198,12 +201,17 @@ def csv_of(table: pd.DataFrame) -> str:
     return table.map(inert).rename(columns=inert).to_csv(index=False)
 
 
-def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
-    """`results.csv` and `results.parquet` in the sweep folder."""
-    sweep.write_atomic("results.csv", csv_of(table))
+def parquet_of(table: pd.DataFrame) -> bytes:
+    """The table as a Parquet file. Columns that mix kinds (a list here, a number there) have no type there and are
+    text."""
     buffer = io.BytesIO()
-    # Columns that mix kinds (a list here, a number there) have no parquet type; as text they have.
     mixed = [name for name in table if table[name].dropna().map(type).nunique() > 1]
     as_text = {str(name): table[name].map(str, na_action="ignore") for name in mixed}
     table.assign(**as_text).to_parquet(buffer, index=False)
-    sweep.write_atomic("results.parquet", buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_tables(sweep: Storage, table: pd.DataFrame) -> None:
+    """`results.csv` and `results.parquet` in the sweep folder."""
+    sweep.write_atomic("results.csv", csv_of(table))
+    sweep.write_atomic("results.parquet", parquet_of(table))

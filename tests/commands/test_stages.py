@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from bdray.cli import main
 from bdray.condition import Condition
+from bdray.record import TrialRecord, ValidationRecord
+from bdray.results.tables import result_table, write_tables
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import DRIVER_LOCK
 from bdray.store.storage import Storage
@@ -90,6 +94,49 @@ def test_forms_of_the_table(storage: Path, capsys: pytest.CaptureFixture[str]) -
     assert ids == list(SweepFolder(Storage.open(storage / "before")).info().conditions), "in the order of the plan"
     assert main([*typed, "--sort", "nothing"]) == 2
     assert "there is no column 'nothing'" in capsys.readouterr().err
+
+
+def kept(root: Path, records: list[TrialRecord]) -> list[str]:
+    """What to type for the results of a sweep of these records."""
+    folder = SweepFolder(Storage.open(root / "made"))
+    folder.write_info(SweepInfo("made", "made", conditions=tuple(record.condition_id for record in records)))
+    for record in records:
+        folder.condition(record.condition_id).write_record(record)
+    return ["results", "made", "--storage", str(root)]
+
+
+def test_a_column_that_mixes_kinds_is_text_in_parquet(tmp_path: Path, make_record: Callable[..., TrialRecord]) -> None:
+    """Found: pyarrow's traceback."""
+    records = [make_record(train={"compile": value}) for value in (False, "auto")]
+    file = tmp_path / "table.parquet"
+    assert main([*kept(tmp_path, records), "--parquet", str(file)]) == 0
+    table = pd.read_parquet(file)
+    assert list(table["train.compile"]) == ["False", "auto"]
+    write_tables(Storage.open(tmp_path / "made"), result_table(records))
+    assert (tmp_path / "made" / "results.parquet").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["finetune.lr=0.1", "finetune.lr=0.01", "seed=0"])
+def test_what_is_selected_is_the_same_whatever_is_chosen(
+    tmp_path: Path, make_record: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """Found: chosen rows were compared among themselves, and contradicted results.csv."""
+    accuracies = {(0.01, 0): 0.8, (0.01, 1): 0.8, (0.1, 0): 0.9, (0.1, 1): 0.5}
+    records = [
+        make_record(seed=seed, finetune={"lr": lr}).model_copy(
+            update={"validation": ValidationRecord(images=100, clean_accuracy=accuracy)}
+        )
+        for (lr, seed), accuracy in accuracies.items()
+    ]
+    typed = kept(tmp_path, records)
+    whole = result_table(records).set_index("condition_id")["selected"]
+    assert main([*typed, "--where", where, "--csv", str(tmp_path / "t.csv")]) == 0
+    found = pd.read_csv(tmp_path / "t.csv").set_index("condition_id")["selected"]
+    assert 0 < len(found) < len(whole)
+    assert found.to_dict() == whole[found.index].to_dict()
+    assert main([*typed, "--where", where, "--md", "--sort", "n"]) == 0
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert sum("selected" in row for row in said) == int(whole[found.index].any())
 
 
 def test_a_dry_run_says_how_many_conditions_are_done(

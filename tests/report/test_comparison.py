@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from bdray.commands.results import show_comparison
+from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing, differences
 from bdray.report.published import PublishedRow, beside
@@ -155,3 +159,74 @@ def test_a_component_tells_sweeps_apart_with_all_its_options(make_record: MakeRe
     found = compare(sweep(make_record, 0.0, ("patch",)), sweep(make_record, 0.0, ("blend",)))
     assert found.apart == {"trigger.name": (("patch",), ("blend",))}
     assert len(found.pairs) == 3
+
+
+def of_rates(make_record: MakeRecord, attacks: dict[float, float], **sections: Any) -> list[TrialRecord]:
+    """By poison rate, the attack success rate."""
+    return [
+        make_record((asr, 0.1), rate=rate, seed=seed, **sections) for rate, asr in attacks.items() for seed in (0, 1)
+    ]
+
+
+def told(found: Comparison) -> list[tuple[str, ...]]:
+    """Axes, `n` and the difference in attack success rate of each row."""
+    listing = comparison_listing(found)
+    places = [listing.heads.index(head) for head in (*listing.axes, "n", "ASR")]
+    return [tuple(row[place] for place in places) for row in texts_of(listing, intervals=False)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_that_fits_several_is_compared_with_each_whatever_their_order(
+    make_record: MakeRecord, turned: bool
+) -> None:
+    """Found: the last of them in the order of records was its partner, the others had none."""
+    several, one = of_rates(make_record, {0.05: 0.85, 0.2: 0.7}), of_rates(make_record, {0.1: 0.95})
+    if turned:
+        several.reverse()
+    found = compare(several, one)
+    assert (len(found.pairs), found.alone, found.unclear) == (4, (0, 0), (0, 0))
+    assert sorted(told(found)) == [("0.05", "2", "+10.0"), ("0.2", "2", "+25.0"), ("all", "4", "+17.5")]
+    back = compare(one, several)
+    assert comparison_listing(back).axes[1:] == ("rate of B",)
+    assert sorted(row[1:] for row in told(back)) == [("-", "4", "-17.5"), ("0.05", "2", "-10.0"), ("0.2", "2", "-25.0")]
+
+
+def test_one_component_is_compared_with_every_setting_of_another(make_record: MakeRecord) -> None:
+    blends = [
+        make_record((0.5 + alpha, 0.1), trigger={"name": "blend", "alpha": alpha}, seed=seed)
+        for alpha in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
+    patches = sweep(make_record, 0.0, ("patch",))
+    found = compare(blends, patches)
+    assert sorted(told(found)) == [("0.1", "2", "-10.0"), ("0.2", "2", "-20.0"), ("all", "4", "-15.0")]
+    assert found.alone == (0, 1), "the third seed"
+    back = compare(patches, blends)
+    assert comparison_listing(back).axes[1:] == ("alpha of B",)
+    assert sorted(row[1:] for row in told(back)) == [("-", "4", "+15.0"), ("0.1", "2", "+10.0"), ("0.2", "2", "+20.0")]
+
+
+def test_several_that_fit_several_are_left_out_by_name(
+    make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = of_rates(make_record, {0.05: 0.85, 0.2: 0.7}), of_rates(make_record, {0.1: 0.95, 0.3: 0.9, 0.4: 0.9})
+    found = compare(one, two)
+    assert (found.pairs, found.alone, found.unclear) == ((), (0, 0), (4, 6))
+    said = r"4 of a and 6 of b are left out: several of each differ only in poison\.rate"
+    with pytest.raises(UserError, match=said):
+        show_comparison(("a", "b"), (one, two))
+    blend = {"trigger": "blend"}
+    show_comparison(
+        ("a", "b"),
+        ([*one, *of_rates(make_record, {0.05: 0.5}, **blend)], [*two, *of_rates(make_record, {0.1: 0.6}, **blend)]),
+    )
+    printed = capsys.readouterr().out
+    assert "2 pairs of conditions" in printed
+    assert re.search(said, printed)
+    assert "+10.0" in printed
+
+
+def test_what_was_asked_for_at_rate_zero_is_no_partner_of_what_is_poisoned(make_record: MakeRecord) -> None:
+    found = compare(of_rates(make_record, {0.0: 0.1, 0.05: 0.85}), of_rates(make_record, {0.0: 0.1, 0.1: 0.95}))
+    assert [row for row in told(found) if row[0] == "all"] == [("all", "2", "+10.0"), ("all", "2", "+0.0")]
+    assert (found.alone, found.unclear) == ((0, 0), (0, 0))

@@ -62,6 +62,17 @@ def test_a_model_that_was_repaired_twice_is_drawn_once(make_record: MakeRecord) 
     assert sorted(dots) == sorted([(BLUE, 0.9), (ORANGE, 0.01), (ORANGE, 0.1)])
 
 
+def test_models_that_rows_share_in_part_are_drawn_once(make_record: MakeRecord) -> None:
+    """Found: one seed of a repair had not finished, and the others were drawn in both rows."""
+    records = [
+        make_record((0.9 - 0.1 * seed, lr), finetune={"lr": lr}, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1)
+    ]
+    (picture,) = attack_success_pictures(study_of(records[1:]))
+    dots = [x for line in picture.figure.axes[0].lines
+            if line.get_marker() == "o" and line.get_color() == BLUE for x in xs(line)]  # fmt: skip
+    assert sorted(dots) == [0.8, 0.9]
+
+
 def test_in_a_column_a_number_says_what_it_is(make_record: MakeRecord) -> None:
     records = [
         make_record(trigger=trigger, rate=rate, finetune={"lr": lr})

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from statsmodels.stats.multitest import multipletests
 
 from bdray.record import TrialRecord
 from bdray.report.findings import clean_behaviour, regularization, variation
+from bdray.report.layout import heat_map
 from bdray.report.page import SweepDescription, make_report
 from bdray.report.retraining import retraining
 from bdray.results.cells import Estimate, cells_of, study_of
@@ -87,6 +89,17 @@ def test_a_parameter_of_one_trigger_is_judged_within_it(make_record: MakeRecord)
     assert size is not None
     assert (size.parent, size.share) == ("trigger.name", pytest.approx(0, abs=1e-9))
     assert "trigger size (within trigger)" in make_report(records, SweepDescription("demo")).html
+
+
+@pytest.mark.parametrize("ended", [{"status": "failed"}, {"collapsed": True}, {"collapsed_in_repair": True}])
+def test_an_option_of_what_never_counts_explains_nothing(make_record: MakeRecord, ended: dict[str, Any]) -> None:
+    """Found: no page at all, "fmean requires at least one data point"."""
+    sizes = [make_record(trigger={"name": "patch", "size": size}, **ended) for size in (3, 5)]
+    others = [make_record((0.9 - 0.1 * k, 0.1 * k), trigger=name) for k, name in enumerate(("blend", "pixel", "line"))]
+    found = variation(study_of([*sizes, *others]))
+    assert found.before is not None
+    assert "trigger.size" not in [share.axis for share in found.shares if share.after]
+    assert make_report([*sizes, *others], SweepDescription("demo")).html
 
 
 def test_what_did_not_end_well_counts_in_no_finding(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
@@ -360,6 +373,100 @@ def test_models_that_trained_alike_to_the_last_bit_are_one(make_record: MakeReco
     assert len(study_of([alike[0], other]).distinct("poison")) == 2
     clean = clean_behaviour(study_of([*alike, make_baseline(alike)]))
     assert (clean.pairs, [row.cell.label for row in clean.cells]) == (1, ["after augmentation or before augmentation"])
+
+
+@pytest.mark.parametrize("lacking", ["unfinished", "failed", "diverged in the repair"])
+def test_a_seed_that_one_repair_lacks_makes_no_other_cell_of_the_rest(
+    make_record: MakeRecord, make_baseline: MakeRecord, lacking: str
+) -> None:
+    """Found: "took in 5 of 5" of 4 models, 5 pairs and 3 cells of 2, where one seed had not finished its repair."""
+    rates = (0.01, 0.1)
+    attacks = [
+        make_record((0.9 - 0.1 * seed, 0.5), trigger=trigger, seed=seed, finetune={"lr": lr})
+        for trigger in ("patch", "blend")
+        for lr in rates
+        for seed in (0, 1)
+    ]
+    baselines = [make_baseline(attacks, seed=seed, finetune={"lr": lr}) for lr in rates for seed in (0, 1)]
+    whole = [*attacks, *baselines]
+    gone = attacks.pop(1)
+    instead = {
+        "unfinished": [],
+        "failed": [make_record(status="failed", seed=1, finetune={"lr": 0.01})],
+        "diverged in the repair": [diverged_in_repair(gone)],
+    }
+    study = study_of([*attacks, *instead[lacking], *baselines])
+    found, clean, spread, heat = retraining(study), clean_behaviour(study), variation(study), heat_map(study, "poison")
+    assert found.took == Trainings(4, 0, 4, (0.9, 0.8) * 2)
+    assert (clean.pairs, [len(row.difference.values) for row in clean.cells]) == (4, [2, 2])
+    assert clean.detector == clean_behaviour(study_of(whole)).detector
+    assert spread.before == variation(study_of(whole)).before
+    assert heat is not None
+    assert {square.cells for square in heat.squares.values()} == {1}
+    (group, *_) = [each for each in cells_of(study.records, ["trigger.name"], by_axes=True) if not each.is_baseline][1:]
+    assert len(group.models("poison")) == 2
+
+
+def test_models_that_failed_before_any_repair_are_one_cell(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    attacks = [
+        make_record(
+            trigger=trigger, seed=seed, finetune={"lr": lr}, status="failed" if trigger == "blend" else "finished"
+        )
+        for trigger in ("patch", "blend")
+        for lr in (0.01, 0.1)
+        for seed in (0, 1)
+    ]
+    baselines = [make_baseline(attacks, seed=seed, finetune={"lr": lr}) for lr in (0.01, 0.1) for seed in (0, 1)]
+    study = study_of([*attacks, *baselines])
+    assert [cell.marks_by("poison") for cell in study.distinct("poison")] == ["2 of 2 failed", ""]
+    assert retraining(study).took == Trainings(2, 0, 4, (0.9, 0.9))
+
+
+def test_a_model_that_was_trained_twice_makes_no_other_cell_of_the_rest(
+    make_record: MakeRecord, make_baseline: MakeRecord
+) -> None:
+    """Found: a model that was no longer kept was trained again for a later repair, and the other seed was two."""
+    first, again = ([make_record((0.9, lr), seed=seed, finetune={"lr": lr}) for seed in (0, 1)] for lr in (0.01, 0.1))
+    models = [trained_alike(first[0], 2.1), trained_alike(first[1], 2.2)]
+    models += [trained_alike(again[0], 2.1), trained_alike(again[1], 2.3)]
+    baselines = [make_baseline(models, seed=seed, finetune={"lr": lr}) for lr in (0.01, 0.1) for seed in (0, 1)]
+    study = study_of([*models, *baselines])
+    (cell,) = study.distinct("poison")
+    assert [each.record.condition["seed"] for each in cell.models("poison")] == [0, 1, 1]
+    assert clean_behaviour(study).pairs == 2, "one value a seed"
+    both = study_of([trained_alike(each, 3.0 + number) for number, each in enumerate((*first, *again))])
+    assert len(both.distinct("poison")) == 1
+    assert len(both.distinct("finetune")) == 2
+
+
+def test_models_of_other_pictures_or_under_another_trigger_stay_apart(make_record: MakeRecord) -> None:
+    """A clean set larger than the pool takes pictures from the poison stage."""
+    shares = [make_record((0.9, 0.1), finetune={"fraction": fraction}) for fraction in (0.05, 0.3)]
+    assert len(study_of(shares).distinct("poison")) == 2
+    fainter = {"rate": 0.1, "test_trigger": {"name": "patch", "opacity": 0.5}}
+    tested = [make_record((0.9, 0.1)), make_record((0.4, 0.1), poison=fainter)]
+    alike = [trained_alike(each, 2.1) for each in tested]
+    assert len({each.stages[0].fingerprint for each in alike}) == 1
+    assert len(study_of(alike).distinct("poison")) == 2
+
+
+def test_repairs_that_did_the_same_to_one_seed_alone_stay_apart(make_record: MakeRecord) -> None:
+    records = [make_record((0.9, 0.9), repair=repair, seed=seed) for repair in ("clp", "bnp") for seed in (0, 1)]
+    for number in (0, 2):
+        idle = records[number].stages[1].model_copy(update={"fingerprint": "idle"})
+        records[number] = records[number].model_copy(update={"stages": (records[number].stages[0], idle)})
+    assert [cell.label for cell in study_of(records).distinct("finetune")] == ["bnp", "clp"]
+    orders = [
+        make_record((0.9, 0.1), trigger="filter", seed=seed, poison={"rate": 0.1, "stamp": f"{order}_augmentation"})
+        for order, seed in (("before", 0), ("before", 1), ("after", 0))
+    ]
+    alike = [
+        each.model_copy(
+            update={"stages": tuple(s.model_copy(update={"fingerprint": f"{s.name}{seed}"}) for s in each.stages)}
+        )
+        for each, seed in zip(orders, (0, 1, 0), strict=True)
+    ]
+    assert len(study_of(alike).distinct("finetune")) == 1
 
 
 def test_the_same_models_are_one_cell_of_shares_means_and_cost(make_record: MakeRecord) -> None:

@@ -225,6 +225,22 @@ def test_what_was_asked_for_at_rate_zero_is_told_from_its_baseline(
     assert [(row["rate"], row[""]) for row in rows if row[""]] == [(0.0, "baseline"), (None, "baseline")]
 
 
+def test_baselines_of_several_triggers_are_one_group(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """Found: those asked for at rate 0 have a trigger, and MLflow had the numbers of the last one's alone."""
+    zero = [
+        make_record((0.0, 0.0), trigger=trigger, rate=0.0, seed=seed, clean=clean, tuned=clean)
+        for seed, (trigger, clean) in enumerate((("patch", 0.5), ("blend", 0.7)))
+    ]
+    plain = make_baseline(seed=2, clean=0.9, tuned=0.9)
+    attack = make_record()
+    for order in ([*zero, plain, attack], [attack, plain, *reversed(zero)]):
+        metrics = summary_metrics(order, 4)
+        said = {side: metrics[f"by_trigger/baseline/{side}_clean_accuracy"] for side in ("poisoned", "repaired")}
+        assert said == {"poisoned": pytest.approx(0.7), "repaired": pytest.approx(0.7)}
+        assert metrics["by_trigger/baseline/poisoned_trainings"] == 3
+        assert metrics["by_trigger/patch/poisoned_trainings"] == 1
+
+
 def test_without_floors_nothing_is_said_of_what_took(make_record: MakeRecord) -> None:
     records = [make_record((0.9, 0.1))]
     assert "took" not in listing_of(records).heads

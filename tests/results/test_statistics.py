@@ -213,6 +213,13 @@ def test_share_by_chance_is_the_mean_over_all_permutations() -> None:
     assert fmean(shares) == pytest.approx(variance_shares(rows, values)[0].by_chance)
 
 
+def test_an_axis_that_applies_to_no_row_has_no_share() -> None:
+    """Found: the cells that had it were failed or collapsed, and no page was made of the others."""
+    rows: list[dict[str, str | None]] = [{"trigger.name": name, "trigger.size": None} for name in "aabb"]
+    (share,) = variance_shares(rows, [0.1, 0.2, 0.8, 0.9], parents_of(rows))
+    assert share.axis == "trigger.name"
+
+
 def test_variance_shares_leave_out_what_says_nothing() -> None:
     rows = [{"one": 0, "each": k, "two": k % 2} for k in range(4)]
     assert [share.axis for share in variance_shares(rows, [0.1, 0.2, 0.3, 0.5])] == ["two"]
