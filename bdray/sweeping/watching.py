@@ -68,7 +68,7 @@ class Watcher:
         self._conditions: dict[str, Condition] = {}
         self._running: dict[str, _Running] = {}
         self._ended: deque[str] = deque()
-        self._free: deque[float] = deque()
+        self._free: list[float] = []
         self._gaps: deque[float] = deque(maxlen=_GAPS)
         self._detectors = frozenset(each.name for each in self._questions.detectors_of("poisoned"))
         self.forecaster, self._capacity = Forecaster({}, capacity(), bool(self._detectors)), capacity
@@ -99,9 +99,10 @@ class Watcher:
                 shown = RunningCondition(condition_id=condition_id, label=label)
                 units = {stage.step: stage.units for stage in work.stages}
                 self._running[condition_id] = _Running(work, now, now, now, units, shown)
-            # The first conditions start their processes too; the gap is what lies between two in the same one.
+            # The first conditions start their processes too; the gap is what lies between two in the same one. The slot
+            # that was freed last is taken: where fewer fit than before, the others stay empty.
             if self._free:
-                self._gaps.append(now - self._free.popleft())
+                self._gaps.append(now - self._free.pop())
 
     def ended(self, condition_id: str, *, again: bool = False) -> None:
         """A condition is over, or (`again`) waits for another process."""

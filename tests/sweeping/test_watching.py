@@ -76,6 +76,33 @@ def test_the_time_left_follows_the_nodes_that_are_there(tmp_path: Path) -> None:
     assert watcher.forecaster.spent(tasks).wall_s == pytest.approx(alone / 7)
 
 
+def test_slots_that_stay_empty_are_no_gaps(tmp_path: Path) -> None:
+    """Found: once fewer trials fitted than before, a start was taken for that of a slot that had been free for long."""
+    conditions = [
+        Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "seed": seed}) for seed in range(12)
+    ]
+    sweep, now = Storage.open(tmp_path), [0.0]
+    SweepFolder(sweep).write_info(SweepInfo("narrows", "narrows"))
+    write_record(sweep, conditions[-1])
+    names = [condition.condition_id for condition in conditions[:-1]]
+    tasks = [Task(name, "", ()) for name in names]
+    watcher = Watcher(sweep, conditions, tasks, lambda: Capacity(1.0), clock=lambda: now[0])
+    watcher.look()
+    alone = watcher.left_s()
+    assert alone is not None
+    for name in names[:4]:
+        watcher.started(name)
+    for name in names[:4]:
+        watcher.ended(name)
+    # Each of the others needs the whole machine.
+    for name in names[4:-1]:
+        now[0] += 0.1
+        watcher.started(name)
+        now[0] += 60
+        watcher.ended(name)
+    assert watcher.left_s() == pytest.approx(alone / len(names) + 0.1)
+
+
 def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
     """Found: "poison, epoch 8 of 8 done" for the minutes that a detector took."""
     repair = {"name": "fine_pruning"}
