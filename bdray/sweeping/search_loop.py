@@ -116,14 +116,10 @@ class SearchLoop:
         return []
 
     def ended(self, condition_id: str) -> None:
-        """A condition ended by itself; there is a record."""
+        """A condition is over: it ended by itself, or has lost its process for good, and then a record that it had
+        before stands."""
         if self._asker is not None and condition_id in self._running:
             self._tell(self._running.pop(condition_id))
-
-    def lost(self, condition_id: str) -> None:
-        """A condition ended without a record."""
-        if self._asker is not None and condition_id in self._running:
-            self._asker.tell(blank_record(self._running.pop(condition_id), now_ms()))
 
     @property
     def _is_late(self) -> bool:
