@@ -100,6 +100,8 @@ class SearchLoop:
             if not asked:
                 return []
             new = [c for c in [*self._space.twins(asked), *asked] if c.condition_id not in self._known]
+            # What the space includes, or is a twin, may be asked for when it is over already.
+            known = [c for c in asked if c.condition_id in self._known]
             left = list(self._sift(new))
             for condition in left:
                 self._folder.condition(condition.condition_id).write_condition(condition)
@@ -107,9 +109,8 @@ class SearchLoop:
             self._list()
             self._running |= {condition.condition_id: condition for condition in left}
             self.left += left
-            waiting = {condition.condition_id for condition in left}
-            for condition in new:
-                if condition.condition_id not in waiting:
+            for condition in [*known, *new]:
+                if condition.condition_id not in self._running:
                     self._tell(condition)
             if left:
                 return left

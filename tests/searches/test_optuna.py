@@ -371,6 +371,19 @@ def test_what_has_finished_stays_so_where_its_process_is_lost_later(
     assert states(askers[0]) == ["COMPLETE"] * 3
 
 
+def test_an_included_cell_that_failed_is_no_trial_that_never_ends(
+    load: Load, tmp_path: Path, askers: list[OptunaAsker]
+) -> None:
+    """Found: asked for by the search too, it was neither run nor told."""
+    keys = search(max_trials=3, sampler="random")
+    space, sweep = load(parameters=RATES, include=[{"poison.rate": 0.2}], search=keys), Storage.open(tmp_path)
+    for condition in space.conditions():
+        failed = made_up(condition).model_copy(update={"status": "failed"})
+        SweepFolder(sweep).condition(condition.condition_id).write_record(failed)
+    drive(space, sweep)
+    assert sorted(states(askers[0])) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
 def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:
     cell = {"poison.rate": 0.02, "train.lr": 0.1, "trigger.size": 2, "regularizer.name": "none"}
     space = load(parameters=PARAMETERS, search=search(max_trials=2), include=[cell])

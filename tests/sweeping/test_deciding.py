@@ -124,7 +124,7 @@ def test_cpu_auto_is_decided_for_what_can_run_side_by_side(load: Load) -> None:
 def test_cpu_auto_knows_how_many_trials_the_gpus_have_room_for(
     gpu: str, nodes: Nodes, cpu: int, trials: int, load: Load
 ) -> None:
-    """Found: 64 cores and a GPU came to one thread a trial; and one condition without a GPU was limited by the others."""
+    """Found: 64 cores and a GPU came to one thread a trial; and trials without a GPU were limited too."""
     text = SPACE.replace("[0, 1]", str(list(range(41)))).partition("resources:")[0]
     space = load(f"{text}resources: {{cpu: auto, gpu: {gpu}}}\n")
     because = {"cpu": f"64 cores, at most {trials} trial{'s' * (trials > 1)} at once"}
