@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -277,12 +278,15 @@ def looping(
     space: SearchSpace,
     sweep: Storage,
     sift: Callable[[Sequence[Condition]], Sequence[Condition]],
+    clock: Callable[[], float] = time.monotonic,
 ) -> SearchLoop:
     """As the driver begins."""
-    folder, search_loop = SweepFolder(sweep), SearchLoop(space, sweep, space.conditions(), sift, searching=True)
+    folder = SweepFolder(sweep)
+    search_loop = SearchLoop(space, sweep, space.conditions(), sift, searching=True, clock=clock)
     search_loop.recall()
     ids = tuple(condition.condition_id for condition in search_loop.conditions)
-    folder.write_info(SweepInfo(name="sweep", experiment="sweep", conditions=ids))
+    known = folder.info_if_any() or SweepInfo(name="sweep", experiment="sweep")
+    folder.write_info(replace(known, conditions=ids))
     search_loop.begin(())
     return search_loop
 
@@ -369,6 +373,27 @@ def test_what_has_finished_stays_so_where_its_process_is_lost_later(
         SweepFolder(sweep).condition(condition.condition_id).write_record(made_up(condition))
         search_loop.ended(condition.condition_id)
     assert states(askers[0]) == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_hours_that_are_over_are_over_for_the_next_command_too(is_killed: bool, load: Load, tmp_path: Path) -> None:
+    """Found: only the time up to the last ask counted, so a finished sweep asked for more whenever it was typed."""
+    space = load(parameters=PARAMETERS, search=search(max_trials=None, max_hours=1.0), seeds=[0])
+    sweep, now = Storage.open(tmp_path), [0.0]
+    search_loop = looping(space, sweep, without_record(sweep), lambda: now[0])
+    waiting = [*search_loop.left, *search_loop.more()]
+    while waiting:
+        condition = waiting.pop()
+        now[0] += 2400
+        SweepFolder(sweep).condition(condition.condition_id).write_record(made_up(condition))
+        search_loop.ended(condition.condition_id)
+    if not is_killed:
+        now[0] += 5
+        search_loop.note_time()
+    assert SweepFolder(sweep).info().searched_s == now[0] > 3600
+    now[0] = 0.0
+    again = looping(space, sweep, without_record(sweep), lambda: now[0])
+    assert (again.exhausted, again.left) == (True, [])
 
 
 def test_an_included_cell_that_failed_is_no_trial_that_never_ends(
