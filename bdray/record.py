@@ -582,6 +582,8 @@ class TrialRecord(_Frozen):
     """Of the repaired model; in `answers.json`, too."""
     untaught: tuple[Unmeasured, ...] = Field(default=(), exclude=True)
     """Relearning that failed; in `answers.json`, too."""
+    surrogate_seconds: float | None = None
+    """What the training of its surrogate took, 0 of one that was kept; None without one, and in older records."""
     environment: dict[str, Any] = {}
     """Where it ran, and under `stages` where each stage was computed (a kept one may come from another machine)."""
     warning: str = ""

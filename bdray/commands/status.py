@@ -51,7 +51,7 @@ class SweepState:
         open: how many of its plan have not ended.
         heads: how those ended that did.
         begun: conditions that have reported something and did not end.
-        standing: what its driver last said; None where it never did.
+        sweep_status: what its driver last said; None where it never did.
     """
 
     name: str
@@ -69,6 +69,11 @@ class SweepState:
     def counts(self) -> Counter[str]:
         """By status."""
         return Counter(head.status for head in self.heads)
+
+    @property
+    def failures(self) -> Sequence[RecordHead]:
+        """Those that ended without results and were not pruned."""
+        return [head for head in self.heads if head.status not in ("finished", "pruned")]
 
     @property
     def waiting(self) -> int:
@@ -213,13 +218,14 @@ def _overview(states: Sequence[SweepState], storage_uri: str) -> Iterator[Render
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     table.add_column("sweep", no_wrap=True)
-    for head in ("state", "done", "failed", "running", "left"):
+    pruned = ("pruned",) if any(state.counts["pruned"] for state in states) else ()
+    for head in ("state", "done", "failed", *pruned, "running", "left"):
         table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
     for state in states:
-        finished, ended = state.counts["finished"], len(state.heads)
         runs = len(state.sweep_status.running) if state.is_alive and state.sweep_status else 0
-        row = (state.word, f"{ended}/{state.planned}", str(ended - finished), str(runs), state.left or "-")
-        table.add_row(Text(state.name), *row)
+        ended = f"{len(state.heads)}/{state.planned}", str(len(state.failures))
+        counts = (*ended, *(str(state.counts[name]) for name in pruned), str(runs))
+        table.add_row(Text(state.name), state.word, *counts, state.left or "-")
     yield table
     where = [] if storage_uri == "runs" else ["--storage", storage_uri]
     yield Text(f"more of one of them: {shlex.join(['bdray', 'status', 'SWEEP', *where])}", style="dim")
@@ -236,7 +242,7 @@ def _in_full(state: SweepState) -> Iterator[RenderableType]:
         said = f"of them {state.outside} lie outside the last command's plan, of which {ended} have ended"
         yield Text(f"  {said}")
     yield from _running(state)
-    failures = [head for head in state.heads if head.status not in ("finished", "pruned")]
+    failures = state.failures
     for head in failures[:_FAILURES]:
         cause = f"{head.error.kind}: {head.error.message}" if head.error else "the loss is not a finite number"
         yield Text(f"  {head.condition_id}  {head.status}  {cause}", style="red")

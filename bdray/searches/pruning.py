@@ -120,22 +120,27 @@ class Pruner:
         if curve.fingerprint in self._decided:
             return self._decided[curve.fingerprint]
         with quiet():
-            trial = self._hear(curve)
-            if curve.has_ended or not curve.values or not trial.should_prune() or curve.fingerprint in self._spared:
+            if not self._hear(curve) or curve.has_ended or curve.fingerprint in self._spared:
                 return False
             self._end(curve, pruned=True)
         return True
 
-    def _hear(self, curve: Curve) -> optuna.Trial:
+    def _hear(self, curve: Curve) -> bool:
+        """Whether the rule ends it by the last epoch that is new."""
         if curve.fingerprint not in self._trials:
             self._trials[curve.fingerprint] = self._study(curve.kind).ask()
         trial, told = self._trials[curve.fingerprint], self._told.setdefault(curve.fingerprint, set())
-        for epoch in sorted(curve.values.keys() - told):
+        is_worse, new = False, sorted(curve.values.keys() - told)
+        for epoch in new:
             trial.report(curve.values[epoch], epoch)
-            told.add(epoch)
+            # Halving notes which rung a trial reached only where it is asked, and asked twice it answers for the next.
+            # The median notes nothing, and takes long where all epochs of many records are told.
+            if self._prune.rule == "halving" or epoch == new[-1]:
+                is_worse = trial.should_prune()
+        told.update(new)
         if curve.has_ended and curve.values:
             self._end(curve, pruned=False)
-        return trial
+        return is_worse
 
     def _end(self, curve: Curve, *, pruned: bool) -> None:
         from optuna.trial import TrialState

@@ -84,11 +84,10 @@ def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: Clu
     decided = space.resources.decided
     if decided.cpu is not None or not any(space.resources_for(condition).cpu == "auto" for condition in conditions):
         return decided
-    cores, gpus = cluster.node_cpus(), cluster.resources()["gpu"]
+    cores = cluster.node_cpus()
     if not cores:
         raise ClusterError("resources.cpu: auto shares a node's CPUs, and the cluster has no node with any")
-    shares = [gpu for gpu in (space.resources_for(c).gpu for c in conditions) if gpus and gpu != "auto" and gpu > 0]
-    limits = [most, int(gpus / min(shares)) if shares else None]
+    limits = most, _most_on_gpus(space, conditions, cluster)
     # Conditions that share a poison stage wait for it.
     trials = min([len({c.poison_fingerprint for c in conditions}), *(limit for limit in limits if limit)])
     share = cpu_share(cores, trials)
@@ -163,13 +162,18 @@ def unmeasured_lines(what: str, part: Part, kinds: Sequence[TrainingKind], answe
 
 
 def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun, threads: int) -> int:
-    """How many trials run at once at most: by the GPUs where all need one, of which `auto` may be its smallest part."""
+    """How many trials run at once at most."""
     slots = sum(int(cores / threads) for cores in cluster.node_cpus())
-    asked = [space.resources_for(condition).gpu for condition in conditions]
-    least = min(1 / MOST_ON_ONE_GPU if gpu == "auto" else gpu for gpu in asked)
-    if least and (gpus := cluster.resources()["gpu"]):
-        slots = min(slots, int(gpus / least))
-    return max(1, slots)
+    return max(1, min(slots, _most_on_gpus(space, conditions, cluster) or slots))
+
+
+def _most_on_gpus(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun) -> int | None:
+    """How many trials the GPUs have room for at most; None where some trials need none."""
+    # A GPU that has no type is measured by nobody, and then `auto` is a whole one.
+    auto = 1 / MOST_ON_ONE_GPU if cluster.gpu_types() else 1.0
+    least = min(auto if gpu == "auto" else gpu for gpu in (space.resources_for(c).gpu for c in conditions))
+    gpus = cluster.resources()["gpu"]
+    return int(gpus / least) if gpus and least else None
 
 
 def where_trials_run(

@@ -22,7 +22,7 @@ from statistics import fmean
 from bdray.cluster.job import Task
 from bdray.record import TrialRecord
 from bdray.store.file_names import answer_name
-from bdray.sweeping.workload import POISON, Kind, StageWork, Work, training_of
+from bdray.sweeping.workload import POISON, SURROGATE, Kind, StageWork, Work, training_of
 
 _ROUNDING = 1e-9
 
@@ -163,6 +163,7 @@ class Forecaster:
         if work is None or not record.stages:
             return
         computed = {stage.name: stage.seconds for stage in record.stages if stage.epochs and not stage.reused}
+        computed |= {SURROGATE: record.surrogate_seconds} if record.surrogate_seconds else {}
         self.finished.update(stage.fingerprint for stage in work.stages if stage.shared)
         self.finished.update(answer_name(record.stages[0].fingerprint, answer.key) for answer in record.answers)
         steps = {stage.step: (computed[stage.name], stage.units) for stage in work.stages if stage.name in computed}
@@ -223,12 +224,15 @@ class Forecaster:
 
 def beside_stages(record: TrialRecord) -> tuple[float | None, float | None]:
     """What a finished condition took beside its stages: seconds of its own, with detectors of its repaired model, and
-    of the detectors that it asked of the poisoned one. None where it asked none, and both where it went on after a
-    kill: its stages then took longer in all than it did since.
+    of the detectors that it asked of the poisoned one. None where it asked none, and both where that is not known: it
+    went on after a kill, so that its stages took longer in all than it did since, or is of an older version, which did
+    not say what a surrogate took.
 
     Conditions that share a model share its answers, and hold how long each took: who took less than that read them.
     """
-    stages = sum(stage.seconds for stage in record.stages if not stage.reused)
+    if SURROGATE in record.environment and record.surrogate_seconds is None:
+        return None, None
+    stages = sum(stage.seconds for stage in record.stages if not stage.reused) + (record.surrogate_seconds or 0.0)
     beside = (record.finished_ms - record.started_ms) / 1000 - stages
     asking = sum(answer.seconds for answer in record.answers if answer.result == "poisoned")
     if beside < 0:

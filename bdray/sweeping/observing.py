@@ -100,7 +100,7 @@ class Watch:
         self.on_failure(condition_id, cause)
         self.lost_details[condition_id] = detail
         self.eviction.ended(condition_id)
-        self.search_loop.lost(condition_id)
+        self.search_loop.ended(condition_id)
 
     def expect(self, conditions: Sequence[Condition]) -> None:
         """Conditions have become known that are to be run."""

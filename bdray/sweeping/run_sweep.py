@@ -172,6 +172,7 @@ def _run_and_deliver(run: SweepRun) -> SweepOutcome:
 def _add_time(run: SweepRun, seconds: float) -> SweepInfo:
     """What is known of the sweep from then on."""
     folder = SweepFolder(run.sweep)
+    run.search_loop.note_time()
     info = folder.info()
     folder.write_info(info := replace(info, ran_s=info.ran_s + seconds))
     return info

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from bdray.condition import Condition
 from bdray.record import TrialRecord, now_ms
@@ -24,6 +25,9 @@ from bdray.store.sweep_folder import SweepFolder
 Sift = Callable[[Sequence[Condition]], Sequence[Condition]]
 """Takes over what other sweeps have of these conditions; returns those that are left to run."""
 
+_NOTED_S = 60.0
+"""As conditions end, the time is noted so often, for a driver that is killed."""
+
 
 class SearchLoop:
     """Which conditions a sweep runs.
@@ -32,6 +36,7 @@ class SearchLoop:
         planned: what is known in advance.
         sift: what it does with conditions that become known.
         searching: whether the space's search goes on from there.
+        clock: seconds since any moment; it cannot be set while the sweep runs.
 
     Attributes:
         conditions: all that are known so far: the planned ones, then the others in the order they were asked for.
@@ -39,7 +44,14 @@ class SearchLoop:
     """
 
     def __init__(
-        self, space: SearchSpace, sweep: Storage, planned: Sequence[Condition], sift: Sift, *, searching: bool
+        self,
+        space: SearchSpace,
+        sweep: Storage,
+        planned: Sequence[Condition],
+        sift: Sift,
+        *,
+        searching: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.searching = searching
         self.conditions, self.left = list(planned), list[Condition]()
@@ -48,7 +60,7 @@ class SearchLoop:
         self._running: dict[str, Condition] = {}
         self._planned = frozenset(condition.condition_id for condition in planned)
         self._known = set(self._planned)
-        self._spent_s, self._began = 0.0, time.monotonic()
+        self._clock, self._began, self._spent_s, self._noted_s = clock, clock(), 0.0, 0.0
 
     def recall(self) -> None:
         """Take up what an earlier run of this sweep asked for, as far as it lies in the space. To be called before
@@ -56,7 +68,7 @@ class SearchLoop:
         info = self._folder.info_if_any()
         if info is None or not self.searching:
             return
-        self._spent_s = info.searched_s
+        self._spent_s = self._noted_s = info.searched_s
         for condition_id in info.asked:
             condition = None if condition_id in self._known else self._folder.condition(condition_id).condition()
             if condition is not None and self._space.holds(condition):
@@ -100,6 +112,8 @@ class SearchLoop:
             if not asked:
                 return []
             new = [c for c in [*self._space.twins(asked), *asked] if c.condition_id not in self._known]
+            # What the space includes, or is a twin, may be asked for when it is over already.
+            known = [c for c in asked if c.condition_id in self._known]
             left = list(self._sift(new))
             for condition in left:
                 self._folder.condition(condition.condition_id).write_condition(condition)
@@ -107,23 +121,25 @@ class SearchLoop:
             self._list()
             self._running |= {condition.condition_id: condition for condition in left}
             self.left += left
-            waiting = {condition.condition_id for condition in left}
-            for condition in new:
-                if condition.condition_id not in waiting:
+            for condition in [*known, *new]:
+                if condition.condition_id not in self._running:
                     self._tell(condition)
             if left:
                 return left
         return []
 
     def ended(self, condition_id: str) -> None:
-        """A condition ended by itself; there is a record."""
+        """A condition is over: it ended by itself, or has lost its process for good, and then a record that it had
+        before stands."""
         if self._asker is not None and condition_id in self._running:
             self._tell(self._running.pop(condition_id))
+            if self._searched_s - self._noted_s > _NOTED_S:
+                self.note_time()
 
-    def lost(self, condition_id: str) -> None:
-        """A condition ended without a record."""
-        if self._asker is not None and condition_id in self._running:
-            self._asker.tell(blank_record(self._running.pop(condition_id), now_ms()))
+    def note_time(self) -> None:
+        """How long the search has gone on, for the next command."""
+        if self.searching:
+            self._note()
 
     @property
     def _is_late(self) -> bool:
@@ -132,7 +148,7 @@ class SearchLoop:
 
     @property
     def _searched_s(self) -> float:
-        return self._spent_s + time.monotonic() - self._began
+        return self._spent_s + self._clock() - self._began
 
     def _add(self, conditions: Sequence[Condition]) -> None:
         self.conditions += conditions
@@ -140,9 +156,12 @@ class SearchLoop:
 
     def _list(self) -> None:
         ids = tuple(condition.condition_id for condition in self.conditions)
-        info = self._folder.info()
-        outside = tuple(each for each in info.outside if each not in self._known)
-        self._folder.write_info(replace(info, conditions=ids, outside=outside, searched_s=self._searched_s))
+        outside = tuple(each for each in self._folder.info().outside if each not in self._known)
+        self._note(conditions=ids, outside=outside)
+
+    def _note(self, **news: Any) -> None:
+        self._noted_s = self._searched_s
+        self._folder.write_info(replace(self._folder.info(), searched_s=self._noted_s, **news))
 
     def _tell(self, condition: Condition) -> None:
         assert self._asker is not None

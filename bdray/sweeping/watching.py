@@ -21,7 +21,7 @@ from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import RunningCondition, SweepStatus
 from bdray.sweeping.forecast import Capacity, Forecaster, Steps
-from bdray.sweeping.workload import POISON, StageWork, Work, training_of, work_of
+from bdray.sweeping.workload import POISON, SURROGATE, StageWork, Work, training_of, work_of
 
 _ALMOST_OVER = 0.02
 """Of a condition that has taken longer than was expected, so much is taken to be left."""
@@ -68,7 +68,7 @@ class Watcher:
         self._conditions: dict[str, Condition] = {}
         self._running: dict[str, _Running] = {}
         self._ended: deque[str] = deque()
-        self._free: deque[float] = deque()
+        self._free: list[float] = []
         self._gaps: deque[float] = deque(maxlen=_GAPS)
         self._detectors = frozenset(each.name for each in self._questions.detectors_of("poisoned"))
         self.forecaster, self._capacity = Forecaster({}, capacity(), bool(self._detectors)), capacity
@@ -99,9 +99,10 @@ class Watcher:
                 shown = RunningCondition(condition_id=condition_id, label=label)
                 units = {stage.step: stage.units for stage in work.stages}
                 self._running[condition_id] = _Running(work, now, now, now, units, shown)
-            # The first conditions start their processes too; the gap is what lies between two in the same one.
+            # The first conditions start their processes too; the gap is what lies between two in the same one. The slot
+            # that was freed last is taken: where fewer fit than before, the others stay empty.
             if self._free:
-                self._gaps.append(now - self._free.popleft())
+                self._gaps.append(now - self._free.pop())
 
     def ended(self, condition_id: str, *, again: bool = False) -> None:
         """A condition is over, or (`again`) waits for another process."""
@@ -183,7 +184,7 @@ class Watcher:
     def _asking_left(self, running: _Running) -> float:
         """What detectors still take: all of them until the poison stage is over, then those that have yet to answer."""
         then, task = running.shown.then, self._tasks.get(running.work.condition_id)
-        is_before = running.shown.stage in ("", POISON) and not then
+        is_before = running.shown.stage in ("", SURROGATE, POISON) and not then
         part = 1.0 if is_before else len(self._detectors.intersection(then)) / max(1, len(self._detectors))
         return part * self.forecaster.asking_s(task) if task else 0.0
 
@@ -268,9 +269,9 @@ class _Running:
 def _after(done: int, stages: Sequence[StageWork], questions: Questions, *, at_once: bool) -> tuple[str, ...]:
     """What a condition does after so many of its stages, up to the next epoch. `at_once`: they were over at the first
     look, so that what remains is what its models are asked."""
-    is_last = done == len(stages)
-    poisoned = questions.detectors_of("poisoned") if done == 1 or (is_last and at_once) else ()
-    repaired = questions.detectors_of("repaired") if is_last and done > 1 else ()
+    is_last, is_poisoned = done == len(stages), stages[done - 1].name == POISON
+    poisoned = questions.detectors_of("poisoned") if is_poisoned or (is_last and at_once) else ()
+    repaired = questions.detectors_of("repaired") if is_last and not is_poisoned else ()
     relearning = ("relearning",) if is_last and questions.evaluate.relearn else ()
     following = [stage.name for stage in stages[done:]]
     first = next((number for number, stage in enumerate(stages[done:], start=1) if stage.trains), len(following))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bdray.condition import Condition, digest
 from bdray.recipes import Optimization
 from bdray.repairs.base import Training
 from bdray.trial.measurements import speed_key, stage_images, training_set_size
+from bdray.trial.surrogate import PlannedSurrogate, surrogate_of
 
 Kind = tuple[str, ...]
 """What decides the time for a picture, what decides most first: conditions are alike as far as their kinds agree."""
 
-POISON = "poison"
+POISON, SURROGATE = "poison", "surrogate"
 
 FORWARD = 1 / 3
 """A picture that is only looked at, beside one that is trained on."""
@@ -59,7 +60,7 @@ class Work:
 
 
 def work_of(condition: Condition, max_batches: int | None = None) -> Work:
-    """The work of a condition. `max_batches`: of an epoch, in a rehearsal."""
+    """The work of a condition, its surrogate's first. `max_batches`: of an epoch, in a rehearsal."""
     return Work(condition.condition_id, kind_of(condition), tuple(_stages(condition, max_batches)))
 
 
@@ -86,18 +87,33 @@ def training_of(kind: Kind) -> Kind:
 
 
 def _stages(condition: Condition, max_batches: int | None) -> Iterator[StageWork]:
+    if (surrogate := surrogate_of(condition)) is not None:
+        yield _training_of(surrogate, max_batches)
     trained = dict(stage_images(condition, max_batches))
     recipes: list[Optimization | None] = [condition.train]
     epochs = [condition.train.epochs]
     for step in condition.repair_stages:
         recipes.append(step.recipe if isinstance(step, Training) else None)
         epochs.append(step.recipe.epochs if isinstance(step, Training) else 1)
-    area = condition.data.image_size**2 / _REFERENCE_PIXELS
     for planned, recipe, count in zip(condition.stages, recipes, epochs, strict=True):
         tested = FORWARD * _tested(condition, recipe, count)
-        units = area * (trained.get(planned.fingerprint, 0.0) + tested)
+        units = _area(condition) * (trained.get(planned.fingerprint, 0.0) + tested)
         does = POISON if planned.name == POISON else f"{condition.repair.name}/{planned.name}"
         yield StageWork(planned.name, planned.fingerprint, does, count, units, planned.shared, recipe is not None)
+
+
+def _training_of(surrogate: PlannedSurrogate, max_batches: int | None) -> StageWork:
+    """That of a poison stage, and for each step of an adversary all images once more."""
+    poison, *_ = _stages(surrogate.condition, max_batches)
+    _, images = next(stage_images(surrogate.condition, max_batches))
+    more = surrogate.adversary.steps * images * _area(surrogate.condition) if surrogate.adversary else 0.0
+    step = f"{SURROGATE}/{surrogate.recipe.training}"
+    fingerprint, units = surrogate.stage.fingerprint, poison.units + more
+    return replace(poison, name=SURROGATE, fingerprint=fingerprint, step=step, units=units)
+
+
+def _area(condition: Condition) -> float:
+    return condition.data.image_size**2 / _REFERENCE_PIXELS
 
 
 def _tested(condition: Condition, recipe: Optimization | None, epochs: int) -> float:

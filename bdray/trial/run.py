@@ -195,6 +195,7 @@ class _Trial:
         self._kept = KeptModels(condition, self.store, self.files)
         self._questioning = Questioning(condition, sweep, self.files, options, reporter)
         self.parameters: int | None = None
+        self.surrogate_seconds: float | None = None
         self.started_ms, self.begun = now_ms(), time.monotonic()
 
     @cached_property
@@ -327,7 +328,8 @@ class _Trial:
         """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
         clean = replace(self.experiment(planned.condition, device), adversary=planned.adversary)
         runner = self._runner(clean, shown_as="surrogate")
-        rates = runner.poison(planned.stage).record.epochs[-1].rates
+        stage = runner.poison(planned.stage).record
+        self.surrogate_seconds, rates = 0.0 if stage.reused else stage.seconds, stage.epochs[-1].rates
         return runner.model, planned.describe(rates.clean_accuracy if rates else float("nan"))
 
     def _stages(self, runner: StageRunner) -> Iterator[StageEnd]:
@@ -362,6 +364,7 @@ class _Trial:
                 "finished_ms": self.started_ms + round(1000 * (time.monotonic() - self.begun)),
                 "data": probing.experiment.describe(),
                 "parameters": self.parameters,
+                "surrogate_seconds": self.surrogate_seconds,
                 "visibility": visibility,
                 "stages": tuple(stages),
                 "persistence": persistence_of(stages[1:]),

@@ -107,6 +107,20 @@ def test_a_sweep_that_runs(sweep: Storage, capsys: pytest.CaptureFixture[str]) -
     assert max(map(len, overview.splitlines())) <= 80
 
 
+def test_what_was_pruned_has_not_failed(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found: "done 5/5 failed 4" of a sweep whose exit status was 0."""
+    assert "pruned" not in shown(capsys)
+    folder = SweepFolder(sweep)
+    for condition in conditions()[2:]:
+        pruned = blank_record(condition, now_ms()).model_copy(update={"status": "pruned"})
+        folder.condition(condition.condition_id).write_record(pruned)
+    head, row = (line.split() for line in shown(capsys).splitlines()[:3:2])
+    assert (head, row) == (
+        ["sweep", "state", "done", "failed", "pruned", "running", "left"],
+        ["study", "done", "4/4", "1", "2", "0", "-"],
+    )
+
+
 def test_a_sweep_whose_driver_was_killed(sweep: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     output = shown(capsys, "study")
     assert "study: 4 conditions, its driver was killed\n" in output

@@ -7,15 +7,18 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
 from bdray.record import TrialRecord
+from bdray.searches import Asker
 from bdray.searches.optuna import Optuna, OptunaAsker
 from bdray.searches.study import CELL, FREE
 from bdray.space import SearchSpace
@@ -267,18 +270,30 @@ def test_mistakes_are_named(keys: dict[str, object], said: str, load: Load) -> N
     assert said in str(caught.value)
 
 
-def drive(space: SearchSpace, sweep: Storage, pause: float = 0.0) -> SearchLoop:
-    """What the driver does, with made-up trials and two of them at a time."""
+def without_record(sweep: Storage) -> Callable[[Sequence[Condition]], Sequence[Condition]]:
+    return lambda new: [c for c in new if read_record(sweep, c.condition_id) is None]
+
+
+def looping(
+    space: SearchSpace,
+    sweep: Storage,
+    sift: Callable[[Sequence[Condition]], Sequence[Condition]],
+    clock: Callable[[], float] = time.monotonic,
+) -> SearchLoop:
+    """As the driver begins."""
     folder = SweepFolder(sweep)
-
-    def sift(new: Sequence[Condition]) -> Sequence[Condition]:
-        return [c for c in new if read_record(sweep, c.condition_id) is None]
-
-    search_loop = SearchLoop(space, sweep, space.conditions(), sift, searching=True)
+    search_loop = SearchLoop(space, sweep, space.conditions(), sift, searching=True, clock=clock)
     search_loop.recall()
     ids = tuple(condition.condition_id for condition in search_loop.conditions)
-    folder.write_info(SweepInfo(name="sweep", experiment="sweep", conditions=ids))
+    known = folder.info_if_any() or SweepInfo(name="sweep", experiment="sweep")
+    folder.write_info(replace(known, conditions=ids))
     search_loop.begin(())
+    return search_loop
+
+
+def drive(space: SearchSpace, sweep: Storage, pause: float = 0.0) -> SearchLoop:
+    """What the driver does, with made-up trials and two of them at a time."""
+    folder, search_loop = SweepFolder(sweep), looping(space, sweep, without_record(sweep))
     waiting = list(search_loop.left)
     while waiting or not search_loop.exhausted:
         waiting += search_loop.more() if len(waiting) < 4 else []
@@ -320,6 +335,78 @@ def test_after_random_kills_the_same_command_ends_as_if_there_had_been_none(load
         its = [read_record(sweep, one) for one in trial.user_attrs["conditions"]]
         rates = [record.poisoned.attack_success_rate for record in its if record and record.poisoned]
         assert trial.value == pytest.approx(fmean(rate for rate in rates if rate is not None))
+
+
+@pytest.fixture
+def askers(monkeypatch: pytest.MonkeyPatch) -> list[OptunaAsker]:
+    """Those that searches start from now on."""
+    found, start = list[OptunaAsker](), Optuna.start
+
+    def started(*args: Any, **keys: Any) -> Asker:
+        asker = start(*args, **keys)
+        assert isinstance(asker, OptunaAsker)
+        found.append(asker)
+        return asker
+
+    monkeypatch.setattr(Optuna, "start", started)
+    return found
+
+
+RATES = {"poison.rate": {"values": [0.1, 0.2, 0.3]}}
+
+
+def test_what_has_finished_stays_so_where_its_process_is_lost_later(
+    load: Load, tmp_path: Path, askers: list[OptunaAsker]
+) -> None:
+    """Found: a baseline that was tested again and lost its process spoilt every cell that is compared with it."""
+    keys = search(max_trials=2, sampler="random", constraints=["clean_accuracy_drop <= 0.1"])
+    space = load(parameters=RATES, include=[{"poison.rate": 0.2}], search=keys, seeds=[0], baselines=True)
+    sweep = Storage.open(tmp_path)
+    for condition in space.conditions():
+        SweepFolder(sweep).condition(condition.condition_id).write_record(made_up(condition))
+    is_new = without_record(sweep)
+    search_loop = looping(space, sweep, lambda new: [c for c in new if c.is_baseline or c in is_new([c])])
+    (baseline,) = search_loop.left
+    search_loop.ended(baseline.condition_id)
+    while not search_loop.exhausted:
+        (condition,) = search_loop.more()
+        SweepFolder(sweep).condition(condition.condition_id).write_record(made_up(condition))
+        search_loop.ended(condition.condition_id)
+    assert states(askers[0]) == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_hours_that_are_over_are_over_for_the_next_command_too(is_killed: bool, load: Load, tmp_path: Path) -> None:
+    """Found: only the time up to the last ask counted, so a finished sweep asked for more whenever it was typed."""
+    space = load(parameters=PARAMETERS, search=search(max_trials=None, max_hours=1.0), seeds=[0])
+    sweep, now = Storage.open(tmp_path), [0.0]
+    search_loop = looping(space, sweep, without_record(sweep), lambda: now[0])
+    waiting = [*search_loop.left, *search_loop.more()]
+    while waiting:
+        condition = waiting.pop()
+        now[0] += 2400
+        SweepFolder(sweep).condition(condition.condition_id).write_record(made_up(condition))
+        search_loop.ended(condition.condition_id)
+    if not is_killed:
+        now[0] += 5
+        search_loop.note_time()
+    assert SweepFolder(sweep).info().searched_s == now[0] > 3600
+    now[0] = 0.0
+    again = looping(space, sweep, without_record(sweep), lambda: now[0])
+    assert (again.exhausted, again.left) == (True, [])
+
+
+def test_an_included_cell_that_failed_is_no_trial_that_never_ends(
+    load: Load, tmp_path: Path, askers: list[OptunaAsker]
+) -> None:
+    """Found: asked for by the search too, it was neither run nor told."""
+    keys = search(max_trials=3, sampler="random")
+    space, sweep = load(parameters=RATES, include=[{"poison.rate": 0.2}], search=keys), Storage.open(tmp_path)
+    for condition in space.conditions():
+        failed = made_up(condition).model_copy(update={"status": "failed"})
+        SweepFolder(sweep).condition(condition.condition_id).write_record(failed)
+    drive(space, sweep)
+    assert sorted(states(askers[0])) == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
 def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:

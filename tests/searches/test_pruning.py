@@ -76,6 +76,23 @@ def test_halving_lets_the_best_of_each_rung_go_on() -> None:
     assert ended(pruner, "tires", [0.5, *BAD[1:]]) == 2
 
 
+def test_halving_knows_after_a_restart_who_got_to_which_rung() -> None:
+    """Found: what records say had no rung, and a bad stage that came after a restart went through."""
+    known = (curve("one", GOOD, has_ended=True), curve("two", BETTER, has_ended=True))
+    pruner = Pruner(Pruning(Prune(rule="halving", warmup_epochs=1, reduction=2), known))
+    assert ended(pruner, "third", BAD) == 1
+    assert ended(pruner, "tires", [0.5, *BAD[1:]]) == 2
+
+
+@pytest.mark.parametrize("first_heard", [1, 3])
+def test_halving_compares_a_stage_that_goes_on_by_what_it_was_at_the_rung(first_heard: int) -> None:
+    """Found: one that went on from a checkpoint stood at its first rung with the value of the epoch it went on from."""
+    pruner = Pruner(Pruning(Prune(rule="halving", warmup_epochs=2, reduction=2)))
+    goes_on, fresh = [0.3, 0.4, 0.7, 0.8, 0.85, 0.9], [0.4, 0.5, 0.8, 0.85, 0.9, 0.95]
+    assert not any(pruner.ends(curve("goes on", goes_on[:epoch])) for epoch in range(first_heard, 5))
+    assert ended(pruner, "fresh", fresh) is None
+
+
 def test_a_loss_should_be_low() -> None:
     known = (curve("one", [2.0, 1.0, 0.5], has_ended=True), curve("two", [2.0, 1.0, 0.4], has_ended=True))
     pruner = Pruner(Pruning(EARLY.model_copy(update={"metric": "loss"}), known))

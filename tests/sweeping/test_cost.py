@@ -90,6 +90,27 @@ def test_the_hours_of_what_a_rehearsal_timed(tmp_path: Path) -> None:
     assert "note: resources" not in "\n".join(line.plain for line in cost_lines(cost, limit_gb=20.0))
 
 
+@pytest.mark.parametrize(("training", "passes"), [("natural", 1), ("adversarial, steps: 3", 4)])
+def test_a_surrogate_is_trained_once_for_all_that_share_it(training: str, passes: int, tmp_path: Path) -> None:
+    """Found: conditions whose pictures a surrogate perturbs were said to take no longer than others."""
+    perturbed = f"perturbation: pgd, surrogate: {{seed: other, training: {training}}}"
+    text = SPACE.replace("[0, 1, 2, 3]", "[0]").replace("[resnet8, resnet20]", "[resnet8]")
+    text += "  poison.rate: {values: [0.05, 0.1]}\n"
+    storage, found = Storage.open(tmp_path / "runs"), list[CostEstimate]()
+    for options in ("perturbation: none", perturbed):
+        poison = f"  poison: {{strategy: clean_label, {options}}}\n"
+        space = load(tmp_path, text.replace("parameters:", f"{poison}parameters:"))
+        price(storage, space, {"resnet8": 0.1})
+        cost = estimate_cost(space, storage, "priced")
+        assert cost is not None
+        found.append(cost)
+    without, with_it = found
+    poisoning = work_of(space.conditions()[0]).stages[1]
+    trained = 0.9 * 200 * 2 * 0.1
+    assert with_it.trial_s - without.trial_s == pytest.approx(poisoning.units * 4 * 0.1 + (passes - 1) * trained)
+    assert (without.stage_bytes, with_it.stage_bytes) == (2e6, 3e6)
+
+
 def test_a_kind_that_was_not_timed_is_said_to_be_guessed(tmp_path: Path) -> None:
     space, storage = load(tmp_path), Storage.open(tmp_path / "runs")
     price(storage, space, {"resnet8": 0.1})

@@ -50,8 +50,8 @@ def load(tmp_path: Path) -> Load:
 class Nodes(ClusterRun):
     """Nodes of another cluster, of which bfloat16 is so many times as fast."""
 
-    def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0) -> None:
-        self.cpus, self.gpus, self.gain = list(cpus), gpus, gain
+    def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0, are_logical: bool = False) -> None:
+        self.cpus, self.gpus, self.gain, self.are_logical = list(cpus), gpus, gain, are_logical
         self.asked: list[tuple[str, int, int]] = []
         self.parts: list[set[str]] = []
 
@@ -65,7 +65,7 @@ class Nodes(ClusterRun):
         return [Machine("Xeon", "amx_bf16")] * cpus + [Machine("H100", "unknown", gpu=True)] * gpus
 
     def gpu_types(self) -> list[str]:
-        return ["H100"] * bool(self.gpus)
+        return ["H100"] * bool(self.gpus and not self.are_logical)
 
     def smallest_cards(self) -> dict[str, int]:
         return {"H100": 80 * GIB} if self.gpus else {}
@@ -109,6 +109,26 @@ def test_cpu_auto_is_decided_for_what_can_run_side_by_side(load: Load) -> None:
     assert decide_cpu(load(SPACE.replace("cpu: auto", "cpu: 2")), conditions, Nodes(8.0), None) == Decided()
     whole = load(SPACE.replace("cpu: auto", "cpu: auto, gpu: 1"))
     assert decide_cpu(whole, conditions, Nodes(8.0, gpus=1), None).cpu == 8
+
+
+@pytest.mark.parametrize(
+    ("gpu", "nodes", "cpu", "trials"),
+    [
+        ("auto", Nodes(64.0, gpus=1), 8, 8),
+        ("auto", Nodes(64.0, gpus=1, are_logical=True), 64, 1),
+        ("auto", Nodes(64.0), 1, 41),
+        ("0.5", Nodes(64.0, gpus=1), 32, 2),
+        ("1, overrides: [{when: {seed: 0}, gpu: 0}]", Nodes(64.0, gpus=1), 1, 41),
+    ],
+)
+def test_cpu_auto_knows_how_many_trials_the_gpus_have_room_for(
+    gpu: str, nodes: Nodes, cpu: int, trials: int, load: Load
+) -> None:
+    """Found: 64 cores and a GPU came to one thread a trial; and trials without a GPU were limited too."""
+    text = SPACE.replace("[0, 1]", str(list(range(41)))).partition("resources:")[0]
+    space = load(f"{text}resources: {{cpu: auto, gpu: {gpu}}}\n")
+    because = {"cpu": f"64 cores, at most {trials} trial{'s' * (trials > 1)} at once"}
+    assert decide_cpu(space, space.conditions(), nodes, None) == Decided(cpu=cpu, because=because)
 
 
 def test_without_a_node_that_has_cpus_nothing_is_shared(load: Load) -> None:

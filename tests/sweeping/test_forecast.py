@@ -194,6 +194,39 @@ def test_only_what_is_asked_of_a_shared_model_is_asked_once(result: str, expecte
     assert beside_stages(record(None, *stages, answers=answers, started_ms=0, finished_ms=125_000)) == expected
 
 
+@pytest.mark.parametrize(("took", "rest"), [(0.0, 125.0), (60.0, 65.0), (None, None)])
+def test_a_surrogate_is_not_what_a_condition_takes_beside_its_stages(took: float | None, rest: float | None) -> None:
+    """None: a record of before says that there was one, and not how long it took."""
+    last = EpochRecord(epoch=1, images=1, seconds=10.0, stage_seconds=10.0)
+    known = {"environment": {"surrogate": "natural training"}, "surrogate_seconds": took}
+    assert beside_stages(record(None, stage(last), started_ms=0, finished_ms=135_000, **known)) == (rest, None)
+
+
+def test_what_a_surrogate_took_is_learnt() -> None:
+    content = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    poison = {
+        "strategy": "clean_label",
+        "perturbation": "pgd",
+        "surrogate": {"training": "adversarial", "seed": "other"},
+    }
+    one, other = (Condition.parse({**content, "poison": poison, "seed": seed}) for seed in (0, 1))
+    works = {each.condition_id: work_of(each) for each in (one, other)}
+    forecaster = Forecaster(works, Capacity(1.0))
+    stages = [
+        stage(
+            EpochRecord(epoch=1, images=1, seconds=10.0, stage_seconds=10.0),
+            name=each.name,
+            fingerprint=each.fingerprint,
+        )
+        for each in one.stages
+    ]
+    times = {"started_ms": 0, "finished_ms": 1000 * (500 + 10 * len(stages) + 5)}
+    environment = {"surrogate": "adversarial training"}
+    forecaster.learn(record(one, *stages, surrogate_seconds=500.0, environment=environment, **times))
+    task = Task(other.condition_id, "", ())
+    assert forecaster.spent([task]).trial_s == pytest.approx(500 + 10 * len(stages) + 5)
+
+
 def test_what_repairs_and_detectors_take_is_known_apart(tmp_path: Path) -> None:
     """Found: repairs that take seconds or minutes for as many pictures had one rate, and what detectors had taken was
     expected of every condition: 2 h 41 min for 45 minutes."""

@@ -18,6 +18,7 @@ from bdray.store.file_names import answer_name
 from bdray.store.journal import Journal
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
+from bdray.store.sweep_status import RunningCondition
 from bdray.sweeping.display import running_line
 from bdray.sweeping.forecast import Capacity
 from bdray.sweeping.watching import Watcher
@@ -76,6 +77,33 @@ def test_the_time_left_follows_the_nodes_that_are_there(tmp_path: Path) -> None:
     assert watcher.forecaster.spent(tasks).wall_s == pytest.approx(alone / 7)
 
 
+def test_slots_that_stay_empty_are_no_gaps(tmp_path: Path) -> None:
+    """Found: once fewer trials fitted than before, a start was taken for that of a slot that had been free for long."""
+    conditions = [
+        Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "seed": seed}) for seed in range(12)
+    ]
+    sweep, now = Storage.open(tmp_path), [0.0]
+    SweepFolder(sweep).write_info(SweepInfo("narrows", "narrows"))
+    write_record(sweep, conditions[-1])
+    names = [condition.condition_id for condition in conditions[:-1]]
+    tasks = [Task(name, "", ()) for name in names]
+    watcher = Watcher(sweep, conditions, tasks, lambda: Capacity(1.0), clock=lambda: now[0])
+    watcher.look()
+    alone = watcher.left_s()
+    assert alone is not None
+    for name in names[:4]:
+        watcher.started(name)
+    for name in names[:4]:
+        watcher.ended(name)
+    # Each of the others needs the whole machine.
+    for name in names[4:-1]:
+        now[0] += 0.1
+        watcher.started(name)
+        now[0] += 60
+        watcher.ended(name)
+    assert watcher.left_s() == pytest.approx(alone / len(names) + 0.1)
+
+
 def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
     """Found: "poison, epoch 8 of 8 done" for the minutes that a detector took."""
     repair = {"name": "fine_pruning"}
@@ -110,6 +138,32 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
         (running,) = watcher.sweep_status(total=1).running
         assert running_line(running) == over + rest
     assert said("finetune", tuned) == f"mine: finetune, epoch {tuned} of {tuned} done; now mm_bd"
+
+
+def test_a_surrogate_is_followed_like_any_stage(tmp_path: Path) -> None:
+    """In time that stands still."""
+    poison = {"strategy": "clean_label", "perturbation": "pgd", "surrogate": {"training": "adversarial"}}
+    condition = Condition.parse({"data": "digits", "model": "resnet8", "trigger": "patch", "poison": poison})
+    sweep, name, questions = Storage.open(tmp_path), condition.condition_id, Questions((DETECTORS.build("strip"),))
+    SweepFolder(sweep).write_info(SweepInfo("follows", "follows", detect=tuple(questions.asked)))
+    watcher = Watcher(
+        sweep, [condition], [Task(name, "", ())], lambda: Capacity(1.0), questions=questions, clock=lambda: 0.0
+    )
+    watcher.started(name)
+    journal = Journal(SweepFolder(sweep).condition(name))
+
+    def running_after(stage: str, epoch: int) -> RunningCondition:
+        done = EpochRecord(epoch=epoch, images=10, seconds=1.0, stage_seconds=1.0 * epoch, finished_ms=now_ms())
+        journal.add(stage, stage, [done])
+        watcher.look()
+        (running,) = watcher.sweep_status(total=1).running
+        return running
+
+    epochs = condition.train.epochs
+    half = running_after("surrogate", epochs // 2)
+    assert (half.stage, half.epoch, half.epochs, half.then) == ("surrogate", epochs // 2, epochs, ())
+    assert running_after("surrogate", epochs).then == ("poison",)
+    assert running_after("poison", epochs).then == ("strip", "finetune")
 
 
 def test_what_detectors_still_take_counts_until_they_have_answered(tmp_path: Path) -> None:

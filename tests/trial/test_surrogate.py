@@ -120,6 +120,9 @@ def test_the_record_says_which_surrogate_was_used(cache: Path, tmp_path: Path) -
         assert sweep.child("stages", planned.stage.fingerprint).exists("model.safetensors")
         assert record.visibility is not None
         assert record.visibility.measured_on == "training"
+        assert record.surrogate_seconds
+        other = condition(surrogate, finetune={"epochs": 2, "batch_size": 16, "fraction": 0.1})
+        assert run_trial(other, sweep=sweep, options=options).surrogate_seconds == 0.0
     first, second = told.values()
     assert first.startswith("natural training, own seed")
     assert second.startswith("adversarial training, other seed")
