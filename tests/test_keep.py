@@ -44,7 +44,17 @@ parameters:
 zip: [[trigger, train.epochs]]
 resources: {cpu: 1}
 """
-TIMES = {"seconds", "stage_seconds", "started_ms", "finished_ms", "peak_memory_bytes", "reused", "path", "facts"}
+TIMES = {
+    "seconds",
+    "stage_seconds",
+    "surrogate_seconds",
+    "started_ms",
+    "finished_ms",
+    "peak_memory_bytes",
+    "reused",
+    "path",
+    "facts",
+}
 """What differs between two runs of one condition, or says where a file lies."""
 
 

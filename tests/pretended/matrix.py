@@ -101,7 +101,15 @@ def run(chosen: Condition, folder: Path, device: str, place: DataPlace | None = 
 
 def bits(record: TrialRecord, folder: Path) -> dict[str, Any]:
     """All that does not tell when and on what it was computed, and the weights."""
-    apart = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes", "environment"}
+    apart = {
+        "started_ms",
+        "finished_ms",
+        "seconds",
+        "stage_seconds",
+        "surrogate_seconds",
+        "peak_memory_bytes",
+        "environment",
+    }
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):

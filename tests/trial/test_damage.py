@@ -31,7 +31,7 @@ from bdray.trial import TrialOptions, run_trial
 
 pytestmark = pytest.mark.system
 
-TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes", "reused"}
+TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "surrogate_seconds", "peak_memory_bytes", "reused"}
 FLIPS = 20
 
 

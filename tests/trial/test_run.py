@@ -53,7 +53,7 @@ METRICS = {
     "cost/peak_memory_bytes",
 }
 FILES = {"condition.json", "record.json", "journal.jsonl", "poison_plan.npz", "preview.png", "confusion.json"}
-TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "peak_memory_bytes"}
+TIMES = {"started_ms", "finished_ms", "seconds", "stage_seconds", "surrogate_seconds", "peak_memory_bytes"}
 
 
 @pytest.fixture(autouse=True, scope="module")
