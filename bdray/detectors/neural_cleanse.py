@@ -28,6 +28,7 @@ class NeuralCleanse(ModelDetector):
 
     The weight of the mask's size in the loss is raised while the trigger leads `reached` of the pictures there, which
     is counted after each epoch, and lowered while it does not. A class to which none leads has the last mask.
+    Of two classes none can lie far below the median, so that none is flagged.
     """
 
     SOURCE: ClassVar[str] = "Wang et al. 2019 (Neural Cleanse); the number of epochs is our choice"

@@ -28,7 +28,7 @@ class StatisticalContamination(TrainingSetDetector):
     """How much better two groups explain the features of a class than one: with the variation within and between
     classes of clean pictures, the logarithm of the ratio of likelihoods, a sample. Its index over classes is how far
     above the median it lies, in median absolute deviations times 1.4826. The samples of a class's smaller group have
-    this index for a score, all others 0.
+    this index for a score, all others 0. Of two classes none can lie far above the median, so that none is flagged.
     """
 
     SOURCE: ClassVar[str] = "Tang, Wang, Tang & Zhang 2021 (SCAn, arXiv 1908.00686); scores of samples are ours"

@@ -11,6 +11,7 @@ from pydantic import Field
 from bdray.recipes import Finetune
 from bdray.repairs.base import REPAIRS, Repair, RepairStage, Training
 from bdray.repairs.objective import Batch, Objective
+from bdray.repairs.recipe import with_options
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,8 @@ class FeatureShiftTuning(Repair):
     """Weight of the inner product of both heads; 0 leaves a new head of the old norm."""
 
     def stages(self, finetune: Finetune) -> Sequence[RepairStage]:
-        return (Training(finetune, "shift", "shifted", FeatureShift(self.alpha), self.identity()),)
+        recipe = with_options(finetune, layers="all")
+        return (Training(recipe, "shift", "shifted", FeatureShift(self.alpha), self.identity()),)
 
 
 @dataclass(frozen=True)

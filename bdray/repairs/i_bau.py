@@ -144,11 +144,14 @@ def hypergradient(
         pattern: where the pattern is now.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     pattern = pattern.detach().requires_grad_()
     loss = outer(pattern)
     by_pattern, *by_weights = torch.autograd.grad(loss, [pattern, *weights])
-    (downhill,) = torch.autograd.grad(inner(pattern), [pattern], create_graph=True)
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        (downhill,) = torch.autograd.grad(inner(pattern), [pattern], create_graph=True)
     moved = pattern - step * downhill
     total = torch.zeros_like(pattern)
     for _ in range(terms):

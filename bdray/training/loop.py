@@ -193,7 +193,8 @@ class Stage:
         """
         if self.fresh and isinstance(model, FromPictures):
             model.set_from_pictures(self._first_pictures())
-        objective = watched(self.objective, self.objective_of)
+        # A stage of no epoch leaves the model as it is, which an objective may begin by changing.
+        objective = watched(self.objective, self.objective_of) if self.epochs else Objective()
         state = objective.begin(model, model if before is None else before, self.stream("repair", 0))
         parameters = select_layers(model, self.layers, objective.parameters(model, state))
         if state is not None:

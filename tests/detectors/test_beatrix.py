@@ -59,3 +59,13 @@ def test_the_score_is_the_excess_over_the_bounds_of_the_class() -> None:
 def test_a_network_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match="beatrix needs a feature map"):
         GramDeviation().fit(linear(2, 4), Items(noise(4), torch.zeros(4)), tools(2))
+
+
+def test_a_class_with_one_clean_picture_has_no_bounds_of_its_own() -> None:
+    """Found: they were of no width, so that every other picture lay outside."""
+    images, pictures = noise(40, side=6), noise(12, side=6) // 2
+    one_each, of_others = torch.arange(40), torch.full((40,), 100)
+    scores = [
+        GramDeviation(per_class=40).fit(Maps(), Items(images, labels), tools(3)) for labels in (one_each, of_others)
+    ]
+    assert scores[0](pictures).numpy() == pytest.approx(scores[1](pictures).numpy())

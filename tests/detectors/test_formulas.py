@@ -125,6 +125,12 @@ def test_a_margin_s_index_is_the_paper_s_p_value() -> None:
     assert MaximumMargin().flagged(found).nonzero().flatten().tolist() == [8]
 
 
+def test_of_two_classes_none_has_an_outlying_margin() -> None:
+    """Found: the larger one was flagged in every model."""
+    found = margin_indices(torch.tensor([5.0, 50.0], dtype=torch.float64))
+    assert MaximumMargin().flagged(found).tolist() == [False, False]
+
+
 def test_mm_bd_finds_the_largest_margin_of_a_linear_model() -> None:
     """Over pictures in [0, 1], w x is largest where x is 1 exactly where w is positive."""
     model = Pixels(torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.5, 0.0]]))

@@ -10,8 +10,26 @@ import torch
 from retraining import network, normalized, pictures, stage_of
 from torch import nn
 
-from bdray.repairs.fst import FeatureShift
+from bdray.recipes import Finetune
+from bdray.repairs.base import Training
+from bdray.repairs.fst import FeatureShift, FeatureShiftTuning
 from bdray.training.loop import run_stage
+
+
+def test_no_epoch_leaves_the_model_as_it_is() -> None:
+    """Found: the record had the rates of the poisoned model; its floors, its validation and its file those of a head
+    that was drawn anew."""
+    model, stage = network(), stage_of(FeatureShift(0.2), epochs=0)
+    before = copy.deepcopy(model.state_dict())
+    run_stage(stage, stage.start(model))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_all_layers_are_tuned_whatever_fine_tuning_does() -> None:
+    (stage,) = FeatureShiftTuning().stages(Finetune(layers="head"))
+    assert isinstance(stage, Training)
+    assert isinstance(stage.recipe, Finetune)
+    assert stage.recipe.layers == "all"
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2, 2.0])

@@ -69,3 +69,13 @@ def test_it_leaves_the_mode_and_no_gradient() -> None:
     assert all(value.grad is None for value in model.parameters())
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name, _ in model.named_parameters()}
+
+
+def test_networks_with_attention_are_unlearnt_too() -> None:
+    """Found: torch's fused attention has no second derivative."""
+    model, clean = prepared("timm/vit_tiny_patch16_224", images=4)
+    (stage,) = ImplicitBackdoorUnlearning(rounds=1, terms=1).stages(Finetune())
+    assert isinstance(stage, Operation)
+    before = copy.deepcopy(model.state_dict())
+    stage.operate(model, clean, tools_of(clean))
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())

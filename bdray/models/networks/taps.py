@@ -25,11 +25,13 @@ class Taps:
             The output is all that flows on from there: a tensor, or a tuple of tensors (NASNet's cells see two).
             The point "input" exists in every network and is not listed.
         stem: path of the first convolution, where small images may swap it; "" where they cannot.
+        channels_last: whether activations with rows and columns come as `N x H x W x C`.
     """
 
     head: str
     points: Mapping[str, str]
     stem: str = ""
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Outputs:
     Attributes:
         logits: `N x K`.
         features: penultimate features, `N x D`.
-        hidden: activations at the captured points, by name; the first where a point has several.
+        hidden: activations at the captured points, by name; the first where a point has several. With rows and columns
+            they are `N x C x H x W`, whatever the network computes with.
     """
 
     logits: torch.Tensor
@@ -110,7 +113,12 @@ def forward_outputs(
         for name in (set(edits) | set(capture)) - {"input"}:
             hooks.enter_context(model.get_submodule(taps.points[name]).register_forward_hook(at(name)))
         logits = model(images)
-    return Outputs(logits, seen["features"], {name: seen[name] for name in capture})
+    hidden = {name: _channels_first(seen[name], taps) if name in taps.points else seen[name] for name in capture}
+    return Outputs(logits, seen["features"], hidden)
+
+
+def _channels_first(hidden: torch.Tensor, taps: Taps) -> torch.Tensor:
+    return hidden.movedim(-1, 1) if taps.channels_last and hidden.ndim == 4 else hidden
 
 
 @contextmanager

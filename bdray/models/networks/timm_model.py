@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import timm
@@ -41,7 +42,8 @@ def begin_timm(name: str, num_classes: int, image_size: int, *, pretrained: bool
         raise
     except Exception as error:  # sizes that do not fit are asserted, divided by zero, looked up in vain
         raise ComponentError("name", f"timm/{name} cannot be built for {image_size} pixels: {error}") from error
-    attach_taps(network, Taps(_head_path(name, network), _stage_paths(network)))
+    channels_last = getattr(network, "output_fmt", None) == "NHWC"
+    attach_taps(network, Taps(_head_path(name, network), _stage_paths(network), channels_last=channels_last))
     return network
 
 
@@ -90,4 +92,4 @@ def _only_cuts(name: str, network: nn.Module, image_size: int) -> Taps:
         paths = [path for point, path in taps.points.items() if carries_everything(network, point, images)]
     except Exception as error:  # as above
         raise ComponentError("name", f"timm/{name} cannot take images of {image_size} pixels: {error}") from error
-    return Taps(taps.head, {f"stage{i}": path for i, path in enumerate(paths, start=1)})
+    return replace(taps, points={f"stage{i}": path for i, path in enumerate(paths, start=1)})

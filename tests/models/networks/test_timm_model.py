@@ -36,6 +36,17 @@ def test_transformers_are_built_for_the_image_size_and_have_their_blocks_as_poin
     assert outputs.hidden["stage3"].shape == (2, 1 + 3 * 3, 192)
 
 
+def test_maps_of_networks_that_compute_with_channels_last_come_as_those_of_others() -> None:
+    """Found: `nad` and `beatrix` took rows of pictures for channels."""
+    model = build_model("timm/mambaout_femto", 10, 64).eval()
+    with torch.no_grad():
+        hidden = forward_outputs(model, torch.zeros(2, 3, 64, 64), capture=tuple(taps_of(model).points)).hidden
+    stages = [stage["num_chs"] for stage in timm.create_model("mambaout_femto").feature_info]
+    assert [tuple(each.shape) for each in hidden.values()] == [
+        (2, channels, 16 // 2**index, 16 // 2**index) for index, channels in enumerate(stages)
+    ]
+
+
 @pytest.mark.system
 @pytest.mark.long
 def test_feature_stages_that_something_goes_around_are_no_points() -> None:
