@@ -16,6 +16,8 @@ from bdray.values import quote
 MAX_RANGE = 10_000
 """Seeds in one range of `--seeds`."""
 
+ROOT = "data.root"
+
 
 @dataclass
 class Overrides:
@@ -54,10 +56,18 @@ class Overrides:
         for text in overrides:
             forced.set(*_assignment(text, "--set"), keys)
         forced.only = parse_rules_of_options(only, "--only")
+        typed = [value.where for path, value in forced.values.items() if path == ROOT]
+        typed += [axis.key for axis in forced.parameters.values() if ROOT in axis.paths]
+        if typed and forced.content.get("data_roots") is not content.get("data_roots"):
+            raise SpaceError("is typed beside --data-root; give one of them", file=typed[0].file, path=ROOT)
         if seeds is not None:
             here = Where("--seeds")
             forced.set("seeds", Located([Located(number, here, here) for number in seeds], here, here), keys)
         return forced
+
+    def gives_root_of(self, name: str) -> bool:
+        """Whether `data.root` of this data set is among it."""
+        return ROOT in self.values or any(gives_root(axis, name) for axis in self.parameters.values())
 
     def set(self, path: str, value: Located, keys: Sequence[str]) -> None:
         """Replace what stands at a condition path, or at a path of the space's own sections."""
@@ -74,6 +84,11 @@ class Overrides:
             self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
         else:
             raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+
+def gives_root(axis: Parameter, name: str) -> bool:
+    """Whether an axis says where a data set lies."""
+    return ROOT in axis.paths and (axis.when is None or axis.when.matches({"data.name": name}) is not False)
 
 
 def changes_of(overrides: Sequence[str], seeds: Sequence[int] | None, keys: Sequence[str]) -> dict[str, Any]:
