@@ -211,9 +211,14 @@ def read_grammar(
     )
     if grammar.replication is not None:
         _check_replication(grammar, grammar.replication, content["seeds"])
-    gone = parameters.keys() - kept(parameters).keys()
-    for name in gone:
-        grammar = grammar.without(name)
+    gone = set[str]()
+    for name, axis in parameters.items():
+        left = forced.left_of(axis, is_zipped=any(name in group for group in grammar.zip))
+        if left is None:
+            gone.add(name)
+            grammar = grammar.without(name)
+        else:
+            grammar = replace(grammar, parameters={**grammar.parameters, name: left})
     _check_root_axes(grammar)
     return replace(grammar, loosened=frozenset({*forced.values, *forced.parameters, *gone, *forced.seeds}))
 
