@@ -371,6 +371,9 @@ class DataRecord(_Frozen):
     """Of the training set's channels, in [0, 1]: what models get is normalised with them. None in older records."""
     duplicates: DuplicatesRecord | None = None
     """Training images that are test images too; None where it was not looked for."""
+    clean_duplicates: int | None = None
+    """Pictures of the clean set that are test images too; None where it is not from another folder, or was not looked
+    at."""
     trigger_kept: TriggerSurvival | None = None
     """What augmentation leaves of the trigger in stamped training images; None where none is stamped, or where `cutmix`
     pastes over stamps that were made after augmentation."""

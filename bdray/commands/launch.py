@@ -22,7 +22,7 @@ from bdray.errors import BdrayError, UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.power import known_spreads, power_lines
-from bdray.results.surroundings import mixtures
+from bdray.results.surroundings import mixtures, trained_on_tests
 from bdray.results.unmeasured import unmeasured
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
@@ -151,7 +151,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{listing.said}."
         console.print(said, style="dim", soft_wrap=True)
         show_search_of(outcome.sweep, outcome.records, console)
-        for sentence in [*said_of_classes(outcome.records), *mixtures(outcome.records), *unmeasured(outcome.records)]:
+        sentences = [*said_of_classes(outcome.records), *mixtures(outcome.records), *trained_on_tests(outcome.records)]
+        for sentence in [*sentences, *unmeasured(outcome.records)]:
             console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
         others = read_records(outcome.sweep, outside) if outside else ()
         if cost := cost_line(outcome.info, [*outcome.records, *others]):

@@ -68,8 +68,9 @@ KEY_TEXTS = {
     "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept. "
     "Those that need clean pictures get what `finetune` says, beside a repair that uses none too.",
     "evaluate": "What else is measured of models, and changes none of them. In no id.",
-    "data_roots": "The folder of each data set, by its name, in place of `data.root`: `{flowers: DIR}`; on the command "
-    "line `--data-root flowers=DIR`. Where neither is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
+    "data_roots": "The folder of each data set, by its name, in place of the file's `data.root`: `{flowers: DIR}`; on "
+    "the command line `--data-root flowers=DIR`. `--set data.root=DIR` takes the place of both in the file. Where none "
+    "is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
     "plugins": "Modules that register components of your own.",
     "plugin_path": "Folders where these may lie; the space's own is always among them.",
 }

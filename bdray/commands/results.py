@@ -17,7 +17,7 @@ from bdray.record import TrialRecord
 from bdray.report.comparison import Comparison, compare, comparison_listing
 from bdray.results.controls import Control
 from bdray.results.listing import DEFINITIONS, MEANS, Fit, fit_of, latex_of, listing_of, markdown_of, table_of
-from bdray.results.surroundings import mixtures
+from bdray.results.surroundings import mixtures, trained_on_tests
 from bdray.results.unmeasured import unmeasured
 from bdray.results.varied import told_apart_by_classes
 from bdray.space.overrides import parse_rules_of_options
@@ -83,7 +83,8 @@ def show_results(
         said[0] += wider(fit)
         for sentence in said:
             console.print(sentence, markup=False, soft_wrap=True)
-        for sentence in [*said_of_classes(records), *mixtures(records), *unmeasured(records)]:
+        sentences = [*said_of_classes(records), *mixtures(records), *trained_on_tests(records)]
+        for sentence in [*sentences, *unmeasured(records)]:
             console.print(f"note: {sentence}", markup=False, soft_wrap=True)
 
 

@@ -152,6 +152,17 @@ class DataSet(Component):
         if not entry_of(*self._wanted(cache)).is_dir():
             self.load(cache)
 
+    def fingerprint(self, cache: Path | None = None) -> str | None:
+        """Of the pictures that `load` gives, which are decoded where they have not been; None where they are not on
+        this machine, or cannot be read. Downloads nothing."""
+        from bdray.data.cache import fingerprint_of
+
+        try:
+            return None if self.would_download(cache) else fingerprint_of(*self._wanted(cache))
+        except (DataError, OSError):
+            # Whatever needs the pictures says what is wrong with them.
+            return None
+
     def _wanted(self, cache: Path | None) -> tuple[Source, Selection, Path]:
         from bdray.data.cache import Selection, cache_folder
 

@@ -125,6 +125,15 @@ def load_arrays(source: Source, selection: Selection, folder: Path) -> ImageData
     return data
 
 
+def fingerprint_of(source: Source, selection: Selection, folder: Path) -> str:
+    """That of `load_arrays`; arrays that are there already are not read for it."""
+    entry = entry_of(source, selection, folder)
+    with suppress(DamagedError):
+        if entry.is_dir():
+            return _read_meta(entry).fingerprint
+    return load_arrays(source, selection, folder).fingerprint
+
+
 def entry_of(source: Source, selection: Selection, folder: Path) -> Path:
     """Where in `folder` the arrays of `source` are kept; the entry is there exactly when it is complete."""
     content = json.dumps([VERSION, asdict(selection), source.key], sort_keys=True)

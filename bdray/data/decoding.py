@@ -19,6 +19,7 @@ import numpy as np
 
 from bdray.data.sources import Pictures, Pixels
 from bdray.errors import DataError
+from bdray.pictures import BLACK, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,8 +30,8 @@ SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".
 MAX_PIXELS = 2**26
 """Pictures with more (8,192 x 8,192) are not decoded: a few kilobytes can unpack to gigabytes."""
 
-BLACK, DARK = 2**12 - 1, 2**15 - 1
-"""Where no 16-bit picture of a data set has a higher level, they are refused, or said to be dark."""
+DARK = 2**15 - 1
+"""Where no 16-bit picture of a data set has a higher level, they are said to be dark, or refused (`BLACK`)."""
 
 BATCH = 512
 """Pictures that are decoded ahead of the writer, so that memory stays small however many there are."""
@@ -151,26 +152,6 @@ def require_reasonable(image: Image) -> None:
     """Raises `ValueError` when an opened, not yet decoded picture is too large to decode."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than {MAX_PIXELS:,}")
-
-
-def to_rgb(image: Image) -> Image:
-    """The picture in 8-bit RGB, transparency laid over white.
-
-    Raises:
-        ValueError: the pixels have no defined range (32-bit integers beyond 16 bits, floats).
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow would clip these at 255 instead of scaling them.
-        levels = np.asarray(image)
-        if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"pixels of mode {image.mode} have no defined range")
-        return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def fit(image: Image, image_size: int) -> Pixels:

@@ -36,7 +36,7 @@ from bdray.report.strips import recovered_strips, trigger_strips
 from bdray.results.cells import Cell, Estimate, Replicate, Study, axis_words, estimate, mark, shown, study_of
 from bdray.results.detections import detector_table
 from bdray.results.relearnt import relearnings
-from bdray.results.surroundings import mixtures, surroundings_of
+from bdray.results.surroundings import mixtures, surroundings_of, trained_on_tests
 from bdray.results.took import TOOK_AT
 from bdray.results.unmeasured import unmeasured
 from bdray.results.varied import told_apart_by_classes
@@ -145,6 +145,7 @@ def make_report(records: Sequence[TrialRecord], sweep: SweepDescription) -> Repo
         table=_table(study) if len(study.records) <= MOST_ROWS else None,
         searched=searched,
         mixtures=mixtures(study.records),
+        trained_on_tests=trained_on_tests(study.records),
         unmeasured=unmeasured(study.records),
         duplicates=_duplicates(study.records),
         visibility_images=VISIBILITY_IMAGES,

@@ -55,6 +55,19 @@ def mixtures(records: Sequence[TrialRecord]) -> list[str]:
     return [*sentences, *_mixed_code(records)]
 
 
+def trained_on_tests(records: Sequence[TrialRecord]) -> list[str]:
+    """A sentence where repairs were given test images (`clean.root`)."""
+    found = [record.data for record in records if record.data and record.data.clean_duplicates]
+    if not found:
+        return []
+    most = max(found, key=lambda data: data.clean_duplicates or 0)
+    where = "1 condition" if len(found) == 1 else f"{len(found)} conditions"
+    return [
+        f"Of the clean images from clean.root, up to {most.clean_duplicates} of {most.clean_images} are test images"
+        f" too, value for value, in {where}: repairs have seen what their models are tested on."
+    ]
+
+
 def _mixed_code(records: Sequence[TrialRecord]) -> Iterator[str]:
     used: dict[str, dict[str, Counter[str]]] = {}
     for record in records:

@@ -78,6 +78,7 @@ def result_row(
         "clean_images": record.data.clean_images if record.data else None,
         "test_images": record.data.test_images if record.data else None,
         "duplicate_images": duplicates.count if duplicates else None,
+        "clean_duplicate_images": record.data.clean_duplicates if record.data else None,
         "attacked_images": record.poisoned.attacked_images if record.poisoned else None,
         "parameters": record.parameters,
         "l_inf": record.visibility.l_inf if record.visibility else None,

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from bdray.condition import MAX_SEED
 from bdray.data.base import DATASETS
 from bdray.detectors import DETECTORS, Detector
-from bdray.errors import ComponentError, nearest
+from bdray.errors import ComponentError, SpaceError, nearest
 from bdray.plugins import PluginError, load_plugins
 from bdray.recipes import Evaluate
 from bdray.registry import Identified
@@ -36,7 +36,7 @@ from bdray.space.axes import (
     spread,
 )
 from bdray.space.foreign import refuse_foreign
-from bdray.space.overrides import Overrides
+from bdray.space.overrides import ROOT, Overrides, gives_root
 from bdray.space.resources import ResourceRules, parse_resources
 from bdray.space.source import Located, load_yaml, parse_yaml
 from bdray.values import quote
@@ -82,7 +82,7 @@ class Grammar:
         baselines: whether unpoisoned twins are added.
         detect: what is asked of each poisoned model and baseline.
         evaluate: what else is measured of models.
-        data_roots: the folder of each data set, by its name; stands above `data.root`.
+        data_roots: the folder of each data set, by its name; stands above the file's `data.root`.
         plugins: modules that register users' own components.
         plugin_path: folders where these may lie; the file's own is always among them.
         loosened: paths that the command line replaced: rules about them may match nothing.
@@ -179,6 +179,7 @@ def read_grammar(
         if name.partition(".")[0] == "seed":
             raise node.error("seeds are not fixed: list them under `seeds`", name, at_key=True)
     parameters = {**parse_parameters(content.get("parameters")), **forced.parameters}
+    roots = parse_data_roots(content.get("data_roots"))
     include = [leaves(item, f"include[{index}]") for index, item in enumerate(listed(content, "include"))]
 
     def kept(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def read_grammar(
         tracking=parse_section(content.get("tracking"), Tracking, "tracking"),
         detect=parse_detect(content),
         evaluate=parse_section(content.get("evaluate"), Evaluate, "evaluate"),
-        data_roots=parse_data_roots(content.get("data_roots")),
+        data_roots={name: root for name, root in roots.items() if not forced.gives_root_of(name)},
         plugins=plugins,
         plugin_path=plugin_path,
         loosened=frozenset(),
@@ -210,9 +211,15 @@ def read_grammar(
     )
     if grammar.replication is not None:
         _check_replication(grammar, grammar.replication, content["seeds"])
-    gone = parameters.keys() - kept(parameters).keys()
-    for name in gone:
-        grammar = grammar.without(name)
+    gone = set[str]()
+    for name, axis in parameters.items():
+        left = forced.left_of(axis, is_zipped=any(name in group for group in grammar.zip))
+        if left is None:
+            gone.add(name)
+            grammar = grammar.without(name)
+        else:
+            grammar = replace(grammar, parameters={**grammar.parameters, name: left})
+    _check_root_axes(grammar)
     return replace(grammar, loosened=frozenset({*forced.values, *forced.parameters, *gone, *forced.seeds}))
 
 
@@ -316,6 +323,19 @@ def _check_replication(grammar: Grammar, rule: Replication, node: Located) -> No
         raise node.error(problem, "seeds")
     if Metric(rule.until.metric).needs_twin and not grammar.baselines:
         raise node.error(f"{rule.until.metric} compares with baselines: set `baselines: true`", "seeds.until.metric")
+
+
+def _check_root_axes(grammar: Grammar) -> None:
+    """Raises `SpaceError` where `data_roots` leaves one of several folders whose pictures make the condition."""
+    possible, _ = grammar.possible("data.name")
+    for name in grammar.data_roots:
+        if name not in possible or "content" not in DATASETS.get(name).model_fields:
+            continue
+        for axis in grammar.parameters.values():
+            folders = {row[ROOT] for row in axis.rows if ROOT in row and row.get("data.name", name) == name}
+            if len(folders) > 1 and gives_root(axis, name):
+                problem = f"data_roots has one folder for {name}, so none of these {len(folders)} counts; leave one out"
+                raise SpaceError(problem, file=axis.key.file, line=axis.key.line, path=ROOT)
 
 
 NAME_PROBLEM = "must be up to 100 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"

@@ -100,8 +100,10 @@ def load_space(
     """The search space in the YAML file `path`.
 
     Args:
-        overrides: `path=value` texts. A condition path takes the place of whatever the file says for it; a top-level
-            one (`search.method=random`, `baselines=false`) changes that section.
+        overrides: `path=value` texts. A condition path takes the place of whatever the file says for it, and of no
+            other option of an axis (`train: {values: [{epochs: 2, lr: 0.1}, ...]}`); another component's name that of
+            a whole axis of components. A top-level one (`search.method=random`, `baselines=false`) changes that
+            section.
         only: `path=value` texts; conditions that do not match are left out. The value may be a list.
         seeds: instead of the file's; a sequence, or text such as "0,1,2" or "0-4".
         text: what the file holds, where no file is to be read; none of its plugins is imported then.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdray.condition import MAX_SEED, Condition
 from bdray.errors import SpaceError, nearest
-from bdray.space.axes import Parameter, Rule, leaves, parse_parameters
+from bdray.space.axes import NAME_KEYS, Parameter, Rule, leaves, parse_parameters, spread
 from bdray.space.source import Located, Where, parse_yaml
-from bdray.values import quote
+from bdray.values import freeze, quote, show
 
 MAX_RANGE = 10_000
 """Seeds in one range of `--seeds`."""
+
+ROOT = "data.root"
 
 
 @dataclass
@@ -54,10 +56,57 @@ class Overrides:
         for text in overrides:
             forced.set(*_assignment(text, "--set"), keys)
         forced.only = parse_rules_of_options(only, "--only")
+        typed = [value.where for path, value in forced.values.items() if path == ROOT]
+        typed += [axis.key for axis in forced.parameters.values() if ROOT in axis.paths]
+        if typed and forced.content.get("data_roots") is not content.get("data_roots"):
+            raise SpaceError("is typed beside --data-root; give one of them", file=typed[0].file, path=ROOT)
         if seeds is not None:
             here = Where("--seeds")
             forced.set("seeds", Located([Located(number, here, here) for number in seeds], here, here), keys)
         return forced
+
+    def gives_root_of(self, name: str) -> bool:
+        """Whether `data.root` of this data set is among it."""
+        return ROOT in self.values or any(gives_root(axis, name) for axis in self.parameters.values())
+
+    def left_of(self, axis: Parameter, *, is_zipped: bool) -> Parameter | None:
+        """An axis of the file without what `values` stand for: only some options of its values, or all of it (None).
+
+        Args:
+            is_zipped: whether each of its values belongs to one of another axis.
+
+        Raises:
+            SpaceError: a value has no options.
+        """
+        # Another component has other options, but all strategies share most of theirs.
+        names = f"{axis.path}.{NAME_KEYS.get(axis.path)}"
+        if self._stands_for(axis.path) or (names in self.values and axis.path != "poison"):
+            return None
+        if not any(path.startswith(f"{axis.path}.") for path in self.values):
+            return axis
+        values = [self._without(value, axis.path) for value in axis.values]
+        distinct = {freeze(spread(axis.path, value.plain())): value for value in values}
+        if distinct.keys() <= {freeze({})}:
+            return None
+        return replace(axis, values=tuple(values if is_zipped else distinct.values()))
+
+    def _stands_for(self, path: str) -> bool:
+        return any(path == given or path.startswith(f"{given}.") for given in self.values)
+
+    def _without(self, value: Located, path: str) -> Located:
+        """What a value at `path` says of other paths."""
+        if isinstance(value.content, dict):
+            below = {key: (f"{path}.{key}", item) for key, item in value.content.items()}
+            left = {key: self._without(item, at) for key, (at, item) in below.items() if not self._stands_for(at)}
+            return replace(value, content=left)
+        for given, node in self.values.items():
+            if given.startswith(f"{path}."):
+                if not (isinstance(value.content, str) and path in NAME_KEYS):
+                    problem = f"cannot be set: '{path}' is {show(value.plain())} too, which has no options"
+                    raise node.error(problem, given)
+                if given == f"{path}.{NAME_KEYS[path]}":
+                    return replace(value, content={})
+        return value
 
     def set(self, path: str, value: Located, keys: Sequence[str]) -> None:
         """Replace what stands at a condition path, or at a path of the space's own sections."""
@@ -74,6 +123,11 @@ class Overrides:
             self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
         else:
             raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+
+def gives_root(axis: Parameter, name: str) -> bool:
+    """Whether an axis says where a data set lies."""
+    return ROOT in axis.paths and (axis.when is None or axis.when.matches({"data.name": name}) is not False)
 
 
 def changes_of(overrides: Sequence[str], seeds: Sequence[int] | None, keys: Sequence[str]) -> dict[str, Any]:

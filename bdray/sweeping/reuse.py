@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 from bdray.attacks import Probe, attacks_to_relearn, lacks_tests, probes_for
 from bdray.condition import Condition
+from bdray.data.base import DataSet
 from bdray.detectors import Detector
 from bdray.errors import BdrayError
 from bdray.questions import Questions, answer_key, relearn_key
 from bdray.record import TrialRecord
+from bdray.results.surroundings import SHOWN_DIGITS
 from bdray.space import load_space
 from bdray.space.source import parse_yaml
 from bdray.store.condition_folder import ConditionFolder
@@ -29,7 +32,9 @@ _NAMED = 3
 
 
 def adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> list[str]:
-    """Take over finished conditions from the other sweeps of this storage. Returns their ids."""
+    """Take over finished conditions from the other sweeps of this storage, where they were measured on the pictures
+    that are on this machine, or on any where it has none. Returns their ids."""
+    pictures = _fingerprints()
     here = set(SweepFolder(sweep).condition_ids())
     wanted = {c.condition_id: c for c in conditions if c.condition_id not in here}
     adopted: list[str] = []
@@ -38,17 +43,46 @@ def adopt(sweep: Storage, storage: Storage, conditions: Sequence[Condition]) -> 
             continue
         statuses = statuses_of_intact(other, list(wanted.values()))
         finished = [condition_id for condition_id, status in statuses.items() if status == "finished"]
-        same_place = [
+        same_data = [
             record.condition_id
             for record in read_records(other, finished)
             # A record of an earlier version lacks later options, which are at their default here: the ids are the same.
             if (mine := wanted[record.condition_id].content()["data"]) == {**mine, **record.condition["data"]}
+            and _is_of(record, pictures(wanted[record.condition_id].data))
         ]
-        sweep.each(partial(_take_over, sweep, other), same_place)
-        adopted += same_place
-        for condition_id in same_place:
+        sweep.each(partial(_take_over, sweep, other), same_data)
+        adopted += same_data
+        for condition_id in same_data:
             del wanted[condition_id]
     return adopted
+
+
+def _fingerprints() -> Callable[[DataSet], str | None]:
+    """`DataSet.fingerprint`, asked once of each."""
+    return cache(lambda data: data.fingerprint())
+
+
+def _is_of(record: TrialRecord, fingerprint: str | None) -> bool:
+    """Whether a record may be of the pictures of this fingerprint. None: nobody knows which there are."""
+    return fingerprint is None or record.data is None or record.data.fingerprint == fingerprint
+
+
+def of_other_pictures(sweep: Storage, conditions: Sequence[Condition]) -> Iterator[str]:
+    """A sentence for each data set of which this machine has other pictures than records of the sweep are of."""
+    wanted = {condition.condition_id: condition.data for condition in conditions}
+    pictures, others = _fingerprints(), dict[DataSet, Counter[str]]()
+    for record in read_records(sweep, list(wanted)):
+        data = wanted[record.condition_id]
+        if record.data is not None and not _is_of(record, pictures(data)):
+            others.setdefault(data, Counter())[record.data.fingerprint[:SHOWN_DIGITS]] += 1
+    for data, counts in others.items():
+        done = counts.total()
+        what = "1 condition was" if done == 1 else f"{done} conditions were"
+        yield (
+            f"{what} measured on other pictures of {data.name} ({', '.join(counts)}) than there are now"
+            f" ({str(pictures(data))[:SHOWN_DIGITS]}), and {'counts' if done == 1 else 'count'} as done. Put the old"
+            " ones back, or start a sweep of the new ones (--name)"
+        )
 
 
 def _take_over(sweep: Storage, other: Storage, condition_id: str) -> None:

@@ -36,6 +36,7 @@ from bdray.sweeping.reuse import (
     elsewhere,
     lacking_tests,
     left_of,
+    of_other_pictures,
     say_gone,
     split_unasked,
     split_unasked_repaired,
@@ -132,6 +133,7 @@ def begin(run: SweepRun, adopted: Sequence[str]) -> None:
     _say_start(run.console, run.sweep, total=total, left=left, adopted=len(adopted), searching=searching)
     notes = [
         *without_effect(run.conditions),
+        *of_other_pictures(run.sweep, run.conditions),
         *trained_elsewhere(run.sweep, run.storage, run.left, run.space.plugins),
     ]
     for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:

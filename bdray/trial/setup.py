@@ -14,6 +14,7 @@ from torch import nn
 from bdray.attacks import Probe
 from bdray.condition import Condition
 from bdray.data.arrays import ImageData
+from bdray.data.duplicates import image_digests
 from bdray.data.splits import CleanSplit, split_clean
 from bdray.errors import ComponentError, DataError
 from bdray.models.networks.taps import taps_of
@@ -56,6 +57,7 @@ class Experiment:
         images, labels: the training arrays in that place.
         split: who trains on what; positions in the whole training set, but for the clean set that `pool` holds.
         pool: the clean set's pictures and true labels, on the host, where it comes from another folder.
+        pool_duplicates: how many of these are test images too.
         cache: folder of decoded data sets; None: the user's.
         plan: the poison plan; positions in the whole training set.
         test: the test set, with triggered images; its labels on the device, its pictures in that place.
@@ -84,6 +86,7 @@ class Experiment:
     auto: Resolved = "float32"
     compiled: bool = False
     pool: tuple[torch.Tensor, torch.Tensor] | None = None
+    pool_duplicates: int | None = None
     cache: Path | None = None
 
     @classmethod
@@ -135,6 +138,7 @@ class Experiment:
             max_batches=max_batches,
             auto=auto,
             pool=pool,
+            pool_duplicates=None if pool is None else _count_tests(condition, pool[0], data),
             cache=cache,
         )
 
@@ -270,6 +274,7 @@ class Experiment:
             mean=self.data.mean,
             std=self.data.std,
             duplicates=DuplicatesRecord.of(self.data.duplicates),
+            clean_duplicates=self.pool_duplicates,
             trigger_kept=trigger_kept(self.poison_stage(), self.poisoned_set, self._unstamped),
             unread=len(self.data.unread),
             unread_named=self.data.unread[:NAMED],
@@ -343,6 +348,22 @@ def clean_pool(
         raise DataError(f"finetune.fraction: {problem}")
     generator = stream(condition.seed, "clean_split", "folder")
     return condition.clean.draw(data.class_names, size, count, generator, cache)
+
+
+def _count_tests(condition: Condition, pool: torch.Tensor, data: ImageData) -> int:
+    """How many pictures of a clean set from another folder are test images too.
+
+    Raises:
+        DataError: all are.
+    """
+    tests = set(image_digests(data.test_images.numpy()))
+    count = sum(digest in tests for digest in image_digests(pool.numpy()))
+    if count == len(pool):
+        raise DataError(
+            f"clean.root: all {count} pictures that are drawn from {condition.clean.root} are test images too; name a "
+            "folder of others, since a model is not tested on what its repair has seen"
+        )
+    return count
 
 
 def _plan(condition: Condition, labels: np.ndarray, positions: np.ndarray, num_classes: int) -> PoisonPlan:

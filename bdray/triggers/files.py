@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from bdray.errors import ComponentError, TriggerError
+from bdray.pictures import BLACK, to_rgb
 from bdray.shipped import find
 from bdray.triggers.base import Trigger
 
@@ -31,7 +33,8 @@ class FileTrigger(Trigger):
     KIND: ClassVar[str] = "picture"
 
     path: str
-    """A PNG, or any picture that Pillow opens; relative to where the command is typed, or else to the search space."""
+    """A PNG, or any picture that Pillow opens; relative to where the command is typed, or else to the search space. It
+    is turned as its EXIF orientation says, and 16-bit levels are scaled to 8 bits by their whole range."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Hash of the file; filled in when left out."""
 
@@ -75,18 +78,40 @@ def open_picture(trigger: FileTrigger) -> Image:
     of it may be large.
 
     Raises:
-        TriggerError: see `FileTrigger.content`; it is no picture, or too large.
+        TriggerError: see `FileTrigger.content`; it is no picture, too large, or its levels have no range.
     """
     import io
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(trigger.content())) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise TriggerError(f"{trigger.path} has more than {MAX_PIXELS:,} pixels")
-            return picture.convert("RGBA")
+            turned: Image.Image = picture
+            # As with pictures of data sets: an orientation that cannot be read is not applied.
+            with suppress(SyntaxError):
+                turned = ImageOps.exif_transpose(picture)
+            return (_shallow(turned) if turned.mode[0] in "IF" else turned).convert("RGBA")
+    except ValueError as error:
+        raise TriggerError(f"{trigger.path}: {error}") from None
     except UnidentifiedImageError:
         raise TriggerError(f"{trigger.path} is no picture that can be opened") from None
     except (OSError, Image.DecompressionBombError) as error:
         raise TriggerError(f"{trigger.path} is no picture that can be opened: {error}") from None
+
+
+def _shallow(picture: Image) -> Image:
+    """A picture of more than 8 bits with 8.
+
+    Raises:
+        ValueError: its levels have no range, or would all be black.
+    """
+    import numpy as np
+
+    rgb, highest = to_rgb(picture), int(np.asarray(picture).max())
+    if highest <= BLACK:
+        raise ValueError(
+            f"of 16 bits, it uses levels up to {highest:,} of 65,535 and would be black; stretch them, or save 8 bits"
+        )
+    return rgb

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from picture_folders import write_class_folders
 
 from bdray.cli import main
 from bdray.errors import SpaceError
@@ -52,6 +53,40 @@ def test_the_command_line_stands_above_the_file_and_the_file_above_the_environme
     both = own + "data_roots: {flowers: here}\n"
     assert roots(load(tmp_path, both))["flowers"] == "here"
     assert roots(load(tmp_path, both, "data_roots.flowers=typed"))["flowers"] == "typed"
+
+
+def test_a_root_that_was_typed_stands_above_the_folders_of_the_file(tmp_path: Path) -> None:
+    """Found: `--set data.root=DIR` was ignored without a word where the file had `data_roots`."""
+    both = SPACE + "data_roots: {flowers: here}\n"
+    typed = load(tmp_path, both, "data.root=typed")
+    assert roots(typed) == {"cifar10": "typed", "flowers": "typed"}
+    (tmp_path / "frozen.yaml").write_text(typed.to_yaml())
+    assert roots(load_space(tmp_path / "frozen.yaml")) == roots(typed)
+    text = both.replace("{flowers: here}", "{flowers: here, cifar10: there}")
+    axis = "parameters.data.root={value: typed, when: {data.name: flowers}}"
+    assert roots(load(tmp_path, text, axis)) == {"cifar10": "there", "flowers": "typed"}
+    with pytest.raises(
+        SpaceError, match=r"--set data\.root=typed: data\.root: is typed beside --data-root; give one of"
+    ):
+        load(tmp_path, SPACE, "data.root=typed", "data_roots.flowers=there")
+
+
+def test_an_axis_of_folders_goes_with_no_one_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_class_folders(tmp_path / name, {"a": 5, "b": len(name) + 3 * (name == "two")})
+    text = (
+        "fixed: {data: image_folder, model: resnet8, poison.rate: 0, finetune.epochs: 0}\n"
+        f"parameters: {{data.root: {{values: ['{tmp_path}/one', '{tmp_path}/two']}}}}\n"
+    )
+    assert len(load(tmp_path, text).conditions()) == 2
+    said = r"data\.root: data_roots has one folder for image_folder, so none of these 2 counts"
+    with pytest.raises(SpaceError, match=said):
+        load(tmp_path, text, f"data_roots.image_folder={tmp_path}/one")
+    assert len(load(tmp_path, text, "data_roots.flowers=here").conditions()) == 2
+    assert (
+        len(load(tmp_path, f"{text}data_roots: {{image_folder: here}}\n", f"data.root={tmp_path}/two").conditions())
+        == 1
+    )
 
 
 def test_a_data_set_given_by_its_name_alone(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from bdray.report.page import SweepDescription, clean_splits, make_report, perce
 from bdray.report.probes import probed_stages
 from bdray.results.cells import study_of
 from bdray.results.statistics import auc_interval
+from bdray.results.tables import result_row
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
@@ -253,6 +254,27 @@ def test_training_images_that_are_test_images_are_named(make_record: MakeRecord)
     assert "1 of them with another label: rose/a.jpg = tulip/b.jpg (another label); rose/&lt;c&gt;.jpg" in html
     assert "1 more" in html
     assert "test images too" not in make_report([make_record()], SweepDescription("once")).html
+
+
+def test_clean_pictures_that_are_test_images_are_counted(make_record: MakeRecord) -> None:
+    data = DataRecord(
+        fingerprint="d",
+        class_names=("a", "b"),
+        train_images=90,
+        clean_images=10,
+        test_images=200,
+        poisoned_images=9,
+        cover_images=0,
+        clean_duplicates=4,
+    )
+    records = [
+        make_record().model_copy(update={"data": each})
+        for each in (data.model_copy(update={"clean_duplicates": 0}), data)
+    ]
+    words = Page(make_report(records, SweepDescription("seen")).html).words
+    assert "up to 4 of 10 are test images too, value for value, in 1 condition" in words
+    assert "test images too" not in Page(make_report(records[:1], SweepDescription("unseen")).html).words
+    assert result_row(records[1])["clean_duplicate_images"] == 4
 
 
 def test_page_says_what_it_cannot_answer(make_record: MakeRecord) -> None:

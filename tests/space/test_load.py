@@ -190,6 +190,70 @@ def test_overrides_replace_whatever_the_file_says(
     assert ids(load(space.to_yaml())) == ids(space)
 
 
+COMPOUND = """\
+fixed: {data: digits, model: resnet8}
+parameters:
+  trigger: {values: [patch, {name: patch, size: 4}]}
+  train: {values: [{epochs: 2, lr: 0.1}, {epochs: 4, lr: 0.2}, {epochs: 4, evaluate.every: 2}]}
+  poison: {values: [{rate: 0.05, target: 3}, {rate: 0.05, target: 5}, {rate: 0.08, target: 5}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "varied", "count"),
+    [
+        ("train.lr=0.05", {"train.lr": {0.05}, "train.epochs": {2, 4}, "train.evaluate.every": {1, 2}}, 18),
+        ("train.epochs=3", {"train.epochs": {3}, "train.lr": {0.1, 0.2}, "train.evaluate.every": {1, 2}}, 18),
+        ("train.evaluate.every=3", {"train.evaluate.every": {3}, "train.lr": {0.1, 0.2}}, 18),
+        ("train={lr: 0.05, epochs: 1}", {"train.epochs": {1}, "train.lr": {0.05}, "train.evaluate.every": {1, 2}}, 12),
+        ("poison.rate=0.02", {"poison.rate": {0.02}, "poison.target": {3, 5}}, 12),
+        ("poison.strategy=clean_label", {"poison.rate": {0.05, 0.08}, "poison.target": {3, 5}}, 18),
+        ("trigger.size=5", {"trigger.size": {5}, "trigger.name": {"patch"}}, 9),
+        ("trigger=noise_patch", {"trigger.size": {3}, "trigger.name": {"noise_patch"}}, 9),
+        ("trigger.name=blend", {"trigger.name": {"blend"}}, 9),
+    ],
+)
+def test_an_override_of_an_option_leaves_the_others_of_its_axis(
+    tmp_path: Path, override: str, varied: dict[str, set[Any]], count: int
+) -> None:
+    """Found: `--set train.lr` threw away the whole axis `train`, and its epochs became the default."""
+    (tmp_path / "space.yaml").write_text(COMPOUND)
+    space = load_space(tmp_path / "space.yaml", [override])
+    assert {path: column(space, path) for path in varied} == varied
+    assert (len(space.conditions()), space.expansion.duplicates) == (count, 0)
+    (tmp_path / "frozen.yaml").write_text(space.to_yaml())
+    assert load_space(tmp_path / "frozen.yaml").conditions() == space.conditions()
+
+
+def test_an_axis_of_which_options_are_replaced_stays_in_its_zip_group(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "fixed: {data: digits, model: resnet8, trigger: patch}\n"
+        "parameters: {train: {values: [{epochs: 2, lr: 0.1}, {epochs: 2, lr: 0.2}]}, poison.rate: {values: [0.1, 0.2]}}\n"
+        "zip: [[train, poison.rate]]\n"
+    )
+    conditions = load_space(tmp_path / "space.yaml", ["train.lr=0.05"]).conditions()
+    assert [(one.train.epochs, one.train.lr, one.poison.rate) for one in conditions] == [(2, 0.05, 0.1), (2, 0.05, 0.2)]
+    conditions = load_space(tmp_path / "space.yaml", ["train={lr: 0.05, epochs: 1}"]).conditions()
+    assert [(one.train.epochs, one.poison.rate) for one in conditions] == [(1, 0.1), (1, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("[null, patch]", "cannot be set: 'trigger' is null too, which has no options"),
+        ("[patch, {name: blend, alpha: 0.2}]", "trigger 'blend' has no option 'size'"),
+        ("[patch, blend]", "trigger 'blend' has no option 'size'"),
+    ],
+)
+def test_an_override_that_some_values_of_an_axis_do_not_take_is_refused(tmp_path: Path, values: str, said: str) -> None:
+    (tmp_path / "space.yaml").write_text(
+        f"fixed: {{data: digits, model: resnet8}}\nparameters: {{trigger: {{values: {values}}}}}\n"
+    )
+    with pytest.raises(SpaceError, match=said) as raised:
+        load_space(tmp_path / "space.yaml", ["trigger.size=5"])
+    assert str(raised.value).startswith("--set trigger.size=5: trigger.size: ")
+
+
 def test_overrides_of_sections(load: Load) -> None:
     space = load(overrides=["search.method=random", "search.max_trials=4", "resources.cpu=2", "name=other"])
     assert (space.search.name, space.resources.default.cpu, space.name) == ("random", 2.0, "other")

@@ -15,7 +15,7 @@ from PIL import Image
 from bdray.condition import Condition
 from bdray.errors import ConditionError, DataError, PoisonError
 from bdray.models.base import build_model
-from bdray.record import VISIBILITY_IMAGES
+from bdray.record import VISIBILITY_IMAGES, DataRecord
 from bdray.repairs.base import Training
 from bdray.trial.repair_inputs import clean_plan, clean_set, training_stage
 from bdray.trial.setup import Experiment
@@ -148,6 +148,35 @@ def test_a_clean_set_from_another_folder(cache: Path, tmp_path: Path, stamp: str
     twin = Experiment.prepare(soiled.baseline(), torch.device("cpu"), cache)
     assert torch.equal(clean_set(twin).images, clean.images)
     assert twin.describe().clean_images == count
+
+
+def test_clean_pictures_that_are_test_images_are_counted(cache: Path, tmp_path: Path) -> None:
+    """Found: a repair that trained on the test set itself was recorded as any other."""
+    root = digits_in_folders(tmp_path / "pool", 2)
+    content = {"data": {"name": "digits", "image_size": 16}, "model": "resnet8", "trigger": "patch"}
+
+    def described(**finetune: float) -> DataRecord:
+        chosen = Condition.parse({**content, "clean": {"root": str(root)}, "finetune": {"fraction": 0.01, **finetune}})
+        return Experiment.prepare(chosen, torch.device("cpu"), cache).describe()
+
+    assert described().clean_duplicates == 0
+    data = Condition.parse(content).data.load(cache)
+    for position, label in enumerate(data.test_labels[:5].tolist()):
+        Image.fromarray(data.test_images[position].numpy().transpose(1, 2, 0)).save(
+            root / str(label) / f"t{position}.png"
+        )
+    assert described(fraction=25 / 1438).clean_duplicates == 5
+    assert Experiment.prepare(Condition.parse(content), torch.device("cpu"), cache).describe().clean_duplicates is None
+    for old in root.rglob("*.png"):
+        old.unlink()
+    for position, label in enumerate(data.test_labels[:60].tolist()):
+        Image.fromarray(data.test_images[position].numpy().transpose(1, 2, 0)).save(
+            root / str(label) / f"t{position}.png"
+        )
+    with pytest.raises(
+        DataError, match=r"^clean\.root: all 14 pictures that are drawn from .*pool are test images too"
+    ):
+        described()
 
 
 def test_too_small_a_folder_is_refused(cache: Path, tmp_path: Path) -> None:

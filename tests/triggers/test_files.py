@@ -44,6 +44,50 @@ def test_a_stretched_picture_covers_all_of_any_image_and_keeps_its_transparency(
     assert float((blue - expected).abs().max()) <= 8
 
 
+@pytest.mark.parametrize("suffix", ["png", "pgm", "tiff"])
+@pytest.mark.parametrize("name", ["image", "reflection"])
+def test_a_picture_of_16_bits_is_stamped_as_the_same_of_8(name: str, suffix: str, tmp_path: Path) -> None:
+    """Found: its levels were cut at 255, and all but the darkest were white."""
+    levels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint16)
+    Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "shallow.png")
+    Image.fromarray(levels * 257).save(tmp_path / f"deep.{suffix}")
+    stretched = {"fit": "stretch"} if name == "image" else {}
+    shallow, deep = (
+        build_trigger(name, path=str(tmp_path / file), **stretched).stamp(noise(2))
+        for file in ("shallow.png", f"deep.{suffix}")
+    )
+    assert torch.equal(shallow, deep)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), 70_000, np.int32)], ids=["float", "wide"]
+)
+def test_levels_without_a_range_are_refused(pixels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "deep.tiff")
+    with pytest.raises(TriggerError, match=r"deep\.tiff: pixels of mode [FI] have no defined range"):
+        build_trigger("image", path=str(tmp_path / "deep.tiff")).stamp(noise(1))
+
+
+def test_a_picture_that_would_be_black_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 255, np.uint16)).save(tmp_path / "dark.png")
+    with pytest.raises(TriggerError, match=r"dark\.png: of 16 bits, it uses levels up to 255 of 65,535"):
+        build_trigger("image", path=str(tmp_path / "dark.png")).stamp(noise(1))
+
+
+def test_a_picture_is_turned_as_its_orientation_says(photograph: str, tmp_path: Path) -> None:
+    picture = Image.open(photograph)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    picture.save(tmp_path / "unreadable.png", exif=b"no exif")
+    plain, turned, unreadable = (
+        build_trigger("image", path=path, fit="stretch").stamp(noise(1))
+        for path in (photograph, str(tmp_path / "turned.png"), str(tmp_path / "unreadable.png"))
+    )
+    assert torch.equal(plain, turned)
+    assert torch.equal(plain, unreadable)
+
+
 def test_the_label_names_the_file_and_its_content(sticker: str, tmp_path: Path) -> None:
     """Found: every picture was "image", as every reflection and every set of stamped ones was its trigger's name."""
     other = tmp_path / "other" / Path(sticker).name
