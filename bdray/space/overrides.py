@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bdray.condition import MAX_SEED, Condition
@@ -43,17 +44,20 @@ class Overrides:
         overrides: Sequence[str],
         only: Sequence[str],
         seeds: Sequence[int] | None,
+        *,
+        beside: Path | None = None,
     ) -> Overrides:
         """The texts of the options; see `bdray.space.load.load_space`.
 
         Args:
             content: the sections as the file has them.
             keys: the sections that there are.
+            beside: the folder of the search space.
         """
         forced = cls(dict(content))
         for text in overrides:
             forced.set(*_assignment(text, "--set"), keys)
-        forced.only = parse_rules_of_options(only, "--only")
+        forced.only = parse_rules_of_options(only, "--only", beside)
         if seeds is not None:
             here = Where("--seeds")
             forced.set("seeds", Located([Located(number, here, here) for number in seeds], here, here), keys)
@@ -97,14 +101,17 @@ def changes_of(overrides: Sequence[str], seeds: Sequence[int] | None, keys: Sequ
     return changes
 
 
-def parse_rules_of_options(texts: Sequence[str], option: str) -> tuple[Rule, ...]:
+def parse_rules_of_options(texts: Sequence[str], option: str, beside: Path | None = None) -> tuple[Rule, ...]:
     """A partial match for each `path=value`; the value may be a list.
+
+    Args:
+        beside: the folder of the search space they are about.
 
     Raises:
         SpaceError: a text that is not `path=value`, or a path that no condition has.
     """
     rules = [_assignment(text, option) for text in texts]
-    return tuple(Rule(_flat_value(path, value), value.where) for path, value in rules)
+    return tuple(Rule(_flat_value(path, value), value.where, beside) for path, value in rules)
 
 
 def parse_seed_list(text: str) -> list[int]:
