@@ -23,7 +23,12 @@ of 255, since YAML cannot say `20/255`: `20` and `0.0784...` are the same settin
 whole range; one level is `0.00392`. Where 0 makes no sense, the field says `gt=0`."""
 
 
+def levels(intensity: float) -> float:
+    """An intensity in levels of 255."""
+    return intensity * _LEVELS
+
+
 def whole_levels(intensity: float) -> int:
     """How many whole levels of 255 an intensity comes to."""
     # Written with a few digits, 0.03137 for 8/255, it must give 8 levels, not 7.
-    return int(intensity * _LEVELS + 1e-2)
+    return int(levels(intensity) + 1e-2)

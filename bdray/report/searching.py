@@ -170,13 +170,7 @@ def _boundary(method: Boundary, domain: SearchDomain, records: Sequence[TrialRec
     counts = ("took", "unclear") if is_took else ("trials", "all or nothing")
     ends = "95 %" if is_took else f"of {_seeds(domain)}"
     head = ("cell", f"{method.parameter} [{ends}]", *counts, "as narrow as asked")
-    values = {
-        record.condition_id: float(domain.flat(Condition.parse(record.condition))[method.parameter])
-        for record in records
-        if record.role == "poisoned"
-    }
-    picture = _crossings(method, cells, values)
-    return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (picture,))
+    return Part(f"Boundary: {method.parameter}", (text,), head, tuple(rows), (_crossings(method, cells),))
 
 
 def interval_end(place: float, posterior: Posterior) -> str:
@@ -198,16 +192,12 @@ def _is_too_narrow(method: Boundary) -> bool:
     return Metric(method.metric).is_took and method.factor < NARROWEST
 
 
-def _crossings(method: Boundary, cells: Mapping[str, Cell], values: Mapping[str, float]) -> Picture:
-    """Every trial at its value of the parameter, and where each cell's metric crosses the level.
-
-    Args:
-        values: of the parameter, by condition.
-    """
+def _crossings(method: Boundary, cells: Mapping[str, Cell]) -> Picture:
+    """Every trial at its value of the parameter, and where each cell's metric crosses the level."""
     figure = Figure(figsize=(PAGE.width, 0.6 * len(cells) + 1.3), layout="constrained")
     axes = figure.add_subplot()
     for row, cell in enumerate(cells.values()):
-        trials = [(values[name], value) for name, value in cell.values.items() if value is not None and name in values]
+        trials = [(cell.at[name], value) for name, value in cell.values.items() if value is not None]
         dots = axes.scatter(
             [x for x, _ in trials],
             [row] * len(trials),

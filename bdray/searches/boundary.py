@@ -131,6 +131,7 @@ class Cell:
         values: the metric that was measured, by condition id; None where it was not.
         records: what came of its conditions, by their id.
         asked: ids of all its conditions so far, and their seeds.
+        at: values of the parameter by those ids, as the space writes them.
         twins: ids of the baselines that its trials may be compared with.
         floors: those of them that are run for it.
         is_exhausted: there is no condition left to ask for.
@@ -142,6 +143,7 @@ class Cell:
     values: dict[str, float | None] = field(default_factory=dict)
     records: dict[str, TrialRecord] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
+    at: dict[str, float] = field(default_factory=dict)
     twins: set[str] = field(default_factory=set)
     floors: set[str] = field(default_factory=set)
     is_exhausted: bool = False
@@ -251,7 +253,7 @@ class BoundaryAsker(Asker):
                 assignment = {**cell.assignment, **self._axis.number(cell.assignment, value), "seed": seed}
                 built = next(iter(self._domain.built([assignment])), None)
                 if built is not None and self._domain.wanted(built) and built.condition_id not in cell.asked:
-                    self._note(cell, built)
+                    self._note(cell, built, value)
                     return built
         cell.is_exhausted = True
         return None
@@ -264,17 +266,18 @@ class BoundaryAsker(Asker):
         seeds = self._domain.seeds
         return (seeds[(turn + shift) % len(seeds)] for shift in range(len(seeds)))
 
-    def _note(self, cell: Cell, condition: Condition) -> None:
+    def _note(self, cell: Cell, condition: Condition, value: float) -> None:
         twin = condition.baseline().condition_id
+        cell.at[condition.condition_id] = value
         cell.asked[condition.condition_id] = condition.seed
         cell.twins.add(twin)
         if self._method.twinned(self._domain, [condition]):
             cell.floors.add(twin)
 
     def recall(self, condition: Condition, *, is_planned: bool = False) -> None:
-        cell = self._cell(condition)
-        if cell is not None and not condition.is_baseline:
-            self._note(cell, condition)
+        found = self._cell(condition)
+        if found is not None and not condition.is_baseline:
+            self._note(found[0], condition, found[1])
 
     def tell(self, record: TrialRecord) -> None:
         condition = Condition.parse(record.condition)
@@ -285,10 +288,10 @@ class BoundaryAsker(Asker):
                     self._look(cell)
             return
         found = self._cell(condition)
-        if found is not None and record.condition_id not in found.records:
-            self._note(found, condition)
-            found.records[record.condition_id] = record
-            self._look(found)
+        if found is not None and record.condition_id not in found[0].records:
+            self._note(found[0], condition, found[1])
+            found[0].records[record.condition_id] = record
+            self._look(found[0])
 
     def _look(self, cell: Cell) -> None:
         """What its records say, anew: another baseline may have changed what counts as taken."""
@@ -307,7 +310,7 @@ class BoundaryAsker(Asker):
                 value = self._metric.of(record, twin)
             cell.values[name] = value = value if record.status == "finished" else None
             if value is not None:
-                cell.posterior.observe(math.log10(self._parameter(condition)), value)
+                cell.posterior.observe(math.log10(cell.at[name]), value)
 
     def _floors(self, cell: Cell, condition: Condition) -> list[FloorRecord]:
         """What its baselines do under the condition's attack; where the parameter is part of that, under the nearest
@@ -325,14 +328,14 @@ class BoundaryAsker(Asker):
     def finished(self) -> bool:
         return all(map(self.is_settled, self.cells.values()))
 
-    def _parameter(self, condition: Condition) -> float:
-        return float(self._domain.flat(condition)[self._method.parameter])
-
-    def _cell(self, condition: Condition) -> Cell | None:
+    def _cell(self, condition: Condition) -> tuple[Cell, float] | None:
+        """The cell that a condition lies in, and its value of the parameter."""
         place = locate(self._domain, condition)
-        if place is None:
+        if place is None or self._axis.name not in place:
             return None
-        return self.cells.get(freeze({name: float(at) for name, at in place.items() if name != self._axis.name}))
+        value = place.pop(self._axis.name)
+        cell = self.cells.get(freeze({name: float(at) for name, at in place.items()}))
+        return None if cell is None else (cell, value)
 
 
 def _distance(floor: FloorRecord, condition: Condition, path: str) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
-from bdray.poisoning.classes import is_meant
+from bdray.intensity import levels
 
 Flat = dict[str, Any]
 """Values by dotted condition path."""
@@ -163,6 +163,11 @@ class SearchDomain(Protocol):
         """`condition.flat()`, remembered section by section."""
         ...
 
+    def means(self, condition: Condition, path: str, written: Any) -> bool:
+        """Whether `written` at this path of a search space is what the condition has there: `20` means 20/255 of the
+        brightness."""
+        ...
+
     def wanted(self, condition: Condition) -> bool:
         """Whether `--only` and the like leave it in."""
         ...
@@ -190,20 +195,21 @@ def assembled(domain: SearchDomain, choose: Callable[[Axis], float]) -> Flat:
 def locate(domain: SearchDomain, condition: Condition) -> dict[str, float] | None:
     """Where a condition lies in the space, whatever its seed: for each axis that is present and leaves a choice, the
     number of its value, or of a distribution the value itself. None where it does not lie in the space."""
-    flat, place = domain.flat(condition), dict[str, float]()
+    place = dict[str, float]()
     assignment: Flat = {"seed": domain.seeds[0], **domain.fixed}
     for axis in domain.axes:
+        added: Flat = {}
         if axis.distribution is not None:
-            value = lookup(flat, axis.name)
-            number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-            added = axis.number(assignment, number)
-            if added and not axis.distribution.min <= number <= axis.distribution.max:
-                return None
-            place |= {axis.name: number} if added else {}
+            if axis.number(assignment, axis.distribution.min):
+                number = _number(domain, condition, axis.name, axis.distribution)
+                if number is None:
+                    return None
+                place[axis.name] = number
+                added = axis.number(assignment, number)
         else:
             rows = [axis.row(assignment, index) for index in range(len(axis.labels))]
             # A value may say more than another one and agree with it.
-            fitting = [index for index, row in enumerate(rows) if _agrees(flat, row)]
+            fitting = [index for index, row in enumerate(rows) if _agrees(domain, condition, row)]
             if not fitting:
                 return None
             index = max(fitting, key=lambda number: len(rows[number]))
@@ -217,8 +223,19 @@ def locate(domain: SearchDomain, condition: Condition) -> dict[str, float] | Non
     return place if built and built[0].cell_id == condition.cell_id else None
 
 
-def _agrees(flat: Mapping[str, Any], row: Flat) -> bool:
-    return all(is_meant(value, lookup(flat, path)) for path, value in row.items())
+def _number(domain: SearchDomain, condition: Condition, path: str, distribution: Distribution) -> float | None:
+    """What was drawn where a condition has its value at `path`; None: nothing that may be."""
+    value = lookup(domain.flat(condition), path)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # What is above 1 may be levels of what the condition has as a fraction.
+    numbers = (distribution.rounded(levels(value)), value) if distribution.max > 1 else (value,)
+    fitting = (number for number in numbers if distribution.min <= number <= distribution.max)
+    return next((number for number in fitting if domain.means(condition, path, number)), None)
+
+
+def _agrees(domain: SearchDomain, condition: Condition, row: Flat) -> bool:
+    return all(domain.means(condition, path, value) for path, value in row.items())
 
 
 def is_finite(domain: SearchDomain) -> bool:

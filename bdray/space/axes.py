@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from bdray.condition import COMPONENTS, Condition
+from bdray.condition import Condition
 from bdray.errors import SpaceError, nearest
 from bdray.poisoning.base import Poison
-from bdray.poisoning.classes import meanings
 from bdray.recipes import Finetune, Train
 from bdray.registry import Identified, explain
-from bdray.searches.domain import MISSING, Distribution, Flat, Kind, lookup
+from bdray.searches.domain import Distribution, Flat, Kind
 from bdray.space.source import Located, Where
-from bdray.values import freeze, quote, show
-
-NAME_KEYS = {section: registry.name_key for section, registry in COMPONENTS.items()}
-"""Sections that are components, and the key that names them: `model: resnet8` means `model.name: resnet8`."""
+from bdray.space.written import NAME_KEYS, Written
+from bdray.values import quote, show
 
 _OPTIONS = {
     "poison": {NAME_KEYS["poison"], *Poison.model_fields},
@@ -37,24 +35,27 @@ class Rule:
     """A partial match: every path has the value, or one of the listed values.
 
     A path below something that is null is null as well: `trigger.name: [patch, null]` matches baselines too.
+
+    Args:
+        beside: the folder of the search space, where a trigger's picture may lie; None: it is not known.
     """
 
-    def __init__(self, entries: Mapping[str, Located], where: Where) -> None:
+    def __init__(self, entries: Mapping[str, Located], where: Where, beside: Path | None = None) -> None:
         self.entries, self.where, self.paths = dict(entries), where, tuple(entries)
-        self._wanted = {path: frozenset(map(freeze, values_of(entry.plain()))) for path, entry in entries.items()}
+        self._wanted = {path: Written(path, values_of(entry.plain()), beside) for path, entry in entries.items()}
 
-    def wants(self, path: str, value: Any) -> bool:
-        """Whether `value` is one that this rule names for `path`."""
-        return not self._wanted[path].isdisjoint(meanings(value))
+    def wants(self, path: str, flat: Mapping[str, Any]) -> bool:
+        """Whether flat content has one of the values that this rule names for `path`."""
+        return bool(self._wanted[path].means(flat))
 
     def matches(self, flat: Mapping[str, Any]) -> bool | None:
         """True or False; None when `flat` leaves it open because some path is not in it."""
         known: bool | None = True
-        for path, wanted in self._wanted.items():
-            value = lookup(flat, path)
-            if value is MISSING:
+        for wanted in self._wanted.values():
+            match = wanted.means(flat)
+            if match is None:
                 known = None
-            elif wanted.isdisjoint(meanings(value)):
+            elif not match:
                 return False
         return known
 
@@ -236,7 +237,7 @@ def parse_rule(node: Located, owner: str) -> Rule:
     for path, entry in entries.items():
         if entry.content == []:
             raise entry.error("the list is empty: nothing could match", f"{owner}.{path}")
-    return Rule(entries, node.where)
+    return Rule(entries, node.where, Path(node.where.file).parent)
 
 
 def parse_rules(content: Mapping[str, Located], key: str) -> tuple[Rule, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.poisoning.classes import classes_in, is_meant
 from bdray.searches.domain import Flat
-from bdray.shipped import find, is_file
-from bdray.space.axes import NAME_KEYS, Rule, crossed
+from bdray.space.axes import Rule, crossed
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
+from bdray.space.written import NAME_KEYS, found_beside
 from bdray.values import freeze, show
 
 _TESTED = f"poison.{TEST_TRIGGER}"
-_PICTURED = ("trigger.", _TESTED)
 
 SECTIONS = tuple(name for name in Condition.model_fields if name != "seed")
 
@@ -109,19 +108,7 @@ class Builder:
         }
 
     def _with_pictures(self, assignment: Flat) -> Flat:
-        if self._beside is None:
-            return assignment
-        found = {path: self._found(value, path) for path, value in assignment.items() if path.startswith(_PICTURED)}
-        return {**assignment, **found}
-
-    def _found(self, value: Any, path: str) -> Any:
-        """A value of a trigger, or of triggers it consists of, with what lies beside the search space by its place."""
-        if isinstance(value, Mapping):
-            return {key: self._found(below, f"{path}.{key}") for key, below in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._found(item, path) for item in value]
-        is_missing = path.endswith(".path") and isinstance(value, str) and not is_file(find(value))
-        return str(self._beside / value) if self._beside and is_missing and is_file(self._beside / value) else value
+        return {path: found_beside(value, path, self._beside) for path, value in assignment.items()}
 
 
 def nest(assignment: Flat) -> dict[str, Any]:
@@ -232,15 +219,15 @@ def values_by_path(conditions: Iterable[Condition]) -> dict[str, dict[Any, Any]]
     return values
 
 
-def no_match(rule: Rule, conditions: Iterable[Condition], owner: str, problem: str) -> SpaceError:
+def no_match(rule: Rule, conditions: Collection[Condition], owner: str, problem: str) -> SpaceError:
     """Why `rule` matches none of the conditions: an unknown path, a value that is never taken, or the combination."""
-    known = values_by_path(conditions)
+    known, flats = values_by_path(conditions), Flats()
     for path, entry in rule.entries.items():
+        if any(rule.wants(path, flats(condition)) for condition in conditions):
+            continue
         if path not in known:
             return entry.error(f"no condition has '{path}'; {nearest(path, known)}", f"{owner}.{path}", at_key=True)
-        values = known[path].values()
-        if not any(rule.wants(path, value) for value in values):
-            return entry.error(f"{problem}: {never(path, entry, values)}", f"{owner}.{path}")
+        return entry.error(f"{problem}: {never(path, entry, known[path].values())}", f"{owner}.{path}")
     return rule.error(f"{problem}: {rule} never holds together", owner)
 
 

@@ -17,10 +17,10 @@ from bdray.gpu import show_gpu
 from bdray.poisoning.classes import class_options, in_common, misleading_numbers, said_classes
 from bdray.questions import Questions
 from bdray.searches.domain import MISSING, lookup
-from bdray.space.axes import NAME_KEYS
 from bdray.space.feasibility import without_effect
 from bdray.space.load import SearchSpace
 from bdray.space.resources import Resources
+from bdray.space.written import NAME_KEYS
 from bdray.terminal import Console
 from bdray.trial.surrogate import surrogate_of
 from bdray.values import freeze, show_cell

@@ -26,6 +26,7 @@ from bdray.space.covering import covering_subset
 from bdray.space.grammar import Grammar
 from bdray.space.named_classes import NamedClasses
 from bdray.space.source import Located, Where
+from bdray.space.written import NAME_KEYS, Written
 from bdray.values import freeze, show
 
 MAX_CONDITIONS = 200_000
@@ -149,9 +150,10 @@ def expand(grammar: Grammar) -> Expansion:
         SpaceError: whatever is wrong with the grammar or a condition; points to the line.
     """
     _check_conflicts(grammar)
-    builder = Builder(grammar.data_roots, Path(grammar.root.where.file).parent)
+    beside = Path(grammar.root.where.file).parent
+    builder = Builder(grammar.data_roots, beside)
     classes = NamedClasses(grammar, builder)
-    return _Expander(_possible_only(grammar, classes), builder, classes).run()
+    return _Expander(_possible_only(grammar, classes), builder, classes, beside).run()
 
 
 def _check_conflicts(grammar: Grammar) -> None:
@@ -180,7 +182,10 @@ def _impossible(parameter: Parameter, grammar: Grammar, classes: NamedClasses, l
     for path, entry in parameter.when.entries.items() if parameter.when else ():
         values, open_ended = grammar.possible(path)
         values = classes.meant(path, values)
-        if open_ended or any(parameter.when.wants(path, value) for value in values if parameter.when):
+        named = f"{path.partition('.')[0]}.{NAME_KEYS.get(path.partition('.')[0])}"
+        names = grammar.possible(named)[0] or [None]
+        flats = ({named: name, path: value} for name in names for value in values)
+        if open_ended or any(parameter.when.wants(path, flat) for flat in flats if parameter.when):
             continue
         if path in loosened:
             return True
@@ -195,8 +200,10 @@ def _impossible(parameter: Parameter, grammar: Grammar, classes: NamedClasses, l
 class _Expander:
     """The work of `expand`, with what it counts on the way: the `SearchDomain` of the search method."""
 
-    def __init__(self, grammar: Grammar, builder: Builder, classes: NamedClasses) -> None:
+    def __init__(self, grammar: Grammar, builder: Builder, classes: NamedClasses, beside: Path) -> None:
         self.grammar, self.builder, self.classes, self.flats = grammar, builder, classes, Flats()
+        self._beside = beside
+        self._written: dict[tuple[str, Any], Written] = {}
         self.fixed: Flat = {}
         for path, node in grammar.fixed.items():
             self.fixed.update(spread(path, node.plain()))
@@ -277,6 +284,12 @@ class _Expander:
 
     def flat(self, condition: Condition) -> Mapping[str, Any]:
         return self.flats(condition)
+
+    def means(self, condition: Condition, path: str, written: Any) -> bool:
+        key = path, freeze(written)
+        if key not in self._written:
+            self._written[key] = Written(path, [written], self._beside)
+        return bool(self._written[key].means(self.flats(condition)))
 
     def wanted(self, condition: Condition) -> bool:
         return all(rule.matches(self.flats(condition)) for rule in self.grammar.only)

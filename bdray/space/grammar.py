@@ -171,7 +171,8 @@ def read_grammar(
     if root.content is None:
         raise root.error("is empty: a search space needs at least `fixed` or `parameters`")
     refuse_foreign(root)
-    forced = Overrides.parse(check_keys(root, KEYS, ""), KEYS, overrides, only, seeds)
+    beside = Path(root.where.file).parent
+    forced = Overrides.parse(check_keys(root, KEYS, ""), KEYS, overrides, only, seeds, beside=beside)
     content = forced.content
     plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)
     fixed = leaves(content["fixed"], "fixed") if _given(content, "fixed") else {}

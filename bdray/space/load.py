@@ -118,7 +118,8 @@ def load_space(
     if found:
         condition, error = found
         flat = space.flat(condition)
-        cells = [cell for cell in space.include if Rule(cell, space.root.where).matches(flat)]
+        beside = Path(space.root.where.file).parent
+        cells = [cell for cell in space.include if Rule(cell, space.root.where, beside).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
     _check_clean_share(space)
     if not isinstance(space.search, Planned):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bdray.condition import MAX_SEED, Condition
 from bdray.errors import SpaceError, nearest
-from bdray.space.axes import NAME_KEYS, Parameter, Rule, leaves, parse_parameters, spread
+from bdray.space.axes import Parameter, Rule, leaves, parse_parameters, spread
 from bdray.space.source import Located, Where, parse_yaml
+from bdray.space.written import NAME_KEYS
 from bdray.values import freeze, quote, show
 
 MAX_RANGE = 10_000
@@ -45,17 +47,20 @@ class Overrides:
         overrides: Sequence[str],
         only: Sequence[str],
         seeds: Sequence[int] | None,
+        *,
+        beside: Path | None = None,
     ) -> Overrides:
         """The texts of the options; see `bdray.space.load.load_space`.
 
         Args:
             content: the sections as the file has them.
             keys: the sections that there are.
+            beside: the folder of the search space.
         """
         forced = cls(dict(content))
         for text in overrides:
             forced.set(*_assignment(text, "--set"), keys)
-        forced.only = parse_rules_of_options(only, "--only")
+        forced.only = parse_rules_of_options(only, "--only", beside)
         typed = [value.where for path, value in forced.values.items() if path == ROOT]
         typed += [axis.key for axis in forced.parameters.values() if ROOT in axis.paths]
         if typed and forced.content.get("data_roots") is not content.get("data_roots"):
@@ -151,14 +156,17 @@ def changes_of(overrides: Sequence[str], seeds: Sequence[int] | None, keys: Sequ
     return changes
 
 
-def parse_rules_of_options(texts: Sequence[str], option: str) -> tuple[Rule, ...]:
+def parse_rules_of_options(texts: Sequence[str], option: str, beside: Path | None = None) -> tuple[Rule, ...]:
     """A partial match for each `path=value`; the value may be a list.
+
+    Args:
+        beside: the folder of the search space they are about.
 
     Raises:
         SpaceError: a text that is not `path=value`, or a path that no condition has.
     """
     rules = [_assignment(text, option) for text in texts]
-    return tuple(Rule(_flat_value(path, value), value.where) for path, value in rules)
+    return tuple(Rule(_flat_value(path, value), value.where, beside) for path, value in rules)
 
 
 def parse_seed_list(text: str) -> list[int]:

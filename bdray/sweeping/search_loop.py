@@ -61,6 +61,7 @@ class SearchLoop:
         self._planned = frozenset(condition.condition_id for condition in planned)
         self._known = set(self._planned)
         self._clock, self._began, self._spent_s, self._noted_s = clock, clock(), 0.0, 0.0
+        self._outside = 0
 
     def recall(self) -> None:
         """Take up what an earlier run of this sweep asked for, as far as it lies in the space. To be called before
@@ -73,6 +74,8 @@ class SearchLoop:
             condition = None if condition_id in self._known else self._folder.condition(condition_id).condition()
             if condition is not None and self._space.holds(condition):
                 self._add([condition])
+            elif condition is not None:
+                self._outside += 1
 
     def begin(self, others: Iterable[TrialRecord]) -> None:
         """Start the search and run what is left of the conditions known so far.
@@ -97,7 +100,9 @@ class SearchLoop:
 
     def said(self) -> Sequence[str]:
         """What the search says of itself."""
-        return self._asker.said if self._asker else ()
+        forgotten = "conditions that were asked for before and lie in the space no more; nothing is learnt of them"
+        lines = [f"left out   {self._outside} {forgotten}"] if self._outside else []
+        return [*lines, *(self._asker.said if self._asker else ())]
 
     @property
     def exhausted(self) -> bool:

@@ -16,6 +16,7 @@ from bdray.searches.boundary import LEAST, Boundary, BoundaryAsker
 from bdray.searches.crossing import POINTS, SLOPES, Level, Share
 from bdray.space import SearchSpace
 from bdray.store.storage import Storage
+from bdray.triggers.sinusoid import Sinusoid
 from benchmarks.searching import crossing_of, made_up
 
 Load = Callable[..., SearchSpace]
@@ -61,6 +62,34 @@ def test_each_cell_finds_where_it_crosses(load: Load, tmp_path: Path) -> None:
         found, truth = cell.crossing, math.log10(crossing_of({**cell.assignment}))
         assert found.low <= truth <= found.high
         assert found.high - found.low <= math.log10(1.5)
+
+
+@pytest.mark.parametrize("unit", [1, 255])
+def test_levels_are_learnt_as_fractions_are(unit: int, load: Load, tmp_path: Path) -> None:
+    fixed = {**FIXED, "trigger": "sinusoid"}
+    deltas = {"trigger.delta": {"values": [10 / unit, 20 / unit]}}
+    space = load(parameters={"poison.rate": PARAMETERS["poison.rate"], **deltas}, fixed=fixed, search=search())
+    asker = begun(space, tmp_path)
+    asked = run(space, asker, noise=0.0)
+    assert [len(cell.values) for cell in asker.cells.values()] == [len(asked) / 2] * 2
+    assert all(map(asker.is_located, asker.cells.values()))
+
+
+def test_a_boundary_in_levels_is_told_in_levels(load: Load, tmp_path: Path) -> None:
+    fixed, parameters = {**FIXED, "trigger": "sinusoid"}, {"trigger.delta": {"min": 2, "max": 60}}
+    space = load(parameters=parameters, fixed=fixed, search=search(parameter="trigger.delta"))
+    asker = begun(space, tmp_path)
+    while not asker.finished:
+        for condition in asker.ask(1):
+            assert isinstance(condition.trigger, Sinusoid)
+            asker.tell(made_up(condition, success=1 / (1 + (15 / 255 / condition.trigger.delta) ** 4)))
+    (cell,) = asker.cells.values()
+    assert asker.is_located(cell)
+    assert cell.crossing.low <= math.log10(15) <= cell.crossing.high
+    again = begun(space, tmp_path)
+    for record in cell.records.values():
+        again.tell(record)
+    assert [one.at for one in again.cells.values()] == [cell.at]
 
 
 def test_what_is_told_in_another_order_after_a_restart_is_known_as_well(load: Load, tmp_path: Path) -> None:

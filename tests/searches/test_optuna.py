@@ -14,11 +14,13 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
 from bdray.record import TrialRecord
 from bdray.searches import Asker
+from bdray.searches.domain import locate
 from bdray.searches.optuna import Optuna, OptunaAsker
 from bdray.searches.study import CELL, FREE
 from bdray.space import SearchSpace
@@ -37,6 +39,9 @@ PARAMETERS = {
     "regularizer.name": {"values": ["none", "logit_squeezing"]},
     "regularizer.weight": {"min": 0.01, "max": 0.1, "when": {"regularizer.name": "logit_squeezing"}},
 }
+
+
+RATE = PARAMETERS["poison.rate"]
 
 
 def search(**keys: object) -> dict[str, object]:
@@ -407,6 +412,84 @@ def test_an_included_cell_that_failed_is_no_trial_that_never_ends(
         SweepFolder(sweep).condition(condition.condition_id).write_record(failed)
     drive(space, sweep)
     assert sorted(states(askers[0])) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+def test_a_resumed_search_says_what_it_leaves_out(load: Load, tmp_path: Path) -> None:
+    sweep = Storage.open(tmp_path / "sweep")
+    rate = {"min": 0.001, "max": 0.3, "distribution": "log_uniform"}
+    space = load(parameters={"poison.rate": rate}, search=search(max_trials=3, sampler="random"))
+    drive(space, sweep)
+    assert drive(space, sweep).said() == []
+    other = load(parameters={"poison.rate": {**rate, "min": 0.29}}, search=search(max_trials=3, sampler="random"))
+    (line,) = drive(other, sweep).said()
+    assert line.startswith("left out   6 conditions")
+
+
+LEVELS = {"trigger.delta": {"min": 5, "max": 40}}
+REAL_LEVELS = {"trigger.delta": {"min": 5.0, "max": 40.0, "distribution": "log_uniform"}}
+
+
+@pytest.mark.parametrize("levels", [LEVELS, REAL_LEVELS])
+def test_levels_that_were_asked_for_are_known_after_a_kill_and_in_another_sweep(
+    levels: dict[str, object], load: Load, tmp_path: Path
+) -> None:
+    parameters = {"poison.rate": PARAMETERS["poison.rate"], **levels}
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "sinusoid"}
+    space = load(fixed=fixed, parameters=parameters, search=search())
+    first = begun(space, tmp_path / "sweep")
+    asked = run(space, first)
+    again = resumed(space, tmp_path / "sweep", asked)
+    assert (states(again), again.finished) == (["COMPLETE"] * 8, True)
+    assert [trial.params for trial in again.trials] == [trial.params for trial in first.trials]
+    learnt = begun(space, tmp_path / "other", [made_up(condition) for condition in asked]).trials
+    for free, own in zip(learnt, first.trials, strict=True):
+        assert free.params == pytest.approx(own.params)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "parameters", "count"),
+    [
+        ({"trigger": {"name": "image"}}, {"trigger.path": {"values": ["a.png", "b.png"]}}, 2),
+        (
+            {"trigger": "patch", "repair": "filtered"},
+            {"repair.detector": {"values": ["spectral_signatures", "activation_clustering"]}},
+            2,
+        ),
+        ({}, {"trigger": {"values": ["patch", {"name": "sinusoid", "delta": 40}]}, "poison.rate": RATE}, 40),
+        ({"trigger": "patch"}, {"poison.test_trigger.amplitude": {"values": [64, 255]}}, 2),
+        ({"trigger": "patch"}, {"poison.test_trigger": {"values": ["blend", {"name": "sinusoid", "delta": 9}]}}, 2),
+        ({"trigger": "patch", "poison": "clean_label"}, {"poison.surrogate.epsilon": {"values": [4, 8]}}, 2),
+        (
+            {"trigger": "patch", "regularizer": "composite"},
+            {"regularizer.parts": {"values": [["logit_squeezing"], [{"name": "logit_squeezing", "sigma": 9}]]}},
+            2,
+        ),
+    ],
+)
+def test_what_is_written_otherwise_than_a_condition_has_it_is_found(
+    fixed: dict[str, object], parameters: dict[str, object], count: int, load: Load, tmp_path: Path
+) -> None:
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), color).save(tmp_path / name)
+    space = load(
+        seeds=[0], fixed={"data": "digits", "model": "resnet8", **fixed}, parameters=parameters, search=search()
+    )
+    domain, examples = space.expansion.domain, space.expansion.examples
+    places = [locate(domain, condition) for condition in examples]
+    assert len(examples) == count
+    assert None not in places
+    assert len({str(place) for place in places}) == count
+
+
+def test_levels_outside_the_range_are_not_in_the_space(load: Load) -> None:
+    fixed = {"data": "digits", "model": "resnet8", "trigger": "sinusoid"}
+    space, wide = (
+        load(fixed=fixed, parameters={"trigger.delta": {"min": 5, "max": most}}, search=search()) for most in (9, 40)
+    )
+    found = [locate(space.expansion.domain, condition) for condition in wide.expansion.examples]
+    inside = [place["trigger.delta"] for place in found if place is not None]
+    assert 0 < len(inside) < len(found)
+    assert all(5 <= level <= 9 for level in inside)
 
 
 def test_included_cells_count_as_known(load: Load, tmp_path: Path) -> None:

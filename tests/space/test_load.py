@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
@@ -264,6 +265,66 @@ def test_only_filters_and_survives_resolving(load: Load) -> None:
     assert column(space, "trigger.name") == {"test_veil", None}
     assert column(space, "seed") == {1}
     assert ids(load(space.to_yaml())) == ids(space)
+
+
+SINUSOIDS = """\
+fixed: {data: digits, model: resnet8, trigger: sinusoid}
+parameters:
+  trigger.delta: {values: [10, 20, 30]}
+"""
+DETECTORS = """\
+fixed: {data: digits, model: resnet8, trigger: patch, repair: filtered}
+parameters:
+  repair.detector: {values: [spectral_signatures, activation_clustering, {name: spectral_signatures, expected: 0.2}]}
+"""
+
+
+@pytest.mark.parametrize("written", ["20", f"{20 / 255}"])
+def test_rules_mean_levels_and_fractions_alike(load: Load, written: str) -> None:
+    assert column(load(SINUSOIDS, only=[f"trigger.delta={written}"]), "trigger.delta") == {20 / 255}
+    excluded = load(f"{SINUSOIDS}exclude: [{{trigger.delta: [{written}, 30]}}]")
+    assert column(excluded, "trigger.delta") == {10 / 255}
+    needy = load(f"{SINUSOIDS}resources: {{overrides: [{{when: {{trigger.delta: {written}}}, cpu: 2}}]}}")
+    assert [needy.resources_for(condition).cpu for condition in needy.conditions()] == [1, 2, 1]
+    with pytest.raises(SpaceError, match=r"'trigger.delta' is never 21"):
+        load(SINUSOIDS, only=["trigger.delta=21"])
+    apart = f"exclude: [{{trigger.delta: {written}, train.lr: 0.2}}]"
+    with pytest.raises(SpaceError, match="never holds together"):
+        load(f"{SINUSOIDS}  train.lr: {{value: 0.2, when: {{trigger.delta: 10}}}}\n{apart}")
+
+
+def test_a_when_means_levels_where_an_axis_has_fractions(load: Load) -> None:
+    text = SINUSOIDS.replace("20", f"{20 / 255}") + "  train.epochs: {value: 3, when: {trigger.delta: 20}}\n"
+    assert [condition.train.epochs for condition in load(text).conditions()] == [30, 3, 30]
+
+
+def test_a_rule_about_a_value_sees_the_default_that_is_the_same(load: Load) -> None:
+    values = "[{name: sinusoid, delta: 20}, {name: sinusoid, frequency: 3}, {name: sinusoid, delta: 40}]"
+    text = f"fixed: {{data: digits, model: resnet8}}\nparameters:\n  trigger: {{values: {values}}}\n"
+    assert column(load(f"{text}exclude: [{{trigger.delta: 20}}]"), "trigger.delta") == {40 / 255}
+
+
+def test_rules_name_a_picture_as_an_axis_does(load: Load, tmp_path: Path) -> None:
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), color).save(tmp_path / name)
+    text = "fixed: {data: digits, model: resnet8, trigger.name: image}\n"
+    text += "parameters:\n  trigger.path: {values: [a.png, b.png]}\n  train.lr: {values: [0.1, 0.2]}\n"
+    assert column(load(text, only=["trigger.path=a.png"]), "trigger.path") == {str(tmp_path / "a.png")}
+    excluded = load(f"{text}exclude: [{{trigger.path: a.png, train.lr: 0.1}}, {{trigger.path: b.png}}]")
+    assert [c.train.lr for c in excluded.conditions()] == [0.2]
+    needy = load(f"{text}resources: {{overrides: [{{when: {{trigger.path: b.png}}, cpu: 2}}]}}")
+    assert [needy.resources_for(c).cpu for c in needy.conditions()] == [1, 1, 2, 2]
+
+
+def test_rules_name_a_detector_as_an_axis_does(load: Load) -> None:
+    space = load(DETECTORS, only=["repair.detector=spectral_signatures"])
+    assert [(c.flat()["repair.detector.name"], c.flat()["repair.detector.expected"]) for c in space.conditions()] == [
+        ("spectral_signatures", 0.1)
+    ]
+    space = load(f"{DETECTORS}exclude: [{{repair.detector: [spectral_signatures, activation_clustering]}}]")
+    assert [c.flat()["repair.detector.expected"] for c in space.conditions()] == [0.2]
+    with pytest.raises(SpaceError, match=r"no condition has 'repair.detector'"):
+        load(DETECTORS, only=["repair.detector=spectral"])
 
 
 @pytest.mark.parametrize("only", ["trigger.name=test_veil", "poison.rate=0.1"])
