@@ -35,7 +35,7 @@ class Written:
         self._path, self._names, self._embedded = path, _names_above(path), f"{path}.name"
         self._found = [found_beside(value, path, beside) for value in values]
         self._plain = frozenset(map(freeze, [*values, *self._found]))
-        self._resolved: dict[tuple[Any, ...], list[Flat]] = {}
+        self._resolved: dict[tuple[str, ...], Sequence[Flat]] = {}
 
     def says(self, value: Any) -> bool:
         """Whether one of them is this very value."""
@@ -48,14 +48,16 @@ class Written:
             return None
         if value is not MISSING and self.says(value):
             return True
-        return bool(self._names) and any(
+        contents = self._contents(flat) if self._names else ()
+        # Most rules say what they mean, and are asked of each of 100,000 conditions.
+        return bool(contents) and any(
             all(freeze(flat.get(path, MISSING)) == freeze(item) for path, item in content.items())
-            for content in self._contents(flat)
+            for content in contents
         )
 
-    def _contents(self, flat: Mapping[str, Any]) -> list[Flat]:
+    def _contents(self, flat: Mapping[str, Any]) -> Sequence[Flat]:
         """What those come to that come to something else, in components of these names."""
-        key = tuple(freeze(flat.get(name)) for name in self._names)
+        key = tuple(map(str, map(flat.get, self._names)))
         if key not in self._resolved:
             self._resolved[key] = list(self._resolve(flat))
         return self._resolved[key]
