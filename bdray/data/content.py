@@ -29,7 +29,7 @@ Digests = Mapping[str, str]
 """What a file is known by (path below the root, size, times) -> BLAKE2b of its bytes, 16 bytes in hex."""
 
 _listed: dict[tuple[Path, Layout], tuple[float, str]] = {}
-"""Root and layout -> (until when it may be reused, content digest), for folders that take longer than that to list."""
+"""Absolute root and layout -> (until when it may be reused, content digest), of folders that take longer to list."""
 _known: dict[Path, Digests] = {}
 """Resolved root -> the digests this process has computed or read."""
 _settled: dict[tuple[Path, str], str] = {}
@@ -45,8 +45,8 @@ def recent_content(root: Path, data_set: str, layout: Layout) -> str:
     Raises:
         DataError: not laid out as expected, or a file that cannot be read.
     """
-    start = time.monotonic()
-    until, content = _listed.get((root, layout), (start, ""))
+    start, place = time.monotonic(), (root.absolute(), layout)
+    until, content = _listed.get(place, (start, ""))
     if start < until:
         return content
     listing = list_class_folders(root, data_set, layout)
@@ -54,7 +54,7 @@ def recent_content(root: Path, data_set: str, layout: Layout) -> str:
     content = content_of(listing)
     _classes[content] = listing.class_names
     if took > QUICK_SECONDS:
-        _listed[root, layout] = (time.monotonic() + 20 * took, content)
+        _listed[place] = (time.monotonic() + 20 * took, content)
     return content
 
 

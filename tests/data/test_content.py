@@ -14,7 +14,7 @@ from bdray.checksum import seal_json, unseal_json
 from bdray.data import content
 from bdray.data.cache import cache_folder
 from bdray.data.content import content_of
-from bdray.data.folders import list_class_folders
+from bdray.data.folders import Layout, list_class_folders
 
 Make = Callable[..., Path]
 
@@ -106,3 +106,16 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     as_another_process()
     monkeypatch.setenv("BDRAY_CACHE", str(tmp_path / "file"))
     assert digest_of(root) == first
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_another(
+    tmp_path: Path, make_folders: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: what was listed a moment ago was known by its name below the folder that one was in then."""
+    monkeypatch.setattr(content, "QUICK_SECONDS", 0.0)
+    found = []
+    for name, count in (("one", 3), ("two", 4)):
+        make_folders(tmp_path / name / "pictures", {"a": count, "b": 3})
+        monkeypatch.chdir(tmp_path / name)
+        found.append(content.recent_content(Path("pictures"), "image_folder", Layout()))
+    assert found[0] != found[1]
