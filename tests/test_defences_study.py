@@ -109,31 +109,29 @@ def asked(name: str, of: TrialRecord) -> Answer:
 
 def left_of(cell: Cell) -> Estimate:
     found = cell.estimate("finetune", "attack_success_rate")
-    assert found is not None and len(found.values) == 2
+    assert found is not None and len(found.values) in (2, 3)
     return found
 
 
-def test_two_trainings_of_an_attack_end_as_far_apart_as_is_said() -> None:
+def test_trainings_of_an_attack_end_as_far_apart_as_is_said() -> None:
     said, cells = page(), by_repair(study_of(small()).cells)
     apart = {
-        (name, attack): sorted(left_of(cell).values)
+        (name, attack): left_of(cell).values
         for name, found in cells.items()
         for attack, cell in found.items()
         if left_of(cell).highest - left_of(cell).lowest > 0.5
     }
     assert (
-        f"In {len(apart)} of {sum(map(len, cells.values()))} squares the two trainings end more than 50 points" in said
+        f"In {len(apart)} of {sum(map(len, cells.values()))} squares the trainings end more than 50 points apart"
+        in said
     )
     shown = {key: [f"{100 * value:.0f}" for value in values] for key, values in apart.items()}
-    assert shown["finetune", "frequency"] == ["0", "80"] and "`finetune` leaves 0 and 80 % of the frequency" in said
-    assert shown["anp", "filter"] == ["16", "100"] and "`anp` 16 and 100 % of the filter" in said
-    assert shown["ft_sam", "blend"] == shown["rnp", "blend"] == ["0", "100"]
-    by_seed = {
-        (each.condition["repair"]["name"], each.condition["seed"]): each.repaired.attack_success_rate or 0.0
-        for each in small()
-        if each.repaired and (each.condition["trigger"] or {}).get("name") == "blend"
-    }
-    assert (by_seed["ft_sam", 0] > 0.5, by_seed["rnp", 0] > 0.5) == (True, False)
+    assert "`finetune` leaves {}, {} and {} % of the frequency".format(*shown["finetune", "frequency"]) in said
+    assert "`fine_pruning` {}, {} and {} % of the blend".format(*shown["fine_pruning", "blend"]) in said
+    assert (
+        "`ft_sam` {}, {} and {} %, `rnp` {}, {} and {} %".format(*shown["ft_sam", "blend"], *shown["rnp", "blend"])
+        in said
+    )
     first: dict[str, list[float]] = {}
     for each in small():
         if each.role == "poisoned" and each.condition["seed"] == 0 and each.repaired:
@@ -163,22 +161,23 @@ def test_what_is_read_of_repairs_on_9000_pictures_is_what_their_records_say() ->
         if each.role == "poisoned" and each.condition["repair"]["name"] == "clp" and each.poisoned and each.repaired:
             pruned[each.condition["repair"]["threshold"]].append(each.stages[1].changes["pruned_channels"])
             lost.append(100 * (each.poisoned.clean_accuracy - each.repaired.clean_accuracy))
-    assert (sorted(pruned[3.0]), pruned[5.0]) == ([0] * 7 + [1] * 5, [0] * 12)
-    assert "one channel of five of the twelve models" in said
+    assert set(pruned[3.0]) == {0, 1} and set(pruned[5.0]) == {0}
+    assert f"one channel of {sum(pruned[3.0]):.0f} of the {len(pruned[3.0])} models it was tried on" in said
     assert f"costs {max(lost):.1f} points once" in said and sorted(lost)[-2] < 2
-    assert min(left_of(cell).lowest for cell in cells["clp · threshold 3"].values()) > 0.6
+    assert min(left_of(cell).lowest for cell in cells["clp · threshold 3"].values()) > 0.5
     accuracies = [each.poisoned.clean_accuracy for each in poisoned_models().values() if each.poisoned]
     assert f"a clean accuracy of {100 * min(accuracies):.0f} to {100 * max(accuracies):.0f} %" in said
     again: dict[tuple[str, int], set[float]] = {}
     for each in small():
         assert each.poisoned
         again.setdefault((each.stages[0].fingerprint, each.condition["seed"]), set()).add(each.poisoned.clean_accuracy)
-    assert {seed: {len(found) for (_, of), found in again.items() if of == seed} for seed in (0, 1)} == {0: {2}, 1: {1}}
+    often = {seed: {len(found) for (_, of), found in again.items() if of == seed} for seed in (0, 1, 2)}
+    assert often == {0: {2}, 1: {1}, 2: {1}}
 
 
 def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> None:
     said, models = page(), poisoned_models()
-    assert len(models) == 12
+    assert len(models) == 18
     scanned = {key: asked("scan", each) for key, each in models.items()}
     found = [
         100 * (each.tpr or 0.0)
@@ -186,19 +185,19 @@ def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> N
         if name in ("filter", "frequency", "patch", "sinusoid")
     ]
     assert f"`scan` flags {min(found):.0f} to {max(found):.0f} % of the poison of filter, frequency, patch and" in said
-    assert [scanned["warp", seed].tpr for seed in (0, 1)] == [0, 0]
-    assert [round(scanned["blend", seed].tpr or 0.0, 3) for seed in (0, 1)] == [1, 0]
+    assert [scanned["warp", seed].tpr for seed in (0, 1, 2)] == [0, 0, 0]
+    assert [round(scanned["blend", seed].tpr or 0.0, 3) for seed in (0, 1, 2)] == [1, 0, 1]
     assert f"where it flags {100 * (scanned['blend', 1].fpr or 0.0):.1f} % of the clean samples" in said
     sizes = [asked("neural_cleanse", each) for each in models.values()]
     smallest = sum(max(range(10), key=(each.index or ()).__getitem__) == 0 for each in sizes)
-    assert f"smallest trigger for the target in {smallest} of 12 models" in said
-    assert [each.flagged for each in sizes] == [()] * 12
+    assert f"smallest trigger for the target in {smallest} of 18 models" in said
+    assert [each.flagged for each in sizes] == [()] * 18
     margins = [asked("mm_bd", each).flagged for each in models.values()]
-    assert f"`mm_bd` flags the target of {sum(flagged == (0,) for flagged in margins)} models of 12" in said
+    assert f"`mm_bd` flags the target of {sum(flagged == (0,) for flagged in margins)} models of 18" in said
     benign = {each.condition["seed"]: asked("mm_bd", each).flagged for each in small() if each.role == "baseline"}
-    assert len(benign) == 2 and all(benign.values())
+    assert len(benign) in (2, 3) and all(benign.values())
     scaled = [asked("scale_up", each) for each in models.values()]
-    assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 12
+    assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 18
     assert min(each.auroc or 0.0 for each in scaled) > 0.7
     floors = {
         each.condition["seed"]: 100 * (floor.poisoned.attack_success_rate or 0.0)
