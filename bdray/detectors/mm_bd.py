@@ -26,7 +26,7 @@ class MaximumMargin(ModelDetector):
 
     The index of a class with margin r is -log10(1 - F(r)^(K-1)); F is the distribution fitted to the K-1 others. For
     the class with the largest margin that is the paper's p-value. To few classes it is fitted badly: of margins that
-    are all normal, 200 draws each, a class was flagged in 72 % of three and in 58 % of five; of two none ever is.
+    are all normal, 200 draws each, a class was flagged in two thirds of three and in 58 % of five; of two none ever is.
     """
 
     SOURCE: ClassVar[str] = "Wang et al. 2024 (MM-BD); an index for every class is ours"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import made_up
 import numpy as np
 import pytest
 from PIL import Image
 
 from bdray.cli import main
-from bdray.record import Answer, DataRecord, DuplicatesRecord, ErrorRecord, FeaturesRecord, ProbeRecord, TrialRecord
+from bdray.record import Answer, DuplicatesRecord, ErrorRecord, FeaturesRecord, ProbeRecord, TrialRecord
 from bdray.report.figures import COLUMN, PAGE, feature_pictures
 from bdray.report.layout import gathered
 from bdray.report.page import SweepDescription, clean_splits, make_report, percent, points
@@ -238,16 +239,7 @@ def _with_floor(baseline: TrialRecord, key: str, rate: float) -> TrialRecord:
 
 def test_training_images_that_are_test_images_are_named(make_record: MakeRecord) -> None:
     named = ("rose/a.jpg = tulip/b.jpg (another label)", "rose/<c>.jpg = rose/d.jpg")
-    data = DataRecord(
-        fingerprint="d",
-        class_names=("a", "b"),
-        train_images=90,
-        clean_images=10,
-        test_images=200,
-        poisoned_images=9,
-        cover_images=0,
-        duplicates=DuplicatesRecord(count=3, other_label=1, named=named),
-    )
+    data = made_up.data(duplicates=DuplicatesRecord(count=3, other_label=1, named=named))
     record = make_record().model_copy(update={"data": data})
     html = make_report([record], SweepDescription("twice")).html
     assert '<span class="mark">3</span> training images of digits are test images too' in html
@@ -257,20 +249,7 @@ def test_training_images_that_are_test_images_are_named(make_record: MakeRecord)
 
 
 def test_clean_pictures_that_are_test_images_are_counted(make_record: MakeRecord) -> None:
-    data = DataRecord(
-        fingerprint="d",
-        class_names=("a", "b"),
-        train_images=90,
-        clean_images=10,
-        test_images=200,
-        poisoned_images=9,
-        cover_images=0,
-        clean_duplicates=4,
-    )
-    records = [
-        make_record().model_copy(update={"data": each})
-        for each in (data.model_copy(update={"clean_duplicates": 0}), data)
-    ]
+    records = [make_record().model_copy(update={"data": made_up.data(clean_duplicates=count)}) for count in (0, 4)]
     words = Page(make_report(records, SweepDescription("seen")).html).words
     assert "up to 4 of 10 are test images too, value for value, in 1 condition" in words
     assert "test images too" not in Page(make_report(records[:1], SweepDescription("unseen")).html).words

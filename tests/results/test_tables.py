@@ -14,7 +14,6 @@ from rich.console import Console
 
 from bdray.condition import Condition, attack_key
 from bdray.record import (
-    DataRecord,
     EpochRecord,
     ErrorRecord,
     FloorRecord,
@@ -60,15 +59,7 @@ def record(one: Condition, clean: float = 0.8, attack: float = 0.6, **update: An
         finetune,
         started_ms=5,
         finished_ms=99,
-        data=DataRecord(
-            fingerprint="d",
-            class_names=("a", "b"),
-            train_images=90,
-            clean_images=10,
-            test_images=200,
-            poisoned_images=9,
-            cover_images=0,
-        ),
+        data=made_up.data(),
         visibility=Visibility(l_inf=1.0, l_inf_mean=0.5, psnr_db=None, ssim=0.9, unchanged_images=0),
         persistence=persistence_of((finetune,)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bdray.condition import Condition
-from bdray.record import EpochRecord, Rates, StageRecord, TrialRecord
+from bdray.record import DataRecord, EpochRecord, Rates, StageRecord, TrialRecord
 
 
 def rates(attack: float | None = 0.5, clean: float = 0.9, **fields: Any) -> Rates:
@@ -40,3 +40,9 @@ def record(condition: Condition | None = None, /, *stages: StageRecord, **fields
         known = ids | {"condition": condition.content()}
     known |= {"status": "finished", "started_ms": 1, "finished_ms": 2, "stages": stages}
     return TrialRecord(**{**known, **fields})
+
+
+def data(**fields: Any) -> DataRecord:
+    """Of a hundred training images, ten of them clean, nine poisoned, and two hundred test images of two classes."""
+    counts = {"train_images": 90, "clean_images": 10, "test_images": 200, "poisoned_images": 9, "cover_images": 0}
+    return DataRecord(**{"fingerprint": "d", "class_names": ("a", "b"), **counts, **fields})
