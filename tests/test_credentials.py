@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import HANG_S
+from waiting import HANG_S, until
 
 from bdray.cli import main
 from bdray.condition import Condition
@@ -148,9 +148,13 @@ def test_the_command_shows_no_password_and_warns_of_the_typed_one(
 def test_the_mirror_gets_the_storages_password_by_stdin(store: tuple[int, set[str]]) -> None:
     uri = f"s3://AKIA:{SECRET}@bucket/runs/x?endpoint_override=127.0.0.1:{store[0]}&scheme=http&region=x"
     mirror = start_mirror(Storage.open(uri), f"http://user:{SECRET}@127.0.0.1:9")
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+
+    def seen() -> list[bytes]:
+        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        return lines if any(b"bdray.tracking.mirror" in line and b"AKIA:***@" in line for line in lines) else []
+
+    lines = until(seen)
     report = mirror.close(20)
-    assert any(b"bdray.tracking.mirror" in line and b"AKIA:***@" in line for line in lines)
     assert not any(SECRET.encode() in line for line in lines)
     assert SECRET not in repr(report)
 

@@ -83,6 +83,18 @@ def test_no_gpu_is_offered_twice() -> None:
     assert worker["container_name"]
 
 
+def test_browsers_find_grafana_where_it_is_published() -> None:
+    """Ray's dashboard tells them to load its panels from there, by default under a name that they cannot resolve."""
+    (port,) = SERVICES["grafana"]["ports"]
+    assert SERVICES["head"]["environment"]["RAY_GRAFANA_IFRAME_HOST"] == f"http://{port.rpartition(':')[0]}"
+
+
+def test_an_index_of_torch_gives_torch_alone() -> None:
+    """It has few versions of what torch needs; `constraints.txt` pins one of each."""
+    (line,) = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if "--index-url" in line]
+    assert "--no-deps" in line
+
+
 def test_the_image_can_compile() -> None:
     """`train.compile`: C++ for the CPU, C for the launchers of a GPU's kernels, both against Python's headers."""
     (packages,) = re.findall(r"install -y --no-install-recommends (.*) \\", (DOCKER / "Dockerfile").read_text())

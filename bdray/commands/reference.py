@@ -27,7 +27,7 @@ from bdray.registry import Component, Registry, model_in, said_sight
 from bdray.repairs import Repair
 from bdray.searches import SEARCHES
 from bdray.space.grammar import KEYS, Tracking
-from bdray.space.resources import Defaults, Needs
+from bdray.space.resources import Defaults, Override
 from bdray.terminal import Console
 from bdray.values import show
 
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "clean": Clean,
     "evaluate": Evaluate,
     "resources": Defaults,
-    "resources.overrides[]": Needs,
+    "resources.overrides[]": Override,
     "tracking": Tracking,
 }
 """What is written in a search space and is no component. `train`, `finetune` and `clean` are part of a condition."""
@@ -62,7 +62,8 @@ KEY_TEXTS = {
     "baselines": "`true` adds the unpoisoned twin of every condition: the control, and the floors. `false` where it is "
     "not given.",
     "search": "How conditions are chosen from all this.",
-    "resources": "What trials ask Ray for, and what the sweep may keep.",
+    "resources": "What trials ask Ray for, and what the sweep may keep; `overrides: [{when: {model.name: resnet50}, "
+    "cpu: 2}]` for some conditions (`bdray explain resources.overrides`).",
     "tracking": "Where measurements are mirrored to.",
     "detect": "Detectors that are asked of every poisoned model and baseline: names, or mappings with options "
     "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept. "
@@ -163,16 +164,24 @@ def explain(options: argparse.Namespace) -> int:
     head, _, rest = path.partition(".")
     if path in KEY_TEXTS:
         console.print(f"[bold]{path}[/bold]  {escape(KEY_TEXTS[path])}")
-    if path in SECTIONS:
-        console.print(option_table("", options_of(SECTIONS[path])))
-    elif head in SECTIONS:
-        _explain_option(console, head, rest, {head: SECTIONS[head]})
+    if section := _section_of(path):
+        cls, option = SECTIONS[section], path.replace("[]", "")[len(section.replace("[]", "")) + 1 :]
+        if option:
+            _explain_option(console, section, option, {section: cls})
+        else:
+            console.print(option_table("", options_of(cls)))
     elif head in REGISTRIES:
         _explain_component(console, head, rest)
     elif path not in KEY_TEXTS:
         known = [*REGISTRIES, *SECTIONS, *KEY_TEXTS]
         raise UserError(f"there is no '{path}' in a search space; {nearest(path, known, limit=30)}")
     return 0
+
+
+def _section_of(path: str) -> str | None:
+    """The innermost of `SECTIONS` that a path lies in; what is in a list is named with its brackets or without."""
+    bare = f"{path.replace('[]', '')}."
+    return max((name for name in SECTIONS if bare.startswith(f"{name.replace('[]', '')}.")), key=len, default=None)
 
 
 def _explain_component(console: Console, section: str, rest: str) -> None:

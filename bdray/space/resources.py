@@ -62,6 +62,13 @@ class Defaults(Needs):
         return limit
 
 
+class Override(Needs):
+    """Other needs of the conditions that `when` matches; of several that match, a later one wins."""
+
+    when: dict[str, Any]
+    """A partial match: `{path: value}` or `{path: [value, ...]}`."""
+
+
 class Decided(Identified):
     """What a sweep decided once, by measurement: no part of any condition. Written by bdray; what is deleted is decided
     anew."""
@@ -133,7 +140,7 @@ def parse_resources(node: Located | None) -> ResourceRules:
     overrides = []
     for index, item in enumerate(listed(content, "overrides", "resources.")):
         owner = f"resources.overrides[{index}]"
-        entry = check_keys(item, ("when", *Needs.model_fields), owner)
+        entry = check_keys(item, tuple(Override.model_fields), owner)
         if "when" not in entry:
             raise item.error("needs a `when`", owner)
         needs = parse_section(item.without("when"), Needs, owner)

@@ -66,6 +66,9 @@ def test_types_in_words(schema: dict, words: str) -> None:
         ("train", ["batch_size", "evaluate.every"]),
         ("search", ["How conditions are chosen", "method"]),
         ("seeds", ["Replicates"]),
+        ("resources", ["{when: {model.name: resnet50}", "keep_models"]),
+        ("resources.overrides", ["when", "required", "{path: value}"]),
+        ("resources.overrides[].cpu", ["resources.overrides[].cpu", "number or auto or null"]),
     ],
 )
 def test_explain(path: str, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +82,7 @@ def test_explain(path: str, said: list[str], capsys: pytest.CaptureFixture[str])
     [
         ("trigger.sise", "there is no 'trigger.sise'; did you mean 'size'?"),
         ("trigers", "there is no 'trigers' in a search space; did you mean 'trigger'?"),
+        ("resources.overrides.wen", "there is no 'resources.overrides[].wen'; did you mean 'when'?"),
         ("train.learning_rate", "there is no 'train.learning_rate'; known: "),
     ],
 )
