@@ -29,6 +29,9 @@ fixed:
 parameters:
   trigger.name: {values: [pixel, patch]}
 """
+SHORT = ("cut",)
+"""Kinds of damage of the short form."""
+KINDS = [pytest.param(how, marks=() if how in SHORT else pytest.mark.long) for how in DAMAGES]
 WRITTEN = ("progress.json", "results.csv", "results.parquet", "report.html", ".lock", "mirror.lock", "mirror.log")
 
 
@@ -85,7 +88,7 @@ def test_the_documentation_has_the_table() -> None:
     assert markdown() in (ROOT / "docs" / "operations.md").read_text()
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", KINDS)
 def test_what_is_written_anew_each_time(sweep: Path, how: str) -> None:
     folder, before = sweep / "runs" / "damaged", records(sweep)
     (picture, *_) = sorted(folder.glob("conditions/*/preview.png"))
@@ -105,7 +108,7 @@ def test_what_is_written_anew_each_time(sweep: Path, how: str) -> None:
     assert (last.returncode, last.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", KINDS)
 def test_the_space_and_the_database(sweep: Path, how: str) -> None:
     folder, before = sweep / "runs" / "damaged", records(sweep)
     space = (folder / "space.yaml").read_text()

@@ -28,11 +28,12 @@ SMALL = ["resnet8", "airbench", "resnet20"]
 LARGE = {
     "anp": "resnet18",
     "clp": "preact_resnet18",
-    "finetune": "timm/vit_tiny_patch16_224",
+    "finetune": "timm/test_vit",
     "none": "nasnet_mobile",
 }
-"""By the repair of its row: quick ones, and of the transformer one that needs no batch normalisation. NASNet-A Large is
-made of the mobile network's cells, resnet50 of resnet18's stages."""
+"""By the repair of its row: quick ones, and of the transformer (a small one of timm's own tests) one that needs no batch
+normalisation. NASNet-A Large is made of the mobile network's cells, resnet50 of resnet18's stages. Where pictures lie is
+no matter of the network: each of these has them in one place, in turns."""
 
 AXES: dict[str, list[str]] = {
     "trigger": TRIGGERS.names(),
@@ -43,7 +44,7 @@ AXES: dict[str, list[str]] = {
 }
 AUGMENT = {"contrastive": "cutout", "logit_squeezing": "randaugment", "none": "cutmix"}
 """By the regularizer of its row."""
-ATTENTION = {"timm/vit_tiny_patch16_224"}
+ATTENTION = {"timm/test_vit"}
 """Compared with a CPU without its fused kernel: torch computes attention on a device it does not know step by step."""
 
 LENGTH = max(map(len, AXES.values()))
@@ -128,7 +129,8 @@ def test_trials_are_the_cpus_bit_for_bit(row: dict[str, str], tmp_path: Path, re
         expected = bits(run(chosen, tmp_path, "cpu"), tmp_path / "cpu-None")
     gpu = request.getfixturevalue("gpu")
     places: tuple[DataPlace, ...] = ("device", "host")
-    for place in places:
+    large = [*LARGE.values()]
+    for place in [places[large.index(row["model"]) % 2]] if row["model"] in large else places:
         record = run(chosen, tmp_path, "cuda", place)
         assert record.environment["data_on"] == place
         assert bits(record, tmp_path / f"cuda-{place}") == expected
