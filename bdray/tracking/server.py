@@ -291,6 +291,18 @@ def check_tracking(uri: str) -> str:
     return f"{public(uri)}: reachable"
 
 
+def is_tracked(uri: str, experiment: str) -> bool:
+    """Whether a database still has an experiment; of a server, which is not asked, it is taken for granted."""
+    if (database := _database(uri)) is None:
+        return True
+    asked = "SELECT 1 FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(asked, (experiment,)).fetchone() is not None
+    except sqlite3.Error:
+        return False
+
+
 def explain(error: Exception, tracking_uri: str) -> TrackingError:
     """MLflow's error as one sentence: an `UnreachableError` if trying again may help."""
     from mlflow.exceptions import MlflowException
