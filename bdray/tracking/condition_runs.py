@@ -29,11 +29,16 @@ class ConditionRun:
     is_baseline: bool = False
     sent: set[Point] = field(default_factory=set)
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether MLflow has all of it, but for what is asked or tested later."""
+        return bool(self.delivered) and self.status == "finished"
+
     def new_params(self, found: Found) -> dict[str, str]:
         """What it lacks of its condition's parameters."""
         flat = {} if self.is_described else found.info.flat
-        if found.record and not self.delivered:
-            # Not before the data were loaded are the names of classes known.
+        if found.record and not self.has_finished:
+            # Not before the data were loaded are the names of classes known, which a failure may have come before.
             flat = {**flat, **found.record.record.class_names}
         return {key: shorten(str(value), MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in self.params}
 
@@ -109,8 +114,8 @@ class ConditionRuns:
         for run in self._destination.runs(query, "attributes.start_time DESC"):
             tags = run.data.tags
             delivered = tags.get(DELIVERED, "")
-            params = frozenset() if delivered else frozenset(run.data.params)
             status = tags.get("bdray.status", "running")
+            params = frozenset() if delivered and status == "finished" else frozenset(run.data.params)
             yield (
                 tags["bdray.condition_id"],
                 ConditionRun(

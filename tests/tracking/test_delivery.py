@@ -30,9 +30,13 @@ from bdray.tracking.server import absolute_tracking_uri
 FINISHED = 1_700_000_100_000
 
 
-def test_a_class_has_its_name_for_a_parameter_once_it_is_known(new_sweep: Any, shown: Any) -> None:
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_class_has_its_name_for_a_parameter_once_it_is_known(new_sweep: Any, shown: Any, has_failed: bool) -> None:
+    """Found: one that had failed before its data were loaded never got it."""
     sweep = new_sweep()
     name = sweep.condition(1)
+    if has_failed:
+        sweep.record(name, "failed", "there is no such folder")
     sync_sweep(str(sweep.path))
     data = DataRecord(
         fingerprint="f", class_names=("10", "2"), train_images=9, clean_images=1, test_images=3, poisoned_images=1,
