@@ -17,7 +17,7 @@ from made_up import rates, record, stage
 from waiting import HANG_S
 
 from bdray.errors import TrackingError, UserError
-from bdray.record import Answer, DataRecord, FloorRecord
+from bdray.record import Answer, DataRecord, FloorRecord, Relearnt
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
@@ -327,6 +327,23 @@ def test_an_answer_is_there_whatever_another_sweep_had_asked(new_sweep: Any, sho
     delivery.deliver_all()
     assert delivery.is_delivered(name)
     assert aurocs(shown(sweep).run(name)) == {"poisoned/scan/auroc": 0.5, "poisoned/strip/auroc": 0.9}
+
+
+def test_of_several_recipes_of_relearning_the_last_is_shown_and_each_by_its_name(new_sweep: Any, shown: Any) -> None:
+    """Found: it was the larger value of each measure."""
+    sweep = new_sweep()
+    files, name = SweepFolder(Storage.open(sweep.path)), sweep.finished(1)
+    for triggered, success in ((50, 0.9), (5, 0.4)):
+        info = files.info()
+        files.write_info(replace(info, detect=(*info.detect, {"relearn": {"triggered": triggered}}), conditions=(name,)))
+        recipe = {"key": str(triggered), "relearn": {"triggered": triggered}, "attack": "patch", "triggered": triggered}
+        taught = Relearnt.model_validate({**recipe, "clean": 5, "rates": rates(success, success), "seconds": 1.0})
+        files.condition(name).write_answers([], [taught])
+        sync_sweep(str(sweep.path))
+        said = shown(sweep).run(name).data.metrics
+        assert (said["relearnt/attack_success_rate"], said["relearnt/clean_accuracy"]) == (success, success)
+    found = [said[f"relearnt_triggered_{triggered}/attack_success_rate"] for triggered in (50, 5)]
+    assert found == [0.9, 0.4]
 
 
 def test_a_baseline_that_was_tested_with_another_attack_since_has_its_record_anew(new_sweep: Any, shown: Any) -> None:
