@@ -14,6 +14,11 @@ from bdray.tracking.server import explain
 
 DELIVERED = "bdray.delivered"
 
+_MAX_NAME_CHARACTERS = 250
+"""Of a run, in MLflow's tables; SQLite alone takes more."""
+
+_NAME_END = 50
+
 
 @dataclass
 class ConditionRun:
@@ -100,7 +105,7 @@ class ConditionRuns:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal), default=None)
-        name = name_of(condition, condition_id, self._info.varied)
+        name = _short(name_of(condition, condition_id, self._info.varied))
         run = self._destination.client.create_run(self._destination.experiment_id, started, tags, name)
         self._destination.moved()
         is_baseline, began = condition.role == "baseline", int(run.info.start_time)
@@ -129,3 +134,10 @@ class ConditionRuns:
                     is_baseline=tags.get("bdray.role") == "baseline",
                 ),
             )
+
+
+def _short(name: str) -> str:
+    """The name as MLflow takes it, with its end: seed and id tell runs apart."""
+    if len(name) <= _MAX_NAME_CHARACTERS:
+        return name
+    return f"{name[: _MAX_NAME_CHARACTERS - _NAME_END - 3]}...{name[-_NAME_END:]}"

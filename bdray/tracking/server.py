@@ -70,6 +70,9 @@ class GoneError(UnreachableError):
 _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
 
+_NO_CAUSE = "(raised as a result of"
+"""SQLAlchemy's first line, of some errors, before the one that says what is wrong."""
+
 _FULL = ("database or disk is full", "No space left on device")
 _OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
 """What MLflow says of a database that an older or a newer one made."""
@@ -308,7 +311,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines()
+    text = next((line for line in lines if _NO_CAUSE not in line), type(error).__name__)
     text = public(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"

@@ -225,6 +225,20 @@ def test_limits_of_mlflow_are_kept(new_sweep: Any, shown: Any) -> None:
     assert "bdray.warning" not in diverged.data.tags
 
 
+def test_the_name_of_a_run_is_no_longer_than_mlflows_tables_take(new_sweep: Any, shown: Any) -> None:
+    """Found on PostgreSQL, which takes no longer one: such conditions never arrived."""
+    sweep = new_sweep()
+    files, flat = SweepFolder(Storage.open(sweep.path)), {f"trigger.option_number_{n}": 0.123456 for n in range(10)}
+    files.write_info(replace(files.info(), varied=tuple(flat)))
+    name = sweep.condition(1, flat={**flat, "seed": 7})
+    sweep.record(name)
+    sync_sweep(str(sweep.path))
+    said = shown(sweep).run(name).info.run_name
+    assert said.startswith("option_number_0=0.123456-option_number_1=")
+    assert said.endswith(f"-s7-{name[:6]}")
+    assert len(said) == 250
+
+
 def test_what_is_damaged_is_said_and_stops_no_other(
     new_sweep: Any, shown: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
