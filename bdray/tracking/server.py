@@ -11,6 +11,7 @@ import shlex
 import socket
 import sqlite3
 from contextlib import closing, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -53,7 +54,7 @@ _REFUSALS = frozenset(
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 """MLflow's own, which `docker/compose.yaml` sets."""
 
-_SQLITE = "sqlite:///"
+_SQLITE, _POSTGRESQL = "sqlite:///", "postgresql://"
 
 _ARTIFACTS = "mlflow-artifacts"
 """Folder beside the database that holds a folder for each experiment."""
@@ -69,6 +70,9 @@ class GoneError(UnreachableError):
 
 _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
+
+_NO_DRIVER = "No module named 'psycopg"
+"""Of version 3, or `psycopg2`."""
 
 _NO_CAUSE = "(raised as a result of"
 """SQLAlchemy's first line, of some errors, before the one that says what is wrong."""
@@ -114,7 +118,8 @@ def tracking_mark(sweep: Storage, uri: str) -> str | None:
 
 
 def absolute_tracking_uri(uri: str) -> str:
-    """The URI with a relative path made absolute, so that every process opens the same database.
+    """The URI with a relative path made absolute, so that every process opens the same database, and with the driver of
+    PostgreSQL that is installed.
 
     Raises:
         UserError: a scheme MLflow does not have.
@@ -126,6 +131,9 @@ def absolute_tracking_uri(uri: str) -> str:
         scheme = urlsplit(uri).scheme.partition("+")[0]
     except ValueError as error:
         raise UserError(f"--tracking-uri '{public(uri)}': is no URI ({error})") from None
+    if uri.startswith(_POSTGRESQL) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        # SQLAlchemy takes the newer driver for granted.
+        return uri.replace(_POSTGRESQL, "postgresql+psycopg2://", 1)
     if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
         return uri
     if scheme:
@@ -325,7 +333,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         return TrackingError(f"{server} refuses: {text}")
     if isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
-    return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
+    driver = "; pip install 'bdray[cluster]' brings a driver for postgresql://" if _NO_DRIVER in text else ""
+    return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}{driver}")
 
 
 def _advice(text: str, tracking_uri: str) -> str | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -461,6 +462,11 @@ def test_a_database_for_which_there_is_no_room_is_named_and_takes_none(
         ("sqlite:///mlflow.db", "sqlite:///{cwd}/mlflow.db"),
         ("http://host:5000", "http://host:5000"),
         ("postgresql+psycopg2://user:word@host/db", "postgresql+psycopg2://user:word@host/db"),
+        pytest.param(
+            "postgresql://user:word@host/db",
+            "postgresql+psycopg2://user:word@host/db",
+            marks=pytest.mark.skipif(find_spec("psycopg") is not None, reason="then that is the driver"),
+        ),
     ],
 )
 def test_tracking_uris_are_absolute(uri: str, expected: str) -> None:
@@ -475,6 +481,9 @@ def test_wrong_uris_are_explained(tmp_path: Path, free_port: Callable[[], int]) 
     with pytest.raises(UserError, match="MLflow has no 'htp://'"):
         absolute_tracking_uri("htp://host")
     assert "will be created" in check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    if find_spec("psycopg") is None:
+        said = check_tracking("postgresql+psycopg://host/db")
+        assert "No module named 'psycopg'; pip install 'bdray[cluster]' brings a driver for postgresql://" in said
     secret = f"http://user:secret@127.0.0.1:{free_port()}"
     assert "is not reachable: Connection refused" in check_tracking(secret)
     assert "secret" not in check_tracking(secret)
