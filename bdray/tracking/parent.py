@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from bdray.checksum import checksum
 from bdray.errors import StorageError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
-from bdray.results.summary import summary_metrics
+from bdray.results.summary import GROUPED, summary_metrics
 from bdray.store.file_names import REPORT, SPACE, SWEEP
 from bdray.store.records import read_records
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
@@ -105,6 +106,9 @@ class ParentRun:
     def _log_metrics(self, records: Sequence[TrialRecord]) -> None:
         """Where they are others than it has."""
         results = _result_metrics(self._files, self._info, records)
+        # MLflow deletes no metric: what results no longer call so (a cell, by the axes there were) has no value.
+        past = {name for name, value in self._results.items() if name.startswith(GROUPED) and not math.isnan(value)}
+        results |= dict.fromkeys(past - results.keys(), math.nan) if results else {}
         if results.items() <= self._results.items():
             return
         # Of two values of a step MLflow shows the later one, or the larger: the clock may have been set back since.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from filelock import FileLock
 from made_up import rates, record, stage
 from waiting import HANG_S
 
+from bdray.condition import Condition
 from bdray.errors import TrackingError, UserError
 from bdray.record import Answer, DataRecord, FloorRecord, Relearnt
+from bdray.results.summary import summary_metrics
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
@@ -512,7 +515,6 @@ def test_what_ends_after_the_clock_was_set_back_is_the_last_word(new_sweep: Any,
 
 
 def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
-    from bdray.condition import Condition
     from bdray.record import EpochRecord
     from bdray.store.sweep_folder import SweepInfo
 
@@ -573,6 +575,33 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     table = Path(parent.info.artifact_uri.removeprefix("file://")) / "results.csv"
     assert table.read_text() == "condition_id,cell_id\n"
     assert parent.data.tags["bdray.command"].endswith("--retry-failed")
+
+
+def test_cells_that_were_named_by_fewer_axes_have_no_value_in_the_end(new_sweep: Any, shown: Any) -> None:
+    """Found: what an interrupted sweep had called its cells stayed beside what they are called now."""
+    sweep = new_sweep()
+    folder = SweepFolder(Storage.open(sweep.path))
+    planned = [
+        Condition.parse({"data": "digits", "model": model, "trigger": "patch", "poison": {"rate": rate}})
+        for model in ("resnet8", "resnet20")
+        for rate in (0.1, 0.2)
+    ]
+    folder.write_info(replace(folder.info(), conditions=tuple(condition.condition_id for condition in planned)))
+    records = [record(each, stage((number + 1) / 10), finished_ms=FINISHED) for number, each in enumerate(planned)]
+    for there in (2, 4, 4):
+        for condition, made in zip(planned[:there], records, strict=False):
+            folder.condition(condition.condition_id).write_condition(condition)
+            folder.condition(condition.condition_id).write_record(made)
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(there)
+    mlflow = shown(sweep)
+    (parent,) = mlflow.parents
+    past = {name for name, value in parent.data.metrics.items() if math.isnan(value)}
+    assert "by_cell/0.1/poisoned_attack_success_rate" in past
+    assert {name: parent.data.metrics[name] for name in parent.data.metrics.keys() - past} == summary_metrics(
+        records, 4
+    )
+    history = mlflow.client.get_metric_history(parent.info.run_id, "by_cell/0.1/poisoned_attack_success_rate")
+    assert len(history) == 2
 
 
 AXES = ("data.name", "trigger.name", "trigger.size", "poison.rate", "train.lr", "finetune.lr", "seed")
