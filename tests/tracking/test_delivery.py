@@ -285,6 +285,12 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> No
     sync_sweep(str(sweep.path))
     assert shown(sweep).points(first) == sweep.points(first)
 
+    (parent,) = mlflow.parents
+    mlflow.client.delete_run(parent.info.run_id)
+    sync_sweep(str(sweep.path))
+    assert {child.data.tags["mlflow.parentRunId"] for child in shown(sweep).children} == {parent.info.run_id}
+    assert len(shown(sweep).children) == 2, "none was made again beside another parent"
+
     mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
     with pytest.raises(TrackingError, match="'bdray-demo' was deleted: "):
         sync_sweep(str(sweep.path))
