@@ -359,7 +359,9 @@ def test_of_several_recipes_of_relearning_the_last_is_shown_and_each_by_its_name
     files, name = SweepFolder(Storage.open(sweep.path)), sweep.finished(1)
     for triggered, success in ((50, 0.9), (5, 0.4)):
         info = files.info()
-        files.write_info(replace(info, detect=(*info.detect, {"relearn": {"triggered": triggered}}), conditions=(name,)))
+        files.write_info(
+            replace(info, detect=(*info.detect, {"relearn": {"triggered": triggered}}), conditions=(name,))
+        )
         recipe = {"key": str(triggered), "relearn": {"triggered": triggered}, "attack": "patch", "triggered": triggered}
         taught = Relearnt.model_validate({**recipe, "clean": 5, "rates": rates(success, success), "seconds": 1.0})
         files.condition(name).write_answers([], [taught])
