@@ -236,7 +236,11 @@ def _add_sweep_readers(commands: Any) -> None:
     _add_report(commands)
     delivering = _reader(commands, "sync", "deliver to MLflow whatever it has not yet got", "readers:sync")
     delivering.add_argument("--tracking-uri", help="deliver there instead")
-    delivering.add_argument("--follow", action="store_true", help="go on as long as the sweep runs")
+    delivering.add_argument(
+        "--follow",
+        action="store_true",
+        help="go on as long as the sweep runs; where it delivers there itself, wait for its end",
+    )
 
 
 def _reader(commands: Any, name: str, text: str, run: str, sweeps: str | None = None) -> argparse.ArgumentParser:

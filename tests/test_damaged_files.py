@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from damaging import DAMAGES, damage
 
+from bdray.tracking import is_tracked
 from benchmarks.damages import TABLE, markdown
 
 pytestmark = pytest.mark.system
@@ -114,7 +115,6 @@ def test_the_space_and_the_database(sweep: Path, how: str) -> None:
     space = (folder / "space.yaml").read_text()
     damage(folder / "space.yaml", how)
     damage(sweep / "runs" / "mlflow.db", how)
-    (folder / ".delivered").unlink()
     again = typed(sweep)
     assert records(sweep) == before, "nothing is computed"
     assert (folder / "space.yaml").read_text() == space, "what was decided is known"
@@ -128,3 +128,4 @@ def test_the_space_and_the_database(sweep: Path, how: str) -> None:
         again = typed(sweep)
     assert again.returncode in ((0, 3) if how == "bit" else (0,)), again.stdout + again.stderr
     assert "Traceback" not in again.stderr
+    assert how == "bit" or is_tracked(f"sqlite:///{sweep}/runs/mlflow.db", "bdray-damaged"), "filled again"

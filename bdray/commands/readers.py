@@ -330,8 +330,12 @@ def sync(options: argparse.Namespace) -> int:
     sweep, console = find_sweep(options.sweep, options.storage), Console(highlight=False)
     uri = tracking_uri_for(sweep, options.tracking_uri, SweepFolder(sweep).info().tracking_uri)
     console.print(f"tracking {public(uri)}", markup=False, soft_wrap=True)
+
+    def waits(why: str) -> None:
+        console.print(f"{why}; waiting for the end of the sweep", markup=False, soft_wrap=True)
+
     with DeliveryProgress(console) as progress:
-        report = sync_sweep(sweep, uri, progress.delivered, lambda: options.follow and is_alive(sweep))
+        report = sync_sweep(sweep, uri, progress.delivered, lambda: options.follow and is_alive(sweep), waits)
     console.print(f"{report.delivered} conditions are in MLflow")
     if report.error:
         console.print(f"[red]{len(report.pending)} are not[/red]: {escape(report.error)}", soft_wrap=True)

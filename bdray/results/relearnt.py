@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,13 @@ from bdray.results.trainings import Trainings
 
 
 def recipes_of(records: Iterable[TrialRecord]) -> dict[str, str]:
+    """`recipe_names` of all that was asked of poisoned models."""
+    return recipe_names([each for record in records if record.role == "poisoned" for each in record.relearnt])
+
+
+def recipe_names(found: Sequence[Relearnt]) -> dict[str, str]:
     """What each recipe is called in columns, by the keys of its answers: `relearnt`, and the options in which it
     differs from others."""
-    found = [each for record in records if record.role == "poisoned" for each in record.relearnt]
     alike = [{"name": "relearnt", **each.relearn} for each in found]
     return {each.key: named(recipe, alike) for each, recipe in zip(found, alike, strict=True)}
 

@@ -16,6 +16,9 @@ from bdray.values import show_cell
 _MOST_CELLS = 500
 """Of more cells, only the table has the numbers."""
 
+GROUPED = ("by_trigger/", "by_cell/")
+"""What the names of metrics begin with that are means over trainings."""
+
 _LONGEST = 120
 _UNNAMED = re.compile(r"[^\w. /-]+")
 

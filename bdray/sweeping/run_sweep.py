@@ -45,7 +45,15 @@ from bdray.sweeping.reuse import (
 from bdray.sweeping.search_loop import SearchLoop
 from bdray.sweeping.settings import SweepOutcome, SweepRun, SweepSettings
 from bdray.terminal import Console
-from bdray.tracking import DeliveryReport, Mirror, named_tracking_uri, start_mirror, tracking_mark, tracking_uri_for
+from bdray.tracking import (
+    DeliveryReport,
+    Mirror,
+    is_tracked,
+    named_tracking_uri,
+    start_mirror,
+    tracking_mark,
+    tracking_uri_for,
+)
 
 _ENDING_S = 5.0
 """How long a driver whose supervisor was killed may take to be gone."""
@@ -151,6 +159,8 @@ def _forecast(run: SweepRun) -> dict[str, Any]:
 
 def _run_and_deliver(run: SweepRun) -> SweepOutcome:
     """Run what is left; whatever comes of it, its results are written and MLflow gets them."""
+    # A condition that is tested again keeps its end, by which the mark knows it.
+    run.sweep.delete(DELIVERED)
     mirror = start_mirror(run.sweep, run.tracking_uri)
     completed, began = False, time.monotonic()
     try:
@@ -203,7 +213,8 @@ def delivery_mark(info: SweepInfo, records: Sequence[TrialRecord | RecordHead], 
     # Answers are in no head of a record; whatever was asked again took its time.
     asked = {"detect": list(info.detect), "ran_s": info.ran_s} if info.detect else {}
     known = {r.condition_id: [r.status, r.finished_ms] for r in records}
-    return digest({"tracking": public(tracking_uri), "records": known, **asked})
+    place = {"tracking": public(tracking_uri), "experiment": info.experiment}
+    return digest({**place, "records": known, **asked})
 
 
 def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri: str) -> bool:
@@ -212,8 +223,8 @@ def _is_delivered(sweep: Storage, conditions: Sequence[Condition], tracking_uri:
         mark = sweep.read_text(DELIVERED)
     except StorageNotFoundError:
         return False
-    heads = read_heads(sweep, [condition.condition_id for condition in conditions])
-    return mark == delivery_mark(SweepFolder(sweep).info(), heads, tracking_uri)
+    info, heads = SweepFolder(sweep).info(), read_heads(sweep, [condition.condition_id for condition in conditions])
+    return mark == delivery_mark(info, heads, tracking_uri) and is_tracked(tracking_uri, info.experiment)
 
 
 def _say_start(

@@ -8,8 +8,10 @@ Importing this package does not import MLflow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+from bdray.checksum import checksum
 from bdray.errors import TrackingError
 from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.storage import Storage
@@ -18,8 +20,10 @@ from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, pages_c
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.server import (
     UnreachableError,
+    absolute_tracking_uri,
     check_tracking,
     default_tracking_uri,
+    is_tracked,
     named_tracking_uri,
     tracking_mark,
     tracking_uri_for,
@@ -32,6 +36,7 @@ __all__ = [
     "TrackingError",
     "check_tracking",
     "default_tracking_uri",
+    "is_tracked",
     "named_tracking_uri",
     "pages_command",
     "start_mirror",
@@ -50,6 +55,7 @@ def sync_sweep(
     tracking_uri: str | None = None,
     progress: Progress = lambda _id, _total: None,
     is_running: Callable[[], bool] = lambda: False,
+    waits: Callable[[str], None] = lambda why: None,
 ) -> DeliveryReport:
     """Delivers to MLflow, in this process, whatever it does not have yet of a sweep.
 
@@ -57,13 +63,15 @@ def sync_sweep(
         sweep: the sweep's folder.
         tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
         progress: told of each condition that MLflow has completely.
-        is_running: while it says so, what is written is delivered as it comes.
+        is_running: while it says so, what is written is delivered as it comes; where another process does that, what
+            it leaves is delivered afterwards.
+        waits: told that another process does.
 
     Returns:
         What was delivered, and what is pending, also when the server does not answer (any more) or Ctrl-C ended it.
 
     Raises:
-        TrackingError: the server refuses, or another process is delivering this sweep.
+        TrackingError: the server refuses, or another process is delivering this sweep there, which is not running.
     """
     from bdray.tracking.following import Follower
 
@@ -72,10 +80,7 @@ def sync_sweep(
     if not folder.is_sweep:
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
 
-    def busy(holder: str) -> TrackingError:
-        return TrackingError(f"the sweep '{sweep.name}' is being delivered to MLflow just now, by {holder}")
-
-    with folder.locked(MIRROR_LOCK, _BUSY_S, busy):
+    with _held(folder, _lock_of(folder, tracking_uri), is_running, waits):
         delivered: dict[str, int] = {}
 
         def note(condition_id: str, total: int) -> None:
@@ -96,3 +101,42 @@ def sync_sweep(
         except KeyboardInterrupt:
             # Every write is idempotent: it can be cut anywhere.
             return DeliveryReport(len(delivered), undelivered(folder, delivered), "interrupted")
+
+
+class _BusyError(TrackingError):
+    """Another process delivers."""
+
+
+@contextmanager
+def _held(
+    folder: SweepFolder, lock: str, is_running: Callable[[], bool], waits: Callable[[str], None]
+) -> Iterator[None]:
+    """Holds a lock of the sweep; waits for it as long as the sweep runs."""
+
+    def busy(holder: str) -> _BusyError:
+        return _BusyError(f"the sweep '{folder.storage.name}' is being delivered to MLflow just now, by {holder}")
+
+    with ExitStack() as held:
+        is_said = False
+        while True:
+            # Asked before: its mirror's lock is free once it has ended.
+            may_wait = is_running()
+            try:
+                held.enter_context(folder.locked(lock, _BUSY_S, busy))
+                break
+            except _BusyError as error:
+                if not may_wait:
+                    raise
+                if not is_said:
+                    waits(str(error))
+                is_said = True
+        yield
+
+
+def _lock_of(folder: SweepFolder, tracking_uri: str | None) -> str:
+    """The lock of who delivers a sweep: to where it was run with, or to another place, whose other deliverers wait."""
+    if tracking_uri is None:
+        return MIRROR_LOCK
+    own = folder.info().tracking_uri
+    marks = [uri and tracking_mark(folder.storage, absolute_tracking_uri(uri)) for uri in (own, tracking_uri)]
+    return MIRROR_LOCK if marks[0] == marks[1] else f"mirror-{checksum((marks[1] or '').encode())[:8]}.lock"

@@ -14,6 +14,11 @@ from bdray.tracking.server import explain
 
 DELIVERED = "bdray.delivered"
 
+_MAX_NAME_CHARACTERS = 250
+"""Of a run, in MLflow's tables; SQLite alone takes more."""
+
+_NAME_END = 50
+
 
 @dataclass
 class ConditionRun:
@@ -29,11 +34,16 @@ class ConditionRun:
     is_baseline: bool = False
     sent: set[Point] = field(default_factory=set)
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether MLflow has all of it, but for what is asked or tested later."""
+        return bool(self.delivered) and self.status == "finished"
+
     def new_params(self, found: Found) -> dict[str, str]:
         """What it lacks of its condition's parameters."""
         flat = {} if self.is_described else found.info.flat
-        if found.record and not self.delivered:
-            # Not before the data were loaded are the names of classes known.
+        if found.record and not self.has_finished:
+            # Not before the data were loaded are the names of classes known, which a failure may have come before.
             flat = {**flat, **found.record.record.class_names}
         return {key: shorten(str(value), MAX_PARAM_CHARACTERS) for key, value in flat.items() if key not in self.params}
 
@@ -95,7 +105,7 @@ class ConditionRuns:
             tags["bdray.warning"] = "trained on poisoned data"
         started = record.record.started_ms if record else None
         started = started or min((point.time_ms for point in journal), default=None)
-        name = name_of(condition, condition_id, self._info.varied)
+        name = _short(name_of(condition, condition_id, self._info.varied))
         run = self._destination.client.create_run(self._destination.experiment_id, started, tags, name)
         self._destination.moved()
         is_baseline, began = condition.role == "baseline", int(run.info.start_time)
@@ -109,8 +119,8 @@ class ConditionRuns:
         for run in self._destination.runs(query, "attributes.start_time DESC"):
             tags = run.data.tags
             delivered = tags.get(DELIVERED, "")
-            params = frozenset() if delivered else frozenset(run.data.params)
             status = tags.get("bdray.status", "running")
+            params = frozenset() if delivered and status == "finished" else frozenset(run.data.params)
             yield (
                 tags["bdray.condition_id"],
                 ConditionRun(
@@ -124,3 +134,10 @@ class ConditionRuns:
                     is_baseline=tags.get("bdray.role") == "baseline",
                 ),
             )
+
+
+def _short(name: str) -> str:
+    """The name as MLflow takes it, with its end: seed and id tell runs apart."""
+    if len(name) <= _MAX_NAME_CHARACTERS:
+        return name
+    return f"{name[: _MAX_NAME_CHARACTERS - _NAME_END - 3]}...{name[-_NAME_END:]}"

@@ -85,7 +85,7 @@ class Delivery:
             UnreachableError: the server does not answer.
         """
         run = self._runs.known().get(condition_id)
-        if run is None or run.status != "finished" or not run.delivered:
+        if run is None or not run.has_finished:
             return False
         # A question may be asked later, or again where it failed.
         asked = self.info.detect

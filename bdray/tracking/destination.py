@@ -37,12 +37,15 @@ class Destination:
     experiment_id: str
     moved: Callable[[], None] = lambda: None
 
-    def runs(self, query: str, order: str) -> Iterator[Run]:
-        """All runs that match, page by page."""
+    def runs(self, query: str, order: str, *, deleted: bool = False) -> Iterator[Run]:
+        """All runs that match, page by page: those that are there, or those that were deleted."""
+        from mlflow.entities import ViewType
+
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], query, max_results=1000, order_by=[order], page_token=token
+                [self.experiment_id], query, view, max_results=1000, order_by=[order], page_token=token
             )
             yield from page
             token = page.token

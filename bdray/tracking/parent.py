@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bdray.checksum import checksum
 from bdray.errors import StorageError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, markdown_of
-from bdray.results.summary import summary_metrics
+from bdray.results.summary import GROUPED, summary_metrics
 from bdray.store.file_names import REPORT, SPACE, SWEEP
 from bdray.store.records import read_records
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
@@ -105,6 +107,9 @@ class ParentRun:
     def _log_metrics(self, records: Sequence[TrialRecord]) -> None:
         """Where they are others than it has."""
         results = _result_metrics(self._files, self._info, records)
+        # MLflow deletes no metric: what results no longer call so (a cell, by the axes there were) has no value.
+        past = {name for name, value in self._results.items() if name.startswith(GROUPED) and not math.isnan(value)}
+        results |= dict.fromkeys(past - results.keys(), math.nan) if results else {}
         if results.items() <= self._results.items():
             return
         # Of two values of a step MLflow shows the later one, or the larger: the clock may have been set back since.
@@ -117,13 +122,17 @@ class ParentRun:
 
 
 def _found_or_made(destination: Destination, info: SweepInfo) -> Run:
-    """The parent run of a sweep, made where there is none."""
+    """The parent run of a sweep, restored where it was deleted and made where there is none."""
     tags: dict[str, Any] = {"bdray.sweep": info.name, "bdray.role": "sweep"}
     if info.created_ms is not None:
         # A sweep whose folder was removed and begun anew is another sweep.
         tags["bdray.sweep_created_ms"] = str(info.created_ms)
     query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
-    for run in destination.runs(query, "attributes.start_time ASC"):
+    order = "attributes.start_time ASC"
+    for run in chain(destination.runs(query, order), destination.runs(query, order, deleted=True)):
+        if run.info.lifecycle_stage == "deleted":
+            # The runs of conditions are found by the id of their parent: beside another one all would be made again.
+            destination.client.restore_run(run.info.run_id)
         destination.client.update_run(run.info.run_id, status="RUNNING")
         for key, value in _sweep_tags(info).items():
             if run.data.tags.get(key) != value:

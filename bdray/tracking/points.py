@@ -12,6 +12,7 @@ from bdray.checksum import checksum
 from bdray.errors import StorageNotFoundError
 from bdray.record import RATES, Answer, Answered, Relearnt, StageRecord
 from bdray.results.detections import measures_of, names_of
+from bdray.results.relearnt import recipe_names
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.file_names import ANSWERS, CONDITION, JOURNAL, RECORD
 from bdray.store.labels import ConditionInfo
@@ -62,12 +63,15 @@ def change_points(stages: Sequence[StageRecord]) -> tuple[Point, ...]:
 
 
 def relearnt_points(relearnt: Sequence[Relearnt], time_ms: int) -> tuple[Point, ...]:
-    """What a poisoned model did after relearning, as `relearnt/attack_success_rate`; of several recipes the last."""
-    measured = {name: getattr(relearnt[-1].rates, name) for name in RATES} if relearnt else {}
-    seconds = {"seconds": relearnt[-1].seconds} if relearnt else {}
+    """What a poisoned model did after relearning, as `relearnt/attack_success_rate`: of several recipes the last. Each
+    of several stands by itself, too, under the name of its columns."""
+    names = recipe_names(relearnt)
+    # At one time MLflow would show the largest value of each.
     return tuple(
-        Point(f"relearnt/{measure}", value, time_ms, 0)
-        for measure, value in {**measured, **seconds}.items()
+        Point(f"{name}/{measure}", value, time_ms + number, 0)
+        for number, each in enumerate(relearnt)
+        for name in dict.fromkeys(("relearnt", names[each.key]))
+        for measure, value in [*((rate, getattr(each.rates, rate)) for rate in RATES), ("seconds", each.seconds)]
         if value is not None
     )
 

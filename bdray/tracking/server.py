@@ -11,6 +11,7 @@ import shlex
 import socket
 import sqlite3
 from contextlib import closing, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -53,7 +54,7 @@ _REFUSALS = frozenset(
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 """MLflow's own, which `docker/compose.yaml` sets."""
 
-_SQLITE = "sqlite:///"
+_SQLITE, _POSTGRESQL = "sqlite:///", "postgresql://"
 
 _ARTIFACTS = "mlflow-artifacts"
 """Folder beside the database that holds a folder for each experiment."""
@@ -69,6 +70,12 @@ class GoneError(UnreachableError):
 
 _NO_DATABASE = ("database disk image is malformed", "file is not a database")
 """What SQLite says of a damaged file."""
+
+_NO_DRIVER = "No module named 'psycopg"
+"""Of version 3, or `psycopg2`."""
+
+_NO_CAUSE = "(raised as a result of"
+"""SQLAlchemy's first line, of some errors, before the one that says what is wrong."""
 
 _FULL = ("database or disk is full", "No space left on device")
 _OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
@@ -111,7 +118,8 @@ def tracking_mark(sweep: Storage, uri: str) -> str | None:
 
 
 def absolute_tracking_uri(uri: str) -> str:
-    """The URI with a relative path made absolute, so that every process opens the same database.
+    """The URI with a relative path made absolute, so that every process opens the same database, and with the driver of
+    PostgreSQL that is installed.
 
     Raises:
         UserError: a scheme MLflow does not have.
@@ -123,6 +131,9 @@ def absolute_tracking_uri(uri: str) -> str:
         scheme = urlsplit(uri).scheme.partition("+")[0]
     except ValueError as error:
         raise UserError(f"--tracking-uri '{public(uri)}': is no URI ({error})") from None
+    if uri.startswith(_POSTGRESQL) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        # SQLAlchemy takes the newer driver for granted.
+        return uri.replace(_POSTGRESQL, "postgresql+psycopg2://", 1)
     if scheme in ("http", "https", "postgresql", "mysql", "mssql", "databricks", "uc", "file") or uri == "databricks":
         return uri
     if scheme:
@@ -291,12 +302,25 @@ def check_tracking(uri: str) -> str:
     return f"{public(uri)}: reachable"
 
 
+def is_tracked(uri: str, experiment: str) -> bool:
+    """Whether a database still has an experiment; of a server, which is not asked, it is taken for granted."""
+    if (database := _database(uri)) is None:
+        return True
+    asked = "SELECT 1 FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(asked, (experiment,)).fetchone() is not None
+    except sqlite3.Error:
+        return False
+
+
 def explain(error: Exception, tracking_uri: str) -> TrackingError:
     """MLflow's error as one sentence: an `UnreachableError` if trying again may help."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines()
+    text = next((line for line in lines if _NO_CAUSE not in line), type(error).__name__)
     text = public(text, tracking_uri)
     text = text if len(text) <= 400 else f"{text[:400]}..."
     server = f"MLflow at {public(tracking_uri)}"
@@ -309,7 +333,8 @@ def explain(error: Exception, tracking_uri: str) -> TrackingError:
         return TrackingError(f"{server} refuses: {text}")
     if isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
         return UnreachableError(f"{server} does not answer: {text}")
-    return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}")
+    driver = "; pip install 'bdray[cluster]' brings a driver for postgresql://" if _NO_DRIVER in text else ""
+    return TrackingError(f"{server} cannot be used: {type(error).__name__}: {text}{driver}")
 
 
 def _advice(text: str, tracking_uri: str) -> str | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
-from bdray.space import load_space
+import pytest
+from mlflow import MlflowClient
+
+from bdray.space import SearchSpace, load_space
 from bdray.store.file_names import DELIVERED
 from bdray.store.records import read_heads
 from bdray.store.storage import Storage
@@ -13,11 +17,13 @@ from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.run_sweep import delivery_mark, run_sweep
 from bdray.sweeping.settings import SweepSettings
 from bdray.terminal import Console
-from bdray.tracking import tracking_uri_for
+from bdray.tracking import DeliveryReport, sync_sweep, tracking_uri_for
 from bdray.trial import TrialOptions, run_trial
 
 
-def test_copies_of_the_control_are_named(tmp_path: Path) -> None:
+@pytest.fixture
+def idle(tmp_path: Path, database_in_runs: None) -> tuple[SearchSpace, SweepSettings]:
+    """A sweep of one condition that has run and was delivered."""
     path = tmp_path / "idle.yaml"
     path.write_text(
         "fixed:\n  data: {name: digits, image_size: 16, train_limit: 64, test_limit: 40}\n  model: resnet8\n"
@@ -25,15 +31,40 @@ def test_copies_of_the_control_are_named(tmp_path: Path) -> None:
         "  regularizer: {name: contrastive, weight: 0}\n"
     )
     space, sweep = load_space(path), Storage.open(tmp_path / "runs" / "idle")
-    info = SweepInfo("idle", "idle")
+    info, (condition,) = SweepInfo("idle", "bdray-idle"), space.conditions()
     SweepFolder(sweep).write_info(info)
-    (condition,) = space.conditions()
     run_trial(condition, sweep=sweep, options=TrialOptions(threads=1))
-    uri = tracking_uri_for(sweep, None)
-    sweep.write_atomic(DELIVERED, delivery_mark(info, read_heads(sweep, [condition.condition_id]), uri))
+    sync_sweep(sweep)
+    mark = delivery_mark(info, read_heads(sweep, [condition.condition_id]), tracking_uri_for(sweep))
+    sweep.write_atomic(DELIVERED, mark)
+    return space, SweepSettings(storage=str(tmp_path / "runs"))
+
+
+def typed(space: SearchSpace, settings: SweepSettings) -> tuple[DeliveryReport | None, str]:
+    """What came of the delivery, None where MLflow has everything, and what was said."""
     said = io.StringIO()
-    settings = SweepSettings(storage=str(tmp_path / "runs"), tracking_uri=uri)
     outcome = run_sweep(space, settings, Console(file=said, width=200))
     assert len(outcome.records) == 1
-    assert "1 conditions, 1 already done, 0 to run" in said.getvalue()
-    assert "note: the regularizer contrastive has weight 0 in 1 conditions" in said.getvalue()
+    return outcome.delivery, said.getvalue()
+
+
+def test_copies_of_the_control_are_named(idle: tuple[SearchSpace, SweepSettings]) -> None:
+    _, said = typed(*idle)
+    assert "1 conditions, 1 already done, 0 to run" in said
+    assert "note: the regularizer contrastive has weight 0 in 1 conditions" in said
+
+
+def test_what_mlflow_has_lost_is_asked_for_again(idle: tuple[SearchSpace, SweepSettings], tmp_path: Path) -> None:
+    """Found: a sweep that was delivered once counted as delivered whatever became of the database."""
+    assert typed(*idle)[0] is None
+    client = MlflowClient(tracking_uri_for(Storage.open(tmp_path / "runs" / "idle")))
+    client.delete_experiment(client.get_experiment_by_name("bdray-idle").experiment_id)
+    report, _ = typed(*idle)
+    assert report is not None and "was deleted" in (report.error or "")
+    assert not (tmp_path / "runs" / "idle" / DELIVERED).exists()
+
+
+def test_another_experiment_is_another_place() -> None:
+    info = SweepInfo("idle", "bdray-idle")
+    marks = [delivery_mark(each, [], "http://host") for each in (info, replace(info, experiment="other"))]
+    assert marks[0] != marks[1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from filelock import FileLock
 from made_up import rates, record, stage
 from waiting import HANG_S
 
+from bdray.condition import Condition
 from bdray.errors import TrackingError, UserError
-from bdray.record import Answer, DataRecord, FloorRecord
+from bdray.record import Answer, DataRecord, FloorRecord, Relearnt
+from bdray.results.summary import summary_metrics
 from bdray.store.condition_folder import ConditionFolder
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
@@ -30,9 +34,13 @@ from bdray.tracking.server import absolute_tracking_uri
 FINISHED = 1_700_000_100_000
 
 
-def test_a_class_has_its_name_for_a_parameter_once_it_is_known(new_sweep: Any, shown: Any) -> None:
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_class_has_its_name_for_a_parameter_once_it_is_known(new_sweep: Any, shown: Any, has_failed: bool) -> None:
+    """Found: one that had failed before its data were loaded never got it."""
     sweep = new_sweep()
     name = sweep.condition(1)
+    if has_failed:
+        sweep.record(name, "failed", "there is no such folder")
     sync_sweep(str(sweep.path))
     data = DataRecord(
         fingerprint="f", class_names=("10", "2"), train_images=9, clean_images=1, test_images=3, poisoned_images=1,
@@ -221,6 +229,20 @@ def test_limits_of_mlflow_are_kept(new_sweep: Any, shown: Any) -> None:
     assert "bdray.warning" not in diverged.data.tags
 
 
+def test_the_name_of_a_run_is_no_longer_than_mlflows_tables_take(new_sweep: Any, shown: Any) -> None:
+    """Found on PostgreSQL, which takes no longer one: such conditions never arrived."""
+    sweep = new_sweep()
+    files, flat = SweepFolder(Storage.open(sweep.path)), {f"trigger.option_number_{n}": 0.123456 for n in range(10)}
+    files.write_info(replace(files.info(), varied=tuple(flat)))
+    name = sweep.condition(1, flat={**flat, "seed": 7})
+    sweep.record(name)
+    sync_sweep(str(sweep.path))
+    said = shown(sweep).run(name).info.run_name
+    assert said.startswith("option_number_0=0.123456-option_number_1=")
+    assert said.endswith(f"-s7-{name[:6]}")
+    assert len(said) == 250
+
+
 def test_what_is_damaged_is_said_and_stops_no_other(
     new_sweep: Any, shown: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -262,6 +284,12 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(new_sweep: Any, shown: Any) -> No
     assert shown(sweep).points(second) == sweep.points(second)
     sync_sweep(str(sweep.path))
     assert shown(sweep).points(first) == sweep.points(first)
+
+    (parent,) = mlflow.parents
+    mlflow.client.delete_run(parent.info.run_id)
+    sync_sweep(str(sweep.path))
+    assert {child.data.tags["mlflow.parentRunId"] for child in shown(sweep).children} == {parent.info.run_id}
+    assert len(shown(sweep).children) == 2, "none was made again beside another parent"
 
     mlflow.client.delete_experiment(mlflow.experiment.experiment_id)
     with pytest.raises(TrackingError, match="'bdray-demo' was deleted: "):
@@ -323,6 +351,25 @@ def test_an_answer_is_there_whatever_another_sweep_had_asked(new_sweep: Any, sho
     delivery.deliver_all()
     assert delivery.is_delivered(name)
     assert aurocs(shown(sweep).run(name)) == {"poisoned/scan/auroc": 0.5, "poisoned/strip/auroc": 0.9}
+
+
+def test_of_several_recipes_of_relearning_the_last_is_shown_and_each_by_its_name(new_sweep: Any, shown: Any) -> None:
+    """Found: it was the larger value of each measure."""
+    sweep = new_sweep()
+    files, name = SweepFolder(Storage.open(sweep.path)), sweep.finished(1)
+    for triggered, success in ((50, 0.9), (5, 0.4)):
+        info = files.info()
+        files.write_info(
+            replace(info, detect=(*info.detect, {"relearn": {"triggered": triggered}}), conditions=(name,))
+        )
+        recipe = {"key": str(triggered), "relearn": {"triggered": triggered}, "attack": "patch", "triggered": triggered}
+        taught = Relearnt.model_validate({**recipe, "clean": 5, "rates": rates(success, success), "seconds": 1.0})
+        files.condition(name).write_answers([], [taught])
+        sync_sweep(str(sweep.path))
+        said = shown(sweep).run(name).data.metrics
+        assert (said["relearnt/attack_success_rate"], said["relearnt/clean_accuracy"]) == (success, success)
+    found = [said[f"relearnt_triggered_{triggered}/attack_success_rate"] for triggered in (50, 5)]
+    assert found == [0.9, 0.4]
 
 
 def test_a_baseline_that_was_tested_with_another_attack_since_has_its_record_anew(new_sweep: Any, shown: Any) -> None:
@@ -426,6 +473,11 @@ def test_a_database_for_which_there_is_no_room_is_named_and_takes_none(
         ("sqlite:///mlflow.db", "sqlite:///{cwd}/mlflow.db"),
         ("http://host:5000", "http://host:5000"),
         ("postgresql+psycopg2://user:word@host/db", "postgresql+psycopg2://user:word@host/db"),
+        pytest.param(
+            "postgresql://user:word@host/db",
+            "postgresql+psycopg2://user:word@host/db",
+            marks=pytest.mark.skipif(find_spec("psycopg") is not None, reason="then that is the driver"),
+        ),
     ],
 )
 def test_tracking_uris_are_absolute(uri: str, expected: str) -> None:
@@ -440,6 +492,9 @@ def test_wrong_uris_are_explained(tmp_path: Path, free_port: Callable[[], int]) 
     with pytest.raises(UserError, match="MLflow has no 'htp://'"):
         absolute_tracking_uri("htp://host")
     assert "will be created" in check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    if find_spec("psycopg") is None:
+        said = check_tracking("postgresql+psycopg://host/db")
+        assert "No module named 'psycopg'; pip install 'bdray[cluster]' brings a driver for postgresql://" in said
     secret = f"http://user:secret@127.0.0.1:{free_port()}"
     assert "is not reachable: Connection refused" in check_tracking(secret)
     assert "secret" not in check_tracking(secret)
@@ -468,7 +523,6 @@ def test_what_ends_after_the_clock_was_set_back_is_the_last_word(new_sweep: Any,
 
 
 def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
-    from bdray.condition import Condition
     from bdray.record import EpochRecord
     from bdray.store.sweep_folder import SweepInfo
 
@@ -529,6 +583,33 @@ def test_the_parent_run_holds_the_results(new_sweep: Any, shown: Any) -> None:
     table = Path(parent.info.artifact_uri.removeprefix("file://")) / "results.csv"
     assert table.read_text() == "condition_id,cell_id\n"
     assert parent.data.tags["bdray.command"].endswith("--retry-failed")
+
+
+def test_cells_that_were_named_by_fewer_axes_have_no_value_in_the_end(new_sweep: Any, shown: Any) -> None:
+    """Found: what an interrupted sweep had called its cells stayed beside what they are called now."""
+    sweep = new_sweep()
+    folder = SweepFolder(Storage.open(sweep.path))
+    planned = [
+        Condition.parse({"data": "digits", "model": model, "trigger": "patch", "poison": {"rate": rate}})
+        for model in ("resnet8", "resnet20")
+        for rate in (0.1, 0.2)
+    ]
+    folder.write_info(replace(folder.info(), conditions=tuple(condition.condition_id for condition in planned)))
+    records = [record(each, stage((number + 1) / 10), finished_ms=FINISHED) for number, each in enumerate(planned)]
+    for there in (2, 4, 4):
+        for condition, made in zip(planned[:there], records, strict=False):
+            folder.condition(condition.condition_id).write_condition(condition)
+            folder.condition(condition.condition_id).write_record(made)
+        assert sync_sweep(str(sweep.path)) == DeliveryReport(there)
+    mlflow = shown(sweep)
+    (parent,) = mlflow.parents
+    past = {name for name, value in parent.data.metrics.items() if math.isnan(value)}
+    assert "by_cell/0.1/poisoned_attack_success_rate" in past
+    assert {name: parent.data.metrics[name] for name in parent.data.metrics.keys() - past} == summary_metrics(
+        records, 4
+    )
+    history = mlflow.client.get_metric_history(parent.info.run_id, "by_cell/0.1/poisoned_attack_success_rate")
+    assert len(history) == 2
 
 
 AXES = ("data.name", "trigger.name", "trigger.size", "poison.rate", "train.lr", "finetune.lr", "seed")

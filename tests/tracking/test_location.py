@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 import yaml
+from damaging import damage
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from bdray.space import load_space
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.sweeping.freezing import write_space
-from bdray.tracking import default_tracking_uri, named_tracking_uri, sync_sweep, tracking_mark, tracking_uri_for
+from bdray.tracking import (
+    default_tracking_uri,
+    is_tracked,
+    named_tracking_uri,
+    sync_sweep,
+    tracking_mark,
+    tracking_uri_for,
+)
 from bdray.tracking.server import open_client
 
 SPACE = "name: demo\nseeds: [0]\nfixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}\n"
@@ -118,3 +126,15 @@ def test_artifacts_that_lie_elsewhere_on_purpose_stay_there(new_sweep: Any, show
         sync_sweep(str(sweep.path))
     assert shown(sweep).experiment.artifact_location == mine
     assert list((tmp_path / "mine").glob("*/artifacts/record.json"))
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "missing"])
+def test_a_damaged_database_has_no_experiment_and_is_left_alone(new_sweep: Any, tmp_path: Path, how: str) -> None:
+    sweep, database = new_sweep(), tmp_path / "mlflow.db"
+    assert is_tracked(sweep.uri, "Default")
+    assert not is_tracked(sweep.uri, "bdray-demo")
+    damage(database, how)
+    before = database.read_bytes() if database.exists() else None
+    assert not is_tracked(sweep.uri, "Default")
+    assert (database.read_bytes() if database.exists() else None) == before
+    assert is_tracked("http://127.0.0.1:9", "Default"), "a server is not asked"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -276,6 +277,34 @@ def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
     mlflow = shown(sweep)
     assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
     assert mlflow.parents[0].info.status == "FINISHED"
+
+
+def test_sync_follows_a_sweep_beside_its_mirror(
+    new_sweep: Any, shown: Any, tmp_path: Path, empty_database: Path
+) -> None:
+    """Found: the mirror of every sweep that runs held the lock that following took, to whatever server."""
+    sweep, second = new_sweep(), f"sqlite:///{tmp_path}/second.db"
+    shutil.copy(empty_database, tmp_path / "second.db")
+    sweep.journal(first := sweep.condition(1), 2)
+    command = [sys.executable, "-m", "bdray", "sync", str(sweep.path), "--follow"]
+    options: Any = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    with file_lock(sweep.path / ".lock", 0, AssertionError):
+        mirror = start_mirror(str(sweep.path), sweep.uri)
+        assert mirror.wait_ready(HANG_S).experiment_id
+        waiting = subprocess.Popen(command, **options)
+        following = subprocess.Popen([*command, "--tracking-uri", second], **options)
+        until(lambda: shown(sweep, second).children and shown(sweep, second).points(first) == sweep.points(first))
+        assert waiting.stdout is not None
+        said = [waiting.stdout.readline() for _ in range(2)][1]
+        assert f"just now, by process {mirror._process.pid} on " in said
+        assert said.endswith("; waiting for the end of the sweep\n")
+        sweep.record(first)
+        assert mirror.close(HANG_S) == DeliveryReport(1)
+    for process in (waiting, following):
+        output, _ = process.communicate(timeout=HANG_S)
+        assert (process.returncode, "1 conditions are in MLflow" in output) == (0, True), output
+    for uri in (sweep.uri, second):
+        assert (len(shown(sweep, uri).children), len(shown(sweep, uri).parents)) == (1, 1)
 
 
 def test_a_refusal_is_told_before_anything_runs(new_sweep: Any, shown: Any) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from sqlalchemy import CheckConstraint, Column, MetaData, String, Table, create_engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, registry
 from waiting import HANG_S, until
 
 from bdray.cli import main
@@ -239,3 +242,21 @@ def test_a_wrong_id_names_the_plan(capsys: pytest.CaptureFixture[str], tmp_path:
     printed = capsys.readouterr().err.partition("with 'zz'; `")[2].partition("` shows")[0]
     assert shlex.split(printed) == ["bdray", "sweep", str(space), "--dry-run"]
     assert main(shlex.split(printed)[1:]) == 0
+
+
+def test_the_line_of_an_error_that_says_what_is_wrong_is_shown() -> None:
+    """Found: SQLAlchemy puts another before it, where the rows of a session are written with its next question."""
+    table = Table("runs", MetaData(), Column("name", String(5), CheckConstraint("length(name) <= 5"), primary_key=True))
+    engine = create_engine("sqlite://")
+    table.metadata.create_all(engine)
+    mapped = type("Run", (), {})
+    registry().map_imperatively(mapped, table)
+    with Session(engine) as session:
+        row = mapped()
+        row.name = "too long"
+        session.add(row)
+        with pytest.raises(IntegrityError) as raised:
+            session.query(mapped).all()
+    engine.dispose()
+    assert "autoflush" in str(raised.value).splitlines()[0]
+    assert "CHECK constraint failed" in str(explain(raised.value, "sqlite://"))
