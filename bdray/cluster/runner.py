@@ -47,7 +47,7 @@ from bdray.cluster.nodes import NodeInventory, await_node, check_nodes, inventor
 from bdray.cluster.starting import connect, job_config, require_listener  # noqa: E402
 from bdray.cluster.tuning import run_tasks  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
-from bdray.machine import Machine  # noqa: E402
+from bdray.machine import Machine, allowed_cores  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.trial.measurements import Answer, TrainingKind  # noqa: E402
 
@@ -73,7 +73,8 @@ class ClusterRun:
         own: dict[str, Any] = {}
         if settings.address is None:
             own = {
-                "num_cpus": settings.num_cpus,
+                # Ray's own count knows nothing of this process's affinity.
+                "num_cpus": allowed_cores() if settings.num_cpus is None else settings.num_cpus,
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
