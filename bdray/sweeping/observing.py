@@ -30,11 +30,12 @@ class Arrivals:
 
     Attributes:
         shares: what `gpu: auto` comes to, by condition; None without GPUs.
+        largest: see `make_tasks`.
     """
 
     run: SweepRun
     shares: dict[str, float] | None
-    largest: float
+    largest: Callable[[float], float]
     packing: Packing
     watch: Watch | None = None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bdray.cluster.job import ClusterJob
+from bdray.cluster.node_resources import NodeResources, most_cpus
 from bdray.cluster.runner import ClusterRun
 from bdray.errors import ClusterError
 from bdray.machine import Machine
@@ -145,9 +147,13 @@ def test_threads_are_known_before_and_after_cpu_auto_is_decided(load: Load) -> N
 
 def test_a_decided_share_leaves_what_the_user_asks_for_and_fits_a_smaller_machine(load: Load) -> None:
     space = with_decided(load(), Decided(cpu=8))
-    tasks = make_tasks(space.conditions(), space, gpus=0.0, largest=4.0)
+    tasks = make_tasks(space.conditions(), space, gpus=0.0, largest=lambda gpu: 4.0)
     # The threads, and with them the bits, are those of the machine that decided.
     assert sorted({(task.cpu, task.threads) for task in tasks}) == [(3.0, 3), (4.0, 8)]
+    on_gpus = with_decided(load(SPACE.replace("cpu: auto", "cpu: auto, gpu: 1")), Decided(cpu=8))
+    largest = partial(most_cpus, [NodeResources(32.0), NodeResources(2.0, 1.0)])
+    tasks = make_tasks(on_gpus.conditions(), on_gpus, gpus=1.0, largest=largest)
+    assert sorted({(task.cpu, task.threads) for task in tasks}) == [(2.0, 8), (3.0, 3)]
 
 
 def job(folder: Storage) -> ClusterJob:
