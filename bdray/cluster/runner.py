@@ -39,7 +39,6 @@ from bdray.cluster.measuring import (  # noqa: E402
     gpu_types,
     machines,
     measure_on,
-    node_cpus,
     smallest_cards,
 )
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
@@ -112,10 +111,6 @@ class ClusterRun:
     def measure(self, machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob) -> list[Answer]:
         """What is asked of each kind of training, on such a machine."""
         return measure_on(machine, kinds, threads, replace(job, tasks=()))
-
-    def node_cpus(self) -> list[float]:
-        """Logical CPUs of each node that has some."""
-        return node_cpus()
 
     def node_resources(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""
