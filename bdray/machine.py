@@ -39,12 +39,16 @@ def cpu_model() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def usable_cores() -> int:
-    """CPUs this process may use: its affinity and its container's limit count, and `OMP_NUM_THREADS`, if set."""
+def allowed_cores() -> int:
+    """CPUs this process is allowed: its affinity and its container's limit count."""
     from joblib import cpu_count
 
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(cpu_count())
+    return int(cpu_count())
+
+
+def usable_cores() -> int:
+    """CPUs this process may use: those it is allowed, or fewer where `OMP_NUM_THREADS` says so."""
+    asked, cores = os.environ.get("OMP_NUM_THREADS", ""), allowed_cores()
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 
 

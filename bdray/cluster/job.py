@@ -54,7 +54,7 @@ class ClusterSettings:
 
     Attributes:
         address: of a running cluster; None starts one on this machine.
-        num_cpus, num_gpus: logical resources of a cluster started here; None: what the machine has.
+        num_cpus, num_gpus: logical resources of a cluster started here; None: CPUs this process is allowed, all GPUs.
         max_concurrent: trials at once at most; None: as many as fit.
         dashboard: start the dashboard (on a cluster started here).
         job_name: what the dashboard's list of jobs shows.

@@ -49,11 +49,6 @@ def machines(*, gpus: bool, cpus: bool) -> list[Machine]:
     return [*processors, *(Machine(name, "unknown", gpu=True) for name in types)]
 
 
-def node_cpus() -> list[float]:
-    """Logical CPUs of each node that has some."""
-    return [node.cpu for node in able_nodes()]
-
-
 def _cpu_nodes() -> dict[Machine, Node]:
     """A node for each kind of processor, of those that answer.
 

@@ -19,7 +19,7 @@ class UnlikeNodeError(BdrayError):
     """Trials are kept off this node. `failures.unlike_node` reads it out of what Ray says of the lost process."""
 
     def __init__(self, node_id: str, problems: Sequence[str]) -> None:
-        super().__init__(f"node {node_id} is not requirements: {'; '.join(problems)}")
+        super().__init__(f"node {node_id} is not alike: {'; '.join(problems)}")
 
 
 def check_this_node(job: ClusterJob) -> None:

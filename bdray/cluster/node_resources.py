@@ -39,6 +39,11 @@ class NodeResources(NamedTuple):
         return _shown(self.cpu, self.gpu)
 
 
+def most_cpus(nodes: Sequence[NodeResources], gpu: float) -> float:
+    """CPUs of the largest of those nodes that have so much of GPUs; 0 where none has."""
+    return max((node.cpu for node in nodes if gpu <= node.gpu + _NEAR), default=0.0)
+
+
 def require_runnable(tasks: Sequence[Task], nodes: Sequence[NodeResources]) -> None:
     """Raises when Ray would wait for ever.
 

@@ -39,7 +39,6 @@ from bdray.cluster.measuring import (  # noqa: E402
     gpu_types,
     machines,
     measure_on,
-    node_cpus,
     smallest_cards,
 )
 from bdray.cluster.node_resources import NodeResources  # noqa: E402
@@ -47,7 +46,7 @@ from bdray.cluster.nodes import NodeInventory, await_node, check_nodes, inventor
 from bdray.cluster.starting import connect, job_config, require_listener  # noqa: E402
 from bdray.cluster.tuning import run_tasks  # noqa: E402
 from bdray.condition import Condition  # noqa: E402
-from bdray.machine import Machine  # noqa: E402
+from bdray.machine import Machine, allowed_cores  # noqa: E402
 from bdray.store.storage import Storage  # noqa: E402
 from bdray.trial.measurements import Answer, TrainingKind  # noqa: E402
 
@@ -73,7 +72,8 @@ class ClusterRun:
         own: dict[str, Any] = {}
         if settings.address is None:
             own = {
-                "num_cpus": settings.num_cpus,
+                # Ray's own count knows nothing of this process's affinity.
+                "num_cpus": allowed_cores() if settings.num_cpus is None else settings.num_cpus,
                 "num_gpus": settings.num_gpus,
                 "include_dashboard": settings.dashboard,
             }
@@ -111,10 +111,6 @@ class ClusterRun:
     def measure(self, machine: Machine, kinds: Sequence[TrainingKind], threads: int, job: ClusterJob) -> list[Answer]:
         """What is asked of each kind of training, on such a machine."""
         return measure_on(machine, kinds, threads, replace(job, tasks=()))
-
-    def node_cpus(self) -> list[float]:
-        """Logical CPUs of each node that has some."""
-        return node_cpus()
 
     def node_resources(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
         """What each node has that may run trials; for those of `tasks` that none can run, what an autoscaler adds."""

@@ -33,10 +33,10 @@ class ConditionSearch(SearchAlgorithm):
         start_again: whether a condition that has just lost its process gets another one. Tune's own retries leave out a
             process that dies while it is reset for the next trial, so they are not used.
         source: of more tasks.
-        largest: CPUs of the largest node: up to there a condition for which the memory of its machine was not enough
-            gets twice its share, so that fewer run beside it. One for which the memory of its part of a GPU was not
-            enough gets twice that part, up to a whole one,
-            and so do all of its kind that start later.
+        largest: CPUs of the largest node there is now that has so much of GPUs: up to there a condition for which the
+            memory of its machine was not enough gets twice its share, so that fewer run beside it. One for which the
+            memory of its part of a GPU was not enough gets twice that part, up to a whole one, and so do all of its
+            kind that start later.
         excused: whether a lost process is not its condition's fault, by what Ray says of it.
         avoided: ids of the nodes that new trials are kept off.
         gpus: which of them get no more trials.
@@ -55,7 +55,7 @@ class ConditionSearch(SearchAlgorithm):
         poll_seconds: float = 0.5,
         start_again: Callable[[str], bool] = lambda condition_id: False,
         source: Source | None = None,
-        largest: float = math.inf,
+        largest: Callable[[float], float] = lambda gpu: math.inf,
         excused: Callable[[str], bool] = lambda said: False,
         avoided: Callable[[], Collection[str]] = frozenset,
         gpus: SickGpus | None = None,
@@ -158,8 +158,8 @@ class ConditionSearch(SearchAlgorithm):
     def _enlarged(self, task: Task, said: str) -> Task | None:
         """With twice of what was not enough, up to a whole device; None where that is no remedy. Its threads remain
         what they were, and so do the bits."""
-        if memory_exhausted(said) and task.cpu < self._largest:
-            return replace(task, cpu=min(2 * task.cpu, self._largest))
+        if memory_exhausted(said) and task.cpu < (largest := self._largest(task.gpu)):
+            return replace(task, cpu=min(2 * task.cpu, largest))
         if gpu_memory_exhausted(said) and 0 < task.gpu < 1:
             return replace(task, gpu=round_gpu(2 * task.gpu))
         return None

@@ -74,11 +74,16 @@ def require_listener(address: str) -> None:
     Raises:
         UserError: nothing listens at `host:port`, or it is no such address.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if address == "auto":
         return
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--address {quote(address)}: a Ray client cannot drive a sweep, only a node of the cluster can;"
+            " there it is HOST:PORT or auto, and from elsewhere `ray job submit` starts it there"
+        )
     if not host or not port.isdecimal() or len(port) > len("65535"):
-        raise UserError(f"--address {quote(address)}: must be HOST:PORT, ray://HOST:PORT or auto")
+        raise UserError(f"--address {quote(address)}: must be HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,8 +17,8 @@ from bdray.cluster.daemons import memory_kills_as_actor_errors, stderr_in
 from bdray.cluster.failures import LostProcesses, gpu_memory_exhausted, in_one_line, memory_exhausted
 from bdray.cluster.job import PROCESS_NAME, ClusterJob, Observer, Source
 from bdray.cluster.joining import Joining
-from bdray.cluster.measuring import node_cpus
-from bdray.cluster.nodes import cluster_capacity, gpus_left
+from bdray.cluster.node_resources import NodeResources, most_cpus
+from bdray.cluster.nodes import able_nodes, cluster_capacity, gpus_left
 from bdray.cluster.pruning_actor import start_pruner
 from bdray.cluster.search import ConditionSearch, said_of
 from bdray.cluster.sick_gpus import SickGpus
@@ -95,6 +94,12 @@ def _search(
     """What hands Tune the tasks, for the cluster as it is now."""
     losses = LostProcesses(lambda condition_id: _journal_bytes(job.sweep, condition_id))
     learns_nothing = source is None or source.exhausted
+    avoided = joining.avoided if joining else frozenset[str]
+
+    def largest(gpu: float) -> float:
+        off = avoided()
+        return most_cpus([NodeResources(node.cpu, node.gpu) for node in able_nodes() if node.node_id not in off], gpu)
+
     return ConditionSearch(
         job.tasks,
         stage_finished=SweepFolder(job.sweep).has_shared,
@@ -102,9 +107,9 @@ def _search(
         poll_seconds=_POLL_S if job.sweep.is_local else _POLL_REMOTE_S,
         start_again=losses.start_again,
         source=source,
-        largest=max(node_cpus(), default=math.inf),
+        largest=largest,
         excused=joining.excuses if joining else _never,
-        avoided=joining.avoided if joining else frozenset,
+        avoided=avoided,
         gpus=gpus,
         enlarged=enlarged,
         capacity=cluster_capacity(),

@@ -128,8 +128,9 @@ def _run(space: SearchSpace, options: argparse.Namespace) -> int:
 
 
 def _notify_end(notifier: Notifier, name: str, outcome: SweepOutcome) -> None:
-    unsuccessful, to_go = len(outcome.unsuccessful), len(outcome.missing)
-    counts = {"finished": len(outcome.records) - unsuccessful, "failed": unsuccessful, "to_go": to_go}
+    failed = {*outcome.unasked, *(record.condition_id for record in outcome.unsuccessful)}.difference(outcome.missing)
+    finished = {record.condition_id for record in outcome.records}.difference(failed, outcome.missing)
+    counts = {"finished": len(finished), "failed": len(failed), "to_go": len(outcome.missing)}
     event: Event = "stopped" if outcome.interrupted else "finished"
     said = f"{name} {event}: " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
     notifier.send(event, name, said, **counts)
@@ -165,7 +166,7 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         to_go = f"{len(outcome.missing)} conditions to go"
         console.print(f"\ninterrupted with {to_go}; continue with: {command_line}", markup=False, soft_wrap=True)
         return 130
-    if outcome.unsuccessful or outcome.missing:
+    if outcome.unsuccessful or outcome.missing or outcome.unasked:
         return 1
     return NOT_DELIVERED if outcome.delivery is not None and outcome.delivery.error else 0
 
@@ -176,6 +177,12 @@ def _tell_unsuccessful(outcome: SweepOutcome, console: Console, command_line: st
     if outcome.pruned:
         said = f"{len(outcome.pruned)} of {len(outcome.records)} conditions were pruned (search.prune): no results"
         console.print(f"\n{said}; run them to their end with: {again}", markup=False, soft_wrap=True)
+    if outcome.unasked:
+        said = f"{len(outcome.unasked)} finished conditions lost their process while more was asked of them:"
+        console.print(f"\n[red]{said}[/red]")
+        for condition_id, cause in outcome.unasked.items():
+            console.print(f"  {condition_id}  {cause}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"their results stand; ask again with: {command_line}", markup=False, soft_wrap=True)
     if not unsuccessful:
         return
     console.print(f"\n[red]{len(unsuccessful)} of {len(outcome.records)} conditions did not finish:[/red]")

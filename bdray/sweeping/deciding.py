@@ -7,9 +7,10 @@ stands above that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
@@ -84,22 +85,37 @@ def decide_cpu(space: SearchSpace, conditions: Sequence[Condition], cluster: Clu
     decided = space.resources.decided
     if decided.cpu is not None or not any(space.resources_for(condition).cpu == "auto" for condition in conditions):
         return decided
-    cores = cluster.node_cpus()
-    if not cores:
+    places = _places(space, conditions, cluster)
+    if not places:
         raise ClusterError("resources.cpu: auto shares a node's CPUs, and the cluster has no node with any")
-    limits = most, _most_on_gpus(space, conditions, cluster)
+    limits = most, sum(place.trials for place in places)
     # Conditions that share a poison stage wait for it.
-    trials = min([len({c.poison_fingerprint for c in conditions}), *(limit for limit in limits if limit)])
-    share = cpu_share(cores, trials)
-    why = f"{int(sum(cores))} cores, at most {trials} trial{'s' * (trials > 1)} at once"
+    trials = int(min([len({c.poison_fingerprint for c in conditions}), *(limit for limit in limits if limit)]))
+    share = cpu_share(places, trials)
+    why = f"{int(sum(place.cpu for place in places))} cores, at most {trials} trial{'s' * (trials > 1)} at once"
     return decided.updated(Decided(cpu=share, because={"cpu": why}))
 
 
-def cpu_share(cores: Sequence[float], trials: int) -> int:
-    """CPUs for each of `trials` that could run side by side on nodes with so many `cores`: the largest share with which
-    all of them still do, or 1."""
-    fitting = (share for share in range(int(min(cores)), 1, -1) if sum(int(node / share) for node in cores) >= trials)
-    return next(fitting, 1)
+class Place(NamedTuple):
+    """A node on which trials may land.
+
+    Attributes:
+        trials: for how many its GPUs have room.
+    """
+
+    cpu: float
+    trials: float = math.inf
+
+    def slots(self, share: int) -> int:
+        """How many trials with so many CPUs run there at once."""
+        return int(min(self.cpu / share, self.trials))
+
+
+def cpu_share(places: Sequence[Place], trials: int) -> int:
+    """CPUs for each of `trials` that could run side by side at these places: the largest share with which all of them
+    still do, or 1."""
+    shares = range(int(min(place.cpu for place in places)), 1, -1)
+    return next((share for share in shares if sum(place.slots(share) for place in places) >= trials), 1)
 
 
 def decide(
@@ -163,17 +179,18 @@ def unmeasured_lines(what: str, part: Part, kinds: Sequence[TrainingKind], answe
 
 def _side_by_side(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun, threads: int) -> int:
     """How many trials run at once at most."""
-    slots = sum(int(cores / threads) for cores in cluster.node_cpus())
-    return max(1, min(slots, _most_on_gpus(space, conditions, cluster) or slots))
+    return max(1, sum(place.slots(threads) for place in _places(space, conditions, cluster)))
 
 
-def _most_on_gpus(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun) -> int | None:
-    """How many trials the GPUs have room for at most; None where some trials need none."""
+def _places(space: SearchSpace, conditions: Sequence[Condition], cluster: ClusterRun) -> list[Place]:
+    """Where trials may land: on nodes with GPUs alone where all need some."""
     # A GPU that has no type is measured by nobody, and then `auto` is a whole one.
     auto = 1 / MOST_ON_ONE_GPU if cluster.gpu_types() else 1.0
     least = min(auto if gpu == "auto" else gpu for gpu in (space.resources_for(c).gpu for c in conditions))
-    gpus = cluster.resources()["gpu"]
-    return int(gpus / least) if gpus and least else None
+    nodes = cluster.node_resources()
+    if least and any(node.gpu for node in nodes):
+        return [Place(node.cpu, int(node.gpu / least)) for node in nodes if node.gpu]
+    return [Place(node.cpu) for node in nodes]
 
 
 def where_trials_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 
 from bdray.attacks import dump_probes, probes_of
-from bdray.cluster.node_resources import require_runnable
+from bdray.cluster.node_resources import most_cpus, require_runnable
 from bdray.gpu import show_gpu
 from bdray.searches.pruning import Pruning, known_curves, spared_stages
 from bdray.store.records import read_heads, read_records
@@ -63,7 +62,7 @@ def _say_where(console: Console, cluster: ClusterRun, mirror: Mirror) -> None:
 def _run_tasks(cluster: ClusterRun, run: SweepRun, common: ClusterJob, packing: Packing, mirror: Mirror) -> bool:
     """Make tasks of what is left, and run them to the last. `common`: what all tasks share, none of them yet."""
     shares = _gpu_shares(run, packing) if cluster.resources()["gpu"] else None
-    arrivals = Arrivals(run, shares, max(cluster.node_cpus(), default=math.inf), packing)
+    arrivals = Arrivals(run, shares, partial(most_cpus, cluster.node_resources()), packing)
     job = replace(common, tasks=arrivals.tasks(run.left))
     known = [*job.tasks, *(arrivals.tasks(run.space.expansion.examples) if run.search_loop.searching else ())]
     require_runnable(known, cluster.node_resources(known))

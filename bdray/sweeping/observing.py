@@ -30,11 +30,12 @@ class Arrivals:
 
     Attributes:
         shares: what `gpu: auto` comes to, by condition; None without GPUs.
+        largest: see `make_tasks`.
     """
 
     run: SweepRun
     shares: dict[str, float] | None
-    largest: float
+    largest: Callable[[float], float]
     packing: Packing
     watch: Watch | None = None
 
@@ -109,11 +110,15 @@ class Watch:
 
 
 def record_lost(run: SweepRun, causes: Mapping[str, str], details: Mapping[str, str]) -> None:
-    """A trial whose process was lost again and again wrote no record: the driver does it in its place."""
+    """A trial whose process was lost again and again wrote no record: the driver does it in its place. The record of a
+    condition that had finished before stands, and its cause goes into `run.unasked`."""
     finished = {head.condition_id for head in read_heads(run.sweep, list(causes)) if head.status == "finished"}
     for condition in run.left:
         cause = causes.get(condition.condition_id)
-        if cause is None or condition.condition_id in finished:
+        if cause is None:
+            continue
+        if condition.condition_id in finished:
+            run.unasked[condition.condition_id] = cause
             continue
         message = f"its process was lost {MAX_LOST_WITHOUT_PROGRESS} times in a row without progress: {cause}"
         kind = "ProcessLost"

@@ -260,6 +260,6 @@ def _sum_up(
     """What there is, in plan order. No process writes any more: what killed writers left can go."""
     with suppress(StorageError):
         run.sweep.discard_unfinished()
-    known = {record.condition_id for record in records}
-    missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in known]
-    return SweepOutcome(run.sweep, info, records, missing, interrupted, delivery, run.tracking_uri)
+    done = {record.condition_id for record in records}.difference(run.search_loop.to_go)
+    missing = [condition.condition_id for condition in run.conditions if condition.condition_id not in done]
+    return SweepOutcome(run.sweep, info, records, missing, interrupted, delivery, run.tracking_uri, run.unasked)

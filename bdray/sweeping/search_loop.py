@@ -60,6 +60,7 @@ class SearchLoop:
         self._running: dict[str, Condition] = {}
         self._planned = frozenset(condition.condition_id for condition in planned)
         self._known = set(self._planned)
+        self._over: set[str] = set()
         self._clock, self._began, self._spent_s, self._noted_s = clock, clock(), 0.0, 0.0
         self._outside = 0
 
@@ -133,9 +134,15 @@ class SearchLoop:
                 return left
         return []
 
+    @property
+    def to_go(self) -> Sequence[str]:
+        """Ids of what is left and not over yet: among them finished conditions of which something more is asked."""
+        return [condition.condition_id for condition in self.left if condition.condition_id not in self._over]
+
     def ended(self, condition_id: str) -> None:
         """A condition is over: it ended by itself, or has lost its process for good, and then a record that it had
         before stands."""
+        self._over.add(condition_id)
         if self._asker is not None and condition_id in self._running:
             self._tell(self._running.pop(condition_id))
             if self._searched_s - self._noted_s > _NOTED_S:

@@ -61,9 +61,10 @@ class SweepOutcome:
     Attributes:
         info: what the sweep's folder says of it at the end.
         records: of all conditions of the plan that have one, in plan order.
-        missing: ids of conditions without a record.
+        missing: ids of conditions without a record, and of those of which more was asked when it was interrupted.
         interrupted: stopped before the end.
         delivery: what the tracking mirror delivered.
+        unasked: why finished conditions lost their process for good while they were asked or tested again, by id.
     """
 
     sweep: Storage
@@ -73,6 +74,7 @@ class SweepOutcome:
     interrupted: bool
     delivery: DeliveryReport | None
     tracking_uri: str
+    unasked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unsuccessful(self) -> list[TrialRecord]:
@@ -105,6 +107,8 @@ class SweepRun:
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     retested: list[Condition] = field(default_factory=list)
     """Finished baselines that are tested with more attacks."""
+    unasked: dict[str, str] = field(default_factory=dict)
+    """See `SweepOutcome`."""
 
     @property
     def conditions(self) -> Sequence[Condition]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +25,16 @@ def make_tasks(
     *,
     gpus: float,
     shares: Mapping[str, float] | None = None,
-    largest: float = math.inf,
+    largest: Callable[[float], float] = lambda gpu: 0.0,
 ) -> list[Task]:
     """Tasks in the order they should start: one of each kind of training, so that soon there is an honest time left and
     what cannot work is known; then stages that many conditions wait for.
 
     Args:
         gpus: GPUs of the cluster; without any, `gpu: auto` is 0.
-        largest: CPUs of the largest node: no more are asked for than it has, where the number is bdray's own choice,
-            made on another machine perhaps. The threads remain, and so do the bits.
+        largest: CPUs of the largest node that has so much of GPUs, 0 where none is known: no more are asked for than it
+            has, where the number is bdray's own choice, made on another machine perhaps. The threads remain, and so do
+            the bits.
         shares: condition id -> what `gpu: auto` comes to (`bdray.trial.measurements.Packing`); 1 where it is not said.
     """
     shares = shares or {}
@@ -85,7 +85,7 @@ def stages_of(condition: Condition) -> tuple[str, ...]:
     return (*((surrogate.stage.fingerprint,) if surrogate else ()), *condition.shared_fingerprints)
 
 
-def _task(condition: Condition, space: SearchSpace, auto: float, largest: float) -> Task:
+def _task(condition: Condition, space: SearchSpace, auto: float, largest: Callable[[float], float]) -> Task:
     share = space.resources_for(condition)
     cpu = 1.0 if share.cpu == "auto" else share.cpu
     gpu = auto if share.gpu == "auto" else float(share.gpu)
@@ -93,7 +93,7 @@ def _task(condition: Condition, space: SearchSpace, auto: float, largest: float)
         condition_id=condition.condition_id,
         content=json.dumps(condition.content()),
         stages=stages_of(condition),
-        cpu=min(cpu, largest) if cpu == space.resources.decided.cpu else cpu,
+        cpu=min(cpu, largest(gpu) or cpu) if cpu == space.resources.decided.cpu else cpu,
         gpu=gpu,
         threads=max(1, int(cpu)),
         kind=str(TrainingKey.of(condition)) if gpu else "",

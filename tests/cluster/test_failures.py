@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bdray.cluster.failures import MAX_LOST_UNREAD, LostProcesses, in_one_line
+from bdray.cluster.failures import MAX_LOST_UNREAD, LostProcesses, in_one_line, unlike_node
+from bdray.cluster.node_check import UnlikeNodeError
 from bdray.errors import StorageError
 
 DIED = """Failure # 1 (occurred at 2026-11-24)
@@ -57,3 +58,12 @@ def test_rays_text_becomes_one_line() -> None:
     assert in_one_line(DIED) == "Worker unexpectedly exits with a connection error code 2"
     assert in_one_line("") == "nothing is known of its end"
     assert in_one_line("one\n two \n\n") == "two"
+
+
+def test_a_node_that_is_not_alike_is_read_out_of_what_rays_text_has_of_its_error() -> None:
+    error = UnlikeNodeError("4d4765", ["unlike the driver's, torch is 3, not 2", "no digits"])
+    said = (
+        f"The actor died because of an error.\n{UnlikeNodeError.__module__}.{type(error).__name__}: {error}\nSome more."
+    )
+    assert unlike_node(said) == ("4d4765", "unlike the driver's, torch is 3, not 2; no digits")
+    assert in_one_line(said) == "its node 4d4765 is not alike"

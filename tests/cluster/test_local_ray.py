@@ -13,6 +13,7 @@ import pytest
 from waiting import HANG_S
 
 from bdray.cluster.local_ray import keep_token_private
+from bdray.machine import allowed_cores
 
 LISTENING = """
 import os, sys, psutil, ray
@@ -62,6 +63,24 @@ def test_nothing_that_ray_opens_can_be_reached_from_another_machine() -> None:
         ip = ipaddress.ip_address(address)
         assert (getattr(ip, "ipv4_mapped", None) or ip).is_loopback, run.stdout
     assert "env [None, None]" in run.stdout, "what was set for the start is taken back"
+
+
+PINNED = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])
+from bdray.cluster import ClusterRun, ClusterSettings
+with ClusterRun(ClusterSettings(dashboard=False)) as cluster:
+    print(cluster.resources()["cpu"])
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ray_has_the_cores_that_the_process_is_allowed(cores: int) -> None:
+    """As under `taskset` and a batch system's cpuset; `OMP_NUM_THREADS` is about the threads of one process."""
+    command = [sys.executable, "-c", PINNED, str(cores)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=HANG_S, check=True)
+    assert run.stdout == f"{float(min(cores, allowed_cores()))}\n"
 
 
 @pytest.fixture

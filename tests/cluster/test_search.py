@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Experiment
 
 from bdray.cluster.job import Task
-from bdray.cluster.node_resources import NodeResources
+from bdray.cluster.node_resources import NodeResources, most_cpus
 from bdray.cluster.search import ConditionSearch
 from bdray.cluster.trainable import ConditionTrainable
 
@@ -243,7 +243,7 @@ def test_what_ran_out_of_memory_gets_twice_the_share_up_to_a_machine(
         lambda stage: False,
         poll_seconds=0.0,
         start_again=lambda name: losses.append(name) or len(losses) < 3,
-        largest=4,
+        largest=lambda gpu: 4.0,
     )
     search.add_configurations(experiment)
     shares = []
@@ -254,6 +254,30 @@ def test_what_ran_out_of_memory_gets_twice_the_share_up_to_a_machine(
     assert losses == ["0001"] * 3
     assert len(search.given_up) == 1
     assert search.is_finished()
+
+
+def test_what_ran_out_of_memory_gets_no_more_than_the_nodes_with_its_gpus_have_by_then(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: more CPUs than any node with a GPU had, for which Ray waits for ever without a word."""
+    monkeypatch.setattr("bdray.cluster.search.said_of", lambda trial: KILLED)
+    nodes = [NodeResources(8.0), NodeResources(2.0, 1.0)]
+    search = ConditionSearch(
+        [task(1, "s", cpu=1.0, gpu=0.5)],
+        lambda stage: False,
+        start_again=lambda name: bool(nodes),
+        largest=lambda gpu: most_cpus(nodes, gpu),
+    )
+    search.add_configurations(experiment)
+    shares = []
+    while (trial := search.next_trial()) is not None:
+        shares.append(trial.config["task"].cpu)
+        if len(shares) == 3:
+            nodes.append(NodeResources(3.0, 1.0))
+        elif len(shares) == 5:
+            nodes.clear()
+        search.on_trial_complete(trial.trial_id, error=True)
+    assert shares == [1, 2, 2, 3, 3]
 
 
 FULL = (

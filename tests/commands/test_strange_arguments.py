@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -240,3 +241,12 @@ def test_a_strange_address_is_answered_before_anything_is_asked(value: str, monk
         Notifier(value, print)
     with pytest.raises(UserError, match="--address"):
         ClusterRun(ClusterSettings(address=value)).__enter__()
+
+
+def test_the_address_of_a_ray_client_is_refused_with_what_to_do_though_something_listens_there() -> None:
+    from bdray.cluster import ClusterRun, ClusterSettings
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--address '{address}': a Ray client cannot .* auto, .* `ray job submit`"):
+            ClusterRun(ClusterSettings(address=address)).__enter__()

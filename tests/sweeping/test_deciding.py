@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bdray.cluster.job import ClusterJob
+from bdray.cluster.job import ClusterJob, Task
+from bdray.cluster.node_resources import NodeResources, most_cpus
 from bdray.cluster.runner import ClusterRun
 from bdray.errors import ClusterError
 from bdray.machine import Machine
@@ -16,6 +18,7 @@ from bdray.space.resources import Decided
 from bdray.store.file_names import SPACE as FROZEN
 from bdray.store.storage import Storage
 from bdray.sweeping.deciding import (
+    Place,
     as_decided,
     cpu_share,
     decide,
@@ -48,18 +51,22 @@ def load(tmp_path: Path) -> Load:
 
 
 class Nodes(ClusterRun):
-    """Nodes of another cluster, of which bfloat16 is so many times as fast."""
+    """Nodes of another cluster, of which bfloat16 is so many times as fast. The last ones have the GPUs."""
 
-    def __init__(self, *cpus: float, gpus: int = 0, gain: float = 2.0, are_logical: bool = False) -> None:
+    def __init__(
+        self, *cpus: float, gpus: int = 0, each: int = 1, gain: float = 2.0, are_logical: bool = False
+    ) -> None:
         self.cpus, self.gpus, self.gain, self.are_logical = list(cpus), gpus, gain, are_logical
+        self.each = each
         self.asked: list[tuple[str, int, int]] = []
         self.parts: list[set[str]] = []
 
     def resources(self) -> dict[str, float]:
         return {"cpu": sum(self.cpus), "gpu": self.gpus}
 
-    def node_cpus(self) -> list[float]:
-        return self.cpus
+    def node_resources(self, tasks: Sequence[Task] = ()) -> list[NodeResources]:
+        without = len(self.cpus) - self.gpus // self.each
+        return [NodeResources(cpu, self.each * (number >= without)) for number, cpu in enumerate(self.cpus)]
 
     def machines(self, *, gpus: bool, cpus: bool) -> list[Machine]:
         return [Machine("Xeon", "amx_bf16")] * cpus + [Machine("H100", "unknown", gpu=True)] * gpus
@@ -94,7 +101,7 @@ class Nodes(ClusterRun):
     [([2], 1, 2), ([2], 2, 1), ([2], 9, 1), ([8], 3, 2), ([16], 3, 5), ([8, 4], 3, 4), ([8, 4], 4, 2), ([0.5], 1, 1)],
 )
 def test_cores_are_shared_among_what_can_run_side_by_side(cores: list[float], trials: int, share: int) -> None:
-    assert cpu_share(cores, trials) == share
+    assert cpu_share([Place(cpu) for cpu in cores], trials) == share
     assert sum(int(node // share) for node in cores) >= trials or share == 1
 
 
@@ -119,15 +126,20 @@ def test_cpu_auto_is_decided_for_what_can_run_side_by_side(load: Load) -> None:
         ("auto", Nodes(64.0), 1, 41),
         ("0.5", Nodes(64.0, gpus=1), 32, 2),
         ("1, overrides: [{when: {seed: 0}, gpu: 0}]", Nodes(64.0, gpus=1), 1, 41),
+        ("1", Nodes(32.0, 4.0, gpus=4, each=4), 1, 4),
+        ("1", Nodes(64.0, 4.0, 4.0, gpus=8, each=4), 1, 8),
+        ("1", Nodes(64.0, 8.0, gpus=4, each=4), 2, 4),
     ],
 )
 def test_cpu_auto_knows_how_many_trials_the_gpus_have_room_for(
     gpu: str, nodes: Nodes, cpu: int, trials: int, load: Load
 ) -> None:
-    """Found: 64 cores and a GPU came to one thread a trial; and trials without a GPU were limited too."""
+    """Found: 64 cores and a GPU came to one thread a trial; trials without a GPU were limited too; and CPUs of nodes
+    without GPUs were shared out among trials that cannot run there, so that GPUs stayed idle."""
     text = SPACE.replace("[0, 1]", str(list(range(41)))).partition("resources:")[0]
     space = load(f"{text}resources: {{cpu: auto, gpu: {gpu}}}\n")
-    because = {"cpu": f"64 cores, at most {trials} trial{'s' * (trials > 1)} at once"}
+    cores = sum(node.cpu for node in nodes.node_resources() if node.gpu or trials == 41)
+    because = {"cpu": f"{cores:g} cores, at most {trials} trial{'s' * (trials > 1)} at once"}
     assert decide_cpu(space, space.conditions(), nodes, None) == Decided(cpu=cpu, because=because)
 
 
@@ -145,9 +157,13 @@ def test_threads_are_known_before_and_after_cpu_auto_is_decided(load: Load) -> N
 
 def test_a_decided_share_leaves_what_the_user_asks_for_and_fits_a_smaller_machine(load: Load) -> None:
     space = with_decided(load(), Decided(cpu=8))
-    tasks = make_tasks(space.conditions(), space, gpus=0.0, largest=4.0)
+    tasks = make_tasks(space.conditions(), space, gpus=0.0, largest=lambda gpu: 4.0)
     # The threads, and with them the bits, are those of the machine that decided.
     assert sorted({(task.cpu, task.threads) for task in tasks}) == [(3.0, 3), (4.0, 8)]
+    on_gpus = with_decided(load(SPACE.replace("cpu: auto", "cpu: auto, gpu: 1")), Decided(cpu=8))
+    largest = partial(most_cpus, [NodeResources(32.0), NodeResources(2.0, 1.0)])
+    tasks = make_tasks(on_gpus.conditions(), on_gpus, gpus=1.0, largest=largest)
+    assert sorted({(task.cpu, task.threads) for task in tasks}) == [(2.0, 8), (3.0, 3)]
 
 
 def job(folder: Storage) -> ClusterJob:
@@ -231,7 +247,7 @@ def test_what_is_compiled_is_decided_written_and_read_back(load: Load, tmp_path:
     # Where each has a GPU to itself, four GPUs are four processes, however many processors there are.
     for asked, shapes in (("1", decided.compile), ("auto", ()), ("0.001", ())):
         on_gpus = load(text.replace("cpu: 1,", f"cpu: 1, gpu: {asked},"))
-        few = Nodes(*[8.0] * 100, gpus=4, gain=1.5)
+        few = Nodes(*[1000.0] * 4, gpus=4, gain=1.5)
         assert decided_by(on_gpus, few, Storage.open(tmp_path / asked)).compile == shapes
 
 
