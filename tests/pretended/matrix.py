@@ -31,9 +31,9 @@ LARGE = {
     "finetune": "timm/test_vit",
     "none": "nasnet_mobile",
 }
-"""By the repair of its row: quick ones, and of the transformer (a small one of timm's own tests) one that needs no batch
-normalisation. NASNet-A Large is made of the mobile network's cells, resnet50 of resnet18's stages. Where pictures lie is
-no matter of the network: each of these has them in one place, in turns."""
+"""By the repair of its row: quick ones, and of the transformer (a small one of timm's own tests) one that needs no
+batch normalisation. NASNet-A Large is made of the mobile network's cells, resnet50 of resnet18's stages. Where pictures
+lie is no matter of the network: each of these has them in one place, in turns."""
 
 AXES: dict[str, list[str]] = {
     "trigger": TRIGGERS.names(),
