@@ -126,6 +126,11 @@ def run_conditions(
             return _sum_up(run, info, records, interrupted=False, delivery=None)
         if settings.cluster.address is None:
             prepare(run.shown if run.left else ())
+        elif run.left:
+            from bdray.cluster.starting import require_listener
+
+            # Before the delivery to MLflow starts, which is no use to anyone then.
+            require_listener(settings.cluster.address)
         return _run_and_deliver(run)
 
 

@@ -75,7 +75,7 @@ with ClusterRun(ClusterSettings(dashboard=False)) as cluster:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_ray_has_the_cores_that_the_process_is_allowed(cores: int) -> None:
     """As under `taskset` and a batch system's cpuset; `OMP_NUM_THREADS` is about the threads of one process."""
     command = [sys.executable, "-c", PINNED, str(cores)]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from bdray.cluster import ClusterSettings
+from bdray.errors import UserError
 from bdray.space import SearchSpace, load_space
 from bdray.store.file_names import DELIVERED
 from bdray.store.records import read_heads
@@ -68,3 +70,17 @@ def test_another_experiment_is_another_place() -> None:
     info = SweepInfo("idle", "bdray-idle")
     marks = [delivery_mark(each, [], "http://host") for each in (info, replace(info, experiment="other"))]
     assert marks[0] != marks[1]
+
+
+def test_nothing_is_delivered_for_a_cluster_that_is_not_there(
+    idle: tuple[SearchSpace, SweepSettings], tmp_path: Path
+) -> None:
+    """Found: MLflow was loaded and reached before a mistyped address was refused."""
+    space, settings = idle
+    cluster = ClusterSettings(address="127.0.0.1:1")
+    assert typed(space, replace(settings, cluster=cluster))[0] is None, "nothing is left, and no cluster needed"
+    (record,) = (tmp_path / "runs" / "idle" / "conditions").glob("*/record.json")
+    record.unlink()
+    with pytest.raises(UserError, match=r"--address '?127\.0\.0\.1:1"):
+        run_sweep(space, replace(settings, cluster=cluster), Console(file=io.StringIO()))
+    assert not (tmp_path / "runs" / "idle" / "mirror.log").exists()
