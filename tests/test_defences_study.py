@@ -109,7 +109,7 @@ def asked(name: str, of: TrialRecord) -> Answer:
 
 def left_of(cell: Cell) -> Estimate:
     found = cell.estimate("finetune", "attack_success_rate")
-    assert found is not None and len(found.values) in (2, 3)
+    assert found is not None and len(found.values) == 3
     return found
 
 
@@ -172,7 +172,15 @@ def test_what_is_read_of_repairs_on_9000_pictures_is_what_their_records_say() ->
         assert each.poisoned
         again.setdefault((each.stages[0].fingerprint, each.condition["seed"]), set()).add(each.poisoned.clean_accuracy)
     often = {seed: {len(found) for (_, of), found in again.items() if of == seed} for seed in (0, 1, 2)}
-    assert often == {0: {2}, 1: {1}, 2: {1}}
+    # A machine's own bits: what was continued on another one trained its model again.
+    assert often == {0: {2}, 1: {1}, 2: {1, 2}}
+    filtered: dict[float, set[str]] = {}
+    for each in small():
+        if (each.condition["seed"], (each.condition["trigger"] or {}).get("name")) == (2, "filter") and each.poisoned:
+            filtered.setdefault(each.poisoned.clean_accuracy, set()).add(each.condition["repair"]["name"])
+    (before, _), (after, there) = sorted(filtered.items(), key=lambda found: -len(found[1]))
+    assert there == {"anp", "rnp", "abl", "filtered"}
+    assert f"a model of {100 * after:.1f} % clean accuracy, not {100 * before:.1f} %." in said
 
 
 def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> None:
@@ -195,7 +203,7 @@ def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> N
     margins = [asked("mm_bd", each).flagged for each in models.values()]
     assert f"`mm_bd` flags the target of {sum(flagged == (0,) for flagged in margins)} models of 18" in said
     benign = {each.condition["seed"]: asked("mm_bd", each).flagged for each in small() if each.role == "baseline"}
-    assert len(benign) in (2, 3) and all(benign.values())
+    assert len(benign) == 3 and all(benign.values())
     scaled = [asked("scale_up", each) for each in models.values()]
     assert [(each.tpr, each.fpr) for each in scaled] == [(0.0, 0.0)] * 18
     assert min(each.auroc or 0.0 for each in scaled) > 0.7
@@ -205,7 +213,8 @@ def test_what_is_read_of_detectors_on_9000_pictures_is_what_they_answered() -> N
         for floor in each.floors
         if floor.trigger["name"] == "blend" and each.condition["repair"]["name"] != "sau"
     }
-    assert f"takes {floors[0]:.1f} % of blended pictures for the target with one seed, and {floors[1]:.1f} %" in said
+    assert f"takes {floors[0]:.1f} % of blended pictures for the target with one seed, {floors[1]:.1f} % with" in said
+    assert f"against that, and {floors[2]:.1f} % with the third." in said
 
 
 @dataclass(frozen=True)

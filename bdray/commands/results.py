@@ -100,9 +100,8 @@ def said_of_classes(records: Sequence[TrialRecord]) -> list[str]:
 
 def said_of_outside(count: int) -> str:
     """Of the conditions that only earlier commands asked for."""
-    return (
-        f"note: {count} conditions of earlier commands lie outside the last command's plan; results and report hold all"
-    )
+    where = "lie outside the last command's plan; results and report hold what was measured of them"
+    return f"note: {count} conditions of earlier commands {where}"
 
 
 def show_search(parts: Sequence[Part], console: Console) -> None:
