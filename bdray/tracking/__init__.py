@@ -49,6 +49,9 @@ __all__ = [
 _BUSY_S = 2.0
 """How long to wait for a mirror that is just ending."""
 
+_LAST_PASS_S = 90.0
+"""How long who followed waits for the last pass of a delivery whose driver is gone, killed or not."""
+
 
 def sync_sweep(
     sweep: str | Storage,
@@ -122,7 +125,8 @@ def _held(
             # Asked before: its mirror's lock is free once it has ended.
             may_wait = is_running()
             try:
-                held.enter_context(folder.locked(lock, _BUSY_S, busy))
+                wait_s = _LAST_PASS_S if is_said and not may_wait else _BUSY_S
+                held.enter_context(folder.locked(lock, wait_s, busy))
                 break
             except _BusyError as error:
                 if not may_wait:

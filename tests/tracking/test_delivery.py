@@ -7,7 +7,10 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +26,7 @@ from bdray.errors import TrackingError, UserError
 from bdray.record import Answer, DataRecord, FloorRecord, Relearnt
 from bdray.results.summary import summary_metrics
 from bdray.store.condition_folder import ConditionFolder
+from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.labels import ConditionInfo, name_of
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
@@ -650,3 +654,26 @@ def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
     assert mlflow.run(second).info.run_name == f"rate=0.1-s2-{second[:6]}"
     columns = json.loads(mlflow.experiment.tags["mlflow.sharedViewState.bdray"])["selectedColumns"]
     assert columns[:3] == ["params.`poison.rate`", "params.`seed`", "metrics.`poisoned/clean_accuracy`"]
+
+
+def test_who_followed_waits_for_the_last_pass_of_a_driver_that_was_killed(new_sweep: Any) -> None:
+    """Found: it gave up after two seconds, while the delivery of such a driver goes on for up to a minute."""
+    sweep = new_sweep()
+    sweep.finished(1)
+    alive, waits = threading.Event(), threading.Event()
+    alive.set()
+
+    def busy(holder: str) -> TrackingError:
+        return TrackingError(holder)
+
+    def follow() -> DeliveryReport:
+        return sync_sweep(str(sweep.path), is_running=alive.is_set, waits=lambda why: waits.set())
+
+    with ThreadPoolExecutor(1) as beside:
+        with SweepFolder(Storage.open(sweep.path)).locked(MIRROR_LOCK, 0.0, busy):
+            following = beside.submit(follow)
+            assert waits.wait(HANG_S)
+            alive.clear()
+            time.sleep(5)
+            assert not following.done()
+        assert following.result() == DeliveryReport(1)
