@@ -27,7 +27,7 @@ REGISTRIES = {
 }
 KINDS = {**COMPONENTS, "detector": DETECTORS}
 COMPONENT = re.compile("@(" + "|".join(REGISTRIES) + r")\.register\(\"(\w+)\"\)")
-MADE_BY_USERS = ("docker/secrets/",)
+MADE_BY_USERS = ("docker/secrets/", "docker/data")
 SPACE = """
 seeds: [0, 1]
 fixed: {model: resnet8, data: digits}

@@ -152,31 +152,28 @@ def test_a_clean_set_from_another_folder(cache: Path, tmp_path: Path, stamp: str
 
 def test_clean_pictures_that_are_test_images_are_counted(cache: Path, tmp_path: Path) -> None:
     """Found: a repair that trained on the test set itself was recorded as any other."""
-    root = digits_in_folders(tmp_path / "pool", 2)
     content = {"data": {"name": "digits", "image_size": 16}, "model": "resnet8", "trigger": "patch"}
+    data = Condition.parse(content).data.load(cache)
 
-    def described(**finetune: float) -> DataRecord:
+    def described(root: Path, **finetune: float) -> DataRecord:
         chosen = Condition.parse({**content, "clean": {"root": str(root)}, "finetune": {"fraction": 0.01, **finetune}})
         return Experiment.prepare(chosen, torch.device("cpu"), cache).describe()
 
-    assert described().clean_duplicates == 0
-    data = Condition.parse(content).data.load(cache)
-    for position, label in enumerate(data.test_labels[:5].tolist()):
-        Image.fromarray(data.test_images[position].numpy().transpose(1, 2, 0)).save(
-            root / str(label) / f"t{position}.png"
-        )
-    assert described(fraction=25 / 1438).clean_duplicates == 5
+    def with_tests(name: str, count: int, *, others: bool) -> Path:
+        """A folder of its own: a slow listing of one that changes may be reused."""
+        root = digits_in_folders(tmp_path / name, 2)
+        for old in [] if others else [*root.rglob("*.png")]:
+            old.unlink()
+        for position, label in enumerate(data.test_labels[:count].tolist()):
+            picture = Image.fromarray(data.test_images[position].numpy().transpose(1, 2, 0))
+            picture.save(root / str(label) / f"t{position}.png")
+        return root
+
+    assert described(with_tests("none", 0, others=True)).clean_duplicates == 0
+    assert described(with_tests("some", 5, others=True), fraction=25 / 1438).clean_duplicates == 5
     assert Experiment.prepare(Condition.parse(content), torch.device("cpu"), cache).describe().clean_duplicates is None
-    for old in root.rglob("*.png"):
-        old.unlink()
-    for position, label in enumerate(data.test_labels[:60].tolist()):
-        Image.fromarray(data.test_images[position].numpy().transpose(1, 2, 0)).save(
-            root / str(label) / f"t{position}.png"
-        )
-    with pytest.raises(
-        DataError, match=r"^clean\.root: all 14 pictures that are drawn from .*pool are test images too"
-    ):
-        described()
+    with pytest.raises(DataError, match=r"^clean\.root: all 14 pictures that are drawn from .* are test images too"):
+        described(with_tests("all", 60, others=False))
 
 
 def test_too_small_a_folder_is_refused(cache: Path, tmp_path: Path) -> None:
