@@ -249,7 +249,7 @@ def run_stage(
         before = state.history[-1].stage_seconds if state.history else 0.0
         with _maybe_compiled(compiled):
             result = _train_epoch(stage, state, epoch, on_batch)
-        last = epoch == stage.epochs
+        last = epoch == stage.epochs or result.diverged
         evaluated = last or epoch % stage.recipe.evaluate.every == 0
         if evaluated:
             state.evaluation = stage.evaluate(state.model, whole=last)

@@ -22,7 +22,7 @@ from torch import nn
 
 from bdray.attacks import Probe, probes_for, untested
 from bdray.condition import Condition
-from bdray.errors import BdrayError, StageGoneError, StorageError, TrialInterrupted
+from bdray.errors import BdrayError, PoisonError, StageGoneError, StorageError, TrialInterrupted
 from bdray.gpu_errors import gpu_error
 from bdray.machine import usable_cores
 from bdray.poisoning.base import Surrogate
@@ -325,10 +325,20 @@ class _Trial:
         )
 
     def surrogate(self, planned: PlannedSurrogate, device: torch.device) -> tuple[nn.Module, str]:
-        """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage."""
+        """A model of the same data and architecture, nothing poisoned, and what it is. Kept like any stage.
+
+        Raises:
+            PoisonError: its training diverged.
+        """
         clean = replace(self.experiment(planned.condition, device), adversary=planned.adversary)
         runner = self._runner(clean, shown_as="surrogate")
         stage = runner.poison(planned.stage).record
+        if stage.diverged:
+            epoch = stage.epochs[-1].epoch
+            raise PoisonError(
+                f"the surrogate, with whose help pictures are perturbed, diverged in epoch {epoch} of its training:"
+                " its loss is no finite number; try a lower train.lr"
+            )
         self.surrogate_seconds, rates = 0.0 if stage.reused else stage.seconds, stage.epochs[-1].rates
         return runner.model, planned.describe(rates.clean_accuracy if rates else float("nan"))
 

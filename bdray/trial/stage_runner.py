@@ -107,6 +107,7 @@ class StageRunner:
         """What `compute` makes of the model; loaded where another condition has computed it."""
         data, store = self.experiment.data.fingerprint, self.store if planned.shared else None
         kept = store.finished(planned.fingerprint, data) if store else None
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
         if kept is not None:
             end = self._load(planned, kept)
         else:
@@ -121,6 +122,10 @@ class StageRunner:
                     warning=warning_for(self.experiment.condition),
                     condition_id=self.trainer,
                 )
+        # The next stage gets the same network from here as from one that is loaded: what a training froze is its own.
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self.model.zero_grad()
         self.reporter.stage(self.shown_as or planned.name, reused=kept is not None)
         if planned.result in self._needed_later():
             self._earlier[planned.result] = copy.deepcopy(self.model)

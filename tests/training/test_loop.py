@@ -315,6 +315,15 @@ def test_a_loss_that_is_not_finite_ends_the_stage(make_stage: MakeStage, new_mod
     assert len(run_stage(stage, resumed).history) == 1
 
 
+def test_a_stage_that_diverges_is_evaluated_as_it_ended(make_stage: MakeStage, new_model: NewModel) -> None:
+    """Found: the confusion matrix was that of the last evaluation before, on part of the test set."""
+    stage = make_stage(epochs=6, lr=1e30, recipe={"evaluate": {"every": 4, "test_limit": 10}})
+    state = run_stage(stage, stage.start(new_model()))
+    assert state.history[-1].diverged and state.evaluation
+    assert state.history[-1].rates == state.evaluation.rates()
+    assert state.evaluation.rates().clean_images == 50
+
+
 def test_evaluates_as_often_and_on_as_much_as_it_is_told(make_stage: MakeStage, new_model: NewModel) -> None:
     stage = make_stage(epochs=5, recipe={"evaluate": {"every": 2, "test_limit": 10}})
     history = run_stage(stage, stage.start(new_model())).history

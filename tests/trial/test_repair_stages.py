@@ -28,6 +28,7 @@ from bdray.recipes import Finetune
 from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.regularizers import REGULARIZERS, Regularizer
 from bdray.repairs import REPAIRS, Batch, CleanData, Objective, Operation, Repair, Tools, Training
+from bdray.repairs.recipe import with_options
 from bdray.store.storage import Storage
 from bdray.training.device import pick_device
 from bdray.training.reporter import Reporter
@@ -394,3 +395,28 @@ def test_a_stage_with_an_own_objective_says_which() -> None:
 def test_plain_fine_tuning_has_the_identity_it_had() -> None:
     assert Training(Finetune()).identity() == {"stage": "finetune", "recipe": Finetune().identity()}
     assert condition().condition_id == Condition.parse({**SMALL, "repair": "finetune"}).condition_id
+
+
+class HeadThenLook(Repair):
+    """Tunes the head, and then says what an operation finds."""
+
+    SOURCE: ClassVar[str] = "test"
+
+    def stages(self, finetune: Finetune) -> tuple[Training | Operation, ...]:
+        head = Training(with_options(finetune, layers="head"), "head", "headed")
+        return head, Operation("look", "looked", self.identity(), operate=self._look)
+
+    def _look(self, model: nn.Module, clean: CleanData, tools: Tools) -> dict[str, float]:
+        parameters = [*model.parameters()]
+        return {
+            "trainable": sum(each.requires_grad for each in parameters) / len(parameters),
+            "with_gradient": sum(each.grad is not None for each in parameters),
+        }
+
+
+def test_an_operation_finds_no_trace_of_the_training_before_it() -> None:
+    """Found: what that froze stayed frozen, but not where it had been loaded: a continued trial had another result."""
+    REPAIRS.register("head_then_look")(HeadThenLook)
+    one = Condition.parse({**SMALL, "repair": "head_then_look"})
+    look = run_trial(one, options=TrialOptions(threads=1)).stages[-1]
+    assert look.changes == {"trainable": 1.0, "with_gradient": 0.0}

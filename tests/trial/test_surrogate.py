@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, LostProcesses
 from bdray.condition import Condition
-from bdray.errors import TrialInterrupted
+from bdray.errors import PoisonError, TrialInterrupted
 from bdray.poisoning.pgd import Adversary
 from bdray.record import EpochRecord, StageName
 from bdray.store.storage import Storage
@@ -173,3 +173,10 @@ def test_a_surrogate_is_the_stage_of_a_baseline_whoever_trains_it_first(cache: P
     assert (baseline.stages[0].name, baseline.stages[0].result) == ("poison", "poisoned")
     alone = run_trial(one.baseline(), options=options)
     assert [e.rates for e in baseline.stages[0].epochs] == [e.rates for e in alone.stages[0].epochs]
+
+
+def test_a_surrogate_that_diverges_is_why_its_condition_fails(cache: Path) -> None:
+    """Found: pictures were perturbed along gradients that are no numbers, and the condition was finished."""
+    one = condition({"seed": "other"}, train={"epochs": 2, "batch_size": 32, "lr": 1e30})
+    with pytest.raises(PoisonError, match=r"the surrogate, .* diverged in epoch 1 of its training"):
+        run_trial(one, options=TrialOptions(threads=1, cache=cache))
