@@ -282,7 +282,7 @@ def import_backdoorbench(given: str, output: str, trigger: str) -> int:
     model = folder / "model.safetensors"
     save_file(to_ours(name, content["model"]), model, metadata={WARNING: POISONED_WARNING})
     space = {
-        "name": f"{file.resolve().parent.name}-imported",
+        "name": f"{re.sub(r'[^A-Za-z0-9._-]+', '_', file.resolve().parent.name)[:90].strip('._-') or 'model'}-imported",
         "description": f"A model that BackdoorBench trained, from {file.name}: its poison stage is left out.",
         "fixed": {
             "data": {

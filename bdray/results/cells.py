@@ -153,9 +153,10 @@ class Replicate:
         losses = b"".join(each.epochs.known("loss").tobytes() for each in ends)
         rates = rates_after(self.record, stage)
         measured = self.record.role, rates and tuple(vars(rates).values())
-        # Trained elsewhere, it is the same under every seed; its fingerprint is not.
+        # Trained elsewhere, it is the same under every seed; its fingerprint is not, nor what other attacks do to it.
         if not losses and (given := self.record.condition["train"].get("given")) and self.record.role == "poisoned":
-            return (given,) if stage == "poison" else (given, *measured)
+            facts = facts_of(self.record)
+            return (given, facts and facts.attack) if stage == "poison" else (given, *measured)
         return (losses, *measured) if losses else ends[-1].fingerprint
 
     def took(self, stage: StageName, at: float = TOOK_AT) -> bool | None:

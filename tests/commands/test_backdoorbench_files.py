@@ -195,7 +195,7 @@ def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             expected = condition.trigger.stamp(pictures[index : index + 1], generator=torch.Generator())[0]
             assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), expected.numpy())
             assert (label, true) == (0, int(labels[index]))
-    file = tmp_path / "record" / "badnet" / RESULT
+    file = tmp_path / "record" / "bädnet run(1)" / RESULT
     file.parent.mkdir(parents=True)
     torch.save(content, file)
     import_backdoorbench(str(file), str(tmp_path / "in"), "{name: patch, style: solid, margin: 0}")

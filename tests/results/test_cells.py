@@ -212,6 +212,9 @@ def test_a_model_that_is_given_is_one_training_under_every_seed(make_record: Mak
     apart = [make_record((0.9, 0.1 + 0.01 * seed), seed=seed, train={"given": str(given)}) for seed in seeds]
     (cell,) = study_of(apart).cells
     assert [len(cell.models("poison")), len(cell.models("finetune"))] == [1, 6]
+    other = [make_record((0.2, 0.1), seed=seed, trigger="blend", train={"given": str(given)}) for seed in seeds]
+    attacks = study_of([*records, *other]).cells
+    assert len({cell.models("poison")[0].model("poison") for cell in attacks}) == 2, "of two attacks one alone counted"
     (trained,) = study_of([make_record((0.9, 0.1), seed=seed) for seed in seeds]).cells
     assert len(trained.models("poison")) == 6
 
