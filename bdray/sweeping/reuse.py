@@ -97,7 +97,7 @@ def left_of(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bo
 
 
 def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str) -> None:
-    """Which models cannot be asked because they were evicted, and what trains each again."""
+    """Which models cannot be asked or tested because they were evicted, and what trains each again."""
     for condition in gone:
         folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
         command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
@@ -140,6 +140,9 @@ def lacking_tests(
         said = [f"{len(kept)} finished {what} are tested with triggers that were {since}"] if kept else []
         said += [f"{lost} finished {what} lack those of triggers {since}: their models are gone"] if lost else []
         console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
+        gone = [condition for condition in lacking if condition not in kept]
+        others = f", nor can {lost - 1} others" if lost > 1 else ""
+        say_gone(console, sweep, gone[:1], f"it cannot be tested{others}")
     return kept
 
 

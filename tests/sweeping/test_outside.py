@@ -148,7 +148,10 @@ def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> Non
     baselines = [condition for condition in whole.conditions if condition.is_baseline]
     # Their models are no longer kept.
     assert lacking(whole) == []
-    assert "2 finished baselines lack those of triggers added since" in whole.console.file.getvalue()  # type: ignore[attr-defined]
+    said = whole.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 finished baselines lack those of triggers added since" in said
+    again = f"bdray trial {whole.sweep.child('conditions', baselines[0].condition_id, 'condition.json').uri}"
+    assert f"cannot be tested, nor can 1 others; this trains it again: {again} --output {whole.sweep.uri}" in said
     # One model lies in another sweep of the storage.
     for name, one in zip(("wide", "other"), baselines, strict=True):
         sweep = whole.storage.child(name)
