@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -18,9 +19,10 @@ from bdray.plugins import load_plugins
 from bdray.recipes import Finetune
 from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
+from bdray.shipped import is_file
 from bdray.space import load_plugins_of
 from bdray.store.condition_folder import KeptRecord
-from bdray.store.file_names import CONDITION, MODEL, SPACE
+from bdray.store.file_names import CONDITION, MODEL, SPACE, picture_name
 from bdray.store.scratch import scratch_folder
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, find_sweep, sweeps_in
@@ -139,17 +141,32 @@ def named_stage(record: TrialRecord, wanted: str | None) -> StageRecord:
     raise UserError(f"--stage: {record.condition_id} has no stage '{wanted}'; {nearest(str(wanted), known)}")
 
 
+def with_kept_files(content: Any, sweep: Path) -> Any:
+    """With the files that the sweep's folder holds in place of those that triggers were made of."""
+    if isinstance(content, list):
+        return [with_kept_files(item, sweep) for item in content]
+    if not isinstance(content, dict):
+        return content
+    path, sha256 = content.get("path"), content.get("sha256")
+    if isinstance(path, str) and isinstance(sha256, str) and is_file(kept := sweep / picture_name(path, sha256)):
+        content = {**content, "path": str(kept)}
+    return {key: with_kept_files(value, sweep) for key, value in content.items()}
+
+
 def condition_of(sweep: Storage, record: TrialRecord) -> Condition:
-    """Of a record, with the sweep's plugins where a component is one of theirs.
+    """Of a record, with the sweep's copies of the files that triggers are made of, and with its plugins where a
+    component is one of theirs.
 
     Raises:
         UserError: a component is unknown.
     """
+    folder = sweep.local_path("")
+    content = with_kept_files(record.condition, folder) if folder else record.condition
     try:
-        return Condition.parse(record.condition)
+        return Condition.parse(content)
     except UserError as error:
         _load_plugins(sweep, error)
-        return Condition.parse(record.condition)
+        return Condition.parse(content)
 
 
 def weights_of(sweep: Storage, kept: KeptRecord, stage: StageRecord) -> dict[str, torch.Tensor]:

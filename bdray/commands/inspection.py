@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -25,6 +25,12 @@ from bdray.requirements import outdated
 from bdray.space import SearchSpace, load_space
 from bdray.space.grammar import roots_of_options
 from bdray.terminal import Console
+
+if TYPE_CHECKING:
+    import torch
+
+    from bdray.data.arrays import ImageData
+    from bdray.poisoning.base import Poison
 
 KINDS: dict[str, Registry[Any]] = {registry.plural: registry for registry in REGISTRIES.values()}
 PREVIEW_IMAGES = 64
@@ -88,9 +94,12 @@ def preview(options: argparse.Namespace) -> int:
     if not triggers:
         raise UserError("the space has no trigger to draw")
     data = conditions[0].data.load()
-    step = max(1, len(data.test_images) // PREVIEW_IMAGES)
+    poisons = {c.poison.model_dump_json(): c.poison for c in conditions if not c.is_baseline}
+    pictures = _attacked(data, poisons.values())
     picture = io.BytesIO()
-    draw_preview(data.test_images[::step], [(t.label, t) for t in triggers.values()], picture)
+    draw_preview(
+        pictures[:: max(1, len(pictures) // PREVIEW_IMAGES)], [(t.label, t) for t in triggers.values()], picture
+    )
     write_file(Path(output), picture.getvalue())
     console.print(f"{len(triggers)} trigger{'s' if len(triggers) > 1 else ''} drawn to {output}")
     for sentence in class_sentences(space.flat(c) for c in conditions if not c.is_baseline):
@@ -101,6 +110,15 @@ def preview(options: argparse.Namespace) -> int:
         for each in data.duplicates:
             console.print(f"  {each}", markup=False, soft_wrap=True)
     return 0
+
+
+def _attacked(data: ImageData, poisons: Iterable[Poison]) -> torch.Tensor:
+    """The test pictures that all of these stamp, or all there are: a set of given ones may lack those of the target."""
+    import numpy as np
+
+    labels = data.test_labels.numpy()
+    chosen = np.logical_and.reduce([poison.attacked(labels, data.num_classes) for poison in poisons])
+    return data.test_images[chosen.nonzero()[0]] if chosen.any() else data.test_images
 
 
 def doctor(options: argparse.Namespace) -> int:

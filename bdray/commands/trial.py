@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from bdray.commands.export import with_kept_files
 from bdray.commands.inspection import read_space, say_plugins
 from bdray.condition import Condition, flatten
 from bdray.data.roots import root_of
@@ -19,13 +20,12 @@ from bdray.progress import Bar
 from bdray.questions import Questions
 from bdray.recipes import Resolved
 from bdray.record import EpochRecord, Rates, StageName, TrialRecord
-from bdray.shipped import is_file
 from bdray.space import load_plugins_of, parse_seed_list
 from bdray.space.building import Builder, merge, nest
 from bdray.space.grammar import KEYS, roots_of_options
 from bdray.space.overrides import changes_of
 from bdray.space.resources import Decided
-from bdray.store.file_names import SPACE, picture_name
+from bdray.store.file_names import SPACE
 from bdray.store.records import read_record
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
@@ -139,22 +139,10 @@ def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
     for changed in [path for path in changes if path.endswith(".path")]:
         if (sha256 := f"{changed.removesuffix('path')}sha256") not in changes:
             flat.pop(sha256, None)
-    flat = flatten(_with_kept(nest(flat), sweep))
+    flat = flatten(with_kept_files(nest(flat), sweep))
     name = str(flat.get("data.name", flat.get("data")))
     here = root_of(name, roots_of_options(options.data_root), changes.get("data.root"))
     return Builder({name: here} if here else {})({"seed": 0, **flat})
-
-
-def _with_kept(content: Any, sweep: Path) -> Any:
-    """With the files that the sweep's folder holds in place of those that triggers were made of."""
-    if isinstance(content, list):
-        return [_with_kept(item, sweep) for item in content]
-    if not isinstance(content, dict):
-        return content
-    path, sha256 = content.get("path"), content.get("sha256")
-    if isinstance(path, str) and isinstance(sha256, str) and is_file(kept := sweep / picture_name(path, sha256)):
-        content = {**content, "path": str(kept)}
-    return {key: _with_kept(value, sweep) for key, value in content.items()}
 
 
 def _content_of(path: Path) -> dict[str, Any]:

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import bdray
 from bdray.cli import main
-from bdray.commands.export import kept_record, model_file, named_stage
+from bdray.commands.export import condition_of, kept_record, model_file, named_stage
 from bdray.condition import Condition
 from bdray.errors import ComponentError, UserError
+from bdray.store.file_names import picture_name
 from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
@@ -206,3 +208,19 @@ def test_it_says_from_where_it_imports_plugins(sweep: Path, tmp_path: Path, caps
     with pytest.raises(ComponentError, match="hers"):
         model_file(storage, hers, stage)
     assert f"plugin her_network from {folder / 'her_network.py'}" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_trigger_is_made_of_the_file_that_the_sweep_keeps(tmp_path: Path, make_record: Any) -> None:
+    """Found: a sweep that was handed over could not be exported, although its folder holds the picture."""
+    picture, sweep = tmp_path / "mark.png", Storage.open(tmp_path / "study")
+    Image.new("RGB", (8, 8), (200, 10, 90)).save(picture)
+    written = Condition.parse(
+        {"data": "digits", "model": "resnet8", "trigger": {"name": "image", "path": str(picture)}}
+    )
+    record = make_record().model_copy(update={"condition": written.content()})
+    kept = tmp_path / "study" / picture_name(str(picture), record.condition["trigger"]["sha256"])
+    kept.parent.mkdir(parents=True)
+    picture.rename(kept)
+    found = condition_of(sweep, record)
+    assert found.condition_id == written.condition_id
+    assert found.trigger is not None and found.trigger.model_dump()["path"] == str(kept)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from bdray.cli import main
 from bdray.condition import Condition
 from bdray.data import build_dataset
 from bdray.errors import ComponentError, ConditionError, TriggerError
@@ -135,3 +137,16 @@ def test_another_file_is_named_with_what_it_should_be(
     path.write_bytes(b"no archive")
     with pytest.raises(TriggerError, match=r"must be an \.npz file"):
         build_trigger("given", path=str(path)).stamp(noise(2))
+
+
+def test_a_preview_shows_pictures_that_are_attacked(tmp_path: Path) -> None:
+    """Found: it wanted those of the target too, which nothing stamps and a published set may lack."""
+    data = build_dataset(**DATA).load(tmp_path / "cache")
+    clean = torch.as_tensor(data.test_images)[torch.as_tensor(data.test_labels) != 3]
+    path = pairs(tmp_path, clean, build_trigger("patch").stamp(clean))
+    space = {
+        "fixed": {"data": DATA, "model": "resnet8", "trigger": {"name": "given", "path": path}, "poison.target": 3}
+    }
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    assert main(["preview", str(tmp_path / "space.yaml"), "--output", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").stat().st_size > 0
