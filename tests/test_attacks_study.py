@@ -25,7 +25,7 @@ def attack(cell: Cell) -> str:
     """The attack in a word or two; what is asked of the labels first."""
     trigger, poison = cell.replicates[0].record.condition["trigger"], cell.replicates[0].record.condition["poison"]
     strategy = poison["strategy"] if poison["strategy"] != "all_to_one" else ""
-    return " ".join(filter(None, (strategy, trigger["name"])))
+    return " ".join(filter(None, (strategy, trigger["name"], "at the border" * (trigger.get("margin") == 0))))
 
 
 def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
@@ -50,20 +50,25 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
         return f"{found.auroc:.2f}"
 
     took = {name: cell.took("poison") for name, cell in cells.items()}
-    assert [name for name, each in took.items() if each and each.text == "0 of 1"] == ["clean_label patch"]
+    fails = {"clean_label patch", "clean_label patch at the border"}
+    assert {name for name, each in took.items() if each and each.text == "0 of 1"} == fails
+    assert {each.text for each in took.values() if each} == {"0 of 1", "1 of 1"} and len(cells) == 12
     clean = [rate(cell, "poison", "clean_accuracy") for cell in cells.values()]
     (baseline,) = study.baselines
     before = rate(baseline, "poison", "clean_accuracy")
     assert f"at a clean accuracy of {min(clean):.1f} to {max(clean):.1f} % beside {before:.1f} % without poison" in said
-    other = cells["clean_label patch"]
-    assert f"A variant of label-consistent does not ({rate(other, 'poison'):.1f} %)" in said
-    content = other.replicates[0].record.condition
-    assert (content["trigger"]["margin"], content["poison"]["surrogate"]["training"]) == (1, "natural")
+    inside, outside = (cells[name] for name in sorted(fails))
+    shown = f"one pixel from the border ({rate(inside, 'poison'):.1f} %) or at the border as published"
+    assert f"{shown} ({rate(outside, 'poison'):.1f} %)" in said
+    for cell, margin in ((inside, 1), (outside, 0)):
+        content = cell.replicates[0].record.condition
+        assert (content["trigger"]["margin"], content["poison"]["surrogate"]["training"]) == (margin, "natural")
+        assert round(255 * content["poison"]["epsilon"]) == 8
     floors = [100 * (cells[name].floor("poison") or 0.0) for name in ("bpp", "clean_label frequency")]
     assert "misled in {:.1f} % by `bpp`, in {:.1f} % by the frequency trigger of CTRL".format(*floors) in said
     assert sorted(100 * (cell.floor("poison") or 0.0) for cell in cells.values())[-2:] == sorted(floors)
 
-    left = {name: rate(cell, "finetune") for name, cell in cells.items() if name != "clean_label patch"}
+    left = {name: rate(cell, "finetune") for name, cell in cells.items() if name not in fails}
     stay = {"bpp", "filter", "frequency", "clean_label frequency"}
     assert {name for name in left if (each := cells[name].took("finetune")) and each.text == "1 of 1"} == stay
     ended = [value for name, value in left.items() if name not in stay]
@@ -78,16 +83,15 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
         if name not in stay
     ]
     front = " ".join((SWEEPS.parent / "README.md").read_text(encoding="utf-8").split())
-    assert len(cells) == 11
     assert (
-        f"Of eleven other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
+        f"Of twelve other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
         f" {len(ended)} of these for {min(costs):.1f} to {max(costs):.1f} points" in front
     )
 
     by_scan = {name: auroc(name, "scan") for name in cells}
     missed = {name: each for name, each in by_scan.items() if float(each) < 0.8}
     found = [each for name, each in by_scan.items() if name not in missed]
-    assert missed.keys() == {"clean_label frequency", "clean_label patch", "all_to_all patch"}
+    assert missed.keys() == {"clean_label frequency", "all_to_all patch", *fails}
     assert (
         f"an AUROC of {min(found)} or more under eight, and of {min(missed.values())} to {max(missed.values())}" in said
     )
