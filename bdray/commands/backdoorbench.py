@@ -26,6 +26,7 @@ from bdray.errors import UserError, nearest
 from bdray.machine import usable_cores
 from bdray.models.networks.exported import WARNING
 from bdray.record import TrialRecord
+from bdray.space.grammar import name_from
 from bdray.space.source import dump_yaml, parse_yaml
 from bdray.store.labels import POISONED_WARNING
 from bdray.store.storage import Storage
@@ -282,7 +283,7 @@ def import_backdoorbench(given: str, output: str, trigger: str) -> int:
     model = folder / "model.safetensors"
     save_file(to_ours(name, content["model"]), model, metadata={WARNING: POISONED_WARNING})
     space = {
-        "name": f"{re.sub(r'[^A-Za-z0-9._-]+', '_', file.resolve().parent.name)[:90].strip('._-') or 'model'}-imported",
+        "name": f"{name_from(file.resolve().parent.name, 90)}-imported",
         "description": f"A model that BackdoorBench trained, from {file.name}: its poison stage is left out.",
         "fixed": {
             "data": {

@@ -188,7 +188,7 @@ def read_grammar(
         return {n: v for n, v in flat.items() if n not in replaced and not any(crossed(n, new) for new in replaced)}
 
     grammar = Grammar(
-        name=_scalar(content, "name", _named_after(path), is_name, NAME_PROBLEM),
+        name=_scalar(content, "name", name_from(Path(path).stem), is_name, NAME_PROBLEM),
         description=_scalar(content, "description", "", lambda value: isinstance(value, str), "must be text"),
         seeds=parse_seeds(content.get("seeds")),
         replication=parse_replication(content.get("seeds")),
@@ -347,8 +347,9 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value) is not None
 
 
-def _named_after(path: str | Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip(".-") or "sweep"
+def name_from(text: str, most: int = 100) -> str:
+    """The name most like a text that a sweep may have, of up to `most` characters."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:most] or "sweep"
 
 
 def _given(content: Mapping[str, Located], key: str) -> bool:

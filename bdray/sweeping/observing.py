@@ -123,7 +123,10 @@ def record_lost(run: SweepRun, causes: Mapping[str, str], details: Mapping[str, 
         message = f"its process was lost {MAX_LOST_WITHOUT_PROGRESS} times in a row without progress: {cause}"
         kind = "ProcessLost"
         if memory_exhausted(details[condition.condition_id]):
-            kind, message = "OutOfMemory", f"{message}, with all CPUs of the largest machine as its share"
+            kind, message = (
+                "OutOfMemory",
+                f"{message}, with all CPUs of the largest machine that it fits on as its share",
+            )
         if gpu_failure(details[condition.condition_id]):
             kind = "GpuError"
             message = f"it ended so on two GPUs, or twice on one that passed its self-test in between: {cause}"

@@ -96,12 +96,19 @@ def left_of(sweep: Storage, conditions: Sequence[Condition], *, retry_failed: bo
     return [condition for condition in conditions if condition.condition_id not in done]
 
 
-def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str) -> None:
-    """Which models cannot be asked or tested because they were evicted, and what trains each again."""
-    for condition in gone:
+def say_gone(console: Console, sweep: Storage, gone: Sequence[Condition], so: str, *, most: int | None = None) -> None:
+    """Which models cannot be asked or tested because they were evicted, and what trains each again.
+
+    Args:
+        most: how many are named; of the others, how many there are.
+    """
+    named = gone[:most]
+    left = len(gone) - len(named)
+    others = f", nor can {left} other{'s' * (left > 1)}" if left else ""
+    for condition in named:
         folder = sweep.child("conditions", condition.condition_id, CONDITION).uri
         command = shlex.join(["bdray", "trial", folder, "--output", sweep.uri])
-        problem = f"the model of {condition.condition_id} is not kept any more, so {so}"
+        problem = f"the model of {condition.condition_id} is not kept any more, so {so}{others}"
         console.print(f"{problem}; this trains it again: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -129,20 +136,19 @@ def lacking_tests(
         and lacks_tests(record, probes_for(condition := asked[record.condition_id], probes, probed=probed), again=again)
     ]
     sweeps = [SweepFolder(other) for other in sweeps_in(storage)] if lacking else []
-    kept = [
-        condition
-        for condition in lacking
-        if all(any(other.has_stage(stage) for other in sweeps) for stage in condition.shared_fingerprints)
-    ]
+    kept, gone = list[Condition](), list[Condition]()
+    for condition in lacking:
+        is_kept = all(any(other.has_stage(stage) for other in sweeps) for stage in condition.shared_fingerprints)
+        (kept if is_kept else gone).append(condition)
     if lacking:
-        lost, since = len(lacking) - len(kept), "added since or failed" if again else "added since"
-        what = "conditions" if again and probed else "baselines"
+        since, what = (
+            "added since or failed" if again else "added since",
+            "conditions" if again and probed else "baselines",
+        )
         said = [f"{len(kept)} finished {what} are tested with triggers that were {since}"] if kept else []
-        said += [f"{lost} finished {what} lack those of triggers {since}: their models are gone"] if lost else []
+        said += [f"{len(gone)} finished {what} lack those of triggers {since}: their models are gone"] if gone else []
         console.print(f"floors     {'; '.join(said)}", highlight=False, soft_wrap=True)
-        gone = [condition for condition in lacking if condition not in kept]
-        others = f", nor can {lost - 1} others" if lost > 1 else ""
-        say_gone(console, sweep, gone[:1], f"it cannot be tested{others}")
+        say_gone(console, sweep, gone, "it cannot be tested", most=1)
     return kept
 
 

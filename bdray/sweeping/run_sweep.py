@@ -109,7 +109,7 @@ def run_conditions(
             say_gone(console, sweep, gone, "no detector can be asked")
             left = [*left, *unasked]
             unasked, gone = split_unasked_repaired(sweep, space.questions, attacks, new, left, again=again)
-            say_gone(console, sweep, gone[:1], f"its repaired model cannot be asked, nor can {len(gone) - 1} others")
+            say_gone(console, sweep, gone, "its repaired model cannot be asked", most=1)
             return [*left, *unasked]
 
         search_loop = SearchLoop(space, sweep, conditions, sift, searching=searching)

@@ -18,7 +18,7 @@ from bdray.space import SearchSpace, load_space
 from bdray.space.axes import Parameter, Rule, parse_parameters, spread
 from bdray.space.building import merge, nest
 from bdray.space.expansion import Unit, in_order
-from bdray.space.grammar import KEYS, TRACKING_SCHEMES, Grammar
+from bdray.space.grammar import KEYS, TRACKING_SCHEMES, Grammar, is_name, name_from
 from bdray.space.source import MAX_NODES, parse_yaml
 from bdray.tracking.server import absolute_tracking_uri
 from bdray.values import freeze, quote, show, show_cell
@@ -170,3 +170,12 @@ def test_conditions_of_a_space_share_their_sections(load: Load) -> None:
     assert [condition.condition_id for condition in conditions] == [
         Condition.parse(condition.content()).condition_id for condition in conditions
     ]
+
+
+@pytest.mark.parametrize("text", ["study", "x" * 200, "bädnet run(1)", "-.a", "日本", "." * 120 + "a", "y" * 99 + ".z"])
+def test_whatever_a_file_is_called_its_sweep_has_a_name(text: str, tmp_path: Path) -> None:
+    """Found: a long one was refused for a name that nobody had given."""
+    assert is_name(name_from(text)) and is_name(f"{name_from(text, 90)}-imported")
+    path = tmp_path / f"{text}.yaml"
+    path.write_text("fixed: {data: {name: digits}, model: {name: resnet8}, trigger: {name: patch}}\n")
+    assert is_name(load_space(path).name)

@@ -151,7 +151,7 @@ def test_a_baseline_is_tested_again_with_what_was_added_since(file: Path) -> Non
     said = whole.console.file.getvalue()  # type: ignore[attr-defined]
     assert "2 finished baselines lack those of triggers added since" in said
     again = f"bdray trial {whole.sweep.child('conditions', baselines[0].condition_id, 'condition.json').uri}"
-    assert f"cannot be tested, nor can 1 others; this trains it again: {again} --output {whole.sweep.uri}" in said
+    assert f"cannot be tested, nor can 1 other; this trains it again: {again} --output {whole.sweep.uri}" in said
     # One model lies in another sweep of the storage.
     for name, one in zip(("wide", "other"), baselines, strict=True):
         sweep = whole.storage.child(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_a_model_that_is_gone_is_trained_again_as_printed(
     assert main(command[1:]) == 0
     assert SweepFolder(sweep).has_stage(fingerprint)
     assert split_unasked(sweep, storage, (CLUSTERS,), conditions, conditions[2:]) == (conditions[:2], [])
+
+
+@pytest.mark.parametrize(
+    ("count", "others"), [(1, "asked;"), (2, "asked, nor can 1 other;"), (3, "asked, nor can 2 others;")]
+)
+def test_of_many_models_that_are_gone_one_is_named(count: int, others: str, tmp_path: Path) -> None:
+    """Found: of a single one, "nor can 0 others"."""
+    said = io.StringIO()
+    gone = [Condition.parse({**BASE, "seed": seed}) for seed in range(count)]
+    say_gone(Console(file=said), Storage.open(tmp_path), gone, "it cannot be asked", most=1)
+    (line,) = said.getvalue().splitlines()
+    assert f"it cannot be {others} this trains it again: bdray trial" in line
 
 
 def test_a_model_that_another_sweep_keeps_is_asked(ran: tuple[Storage, list[Condition]]) -> None:
