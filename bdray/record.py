@@ -105,7 +105,7 @@ class EpochRecord(_Frozen):
 
     @property
     def diverged(self) -> bool:
-        """Trained, and its loss is no finite number."""
+        """Trained, and its loss, or the last weights of its stage, are no finite numbers."""
         return self.images > 0 and self.loss is None
 
     @property
@@ -246,7 +246,7 @@ class StageRecord(_Frozen):
 
     @property
     def diverged(self) -> bool:
-        """Its loss stopped being a finite number."""
+        """Its loss or its weights stopped being finite numbers."""
         return bool(self.epochs) and self.epochs[-1].diverged
 
     @property

@@ -106,6 +106,7 @@ def test_module_and_script_are_the_same_program() -> None:
         (["preview", "tiny.yaml", "--output", "nowhere/p.png"], "nowhere/p.png: its folder does not exist"),
         (["trial", "nowhere.json"], "nowhere.json: there is no such file"),
         (["trial", "tiny.yaml", "--id", "zz"], "no condition's id starts with 'zz'"),
+        (["trial", "tiny.yaml", "--id="], "4 conditions' ids start with ''"),
         (["trial", "tiny.yaml", "--device", "cudaa"], "there is no device 'cudaa' here; known: auto, cpu"),
     ],
 )

@@ -111,9 +111,11 @@ def choose_condition(options: argparse.Namespace) -> tuple[Condition, Questions]
         return _read_condition(path, options), Questions()
     space = read_space(options)
     conditions = space.shown()
-    wanted = options.id or ""
+    if options.id is None:
+        return conditions[0], space.questions
+    wanted = options.id
     found = [condition for condition in conditions if condition.condition_id.startswith(wanted)]
-    if wanted and len(found) != 1:
+    if len(found) != 1:
         problem = "no condition's id starts" if not found else f"{len(found)} conditions' ids start"
         plan = shlex.join(["bdray", "sweep", str(path), "--dry-run"])
         raise UserError(f"{path}: {problem} with '{wanted}'; `{plan}` shows them")
@@ -125,7 +127,7 @@ def _read_condition(path: Path, options: argparse.Namespace) -> Condition:
 
     Where its data lie was said on another machine, perhaps: what is said here stands above that.
     """
-    if options.only or options.id:
+    if options.only or options.id is not None:
         raise UserError(f"{path}: is one condition; --only and --id choose among those of a search space")
     content = _content_of(path)
     # `<sweep>/conditions/<id>/condition.json`: the sweep's space names the plugins.

@@ -239,7 +239,8 @@ def run_stage(
         on_batch: called with (epoch, batch, batches) after every batch; must not synchronise with the device.
 
     Returns:
-        `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch.
+        `state` after the last epoch, or after the first whose loss is not finite, with one `EpochRecord` an epoch. The
+        last one has no loss where the weights that it leaves are not finite.
     """
     compiled = CompiledParts(state.model) if stage.recipe.compile is True else None
     if state.history and state.history[-1].diverged:
@@ -297,9 +298,11 @@ def _train_epoch(
         with torch.no_grad():
             watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
     loss, penalty, correct = totals.tolist()
+    # A loss says nothing of the step that it is taken for; after the last one, no loss follows that would.
+    lost = epoch == stage.epochs and not _all_finite(state.model)
     return EpochRecord(
         epoch=epoch,
-        loss=finite(loss / images),
+        loss=None if lost else finite(loss / images),
         penalty=finite(penalty / images),
         accuracy=correct / images,
         seconds=time.perf_counter() - started,
@@ -307,6 +310,10 @@ def _train_epoch(
         peak_memory_bytes=_peak_memory(device),
         finished_ms=now_ms(),
     )
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return all(bool(values.isfinite().all()) for values in model.state_dict().values() if values.is_floating_point())
 
 
 def watched_stage(stage: Stage) -> Stage:

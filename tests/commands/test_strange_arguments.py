@@ -83,6 +83,10 @@ def arguments() -> Iterator[tuple[str, argparse.Action]]:
                 yield name, action
 
 
+PARTS = 3
+"""Of the values of an option, each test tries so many parts of them; all but one are left to the longer tests."""
+
+
 def values_of(command: str, dest: str) -> tuple[str, ...]:
     values = tuple(path for path in PATHS if path not in GOOD) if (command, dest) in HEAVY else (*PATHS, *WORDS)
     sharing = [name for name, action in arguments() if action.dest == dest]
@@ -161,17 +165,24 @@ def test_all_else_is_right(command: str, work: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "action"),
+    ("command", "action", "part"),
     [
-        pytest.param(command, action, id=f"{command}-{action.dest}")
-        for command, action in arguments()
+        pytest.param(
+            command,
+            action,
+            part,
+            id=f"{command}-{action.dest}-{part}",
+            marks=() if part == number % PARTS else (pytest.mark.system, pytest.mark.long),
+        )
+        for number, (command, action) in enumerate(arguments())
         if (command, action.dest) not in SLOW
+        for part in range(PARTS)
     ],
 )
 def test_a_strange_value_is_answered_in_a_sentence(
-    command: str, action: argparse.Action, work: Path, capsys: pytest.CaptureFixture[str]
+    command: str, action: argparse.Action, part: int, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for value in values_of(command, action.dest):
+    for value in values_of(command, action.dest)[part::PARTS]:
         argv = argv_of(command, action, value.replace("{here}", str(work)))
         try:
             status = main(argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from hypothesis import strategies as st
 from bdray.condition import Condition
 from bdray.errors import SpaceError
 from bdray.space import SearchSpace, load_space, pairwise_subset
+
+
+def examples(
+    few: int, many: int, *strategies: st.SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A property, tried on `few` examples here and on `many` in the tests that take longer."""
+
+    def tried(holds: Callable[..., None]) -> Callable[..., None]:
+        @pytest.mark.parametrize("tries", [few, pytest.param(many, marks=(pytest.mark.system, pytest.mark.long))])
+        def test(tries: int) -> None:
+            settings(max_examples=tries, deadline=None, derandomize=True)(given(*strategies)(holds))()
+
+        return test
+
+    return tried
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -143,8 +159,7 @@ def load(content: dict[str, Any] | bytes, **options: Any) -> SearchSpace:
         return load_space(path, **options)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(grammars())
+@examples(25, 200, grammars())
 def test_conditions_are_those_of_brute_force(grammar: dict[str, Any]) -> None:
     expected = brute_force(grammar)
     if expected is None:
@@ -165,8 +180,7 @@ def test_conditions_are_those_of_brute_force(grammar: dict[str, Any]) -> None:
     assert [condition.condition_id for condition in again.conditions()] == ids
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(grammars(), st.integers(0, 5), st.integers(1, 30))
+@examples(10, 50, grammars(), st.integers(0, 5), st.integers(1, 30))
 def test_random_draws_are_distinct_conditions_of_the_grid(grammar: dict[str, Any], seed: int, wanted: int) -> None:
     grammar = {**grammar, "zip": [], "exclude": [], "include": [], "baselines": False}
     expected = brute_force(grammar)
@@ -182,8 +196,7 @@ def pairs_of(conditions: list[Condition]) -> set[Any]:
     return {pair for c in conditions for pair in itertools.combinations(sorted(map(repr, c.flat().items())), 2)}
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(grammars())
+@examples(5, 30, grammars())
 def test_pairwise_covers_every_pair(grammar: dict[str, Any]) -> None:
     grammar = {**grammar, "zip": [], "exclude": [], "include": [], "baselines": False}
     if brute_force(grammar) is None:
@@ -224,8 +237,7 @@ def survives(content: bytes) -> None:
         assert error.problem
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace"))))
+@examples(50, 300, st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_give_a_space_or_an_explanation(content: bytes) -> None:
     survives(content)
 
@@ -260,8 +272,7 @@ SNIPPETS += [
 ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.data())
+@examples(40, 300, st.data())
 def test_mutated_spaces_give_a_space_or_an_explanation(data: st.DataObject) -> None:
     content = BASE
     for _ in range(data.draw(st.integers(1, 3))):
@@ -278,8 +289,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.data())
+@examples(40, 300, st.data())
 def test_any_value_anywhere_gives_a_space_or_an_explanation(data: st.DataObject) -> None:
     content = yaml.safe_load(BASE.replace(b"plugins: []", b"plugins: [space_components]"))
     place: Any = content

@@ -324,6 +324,15 @@ def test_a_stage_that_diverges_is_evaluated_as_it_ended(make_stage: MakeStage, n
     assert state.evaluation.rates().clean_images == 50
 
 
+def test_weights_that_the_last_step_ruins_are_a_divergence(make_stage: MakeStage, new_model: NewModel) -> None:
+    """Found: a stage of one step has the loss of the weights before it, and passed for finished."""
+    stage = make_stage(epochs=1, lr=1e39, recipe={"schedule": "constant", "batch_size": 1000})
+    assert stage.steps_per_epoch == 1
+    state = run_stage(stage, stage.start(new_model()))
+    assert not all(bool(each.isfinite().all()) for each in state.model.parameters())
+    assert state.history[-1].diverged
+
+
 def test_evaluates_as_often_and_on_as_much_as_it_is_told(make_stage: MakeStage, new_model: NewModel) -> None:
     stage = make_stage(epochs=5, recipe={"evaluate": {"every": 2, "test_limit": 10}})
     history = run_stage(stage, stage.start(new_model())).history
