@@ -1,8 +1,9 @@
 # Two commands do it all on a machine that has Python 3.11 or newer, pip and make:
 #   make sweep    set up, then run the main job on the embedded data set
 #   make test     set up, then run all checks, the unit tests and one sweep end to end
-# `make test-system` runs what needs longer: whole sweeps, clusters, servers and hosts, damaged, killed and slowed down, the
-# tools in benchmarks/, then `make chaos cluster-test`; with SHORT=1 only what CI has time for.
+# `make test-system` runs what needs longer: whole sweeps, trials in processes of their own, clusters, servers, browsers and
+# hosts, damaged, killed and slowed down, the tools in benchmarks/, and of some unit tests more values; then
+# `make chaos cluster-test`; with SHORT=1 only what CI has time for.
 # `make test-lowest` runs the unit tests on the lowest versions that pyproject.toml declares, in an environment of its own (6 GB);
 # with SHORT=1 only those of the packages whose versions matter most, with torch, torchvision and ray from $(VENV): nothing of
 # those three's lowest versions is shown then.

@@ -8,8 +8,8 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
-from importlib.metadata import entry_points
+from functools import lru_cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -41,14 +41,21 @@ def load_plugins(modules: Iterable[str] = (), folders: Iterable[str | Path] = ()
     Raises:
         PluginError: whatever goes wrong while one of them is imported, a name that is taken included.
     """
+    installed = _installed(tuple(sys.path))
     # At the end: a user's `random.py` must not take the place of Python's. What is named before what is just there.
     for folder in (*map(str, folders), str(Path.cwd())):
         if folder not in sys.path:
             sys.path.append(folder)
-    for entry in entry_points(group=GROUP):
+    for entry in installed:
         _load(entry.value, entry.load)
     for module in modules:
         _load(module, partial(importlib.import_module, module))
+
+
+@lru_cache(maxsize=1)
+def _installed(_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read once: a file of every installed package is."""
+    return tuple(entry_points(group=GROUP))
 
 
 def _load(plugin: str, load: Callable[[], object]) -> None:
@@ -58,9 +65,9 @@ def _load(plugin: str, load: Callable[[], object]) -> None:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise PluginError(plugin, reason) from error
     # Now: what is edited while this process lives is not what it runs.
-    paths = set(_paths(plugin.partition(":")[0]))
+    files = {str(path) for path in _paths(plugin.partition(":")[0])}
     for name, module in list(sys.modules.items()):
-        if _file_of(module) in paths:
+        if getattr(module, "__file__", None) in files:
             source_of(name)
 
 

@@ -75,6 +75,12 @@ def _registries_of_a_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _path_of_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where plugins were looked for is searched by every import that follows."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture(autouse=True)
 def _signals_mean_what_they_did() -> Iterator[None]:
     """Tune leaves a handler behind that swallows the next SIGINT; in a module's fixture, before the first test."""
     for number, handler in HANDLERS.items():

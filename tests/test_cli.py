@@ -340,6 +340,7 @@ def test_trouble_with_the_storage_is_no_traceback(
     assert "file" in error
 
 
+@pytest.mark.system
 def test_a_trial_that_is_stopped_ends_its_epoch_and_goes_on_from_there(work: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -11,22 +11,24 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LONG = {"parts"}
-"""Start a process for each of their tests."""
-PARTS = [
-    pytest.param(file.stem, marks=(pytest.mark.system, pytest.mark.long) if file.stem in LONG else ())
-    for file in sorted((HERE / "pretended").glob("[a-z]*.py"))
-    if file.stem != "conftest"
+FILES = sorted(file.stem for file in (HERE / "pretended").glob("[a-z]*.py") if file.stem != "conftest")
+LONG = ("matrix", "parts")
+"""Hold tests that are marked so; `parts` no others, as each of its tests starts a process."""
+SELECTED = [
+    *(pytest.param(file, "not long", marks=pytest.mark.system) for file in FILES if file != "parts"),
+    *(pytest.param(file, "long", marks=(pytest.mark.system, pytest.mark.long)) for file in LONG),
 ]
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_on_a_pretended_gpu(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "marked"), SELECTED)
+def test_on_a_pretended_gpu(file: str, marked: str, tmp_path: Path) -> None:
     program = [
         sys.executable,
         "-m",
         "pytest",
-        f"{HERE}/pretended/{part}.py",
+        f"{HERE}/pretended/{file}.py",
+        "-m",
+        marked,
         "-rs",
         "--basetemp",
         f"{tmp_path}/t",

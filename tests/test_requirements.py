@@ -77,6 +77,7 @@ def bdray(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.system
 def test_commands_and_the_doctor_say_it_in_one_line(tmp_path: Path) -> None:
     install(tmp_path, "bdray", "9", *DECLARED)
     install(tmp_path, "ray", "2.56.0")

@@ -6,16 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from shipped_spaces import SPACES, plan_of, shipped_space
 
 from bdray.detectors import DETECTORS
 from bdray.repairs import REPAIRS
-from bdray.space import load_space
-from bdray.space.dry_run import make_plan
 
 TEN_TRIGGERS = {
     "patch", "pixel", "noise_patch", "line", "watermark", "blend", "sinusoid", "warp", "filter", "image",
 }  # fmt: skip
-SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 
 
 def number(text: str) -> int:
@@ -27,7 +25,7 @@ def test_header_states_the_true_counts(path: Path) -> None:
     header = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
     assert header[0].endswith(("?", ",", ")")), "the first line asks the question"
     assert any(line.startswith("# Cost: ") for line in header)
-    plan = make_plan(load_space(path))
+    plan = plan_of(path.stem)
     if plan.are_examples:
         assert any(line == f"# Conditions: {plan.bound}" for line in header)
         return
@@ -39,10 +37,10 @@ def test_header_states_the_true_counts(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SPACES, ids=[path.stem for path in SPACES])
 def test_every_poisoned_condition_has_its_control(path: Path) -> None:
-    space = load_space(path)
+    space = shipped_space(path.stem)
     if not space.baselines:
         # Kept evidence that asks something else; the plan notes that there is no control.
-        noted = "no baselines" in " ".join(make_plan(space).notes)
+        noted = "no baselines" in " ".join(plan_of(path.stem).notes)
         assert noted or space.search.needs_baselines or any(c.is_baseline for c in space.conditions())
         return
     conditions = space.conditions()
@@ -51,13 +49,12 @@ def test_every_poisoned_condition_has_its_control(path: Path) -> None:
 
 
 def test_persistence_shares_poisoned_models() -> None:
-    path = next(path for path in SPACES if path.stem == "persistence")
-    plan = make_plan(load_space(path))
+    plan = plan_of("persistence")
     assert dict(plan.stages) == {"poison": 27, "finetune": 162}
 
 
 def test_the_full_grid_holds_every_value_of_the_axes() -> None:
-    conditions = load_space(next(path for path in SPACES if path.stem == "full")).conditions()
+    conditions = shipped_space("full").conditions()
     poisoned = [condition for condition in conditions if not condition.is_baseline]
     assert {c.trigger.name for c in poisoned if c.trigger} == TEN_TRIGGERS
     assert {c.poison.name for c in poisoned} == {"all_to_one", "one_to_one", "all_to_all", "clean_label"}
@@ -85,28 +82,25 @@ def test_big_studies_say_their_gpu_hours_and_what_their_seeds_show() -> None:
 def test_studies_of_defences_hold_every_repair_and_every_detector() -> None:
     repairs = {name for name, _ in REPAIRS} - {"none"}
     for name in ("repairs", "backdoorbench", "sok"):
-        for path in (SPACES[0].with_name(f"{name}{end}.yaml") for end in ("", "_small")):
-            assert {c.repair.name for c in load_space(path).conditions()} == repairs, path.stem
+        for each in (name, f"{name}_small"):
+            assert {c.repair.name for c in shipped_space(each).conditions()} == repairs, each
     for name in ("detectors", "backdoorbench", "sok"):
-        for path in (SPACES[0].with_name(f"{name}{end}.yaml") for end in ("", "_small")):
-            assert {detector.name for detector in load_space(path).detect} == {name for name, _ in DETECTORS}, path.stem
+        for each in (name, f"{name}_small"):
+            assert {detector.name for detector in shipped_space(each).detect} == {name for name, _ in DETECTORS}, each
 
 
 @pytest.mark.parametrize("name", ["repairs", "detectors"])
 def test_they_have_six_triggers_and_three_seeds_and_train_every_model_once(name: str) -> None:
-    space = load_space(SPACES[0].with_name(f"{name}.yaml"))
+    space = shipped_space(name)
     conditions = space.conditions()
     attacks = {c.attack for c in conditions if not c.is_baseline}
     assert len({c.trigger.name for c in conditions if c.trigger}) == 6
     assert (len(attacks), {c.seed for c in conditions}) == (7, {0, 1, 2})
-    assert dict(make_plan(space).stages)["poison"] == (len(attacks) + 1) * 3
+    assert dict(plan_of(name).stages)["poison"] == (len(attacks) + 1) * 3
 
 
 def test_both_are_about_the_same_models() -> None:
-    models = [
-        {c.poison_fingerprint for c in load_space(SPACES[0].with_name(f"{name}.yaml")).conditions()}
-        for name in ("repairs", "detectors")
-    ]
+    models = [{c.poison_fingerprint for c in shipped_space(name).conditions()} for name in ("repairs", "detectors")]
     assert models[0] == models[1]
 
 
@@ -116,7 +110,7 @@ def test_the_grid_of_backdoorbench_is_that_of_its_table_as_far_as_bdray_has_it()
     rates = {attack: {0.001, 0.005, 0.01, 0.05, 0.1} for attack in ("BadNet", "Blended", "BPP", "WaNet")}
     rates |= {attack: {0.001, 0.005, 0.01, 0.05} for attack in ("LC", "SIG")}
     planned: dict[tuple[str, str], set[float]] = {}
-    for c in load_space(SPACES[0].with_name("backdoorbench.yaml")).conditions():
+    for c in shipped_space("backdoorbench").conditions():
         if c.trigger:
             is_lc = getattr(c.trigger, "style", "") == "label_consistent"
             attack = "LC" if is_lc else ours[c.trigger.name]

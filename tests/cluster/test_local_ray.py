@@ -37,6 +37,7 @@ print("env", [os.environ.get(n) for n in ("RAY_enable_metrics_collection", "RAY_
 LONG = "from bdray.cluster import ClusterRun, ClusterSettings; ClusterRun(ClusterSettings(num_cpus=1)).__enter__()"
 
 
+@pytest.mark.system
 def test_a_temporary_folder_too_long_for_sockets_is_said_at_once_with_advice(tmp_path: Path) -> None:
     (folder := tmp_path / ("long" * 20)).mkdir()
     environment = {**os.environ, "RAY_TMPDIR": str(folder)}

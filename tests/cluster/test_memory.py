@@ -108,6 +108,7 @@ def test_a_share_is_doubled_up_to_a_whole_machine_and_then_the_numbers_are_recor
     assert "2 CPUs are its share now" in said
 
 
+@pytest.mark.system
 def test_a_memory_kill_is_the_end_of_an_actor_here_and_nowhere_else() -> None:
     """Tune alone takes it for the end of the run; once it does not, `memory_kills_as_actor_errors` can go."""
     said: list[Exception] = []

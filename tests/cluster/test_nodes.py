@@ -304,6 +304,7 @@ def test_the_command_says_so_at_once(tmp_path: Path) -> None:
     assert "1 x 2 CPUs" in run.stderr
 
 
+@pytest.mark.system
 def test_a_cluster_on_which_nothing_can_run_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdray.cluster.nodes.JOIN_S", 0.0)
     waits: list[None] = []

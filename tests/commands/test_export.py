@@ -162,6 +162,7 @@ def test_a_single_trial_keeps_its_model(tmp_path: Path) -> None:
     assert bdray.load_model(file).about.result == "finetuned"
 
 
+@pytest.mark.system
 def test_a_single_trial_of_a_plugins_network_is_exported_with_that_plugin(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -275,6 +275,7 @@ def test_each_file_is_read_once_a_process(folders: Path, tmp_path: Path, monkeyp
     assert read == [labels.stat().st_size]
 
 
+@pytest.mark.system
 def test_two_processes_build_once(slow_folders: Path, tmp_path: Path) -> None:
     cache, gate = tmp_path / "cache", tmp_path / "gate"
     processes = [start_loading(slow_folders, cache, gate=gate) for _ in range(2)]
@@ -291,6 +292,7 @@ def test_two_processes_build_once(slow_folders: Path, tmp_path: Path) -> None:
     assert partials(cache) == []
 
 
+@pytest.mark.system
 def test_a_killed_build_leaves_nothing_that_counts(slow_folders: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = start_loading(slow_folders, cache)
@@ -319,6 +321,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(small_disk: Callable[[int],
     assert len(build_dataset("digits").load(disk).test_labels) > 300
 
 
+@pytest.mark.system
 def test_a_file_size_limit_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
@@ -355,6 +358,7 @@ def mapping(file: str) -> dict[str, int]:
     return {words[0].rstrip(":"): int(words[1]) for words in fields if words[-1] == "kB"}
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's memory accounting")
 def test_processes_share_the_pages(tmp_path: Path) -> None:
     data = build_dataset("digits").load(tmp_path)

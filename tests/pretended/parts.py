@@ -11,6 +11,7 @@ from pretended_gpu import HAS_BACKEND, NAME, begin
 from benchmarks import gpu
 from benchmarks.loop import Size
 
+pytestmark = pytest.mark.long
 SCALE = replace(gpu.QUICK, device=torch.device(NAME, 0), sizes=(Size("resnet8", 8, 2, 1),), seconds=0.2, begin=begin)
 
 

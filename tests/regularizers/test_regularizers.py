@@ -103,7 +103,9 @@ def test_bfloat16_autocast_changes_the_loss_by_rounding_only(setting: str) -> No
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "nasnet_mobile"])
+@pytest.mark.parametrize(
+    "model", ["resnet18", pytest.param("nasnet_mobile", marks=(pytest.mark.system, pytest.mark.long))]
+)
 def test_bfloat16_autocast_works_on_other_networks(model: str) -> None:
     loss, gradients = step("composite", built(model), bfloat16=True)
     assert loss.isfinite()

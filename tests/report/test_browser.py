@@ -14,6 +14,7 @@ from bdray.record import TrialRecord
 from bdray.report.page import SweepDescription, make_report
 from benchmarks.browser import CHROMIUM, Browser, complaints_of
 
+pytestmark = pytest.mark.system
 MakeRecord = Callable[..., TrialRecord]
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

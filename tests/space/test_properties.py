@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -153,7 +155,7 @@ def brute_force(grammar: dict[str, Any]) -> set[str] | None:
 
 
 def load(content: dict[str, Any] | bytes, **options: Any) -> SearchSpace:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(sys, "path", [*sys.path]):
         path = Path(folder) / "space.yaml"
         path.write_bytes(content if isinstance(content, bytes) else yaml.safe_dump(content, sort_keys=False).encode())
         return load_space(path, **options)

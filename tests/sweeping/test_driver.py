@@ -56,6 +56,7 @@ def test_copies_of_the_control_are_named(idle: tuple[SearchSpace, SweepSettings]
     assert "note: the regularizer contrastive has weight 0 in 1 conditions" in said
 
 
+@pytest.mark.system
 def test_what_mlflow_has_lost_is_asked_for_again(idle: tuple[SearchSpace, SweepSettings], tmp_path: Path) -> None:
     """Found: a sweep that was delivered once counted as delivered whatever became of the database."""
     assert typed(*idle)[0] is None

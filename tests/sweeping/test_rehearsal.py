@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shipped_spaces import SPACES, shipped_space
 from waiting import HANG_S
 
 from bdray.condition import Condition
@@ -30,7 +31,6 @@ from bdray.sweeping.settings import SweepSettings
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 LARGE: dict[str, Any] = {
     "data": {"name": "flowers", "root": "somewhere", "image_size": 128},
     "model": {"name": "resnet50", "stem": "standard"},
@@ -137,7 +137,7 @@ def test_no_fraction_comes_to_nothing(poison: dict[str, Any], poisoned: int) -> 
 @cache
 def rehearsed(path: Path) -> tuple[list[Condition], list[Condition]]:
     """What is chosen of a space, and what a rehearsal makes of it."""
-    chosen = chosen_of(load_space(path))
+    chosen = chosen_of(shipped_space(path.stem))
     return chosen, [rehearsal_of(condition) for condition in chosen]
 
 
@@ -146,7 +146,7 @@ def test_every_search_space_can_be_rehearsed_as_it_is_shipped(path: Path) -> Non
     chosen, made = rehearsed(path)
     assert infeasible(made) is None
     # Any two values that meet must meet: a dozen attacks take so many conditions for each repair.
-    repairs = {condition.repair.name for condition in load_space(path).shown()}
+    repairs = {condition.repair.name for condition in shipped_space(path.stem).shown()}
     assert 0 < len(made) <= max(60, 12 * len(repairs))
     for condition, real in zip(made, chosen, strict=True):
         # A transformer of patches keeps its real size.

@@ -439,6 +439,7 @@ def test_a_folder_without_sweep_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.system
 def test_a_new_database_is_made_without_a_word(tmp_path: Path, new_sweep: Any) -> None:
     sweep = new_sweep()
     sweep.finished(1)
@@ -656,6 +657,7 @@ def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
     assert columns[:3] == ["params.`poison.rate`", "params.`seed`", "metrics.`poisoned/clean_accuracy`"]
 
 
+@pytest.mark.system
 def test_who_followed_waits_for_the_last_pass_of_a_driver_that_was_killed(new_sweep: Any) -> None:
     """Found: it gave up after two seconds, while the delivery of such a driver goes on for up to a minute."""
     sweep = new_sweep()

@@ -174,6 +174,7 @@ def test_what_is_printed_of_mlflow_runs_as_printed(
         pages.communicate()
 
 
+@pytest.mark.system
 def test_a_database_of_another_mlflow_says_the_whole_command(tmp_path: Path, empty_database: Path, shell: Any) -> None:
     import mlflow.store.db_migrations
     from alembic import command

@@ -50,11 +50,13 @@ def _output(code: str, *arguments: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc")
 def test_a_prepared_process_uses_freed_activations_again() -> None:
     assert _output(FAULTS, "prepared") < 0.1 * _output(FAULTS, "plain")
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc")
 def test_the_next_trial_starts_without_the_freed_memory_of_the_last() -> None:
     mib_freed = 4 * 48

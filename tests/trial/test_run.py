@@ -409,6 +409,7 @@ def test_the_same_condition_gives_the_same_record(sweep: Storage, options: Trial
     )
 
 
+@pytest.mark.system
 def test_trials_beside_each_other_give_what_each_gives_alone(tmp_path: Path, options: TrialOptions) -> None:
     program = (
         "import json, sys; from pathlib import Path; from bdray.condition import Condition;"

@@ -117,6 +117,7 @@ for name in ("resnet18", "timm/vit_tiny_patch16_224"):
 """
 
 
+@pytest.mark.system
 def test_without_a_network_published_weights_are_refused_within_seconds(tmp_path: Path) -> None:
     nobody_there = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     environment = {**os.environ, **nobody_there, "TORCH_HOME": str(tmp_path / "torch")}
