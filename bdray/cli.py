@@ -353,6 +353,7 @@ def _add_models(commands: Any) -> None:
         help="after which stage: poison, finetune (default: the last; of trojai and backdoorbench: poison)",
     )
     exporting.add_argument("--output", type=_file, metavar="FILE", help="(default: ID-RESULT.safetensors)")
+    _data_root_option(exporting)
     _plugins_option(exporting)
     _storage_option(exporting)
     showing = _command(
@@ -368,6 +369,7 @@ def _add_models(commands: Any) -> None:
     showing.add_argument(
         "--output", type=_file, metavar="DIR", help="a folder that does not exist (default: SWEEP-zoo)"
     )
+    _data_root_option(showing)
     _storage_option(showing)
     importing = _command(
         commands,

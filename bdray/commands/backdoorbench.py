@@ -64,13 +64,16 @@ _PREACT = (
 """Patterns of our names and of theirs, and what the one becomes in the other's."""
 
 
-def export_backdoorbench(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+def export_backdoorbench(
+    sweep: Storage, prefix: str, stage: str | None, output: str | None, roots: Mapping[str, str] | None = None
+) -> int:
     """Write a condition's model and its poisoned sets as BackdoorBench's scripts read them: `attack_result.pt` in a
     folder, which goes under their `record/`.
 
     Args:
         prefix: of the condition's id.
         stage: after which stage; None: the poison stage.
+        roots: folders of data sets by their names, in place of where they lay when it was trained.
 
     Raises:
         UserError: there is no such condition or model, or BackdoorBench has no form for it.
@@ -78,7 +81,7 @@ def export_backdoorbench(sweep: Storage, prefix: str, stage: str | None, output:
     kept = kept_record(sweep, prefix)
     record = kept.record
     weights = plain_model(sweep, kept, named_stage(record, stage or "poison")).network.state_dict()
-    condition = condition_of(sweep, record)
+    condition = condition_of(sweep, record, roots)
     content = attack_result(condition, weights, _surrogate(sweep, record, condition))
     folder = Path(output or f"{record.condition_id}-backdoorbench")
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load as load_safetensors
 from bdray.commands.inspection import say_plugins
 from bdray.commands.readers import require_folder_of, write_file
 from bdray.condition import COMPONENTS, Condition
+from bdray.data.roots import root_of
 from bdray.errors import ComponentError, UserError, nearest
 from bdray.models.networks.exported import About, NormalizedModel, exported, load_model
 from bdray.plugins import load_plugins
@@ -21,6 +23,7 @@ from bdray.record import StageRecord, TrialRecord
 from bdray.repairs import REPAIRS, Operation
 from bdray.shipped import is_file
 from bdray.space import load_plugins_of
+from bdray.space.grammar import roots_of_options
 from bdray.store.condition_folder import KeptRecord
 from bdray.store.file_names import CONDITION, MODEL, SPACE, picture_name
 from bdray.store.scratch import scratch_folder
@@ -38,8 +41,10 @@ def export(options: argparse.Namespace) -> int:
     load_plugins(options.plugins)
     say_plugins(options.plugins)
     sweep = folder_of_models(options.sweep, options.storage)
-    write = {"model": export_model, "backdoorbench": export_backdoorbench, "trojai": export_trojai}[options.what]
-    return write(sweep, options.id, options.stage, options.output)
+    if options.what == "model":
+        return export_model(sweep, options.id, options.stage, options.output)
+    write = {"backdoorbench": export_backdoorbench, "trojai": export_trojai}[options.what]
+    return write(sweep, options.id, options.stage, options.output, roots_of_options(options.data_root))
 
 
 def folder_of_models(name: str, storage: str) -> Storage:
@@ -153,15 +158,21 @@ def with_kept_files(content: Any, sweep: Path) -> Any:
     return {key: with_kept_files(value, sweep) for key, value in content.items()}
 
 
-def condition_of(sweep: Storage, record: TrialRecord) -> Condition:
+def condition_of(sweep: Storage, record: TrialRecord, roots: Mapping[str, str] | None = None) -> Condition:
     """Of a record, with the sweep's copies of the files that triggers are made of, and with its plugins where a
     component is one of theirs.
+
+    Args:
+        roots: folders of data sets by their names, in place of where they lay when it was trained.
 
     Raises:
         UserError: a component is unknown.
     """
     folder = sweep.local_path("")
     content = with_kept_files(record.condition, folder) if folder else record.condition
+    data = content["data"]
+    if root := root_of(data["name"], roots or {}, data.get("root")):
+        content = {**content, "data": {**data, "root": root}}
     try:
         return Condition.parse(content)
     except UserError as error:

@@ -29,13 +29,16 @@ PER_CLASS = 20
 """Examples of each class, as in the rounds."""
 
 
-def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | None) -> int:
+def export_trojai(
+    sweep: Storage, prefix: str, stage: str | None, output: str | None, roots: Mapping[str, str] | None = None
+) -> int:
     """Write a condition's model, whether it is poisoned, and example pictures, as the next folder `id-00000000` in
     `output`.
 
     Args:
         prefix: of the condition's id.
         stage: after which stage; None: the poison stage.
+        roots: folders of data sets by their names, in place of where they lay when it was trained.
 
     Raises:
         UserError: there is no such condition or model, it is no plain network, or the folder cannot be made.
@@ -43,7 +46,7 @@ def export_trojai(sweep: Storage, prefix: str, stage: str | None, output: str | 
     kept = kept_record(sweep, prefix)
     record, chosen = kept.record, named_stage(kept.record, stage or "poison")
     model = plain_model(sweep, kept, chosen)
-    experiment = Experiment.prepare(condition_of(sweep, record), torch.device("cpu"))
+    experiment = Experiment.prepare(condition_of(sweep, record, roots), torch.device("cpu"))
     with scratch_folder() as scratch:
         torch.save(model, scratch / "model.pt")
         _write_rest(scratch, record, chosen.result, experiment)

@@ -27,6 +27,7 @@ from bdray.errors import UserError
 from bdray.models.networks.exported import WARNING
 from bdray.record import FloorRecord, StageRecord, TrialRecord, facts_of
 from bdray.results.controls import controls_of
+from bdray.space.grammar import roots_of_options
 from bdray.store.condition_folder import KeptRecord
 from bdray.store.labels import POISONED_WARNING
 from bdray.store.records import read_records
@@ -83,7 +84,8 @@ def zoo(options: argparse.Namespace) -> int:
     _require_kept(sweep, models)
     output = Path(options.output or f"{sweep.name}-zoo")
     with _appearing(output) as folder:
-        rows = [_write_model(sweep, model, folder / model.name) for model in models]
+        roots = roots_of_options(options.data_root)
+        rows = [_write_model(sweep, model, folder / model.name, roots) for model in models]
         (folder / "index.csv").write_text(_csv(rows), encoding="utf-8")
         (folder / "WARNING.txt").write_text(f"{POISONED_WARNING}\n", encoding="utf-8")
         (folder / "README.md").write_text(card_of_zoo(sweep.name, rows), encoding="utf-8")
@@ -199,12 +201,12 @@ def _appearing(output: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_model(sweep: Storage, model: Chosen, folder: Path) -> dict[str, Any]:
+def _write_model(sweep: Storage, model: Chosen, folder: Path, roots: Mapping[str, str]) -> dict[str, Any]:
     """One folder; returns its line of the index."""
     kept, stage = _kept(sweep, model)
     content = model_file(sweep, kept, stage)
     record = kept.record
-    experiment = Experiment.prepare(condition_of(sweep, record), torch.device("cpu"))
+    experiment = Experiment.prepare(condition_of(sweep, record, roots), torch.device("cpu"))
     truth, metrics = _truth(model, record, stage, experiment), _metrics(model, record, stage)
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(content)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from disks import OwnDisk
+from picture_folders import write_class_folders
 from PIL import Image
 from safetensors import safe_open
 
@@ -299,3 +300,22 @@ def test_a_sweep_without_a_poisoned_model_has_no_zoo(
     assert main(["zoo", "only"]) == 2
     assert "no condition with a poisoned model matches" in capsys.readouterr().err
     assert not (tmp_path / "only-zoo").exists()
+
+
+def test_pictures_that_lie_elsewhere_now_are_found_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found: a sweep that was handed over had no zoo and no export with pictures, unless they lay where they had."""
+    then, now = tmp_path / "then", tmp_path / "now"
+    for part in ("train", "test"):
+        write_class_folders(then / part, {"cat": 12, "dog": 12})
+    data = {"name": "image_folder", "root": str(then), "image_size": 16}
+    condition = Condition.parse({**SMALL, "data": data, "poison": {"rate": 0.2, "target": 1}})
+    sweep = tmp_path / "study"
+    options = TrialOptions(threads=1, keep_models=True, cache=tmp_path / "cache")
+    assert run_trial(condition, sweep=Storage.open(sweep), options=options).status == "finished"
+    then.rename(now)
+    for number, command in enumerate((["zoo", str(sweep)], ["export", "trojai", str(sweep), condition.condition_id])):
+        output = tmp_path / f"made-{number}"
+        assert main([*command, "--output", str(output)]) == 2
+        assert str(then) in capsys.readouterr().err
+        assert main([*command, "--output", str(output), "--data-root", f"image_folder={now}"]) == 0
+        assert [*output.rglob("*.png")]
