@@ -37,7 +37,7 @@ FAMILIES = ("airbench", "resnet20", "resnet18", "resnet50", "timm/mobilenetv3_sm
 GRID = [
     *[("resnet8", name) for name in REGULARIZERS.names()],
     *[(family, name) for family in FAMILIES for name in ("none", "manifold_mixup")],
-    ("nasnet_mobile", "manifold_mixup"),
+    pytest.param("nasnet_mobile", "manifold_mixup", marks=pytest.mark.system),
 ]
 """All regularizers on the smallest network; elsewhere what reaches into the network, and what does not."""
 POINTS = {"layers": ["input", "features"]}

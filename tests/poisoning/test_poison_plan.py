@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from bdray.errors import ComponentError, PoisonError
 from bdray.poisoning import STRATEGIES, PoisonPlan, make_poison_plan
@@ -64,8 +64,7 @@ def _may_cover(asked: dict[str, Any], label: int) -> bool:
     return label != asked.get("target")
 
 
-@settings(max_examples=2000, deadline=None)
-@given(asked=settings_of_a_plan(), seed=st.integers(0, 2**32))
+@examples(300, 2000, asked=settings_of_a_plan(), seed=st.integers(0, 2**32))
 def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None:
     labels = asked["labels"]
     eligible = [i for i, label in enumerate(labels) if _may_be_poisoned(asked, label)]
@@ -98,8 +97,9 @@ def test_every_plan_keeps_its_promises(asked: dict[str, Any], seed: int) -> None
     assert all(array.dtype == np.int64 for array in (plan.indices, plan.old_labels, plan.new_labels))
 
 
-@settings(max_examples=300, deadline=None)
-@given(asked=settings_of_a_plan(), rates=st.tuples(st.floats(0, 1), st.floats(0, 1)), seed=st.integers(0, 1000))
+@examples(
+    100, 1000, asked=settings_of_a_plan(), rates=st.tuples(st.floats(0, 1), st.floats(0, 1)), seed=st.integers(0, 1000)
+)
 def test_lower_rates_poison_a_subset(asked: dict[str, Any], rates: tuple[float, float], seed: int) -> None:
     plans = [
         make_poison_plan(**{**asked, "rate": rate, "rate_of": "eligible", "cover_rate": 0.0}, generator=generator(seed))

@@ -6,34 +6,18 @@ import importlib
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import yaml
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from bdray.condition import Condition
 from bdray.errors import SpaceError
 from bdray.space import SearchSpace, load_space, pairwise_subset
-
-
-def examples(
-    few: int, many: int, *strategies: st.SearchStrategy[Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A property, tried on `few` examples here and on `many` in the tests that take longer."""
-
-    def tried(holds: Callable[..., None]) -> Callable[..., None]:
-        @pytest.mark.parametrize("tries", [few, pytest.param(many, marks=(pytest.mark.system, pytest.mark.long))])
-        def test(tries: int) -> None:
-            settings(max_examples=tries, deadline=None, derandomize=True)(given(*strategies)(holds))()
-
-        return test
-
-    return tried
 
 
 @pytest.fixture(autouse=True, scope="module")
