@@ -188,7 +188,7 @@ def _hint(path: str, assignment: Flat, grammar: Grammar) -> str:
         return ""
     named = f"{head}.{NAME_KEYS[head]}"
     names = dict.fromkeys(value for value in grammar.possible(named)[0] if isinstance(value, str))
-    taking = [name for name in names if option.split(".")[0] in _options_of(head, name)]
+    taking = [name for name in names if option.split(".")[0] in options_of(head, name)]
     if not taking or assignment.get(named) in taking:
         return ""
     place = "; move it to `parameters`" if path in grammar.fixed else ""
@@ -196,7 +196,8 @@ def _hint(path: str, assignment: Flat, grammar: Grammar) -> str:
     return f"{place}; to give it only where it exists, add `when: {{{named}: {values}}}`"
 
 
-def _options_of(section: str, name: str) -> frozenset[str]:
+def options_of(section: str, name: str) -> frozenset[str]:
+    """What a component of this name takes; nothing where there is none."""
     try:
         return frozenset(COMPONENTS[section].get(name).model_fields)
     except ComponentError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
+from bdray.errors import SpaceError
 from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
@@ -23,6 +24,7 @@ from bdray.space.expansion import Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
+from bdray.space.reachable import unreachable
 from bdray.space.resources import Resources
 from bdray.space.source import dump_yaml, load_yaml
 from bdray.store.storage import Storage
@@ -152,11 +154,20 @@ def load_plugins_of(file: Path) -> tuple[str, ...]:
 
 
 def _with_used_resources(space: SearchSpace) -> SearchSpace:
-    """The space without resource overrides about paths that the command line replaced; others must match."""
+    """The space without resource overrides about paths that the command line replaced; others must match, or at least
+    be such as a condition may match that is not known yet."""
     kept = []
+    owner, problem = "resources.overrides.when", "matches no condition"
+    conditions = (*space.expansion.unfiltered, *space.expansion.examples)
     for rule, needs in space.resources.overrides:
-        if any(rule.matches(space.flat(c)) for c in (*space.expansion.unfiltered, *space.expansion.examples)):
+        error: SpaceError | None = None
+        if not any(rule.matches(space.flat(condition)) for condition in conditions):
+            if space.search.IS_EXHAUSTIVE:
+                error = no_match(rule, conditions, owner, problem)
+            else:
+                error = unreachable(rule, space, (*conditions, *space.twins(space.shown())), owner, problem)
+        if error is None:
             kept.append((rule, needs))
-        elif space.loosened.isdisjoint(rule.paths) and space.search.IS_EXHAUSTIVE:
-            raise no_match(rule, space.expansion.unfiltered, "resources.overrides.when", "matches no condition")
+        elif space.loosened.isdisjoint(rule.paths):
+            raise error
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))
