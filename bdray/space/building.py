@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.poisoning.classes import classes_in, is_meant
 from bdray.searches.domain import Flat
-from bdray.space.axes import Rule, crossed
+from bdray.space.axes import Rule, crossed, deepest
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
 from bdray.space.written import NAME_KEYS, found_beside
@@ -155,6 +156,19 @@ def located(error: ConditionError, assignment: Flat, grammar: Grammar, cell: Map
     where = _descend(node, error.path.removeprefix(path)).where
     problem = error.problem + _hint(error.path, assignment, grammar)
     return SpaceError(problem, file=where.file, line=where.line, path=error.path)
+
+
+@contextmanager
+def placing(grammar: Grammar) -> Iterator[None]:
+    """Complaints of a search method, which knows key paths alone, say where in the file that is."""
+    try:
+        yield
+    except SpaceError as error:
+        if error.file:
+            raise
+        axis = grammar.parameters.get(error.path)
+        where = axis.key if axis else deepest(grammar.root, error.path).where
+        raise SpaceError(error.problem, file=where.file, line=where.line, path=error.path) from None
 
 
 def _node(path: str, assignment: Flat, grammar: Grammar) -> Located | None:

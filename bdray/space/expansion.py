@@ -22,7 +22,7 @@ from bdray.searches import Planned
 from bdray.searches.domain import Distribution, Flat, SearchDomain
 from bdray.searches.random import Random
 from bdray.space.axes import Parameter, Rule, crossed, spread
-from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match
+from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, placing
 from bdray.space.covering import covering_subset
 from bdray.space.grammar import Grammar
 from bdray.space.named_classes import NamedClasses
@@ -257,7 +257,9 @@ class _Expander:
 
     def _examples(self, chosen: Sequence[Condition]) -> tuple[Condition, ...]:
         """What `only` leaves of some conditions that the search may ask for; none where even many draws have none."""
-        found = {condition.condition_id: condition for condition in (*chosen, *self.grammar.search.examples(self))}
+        with placing(self.grammar):
+            own = self.grammar.search.examples(self)
+        found = {condition.condition_id: condition for condition in (*chosen, *own)}
         for rule in self.grammar.only:
             known = (*found.values(), *self._included())
             if error := unreachable(rule, self.grammar, known, "only", "leaves nothing"):

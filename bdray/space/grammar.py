@@ -86,7 +86,7 @@ class Grammar:
         plugins: modules that register users' own components.
         plugin_path: folders where these may lie; the file's own is always among them.
         loosened: paths that the command line replaced: rules about them may match nothing.
-        root: the document, for complaints about the whole.
+        root: the document with the sections that the command line changed, for complaints about it.
     """
 
     name: str
@@ -208,7 +208,7 @@ def read_grammar(
         plugins=plugins,
         plugin_path=plugin_path,
         loosened=frozenset(),
-        root=root,
+        root=replace(root, content=content),
     )
     if grammar.replication is not None:
         _check_replication(grammar, grammar.replication, content["seeds"])

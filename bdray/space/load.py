@@ -19,7 +19,7 @@ from bdray.searches import Asker, Planned
 from bdray.searches.domain import locate
 from bdray.searches.replication import Replicator
 from bdray.space.axes import Rule
-from bdray.space.building import Flats, located, no_match
+from bdray.space.building import Flats, located, no_match, placing
 from bdray.space.expansion import Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
@@ -126,7 +126,8 @@ def load_space(
     _check_clean_share(space)
     if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
-        space.search.bound(expansion.domain)
+        with placing(space):
+            space.search.bound(expansion.domain)
     return _with_used_resources(space)
 
 
