@@ -176,7 +176,7 @@ def read_grammar(
     content = forced.content
     plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)
     fixed = leaves(content["fixed"], "fixed") if _given(content, "fixed") else {}
-    for name, node in fixed.items():
+    for name, node in (*fixed.items(), *forced.values.items()):
         if name.partition(".")[0] == "seed":
             raise node.error("seeds are not fixed: list them under `seeds`", name, at_key=True)
     parameters = {**parse_parameters(content.get("parameters")), **forced.parameters}
