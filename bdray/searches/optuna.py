@@ -24,7 +24,7 @@ from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.cell_parameters import Cells
+from bdray.searches.cell_parameters import Cells, are_of
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Bound, Goal, twin_id
 from bdray.searches.study import CONDITIONS, CONSTRAINTS, METRICS, quiet, read_study
@@ -257,15 +257,17 @@ class OptunaAsker(Asker):
         if cell_id in self._known:
             return
         notes = self._notes(condition)
-        params, distributions = self._cells.params(condition)
-        if notes.get("params", {}).keys() == params.keys():
-            params = notes["params"]
-        conditions = self._cells.chosen(params)
-        # Where the space has changed, nothing will be told of it.
-        if conditions and conditions[0].cell_id == cell_id:
-            number = self._trials.begin(conditions, (params, distributions), notes)
-            cell = self._opened(conditions, number)
-            self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
+        own, distributions = self._cells.params(condition)
+        noted = notes.get("params", {})
+        # An axis that has changed may not take what was drawn then, or round it to something else.
+        for params in [noted, own] if are_of(distributions, noted) else [own]:
+            conditions = self._cells.chosen(params)
+            # Where the space has changed, nothing will be told of it.
+            if conditions and conditions[0].cell_id == cell_id:
+                number = self._trials.begin(conditions, (params, distributions), notes)
+                cell = self._opened(conditions, number)
+                self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
+                return
 
     def _notes(self, condition: Condition) -> dict[str, Any]:
         """What the sampler drew and noted when it proposed a cell, by the first of its conditions."""

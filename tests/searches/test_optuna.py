@@ -425,6 +425,23 @@ def test_a_resumed_search_says_what_it_leaves_out(load: Load, tmp_path: Path) ->
     assert line.startswith("left out   6 conditions")
 
 
+@pytest.mark.parametrize("change", [{"max": 4}, {"q": 1}, {"q": None, "distribution": "int_uniform"}])
+def test_a_draw_that_a_changed_axis_would_round_otherwise_is_known_by_its_condition(
+    change: dict[str, object], load: Load, tmp_path: Path
+) -> None:
+    """Found: after the range of an axis with `q` was narrowed, the command and `bdray results` ended in a traceback."""
+    size = {"min": 2, "max": 8, "q": 2, "distribution": "uniform"}
+    space = load(parameters={"trigger.size": size, "poison.rate": RATE}, search=search(max_trials=12), seeds=[0])
+    asked = run(space, begun(space, tmp_path))
+    size = {key: value for key, value in {**size, **change}.items() if value is not None}
+    space = load(parameters={"trigger.size": size, "poison.rate": RATE}, search=search(max_trials=12), seeds=[0])
+    left = [condition for condition in asked if space.holds(condition)]
+    again = resumed(space, tmp_path, left)
+    assert states(again) == ["COMPLETE"] * len(left)
+    assert [trial.user_attrs["conditions"] for trial in again.trials] == [[c.condition_id] for c in left]
+    assert len(run(space, again)) == 12 - len(left)
+
+
 LEVELS = {"trigger.delta": {"min": 5, "max": 40}}
 REAL_LEVELS = {"trigger.delta": {"min": 5.0, "max": 40.0, "distribution": "log_uniform"}}
 
