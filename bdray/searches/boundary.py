@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from bdray.condition import TEST_TRIGGER, TRAINING_ONLY, Condition, flatten
-from bdray.errors import SpaceError
+from bdray.errors import SpaceError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
@@ -78,7 +78,9 @@ class Boundary(SearchMethod):
     @field_validator("metric")
     @classmethod
     def _is_a_metric(cls, name: str) -> str:
-        return Metric(name).name
+        if Metric(name).bounds is None:
+            raise ValueError(f"no crossing is located of {name}, which has no bounds: name a rate or `took`")
+        return name
 
     @property
     def hours(self) -> float | None:
@@ -92,6 +94,10 @@ class Boundary(SearchMethod):
     @property
     def needs_baselines(self) -> bool:
         return Metric(self.metric).needs_twin
+
+    @property
+    def looks_at(self) -> Sequence[tuple[str, Metric]]:
+        return [("metric", Metric(self.metric))]
 
     def bound(self, domain: SearchDomain) -> str:
         count, most = len(cells_of(self, domain)), self.max_trials
@@ -205,8 +211,9 @@ def _seeds(domain: SearchDomain) -> Iterator[int]:
 def _searched(method: Boundary, domain: SearchDomain) -> Axis:
     found = next((axis for axis in domain.axes if axis.name == method.parameter), None)
     if found is None or found.distribution is None or found.distribution.min <= 0:
+        fit = [axis.name for axis in domain.axes if axis.distribution is not None and axis.distribution.min > 0]
         problem = f"'{method.parameter}' must be a parameter with min and max above 0"
-        raise SpaceError(problem, path="search.parameter")
+        raise SpaceError(f"{problem}; {nearest(method.parameter, fit)}", path="search.parameter")
     for axis in domain.axes:
         if axis.name != method.parameter and axis.distribution is not None:
             raise SpaceError("`method: boundary` crosses the other axes: give it values", path=axis.name)

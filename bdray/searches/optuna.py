@@ -26,7 +26,7 @@ from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
 from bdray.searches.cell_parameters import Cells, are_of
 from bdray.searches.domain import SearchDomain
-from bdray.searches.metrics import Bound, Goal, twin_id
+from bdray.searches.metrics import Bound, Goal, Metric, twin_id
 from bdray.searches.study import CONDITIONS, CONSTRAINTS, METRICS, quiet, read_study
 from bdray.searches.trials import Trials
 from bdray.seeds import derive_seed
@@ -95,7 +95,12 @@ class Optuna(SearchMethod):
 
     @property
     def needs_baselines(self) -> bool:
-        return any(metric.needs_twin for metric in (*(g.metric for g in self.goals), *(b.metric for b in self.bounds)))
+        return any(metric.needs_twin for _, metric in self.looks_at)
+
+    @property
+    def looks_at(self) -> Sequence[tuple[str, Metric]]:
+        goals = [("metrics", goal.metric) for goal in self.goals]
+        return [*goals, *(("constraints", bound.metric) for bound in self.bounds)]
 
     def problem(self) -> tuple[str, str] | None:
         if self.max_trials is None and self.max_hours is None:

@@ -369,8 +369,11 @@ def _parse_search(node: Located | None) -> SearchMethod:
     if node is None or node.content is None:
         return SEARCHES.build("grid")
     named = {"method": "grid"} | ({} if not isinstance(node.content, dict) else node.plain())
-    content = check_keys(node, _options(named["method"]), "search")
+    content = node.mapping("search")
     try:
+        # Which keys there are is a question of the method.
+        known = SEARCHES.get(named["method"]) if isinstance(named["method"], str) else SearchMethod
+        check_keys(node, ("method", *known.model_fields), "search")
         search = SEARCHES.build(named)
     except ComponentError as error:
         raise content.get(error.path.split(".")[0], node).error(error.problem, f"search.{error.path}") from None
@@ -378,9 +381,3 @@ def _parse_search(node: Located | None) -> SearchMethod:
         option, said = problem
         raise content.get(option, node).error(said, f"search.{option}", at_key=option in content)
     return search
-
-
-def _options(method: Any) -> tuple[str, ...]:
-    """The keys that a search method takes."""
-    known = dict(SEARCHES).get(method, SearchMethod) if isinstance(method, str) else SearchMethod
-    return ("method", *known.model_fields)

@@ -17,8 +17,9 @@ from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
 from bdray.searches.domain import locate
+from bdray.searches.metrics import Metric
 from bdray.searches.replication import Replicator
-from bdray.space.axes import Rule
+from bdray.space.axes import Rule, deepest
 from bdray.space.building import Flats, located, no_match, placing
 from bdray.space.expansion import Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
@@ -124,6 +125,7 @@ def load_space(
         cells = [cell for cell in space.include if Rule(cell, space.root.where, beside).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
     _check_clean_share(space)
+    _check_metrics(space)
     if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
         with placing(space):
@@ -143,6 +145,17 @@ def _check_clean_share(space: SearchSpace) -> None:
             f"{share}; lower the latter or raise the former"
         )
         raise space.root.mapping("")["detect"].error(problem, "detect", at_key=True)
+
+
+def _check_metrics(space: SearchSpace) -> None:
+    """Raises `SpaceError` where the search looks at what no condition has."""
+    looked_at = [(f"search.{option}", metric) for option, metric in space.search.looks_at]
+    if space.replication is not None:
+        looked_at += [("seeds.until.metric", Metric(space.replication.until.metric))]
+    shown = space.shown()
+    for path, metric in looked_at:
+        if shown and (problem := metric.lacking(shown)):
+            raise deepest(space.root, path).error(problem, path)
 
 
 def load_plugins_of(file: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ SPACE: dict[str, Any] = {
     },
     "search": {"method": "optuna", "max_trials": 60},
 }
+PATCH = {"data": "digits", "model": "resnet8", "trigger": "patch"}
+RATE = {"poison.rate": {"min": 0.01, "max": 0.3, "distribution": "log_uniform"}}
 
 
 @pytest.fixture
@@ -117,3 +120,69 @@ def test_only_that_no_draw_meets_shows_none(load: Load) -> None:
     assert len(load({"only": ["poison.rate=0.5"]}, include=[cell]).conditions()) == 1
     with pytest.raises(SpaceError, match=r"only.poison.rate: leaves nothing: 'poison.rate' is never 0.5; it is drawn"):
         load({"only": ["poison.rate=0.5"]})
+
+
+def optuna(**keys: Any) -> dict[str, Any]:
+    return {"method": "optuna", "max_trials": 6, **keys}
+
+
+def boundary(**keys: Any) -> dict[str, Any]:
+    return {"method": "boundary", "parameter": "poison.rate", **keys}
+
+
+@pytest.mark.parametrize(
+    ("search", "path", "said"),
+    [
+        (
+            optuna(metrics=["maximize repared/took", "minimize poison.rat"]),
+            "search.metrics",
+            "there is no metric 'repared/took'; did you mean 'repaired/took'?",
+        ),
+        (
+            optuna(metrics=["maximize took", "maximize repared/clean_accuracy"]),
+            "search.metrics",
+            "no condition has 'repared/clean_accuracy'; did you mean 'repaired/clean_accuracy'?",
+        ),
+        (
+            optuna(metrics=["minimize poison.rat"]),
+            "search.metrics",
+            "no condition has a number 'poison.rat'; did you mean 'poison.rate'?",
+        ),
+        (optuna(metrics=["minimize model.name"]), "search.metrics", "no condition has a number 'model.name'"),
+        (
+            optuna(constraints=["finetune/clean_accuracy >= 0.5"]),
+            "search.constraints",
+            "no condition has 'finetune/clean_accuracy'; did you mean 'finetuned/clean_accuracy'?",
+        ),
+        (
+            boundary(metric="repared/robust_accuracy"),
+            "search.metric",
+            "no condition has 'repared/robust_accuracy'; did you mean 'repaired/robust_accuracy'?",
+        ),
+        (boundary(metric="trigger/psnr_db"), "search.metric", "trigger/psnr_db, which has no bounds: name a rate"),
+        (boundary(metric="poison.rat"), "search.metric", "poison.rat, which has no bounds: name a rate"),
+        (boundary(parameter="poison.rat"), "search.parameter", "min and max above 0; did you mean 'poison.rate'?"),
+        (optuna(method="optunna", metrics=["took"]), "search.method", "did you mean 'optuna'?"),
+    ],
+)
+def test_what_a_search_looks_at_must_be_there(search: dict[str, Any], path: str, said: str, load: Load) -> None:
+    """Found: a misspelt stage or path cost the whole search, of which no trial had a value."""
+    with pytest.raises(SpaceError) as caught:
+        load(fixed=PATCH, parameters=RATE, search=search)
+    assert re.search(rf"space.yaml:\d+: {path}: ", str(caught.value)) and said in str(caught.value)
+
+
+def test_what_seeds_are_added_for_must_be_there(load: Load) -> None:
+    seeds = {"min": 4, "max": 20, "until": {"metric": "repared/attack_success_rate", "above": 0.3}}
+    with pytest.raises(SpaceError) as caught:
+        load(fixed=PATCH, parameters={"poison.rate": {"values": [0.1]}}, search=None, seeds=seeds)
+    assert re.search(r"space.yaml:\d+: seeds.until.metric: no condition has", str(caught.value))
+    assert "did you mean 'repaired/attack_success_rate'?" in str(caught.value)
+
+
+def test_what_some_stage_leaves_may_be_looked_at(load: Load) -> None:
+    goals = ["maximize finetuned/attack_success_rate", "minimize poison.rate", "minimize trigger/l_inf"]
+    load(fixed=PATCH, parameters=RATE, search=optuna(metrics=goals, constraints=["repaired/clean_accuracy_drop <= 1"]))
+    load({"overrides": ["search.parameter=poison.rate"]}, fixed=PATCH, parameters=RATE, search=boundary(parameter="x"))
+    with pytest.raises(SpaceError, match=r"^--set search.parameter=rate: search.parameter: 'rate' must be"):
+        load({"overrides": ["search.parameter=rate"]}, fixed=PATCH, parameters=RATE, search=boundary())
