@@ -62,11 +62,11 @@ class SearchSpace(Grammar):
         return self.search.start(self.expansion.domain, sweep, others)
 
     def holds(self, condition: Condition) -> bool:
-        """Whether the search might ask for this condition, with whatever seed, or for its twin."""
+        """Whether the search might ask for this condition, with whatever seed; of more seeds, also as a twin."""
         domain = self.expansion.domain
         if self.replication is not None:
             return condition.cell_id in {planned.cell_id for planned in self.expansion.conditions}
-        return condition.is_baseline or (domain.wanted(condition) and locate(domain, condition) is not None)
+        return domain.wanted(condition) and locate(domain, condition) is not None
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The unpoisoned twins that the sweep runs beside these conditions."""
