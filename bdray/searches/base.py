@@ -23,6 +23,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord
 from bdray.registry import Component, Registry
 from bdray.searches.domain import SearchDomain
+from bdray.searches.metrics import Metric
 from bdray.searches.pruning import Prune
 from bdray.store.storage import Storage
 
@@ -110,6 +111,11 @@ class SearchMethod(Component):
     def needs_baselines(self) -> bool:
         """Whether it compares with unpoisoned twins, which are run then even where the space asks for none."""
         return False
+
+    @property
+    def looks_at(self) -> Sequence[tuple[str, Metric]]:
+        """The metrics it asks for, each with the option that names it: some condition must have them."""
+        return ()
 
     def twinned(self, domain: SearchDomain, conditions: Sequence[Condition]) -> Sequence[Condition]:
         """Those of the conditions whose unpoisoned twins are run beside them, where baselines are."""

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from bdray.condition import TEST_TRIGGER, TRAINING_ONLY, Condition, flatten
-from bdray.errors import SpaceError
+from bdray.errors import SpaceError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
@@ -78,7 +78,9 @@ class Boundary(SearchMethod):
     @field_validator("metric")
     @classmethod
     def _is_a_metric(cls, name: str) -> str:
-        return Metric(name).name
+        if Metric(name).bounds is None:
+            raise ValueError(f"no crossing is located of {name}, which has no bounds: name a rate or `took`")
+        return name
 
     @property
     def hours(self) -> float | None:
@@ -93,12 +95,19 @@ class Boundary(SearchMethod):
     def needs_baselines(self) -> bool:
         return Metric(self.metric).needs_twin
 
+    @property
+    def looks_at(self) -> Sequence[tuple[str, Metric]]:
+        return [("metric", Metric(self.metric))]
+
     def bound(self, domain: SearchDomain) -> str:
-        cells, most = len(cells_of(self, domain)), self.max_trials
+        count, most = len(cells_of(self, domain)), self.max_trials
+        cells = f"{count} cell{'s' if count != 1 else ''}"
+        if absent := len(_places(_searched(self, domain), domain)) - count:
+            cells += f" ({absent} more without {self.parameter} are left out)"
         trials = f"{LEAST} to {most} trials each" if most else f"{LEAST} trials each or more"
         if not Metric(self.metric).is_took:
-            return f"{cells} cells, {trials}, until {self.metric} = {self.at:g} is located"
-        return f"{cells} cells, {trials} with {FLOORS} baselines, until {self.at:g} of the trainings take"
+            return f"{cells}, {trials}, until {self.metric} = {self.at:g} is located"
+        return f"{cells}, {trials} with {FLOORS} baselines, until {self.at:g} of the trainings take"
 
     def twinned(self, domain: SearchDomain, conditions: Sequence[Condition]) -> Sequence[Condition]:
         if not Metric(self.metric).is_took:
@@ -154,13 +163,25 @@ class Cell:
 
 
 def cells_of(method: Boundary, domain: SearchDomain) -> dict[object, Cell]:
-    """The cells, by their place; in the order of the other axes.
+    """The cells, by their place; in the order of the other axes. Where the parameter is absent there is none.
 
     Raises:
-        SpaceError: another axis is drawn from a distribution too, or the parameter is none with a positive range.
+        SpaceError: another axis is drawn from a distribution too, or the parameter is none with a positive range, or
+            is absent everywhere.
     """
     searched = _searched(method, domain)
-    cells: dict[object, Cell] = {}
+    assert searched.distribution is not None
+    least, cells = searched.distribution.min, dict[object, Cell]()
+    for place, assignment in _places(searched, domain):
+        if searched.number(assignment, least):
+            cells[freeze(place)] = Cell(place, assignment, _nothing_known(method, searched))
+    if not cells:
+        raise SpaceError("no cell has it: nothing meets its `when`", path=method.parameter)
+    return cells
+
+
+def _places(searched: Axis, domain: SearchDomain) -> list[tuple[dict[str, float], Flat]]:
+    """Values of all other axes, as `locate` gives them and as content of conditions."""
     partial: list[tuple[dict[str, float], Flat]] = [({}, {"seed": domain.seeds[0], **domain.fixed})]
     for axis in domain.axes:
         if axis is searched:
@@ -173,9 +194,7 @@ def cells_of(method: Boundary, domain: SearchDomain) -> dict[object, Cell]:
                 more = {axis.name: float(index)} if len(choices) > 1 else {}
                 grown.append(({**place, **more}, {**assignment, **rows[index]}))
         partial = grown
-    for place, assignment in partial:
-        cells[freeze(place)] = Cell(place, assignment, _nothing_known(method, searched))
-    return cells
+    return partial
 
 
 def _nothing_known(method: Boundary, searched: Axis) -> Posterior:
@@ -192,8 +211,9 @@ def _seeds(domain: SearchDomain) -> Iterator[int]:
 def _searched(method: Boundary, domain: SearchDomain) -> Axis:
     found = next((axis for axis in domain.axes if axis.name == method.parameter), None)
     if found is None or found.distribution is None or found.distribution.min <= 0:
+        fit = [axis.name for axis in domain.axes if axis.distribution is not None and axis.distribution.min > 0]
         problem = f"'{method.parameter}' must be a parameter with min and max above 0"
-        raise SpaceError(problem, path="search.parameter")
+        raise SpaceError(f"{problem}; {nearest(method.parameter, fit)}", path="search.parameter")
     for axis in domain.axes:
         if axis.name != method.parameter and axis.distribution is not None:
             raise SpaceError("`method: boundary` crosses the other axes: give it values", path=axis.name)

@@ -88,6 +88,17 @@ def _chosen(params: Mapping[str, Any], axis: Axis) -> float:
     return axis.labels.index(params[axis.name]) if params.get(axis.name) in axis.labels else 0
 
 
+def are_of(distributions: Mapping[str, BaseDistribution], params: Mapping[str, Any]) -> bool:
+    """Whether these are values of the distributions, one of each."""
+    try:
+        return params.keys() == distributions.keys() and all(
+            distribution._contains(distribution.to_internal_repr(params[name]))
+            for name, distribution in distributions.items()
+        )
+    except ValueError:
+        return False
+
+
 def _distribution(axis: Axis) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

@@ -64,6 +64,24 @@ class Metric:
     def needs_twin(self) -> bool:
         return self.is_took or self.name.rpartition("/")[2] == DROP
 
+    def lacking(self, conditions: Sequence[Condition]) -> str | None:
+        """What is wrong where none of these conditions can have it; None where one can."""
+        if self.is_path:
+            numbers = {
+                path
+                for condition in conditions
+                for path, value in flatten(condition.content()).items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            }
+            hint = nearest(self.name, numbers)
+            return None if self.name in numbers else f"no condition has a number '{self.name}'; {hint}"
+        head, _, last = self.name.rpartition("/")
+        if head in ("", "trigger", "poisoned", "repaired"):
+            return None
+        results = {stage.result for condition in conditions for stage in condition.stages} | {"repaired"}
+        known = sorted(f"{result}/{last}" for result in results)
+        return None if self.name in known else f"no condition has '{self.name}'; {nearest(self.name, known)}"
+
     def of(
         self, record: TrialRecord, twin: TrialRecord | None = None, others: Sequence[TrialRecord] = ()
     ) -> float | None:

@@ -24,9 +24,9 @@ from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.record import TrialRecord
 from bdray.searches.base import SEARCHES, Asker, SearchMethod
-from bdray.searches.cell_parameters import Cells
+from bdray.searches.cell_parameters import Cells, are_of
 from bdray.searches.domain import SearchDomain
-from bdray.searches.metrics import Bound, Goal, twin_id
+from bdray.searches.metrics import Bound, Goal, Metric, twin_id
 from bdray.searches.study import CONDITIONS, CONSTRAINTS, METRICS, quiet, read_study
 from bdray.searches.trials import Trials
 from bdray.seeds import derive_seed
@@ -95,7 +95,12 @@ class Optuna(SearchMethod):
 
     @property
     def needs_baselines(self) -> bool:
-        return any(metric.needs_twin for metric in (*(g.metric for g in self.goals), *(b.metric for b in self.bounds)))
+        return any(metric.needs_twin for _, metric in self.looks_at)
+
+    @property
+    def looks_at(self) -> Sequence[tuple[str, Metric]]:
+        goals = [("metrics", goal.metric) for goal in self.goals]
+        return [*goals, *(("constraints", bound.metric) for bound in self.bounds)]
 
     def problem(self) -> tuple[str, str] | None:
         if self.max_trials is None and self.max_hours is None:
@@ -257,15 +262,17 @@ class OptunaAsker(Asker):
         if cell_id in self._known:
             return
         notes = self._notes(condition)
-        params, distributions = self._cells.params(condition)
-        if notes.get("params", {}).keys() == params.keys():
-            params = notes["params"]
-        conditions = self._cells.chosen(params)
-        # Where the space has changed, nothing will be told of it.
-        if conditions and conditions[0].cell_id == cell_id:
-            number = self._trials.begin(conditions, (params, distributions), notes)
-            cell = self._opened(conditions, number)
-            self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
+        own, distributions = self._cells.params(condition)
+        noted = notes.get("params", {})
+        # An axis that has changed may not take what was drawn then, or round it to something else.
+        for params in [noted, own] if are_of(distributions, noted) else [own]:
+            conditions = self._cells.chosen(params)
+            # Where the space has changed, nothing will be told of it.
+            if conditions and conditions[0].cell_id == cell_id:
+                number = self._trials.begin(conditions, (params, distributions), notes)
+                cell = self._opened(conditions, number)
+                self._again |= {c.condition_id: c for c in cell.conditions if c.condition_id != condition.condition_id}
+                return
 
     def _notes(self, condition: Condition) -> dict[str, Any]:
         """What the sampler drew and noted when it proposed a cell, by the first of its conditions."""

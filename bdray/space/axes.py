@@ -217,10 +217,10 @@ def parse_section(node: Located | None, cls: type[S], owner: str) -> S:
         return cls.model_validate(node.plain())
     except ValidationError as error:
         path, problem = explain(error, cls, owner)
-        raise _deepest(node, path).error(problem, f"{owner}.{path}" if path else owner) from None
+        raise deepest(node, path).error(problem, f"{owner}.{path}" if path else owner) from None
 
 
-def _deepest(node: Located, path: str) -> Located:
+def deepest(node: Located, path: str) -> Located:
     """What stands at a dotted path below a node, or else the last that leads there."""
     for part in path.split("."):
         if not isinstance(node.content, dict) or part not in node.content:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bdray.data.roots import root_of
 from bdray.errors import ComponentError, ConditionError, SpaceError, nearest
 from bdray.poisoning.classes import classes_in, is_meant
 from bdray.searches.domain import Flat
-from bdray.space.axes import Rule, crossed
+from bdray.space.axes import Rule, crossed, deepest
 from bdray.space.grammar import Grammar
 from bdray.space.source import Located
 from bdray.space.written import NAME_KEYS, found_beside
@@ -157,6 +158,19 @@ def located(error: ConditionError, assignment: Flat, grammar: Grammar, cell: Map
     return SpaceError(problem, file=where.file, line=where.line, path=error.path)
 
 
+@contextmanager
+def placing(grammar: Grammar) -> Iterator[None]:
+    """Complaints of a search method, which knows key paths alone, say where in the file that is."""
+    try:
+        yield
+    except SpaceError as error:
+        if error.file:
+            raise
+        axis = grammar.parameters.get(error.path)
+        where = axis.key if axis else deepest(grammar.root, error.path).where
+        raise SpaceError(error.problem, file=where.file, line=where.line, path=error.path) from None
+
+
 def _node(path: str, assignment: Flat, grammar: Grammar) -> Located | None:
     """Where a parameter gave this path its value."""
     for parameter in grammar.parameters.values():
@@ -188,7 +202,7 @@ def _hint(path: str, assignment: Flat, grammar: Grammar) -> str:
         return ""
     named = f"{head}.{NAME_KEYS[head]}"
     names = dict.fromkeys(value for value in grammar.possible(named)[0] if isinstance(value, str))
-    taking = [name for name in names if option.split(".")[0] in _options_of(head, name)]
+    taking = [name for name in names if option.split(".")[0] in options_of(head, name)]
     if not taking or assignment.get(named) in taking:
         return ""
     place = "; move it to `parameters`" if path in grammar.fixed else ""
@@ -196,7 +210,8 @@ def _hint(path: str, assignment: Flat, grammar: Grammar) -> str:
     return f"{place}; to give it only where it exists, add `when: {{{named}: {values}}}`"
 
 
-def _options_of(section: str, name: str) -> frozenset[str]:
+def options_of(section: str, name: str) -> frozenset[str]:
+    """What a component of this name takes; nothing where there is none."""
     try:
         return frozenset(COMPONENTS[section].get(name).model_fields)
     except ComponentError:

@@ -177,6 +177,8 @@ def _notes(space: SearchSpace, conditions: Sequence[Condition]) -> list[str]:
         notes.append(f"the space holds only {drawn} distinct conditions: fewer than max_trials ({wanted})")
     if len(space.seeds) == 1:
         notes.append("one seed: results will have no interval across replicates")
+    if not conditions:
+        notes.append("no condition that was drawn meets `only`: the search may have nothing to run")
     if not any(condition.is_baseline for condition in conditions) and not (
         space.is_open and (space.baselines or space.search.needs_baselines)
     ):

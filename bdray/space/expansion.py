@@ -12,19 +12,21 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
-from bdray.errors import ConditionError, nearest
+from bdray.errors import ConditionError, SpaceError, nearest
 from bdray.searches import Planned
 from bdray.searches.domain import Distribution, Flat, SearchDomain
 from bdray.searches.random import Random
 from bdray.space.axes import Parameter, Rule, crossed, spread
-from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, values_by_path
+from bdray.space.building import SECTIONS, Builder, Flats, located, merge, never, no_match, placing
 from bdray.space.covering import covering_subset
 from bdray.space.grammar import Grammar
 from bdray.space.named_classes import NamedClasses
+from bdray.space.reachable import unreachable
 from bdray.space.source import Located, Where
 from bdray.space.written import NAME_KEYS, Written
 from bdray.values import freeze, show
@@ -34,6 +36,9 @@ MAX_CONDITIONS = 200_000
 
 EXAMPLES = 40
 """Cells that are drawn to check a space whose conditions are only known as the sweep goes on."""
+
+MAX_DRAWS = 2_000
+"""Conditions that are drawn where `only` leaves none of those."""
 
 
 @dataclass(frozen=True)
@@ -215,18 +220,15 @@ class _Expander:
     def run(self) -> Expansion:
         chosen = self._choose()
         exclude = self._check_exclude(chosen)
-        method = self.grammar.search
-        examples: tuple[Condition, ...] = ()
-        if not isinstance(method, Planned):
-            shown = {condition.condition_id: condition for condition in (*chosen, *method.examples(self))}
-            examples = tuple(self._filter(list(shown.values())))
-        conditions = self.unique([*(() if examples else chosen), *self._included()])
+        is_planned = isinstance(self.grammar.search, Planned)
+        examples = () if is_planned else self._examples(chosen)
+        conditions = self.unique([*(chosen if is_planned else ()), *self._included()])
         twins = twins_of(conditions) if self.grammar.baselines else []
         rank = {seed: index for index, seed in enumerate(self.grammar.seeds)}
         conditions = sorted([*conditions, *twins], key=lambda c: rank.get(c.seed, len(rank)))
         return Expansion(
             grammar=replace(self.grammar, exclude=exclude),
-            conditions=tuple(self._chosen(conditions, may_be_empty=bool(examples))),
+            conditions=tuple(self._chosen(conditions, may_be_empty=not is_planned)),
             excluded=tuple(self.excluded[rule] for rule in exclude),
             duplicates=self.duplicates,
             twins=frozenset(twin.condition_id for twin in twins),
@@ -252,6 +254,20 @@ class _Expander:
         if not isinstance(method, Planned):
             method = Random(max_trials=EXAMPLES * len(self.grammar.seeds))
         return list(method.conditions(self))
+
+    def _examples(self, chosen: Sequence[Condition]) -> tuple[Condition, ...]:
+        """What `only` leaves of some conditions that the search may ask for; none where even many draws have none."""
+        with placing(self.grammar):
+            own = self.grammar.search.examples(self)
+        found = {condition.condition_id: condition for condition in (*chosen, *own)}
+        for rule in self.grammar.only:
+            known = (*found.values(), *self._included())
+            if error := unreachable(rule, self.grammar, known, "only", "leaves nothing"):
+                raise error
+        if not any(map(self.wanted, found.values())):
+            more = filter(self.wanted, Random(max_trials=MAX_DRAWS).conditions(self))
+            found = {c.condition_id: c for c in islice(more, EXAMPLES * len(self.seeds))}
+        return tuple(filter(self.wanted, found.values()))
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -334,18 +350,21 @@ class _Expander:
 
     def _check_exclude(self, chosen: Sequence[Condition]) -> tuple[Rule, ...]:
         used = []
+        owner, problem = "exclude", "matches no condition"
         for rule, count in self.excluded.items():
-            if count or self._may_be_drawn(rule, chosen) or self._matches_unbuilt(rule):
+            error: SpaceError | None = None
+            if not count and not self._matches_unbuilt(rule):
+                if self.grammar.search.IS_EXHAUSTIVE:
+                    error = no_match(rule, chosen, owner, problem)
+                else:
+                    error = unreachable(rule, self.grammar, chosen, owner, problem)
+            if error is None:
                 used.append(rule)
             elif self.grammar.loosened.isdisjoint(rule.paths):
-                raise no_match(rule, chosen, "exclude", "matches no condition")
+                raise error
         if not chosen and (self.grammar.parameters or not self.grammar.include):
             raise self.grammar.root.error("every condition is excluded: nothing is left to run", "exclude")
         return tuple(used)
-
-    def _may_be_drawn(self, rule: Rule, chosen: Sequence[Condition]) -> bool:
-        """Whether other draws might have met what the rule is about."""
-        return not self.grammar.search.IS_EXHAUSTIVE and values_by_path(chosen).keys() >= set(rule.paths)
 
     def _matches_unbuilt(self, rule: Rule) -> bool:
         """Whether a rule about a default would match what other rules excluded before it was built."""

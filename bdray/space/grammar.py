@@ -86,7 +86,7 @@ class Grammar:
         plugins: modules that register users' own components.
         plugin_path: folders where these may lie; the file's own is always among them.
         loosened: paths that the command line replaced: rules about them may match nothing.
-        root: the document, for complaints about the whole.
+        root: the document with the sections that the command line changed, for complaints about it.
     """
 
     name: str
@@ -176,7 +176,7 @@ def read_grammar(
     content = forced.content
     plugins, plugin_path = load_named_plugins(content, path.absolute().parent if text is None else None)
     fixed = leaves(content["fixed"], "fixed") if _given(content, "fixed") else {}
-    for name, node in fixed.items():
+    for name, node in (*fixed.items(), *forced.values.items()):
         if name.partition(".")[0] == "seed":
             raise node.error("seeds are not fixed: list them under `seeds`", name, at_key=True)
     parameters = {**parse_parameters(content.get("parameters")), **forced.parameters}
@@ -208,7 +208,7 @@ def read_grammar(
         plugins=plugins,
         plugin_path=plugin_path,
         loosened=frozenset(),
-        root=root,
+        root=replace(root, content=content),
     )
     if grammar.replication is not None:
         _check_replication(grammar, grammar.replication, content["seeds"])
@@ -369,8 +369,11 @@ def _parse_search(node: Located | None) -> SearchMethod:
     if node is None or node.content is None:
         return SEARCHES.build("grid")
     named = {"method": "grid"} | ({} if not isinstance(node.content, dict) else node.plain())
-    content = check_keys(node, _options(named["method"]), "search")
+    content = node.mapping("search")
     try:
+        # Which keys there are is a question of the method.
+        known = SEARCHES.get(named["method"]) if isinstance(named["method"], str) else SearchMethod
+        check_keys(node, ("method", *known.model_fields), "search")
         search = SEARCHES.build(named)
     except ComponentError as error:
         raise content.get(error.path.split(".")[0], node).error(error.problem, f"search.{error.path}") from None
@@ -378,9 +381,3 @@ def _parse_search(node: Located | None) -> SearchMethod:
         option, said = problem
         raise content.get(option, node).error(said, f"search.{option}", at_key=option in content)
     return search
-
-
-def _options(method: Any) -> tuple[str, ...]:
-    """The keys that a search method takes."""
-    known = dict(SEARCHES).get(method, SearchMethod) if isinstance(method, str) else SearchMethod
-    return ("method", *known.model_fields)

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from bdray.condition import Condition
+from bdray.errors import SpaceError
 from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
 from bdray.searches.domain import locate
+from bdray.searches.metrics import Metric
 from bdray.searches.replication import Replicator
-from bdray.space.axes import Rule
-from bdray.space.building import Flats, located, no_match
+from bdray.space.axes import Rule, deepest
+from bdray.space.building import Flats, located, no_match, placing
 from bdray.space.expansion import Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
+from bdray.space.reachable import unreachable
 from bdray.space.resources import Resources
 from bdray.space.source import dump_yaml, load_yaml
 from bdray.store.storage import Storage
@@ -59,11 +62,11 @@ class SearchSpace(Grammar):
         return self.search.start(self.expansion.domain, sweep, others)
 
     def holds(self, condition: Condition) -> bool:
-        """Whether the search might ask for this condition, with whatever seed, or for its twin."""
+        """Whether the search might ask for this condition, with whatever seed; of more seeds, also as a twin."""
         domain = self.expansion.domain
         if self.replication is not None:
             return condition.cell_id in {planned.cell_id for planned in self.expansion.conditions}
-        return condition.is_baseline or (domain.wanted(condition) and locate(domain, condition) is not None)
+        return domain.wanted(condition) and locate(domain, condition) is not None
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The unpoisoned twins that the sweep runs beside these conditions."""
@@ -122,9 +125,11 @@ def load_space(
         cells = [cell for cell in space.include if Rule(cell, space.root.where, beside).matches(flat)]
         raise located(error, dict(flat), space, cells[-1] if cells else {})
     _check_clean_share(space)
+    _check_metrics(space)
     if not isinstance(space.search, Planned):
         # Whatever does not fit together is said here.
-        space.search.bound(expansion.domain)
+        with placing(space):
+            space.search.bound(expansion.domain)
     return _with_used_resources(space)
 
 
@@ -142,6 +147,17 @@ def _check_clean_share(space: SearchSpace) -> None:
         raise space.root.mapping("")["detect"].error(problem, "detect", at_key=True)
 
 
+def _check_metrics(space: SearchSpace) -> None:
+    """Raises `SpaceError` where the search looks at what no condition has."""
+    looked_at = [(f"search.{option}", metric) for option, metric in space.search.looks_at]
+    if space.replication is not None:
+        looked_at += [("seeds.until.metric", Metric(space.replication.until.metric))]
+    shown = space.shown()
+    for path, metric in looked_at:
+        if shown and (problem := metric.lacking(shown)):
+            raise deepest(space.root, path).error(problem, path)
+
+
 def load_plugins_of(file: Path) -> tuple[str, ...]:
     """Load the plugins that a search space names, and return their names; nothing else of it is read.
 
@@ -152,11 +168,20 @@ def load_plugins_of(file: Path) -> tuple[str, ...]:
 
 
 def _with_used_resources(space: SearchSpace) -> SearchSpace:
-    """The space without resource overrides about paths that the command line replaced; others must match."""
+    """The space without resource overrides about paths that the command line replaced; others must match, or at least
+    be such as a condition may match that is not known yet."""
     kept = []
+    owner, problem = "resources.overrides.when", "matches no condition"
+    conditions = (*space.expansion.unfiltered, *space.expansion.examples)
     for rule, needs in space.resources.overrides:
-        if any(rule.matches(space.flat(c)) for c in (*space.expansion.unfiltered, *space.expansion.examples)):
+        error: SpaceError | None = None
+        if not any(rule.matches(space.flat(condition)) for condition in conditions):
+            if space.search.IS_EXHAUSTIVE:
+                error = no_match(rule, conditions, owner, problem)
+            else:
+                error = unreachable(rule, space, (*conditions, *space.twins(space.shown())), owner, problem)
+        if error is None:
             kept.append((rule, needs))
-        elif space.loosened.isdisjoint(rule.paths) and space.search.IS_EXHAUSTIVE:
-            raise no_match(rule, space.expansion.unfiltered, "resources.overrides.when", "matches no condition")
+        elif space.loosened.isdisjoint(rule.paths):
+            raise error
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))

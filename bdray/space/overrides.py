@@ -117,9 +117,7 @@ class Overrides:
         """Replace what stands at a condition path, or at a path of the space's own sections."""
         head, _, rest = path.partition(".")
         if path == "seed" or head == "seeds":
-            is_list = isinstance(value.content, list)
-            self.content["seeds"] = value if is_list else Located([value], value.where, value.key)
-            self.seeds = frozenset({"seed"})
+            self._set_seeds(rest, value)
         elif head == "parameters" and rest:
             self.parameters.update(parse_parameters(Located({rest: value}, value.where, value.key)))
         elif (head == "fixed" and rest) or (head not in keys and head in Condition.model_fields):
@@ -128,6 +126,18 @@ class Overrides:
             self.content[head] = _deep_set(self.content.get(head), rest.split(".") if rest else [], value)
         else:
             raise value.error(f"there is no '{head}'; {nearest(head, [*keys, *Condition.model_fields])}", path)
+
+    def _set_seeds(self, key: str, value: Located) -> None:
+        """All seeds, or one key of `{min, max, until}`."""
+        known = self.content.get("seeds")
+        if key:
+            if known is not None and isinstance(known.content, list):
+                problem = f"the search space lists seeds: {quote(known.plain())}; only {{min, max, until}} has keys"
+                raise value.error(problem, f"seeds.{key}")
+            value = _deep_set(known, key.split("."), value)
+        elif not isinstance(value.content, (list, dict)):
+            value = Located([value], value.where, value.key)
+        self.content["seeds"], self.seeds = value, frozenset({"seed"})
 
 
 def gives_root(axis: Parameter, name: str) -> bool:

@@ -65,18 +65,22 @@ class SearchLoop:
         self._outside = 0
 
     def recall(self) -> None:
-        """Take up what an earlier run of this sweep asked for, as far as it lies in the space. To be called before
-        `sweep.json` is written anew."""
+        """Take up what an earlier run of this sweep asked for, as far as it lies in the space, and its baselines. To be
+        called before `sweep.json` is written anew."""
         info = self._folder.info_if_any()
         if info is None or not self.searching:
             return
         self._spent_s = self._noted_s = info.searched_s
-        for condition_id in info.asked:
-            condition = None if condition_id in self._known else self._folder.condition(condition_id).condition()
-            if condition is not None and self._space.holds(condition):
-                self._add([condition])
-            elif condition is not None:
-                self._outside += 1
+        found = (
+            self._folder.condition(name).condition() for name in dict.fromkeys(info.asked) if name not in self._known
+        )
+        recalled = [condition for condition in found if condition is not None]
+        inside = [condition for condition in recalled if self._space.holds(condition)]
+        # A baseline of what lies in the space no more would be trained for nothing.
+        inside += self._space.twins([*self.conditions, *inside])
+        kept = {condition.condition_id for condition in inside}
+        self._add([condition for condition in recalled if condition.condition_id in kept])
+        self._outside = sum(condition.condition_id not in kept for condition in recalled)
 
     def begin(self, others: Iterable[TrialRecord]) -> None:
         """Start the search and run what is left of the conditions known so far.

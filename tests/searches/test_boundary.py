@@ -15,6 +15,7 @@ from bdray.record import TrialRecord
 from bdray.searches.boundary import LEAST, Boundary, BoundaryAsker
 from bdray.searches.crossing import POINTS, SLOPES, Level, Share
 from bdray.space import SearchSpace
+from bdray.space.dry_run import make_plan
 from bdray.store.storage import Storage
 from bdray.triggers.sinusoid import Sinusoid
 from benchmarks.searching import crossing_of, made_up
@@ -321,6 +322,31 @@ def test_a_level_that_is_never_reached_is_said_to_lie_outside(load: Load, tmp_pa
     asker = begun(space, tmp_path)
     run(space, asker, noise=0.0)
     assert all(cell.crossing.above > 0.85 and len(cell.values) >= LEAST for cell in asker.cells.values())
+
+
+SIZES = {"min": 1, "max": 8, "when": {"trigger.name": "patch"}}
+
+
+def test_where_the_parameter_is_absent_there_is_no_cell(load: Load, tmp_path: Path) -> None:
+    """Found: such a cell was trained for nothing, without `max_trials` for ever."""
+    parameters = {"trigger.name": {"values": ["patch", "blend"]}, "trigger.size": SIZES}
+    keys = search(parameter="trigger.size", max_trials=None)
+    space = load(parameters=parameters, fixed=FIXED | {"trigger": {}, "poison": {"rate": 0.1}}, search=keys)
+    assert make_plan(space).bound.startswith("1 cell (1 more without trigger.size are left out), 4 trials each")
+    asker = begun(space, tmp_path)
+    assert {c.trigger.name for c in run(space, asker) if c.trigger} == {"patch"}
+    assert asker.finished and len(asker.cells) == 1
+
+
+def test_a_parameter_that_no_cell_has_is_named(load: Load) -> None:
+    parameters = {
+        "trigger.name": {"values": ["patch", "blend"]},
+        "train.lr": {"values": [0.1, 0.2]},
+        "trigger.size": {**SIZES, "when": {"trigger.name": "patch", "train.lr": 0.2}},
+    }
+    fixed, zipped = {"data": "digits", "model": "resnet8"}, [["trigger.name", "train.lr"]]
+    with pytest.raises(SpaceError, match=r"space.yaml:\d+: trigger.size: no cell has it"):
+        load(parameters=parameters, zip=zipped, fixed=fixed, search=search(parameter="trigger.size"))
 
 
 @pytest.mark.parametrize(

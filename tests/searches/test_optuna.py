@@ -425,6 +425,49 @@ def test_a_resumed_search_says_what_it_leaves_out(load: Load, tmp_path: Path) ->
     assert line.startswith("left out   6 conditions")
 
 
+def test_a_resumed_search_trains_baselines_of_what_lies_in_the_space_alone(load: Load, tmp_path: Path) -> None:
+    """Found: after `train.epochs` was changed, the baselines of before were still trained, and first."""
+    sweep, fixed = Storage.open(tmp_path / "sweep"), {"data": "digits", "model": "resnet8", "trigger": "patch"}
+    keys = {"parameters": {"poison.rate": RATE}, "search": search(max_trials=2), "baselines": True}
+
+    def killed(epochs: int, lrs: Sequence[float], keys: dict[str, Any] = keys) -> SearchLoop:
+        """What it would run, killed before anything has ended."""
+        rates = {**keys["parameters"], "train.lr": {"values": lrs}}
+        space = load(**{**keys, "parameters": rates}, fixed={**fixed, "train": {"epochs": epochs}})
+        loop = looping(space, sweep, without_record(sweep))
+        while loop.more():
+            pass
+        return loop
+
+    before = killed(30, [0.1])
+    assert [(c.role, c.seed) for c in before.left[:2]] == [("baseline", 0), ("baseline", 1)]
+    # Its cells still lie in a wider space, and their baselines are still run.
+    wider = killed(30, [0.1, 0.2])
+    assert [c.condition_id for c in wider.left] == [c.condition_id for c in before.left]
+    assert wider.said() == []
+    other = killed(2, [0.1])
+    assert {c.train.epochs for c in other.left} == {2}
+    (line,) = other.said()
+    assert line.startswith(f"left out   {len(before.left)} conditions")
+
+
+@pytest.mark.parametrize("change", [{"max": 4}, {"q": 1}, {"q": None, "distribution": "int_uniform"}])
+def test_a_draw_that_a_changed_axis_would_round_otherwise_is_known_by_its_condition(
+    change: dict[str, object], load: Load, tmp_path: Path
+) -> None:
+    """Found: after the range of an axis with `q` was narrowed, the command and `bdray results` ended in a traceback."""
+    size = {"min": 2, "max": 8, "q": 2, "distribution": "uniform"}
+    space = load(parameters={"trigger.size": size, "poison.rate": RATE}, search=search(max_trials=12), seeds=[0])
+    asked = run(space, begun(space, tmp_path))
+    size = {key: value for key, value in {**size, **change}.items() if value is not None}
+    space = load(parameters={"trigger.size": size, "poison.rate": RATE}, search=search(max_trials=12), seeds=[0])
+    left = [condition for condition in asked if space.holds(condition)]
+    again = resumed(space, tmp_path, left)
+    assert states(again) == ["COMPLETE"] * len(left)
+    assert [trial.user_attrs["conditions"] for trial in again.trials] == [[c.condition_id] for c in left]
+    assert len(run(space, again)) == 12 - len(left)
+
+
 LEVELS = {"trigger.delta": {"min": 5, "max": 40}}
 REAL_LEVELS = {"trigger.delta": {"min": 5.0, "max": 40.0, "distribution": "log_uniform"}}
 

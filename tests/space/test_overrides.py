@@ -71,3 +71,42 @@ def test_the_largest_seed_is_named(tmp_path: Path) -> None:
     for text in (str(largest + 1), "9" * 5000):
         with pytest.raises(SpaceError, match=rf"from 0 to {largest}"):
             load_space(path, seeds=text)
+
+
+SEEDS = """\
+seeds: {min: 4, max: 20, until: {metric: took, above: 0.5}}
+baselines: true
+fixed: {data: digits, model: resnet8, trigger: patch}
+"""
+
+
+def test_a_key_of_seeds_changes_that_key(tmp_path: Path) -> None:
+    """Found: `seeds.max=30` made of the rule the one seed 30."""
+    path = tmp_path / "space.yaml"
+    path.write_text(SEEDS)
+    rule = load_space(path, ["seeds.max=30", "seeds.until.above=0.4"]).replication
+    assert rule is not None
+    assert (rule.min, rule.max, rule.until.metric, rule.until.above) == (4, 30, "took", 0.4)
+    asked = load_space(path, ["seeds={min: 5, max: 9, until: {half_width: 0.4}}"]).replication
+    assert asked is not None and (asked.min, asked.max) == (5, 9)
+    assert load_space(path, ["seeds=3"]).seeds == (3,)
+    assert load_space(path, ["seeds=[1, 2]"]).replication is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text", "said"),
+    [
+        ("[0, 1]", "seeds.max=30", "--set seeds.max=30: seeds.max: the search space lists seeds: [0, 1]; only"),
+        ("{min: 4, max: 20, until: {metric: took, above: 0.5}}", "seeds.maxx=30", "did you mean 'max'?"),
+        ("[0, 1]", "fixed.seed=7", "--set fixed.seed=7: seed: seeds are not fixed: list them under `seeds`"),
+        ("[0, 1]", "fixed={seed: 7}", "seeds are not fixed"),
+        ("[0, 1]", "seed.max=7", "seeds are not fixed"),
+    ],
+)
+def test_seeds_that_cannot_be_set_so_are_refused(seeds: str, text: str, said: str, tmp_path: Path) -> None:
+    """Found: `fixed.seed=7` took the place of all seeds, and wrote a space.yaml that could not be read."""
+    path = tmp_path / "space.yaml"
+    path.write_text(SEEDS.replace(SEEDS.splitlines()[0], f"seeds: {seeds}"))
+    with pytest.raises(SpaceError) as caught:
+        load_space(path, [text])
+    assert said in str(caught.value)
