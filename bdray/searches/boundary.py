@@ -103,7 +103,7 @@ class Boundary(SearchMethod):
         count, most = len(cells_of(self, domain)), self.max_trials
         cells = f"{count} cell{'s' if count != 1 else ''}"
         if absent := len(_places(_searched(self, domain), domain)) - count:
-            cells += f" ({absent} more without {self.parameter} are left out)"
+            cells += f" ({absent} more without {self.parameter} left out)"
         trials = f"{LEAST} to {most} trials each" if most else f"{LEAST} trials each or more"
         if not Metric(self.metric).is_took:
             return f"{cells}, {trials}, until {self.metric} = {self.at:g} is located"
