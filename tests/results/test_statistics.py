@@ -285,3 +285,15 @@ def test_the_interval_of_an_auc_mirrors_and_narrows() -> None:
     assert auc_interval(0.9, 8, 9).low > one.low
     with pytest.raises(ValueError, match="no interval"):
         auc_interval(0.5, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("auc", "poisoned", "baselines"), [(1 - 1e-7, 2500, 47500), (1 - 1e-8, 500, 9500), (1 - 1 / 900**2, 900, 900)]
+)
+def test_an_auc_next_to_0_or_1_has_an_interval(auc: float, poisoned: int, baselines: int) -> None:
+    """Found: "f(a) and f(b) must have different signs", where of so many pairs one or a few are lost."""
+    high, low = auc_interval(auc, poisoned, baselines), auc_interval(1 - auc, baselines, poisoned)
+    whole = auc_interval(1.0, poisoned, baselines)
+    assert (high.low, high.high) == (pytest.approx(whole.low, abs=1e-5), 1.0)
+    assert high.low < auc
+    assert (low.low, low.high) == (0.0, pytest.approx(1 - high.low))
