@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
@@ -66,6 +66,7 @@ class Level:
     """Mean attack success rates over cells with one value of an axis.
 
     Attributes:
+        after: where it is paired, over those of the settings in which every value counts that has any after the repair.
         settings: of the cells, what else they have; the same for every value where some are run with all of them.
         paired: that is so.
     """
@@ -96,8 +97,8 @@ class Variation:
     before: Spread | None = None
     after: Spread | None = None
     shares: tuple[AxisShares, ...] = ()
-    core: str = ""
-    """Of which cells the shares are; empty: of all."""
+    cores: tuple[str, str] = ("", "")
+    """Of which cells the shares before and after the repair are; empty: of all."""
     levels: tuple[Level, ...] = ()
 
 
@@ -220,13 +221,13 @@ def variation(study: Study) -> Variation:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
     if pruned := study.pruned:
         return Variation(PRUNED.format(pruned), _spread(before), _spread(after))
-    (first, core), (last, _) = _shares(study, "poison"), _shares(study, "finetune")
+    (first, core), (last, core_after) = _shares(study, "poison"), _shares(study, "finetune")
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
         before=_spread(before),
         after=_spread(after),
         shares=tuple(AxisShares(axis, first.get(axis), last.get(axis)) for axis in order),
-        core=core,
+        cores=(core, core_after),
         levels=tuple(level for axis in study.axes for level in _levels(axis, study)),
     )
 
@@ -281,16 +282,28 @@ def _levels(axis: str, study: Study) -> list[Level]:
         by_value[shown(axis, cell.values[axis])][on_one_line(others)].append(cell)
     if not 1 < len(by_value) < len(cells):
         return []
-    shared = set.intersection(*(set(settings) for settings in by_value.values()))
+    shared, left = (_shared_settings(by_value.values(), stage) for stage in ("poison", "finetune"))
 
-    def level(value: str, settings: dict[str, list[Cell]]) -> Level:
+    def level(value: str, settings: Mapping[str, Sequence[Cell]]) -> Level:
         kept = [setting for setting in settings if setting in shared or not shared]
-        members = distinct([cell for setting in kept for cell in settings[setting]], "finetune")
-        means = [[mean for _, mean in _means(members, stage)] for stage in ("poison", "finetune")]
-        before, after = (fmean(found) if found else None for found in means)
-        return Level(axis, value, len(members), before, after, tuple(kept), bool(shared))
+        before = distinct([cell for setting in kept for cell in settings[setting]], "finetune")
+        repaired = [setting for setting in kept if setting in left or not shared]
+        after = distinct([cell for setting in repaired for cell in settings[setting]], "finetune")
+        means = _mean(before, "poison"), _mean(after, "finetune")
+        return Level(axis, value, len(before), *means, tuple(kept), bool(shared))
 
     return [level(value, settings) for value, settings in by_value.items()]
+
+
+def _shared_settings(by_value: Iterable[Mapping[str, Sequence[Cell]]], stage: StageName) -> set[str]:
+    """In which every value counts that has any (`repair: none` has none after the repair)."""
+    known = [{setting for setting, cells in settings.items() if _means(cells, stage)} for settings in by_value]
+    return set.intersection(*filter(None, known)) if any(known) else set()
+
+
+def _mean(cells: Sequence[Cell], stage: StageName) -> float | None:
+    means = [mean for _, mean in _means(cells, stage)]
+    return fmean(means) if means else None
 
 
 def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
