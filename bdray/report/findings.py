@@ -21,6 +21,7 @@ from bdray.results.cells import (
     Estimate,
     Replicate,
     Study,
+    alike,
     axis_words,
     distinct,
     mean_of,
@@ -383,7 +384,8 @@ def regularization(study: Study) -> Regularization:
             pairs[_regularizer_label(each.record, replicates)].append((each, twin))
     if not pairs:
         return Regularization("No regularized condition finished together with its twin without a regularizer.")
-    effects = [effect for name, members in pairs.items() if (effect := _effect(name, members))]
+    places = {stage: _places(study, stage) for stage in ("poison", "finetune")}
+    effects = [effect for name, members in pairs.items() if (effect := _effect(name, members, places))]
     corrected = iter(holm([effect.p_value for effect in effects if effect.p_value is not None]))
     return Regularization(
         effects=tuple(
@@ -392,9 +394,16 @@ def regularization(study: Study) -> Regularization:
     )
 
 
-def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> RegularizerEffect | None:
-    """Its p-value uncorrected; None where no pair has attack success rates."""
-    before = _differences(pairs, "poison")
+def _places(study: Study, stage: StageName) -> dict[str, int]:
+    """By the id of each cell, which of `study.distinct(stage)` it is part of."""
+    return {cell.cell_id: number for number, group in enumerate(alike(study.cells, stage)) for cell in group}
+
+
+def _effect(
+    name: str, pairs: Sequence[tuple[Replicate, Replicate]], places: Mapping[StageName, Mapping[str, int]]
+) -> RegularizerEffect | None:
+    """Its p-value uncorrected; None where no pair has attack success rates. `places`: by stage, see `_places`."""
+    before = _differences(pairs, "poison", places["poison"])
     every = [difference for cell in before for difference in cell.values()]
     if not every:
         return None
@@ -405,8 +414,8 @@ def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> Regulari
         lowered=sum(difference < 0 for difference in every),
         raised=sum(difference > 0 for difference in every),
         before=mean_of(by_seed),
-        after=mean_of(seed_means(_differences(pairs, "finetune"))),
-        accuracy=mean_of(seed_means(_differences(pairs, "poison", "clean_accuracy"))),
+        after=mean_of(seed_means(_differences(pairs, "finetune", places["finetune"]))),
+        accuracy=mean_of(seed_means(_differences(pairs, "poison", places["poison"], "clean_accuracy"))),
         p_value=sign_flip_test(by_seed),
     )
 
@@ -431,12 +440,18 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 
 
 def _differences(
-    pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
+    pairs: Sequence[tuple[Replicate, Replicate]],
+    stage: StageName,
+    places: Mapping[str, int],
+    rate: str = "attack_success_rate",
 ) -> list[dict[int, float]]:
-    """For every cell, by seed; a pair of models once, whatever was done to it later."""
-    cells: dict[str, dict[int, float]] = defaultdict(dict)
-    for mine, its in {(mine.model(stage), its.model(stage)): (mine, its) for mine, its in reversed(pairs)}.values():
+    """For every distinct cell, by seed; the mean of a model that was trained twice. A pair of models counts once,
+    whatever was done to it later, and whichever of that failed."""
+    cells: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    placed = [(places[mine.record.cell_id], mine, its) for mine, its in pairs]
+    once = {(place, mine.model(stage), its.model(stage)): (place, mine, its) for place, mine, its in reversed(placed)}
+    for place, mine, its in once.values():
         rates = [getattr(found, rate) for found in (mine.rates(stage), its.rates(stage)) if found]
         if len(rates) == 2 and None not in rates:
-            cells[mine.record.cell_id][mine.record.condition["seed"]] = rates[0] - rates[1]
-    return list(cells.values())
+            cells[place][mine.record.condition["seed"]].append(rates[0] - rates[1])
+    return [{seed: fmean(values) for seed, values in by_seed.items()} for by_seed in cells.values()]

@@ -458,6 +458,11 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     """Cells whose models after `stage` are others. Those that share some are one, at the first one's place, which has
     each model once; values in which they differ stand side by side ("0.01 or 0.1"), but for those of what was done
     later to a poisoned model: they do not apply."""
+    return [_merged(each, stage) for each in alike(cells, stage)]
+
+
+def alike(cells: Iterable[Cell], stage: StageName) -> list[list[Cell]]:
+    """What each of `distinct` is made of."""
     above: dict[Hashable, Hashable] = {}
 
     def first_of(tie: Hashable) -> Hashable:
@@ -472,7 +477,7 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     groups: dict[Hashable, list[Cell]] = {}
     for cell, ties in tied:
         groups.setdefault(first_of(ties[0]), []).append(cell)
-    return [_merged(each, stage) for each in groups.values()]
+    return list(groups.values())
 
 
 def _ties(cell: Cell, stage: StageName) -> list[Hashable]:

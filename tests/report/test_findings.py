@@ -293,6 +293,30 @@ def test_p_values_are_corrected_over_regularizers_and_one_seed_is_not_tested(mak
     assert "1 seed cannot say" in make_report(one_seed, SweepDescription("demo")).html
 
 
+@pytest.mark.parametrize("lacking", ["manifold_mixup", "none"])
+@pytest.mark.parametrize("ended", ["failed", "unfinished"])
+def test_a_repair_that_failed_takes_no_difference_from_before_it(
+    make_record: MakeRecord, lacking: str, ended: str
+) -> None:
+    """Found: one of eight seeds lacked one of two repairs: no difference and no p-value, "0 seeds cannot say"."""
+    records = [
+        make_record(
+            (0.9 - (0.3 + seed / 100) * (name != "none"), 0.4), seed=seed, regularizer=name, finetune={"lr": lr}
+        )
+        for seed in range(8)
+        for name in ("none", "manifold_mixup")
+        for lr in (0.01, 0.1)
+    ]
+    failed = make_record(seed=3, regularizer=lacking, finetune={"lr": 0.01}, status="failed")
+    others = [each for each in records if each.condition_id != failed.condition_id]
+    whole, found = (
+        regularization(study_of(each)).effects[0] for each in (records, others + [failed] * (ended == "failed"))
+    )
+    assert found.before is not None and len(found.before.values) == 8
+    assert (found.pairs, found.before, found.p_value) == (whole.pairs, whole.before, whole.p_value)
+    assert found.after == whole.after, "over the repair that has every seed"
+
+
 def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecord) -> None:
     weights = [{"name": "logit_squeezing", "weight": weight} for weight in (0.05, 0.5)]
     records = [make_record(), *(make_record((0.2, 0.1), regularizer=each) for each in weights)]
