@@ -113,6 +113,8 @@ def test_equivalence_is_the_worse_of_two_sign_tests() -> None:
     assert equivalence(lost, 0.01) == pytest.approx((1 + 8 + 28) / 256), "six of eight above the lower end"
     gained = [0.05, 0.01, *within]
     assert equivalence(gained, 0.01) == equivalence(lost, 0.01), "at the end is outside"
+    a_point_less = [count / 1000 - (count + 10) / 1000 for count in range(926, 934)]
+    assert equivalence(a_point_less, 0.01) == 1, "Found: 6 of these 8 were within, by the last digits of a difference"
 
 
 def test_equivalence_holds_its_level_however_differences_lie() -> None:
