@@ -10,7 +10,7 @@ from typing import Any
 
 from bdray.condition import flatten
 from bdray.record import StageName, TrialRecord
-from bdray.results.cells import Difference, Estimate, Replicate, described, is_sound, rates_after
+from bdray.results.cells import Cell, Difference, Estimate, Replicate, described, is_sound, rates_after
 from bdray.results.listing import RATE_COLUMNS, TOOK_COLUMNS, Listing, axis_names
 from bdray.results.varied import FILES, axes_of
 
@@ -162,5 +162,16 @@ def _values(pair: tuple[TrialRecord, TrialRecord], axes: tuple[Sequence[str], Se
 
 def _row(values: Mapping[str, Any], pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:
     rates: dict[str, Any] = dict.fromkeys((*RATE_COLUMNS, *TOOK_COLUMNS))
-    mark = "baseline" if pairs[0][0].role == "baseline" else ""
-    return {**values, "n": len(pairs), **rates, **differences(pairs), "": mark}
+    baseline = ["baseline"] if pairs[0][0].role == "baseline" else []
+    note = ", ".join([*baseline, *filter(None, [_marks(pairs)])])
+    return {**values, "n": len(pairs), **rates, **differences(pairs), "": note}
+
+
+def _marks(pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> str:
+    """What of either side went wrong, and therefore counts in no difference: "A: failed; B: 2 of 3 collapsed"."""
+    found = {}
+    for side, name in enumerate("AB"):
+        # One that fits several of the other side is in a pair with each.
+        own = {pair[side].condition_id: Replicate(pair[side], None) for pair in pairs}
+        found[name] = Cell("", {}, tuple(own.values())).marks
+    return "; ".join(f"{name}: {marks}" for name, marks in found.items() if marks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
@@ -21,6 +21,7 @@ from bdray.results.cells import (
     Estimate,
     Replicate,
     Study,
+    alike,
     axis_words,
     distinct,
     mean_of,
@@ -66,6 +67,7 @@ class Level:
     """Mean attack success rates over cells with one value of an axis.
 
     Attributes:
+        after: where it is paired, over those of the settings in which every value counts that has any after the repair.
         settings: of the cells, what else they have; the same for every value where some are run with all of them.
         paired: that is so.
     """
@@ -96,8 +98,8 @@ class Variation:
     before: Spread | None = None
     after: Spread | None = None
     shares: tuple[AxisShares, ...] = ()
-    core: str = ""
-    """Of which cells the shares are; empty: of all."""
+    cores: tuple[str, str] = ("", "")
+    """Of which cells the shares before and after the repair are; empty: of all."""
     levels: tuple[Level, ...] = ()
 
 
@@ -220,13 +222,13 @@ def variation(study: Study) -> Variation:
         return Variation("A single cell finished, so there is nothing it could vary against.", _spread(before))
     if pruned := study.pruned:
         return Variation(PRUNED.format(pruned), _spread(before), _spread(after))
-    (first, core), (last, _) = _shares(study, "poison"), _shares(study, "finetune")
+    (first, core), (last, core_after) = _shares(study, "poison"), _shares(study, "finetune")
     order = sorted({*first, *last}, key=lambda axis: -max(s[axis].share for s in (first, last) if axis in s))
     return Variation(
         before=_spread(before),
         after=_spread(after),
         shares=tuple(AxisShares(axis, first.get(axis), last.get(axis)) for axis in order),
-        core=core,
+        cores=(core, core_after),
         levels=tuple(level for axis in study.axes for level in _levels(axis, study)),
     )
 
@@ -281,16 +283,28 @@ def _levels(axis: str, study: Study) -> list[Level]:
         by_value[shown(axis, cell.values[axis])][on_one_line(others)].append(cell)
     if not 1 < len(by_value) < len(cells):
         return []
-    shared = set.intersection(*(set(settings) for settings in by_value.values()))
+    shared, left = (_shared_settings(by_value.values(), stage) for stage in ("poison", "finetune"))
 
-    def level(value: str, settings: dict[str, list[Cell]]) -> Level:
+    def level(value: str, settings: Mapping[str, Sequence[Cell]]) -> Level:
         kept = [setting for setting in settings if setting in shared or not shared]
-        members = distinct([cell for setting in kept for cell in settings[setting]], "finetune")
-        means = [[mean for _, mean in _means(members, stage)] for stage in ("poison", "finetune")]
-        before, after = (fmean(found) if found else None for found in means)
-        return Level(axis, value, len(members), before, after, tuple(kept), bool(shared))
+        before = distinct([cell for setting in kept for cell in settings[setting]], "finetune")
+        repaired = [setting for setting in kept if setting in left or not shared]
+        after = distinct([cell for setting in repaired for cell in settings[setting]], "finetune")
+        means = _mean(before, "poison"), _mean(after, "finetune")
+        return Level(axis, value, len(before), *means, tuple(kept), bool(shared))
 
     return [level(value, settings) for value, settings in by_value.items()]
+
+
+def _shared_settings(by_value: Iterable[Mapping[str, Sequence[Cell]]], stage: StageName) -> set[str]:
+    """In which every value counts that has any (`repair: none` has none after the repair)."""
+    known = [{setting for setting, cells in settings.items() if _means(cells, stage)} for settings in by_value]
+    return set.intersection(*filter(None, known)) if any(known) else set()
+
+
+def _mean(cells: Sequence[Cell], stage: StageName) -> float | None:
+    means = [mean for _, mean in _means(cells, stage)]
+    return fmean(means) if means else None
 
 
 def clean_behaviour(study: Study, margin: float = MARGIN) -> CleanBehaviour:
@@ -370,7 +384,8 @@ def regularization(study: Study) -> Regularization:
             pairs[_regularizer_label(each.record, replicates)].append((each, twin))
     if not pairs:
         return Regularization("No regularized condition finished together with its twin without a regularizer.")
-    effects = [effect for name, members in pairs.items() if (effect := _effect(name, members))]
+    places = {stage: _places(study, stage) for stage in ("poison", "finetune")}
+    effects = [effect for name, members in pairs.items() if (effect := _effect(name, members, places))]
     corrected = iter(holm([effect.p_value for effect in effects if effect.p_value is not None]))
     return Regularization(
         effects=tuple(
@@ -379,9 +394,16 @@ def regularization(study: Study) -> Regularization:
     )
 
 
-def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> RegularizerEffect | None:
-    """Its p-value uncorrected; None where no pair has attack success rates."""
-    before = _differences(pairs, "poison")
+def _places(study: Study, stage: StageName) -> dict[str, int]:
+    """By the id of each cell, which of `study.distinct(stage)` it is part of."""
+    return {cell.cell_id: number for number, group in enumerate(alike(study.cells, stage)) for cell in group}
+
+
+def _effect(
+    name: str, pairs: Sequence[tuple[Replicate, Replicate]], places: Mapping[StageName, Mapping[str, int]]
+) -> RegularizerEffect | None:
+    """Its p-value uncorrected; None where no pair has attack success rates. `places`: by stage, see `_places`."""
+    before = _differences(pairs, "poison", places["poison"])
     every = [difference for cell in before for difference in cell.values()]
     if not every:
         return None
@@ -392,8 +414,8 @@ def _effect(name: str, pairs: Sequence[tuple[Replicate, Replicate]]) -> Regulari
         lowered=sum(difference < 0 for difference in every),
         raised=sum(difference > 0 for difference in every),
         before=mean_of(by_seed),
-        after=mean_of(seed_means(_differences(pairs, "finetune"))),
-        accuracy=mean_of(seed_means(_differences(pairs, "poison", "clean_accuracy"))),
+        after=mean_of(seed_means(_differences(pairs, "finetune", places["finetune"]))),
+        accuracy=mean_of(seed_means(_differences(pairs, "poison", places["poison"], "clean_accuracy"))),
         p_value=sign_flip_test(by_seed),
     )
 
@@ -418,12 +440,18 @@ def _regularizer_label(record: TrialRecord, replicates: Sequence[Replicate]) -> 
 
 
 def _differences(
-    pairs: Sequence[tuple[Replicate, Replicate]], stage: StageName, rate: str = "attack_success_rate"
+    pairs: Sequence[tuple[Replicate, Replicate]],
+    stage: StageName,
+    places: Mapping[str, int],
+    rate: str = "attack_success_rate",
 ) -> list[dict[int, float]]:
-    """For every cell, by seed; a pair of models once, whatever was done to it later."""
-    cells: dict[str, dict[int, float]] = defaultdict(dict)
-    for mine, its in {(mine.model(stage), its.model(stage)): (mine, its) for mine, its in reversed(pairs)}.values():
+    """For every distinct cell, by seed; the mean of a model that was trained twice. A pair of models counts once,
+    whatever was done to it later, and whichever of that failed."""
+    cells: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    placed = [(places[mine.record.cell_id], mine, its) for mine, its in pairs]
+    once = {(place, mine.model(stage), its.model(stage)): (place, mine, its) for place, mine, its in reversed(placed)}
+    for place, mine, its in once.values():
         rates = [getattr(found, rate) for found in (mine.rates(stage), its.rates(stage)) if found]
         if len(rates) == 2 and None not in rates:
-            cells[mine.record.cell_id][mine.record.condition["seed"]] = rates[0] - rates[1]
-    return list(cells.values())
+            cells[place][mine.record.condition["seed"]].append(rates[0] - rates[1])
+    return [{seed: fmean(values) for seed, values in by_seed.items()} for by_seed in cells.values()]

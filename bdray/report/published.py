@@ -138,7 +138,9 @@ def beside(records: Sequence[TrialRecord], rows: Sequence[PublishedRow]) -> Besi
     cells = [(cell, stage) for stage in ("poison", "finetune") for cell in _cells(poisoned, stage)]
     pairs: list[Pair] = []
     for cell, stage in cells:
-        first = cell.replicates[0].record
+        # What failed before its data were loaded does not know what share of them it poisoned.
+        known = (each.record for each in cell.replicates if each.record.data)
+        first = next(known, cell.replicates[0].record)
         mine = [Pair(cell, row, _differs(first, row)) for row in rows if row.stage == stage and _is_for(row, first)]
         fewest = min((len(pair.differs) for pair in mine), default=0)
         pairs += [pair for pair in mine if len(pair.differs) == fewest]

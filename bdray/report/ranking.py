@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, combinations
+from operator import and_
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
@@ -143,17 +145,16 @@ def ranking(study: Study) -> Ranking | None:
 def whole_part(
     values: Mapping[str, Mapping[Setting, Value]], settings: Sequence[Setting]
 ) -> tuple[list[str], list[Setting]]:
-    """Repairs, and attacks under which every one of them has a value: of the repairs with most values as many as make
-    the most squares together, the more repairs the better. One that breaks its model under every attack would
-    otherwise keep all others from being ranked."""
+    """Repairs, and attacks under which every one of them has a value: of what any two repairs share, or those with most
+    values, what makes the most squares together, the more repairs the better. One that breaks its model under every
+    attack would otherwise keep all others from being ranked."""
     ordered = sorted(values, key=lambda name: -len(values[name]))
-    best: tuple[list[str], list[Setting]] = [], []
-    for count in range(2, len(ordered) + 1):
-        names = ordered[:count]
-        shared = [setting for setting in settings if all(setting in values[name] for name in names)]
-        if shared and len(names) * len(shared) >= len(best[0]) * len(best[1]):
-            best = names, shared
-    return best
+    known = [frozenset(values[name]) for name in ordered]
+    # Of all parts there are too many to try.
+    tried = dict.fromkeys([*list(accumulate(known, and_))[1:], *(one & other for one, other in combinations(known, 2))])
+    parts = [([name for name, own in zip(ordered, known, strict=True) if shared <= own], shared) for shared in tried]
+    names, shared = max(parts, key=lambda part: (len(part[0]) * len(part[1]), len(part[0])))
+    return (names, [setting for setting in settings if setting in shared]) if shared else ([], [])
 
 
 def mean_ranks(ratings: Mapping[str, Sequence[float]]) -> dict[str, float]:

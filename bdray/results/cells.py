@@ -223,6 +223,13 @@ class Cell:
         kept = set(map(id, found.values()))
         return [replicate for replicate in self.replicates if id(replicate) in kept]
 
+    def trained(self, stage: StageName) -> list[Replicate]:
+        """Of `models`, those that were to pass through `stage`: what is not repaired is no training of a repair."""
+        models = self.models(stage)
+        if stage == "poison":
+            return models
+        return [each for each in models if each.record.flat.get("repair.name") != "none"]
+
     def took(self, stage: StageName) -> Trainings | None:
         """In how many trainings the backdoor took; None where no baseline was tested with the attack."""
         return self._trainings(stage, lambda each: each.took(stage, self.took_at))
@@ -232,7 +239,7 @@ class Cell:
         return self._trainings(stage, lambda each: _beyond(each.left(stage), ABOVE_FLOOR))
 
     def _trainings(self, stage: StageName, answer_of: Callable[[Replicate], bool | None]) -> Trainings | None:
-        models = self.models(stage)
+        models = self.trained(stage)
         if self.is_baseline or all(each.floor(stage) is None for each in models):
             return None
         rated = [(answer_of(each), each.rates(stage)) for each in models]
@@ -241,7 +248,7 @@ class Cell:
     def turned(self, *, to: bool) -> Trainings | None:
         """Of the trainings whose backdoor took, in how many it no longer does after the repair (`to` False: defused);
         of those whose did not, in how many it does (True: woken). None where there are none of them."""
-        answers = [(each.took("poison", self.took_at), each) for each in self.models("finetune")]
+        answers = [(each.took("poison", self.took_at), each) for each in self.trained("finetune")]
         asked = [each for answer, each in answers if answer is (not to)]
         if not any(each.floor("finetune") for each in asked):
             return None
@@ -458,6 +465,11 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     """Cells whose models after `stage` are others. Those that share some are one, at the first one's place, which has
     each model once; values in which they differ stand side by side ("0.01 or 0.1"), but for those of what was done
     later to a poisoned model: they do not apply."""
+    return [_merged(each, stage) for each in alike(cells, stage)]
+
+
+def alike(cells: Iterable[Cell], stage: StageName) -> list[list[Cell]]:
+    """What each of `distinct` is made of."""
     above: dict[Hashable, Hashable] = {}
 
     def first_of(tie: Hashable) -> Hashable:
@@ -472,7 +484,7 @@ def distinct(cells: Iterable[Cell], stage: StageName) -> list[Cell]:
     groups: dict[Hashable, list[Cell]] = {}
     for cell, ties in tied:
         groups.setdefault(first_of(ties[0]), []).append(cell)
-    return [_merged(each, stage) for each in groups.values()]
+    return list(groups.values())
 
 
 def _ties(cell: Cell, stage: StageName) -> list[Hashable]:

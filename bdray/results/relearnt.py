@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bdray.record import RATES, Relearnt, TrialRecord
-from bdray.results.cells import Cell, Estimate, Replicate, Study, counts_of, estimate
+from bdray.results.cells import Cell, Estimate, Replicate, Study, counts_of, estimate, is_sound
 from bdray.results.controls import Control
 from bdray.results.detections import named
 from bdray.results.took import TOOK_AT, took
@@ -35,7 +35,7 @@ def relearnt_columns(
         name, floor = names[each.key], _taught(control, each)
         row |= {f"{name}_{rate}": getattr(each.rates, rate) for rate in RATES}
         row[f"{name}_asr_floor"] = floor.rates.attack_success_rate if floor else None
-        row[f"{name}_took"] = _took(each, floor, took_at)
+        row[f"{name}_took"] = _took(each, floor, took_at) if is_sound(record, "finetune") else None
     return row
 
 

@@ -133,7 +133,9 @@ def equivalence(differences: Sequence[float], margin: float) -> float | None:
     count = len(differences)
     if 0.5**count >= LEVEL:
         return None
-    fewer = min(sum(each > -margin for each in differences), sum(each < margin for each in differences))
+    # Exactly the margin is not within it, whatever the last digits of a difference are: 0.94 - 0.93 is less than 0.01.
+    inside = margin - 1e-12
+    fewer = min(sum(each > -inside for each in differences), sum(each < inside for each in differences))
     return float(binom.sf(fewer - 1, count, 0.5))
 
 
@@ -301,9 +303,9 @@ def auc_interval(auc: float, poisoned: int, baselines: int, confidence: float = 
         spread = 1 + mean_size * ((1 - area) / (2 - area) + area / (1 + area))
         return (auc - area) ** 2 - z**2 * area * (1 - area) * spread / (poisoned * baselines)
 
-    # Exactly 0 and 1 are roots that say nothing: there V is 0.
+    # Exactly 0 and 1 are roots that say nothing: there V is 0. Of many models the root that counts may lie as near.
     edge = 1e-9
     inside = min(max(auc, edge), 1 - edge)
-    low = float(brentq(beyond, edge, inside)) if inside > edge else 0.0
-    high = float(brentq(beyond, inside, 1 - edge)) if inside < 1 - edge else 1.0
+    low = float(brentq(beyond, edge, inside)) if inside > edge and beyond(edge) > 0 else 0.0
+    high = float(brentq(beyond, inside, 1 - edge)) if inside < 1 - edge and beyond(1 - edge) > 0 else 1.0
     return Interval(low, high)

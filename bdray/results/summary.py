@@ -26,7 +26,8 @@ _UNNAMED = re.compile(r"[^\w. /-]+")
 def summary_metrics(records: Sequence[TrialRecord], planned: int) -> dict[str, float]:
     """Counts, and of each trigger and cell the means after the last epoch of the poison stage (`poisoned_*`) and of the
     repair (`repaired_*`) over the trainings that count, how many trainings there were (`poisoned_trainings`: a model
-    that several conditions share once) and in how many of them the backdoor took.
+    that several conditions share once; what is not repaired is no `repaired_trainings`) and in how many of them the
+    backdoor took.
 
     `by_trigger/patch/poisoned_attack_success_rate`, `by_cell/patch-0.05-resnet8/repaired_took`,
     `conditions/finished`. Each with the columns' names of `results.csv`.
@@ -72,5 +73,5 @@ def _numbers(prefix: str, cell: Cell) -> dict[str, float]:
         found |= {f"{side}_{rate}": mean.mean if mean else None for rate, mean in means.items()}
         found[f"{side}_took"] = float(trainings.did) if trainings else None
         if trainings or any(means.values()):
-            found[f"{side}_trainings"] = float(len(cell.models(stage)))
+            found[f"{side}_trainings"] = float(len(cell.trained(stage)))
     return {f"{prefix}/{name}": value for name, value in found.items() if value is not None}

@@ -177,6 +177,9 @@ def test_a_rate_of_a_class_is_counted_in_pictures(trained: Callable[..., list[Tr
     records = [record.model_copy(update={"data": counted}) for record in trained(poison=poison)]
     assert len(beside(records, [row(attack="LC", poison_rate=0.05)]).pairs) == 1
     assert len(beside(records, [row(attack="LC", poison_rate=0.5)]).pairs) == 0
+    failed = trained(poison=poison, status="failed")[0]
+    (pair,) = beside([failed, *records[1:]], [row(attack="LC", poison_rate=0.05)]).pairs
+    assert pair.cell.marks == "1 of 3 failed", "Found: no pair, where the first seed had failed before its data"
 
 
 def test_cells_that_share_a_row_are_told_apart(trained: Callable[..., list[TrialRecord]]) -> None:

@@ -149,6 +149,42 @@ def test_as_latex_it_explains_itself(make_record: MakeRecord) -> None:
     assert r"{\footnotesize ASR: the rate, in \%.\par}" in latex
 
 
+def test_what_went_wrong_stands_beside_the_differences_that_lack_it(make_record: MakeRecord) -> None:
+    """Found: "-10.0" over three pairs, of which two had collapsed: nothing said so."""
+    one = [make_record(trigger=name, seed=seed) for name in ("patch", "blend") for seed in range(3)]
+    two = [
+        make_record(
+            trigger=name,
+            seed=seed,
+            poison={"rate": 0.1, "stamp": "after_augmentation"},
+            collapsed=name == "patch" and seed > 0,
+        )
+        for name in ("patch", "blend")
+        for seed in range(3)
+    ]
+    one[4] = make_record(trigger="blend", seed=1, status="failed")
+    baselines = [make_record((0.1, 0.1), trigger=None, rate=0.0, seed=seed, collapsed=seed == 0) for seed in range(2)]
+    found = compare([*one, *baselines], [*two, *baselines])
+    listing = comparison_listing(found)
+    every = "A: 1 of 6 failed; B: 2 of 6 collapsed"
+    assert [row[""] for row in listing.rows] == [
+        "B: 2 of 3 collapsed",
+        "A: 1 of 3 failed",
+        "baseline, A: 1 of 2 collapsed; B: 1 of 2 collapsed",
+        every,
+        "baseline, A: 1 of 2 collapsed; B: 1 of 2 collapsed",
+    ]
+    for text in (printed(found, 140), markdown_of(listing), latex_of(listing, "")):
+        assert every in text
+
+
+def test_what_fits_several_is_marked_once(make_record: MakeRecord) -> None:
+    several, one = of_rates(make_record, {0.05: 0.85, 0.2: 0.7}), of_rates(make_record, {0.1: 0.95})
+    one[1] = make_record(rate=0.1, seed=1, status="failed")
+    rows = comparison_listing(compare(several, one)).rows
+    assert [row[""] for row in rows] == ["B: 1 of 2 failed"] * 3
+
+
 def test_nothing_in_common(make_record: MakeRecord) -> None:
     one = [make_record(seed=0)]
     found = compare(one, [make_record(seed=1)])

@@ -67,7 +67,7 @@ def test_variation_counts_cells_not_seeds(make_record: MakeRecord) -> None:
     # Means .9 .9 .1 .3: total .49; between triggers 4 * .35^2 = .49, less .02 within; rates: 4 * .05^2 = .01.
     shares = {share.axis: share.before.share for share in found.shares if share.before}
     assert shares == pytest.approx({"trigger.name": 0.49 / 0.51, "poison.rate": 0.01 / 0.51})
-    assert found.core == "", "of all cells"
+    assert found.cores == ("", ""), "of all cells"
     assert [(level.value, level.before) for level in found.levels[:2]] == [
         ("blend", pytest.approx(0.2)),
         ("patch", pytest.approx(0.9)),
@@ -293,6 +293,30 @@ def test_p_values_are_corrected_over_regularizers_and_one_seed_is_not_tested(mak
     assert "1 seed cannot say" in make_report(one_seed, SweepDescription("demo")).html
 
 
+@pytest.mark.parametrize("lacking", ["manifold_mixup", "none"])
+@pytest.mark.parametrize("ended", ["failed", "unfinished"])
+def test_a_repair_that_failed_takes_no_difference_from_before_it(
+    make_record: MakeRecord, lacking: str, ended: str
+) -> None:
+    """Found: one of eight seeds lacked one of two repairs: no difference and no p-value, "0 seeds cannot say"."""
+    records = [
+        make_record(
+            (0.9 - (0.3 + seed / 100) * (name != "none"), 0.4), seed=seed, regularizer=name, finetune={"lr": lr}
+        )
+        for seed in range(8)
+        for name in ("none", "manifold_mixup")
+        for lr in (0.01, 0.1)
+    ]
+    failed = make_record(seed=3, regularizer=lacking, finetune={"lr": 0.01}, status="failed")
+    others = [each for each in records if each.condition_id != failed.condition_id]
+    whole, found = (
+        regularization(study_of(each)).effects[0] for each in (records, others + [failed] * (ended == "failed"))
+    )
+    assert found.before is not None and len(found.before.values) == 8
+    assert (found.pairs, found.before, found.p_value) == (whole.pairs, whole.before, whole.p_value)
+    assert found.after == whole.after, "over the repair that has every seed"
+
+
 def test_weights_that_vary_make_regularizers_of_their_own(make_record: MakeRecord) -> None:
     weights = [{"name": "logit_squeezing", "weight": weight} for weight in (0.05, 0.5)]
     records = [make_record(), *(make_record((0.2, 0.1), regularizer=each) for each in weights)]
@@ -481,7 +505,7 @@ def test_the_same_models_are_one_cell_of_shares_means_and_cost(make_record: Make
         for stamp in orders
     ]
     found, without = variation(study_of([*records, *alike])), variation(study_of(records))
-    assert found.core == "trigger: blend, patch; poison stamp: after augmentation, before augmentation"
+    assert found.cores[0] == "trigger: blend, patch; poison stamp: after augmentation, before augmentation"
     assert [each.before for each in found.shares] == [each.before for each in without.shares]
     cells = {(each.axis, each.value): each.cells for each in found.levels}
     assert (cells["trigger.name", "filter"], cells["trigger.name", "patch"]) == (1, 2)
@@ -510,6 +534,53 @@ def test_shares_of_variance_are_those_of_the_balanced_core(make_record: MakeReco
     whole = variation(study_of(records))
     more = [make_record((0.5, 0.0), regularizer="manifold_mixup"), make_record((1.0, 0.0), trigger="line", rate=0.3)]
     found = variation(study_of([*records, *more]))
-    assert found.core == "trigger: blend, patch; poison rate: 10 %, 20 %; regularizer: none"
+    assert found.cores == ("trigger: blend, patch; poison rate: 10 %, 20 %; regularizer: none",) * 2
     assert {each.axis: each.before for each in found.shares} == {each.axis: each.before for each in whole.shares}
-    assert found.core in make_report([*records, *more], SweepDescription("demo")).html
+    words = " ".join(make_report([*records, *more], SweepDescription("demo")).html.split())
+    assert f"its largest balanced core: {found.cores[0]}. What" in words
+
+
+def test_before_and_after_the_repair_have_cores_and_chances_of_their_own(make_record: MakeRecord) -> None:
+    """Found: "The grid is balanced" of shares after the repair of a core; chance was that of before for both."""
+    rates = {"patch": (0.1, 0.3), "blend": (0.7, 0.9), "line": (0.4, 0.5)}
+    records = [
+        make_record((before, 0.1 * index + lr), trigger=trigger, rate=rate, finetune={"lr": lr})
+        for index, (trigger, curve) in enumerate(rates.items())
+        for rate, before in zip((0.05, 0.1), curve, strict=True)
+        for lr in (0.01, 0.02, 0.1)
+    ]
+    fell = make_record((0.5, 0.9), trigger="line", rate=0.1, finetune={"lr": 0.1}, collapsed_in_repair=True)
+    broken = [fell if each.condition_id == fell.condition_id else each for each in records]
+    core = "trigger: blend, line, patch; poison rate: 5 %, 10 %; finetune lr: 0.01, 0.02"
+    for study, cores, said in (
+        (records, ("", ""), "The grid is balanced. What"),
+        (broken, ("", core), f"its largest balanced core. Before the repair: all cells. After it: {core}. What"),
+    ):
+        assert variation(study_of(study)).cores == cores
+        words = " ".join(make_report(study, SweepDescription("demo")).html.split())
+        assert said in words
+    cells = re.findall(r"<td[^>]*>([^<]*)", words[words.index("<tr><td>trigger</td>") :])[:7]
+    assert [cells[place] for place in (1, 3, 4, 6)] == ["3", "40.0 %", "3", "18.2 %"]
+
+
+def test_axis_values_are_compared_after_the_repair_where_all_of_them_count(make_record: MakeRecord) -> None:
+    """Found: blend at 10 % beside patch at 50 %: where the one collapsed the other kept its backdoor."""
+    left = {("patch", 0.1): 0.9, ("patch", 0.05): 0.1, ("blend", 0.1): 0.9, ("blend", 0.05): 0.1}
+    records = [
+        make_record((0.9, after), trigger=name, rate=rate, collapsed_in_repair=(name, rate) == ("blend", 0.1))
+        for (name, rate), after in left.items()
+    ]
+    found = [level for level in variation(study_of(records)).levels if level.axis == "trigger.name"]
+    assert [(level.value, level.before, level.after) for level in found] == [("blend", 0.9, 0.1), ("patch", 0.9, 0.1)]
+
+
+def test_repairs_have_means_beside_what_was_not_repaired(make_record: MakeRecord) -> None:
+    records = [
+        make_record((0.9, after), trigger=trigger, repair=repair)
+        for trigger in ("patch", "blend")
+        for repair, after in (("finetune", 0.2), ("clp", 0.4))
+    ]
+    plain = [make_record((0.9,), trigger=trigger, repair="none") for trigger in ("patch", "blend")]
+    plain = [each.model_copy(update={"stages": each.stages[:1]}) for each in plain]
+    found = {level.value: level.after for level in variation(study_of([*records, *plain])).levels}
+    assert {name: found[name] for name in ("none", "finetune", "clp")} == {"none": None, "finetune": 0.2, "clp": 0.4}

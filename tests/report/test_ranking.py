@@ -205,6 +205,20 @@ def test_where_no_attack_is_left_for_all_nothing_is_ranked(make_record: MakeReco
     assert "0 of 4" in words(records)
 
 
+def test_repairs_that_were_run_elsewhere_keep_no_two_from_their_ranks(make_record: MakeRecord) -> None:
+    """Found: two repairs of either network, of which those with most values share nothing: none was ranked."""
+    runs = {"resnet8": ("finetune", "clp · threshold 2"), "resnet20": ("nad", "clp · threshold 3")}
+    records = [
+        record_of(make_record, trigger, repair, 0, (0.9, 0.9, 0.3 - 0.1 * place, 0.9), model={"name": model})
+        for model, repairs in runs.items()
+        for place, repair in enumerate(repairs)
+        for trigger in (TRIGGERS if place == 0 else TRIGGERS[:3])
+    ]
+    heat = ranked(records)
+    assert (heat.attacks, heat.counted) == (8, 3)
+    assert sorted(row.rank for row in heat.repairs if row.rank) == [1.0, 2.0]
+
+
 def test_networks_are_attacks_of_their_own_and_rates_too(make_record: MakeRecord) -> None:
     records = [
         record_of(make_record, "patch", repair, 0, (0.9, 0.9, after, 0.9), model={"name": model}, poison={"rate": rate})

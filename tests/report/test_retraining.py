@@ -163,6 +163,24 @@ def test_the_page_names_what_fine_tuning_wakes(make_record: MakeRecord, make_bas
     assert "None of the 3 trainings in which it had not taken has it after fine-tuning." in line
 
 
+def test_none_is_said_of_trainings_that_are_known_alone(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """Found: "None of the 5 trainings ... has it after fine-tuning", of which four had collapsed in it."""
+    sound = make_record((0.05, 0.05), trigger="blend")
+    fell = [make_record((0.05, 0.9), trigger="blend", seed=seed, collapsed_in_repair=True) for seed in range(5)]
+    # Something has to count after the repair, or finding 4 is not answered.
+    other = make_record((0.9, 0.9))
+    for attacks, said in (
+        (
+            [sound, *fell[1:]],
+            "None of the 1 training in which it had not taken and of which that is known (4 more are un",
+        ),
+        ([*fell, other], None),
+    ):
+        records = [*attacks, *(make_baseline([*attacks, other], seed=seed) for seed in range(5))]
+        words = " ".join(make_report(records, SweepDescription("demo")).html.split())
+        assert said in words if said else "in which it had not taken" not in words
+
+
 def test_the_luck_of_training_stands_apart_from_that_of_test_images(
     make_record: MakeRecord, make_baseline: MakeRecord
 ) -> None:

@@ -201,6 +201,25 @@ def test_a_group_counts_each_of_its_conditions_and_each_model_once(
     assert said == [row["took"].text.split(",")[0], row["tuned took"].text] == ["2 of 4", "0 of 8"]
 
 
+def test_what_is_not_repaired_is_no_training_of_a_repair(make_record: MakeRecord, make_baseline: MakeRecord) -> None:
+    """Found: of six repaired models and the six before their repair it took in "6 of 12, 6 unclear" after it."""
+    seeds = range(6)
+    repaired = [make_record((0.95, 0.9), seed=seed) for seed in seeds]
+    plain = [without_repair(make_record((0.95,), seed=seed, repair="none")) for seed in seeds]
+    plain.append(make_record(seed=6, repair="none", status="failed"))
+    attacks = [*repaired, *plain]
+    baselines = [make_baseline(attacks, seed=seed) for seed in seeds]
+    baselines += [without_repair(make_baseline(attacks, seed=seed, repair="none")) for seed in seeds]
+    records = [*attacks, *baselines]
+    (row,) = [row for row in listing_of(records, ["trigger"]).rows if row["trigger"] == "patch"]
+    assert (row["n"], row["took"].text, row["tuned took"].text) == (13, "6 of 7, 1 unclear", "6 of 6")
+    assert "| 6 of 6 [54, 100] |  |" in markdown_of(listing_of(repaired + baselines, ["trigger"]))
+    assert "| 6 of 6 [54, 100] | 1 of 13 failed |" in markdown_of(listing_of(records, ["trigger"]))
+    metrics = summary_metrics(records, len(records))
+    assert (metrics["by_trigger/patch/repaired_took"], metrics["by_trigger/patch/repaired_trainings"]) == (6, 6)
+    assert metrics["by_trigger/baseline/repaired_trainings"] == 6
+
+
 def test_a_model_that_is_given_is_one_training_under_every_seed(make_record: MakeRecord, tmp_path: Path) -> None:
     """Found: one model under six seeds took in "6 of 6", with the interval of six trainings."""
     given = tmp_path / "model.safetensors"

@@ -68,6 +68,14 @@ def test_columns_say_what_was_asked(make_record: Any, make_baseline: Any) -> Non
     assert not [name for name in result_table([make_record()]) if "strip" in str(name)]
 
 
+def test_a_detector_that_is_almost_never_wrong_has_an_interval(make_record: Any) -> None:
+    """Found: a sweep ended in a traceback where one of 100 million pairs was the wrong way round."""
+    answer = said("strip", 1 - 1e-8, positives=2500, negatives=47500)
+    (row,) = result_table([asked(make_record(), answer)]).to_dict("records")
+    assert 0.99 < row["poisoned_strip_auroc_low"] < row["poisoned_strip_auroc_high"] == 1
+    assert {each.key: each.value for each in answer_points([answer], 1)}["poisoned/strip/auroc_high"] == 1
+
+
 def test_a_model_that_collapsed_by_then_counts_in_no_mean(make_record: Any) -> None:
     sound, broken = make_record((0.9, 0.1)), make_record((1.0, 1.0), seed=1, collapsed=True)
     later = make_record((0.9, 1.0), seed=2, collapsed_in_repair=True)

@@ -91,3 +91,5 @@ def test_a_collapsed_model_is_one_of_the_trainings(make_record: Any, make_baseli
     (found,) = relearnings(study_of(records))
     assert found.relearnt.values == (0.9, 0.9)
     assert found.took == Trainings(2, 0, 3, (0.9, 0.9))
+    back = result_table(records)["relearnt_took"][:3]
+    assert (back[:2].all(), back.isna().tolist()) == (True, [False, False, True]), "Found: took, of a collapsed repair"

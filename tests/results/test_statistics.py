@@ -113,6 +113,8 @@ def test_equivalence_is_the_worse_of_two_sign_tests() -> None:
     assert equivalence(lost, 0.01) == pytest.approx((1 + 8 + 28) / 256), "six of eight above the lower end"
     gained = [0.05, 0.01, *within]
     assert equivalence(gained, 0.01) == equivalence(lost, 0.01), "at the end is outside"
+    a_point_less = [count / 1000 - (count + 10) / 1000 for count in range(926, 934)]
+    assert equivalence(a_point_less, 0.01) == 1, "Found: 6 of these 8 were within, by the last digits of a difference"
 
 
 def test_equivalence_holds_its_level_however_differences_lie() -> None:
@@ -285,3 +287,15 @@ def test_the_interval_of_an_auc_mirrors_and_narrows() -> None:
     assert auc_interval(0.9, 8, 9).low > one.low
     with pytest.raises(ValueError, match="no interval"):
         auc_interval(0.5, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("auc", "poisoned", "baselines"), [(1 - 1e-7, 2500, 47500), (1 - 1e-8, 500, 9500), (1 - 1 / 900**2, 900, 900)]
+)
+def test_an_auc_next_to_0_or_1_has_an_interval(auc: float, poisoned: int, baselines: int) -> None:
+    """Found: "f(a) and f(b) must have different signs", where of so many pairs one or a few are lost."""
+    high, low = auc_interval(auc, poisoned, baselines), auc_interval(1 - auc, baselines, poisoned)
+    whole = auc_interval(1.0, poisoned, baselines)
+    assert (high.low, high.high) == (pytest.approx(whole.low, abs=1e-5), 1.0)
+    assert high.low < auc
+    assert (low.low, low.high) == (0.0, pytest.approx(1 - high.low))
