@@ -102,6 +102,12 @@ class Variation:
     """Of which cells the shares before and after the repair are; empty: of all."""
     levels: tuple[Level, ...] = ()
 
+    @property
+    def sides(self) -> list[tuple[str, str]]:
+        """`before` and `after` with their cores, where any axis has a share."""
+        sides = zip(("before", "after"), self.cores, strict=True)
+        return [(side, core) for side, core in sides if any(getattr(row, side) for row in self.shares)]
+
 
 @dataclass(frozen=True)
 class CleanDifference:

@@ -563,6 +563,19 @@ def test_before_and_after_the_repair_have_cores_and_chances_of_their_own(make_re
     assert [cells[place] for place in (1, 3, 4, 6)] == ["3", "40.0 %", "3", "18.2 %"]
 
 
+def test_a_side_of_the_repair_of_which_no_axis_has_a_share_has_no_columns(make_record: MakeRecord) -> None:
+    """Found: three columns of dashes, and a core of "all cells", where each trigger was trained once."""
+    records = [
+        make_record((before, 0.1 * index + lr), trigger=trigger, finetune={"lr": lr})
+        for index, (trigger, before) in enumerate({"patch": 0.2, "blend": 0.8, "line": 0.5}.items())
+        for lr in (0.01, 0.02, 0.1)
+    ]
+    assert [side for side, _ in variation(study_of(records)).sides] == ["after"]
+    page = make_report(records, SweepDescription("demo")).html
+    assert "after the repair</th>" in page
+    assert "before the repair</th>" not in page
+
+
 def test_axis_values_are_compared_after_the_repair_where_all_of_them_count(make_record: MakeRecord) -> None:
     """Found: blend at 10 % beside patch at 50 %: where the one collapsed the other kept its backdoor."""
     left = {("patch", 0.1): 0.9, ("patch", 0.05): 0.1, ("blend", 0.1): 0.9, ("blend", 0.05): 0.1}
