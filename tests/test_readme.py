@@ -79,8 +79,10 @@ def test_the_tipping_points_took_so_many_trainings() -> None:
 def test_the_price_of_fine_tuning_is_that_of_its_records() -> None:
     records = records_in(ROOT / "sweeps" / "finetuning-repairs")
     clean = [each.poisoned.clean_accuracy for each in records if each.role == "baseline" and each.poisoned]
-    assert {round(100 * rate) for rate in clean} == {82}
-    assert {each.condition["seed"] for each in records} == {0, 1}
+    assert f"a clean accuracy of {100 * min(clean):.0f} to {100 * max(clean):.0f} %" in SAID
+    assert {each.condition["seed"] for each in records} == {0, 1, 2}
+    assert "the mean of three seeds" in SAID
+    assert "three of ten seeds" in SAID
     found = {(each.attack, each.lr, each.fraction): each for each in points_of(records)}
     patch, blend = (found[attack, 0.02, 0.05] for attack in ("patch", "blend"))
     assert (
