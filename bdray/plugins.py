@@ -54,7 +54,7 @@ def load_plugins(modules: Iterable[str] = (), folders: Iterable[str | Path] = ()
 
 @lru_cache(maxsize=1)
 def _installed(_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Read once: a file of every installed package is."""
+    """Kept, since looking for them opens a file of every installed package."""
     return tuple(entry_points(group=GROUP))
 
 

@@ -297,12 +297,12 @@ def _train_epoch(
     if epoch == stage.epochs:
         with torch.no_grad():
             watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
-    loss, penalty, correct = totals.tolist()
     # A loss says nothing of the step that it is taken for; after the last one, no loss follows that would.
-    lost = epoch == stage.epochs and not _all_finite(state.model)
+    sound = _all_finite(state.model, totals) if epoch == stage.epochs else torch.ones_like(totals[:1])
+    loss, penalty, correct, is_sound = torch.cat([totals, sound]).tolist()
     return EpochRecord(
         epoch=epoch,
-        loss=None if lost else finite(loss / images),
+        loss=finite(loss / images) if is_sound else None,
         penalty=finite(penalty / images),
         accuracy=correct / images,
         seconds=time.perf_counter() - started,
@@ -312,8 +312,10 @@ def _train_epoch(
     )
 
 
-def _all_finite(model: nn.Module) -> bool:
-    return all(bool(values.isfinite().all()) for values in model.state_dict().values() if values.is_floating_point())
+def _all_finite(model: nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """1 or 0 as type and device of `like`, shape `1`, without waiting for the device."""
+    weights = filter(torch.is_floating_point, (*model.parameters(), *model.buffers()))
+    return torch.stack([values.isfinite().all() for values in weights]).all().reshape(1).to(like)
 
 
 def watched_stage(stage: Stage) -> Stage:
