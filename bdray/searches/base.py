@@ -121,6 +121,10 @@ class SearchMethod(Component):
         """Those of the conditions whose unpoisoned twins are run beside them, where baselines are."""
         return conditions
 
+    def may_ask(self, domain: SearchDomain, condition: Condition) -> bool:
+        """Whether it asks for this condition, which lies in the space, on some results or others."""
+        return True
+
     def examples(self, domain: SearchDomain) -> Sequence[Condition]:
         """Conditions that it may ask for and whose attacks baselines are to be tested with, beside some drawn ones."""
         return ()

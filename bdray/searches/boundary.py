@@ -104,7 +104,10 @@ class Boundary(SearchMethod):
         cells = f"{count} cell{'s' if count != 1 else ''}"
         if absent := len(_places(_searched(self, domain), domain)) - count:
             cells += f" ({absent} more without {self.parameter} left out)"
-        trials = f"{LEAST} to {most} trials each" if most else f"{LEAST} trials each or more"
+        if most is None:
+            trials = f"{LEAST} trials each or more"
+        else:
+            trials = f"{LEAST} to {most} trials each" if most > LEAST else f"{most} trials each"
         if not Metric(self.metric).is_took:
             return f"{cells}, {trials}, until {self.metric} = {self.at:g} is located"
         return f"{cells}, {trials} with {FLOORS} baselines, until {self.at:g} of the trainings take"
@@ -114,6 +117,10 @@ class Boundary(SearchMethod):
             return conditions
         first = [*islice(_seeds(domain), FLOORS)]
         return [condition for condition in conditions if condition.seed in first]
+
+    def may_ask(self, domain: SearchDomain, condition: Condition) -> bool:
+        place = locate(domain, condition)
+        return place is not None and self.parameter in place
 
     def examples(self, domain: SearchDomain) -> Sequence[Condition]:
         """Each cell at some values of the parameter: baselines are tested with the attacks of all of them."""

@@ -257,15 +257,17 @@ class _Expander:
 
     def _examples(self, chosen: Sequence[Condition]) -> tuple[Condition, ...]:
         """What `only` leaves of some conditions that the search may ask for; none where even many draws have none."""
+        method = self.grammar.search
         with placing(self.grammar):
-            own = self.grammar.search.examples(self)
-        found = {condition.condition_id: condition for condition in (*chosen, *own)}
+            asked = [*(one for one in chosen if method.may_ask(self, one)), *method.examples(self)]
+        found = {condition.condition_id: condition for condition in asked}
         for rule in self.grammar.only:
             known = (*found.values(), *self._included())
             if error := unreachable(rule, self.grammar, known, "only", "leaves nothing"):
                 raise error
         if not any(map(self.wanted, found.values())):
-            more = filter(self.wanted, Random(max_trials=MAX_DRAWS).conditions(self))
+            drawn = Random(max_trials=MAX_DRAWS).conditions(self)
+            more = (one for one in drawn if self.wanted(one) and method.may_ask(self, one))
             found = {c.condition_id: c for c in islice(more, EXAMPLES * len(self.seeds))}
         return tuple(filter(self.wanted, found.values()))
 

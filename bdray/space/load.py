@@ -66,7 +66,8 @@ class SearchSpace(Grammar):
         domain = self.expansion.domain
         if self.replication is not None:
             return condition.cell_id in {planned.cell_id for planned in self.expansion.conditions}
-        return domain.wanted(condition) and locate(domain, condition) is not None
+        is_inside = domain.wanted(condition) and locate(domain, condition) is not None
+        return is_inside and self.search.may_ask(domain, condition)
 
     def twins(self, conditions: Sequence[Condition]) -> list[Condition]:
         """The unpoisoned twins that the sweep runs beside these conditions."""

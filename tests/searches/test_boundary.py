@@ -333,6 +333,10 @@ def test_where_the_parameter_is_absent_there_is_no_cell(load: Load, tmp_path: Pa
     keys = search(parameter="trigger.size", max_trials=None)
     space = load(parameters=parameters, fixed=FIXED | {"trigger": {}, "poison": {"rate": 0.1}}, search=keys)
     assert make_plan(space).bound.startswith("1 cell (1 more without trigger.size left out), 4 trials each")
+    assert {c.trigger.name for c in space.shown() if c.trigger} == {"patch"}, "nor examples of it"
+    patch = space.shown()[0]
+    assert space.holds(patch)
+    assert not space.holds(Condition.parse({**patch.content(), "trigger": "blend"})), "nor those of an earlier run"
     asker = begun(space, tmp_path)
     assert {c.trigger.name for c in run(space, asker) if c.trigger} == {"patch"}
     assert asker.finished and len(asker.cells) == 1
