@@ -91,9 +91,7 @@ def test_weights_that_are_no_numbers_are_refused(source: nn.Module, tmp_path: Pa
     """A network of these answers one class to everything, which looks like an attack that always succeeds."""
     source.get_parameter("layer1.0.bn1.weight").data[2] = value
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"w\.safetensors: 'layer1\.0\.bn1\.weight' holds values that are not finite"
-    ):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: 'layer1.0.bn1.weight' holds values that are not"):
         build_model("resnet8", 10, 32, weights="file", weights_file=str(tmp_path / "w.safetensors"))
 
 
