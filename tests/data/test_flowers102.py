@@ -76,9 +76,7 @@ def test_damaged_tables_are_explained(tmp_path: Path, canonical: Path, file: str
     content = {name: array for name, array in loadmat(path).items() if not name.startswith("__")}
     content[field][0, 5] = value
     savemat(path, content)
-    with pytest.raises(
-        DataError, match=r"setid.mat in .* do not give every picture one class of 102"
-    ):
+    with pytest.raises(DataError, match=r"setid.mat in .* do not give every picture one class of 102"):
         build_dataset("flowers102", root=str(canonical), image_size=8).load(tmp_path / "cache")
 
 
