@@ -1,10 +1,10 @@
 """From image files of any kind to square uint8 RGB arrays.
 
-Choices (ours): pictures are turned as their EXIF orientation says; transparency is laid over white; 16-bit levels are
-scaled to 8 bits by their whole range (pictures that use a sixteenth of it, as 12-bit ones do, are refused); of an
-animation the first frame is used; colour profiles are ignored. The shorter side is resized with Pillow's bicubic
-filter, which antialiases when it shrinks, and the centre square is cut out; a picture of the right size keeps its
-exact pixels.
+Choices (ours): pictures are turned as their EXIF orientation says, where it can be read; transparency is laid over
+white; 16-bit levels are scaled to 8 bits by their whole range (pictures that use a sixteenth of it, as 12-bit ones do,
+are refused); of an animation the first frame is used; colour profiles are ignored. The shorter side is resized with
+Pillow's bicubic filter, which antialiases when it shrinks, and the centre square is cut out; a picture of the right
+size keeps its exact pixels.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ import numpy as np
 
 from bdray.data.sources import Pictures, Pixels
 from bdray.errors import DataError
-from bdray.pictures import BLACK, to_rgb
+from bdray.pictures import BLACK, require_reasonable, to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image file in a class folder, whatever the case."""
-
-MAX_PIXELS = 2**26
-"""Pictures with more (8,192 x 8,192) are not decoded: a few kilobytes can unpack to gigabytes."""
 
 DARK = 2**15 - 1
 """Where no 16-bit picture of a data set has a higher level, they are said to be dark, or refused (`BLACK`)."""
@@ -131,7 +128,7 @@ def decode(path: Path, image_size: int, deep: dict[Path, int] | None = None) -> 
     Raises:
         Exception: whatever Pillow raises for a file it cannot read completely.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if path.stat().st_size == 0:
         raise OSError("the file is empty")
@@ -140,18 +137,12 @@ def decode(path: Path, image_size: int, deep: dict[Path, int] | None = None) -> 
         # Colours of 16 bits are cut to their upper halves while they are loaded, and only the file's raw mode says so.
         is_cut = ";16" in str(image.tile)
         image.load()
-        rgb = to_rgb(ImageOps.exif_transpose(image))
+        rgb = to_rgb(upright(image))
         if deep is not None and image.mode.startswith("I"):
             deep[path] = int(np.asarray(image).max())
         elif deep is not None and is_cut:
             deep[path] = int(np.asarray(rgb).max()) * 256 + 255
         return fit(rgb, image_size)
-
-
-def require_reasonable(image: Image) -> None:
-    """Raises `ValueError` when an opened, not yet decoded picture is too large to decode."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than {MAX_PIXELS:,}")
 
 
 def fit(image: Image, image_size: int) -> Pixels:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bdray.data.arrays import Duplicate
+from bdray.data.folders import as_text
 from bdray.data.sources import Contents, Pictures, Pixels
 
 
@@ -42,4 +43,4 @@ def _files(pictures: Pictures) -> Sequence[Path]:
 
 def _name(pictures: Pictures, position: int, root: str) -> str:
     files = _files(pictures)
-    return files[position].relative_to(root).as_posix() if files else ""
+    return as_text([files[position].relative_to(root).as_posix()])[0] if files else ""

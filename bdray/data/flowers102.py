@@ -94,9 +94,15 @@ def _read(folder: Path) -> Contents:
         ids = loadmat(str(folder / "setid.mat"), squeeze_me=True)
         labels = loadmat(str(folder / "imagelabels.mat"), squeeze_me=True)["labels"].astype(np.int64) - 1
         train_ids, test_ids = np.concatenate([ids["trnid"], ids["valid"]]), ids["tstid"]
+        every = np.concatenate([train_ids, test_ids]).astype(np.int64)
     # scipy raises errors of many kinds for what is no MATLAB file, and KeyError is a file of other content.
     except Exception as error:
         raise DataError(f"cannot read {' and '.join(LABEL_FILES)} in {folder}: {error}") from error
+    is_known = np.isin(every, np.arange(1, len(labels) + 1)).all() and np.isin(labels, np.arange(NUM_CLASSES)).all()
+    if not is_known or len(np.unique(every)) < len(every):
+        raise DataError(
+            f"{' and '.join(LABEL_FILES)} in {folder} do not give every picture one class of {NUM_CLASSES} and one set"
+        )
 
     def pictures(numbers: Labels) -> Pictures:
         numbers = np.sort(numbers.astype(np.int64))

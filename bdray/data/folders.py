@@ -205,8 +205,8 @@ def list_class_folders(root: Path, data_set: str, layout: Layout = Layout()) -> 
     """The listing of the class folders in `root`, which has a training and a test folder or is one tree of classes.
 
     Raises:
-        DataError: neither layout, an empty or too small class, two names that look alike, or a file that is not read
-            and is not to be left out; names the folder, what was looked for, and what was found.
+        DataError: neither layout, an empty or too small class, two names that look alike or one that is not UTF-8, or a
+            file that is not read and is not to be left out; names the folder, what was looked for, and what was found.
     """
     where, folders = f"{layout.said_of(data_set)}: {root}", _subfolders(root)
     wanted = (layout.train, layout.test)
@@ -292,9 +292,12 @@ def _advice(root: Path, folders: Sequence[str], layout: Layout) -> str:
 
 
 def _require_distinct(names: Sequence[str], where: str) -> None:
-    """Raises `DataError` where two names of folders are one text that Unicode can spell in two ways."""
+    """Raises `DataError` where two names of folders are one text that Unicode can spell in two ways, or one is none."""
     spelt: dict[str, str] = {}
-    for name in names:
+    for name, text in zip(names, as_text(names), strict=True):
+        if text != name:
+            # Records and ids hold the names of classes.
+            raise DataError(f"{where}: the name of the class folder '{text}' is not UTF-8; rename it")
         other = spelt.setdefault(unicodedata.normalize("NFC", name), name)
         if other != name:
             both = f"{other!a} and {name!a}"

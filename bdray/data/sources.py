@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def listed_pictures(folder: Path, rows: Sequence[tuple[str, int]], num_classes: 
     """The pictures in `folder` that a table names with their labels, sorted by name.
 
     Raises:
-        DataError: the table names nothing, a file outside the folder, or a class that there is not.
+        DataError: the table names nothing, a picture twice, a file outside the folder, or a class that there is not.
     """
     for name, label in rows:
         if Path(name).name != name or not 0 <= label < num_classes:
@@ -46,6 +47,8 @@ def listed_pictures(folder: Path, rows: Sequence[tuple[str, int]], num_classes: 
     if not rows:
         raise DataError(f"{table} names no picture in {folder}")
     rows = sorted(rows)
+    if twice := [name for (name, _), (after, _) in pairwise(rows) if name == after]:
+        raise DataError(f"{table} names {twice[0]!r} more than once")
     return Pictures([folder / name for name, _ in rows], np.array([label for _, label in rows], dtype=np.int64))
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdray.errors import ComponentError
 from bdray.models.base import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -46,8 +45,3 @@ class Airbench(Architecture):
 
         widths = (self.width, self.expansion * self.width, self.expansion * self.width)
         return Network(widths, num_classes, padded=self.padded, scale=self.logit_scale)
-
-    def check(self, image_size: int) -> None:
-        super().check(image_size)
-        if self.stem == "standard":
-            raise ComponentError("stem", f"{self.name} has only its own stem for small images ('auto' or 'cifar')")

@@ -121,6 +121,8 @@ class Architecture(Component):
         if image_size < self.MIN_IMAGE_SIZE:
             problem = f"{self.name} needs images of {self.MIN_IMAGE_SIZE} pixels or more, not {image_size}"
             raise ComponentError(self.NAME_KEY, problem)
+        if self.OWN_STEM and self.stem == "standard":
+            raise ComponentError("stem", f"{self.name} has only its own stem for small images ('auto' or 'cifar')")
         if self.weights == "imagenet" and self.published is None:
             problem = f"{self.name} has no published ImageNet weights that can be downloaded; use 'none', or 'file'"
             raise ComponentError("weights", problem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bdray.errors import ComponentError
 from bdray.models.base import ARCHITECTURES, Architecture
 
 if TYPE_CHECKING:
@@ -35,11 +34,6 @@ class CifarResNet(Architecture):
         from bdray.models.networks.cifar_resnet import CifarResNet as Network
 
         return Network(self.BLOCKS, num_classes, projection=self.shortcut == "projection")
-
-    def check(self, image_size: int) -> None:
-        super().check(image_size)
-        if self.stem == "standard":
-            raise ComponentError("stem", f"{self.name} has only its own stem for small images ('auto' or 'cifar')")
 
 
 @ARCHITECTURES.register("resnet20")

@@ -70,9 +70,11 @@ def _read(trigger: Additive) -> torch.Tensor:
     import numpy as np
     import torch
 
+    content = trigger.content()
     try:
-        array = np.load(io.BytesIO(trigger.content()), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    # Numpy lets errors of many kinds through for a damaged header (those of Python's own tokenizer, ...).
+    except Exception as error:
         raise TriggerError(f"{trigger.path} is no array that numpy reads: {error}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise TriggerError(f"{trigger.path} is no .npy file of finite numbers")

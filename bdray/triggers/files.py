@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from bdray.errors import ComponentError, TriggerError
-from bdray.pictures import BLACK, to_rgb
+from bdray.pictures import BLACK, require_reasonable, to_rgb, upright
 from bdray.shipped import find
 from bdray.triggers.base import Trigger
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MAX_PIXELS = 2**26
-"""Of a picture file: more are not decoded."""
 
 
 class FileTrigger(Trigger):
@@ -82,16 +78,12 @@ def open_picture(trigger: FileTrigger) -> Image:
     """
     import io
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(trigger.content())) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise TriggerError(f"{trigger.path} has more than {MAX_PIXELS:,} pixels")
-            turned: Image.Image = picture
-            # As with pictures of data sets: an orientation that cannot be read is not applied.
-            with suppress(SyntaxError):
-                turned = ImageOps.exif_transpose(picture)
+            require_reasonable(picture)
+            turned = upright(picture)
             return (_shallow(turned) if turned.mode[0] in "IF" else turned).convert("RGBA")
     except ValueError as error:
         raise TriggerError(f"{trigger.path}: {error}") from None

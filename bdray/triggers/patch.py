@@ -55,6 +55,9 @@ class Patch(PlacedTrigger):
 
     def check(self, image_size: int) -> None:
         side = scaled(self.size, image_size, image_size)
+        if self.style == "label_consistent" and side < len(FOUR_PIXELS):
+            square = f"a square of {side} pixel{'s' * (side > 1)} in images of {image_size}"
+            raise ComponentError("size", f"{square} has no room for the pattern of 3 x 3 cells of {self.style}")
         self.check_box(side, side, image_size)
 
     def picture(self, height: int, width: int) -> tuple[torch.Tensor, float]:

@@ -198,6 +198,13 @@ def test_pictures_of_few_bits_in_16_are_refused_or_said_to_be_dark(
     assert [note in said for said in decoder.notes()] == ([True] if note else [])
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_an_orientation_that_cannot_be_read_is_not_applied(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture.{suffix}"
+    Image.new("RGB", (8, 8), RED).save(path, exif=b"Exif\0\0no TIFF", lossless=True)
+    np.testing.assert_allclose(decode(path, 8)[:, 4, 4], RED, atol=3)
+
+
 def test_damaged_metadata_is_told_in_a_line(
     tmp_path: Path,
     make_folders: Callable[..., Path],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,11 @@ def test_they_are_found_and_named(folders: Path, tmp_path: Path) -> None:
     record = DuplicatesRecord.of(data.duplicates)
     assert (record.count, record.other_label, len(record.named)) == (3, 1, 3)
     assert DuplicatesRecord.of(data.duplicates * 10).named == tuple(map(str, (data.duplicates * 10)[:NAMED]))
+
+
+def test_they_are_named_where_their_names_are_not_utf8(folders: Path, tmp_path: Path) -> None:
+    (folders / "train/a/00.png").rename(folders / "train/a" / os.fsdecode(b"\xff.png"))
+    assert "train/a/\\xff.png = test/a/01.png" in map(str, load(folders, tmp_path).duplicates)
 
 
 def test_they_are_left_out_on_request(folders: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from torchvision import datasets
 
 from bdray.data import build_dataset
@@ -59,6 +59,25 @@ def test_incomplete_files_are_explained(tmp_path: Path, canonical: Path) -> None
     (canonical / "flowers-102" / "setid.mat").unlink()
     with pytest.raises(DataError, match=r"flowers-102 has no setid.mat; found: imagelabels.mat, jpg/"):
         data_set.load(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("imagelabels.mat", "labels", 0),
+        ("imagelabels.mat", "labels", 103),
+        ("setid.mat", "trnid", 307),
+        ("setid.mat", "valid", 0),
+        ("setid.mat", "tstid", 1),
+    ],
+)
+def test_damaged_tables_are_explained(tmp_path: Path, canonical: Path, file: str, field: str, value: int) -> None:
+    path = canonical / "flowers-102" / file
+    content = {name: array for name, array in loadmat(path).items() if not name.startswith("__")}
+    content[field][0, 5] = value
+    savemat(path, content)
+    with pytest.raises(DataError, match=r"setid.mat in .* do not give every picture one class of 102"):
+        build_dataset("flowers102", root=str(canonical), image_size=8).load(tmp_path / "cache")
 
 
 def test_class_folders(tmp_path: Path, make_folders: Make) -> None:

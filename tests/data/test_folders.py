@@ -252,6 +252,12 @@ def test_of_names_that_are_not_utf8_a_record_can_be_written(tmp_path: Path, make
     assert listing.unread[0].encode()
 
 
+def test_a_class_that_is_not_called_in_utf8_is_refused_by_name(tmp_path: Path, make_folders: Make) -> None:
+    make_folders(tmp_path, {os.fsdecode(b"caf\xe9"): 2, "b": 2})
+    with pytest.raises(DataError, match=r"the name of the class folder 'caf\\xe9' is not UTF-8; rename it"):
+        list_class_folders(tmp_path, "image_folder")
+
+
 @pytest.mark.parametrize(
     ("layout", "message"),
     [

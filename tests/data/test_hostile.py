@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from bdray.data import build_dataset
-from bdray.data.decoding import MAX_PIXELS
 from bdray.data.downloads import download, unpack
 from bdray.errors import DataError, TriggerError
+from bdray.pictures import MAX_PIXELS
 from bdray.triggers.image import ImageTrigger
 
 Make = Callable[..., Path]

@@ -28,11 +28,18 @@ def built(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "eps"), [("resnet8", 1e-5), ("resnet18", 1e-5), ("preact_resnet18", 1e-5), ("nasnet_mobile", 1e-3)]
+    ("name", "eps", "momentum"),
+    [
+        ("resnet8", 1e-5, 0.1),
+        ("resnet18", 1e-5, 0.1),
+        ("preact_resnet18", 1e-5, 0.1),
+        ("nasnet_mobile", 1e-3, 0.1),
+        ("airbench", 1e-12, 0.4),
+    ],
 )
-def test_batch_norms(name: str, eps: float) -> None:
+def test_batch_norms(name: str, eps: float, momentum: float) -> None:
     norms = [module for module in built(name).modules() if isinstance(module, nn.BatchNorm2d)]
-    assert {(norm.eps, norm.momentum) for norm in norms} == {(eps, 0.1)}
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(eps, momentum)}
     assert all(bool((norm.weight == 1).all()) and not norm.bias.any() for norm in norms)
 
 

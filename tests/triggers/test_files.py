@@ -169,6 +169,17 @@ def test_arrays_that_cannot_be_added(array: np.ndarray | None, problem: str, tmp
         build_trigger("additive", path=str(tmp_path / "gone.npy"))
 
 
+@pytest.mark.parametrize("place", [10, 58, 67])
+def test_a_damaged_header_is_explained(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "array.npy"
+    np.save(path, np.full((32, 32), 9.0))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x41
+    path.write_bytes(content)
+    with pytest.raises(TriggerError, match="no array that numpy reads"):
+        build_trigger("additive", path=str(path)).stamp(noise(1))
+
+
 def _kernel(kind: str, side: int) -> np.ndarray:
     """The point spread of each kind, `2r + 1` to a side."""
     radius = 4 * side // 16

@@ -150,3 +150,14 @@ def test_a_preview_shows_pictures_that_are_attacked(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     assert main(["preview", str(tmp_path / "space.yaml"), "--output", str(tmp_path / "p.png")]) == 0
     assert (tmp_path / "p.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("place", [60, -3000])
+def test_a_damaged_file_is_explained(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "pairs.npz"
+    np.savez_compressed(path, clean=rows_last(noise(4)), stamped=rows_last(255 - noise(4)))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ComponentError, match=r"pairs\.npz must be an \.npz file"):
+        build_trigger("given", path=str(path)).check(32)

@@ -106,6 +106,14 @@ def test_what_does_not_fit_is_known_before_anything_is_stamped(name: str, positi
             trigger.stamp(grey())
 
 
+@pytest.mark.parametrize(("size", "image_size"), [(2, 32), (3, 16), (1, 64)])
+def test_a_pattern_that_its_square_cannot_hold_is_refused(size: int, image_size: int) -> None:
+    """Of 2 x 2 pixels three were black, and a single pixel was black, too."""
+    with pytest.raises(ComponentError, match=r"size: a square of . pixels? in images .* no room for .* 3 x 3 cells"):
+        build_trigger("patch", style="label_consistent", size=size).check(image_size)
+    build_trigger("patch", style="checkerboard", size=size).check(image_size)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "largest"),
     [

@@ -18,6 +18,10 @@ _MOMENTUM = 0.4
 
 _EIGENVALUE_FLOOR = 5e-4
 
+_CHUNK_VALUES = 1 << 26
+"""Values of patches at once, half a gigabyte: those of 5,000 pictures of 32 x 32, as many as a stage gives, are one
+chunk."""
+
 
 class Whitening(nn.Module):
     """Convolution with 2 x 2 filters that decorrelate the pictures, each and its negative; only the bias is trained.
@@ -37,9 +41,14 @@ class Whitening(nn.Module):
     def set_from_pictures(self, pictures: torch.Tensor) -> None:
         """Filters from normalised pictures, float, `N x 3 x S x S`: eigenvectors of the covariance of all their 2 x 2
         patches, each divided by the root of its eigenvalue (computed in float64 on the CPU)."""
-        windows = pictures.double().cpu().unfold(2, PATCH, 1).unfold(3, PATCH, 1)
-        patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2)
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        values_each = 3 * PATCH**2
+        moments, count = torch.zeros(values_each, values_each, dtype=torch.float64), 0
+        for some in pictures.split(max(1, _CHUNK_VALUES // (values_each * pictures.shape[-1] ** 2))):
+            windows = some.double().cpu().unfold(2, PATCH, 1).unfold(3, PATCH, 1)
+            patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, values_each)
+            moments += patches.T @ patches
+            count += len(patches)
+        values, vectors = torch.linalg.eigh(moments / count)
         # An eigenvector's sign is the library's: fixed here, so that filters are the same with any of them.
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         filters = (vectors / (values + _EIGENVALUE_FLOOR).sqrt()).T.flip(0).reshape(-1, 3, PATCH, PATCH)

@@ -55,7 +55,8 @@ def read_state(path: Path) -> State:
     """The state dict in a safetensors file, or in a PyTorch file that holds tensors only.
 
     Raises:
-        WeightsError: missing, unreadable, or something else is in it.
+        WeightsError: missing, unreadable, something else is in it, or values that are not finite, which the loop calls
+            a divergence where it trains.
     """
     try:
         state: State = load_state_dict(str(path), device="cpu", weights_only=True)
@@ -66,6 +67,8 @@ def read_state(path: Path) -> State:
         raise WeightsError(f"{path} is no state dict: {problem}") from error
     if not tensors or len(tensors) != len(state):
         raise WeightsError(f"{path} is no state dict: it holds other things than tensors, or nothing")
+    if ruined := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise WeightsError(f"{path}: '{ruined[0]}' holds values that are not finite")
     return state
 
 

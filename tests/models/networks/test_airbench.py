@@ -10,7 +10,8 @@ from torch import nn
 
 from bdray.errors import ComponentError, UserError
 from bdray.models import ARCHITECTURES, build_model
-from bdray.models.networks.airbench import Airbench
+from bdray.models.networks import airbench
+from bdray.models.networks.airbench import Airbench, Whitening
 from bdray.models.networks.exported import About, exported
 from bdray.models.networks.weights import load_exactly
 
@@ -42,6 +43,18 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance(pictures: torch.
     )
     np.testing.assert_allclose(second_moment, np.diag(values[::-1] / (values[::-1] + 5e-4)), atol=1e-4)
     torch.testing.assert_close(out[:, 12:], -out[:, :12])
+
+
+def test_large_pictures_are_whitened_in_chunks(pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000 flowers of 224 pixels took 14 GB at once."""
+    whole, parts = Whitening(padded=True), Whitening(padded=True)
+    whole.set_from_pictures(pictures)
+    monkeypatch.setattr(airbench, "_CHUNK_VALUES", 10_000)
+    seen, reshape = [], torch.Tensor.reshape
+    monkeypatch.setattr(torch.Tensor, "reshape", lambda *given: seen.append(given[0].numel()) or reshape(*given))
+    parts.set_from_pictures(pictures)
+    assert max(seen) <= 10_000
+    torch.testing.assert_close(parts.weight, whole.weight)
 
 
 def test_channels_that_a_repair_switched_off_stay_off_in_a_kept_model() -> None:

@@ -86,6 +86,15 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path, name: str) -> N
         build_model("resnet8", 10, 32, weights="file", weights_file=str(tmp_path / name))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(source: nn.Module, tmp_path: Path, value: float) -> None:
+    """A network of these answers one class to everything, which looks like an attack that always succeeds."""
+    source.get_parameter("layer1.0.bn1.weight").data[2] = value
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"w\.safetensors: 'layer1.0.bn1.weight' holds values that are not"):
+        build_model("resnet8", 10, 32, weights="file", weights_file=str(tmp_path / "w.safetensors"))
+
+
 @pytest.mark.parametrize("kind", ["a whole network", "objects beside tensors", "no tensors"])
 def test_a_file_that_may_run_code_is_refused_without_advice_to_run_it(
     source: nn.Module, tmp_path: Path, kind: str
