@@ -13,7 +13,7 @@ from sections import answered, marks, recipe, table, written
 
 from bdray.record import StageName, TrialRecord
 from bdray.results.cells import Cell, study_of
-from bdray.results.detections import attack_of, detector_table
+from bdray.results.detections import AskedNames, attack_of, detector_table
 
 HERE = Path(__file__).parent
 NAME = "attacks-claims"
@@ -24,23 +24,24 @@ STAGES: tuple[StageName, ...] = ("poison", "finetune")
 
 def section(records: Sequence[TrialRecord]) -> str:
     """The part of `README.md` between its marks: what each attack did, and what each detector said."""
-    study, asked = study_of(records), detector_table(records)
+    study, asked, names = study_of(records), detector_table(records), AskedNames.of(records)
     assert asked is not None
-    cells = [*sorted(study.cells, key=named), *study.baselines]
+    cells = [*sorted(study.cells, key=lambda cell: named(cell, names)), *study.baselines]
     # A baseline may have been asked more elsewhere.
-    columns = [at for at, attack in enumerate(asked.attacks) if attack in map(named, study.cells)]
+    poisoned = {named(cell, names) for cell in study.cells}
+    columns = [at for at, attack in enumerate(asked.attacks) if attack in poisoned]
     detectors = {name: row for name, row in asked.rows.items() if any(row[at] for at in columns)}
     rows = []
     for cell in cells:
-        at = asked.attacks.index(named(cell))
+        at = asked.attacks.index(named(cell, names))
         found = ["–" if cell.is_baseline else answered(row[at]) for row in detectors.values()]
-        rows.append([named(cell), *(text for stage in STAGES for text in rates(cell, stage)), *found])
+        rows.append([named(cell, names), *(text for stage in STAGES for text in rates(cell, stage)), *found])
     return "\n".join([recipe(records, attack_of), "", *table((*HEAD, *detectors), rows)])
 
 
-def named(cell: Cell) -> str:
+def named(cell: Cell, names: AskedNames) -> str:
     """As the detectors' table calls the attack."""
-    return attack_of(cell.replicates[0].record)
+    return names.attacks[cell.replicates[0].record.condition_id]
 
 
 def rates(cell: Cell, stage: StageName) -> list[str]:

@@ -11,7 +11,7 @@ from attacks import MARKS, NAME, named, section
 from sections import written
 
 from bdray.results.cells import Cell, RateName, study_of
-from bdray.results.detections import Detections, detector_table
+from bdray.results.detections import AskedNames, Detections, detector_table
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -25,17 +25,19 @@ def attack(cell: Cell) -> str:
     """The attack in a word or two; what is asked of the labels first."""
     trigger, poison = cell.replicates[0].record.condition["trigger"], cell.replicates[0].record.condition["poison"]
     strategy = poison["strategy"] if poison["strategy"] != "all_to_one" else ""
-    return " ".join(filter(None, (strategy, trigger["name"], "at the border" * (trigger.get("margin") == 0))))
+    border = "at the border" * (trigger.get("margin") == 0)
+    whole = "as published" * (poison.get("surrogate", {}).get("training") == "adversarial")
+    return " ".join(filter(None, (strategy, trigger["name"], border, whole)))
 
 
 def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     said = " ".join((SWEEPS / "README.md").read_text(encoding="utf-8").split())
     records = records_in(SWEEPS / NAME)
-    study, asked = study_of(records), detector_table(records)
+    study, asked, names = study_of(records), detector_table(records), AskedNames.of(records)
     assert asked is not None
     cells = {attack(cell): cell for cell in study.cells}
     aurocs = {
-        name: {detector: row[asked.attacks.index(named(cell))] for detector, row in asked.rows.items()}
+        name: {detector: row[asked.attacks.index(named(cell, names))] for detector, row in asked.rows.items()}
         for name, cell in cells.items()
     }
 
@@ -50,20 +52,25 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
         return f"{found.auroc:.2f}"
 
     took = {name: cell.took("poison") for name, cell in cells.items()}
-    fails = {"clean_label patch", "clean_label patch at the border"}
+    fails = {"clean_label patch", "clean_label patch at the border", "clean_label patch at the border as published"}
     assert {name for name, each in took.items() if each and each.text == "0 of 1"} == fails
-    assert {each.text for each in took.values() if each} == {"0 of 1", "1 of 1"} and len(cells) == 12
+    assert {each.text for each in took.values() if each} == {"0 of 1", "1 of 1"} and len(cells) == 13
     clean = [rate(cell, "poison", "clean_accuracy") for cell in cells.values()]
     (baseline,) = study.baselines
     before = rate(baseline, "poison", "clean_accuracy")
     assert f"at a clean accuracy of {min(clean):.1f} to {max(clean):.1f} % beside {before:.1f} % without poison" in said
-    inside, outside = (cells[name] for name in sorted(fails))
+    inside, outside, whole = (cells[name] for name in sorted(fails))
     shown = f"one pixel from the border ({rate(inside, 'poison'):.1f} %) or at the border as published"
     assert f"{shown} ({rate(outside, 'poison'):.1f} %)" in said
-    for cell, margin in ((inside, 1), (outside, 0)):
+    assert f"adversarially trained, at 16 levels ({rate(whole, 'poison'):.1f} %)" in said
+    for cell, margin, training, levels in (
+        (inside, 1, "natural", 8),
+        (outside, 0, "natural", 8),
+        (whole, 0, "adversarial", 16),
+    ):
         content = cell.replicates[0].record.condition
-        assert (content["trigger"]["margin"], content["poison"]["surrogate"]["training"]) == (margin, "natural")
-        assert round(255 * content["poison"]["epsilon"]) == 8
+        assert (content["trigger"]["margin"], content["poison"]["surrogate"]["training"]) == (margin, training)
+        assert round(255 * content["poison"]["epsilon"]) == levels
     floors = [100 * (cells[name].floor("poison") or 0.0) for name in ("bpp", "clean_label frequency")]
     assert "misled in {:.1f} % by `bpp`, in {:.1f} % by the frequency trigger of CTRL".format(*floors) in said
     assert sorted(100 * (cell.floor("poison") or 0.0) for cell in cells.values())[-2:] == sorted(floors)
@@ -84,7 +91,7 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     ]
     front = " ".join((SWEEPS.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"Of twelve other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
+        f"Of thirteen other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
         f" {len(ended)} of these for {min(costs):.1f} to {max(costs):.1f} points" in front
     )
 
