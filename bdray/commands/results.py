@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 TOOK = (
-    "took: trainings whose backdoor gains more than {:g} % of what the floor leaves, of all n [95 %, exact]; what is "
-    "unclear, diverged or collapsed counts as either."
+    "took: in how many trainings the backdoor adds more than {:g} % of what the floor leaves, which is the attack"
+    " success rate of an unpoisoned model; what is unclear, diverged or collapsed counts as either (0-1 of 1); in"
+    " brackets the exact 95 % interval of their share."
 )
 
 

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bdray.cli import main
 from bdray.commands.backdoorbench import (
     RESULT,
     attack_result,
