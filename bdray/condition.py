@@ -447,5 +447,4 @@ def _explain_section(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         word = str(first["loc"][0])
         return word, f"there is no section '{word}'; {nearest(word, Condition.model_fields)}"
-    section = str(first["loc"][0])
-    return explain(error, Condition, section)
+    return explain(error, Condition, "")

@@ -113,11 +113,15 @@ def _restored(kind: type[BdrayError], args: tuple[Any, ...], state: dict[str, An
     return error
 
 
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The one of the known names that an unknown one is most like; None where it is like none of them."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     """A hint for an unknown name: `did you mean 'patch'?`, or the known names when none is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    if close := near(name, names):
+        return f"did you mean '{close}'?"
     shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
     return f"known: {shown}" if names else "none is known"

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bdray.errors import ComponentError, UserError, nearest
+from bdray.errors import ComponentError, UserError, near, nearest
 
 Sight = Literal["clean share", "poisoned set", "labels", "weights", "features", "logits only"]
 """What a repair or a detector may be allowed to see: some clean pictures, the training set as it was trained on, labels
@@ -225,6 +225,8 @@ class Registry(Generic[C]):
         self._load()
         options = {self.name_key: content} if isinstance(content, str) else dict(content)
         name = options.pop(self.name_key, None)
+        if name is None and (meant := near(self.name_key, map(str, options))):
+            raise ComponentError(meant, f"no {self.kind} is named; did you mean '{self.name_key}'?")
         if not isinstance(name, str):
             problem = f"no {self.kind} is named" if name is None else f"{name!r} is not a name"
             raise ComponentError(self.name_key, f"{problem}; {nearest('', self.names())}")
@@ -289,9 +291,9 @@ def explain(error: ValidationError, cls: type[BaseModel], owner: str) -> tuple[s
     if first["type"] == "extra_forbidden":
         holder = _field_holder(cls, first["loc"][:-1])
         word = str(first["loc"][-1])
-        above = ".".join([owner, *(str(part) for part in first["loc"][:-1])])
+        above = ".".join(filter(None, [owner, *(str(part) for part in first["loc"][:-1])]))
         return path, f"{above} has no option '{word}'; {nearest(word, holder.model_fields)}"
-    message = first["msg"]
+    message = "must be a mapping of options" if first["type"] == "model_type" else first["msg"]
     for noise in ("Value error, ", "Input "):
         message = message.removeprefix(noise)
     given = first.get("input")

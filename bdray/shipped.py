@@ -8,6 +8,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from bdray.errors import near
+
 FOLDER = "search_spaces"
 
 _GIT_S = 60.0
@@ -24,6 +26,11 @@ def find(path: str | Path) -> Path:
         return given
     known = shipped()
     return known.get(given.name) or known.get(f"{given.name}.yaml") or given
+
+
+def nearest_to(path: Path) -> str | None:
+    """The search space that comes with bdray whose name is most like that of a file which is not there."""
+    return near(f"{path.stem}.yaml", [name for name in shipped() if name.endswith(".yaml")])
 
 
 def is_file(path: Path) -> bool:

@@ -46,3 +46,9 @@ def test_the_users_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_found_nowhere_is_said(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", name, "--dry-run"]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["quickstrt", "quikstart.yaml", "search_spaces/quickstrt.yaml"])
+def test_a_misspelt_space_is_told_the_nearest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", name, "--dry-run"]) == 2
+    assert capsys.readouterr().err.strip().endswith("did you mean 'quickstart.yaml'?")

@@ -29,7 +29,7 @@ from bdray.record import TrialRecord
 from bdray.space.grammar import name_from
 from bdray.space.source import dump_yaml, parse_yaml
 from bdray.store.labels import POISONED_WARNING
-from bdray.store.storage import Storage
+from bdray.store.storage import Storage, cause_of
 from bdray.terminal import Console
 from bdray.training.device import deterministically, pick_device, prepare_process
 from bdray.trial.setup import Experiment
@@ -319,6 +319,8 @@ def _read(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([*calls, *types, Image.Image]):
             content = torch.load(file, map_location="cpu", weights_only=True)
         missing = [key for key in ("model_name", "model", "clean_data", "img_size", "bd_test") if key not in content]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {cause_of(error)}") from None
     except (pickle.UnpicklingError, IndexError, EOFError):
         # What torch says of it advises to let it run code.
         problem = "it is no file that PyTorch saved, or holds more than numbers, texts, arrays and pictures"

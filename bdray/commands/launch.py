@@ -16,13 +16,14 @@ from rich.markup import escape
 from bdray.cluster.job import ClusterSettings
 from bdray.commands.inspection import read_space
 from bdray.commands.readers import NOT_DELIVERED, report_of, show_search_of
-from bdray.commands.results import said_of_classes, said_of_outside
+from bdray.commands.results import TOOK, said_of_classes, said_of_outside
 from bdray.credentials import public
 from bdray.errors import BdrayError, UserError
 from bdray.record import TrialRecord
 from bdray.results.listing import MEANS, listing_of, table_of
 from bdray.results.power import known_spreads, power_lines
 from bdray.results.surroundings import mixtures, trained_on_tests
+from bdray.results.took import TOOK_AT
 from bdray.results.unmeasured import unmeasured
 from bdray.space import SearchSpace
 from bdray.space.dry_run import make_plan, render_plan
@@ -151,6 +152,8 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         console.print()
         said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{listing.said}."
         console.print(said, style="dim", soft_wrap=True)
+        if "took" in listing.heads:
+            console.print(TOOK.format(100 * TOOK_AT), style="dim", markup=False, highlight=False, soft_wrap=True)
         show_search_of(outcome.sweep, outcome.records, console)
         sentences = [*said_of_classes(outcome.records), *mixtures(outcome.records), *trained_on_tests(outcome.records)]
         for sentence in [*sentences, *unmeasured(outcome.records)]:

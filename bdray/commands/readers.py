@@ -127,7 +127,11 @@ def compare(options: argparse.Namespace) -> int:
         return _beside_published(options)
     sweeps = [find_sweep(name, options.storage) for name in (options.first, options.second)]
     one, two = map(_in_plan_order, sweeps)
-    show_comparison((sweeps[0].name, sweeps[1].name), (one, two), md=options.md, latex=options.latex)
+    names = sweeps[0].name, sweeps[1].name
+    if names[0] == names[1]:
+        # Two folders of one name, in two storages.
+        names = public(options.first), public(options.second)
+    show_comparison(names, (one, two), md=options.md, latex=options.latex)
     return 0
 
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 TOOK = (
-    "took: trainings whose backdoor gains more than {:g} % of what the floor leaves, of all n [95 %, exact]; what is "
-    "unclear, diverged or collapsed counts as either."
+    "took: in how many trainings the backdoor adds more than {:g} % of what the floor leaves, which is the attack"
+    " success rate of an unpoisoned model; what is unclear, diverged or collapsed counts as either (0-1 of 1); in"
+    " brackets the exact 95 % interval of their share."
 )
 
 
@@ -133,11 +134,11 @@ def show_comparison(
         said = unclear_pairs(names, found)
         alike = f"no condition of {names[0]} differs from one of {names[1]} only in what tells the two apart"
         raise UserError(said or alike)
-    listing = comparison_listing(found)
+    listing = comparison_listing(found, names)
     what = f"{names[1]} minus {names[0]}"
     said = f"{DIFFERENCES}{listing.said}."
     if md:
-        sys.stdout.write(f"{markdown_of(listing)}\n")
+        sys.stdout.write(f"{what}\n\n{markdown_of(listing)}\n")
     elif latex:
         sys.stdout.write(latex_of(listing, f"{what}. {said} {DEFINITIONS}"))
     else:

@@ -139,9 +139,13 @@ def _apart(
     return found
 
 
-def comparison_listing(found: Comparison) -> Listing:
+def comparison_listing(found: Comparison, sweeps: tuple[str, str]) -> Listing:
     """A row a cell of the first sweep, or each pair of cells where it fits several; one over all that are poisoned, one
-    over all baselines, which have no attack that could differ: mean differences, with the lowest and highest seed."""
+    over all baselines, which have no attack that could differ: mean differences, with the lowest and highest seed.
+
+    Args:
+        sweeps: what the two are called.
+    """
     cells: dict[tuple[str, str], list[tuple[TrialRecord, TrialRecord]]] = {}
     partners: dict[str, list[TrialRecord]] = {}
     for pair in found.pairs:
@@ -149,28 +153,30 @@ def comparison_listing(found: Comparison) -> Listing:
         partners.setdefault(pair[0].condition_id, []).append(pair[1])
     sides = [[pair[side] for pair in found.pairs] for side in (0, 1)]
     axes = axes_of(sides[0]), _within(partners.values())
-    names = [*axis_names(axes[0], sides[0]), *(f"{name} of B" for name in axis_names(axes[1], sides[1]))]
+    names = [*axis_names(axes[0], sides[0]), *(f"{name} of {sweeps[1]}" for name in axis_names(axes[1], sides[1]))]
     every = dict.fromkeys(names) | {names[0]: "all"}
-    rows = [_row(dict(zip(names, _values(of[0], axes), strict=True)), of) for of in cells.values()]
+    rows = [_row(dict(zip(names, _values(of[0], axes), strict=True)), of, sweeps) for of in cells.values()]
     of_roles = ([pair for pair in found.pairs if pair[0].role == role] for role in ("poisoned", "baseline"))
-    return Listing(tuple(names), (*rows, *(_row(every, pairs) for pairs in of_roles if pairs)))
+    return Listing(tuple(names), (*rows, *(_row(every, pairs, sweeps) for pairs in of_roles if pairs)))
 
 
 def _values(pair: tuple[TrialRecord, TrialRecord], axes: tuple[Sequence[str], Sequence[str]]) -> list[Any]:
     return [described(record).get(path) for record, paths in zip(pair, axes, strict=True) for path in paths]
 
 
-def _row(values: Mapping[str, Any], pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> dict[str, Any]:
+def _row(
+    values: Mapping[str, Any], pairs: Sequence[tuple[TrialRecord, TrialRecord]], sweeps: tuple[str, str]
+) -> dict[str, Any]:
     rates: dict[str, Any] = dict.fromkeys((*RATE_COLUMNS, *TOOK_COLUMNS))
     baseline = ["baseline"] if pairs[0][0].role == "baseline" else []
-    note = ", ".join([*baseline, *filter(None, [_marks(pairs)])])
+    note = ", ".join([*baseline, *filter(None, [_marks(pairs, sweeps)])])
     return {**values, "n": len(pairs), **rates, **differences(pairs), "": note}
 
 
-def _marks(pairs: Sequence[tuple[TrialRecord, TrialRecord]]) -> str:
+def _marks(pairs: Sequence[tuple[TrialRecord, TrialRecord]], sweeps: tuple[str, str]) -> str:
     """What of either side went wrong, and therefore counts in no difference: "A: failed; B: 2 of 3 collapsed"."""
     found = {}
-    for side, name in enumerate("AB"):
+    for side, name in enumerate(sweeps):
         # One that fits several of the other side is in a pair with each.
         own = {pair[side].condition_id: Replicate(pair[side], None) for pair in pairs}
         found[name] = Cell("", {}, tuple(own.values())).marks

@@ -40,8 +40,8 @@ def relearnt_columns(
 
 
 def _taught(control: Control | None, same: Relearnt) -> Relearnt | None:
-    """What the baseline was taught in the same way."""
-    known = control.baseline.relearnt if control else ()
+    """What the baseline was taught in the same way, where it is sound after the repair and after that."""
+    known = control.baseline.relearnt if control and is_sound(control.baseline, "finetune") else ()
     return next((each for each in known if each.key == same.key and not each.rates.collapsed), None)
 
 

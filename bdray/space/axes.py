@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from bdray.condition import Condition
-from bdray.errors import SpaceError, nearest
+from bdray.errors import SpaceError, near, nearest
 from bdray.poisoning.base import Poison
 from bdray.recipes import Finetune, Train
 from bdray.registry import Identified, explain
@@ -264,7 +264,10 @@ def parse_parameter(path: str, node: Located) -> Parameter:
         raise node.error("seeds are not a parameter: list them under `seeds`", path, at_key=True)
     if not isinstance(node.content, dict):
         example = "{values: [...]}" if isinstance(node.content, list) else f"{{value: {show(node.plain())}}}"
-        raise node.error(f"must be a mapping such as {example}, got {quote(node.plain())}", path)
+        above, _, word = path.rpartition(".")
+        # A mapping without any of these keys counts as nested paths.
+        hint = f"; or, as a key of '{above}': did you mean '{key}'?" if (key := near(word, LEAF_KEYS)) else ""
+        raise node.error(f"must be a mapping such as {example}, got {quote(node.plain())}{hint}", path)
     content = check_keys(node, LEAF_KEYS, path)
     when = parse_rule(content["when"], f"{path}.when") if "when" in content else None
     given = [key for key in LEAF_KEYS if key in content and key != "when"]

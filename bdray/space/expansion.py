@@ -37,6 +37,9 @@ MAX_CONDITIONS = 200_000
 EXAMPLES = 40
 """Cells that are drawn to check a space whose conditions are only known as the sweep goes on."""
 
+MAX_CROSSED = 20_000
+"""Combinations of listed values that are looked at, one by one, for a rule that no drawn condition meets."""
+
 MAX_DRAWS = 2_000
 """Conditions that are drawn where `only` leaves none of those."""
 
@@ -52,8 +55,10 @@ class Expansion:
         duplicates: how many assignments meant a condition that was there already.
         twins: ids of the unpoisoned twins that were added.
         unfiltered: the conditions before `only`.
-        ground: what the search method works on.
+        domain: what the search method works on.
         examples: where the method decides on results: some conditions that it might ask for.
+        crossed: what the listed values come to together; without what is drawn, and without seeds. Empty where that is
+            not asked for, or is too much to look at.
     """
 
     grammar: Grammar
@@ -64,6 +69,7 @@ class Expansion:
     unfiltered: tuple[Condition, ...]
     domain: SearchDomain
     examples: tuple[Condition, ...]
+    crossed: tuple[Flat, ...]
 
 
 class Unit:
@@ -235,6 +241,7 @@ class _Expander:
             unfiltered=tuple(conditions),
             domain=self,
             examples=examples,
+            crossed=self.crossed,
         )
 
     # Which cells there are.
@@ -263,7 +270,7 @@ class _Expander:
         found = {condition.condition_id: condition for condition in asked}
         for rule in self.grammar.only:
             known = (*found.values(), *self._included())
-            if error := unreachable(rule, self.grammar, known, "only", "leaves nothing"):
+            if error := unreachable(rule, self.grammar, known, "only", "leaves nothing", crossed=self.crossed):
                 raise error
         if not any(map(self.wanted, found.values())):
             drawn = Random(max_trials=MAX_DRAWS).conditions(self)
@@ -293,6 +300,29 @@ class _Expander:
                 raise parameter.when.error(problem, f"{parameter.path}.when")
             self.grammar = self.grammar.without(parameter.path)
         return assignments
+
+    @cached_property
+    def crossed(self) -> tuple[Flat, ...]:
+        """See `Expansion`."""
+        if self.grammar.search.IS_EXHAUSTIVE:
+            return ()
+        assignments = [self.fixed]
+        for unit in self.axes:
+            grown: list[Flat] = []
+            for assignment in assignments:
+                if self._is_drawn(unit, assignment):
+                    grown.append({path: value for path, value in assignment.items() if path not in unit.paths})
+                else:
+                    grown += [{**assignment, **row} for row in unit.rows(assignment)]
+                if len(grown) > MAX_CROSSED:
+                    return ()
+            assignments = grown
+        return tuple(assignments)
+
+    def _is_drawn(self, unit: Unit, assignment: Flat) -> bool:
+        """Whether a draw decides on what a unit adds, or on whether it is there."""
+        whens = (member.when for member in unit.members if member.when)
+        return unit.distribution is not None or any(self.classes.match(when, assignment) is None for when in whens)
 
     def built(self, assignments: Iterable[Flat]) -> Iterator[Condition]:
         return self._built(assignment for assignment in assignments if not self._excluded(assignment))
@@ -359,7 +389,7 @@ class _Expander:
                 if self.grammar.search.IS_EXHAUSTIVE:
                     error = no_match(rule, chosen, owner, problem)
                 else:
-                    error = unreachable(rule, self.grammar, chosen, owner, problem)
+                    error = unreachable(rule, self.grammar, chosen, owner, problem, crossed=self.crossed)
             if error is None:
                 used.append(rule)
             elif self.grammar.loosened.isdisjoint(rule.paths):

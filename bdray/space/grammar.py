@@ -21,7 +21,7 @@ from bdray.searches import SEARCHES, Planned, SearchMethod
 from bdray.searches.domain import MISSING, lookup
 from bdray.searches.metrics import Metric
 from bdray.searches.replication import Replication
-from bdray.shipped import find
+from bdray.shipped import find, is_file, nearest_to
 from bdray.space.axes import (
     Parameter,
     Rule,
@@ -167,6 +167,8 @@ def read_grammar(
         SpaceError: whatever is wrong with a piece by itself.
     """
     path = find(path) if text is None else Path(path)
+    if text is None and not is_file(path) and (meant := nearest_to(path)):
+        raise SpaceError(f"cannot be read: there is no such file; did you mean '{meant}'?", file=str(path))
     root = load_yaml(path) if text is None else parse_yaml(text, str(path))
     if root.content is None:
         raise root.error("is empty: a search space needs at least `fixed` or `parameters`")

@@ -6,7 +6,7 @@ is `SpaceError`, which names the file, the line, the key path, what is wrong and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from bdray.errors import SpaceError
 from bdray.questions import Questions
 from bdray.record import TrialRecord
 from bdray.searches import Asker, Planned
-from bdray.searches.domain import locate
+from bdray.searches.domain import Flat, locate
 from bdray.searches.metrics import Metric
+from bdray.searches.random import Random
 from bdray.searches.replication import Replicator
-from bdray.space.axes import Rule, deepest
+from bdray.space.axes import Rule, deepest, values_of
 from bdray.space.building import Flats, located, no_match, placing
-from bdray.space.expansion import Expansion, expand, twins_of
+from bdray.space.expansion import MAX_DRAWS, Expansion, expand, twins_of
 from bdray.space.feasibility import infeasible
 from bdray.space.grammar import Grammar, load_named_plugins, read_grammar
 from bdray.space.overrides import parse_seed_list
@@ -155,8 +156,16 @@ def _check_metrics(space: SearchSpace) -> None:
         looked_at += [("seeds.until.metric", Metric(space.replication.until.metric))]
     shown = space.shown()
     for path, metric in looked_at:
-        if shown and (problem := metric.lacking(shown)):
+        if shown and (problem := metric.lacking(shown)) and not _is_seldom(metric, space):
             raise deepest(space.root, path).error(problem, path)
+
+
+def _is_seldom(metric: Metric, space: SearchSpace) -> bool:
+    """Whether a search that looks at results may ask for a condition with this metric, though none is shown."""
+    if isinstance(space.search, Planned):
+        return False
+    drawn = Random(max_trials=MAX_DRAWS).conditions(space.expansion.domain)
+    return any(metric.lacking([condition]) is None for condition in drawn)
 
 
 def load_plugins_of(file: Path) -> tuple[str, ...]:
@@ -176,13 +185,35 @@ def _with_used_resources(space: SearchSpace) -> SearchSpace:
     conditions = (*space.expansion.unfiltered, *space.expansion.examples)
     for rule, needs in space.resources.overrides:
         error: SpaceError | None = None
-        if not any(rule.matches(space.flat(condition)) for condition in conditions):
+        if not any(rule.matches(flat) for flat in _flats_of(conditions, rule, space)):
             if space.search.IS_EXHAUSTIVE:
                 error = no_match(rule, conditions, owner, problem)
             else:
-                error = unreachable(rule, space, (*conditions, *space.twins(space.shown())), owner, problem)
+                known = (*conditions, *space.twins(space.shown()))
+                error = unreachable(rule, space, known, owner, problem, crossed=_with_twins(space))
         if error is None:
             kept.append((rule, needs))
         elif space.loosened.isdisjoint(rule.paths):
             raise error
     return replace(space, resources=replace(space.resources, overrides=tuple(kept)))
+
+
+def _flats_of(conditions: Iterable[Condition], rule: Rule, space: SearchSpace) -> Iterator[Mapping[str, Any]]:
+    """Flat content of conditions, also with those seeds that a rule names and that they may get later."""
+    named = values_of(rule.entries["seed"].plain()) if space.replication and "seed" in rule.entries else []
+    later = [
+        seed for seed in named if space.replication and seed in range(space.replication.min, space.replication.max)
+    ]
+    for condition in conditions:
+        flat = space.flat(condition)
+        yield flat
+        yield from ({**flat, "seed": seed} for seed in later)
+
+
+def _with_twins(space: SearchSpace) -> Collection[Flat]:
+    """`Expansion.crossed`; where twins are run, without the attacks, which these have not."""
+    if not (space.baselines or space.search.needs_baselines):
+        return space.expansion.crossed
+    attack = ("trigger.", "poison.")
+    twins = [{path: flat[path] for path in flat if not path.startswith(attack)} for flat in space.expansion.crossed]
+    return (*space.expansion.crossed, *({**twin, "trigger": None} for twin in twins))

@@ -3,7 +3,7 @@ conditions that are drawn as examples."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from bdray.condition import Condition
 from bdray.errors import SpaceError, nearest
 from bdray.intensity import levels
 from bdray.searches import Planned
-from bdray.searches.domain import Distribution
+from bdray.searches.domain import MISSING, Distribution, Flat, lookup
 from bdray.space.axes import Rule, crossed, values_of
 from bdray.space.building import Builder, Flats, never, options_of, values_by_path
 from bdray.space.grammar import Grammar
@@ -22,10 +22,20 @@ from bdray.values import freeze, show
 
 
 def unreachable(
-    rule: Rule, grammar: Grammar, examples: Collection[Condition], owner: str, problem: str
+    rule: Rule,
+    grammar: Grammar,
+    examples: Collection[Condition],
+    owner: str,
+    problem: str,
+    *,
+    crossed: Collection[Flat],
 ) -> SpaceError | None:
-    """Why nothing that a search may ask for meets `rule`: an unknown path, or a value that is never taken. None where
-    that cannot be shown: what its values come to together is left to the draws."""
+    """Why nothing that a search may ask for meets `rule`: an unknown path, a value that is never taken, or values that
+    are never taken together. None where that cannot be shown.
+
+    Args:
+        crossed: what listed values come to together, without what is drawn; none where that is not known.
+    """
     flats = Flats()
     shown = [flats(condition) for condition in examples]
     for path, entry in rule.entries.items():
@@ -45,7 +55,37 @@ def unreachable(
         taken = {**known.get(path, {}), **{freeze(value): value for value in values}}.values()
         said = f"'{path}' is never {show(entry.plain())}; {_said(drawn)}" if drawn else never(path, entry, taken)
         return entry.error(f"{problem}: {said}", f"{owner}.{path}")
-    return None
+    if not crossed or any(rule.matches(flat) for flat in shown) or any(_may_meet(rule, grammar, crossed)):
+        return None
+    return rule.error(f"{problem}: {rule} never holds together", owner)
+
+
+def _may_meet(rule: Rule, grammar: Grammar, crossed: Iterable[Flat]) -> Iterator[bool]:
+    """Whether each assignment has what a rule asks for; what it does not say, it may have."""
+    classes, known = _classes_of(rule, grammar), dict[tuple[str, Any], bool]()
+
+    def is_meant(path: str, value: Any) -> bool:
+        written = values_of(rule.entries[path].plain())
+        return any(_is_same(path, one, other, grammar) for one in written for other in classes.meant(path, [value]))
+
+    for flat in crossed:
+        said = {path: value for path in rule.paths if (value := lookup(flat, path)) is not MISSING}
+        keys = {path: (path, freeze(value)) for path, value in said.items()}
+        for path, key in keys.items():
+            if key not in known:
+                known[key] = is_meant(path, said[path])
+        yield all(known[key] for key in keys.values()) and _has_options(rule, flat)
+
+
+def _has_options(rule: Rule, flat: Mapping[str, Any]) -> bool:
+    """Whether the components of an assignment take the options that a rule is about, as far as they are known."""
+    for path in rule.paths:
+        head, _, option = path.partition(".")
+        named = f"{head}.{NAME_KEYS.get(head)}"
+        known = options_of(head, flat[named]) if isinstance(flat.get(named), str) and path != named else frozenset()
+        if known and option.partition(".")[0] not in known:
+            return False
+    return True
 
 
 def _is_open(path: str, grammar: Grammar, shown: Sequence[Mapping[str, Any]]) -> bool:
@@ -73,10 +113,15 @@ def _set(grammar: Grammar) -> Iterator[tuple[str, Any]]:
             yield from row.items()
 
 
-def _listed(rule: Rule, path: str, grammar: Grammar) -> list[Any]:
-    """The listed values of a path; classes as index and name, also where only this rule names one."""
+def _classes_of(rule: Rule, grammar: Grammar) -> NamedClasses:
+    """How classes are compared, also where only this rule names one."""
     builder = Builder(grammar.data_roots, Path(grammar.root.where.file).parent)
-    return NamedClasses(replace(grammar, exclude=(rule,)), builder).meant(path, grammar.possible(path)[0])
+    return NamedClasses(replace(grammar, exclude=(rule,)), builder)
+
+
+def _listed(rule: Rule, path: str, grammar: Grammar) -> list[Any]:
+    """The listed values of a path; classes as index and name."""
+    return _classes_of(rule, grammar).meant(path, grammar.possible(path)[0])
 
 
 def _is_same(path: str, one: Any, other: Any, grammar: Grammar) -> bool:

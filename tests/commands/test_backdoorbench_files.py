@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bdray.cli import main
 from bdray.commands.backdoorbench import (
     RESULT,
     attack_result,
@@ -349,4 +348,5 @@ def test_a_file_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
     file.write_text("no pickle")
     with pytest.raises(UserError, match=r"is no attack_result\.pt of BackdoorBench: .*that PyTorch saved"):
         import_backdoorbench(str(file), str(tmp_path / "in"), "patch")
-    assert main(["import", "backdoorbench", str(tmp_path / "gone"), "--output", str(tmp_path / "in")]) != 0
+    with pytest.raises(UserError, match=r"gone: cannot be read: No such file"):
+        import_backdoorbench(str(tmp_path / "gone"), str(tmp_path / "in"), "patch")

@@ -22,6 +22,8 @@ from bdray.terminal import Console
 
 MakeRecord = Callable[..., TrialRecord]
 
+NAMES = "A", "B"
+
 
 def sweep(make_record: MakeRecord, shift: float, triggers: tuple[str, ...] = ("patch", "blend"), **poison: str) -> list:
     return [
@@ -68,7 +70,7 @@ def test_baselines_do_not_hide_what_tells_two_sweeps_apart(make_record: MakeReco
     found = compare([*before, *baselines], [*after, *baselines])
     assert set(found.apart) == {"poison.stamp"}
     assert (len(found.pairs), found.alone) == (9, (0, 0))
-    attacks, controls = comparison_listing(found).rows[-2:]
+    attacks, controls = comparison_listing(found, NAMES).rows[-2:]
     assert (attacks["n"], controls["n"], controls[""]) == (6, 3, "baseline")
     assert attacks["ASR"].mean == pytest.approx(0.2), "was two thirds of it: baselines have no attack that could differ"
     assert (controls["ASR"].mean, controls["trigger"]) == (0.0, "all")
@@ -112,7 +114,7 @@ def test_the_same_conditions_measured_twice(make_record: MakeRecord) -> None:
 
 def printed(found: Comparison, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table_of(comparison_listing(found), width))
+    console.print(table_of(comparison_listing(found, NAMES), width))
     return console.export_text()
 
 
@@ -130,8 +132,8 @@ def test_a_narrow_terminal_cuts_nothing(width: int, make_record: MakeRecord) -> 
     assert max(map(len, text.splitlines())) <= width
     whole = "+25.0 (+25.0 to +25.0)"
     assert (whole in text) == (width == 140)
-    assert whole in markdown_of(comparison_listing(found))
-    assert [row[0] for row in texts_of(comparison_listing(found), intervals=False)] == [
+    assert whole in markdown_of(comparison_listing(found, NAMES))
+    assert [row[0] for row in texts_of(comparison_listing(found, NAMES), intervals=False)] == [
         "patch",
         "blend",
         "-",
@@ -143,7 +145,7 @@ def test_a_narrow_terminal_cuts_nothing(width: int, make_record: MakeRecord) -> 
 
 def test_as_latex_it_explains_itself(make_record: MakeRecord) -> None:
     found = compare(sweep(make_record, 0.0), sweep(make_record, 0.05))
-    latex = latex_of(comparison_listing(found), "ASR: the rate, in %.")
+    latex = latex_of(comparison_listing(found, NAMES), "ASR: the rate, in %.")
     assert r"trigger & n & C-Acc & ASR & tuned C-Acc & tuned ASR \\" in latex
     assert r"all & 6 & +0.0" in latex
     assert r"{\footnotesize ASR: the rate, in \%.\par}" in latex
@@ -165,7 +167,7 @@ def test_what_went_wrong_stands_beside_the_differences_that_lack_it(make_record:
     one[4] = make_record(trigger="blend", seed=1, status="failed")
     baselines = [make_record((0.1, 0.1), trigger=None, rate=0.0, seed=seed, collapsed=seed == 0) for seed in range(2)]
     found = compare([*one, *baselines], [*two, *baselines])
-    listing = comparison_listing(found)
+    listing = comparison_listing(found, NAMES)
     every = "A: 1 of 6 failed; B: 2 of 6 collapsed"
     assert [row[""] for row in listing.rows] == [
         "B: 2 of 3 collapsed",
@@ -181,7 +183,7 @@ def test_what_went_wrong_stands_beside_the_differences_that_lack_it(make_record:
 def test_what_fits_several_is_marked_once(make_record: MakeRecord) -> None:
     several, one = of_rates(make_record, {0.05: 0.85, 0.2: 0.7}), of_rates(make_record, {0.1: 0.95})
     one[1] = make_record(rate=0.1, seed=1, status="failed")
-    rows = comparison_listing(compare(several, one)).rows
+    rows = comparison_listing(compare(several, one), NAMES).rows
     assert [row[""] for row in rows] == ["B: 1 of 2 failed"] * 3
 
 
@@ -206,7 +208,7 @@ def of_rates(make_record: MakeRecord, attacks: dict[float, float], **sections: A
 
 def told(found: Comparison) -> list[tuple[str, ...]]:
     """Axes, `n` and the difference in attack success rate of each row."""
-    listing = comparison_listing(found)
+    listing = comparison_listing(found, NAMES)
     places = [listing.heads.index(head) for head in (*listing.axes, "n", "ASR")]
     return [tuple(row[place] for place in places) for row in texts_of(listing, intervals=False)]
 
@@ -223,7 +225,7 @@ def test_one_that_fits_several_is_compared_with_each_whatever_their_order(
     assert (len(found.pairs), found.alone, found.unclear) == (4, (0, 0), (0, 0))
     assert sorted(told(found)) == [("0.05", "2", "+10.0"), ("0.2", "2", "+25.0"), ("all", "4", "+17.5")]
     back = compare(one, several)
-    assert comparison_listing(back).axes[1:] == ("rate of B",)
+    assert comparison_listing(back, NAMES).axes[1:] == ("rate of B",)
     assert sorted(row[1:] for row in told(back)) == [("-", "4", "-17.5"), ("0.05", "2", "-10.0"), ("0.2", "2", "-25.0")]
 
 
@@ -238,7 +240,7 @@ def test_one_component_is_compared_with_every_setting_of_another(make_record: Ma
     assert sorted(told(found)) == [("0.1", "2", "-10.0"), ("0.2", "2", "-20.0"), ("all", "4", "-15.0")]
     assert found.alone == (0, 1), "the third seed"
     back = compare(patches, blends)
-    assert comparison_listing(back).axes[1:] == ("alpha of B",)
+    assert comparison_listing(back, NAMES).axes[1:] == ("alpha of B",)
     assert sorted(row[1:] for row in told(back)) == [("-", "4", "+15.0"), ("0.1", "2", "+10.0"), ("0.2", "2", "+20.0")]
 
 
@@ -266,3 +268,17 @@ def test_what_was_asked_for_at_rate_zero_is_no_partner_of_what_is_poisoned(make_
     found = compare(of_rates(make_record, {0.0: 0.1, 0.05: 0.85}), of_rates(make_record, {0.0: 0.1, 0.1: 0.95}))
     assert [row for row in told(found) if row[0] == "all"] == [("all", "2", "+10.0"), ("all", "2", "+0.0")]
     assert (found.alone, found.unclear) == ((0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("form", ["", "md", "latex"])
+def test_sides_are_called_what_the_sweeps_are_called(
+    make_record: MakeRecord, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Found: rows and heads said A and B, the heading the names, and Markdown nothing at all."""
+    one, two = of_rates(make_record, {0.1: 0.95}), of_rates(make_record, {0.05: 0.85, 0.2: 0.7})
+    two[0] = make_record(rate=0.05, seed=0, status="failed")
+    show_comparison(("before", "later"), (one, two), md=form == "md", latex=form == "latex")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "later: 1 of 2 failed" in printed and "rate of later" in printed
+    assert "B:" not in printed and "of B" not in printed
+    assert "later minus before" in printed

@@ -93,3 +93,18 @@ def test_a_collapsed_model_is_one_of_the_trainings(make_record: Any, make_baseli
     assert found.took == Trainings(2, 0, 3, (0.9, 0.9))
     back = result_table(records)["relearnt_took"][:3]
     assert (back[:2].all(), back.isna().tolist()) == (True, [False, False, True]), "Found: took, of a collapsed repair"
+
+
+@pytest.mark.parametrize("fields", [{"collapsed_in_repair": True}, {"collapsed": True}])
+def test_a_baseline_that_collapsed_before_relearning_gives_no_floor(
+    make_record: Any, make_baseline: Any, fields: dict[str, bool]
+) -> None:
+    """Found: it gave one as long as it had not collapsed in relearning, too."""
+    one = make_record((0.9, 0.1))
+    broken = make_baseline([one], **fields)
+    records = [taught(one, 0.9), taught(broken, 0.2)]
+    row = result_table(records).iloc[0]
+    assert row["relearnt_attack_success_rate"] == 0.9
+    assert row[["relearnt_asr_floor", "relearnt_took"]].isna().all()
+    (found,) = relearnings(study_of(records))
+    assert (found.floor, found.took) == (None, None)

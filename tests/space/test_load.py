@@ -384,6 +384,15 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("train: {", "trein: {", 6, "trein", "did you mean 'train'"),
     ("data: {name: test_shapes}", "data.name: test_shapez", 5, "data.name", "did you mean 'test_shapes'"),
     ("data: {name: test_shapes}", "data.root: x", 5, "data.name", "no data set is named"),
+    (
+        "data: {name: test_shapes}",
+        "data: {nme: test_shapes}",
+        5,
+        "data.nme",
+        "no data set is named; did you mean 'name'?",
+    ),
+    ("  model.name: {", "  model.nam: {", 8, "model.nam", "no model is named; did you mean 'name'?"),
+    ("epochs: 3", "epoch: 3", 6, "train.epoch", "train has no option 'epoch'"),
     ("  data: {name", "  seed: 3\n  data: {name", 5, "seed", "under `seeds`"),
     ("  data: {name", "  data.name: x\n  data: {name", 6, "data.name", "given twice"),
     ("[3, 5]", "[3, abc]", 10, "trigger.size", "valid integer"),
@@ -392,6 +401,13 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("{values: [3, 5], when: {trigger.name: test_stamp}}", "[3]", 10, "trigger.size", "{values: [...]}"),
     ("{values: [3, 5], when: {trigger.name: test_stamp}}", "3", 10, "trigger.size", "{value: 3}"),
     ("values: [3, 5]", "values: [3, 5], min: 1", 10, "trigger.size", "cannot have"),
+    (
+        "{values: [0.01, 0.1]}",
+        "{vals: [0.01, 0.1]}",
+        11,
+        "poison.rate.vals",
+        "or, as a key of 'poison.rate': did you mean 'values'?",
+    ),
     ("values: [3, 5]", "value: 3, vals: [1]", 10, "trigger.size.vals", "did you mean 'value"),
     (", when: {trigger.name: test_stamp}", "", 10, "trigger.size", "when: {trigger.name: test_stamp}"),
     (
@@ -489,6 +505,7 @@ def test_mistakes_are_named_with_their_line(load: Load, old: str, new: str, *, l
     with pytest.raises(SpaceError) as caught:
         load(BASE.replace(old, new, 1))
     assert said in caught.value.problem
+    assert "train.train" not in caught.value.problem
     assert (caught.value.line, caught.value.path) == (line, path)
     assert caught.value.file.endswith("space.yaml")
 

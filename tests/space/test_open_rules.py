@@ -186,3 +186,55 @@ def test_what_some_stage_leaves_may_be_looked_at(load: Load) -> None:
     load({"overrides": ["search.parameter=poison.rate"]}, fixed=PATCH, parameters=RATE, search=boundary(parameter="x"))
     with pytest.raises(SpaceError, match=r"^--set search.parameter=rate: search.parameter: 'rate' must be"):
         load({"overrides": ["search.parameter=rate"]}, fixed=PATCH, parameters=RATE, search=boundary())
+
+
+TOGETHER: list[dict[str, Any]] = [
+    {"trigger.name": "blend", "trigger.size": 3},
+    {"trigger.name": "sinusoid", "trigger.size": [3, 5]},
+    {"trigger.name": ["patch", "blend"], "trigger.delta": 10},
+    {"model.name": "resnet50", "train.epochs": 2},
+]
+ZIPPED = {
+    "parameters": {**SPACE["parameters"], "train.epochs": {"values": [2, 3, 4, 5]}},
+    "zip": [["model.name", "train.epochs"]],
+}
+
+
+@pytest.mark.parametrize("rule", TOGETHER)
+@pytest.mark.parametrize("key", ["resources.overrides.when", "exclude", "only"])
+def test_what_never_holds_together_is_named(key: str, rule: dict[str, Any], load: Load) -> None:
+    """Found: only each entry by itself was looked at, and the rule did nothing."""
+    keys: dict[str, Any] = {"resources": overrides(rule)} if key.startswith("resources") else {key: [rule]}
+    with pytest.raises(SpaceError, match=rf"space.yaml:\d+: {key}: .* never holds together"):
+        load(baselines=True, **ZIPPED, **keys)
+
+
+def test_what_holds_together_stays(load: Load) -> None:
+    rules = [
+        {"model.name": "resnet50", "train.epochs": 5, "trigger.delta": 20 / 255},
+        {"model.name": "resnet50", "trigger": None},
+        {"trigger.name": "patch", "trigger.size": 24, "train.epochs": 3},
+    ]
+    space = load(baselines=True, resources=overrides(*rules), **ZIPPED)
+    assert [rule.plain() for rule, _ in space.resources.overrides] == rules
+
+
+def test_a_rule_may_be_about_seeds_that_come_later(load: Load) -> None:
+    """Found: of a grid with `seeds: {min, max, until}` it was refused, as none of the first seeds had it."""
+    until = {"metric": "attack_success_rate", "half_width": 0.45}
+    grid = {"search": None, "fixed": PATCH, "parameters": {"poison.rate": {"values": [0.1]}}}
+    seeds = {"min": 4, "max": 20, "until": until}
+    space = load(seeds=seeds, resources=overrides({"seed": [7, 30]}, {"seed": 19, "poison.rate": 0.1}), **grid)
+    assert len(space.resources.overrides) == 2
+    with pytest.raises(SpaceError, match="'seed' is never 20"):
+        load(seeds=seeds, resources=overrides({"seed": 20}), **grid)
+
+
+def test_a_metric_that_few_cells_have_may_be_looked_at(load: Load) -> None:
+    """Found: it was refused where none of forty drawn cells had it."""
+    rates = {"values": [0.01 + 0.001 * step for step in range(120)]}
+    rare = {"repair.name": {"values": ["finetune", "fine_pruning"], "when": {"poison.rate": 0.129}}}
+    space = {"fixed": PATCH, "parameters": {"poison.rate": rates, **rare}}
+    load(search=optuna(metrics=["maximize pruned/clean_accuracy"]), **space)
+    with pytest.raises(SpaceError, match="no condition has 'prned/clean_accuracy'"):
+        load(search=optuna(metrics=["maximize prned/clean_accuracy"]), **space)

@@ -55,6 +55,7 @@ def test_questions_survive_the_frozen_space_and_the_way_to_a_worker(tmp_path: Pa
             "evaluate.relearn.trigered",
             "evaluate.relearn has no option 'trigered'; did you mean 'triggered'?",
         ),
+        ("evaluate: {relearn: often}\n", 5, "evaluate.relearn", "must be a mapping of options (got 'often')"),
         ("evaluate: {relearn: {triggered: 0}}\n", 5, "evaluate.relearn.triggered", "greater than or equal to 1"),
         ("  evaluate: {relearn: true}\n", 5, "evaluate", "write `evaluate: {relearn: true}` at the top of the file"),
         ("  strategy: all_to_all\n", 5, "strategy", "did you mean 'poison.strategy'?"),
@@ -76,6 +77,7 @@ def test_relearning_is_asked_by_a_word_or_with_options(tmp_path: Path) -> None:
         ("true", Relearn()),
         ("{triggered: 5, epochs: 5}", Relearn(triggered=5, epochs=5)),
         ("false", None),
+        ("0", None),
     ):
         space = load_space(write(tmp_path, f"{PLAIN}evaluate: {{relearn: {said}}}\n"))
         assert space.evaluate.relearn == recipe
