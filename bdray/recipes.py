@@ -170,4 +170,4 @@ class Evaluate(Identified):
     @field_validator("relearn", mode="before")
     @classmethod
     def _by_a_word(cls, value: Any) -> Any:
-        return {True: Relearn(), False: None}[value] if isinstance(value, int) and value in (0, 1) else value
+        return {True: Relearn(), False: None}[bool(value)] if isinstance(value, int) and value in (0, 1) else value

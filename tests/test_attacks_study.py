@@ -103,8 +103,8 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
         f"an AUROC of {min(found)} or more under eight, and of {min(missed.values())} to {max(missed.values())}" in said
     )
     pair = ("activation_clustering", "spectral_signatures")
-    whole = [auroc("all_to_all patch", each) for each in pair]
-    assert "is found by `activation_clustering` ({}) and `spectral_signatures` ({})".format(*whole) in said
+    every = [auroc("all_to_all patch", each) for each in pair]
+    assert "is found by `activation_clustering` ({}) and `spectral_signatures` ({})".format(*every) in said
     ctrl = "clean_label frequency"
     heard = {detector: found.auroc or 0.0 for detector, found in aurocs[ctrl].items() if found}
     assert len(heard) == 4 and max(heard, key=heard.__getitem__) == "strip"

@@ -210,7 +210,7 @@ def test_what_never_holds_together_is_named(key: str, rule: dict[str, Any], load
 
 
 def test_what_holds_together_stays(load: Load) -> None:
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"model.name": "resnet50", "train.epochs": 5, "trigger.delta": 20 / 255},
         {"model.name": "resnet50", "trigger": None},
         {"trigger.name": "patch", "trigger.size": 24, "train.epochs": 3},
