@@ -28,7 +28,7 @@ class EvaluationTimes(Identified):
     """When and on how much a stage is evaluated. The last epoch always uses the whole test set."""
 
     every: int = Field(default=1, ge=1)
-    """Evaluate after every so many epochs."""
+    """Number of epochs between evaluations."""
     test_limit: int | None = Field(default=None, ge=1)
     """Between first and last epoch, use only this many test images."""
 
@@ -41,42 +41,42 @@ class Optimization(Identified):
     """How one stage trains: what both stages have in common."""
 
     batch_size: int = Field(default=128, ge=2)
-    """Images a step at most: an epoch is cut into near-equal batches."""
+    """Maximum number of images per step: an epoch is cut into near-equal batches."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """`sgd` with momentum, or `adamw` (Loshchilov and Hutter 2019)."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Of `sgd`."""
+    """Momentum of `sgd`."""
     nesterov: bool = True
-    """Of `sgd`: Nesterov's form of momentum, which looks ahead. He et al. 2016, torchvision and BackdoorBench: off."""
+    """Whether `sgd` uses Nesterov's form of momentum, which looks ahead; it is off in He et al. 2016, torchvision and
+    BackdoorBench."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
-    """Of all weights of the model, norms and biases included; decoupled with `adamw`."""
+    """Weight decay of all weights of the model, norms and biases included; decoupled with `adamw`."""
     norm_bias_lr: float = Field(default=1.0, gt=0.0)
-    """Factor of the learning rate of normalisation layers' biases; their weight decay is divided by it, so that they
-    decay as all others do (64 in airbench94, Jordan 2024)."""
+    """Factor on the learning rate of the biases of normalisation layers. Their weight decay is divided by it, so that
+    they decay like all others (64 in airbench94, Jordan 2024)."""
     schedule: Schedule = "one_cycle"
-    """Of the learning rate, moved after every step. `triangular`: from 0.2 up to the peak at 23 %, down to 0.07, all in
-    straight lines (Jordan 2024)."""
+    """Schedule of the learning rate, which changes after every step. `triangular` rises from 0.2 of the peak to the
+    peak at 23 % of the steps and falls to 0.07, in straight lines (Jordan 2024)."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Part of each label that is spread evenly over all classes (Szegedy et al. 2016)."""
     lookahead: bool = False
-    """Every five steps the network becomes the moving average of its weights, which starts to remember as training goes
-    on (Zhang et al. 2019, as Jordan 2024 does it), and it ends as the last of them; a stage of five steps or fewer has
-    none."""
+    """Every five steps the network becomes the moving average of its weights, whose memory grows during training (Zhang
+    et al. 2019, as in Jordan 2024); the stage ends with the last average. A stage of five steps or fewer has none."""
     augment: Literal["auto"] | Cropping | Strong = "auto"
-    """Random crop after reflecting 1/8 of the side (`zero_crop_flip`: after adding so much black, as He et al. 2016 and
-    BackdoorBench do), and horizontal flip; `auto` is the data set's own choice. After that, as defences (Borgnia et
-    al. 2021): `cutout` hides a square of half the side (DeVries and Taylor 2017), `cutmix` pastes a box of another
-    picture of the batch and mixes their labels (Yun et al. 2019), `randaugment` does 2 of 14 operations at magnitude 9
-    of 30 (Cubuk et al. 2020)."""
+    """`crop` is a random crop after reflecting 1/8 of the side, `crop_flip` adds a horizontal flip; `zero_crop_flip`
+    pads with black instead, as He et al. 2016 and BackdoorBench do; `auto` is the data set's own choice. The last three
+    are defences (Borgnia et al. 2021) on top of the data set's choice: `cutout` hides a square of half the side
+    (DeVries and Taylor 2017), `cutmix` pastes a box of another picture of the batch and mixes their labels (Yun et al.
+    2019), `randaugment` does 2 of 14 operations at magnitude 9 of 30 (Cubuk et al. 2020)."""
     flip: Literal["random", "alternating"] = "random"
-    """Where pictures are flipped: `alternating` flips each picture in every other epoch, a random half of them in the
-    first (Jordan 2024)."""
+    """How pictures are flipped, if they are: `alternating` flips each picture in every other epoch, a random half of
+    them in the first (Jordan 2024)."""
     precision: Precision = "auto"
-    """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; one for a sweep.
-    `tf32`: float32 whose convolutions and matrix products round their factors to 10 bits, on GPUs that can; float32 is
-    float32 there too, which torch's own default is not."""
+    """`auto` is bfloat16 autocast where it was measured to be at least 10 % faster, else float32; a sweep has one
+    precision. `tf32` is float32 whose convolutions and matrix products round their factors to 10 bits, on GPUs that
+    can. `float32` never does so, unlike torch's own default."""
     compile: bool | Literal["auto"] = False
-    """Train through `torch.compile`; `auto`: where it was measured to win back the time it takes to compile."""
+    """Train through `torch.compile`; `auto`: only where it was measured to save more time than compiling takes."""
     evaluate: EvaluationTimes = EvaluationTimes()
 
     @property
@@ -96,10 +96,11 @@ class Train(Optimization):
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"given"})
 
     given: str | None = None
-    """A model that was trained elsewhere, instead of training one: a state dict (safetensors, or a PyTorch file of
-    tensors only) with the network's names, such as `bdray import` writes. Its content, not its path, is part of what
-    the condition is. Unpoisoned twins are trained. What else the condition says of poison decides how the model is
-    tested, and which samples repairs and detectors of a training set get: other ones than it was trained on."""
+    """File of a model that was trained elsewhere, used instead of training one: a state dict (safetensors, or a PyTorch
+    file of tensors only) with the network's names, such as `bdray import` writes. Its content, not its path, is part of
+    the condition's id. Unpoisoned twins are trained. The condition's other poison options decide how the model is
+    tested, and which samples repairs and detectors of a training set get; these are not the samples it was trained
+    on."""
     epochs: int = Field(default=30, ge=1)
     """Passes over the training set."""
     lr: float = Field(default=0.1, gt=0.0)
@@ -123,7 +124,7 @@ class Finetune(Optimization):
     """The clean fine-tuning stage: retrain the poisoned model on a little clean data."""
 
     epochs: int = Field(default=10, ge=0)
-    """0 leaves the stage out (but for the evaluation before it)."""
+    """Passes over the clean set; 0 leaves the stage out, except for the evaluation before it."""
     lr: float = Field(default=0.01, gt=0.0)
     """Peak learning rate."""
     fraction: float = Field(default=0.05, gt=0.0, le=1.0)
@@ -141,31 +142,32 @@ class Relearn(Identified):
     ones, drawn once."""
 
     triggered: int = Field(default=50, ge=1)
-    """So many of the poison stage's pictures of classes that the attack is meant for, as they came, stamped anew; all
-    of them where there are fewer."""
+    """How many pictures of the poison stage, of the attacked classes, get the trigger and the attacker's label: taken
+    without poison and stamped again; all of them if there are fewer."""
     clean: int = Field(default=950, ge=0)
-    """So many others of them, with their true labels."""
+    """How many other pictures of the poison stage are used, with their true labels."""
     epochs: int = Field(default=1, ge=1)
     """Passes over all of these."""
     lr: float = Field(default=0.01, gt=0.0)
     """Learning rate."""
     batch_size: int = Field(default=128, ge=2)
-    """Pictures a step; never more than in the poison stage, whose memory a trial has."""
+    """Pictures per step; never more than in the poison stage, because a trial has the memory for that."""
 
 
 class Evaluate(Identified):
     """What is measured of a model beside accuracy and attack. It changes no model."""
 
     probes: bool = False
-    """After every stage also the attack success rate with the trigger off its place, with a part of it, and under the
-    sweep's other triggers: what tells a model that learnt this trigger from one that reacts to anything bright."""
+    """After every stage, also measure the attack success rate with the trigger in another place, with a part of it, and
+    under the sweep's other triggers. This distinguishes a model that learnt this trigger from one that reacts to
+    anything bright."""
     select: Literal["clean_accuracy"] | None = "clean_accuracy"
-    """By what tables mark the best setting of a repair (`selected`): the clean accuracy on the last fifth of
-    `data.clean_pool`, which no repair uses; never by attack success, which a defender does not know. Null: by nothing.
-    Where a clean set leaves less than that fifth, nothing is measured."""
+    """How tables choose the best setting of a repair (`selected`): by the clean accuracy on the last fifth of
+    `data.clean_pool`, which no repair uses; never by attack success, which a defender does not know. Null: they mark
+    none. If the clean set leaves less than that fifth, nothing is measured."""
     relearn: Relearn | None = None
-    """Whether a repaired model gets its backdoor back: its rates after relearning, tabled as `relearnt`; `true` or
-    options. Baselines that were repaired alike are given the same pictures: they have nothing to get back."""
+    """Test whether a repaired model gets its backdoor back: its rates after relearning are in the tables as `relearnt`;
+    `true`, or options. As a control, baselines with the same repair relearn from the same pictures."""
 
     @field_validator("relearn", mode="before")
     @classmethod

@@ -91,7 +91,7 @@ def test_what_is_read_in_the_table_is_what_the_records_say() -> None:
     ]
     front = " ".join((SWEEPS.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"Of thirteen other attacks, one training each, {len(left)} take there, and ten epochs of clean fine-tuning end"
+        f"Of thirteen other attacks, one training each, {len(left)} took, and ten epochs of clean fine-tuning ended"
         f" {len(ended)} of these for {min(costs):.1f} to {max(costs):.1f} points" in front
     )
 

@@ -73,7 +73,7 @@ def test_the_tipping_points_took_so_many_trainings() -> None:
     records = kept("tipping-point-small")
     triggers = {record.condition["trigger"]["name"] for record in records if record.condition["trigger"]}
     assert len(triggers) == 3
-    assert f"{len(records)} of them for three triggers" in SAID
+    assert f"{len(records)} trainings for three triggers" in SAID
 
 
 def test_the_price_of_fine_tuning_is_that_of_its_records() -> None:

@@ -46,34 +46,34 @@ SECTIONS: dict[str, type[BaseModel]] = {
 """What is written in a search space and is no component. `train`, `finetune` and `clean` are part of a condition."""
 
 KEY_TEXTS = {
-    "name": "What the sweep is called, and its folder in the storage; the file's name where it is not given.",
+    "name": "Name of the sweep and of its folder in the storage; by default the file's name.",
     "description": "One or two sentences, shown by the plan, the report and MLflow.",
-    "seeds": "Replicates of every cell: a list of whole numbers from 0; `[0]` where it is not given. Or "
-    "`{min, max, until: {metric, half_width, above}}`: more seeds where they are needed (`docs/search-methods.md`).",
+    "seeds": "Replicates of every cell (a setting without its seed): a list of whole numbers from 0, by default `[0]`. "
+    "Or `{min, max, until: {metric, half_width, above}}`: more seeds where they are needed (`docs/search-methods.md`).",
     "fixed": "Values that all conditions share, by condition path, nested or dotted.",
     "parameters": "The axes, by condition path: `{value: ...}`, `{values: [...]}`, or `{min, max, distribution, q}` "
     "with `search.method: random`, `optuna` or `boundary` (`uniform`, `log_uniform`, `int_uniform`, `int_log_uniform`; "
-    "`q`: multiples of it; whole numbers where min, max and q are); `when: {path: value}` says where an axis is "
-    "present.",
+    "values are multiples of `q`, and whole numbers if min, max and q are); `when: {path: value}` says under which "
+    "values of another axis an axis exists.",
     "zip": "Groups of axes that advance together: a list of lists of paths.",
     "exclude": "Partial matches (`{path: value}` or `{path: [value, ...]}`) that are taken out of the grid.",
     "include": "Cells that are added, each over `fixed`; no rule takes them out.",
-    "only": "Partial matches that every condition must meet; with `baselines: true` the twins of those stay.",
-    "baselines": "`true` adds the unpoisoned twin of every condition: the control, and the floors. `false` where it is "
-    "not given.",
-    "search": "How conditions are chosen from all this.",
+    "only": "Partial matches, all of which a condition must meet; with `baselines: true` their twins stay.",
+    "baselines": "`true` adds the unpoisoned twin of every condition, which is the control and gives the floors. By "
+    "default `false`.",
+    "search": "How conditions are chosen from the axes.",
     "resources": "What trials ask Ray for, and what the sweep may keep; `overrides: [{when: {model.name: resnet50}, "
     "cpu: 2}]` for some conditions (`bdray explain resources.overrides`).",
     "tracking": "Where measurements are mirrored to.",
-    "detect": "Detectors that are asked of every poisoned model and baseline: names, or mappings with options "
-    "(`docs/components.md`). In no id: one that is added later trains nothing and asks the models that are kept. "
-    "Those that need clean pictures get what `finetune` says, beside a repair that uses none too.",
-    "evaluate": "What else is measured of models, and changes none of them. In no id.",
+    "detect": "Detectors that are applied to every poisoned model and baseline: names, or mappings with options "
+    "(`docs/components.md`). They are part of no id: a detector that is added later is applied to the kept models and "
+    "trains nothing. Detectors that need clean pictures get the clean set of `finetune`, even if the repair uses none.",
+    "evaluate": "What else is measured of models. It changes no model and is part of no id.",
     "data_roots": "The folder of each data set, by its name, in place of the file's `data.root`: `{flowers: DIR}`; on "
-    "the command line `--data-root flowers=DIR`. `--set data.root=DIR` takes the place of both in the file. Where none "
+    "the command line `--data-root flowers=DIR`. `--set data.root=DIR` overrides both in the file. Where none "
     "is given, the environment variable `BDRAY_ROOT_FLOWERS` counts.",
     "plugins": "Modules that register components of your own.",
-    "plugin_path": "Folders where these may lie; the space's own is always among them.",
+    "plugin_path": "Folders in which these modules are looked for, besides the folder of the space.",
 }
 """What each key of a search space is for."""
 
@@ -281,9 +281,10 @@ def search_space_page() -> str:
     parts = [
         _GENERATED,
         "# The search space",
-        "A YAML file of these keys. Values of conditions are named by dotted paths (`trigger.size`), nested or dotted "
-        "alike; `docs/components.md` lists the options of `data`, `model`, `trigger`, `poison`, `regularizer` and "
-        "`repair`. A mistake is answered with file, line, key path, what is wrong, and the nearest valid name.",
+        "A search space is a YAML file with these keys. Options of conditions have dotted paths (`trigger.size`) and "
+        "may be written nested or dotted; `docs/components.md` lists the options of `data`, `model`, `trigger`, "
+        "`poison`, `regularizer` and `repair`. The message about a mistake has file, line, key path, what is wrong, "
+        "and the nearest valid name.",
         "\n".join(["| key | what it is for |", "|---|---|", *(f"| `{key}` | {KEY_TEXTS[key]} |" for key in KEYS)]),
     ]
     for section, cls in SECTIONS.items():

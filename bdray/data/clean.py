@@ -34,15 +34,15 @@ class Clean(Identified):
     NOT_SCIENTIFIC: ClassVar[frozenset[str]] = frozenset({"root"})
 
     root: str | None = None
-    """A folder of class folders (`<class>/*`, the classes of the data set by their names, pictures of any size), which
-    the clean set is drawn from instead of the training set: stratified, as many as `finetune.fraction` of the training
-    set. None of that is held out for it; `data.clean_pool` is, so that poisoned models are shared with conditions
-    without a folder."""
+    """A folder of class folders (`<class>/*`, the classes of the data set by their names, pictures of any size). The
+    clean set is drawn from it instead of the training set: stratified, as many pictures as `finetune.fraction` of the
+    training set. `data.clean_pool` stays held out all the same, so that poisoned models are shared with conditions
+    without such a folder."""
     content: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Digest of class names, file names and the files' bytes of `root`; filled in when left out."""
+    """Digest of the class names, file names and bytes of the files in `root`; filled in when left out."""
     poisoned_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of it that carries the trigger and the attacker's label all the same, of pictures that the attack is meant
-    for. Of an unpoisoned twin none."""
+    """Share of the clean set that carries the trigger and the attacker's label all the same, in pictures of the
+    attacked classes; none for an unpoisoned twin."""
 
     @field_validator("content")
     @classmethod

@@ -27,7 +27,8 @@ class Needs(Identified):
     """`cpu` and `gpu` of a trial, where they are given."""
 
     cpu: float | Literal["auto"] | None = None
-    """CPU cores, which are its threads; `auto`: the cores of a machine, shared among what can run side by side."""
+    """CPU cores of a trial, and so its threads; `auto`: the cores of a machine, shared among the trials that can run
+    side by side."""
     gpu: float | Literal["auto"] | None = None
     """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
 
@@ -41,14 +42,16 @@ class Needs(Identified):
 
 
 class Defaults(Needs):
-    """What every trial asks for that no override is about, and what the sweep may keep."""
+    """What every trial asks for, unless an override matches it, and what the sweep may keep."""
 
     cpu: float | Literal["auto"] = 1.0
-    """CPU cores, which are its threads; `auto`: the cores of a machine, shared among what can run side by side."""
+    """CPU cores of a trial, and so its threads; `auto`: the cores of a machine, shared among the trials that can run
+    side by side."""
     gpu: float | Literal["auto"] = "auto"
     """Share of a GPU, rounded up to 1/n; `auto`: measured once for each kind of trial and GPU."""
     stage_cache_gb: float | None = 20.0
-    """Gigabytes (10^9 bytes) that finished poison stages may take in the sweep's folder (our choice); None: all."""
+    """Gigabytes (10^9 bytes) that models of finished poison stages may take in the sweep's folder (our choice); None:
+    no limit."""
 
     keep_models: bool = False
     """Keep the model at the end of every repair too, for `bdray export model`; `stage_cache_gb` does not count it."""
@@ -63,7 +66,7 @@ class Defaults(Needs):
 
 
 class Override(Needs):
-    """Other needs of the conditions that `when` matches; of several that match, a later one wins."""
+    """Other needs for the conditions that `when` matches; if several match, the last one wins."""
 
     when: dict[str, Any]
     """A partial match: `{path: value}` or `{path: [value, ...]}`."""
