@@ -241,13 +241,15 @@ class StageRecord(_Frozen):
     """Taken from the storage instead of computed."""
     details: dict[str, float | list[int]] = {}
     """What an operation says of itself."""
+    ruined: bool = False
+    """An operation: it left weights that are no finite numbers. False in older records, whatever it left."""
     environment: dict[str, str | int] = {}
     """Where it was computed: device, threads, precision, versions."""
 
     @property
     def diverged(self) -> bool:
         """Its loss or its weights stopped being finite numbers."""
-        return bool(self.epochs) and self.epochs[-1].diverged
+        return self.ruined or (bool(self.epochs) and self.epochs[-1].diverged)
 
     @property
     def seconds(self) -> float:

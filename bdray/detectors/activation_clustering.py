@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from bdray.detectors.base import DETECTORS, TrainingSetDetector
+from bdray.detectors.robust_covariance import RANK
 from bdray.detectors.spectral_signatures import classes_of
 from bdray.detectors.tools import DetectorTools, Labelled
 from bdray.registry import Sight
@@ -31,7 +32,7 @@ class ActivationClustering(TrainingSetDetector):
     components: int = Field(default=10, ge=1)
     """Dimensions that are clustered."""
     whiten: bool = False
-    """Every dimension with a variance of 1, as independent components have."""
+    """Every dimension that varies with a variance of 1, as independent components have."""
     small: float = Field(default=0.35, gt=0.0, le=0.5)
     """A cluster that holds less of its class than this is flagged."""
 
@@ -47,7 +48,11 @@ class ActivationClustering(TrainingSetDetector):
             own = features[members.numpy()]
             if len({row.tobytes() for row in own}) < 2:
                 continue
-            reduced = PCA(min(self.components, *own.shape), whiten=self.whiten, random_state=seed).fit_transform(own)
+            fitted = PCA(min(self.components, *own.shape), whiten=self.whiten, random_state=seed)
+            reduced = fitted.fit_transform(own)
+            if self.whiten:
+                # Where nothing varies, what is left at a variance of 1 are rounding errors.
+                reduced = reduced[:, fitted.explained_variance_ > RANK * fitted.explained_variance_[0]]
             clusters = torch.from_numpy(KMeans(2, n_init=10, random_state=seed).fit_predict(reduced)).long()
             scores[members] = 1 - (clusters.bincount(minlength=2).double() / len(members))[clusters]
         return scores

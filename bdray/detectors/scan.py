@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from bdray.detectors.base import DETECTORS, TrainingSetDetector
+from bdray.detectors.robust_covariance import RANK
 from bdray.detectors.spectral_signatures import classes_of
 from bdray.detectors.tools import DetectorTools, Labelled
 from bdray.registry import Sight
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONVERGED, MOST_ROUNDS = 1e-5, 100
-RANK = 1e-10
-"""Of the largest variance: directions that vary less are left out (the paper takes a pseudo-inverse)."""
 
 
 @DETECTORS.register("scan")
@@ -42,6 +41,8 @@ class StatisticalContamination(TrainingSetDetector):
 
         if tools.clean is None or not len(tools.clean.images):
             raise ValueError("scan needs clean pictures: none are set aside")
+        if np.bincount(tools.clean.labels.numpy()).max() < 2:
+            raise ValueError("scan needs several clean pictures of a class: there is one of each, and nothing varies")
         clean = tools.outputs(model, tools.clean.images).features.double().numpy()
         spread = Decomposition.of(clean, tools.clean.labels.numpy())
         features = spread.whitened(tools.outputs(model, items.images).features.double().numpy())
@@ -133,7 +134,7 @@ def anomaly_indices(gains: np.ndarray) -> np.ndarray:
 
 
 def _directions(covariance: np.ndarray) -> np.ndarray:
-    """Orthogonal directions that vary: `D x d`."""
+    """Orthogonal directions that vary: `D x d` (the paper takes a pseudo-inverse)."""
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
     kept: np.ndarray = vectors[:, values > RANK * values[-1]]
     return kept

@@ -25,7 +25,8 @@ class CorruptionConsistency(InputDetector):
     picture changes (6 where none changes it).
 
     Of the paper's fifteen kinds the six that need no library of their own, at its strengths (Hendrycks & Dietterich
-    2019): Gaussian, shot and impulse noise, brightness, contrast, JPEG; and Gaussian blur for the paper's blurs.
+    2019): Gaussian, shot and impulse noise, brightness, contrast, JPEG; and Gaussian blur for the paper's blurs, of 1
+    to 6 pixels in pictures of 112, and in others in proportion (our choice).
     """
 
     SOURCE: ClassVar[str] = "Liu et al. 2023 (TeCo, arXiv 2303.18191); seven kinds of corruption are our choice"

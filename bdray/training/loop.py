@@ -298,7 +298,7 @@ def _train_epoch(
         with torch.no_grad():
             watched(stage.objective, stage.objective_of).finish(state.model, state.objective_state)
     # A loss says nothing of the step that it is taken for; after the last one, no loss follows that would.
-    sound = _all_finite(state.model, totals) if epoch == stage.epochs else torch.ones_like(totals[:1])
+    sound = all_finite(state.model).to(totals) if epoch == stage.epochs else torch.ones_like(totals[:1])
     loss, penalty, correct, is_sound = torch.cat([totals, sound]).tolist()
     return EpochRecord(
         epoch=epoch,
@@ -312,10 +312,10 @@ def _train_epoch(
     )
 
 
-def _all_finite(model: nn.Module, like: torch.Tensor) -> torch.Tensor:
-    """1 or 0 as type and device of `like`, shape `1`, without waiting for the device."""
+def all_finite(model: nn.Module) -> torch.Tensor:
+    """Whether all weights are finite numbers: bool, `1`, on the device, without waiting for it."""
     weights = filter(torch.is_floating_point, (*model.parameters(), *model.buffers()))
-    return torch.stack([values.isfinite().all() for values in weights]).all().reshape(1).to(like)
+    return torch.stack([values.isfinite().all() for values in weights]).all().reshape(1)
 
 
 def watched_stage(stage: Stage) -> Stage:

@@ -54,6 +54,9 @@ _LONG_S = 5.0
 _STILL = 1e-9
 """A learning rate with which nothing diverges, so that every stage is reached."""
 
+_NEVER = 10**9
+"""Epochs; after the last one, a stage is tested in any case."""
+
 _ENOUGH_S = 60.0
 """After so long an operation of a repair has taken all the memory that it takes."""
 
@@ -183,11 +186,11 @@ class Bench:
         return found
 
     def run_short(self, precision: Resolved) -> None:
-        """The whole trial, `MEASURED_STEPS` an epoch and an epoch a stage, up to an operation that takes long; nothing
-        is written."""
+        """The whole trial, `MEASURED_STEPS` an epoch and an epoch a stage (but for repairs with epochs of their own),
+        tested once a stage, up to an operation that takes long; nothing is written."""
         content = self.kind.example.content()
         for stage in ("train", "finetune"):
-            content[stage] |= {"epochs": min(1, content[stage]["epochs"]), "lr": _STILL}
+            content[stage] |= {"epochs": min(1, content[stage]["epochs"]), "lr": _STILL, "evaluate": {"every": _NEVER}}
         options = TrialOptions(str(self.device), self.threads, precision, (), self.cache, max_batches=MEASURED_STEPS)
         assert self.trial is not None
         with suppress(TrialInterrupted):

@@ -43,5 +43,6 @@ def chosen_samples(
     if int(kept.sum()) < FEWEST:
         does = "flags" if among.flagged else "leaves"
         problem = f"{among.detector.name} {does} {int(kept.sum())} of {len(kept)} samples: too few to train on"
-        raise ConditionError("repair.detector", problem)
+        # Of `filtered` the detector decides, of `abl` an option of its own.
+        raise ConditionError("repair", problem)
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from bdray.store.journal import Journal
 from bdray.store.labels import warning_for
 from bdray.training.device import Compute, stage_environment
 from bdray.training.evaluation import Evaluation
-from bdray.training.loop import Stage, StageState, run_stage
+from bdray.training.loop import Stage, StageState, all_finite, run_stage
 from bdray.training.reporter import Reporter
 from bdray.trial.choosing import chosen_samples
 from bdray.trial.options import TrialOptions
@@ -211,13 +212,16 @@ class StageRunner:
 
         details = run_operation(self.experiment, operation, self.model, tools_for(self.experiment, operation, tick))
         evaluation = measure()
+        # JSON has no word for other numbers.
+        said = {name: value for name, value in details.items() if isinstance(value, list) or math.isfinite(value)}
         record = StageRecord(
             name=planned.name,
             result=planned.result,
             fingerprint=planned.fingerprint,
             epochs=tuple(epochs),
             at_once=True,
-            details=dict(details),
+            details=said,
+            ruined=not all_finite(self.model),
             environment=_computed_on(self.experiment, self.experiment.compute),
         )
         return StageEnd(record, evaluation.confusions())

@@ -68,6 +68,17 @@ def test_whitened_components_are_clustered_as_independent_ones() -> None:
     assert ((scores == scores.max()) == small).all()
 
 
+def test_whitening_leaves_out_directions_in_which_nothing_varies() -> None:
+    """Found: their rounding errors, with a variance of 1, decided who shares a cluster."""
+    images = torch.full((40, 3, 4, 4), 90, dtype=torch.uint8)
+    images[:, 0, 0, :3] = noise(40)[:, 0, 0, :3]
+    images[:6, 0, 0, 0] = 255
+    items, model = Items(images, torch.zeros(40).long()), linear(2, 8)
+    known, found = (ActivationClustering(components=size, whiten=True).score(model, items, tools(2)) for size in (3, 8))
+    assert found.tolist() == known.tolist()
+    assert 2 < int((known > 0.5).sum()) < 20
+
+
 def test_a_class_of_one_picture_is_not_suspicious() -> None:
     items = Items(noise(1).repeat(3, 1, 1, 1), torch.tensor([0, 0, 1]))
     assert ActivationClustering().score(linear(2, 8), items, tools(2)).tolist() == [0, 0, 0]

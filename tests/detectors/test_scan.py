@@ -84,3 +84,13 @@ def test_a_class_with_a_second_group_is_found() -> None:
 def test_without_clean_pictures_it_says_so() -> None:
     with pytest.raises(ValueError, match="scan needs clean pictures"):
         StatisticalContamination().score(linear(2, 4), Items(noise(8), torch.arange(8) % 2), tools(2))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_single_clean_pictures_it_says_that_they_are_too_few(count: int) -> None:
+    """Found: a single one was an index out of bounds; with one of each class every sample was called clean."""
+    clean = Items(noise(count), torch.arange(count))
+    with pytest.raises(ValueError, match="scan needs several clean pictures of a class"):
+        StatisticalContamination().score(
+            linear(2, 4), Items(noise(8), torch.arange(8) % 2), replace(tools(2), clean=clean)
+        )

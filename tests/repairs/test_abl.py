@@ -11,6 +11,7 @@ import torch
 from retraining import network, stage_of
 
 from bdray.condition import Condition
+from bdray.errors import ConditionError
 from bdray.repairs import Objective
 from bdray.repairs.abl import Ascent, LocalAscent
 from bdray.store.storage import Storage
@@ -56,3 +57,18 @@ def test_each_stage_trains_on_its_part(tmp_path: Path) -> None:
     assert loss < 0
     again = run_trial(Condition.parse(content), options=options)
     assert [s.epochs[-1].rates for s in again.stages] == [s.epochs[-1].rates for s in record.stages]
+
+
+def test_too_few_samples_are_no_fault_of_an_option_that_it_has_not() -> None:
+    """Found: `repair.detector` was named, which is an option of `filtered`."""
+    one = Condition.parse(
+        {
+            "data": {"name": "digits", "image_size": 8, "train_limit": 100, "test_limit": 20},
+            "model": {"name": "resnet8"},
+            "trigger": {"name": "patch"},
+            "train": {"epochs": 1},
+            "repair": {"name": "abl", "isolated": 0.99, "isolation_epochs": 1},
+        }
+    )
+    with pytest.raises(ConditionError, match=r"^repair: lowest_loss leaves 1 of .* too few to train on"):
+        run_trial(one, options=TrialOptions(device="cpu", threads=1))

@@ -125,6 +125,15 @@ def test_memory_is_measured_by_a_short_trial_that_reaches_all_that_takes_some(ca
     assert [len(stage.epochs) for stage in record.stages if stage.name != "prune"] == [1, 2]
 
 
+def test_a_training_with_epochs_of_its_own_is_tested_once_for_its_memory(cache: Path) -> None:
+    """Found: after each, which were a hundred whole tests for `abl`."""
+    one, records = bench(cache, "memory", repair={"name": "filtered", "epochs": 4}), list[TrialRecord]()
+    one.trial = lambda *given, **options: records.append(run_trial(*given, **options))
+    one.run_short("float32")
+    epochs = records[0].stages[-1].epochs
+    assert [epoch.epoch for epoch in epochs if epoch.rates is not None] == [0, 4]
+
+
 @pytest.mark.system
 def test_others_take_the_same_steps_meanwhile(cache: Path, tmp_path: Path) -> None:
     beside = bench(cache, "precision")

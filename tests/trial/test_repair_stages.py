@@ -29,6 +29,7 @@ from bdray.record import EpochRecord, StageName, TrialRecord
 from bdray.regularizers import REGULARIZERS, Regularizer
 from bdray.repairs import REPAIRS, Batch, CleanData, Objective, Operation, Repair, Tools, Training
 from bdray.repairs.recipe import with_options
+from bdray.store.records import read_record
 from bdray.store.storage import Storage
 from bdray.training.device import pick_device
 from bdray.training.reporter import Reporter
@@ -72,6 +73,20 @@ class Noisy(Repair):
         if self.at_fault == "torch":
             torch.rand(1)
         return {}
+
+
+class Ruinous(Repair):
+    """Leaves weights that are no numbers, and would fine-tune them."""
+
+    SOURCE: ClassVar[str] = "test"
+
+    def stages(self, finetune: Finetune) -> tuple[Operation | Training, ...]:
+        return (Operation("ruin", "ruined", self.identity(), operate=self._ruin), Training(finetune))
+
+    def _ruin(self, model: nn.Module, clean: CleanData, tools: Tools) -> dict[str, float | list[int]]:
+        with torch.no_grad():
+            model.get_parameter("fc.weight")[0, 0] = torch.nan
+        return {"length": float("nan"), "rounds": 2, "pruned": [1]}
 
 
 class Lazy(Objective):
@@ -187,7 +202,13 @@ class Dice(Trigger):
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, repair in (("noisy", Noisy), ("lazy", LazyTuning), ("afresh", Afresh), ("grown", Grown)):
+    for name, repair in (
+        ("noisy", Noisy),
+        ("lazy", LazyTuning),
+        ("afresh", Afresh),
+        ("grown", Grown),
+        ("ruinous", Ruinous),
+    ):
         REPAIRS.register(name)(repair)
     REGULARIZERS.register("sloppy")(Sloppy)
     REGULARIZERS.register("learned")(Learned)
@@ -289,6 +310,18 @@ def test_an_operation_with_points_is_a_curve_that_its_seed_decides(options: Tria
 def test_an_operation_hears_of_an_interruption_at_its_points(options: TrialOptions) -> None:
     with pytest.raises(TrialInterrupted):
         run_trial(condition(repair={"name": "noisy", "points": 3}), options=options, reporter=StopAfter("shake", 2))
+
+
+def test_an_operation_that_leaves_no_numbers_has_diverged(options: TrialOptions, tmp_path: Path) -> None:
+    """Found: as the last stage it had finished, and what it said of itself stood in the record as no JSON knows it."""
+    sweep, one = Storage.open(tmp_path), condition(repair="ruinous")
+    record = run_trial(one, sweep=sweep, options=options)
+    assert (record.status, [stage.name for stage in record.stages]) == ("diverged", ["poison", "ruin"])
+    assert record.stages[-1].details == {"rounds": 2, "pruned": [1]}
+    assert read_record(sweep, one.condition_id) == record
+    assert "NaN" not in (tmp_path / "conditions" / one.condition_id / "record.json").read_text()
+    again = run_trial(condition(repair="ruinous", finetune={"epochs": 1}), sweep=sweep, options=options)
+    assert [(stage.reused, stage.diverged) for stage in again.stages] == [(True, False), (True, True)]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
