@@ -112,7 +112,6 @@ def _run(space: SearchSpace, options: argparse.Namespace) -> int:
         summarize=_write_report,
         on_failure=lambda condition_id, cause: notifier.first_failure(name, condition_id, cause),
     )
-    supervisor.working_on(Storage.open(settings.storage).child(name))
     try:
         outcome = run_sweep(space, settings, console)
     except (BdrayError, KeyboardInterrupt) as error:

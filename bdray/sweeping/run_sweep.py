@@ -24,6 +24,7 @@ from bdray.store.records import RecordHead, read_heads, read_records, statuses_o
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import say_phase
+from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import estimate_cost, forecast_of
 from bdray.sweeping.deciding import as_decided
@@ -85,6 +86,7 @@ def run_conditions(
         raise UserError(f"--name {settings.name!r}: {NAME_PROBLEM}")
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
+    supervisor.working_on(sweep)
     tracking_uri = tracking_uri_for(sweep, named_tracking_uri(settings.tracking_uri, space.tracking.uri))
 
     def busy(holder: str) -> UserError:
