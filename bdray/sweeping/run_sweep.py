@@ -20,7 +20,7 @@ from bdray.space import SearchSpace
 from bdray.space.feasibility import without_effect
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.file_names import DELIVERED, DRIVER_LOCK
-from bdray.store.records import RecordHead, read_heads, read_records, statuses_of_intact, with_answers
+from bdray.store.records import RecordHead, forget_deleted, read_heads, read_records, statuses_of_intact, with_answers
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import say_phase
@@ -119,6 +119,7 @@ def run_conditions(
         run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
         sources = same_code(sweep, storage, run.shown, settings.on_change, space.detect)
         run = replace(run, sources=sources)
+        forget_deleted(sweep)
         begin(run, adopted)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
