@@ -41,7 +41,6 @@ class SweepStatus(BaseModel):
     """How a sweep stood at a moment.
 
     Attributes:
-        total: conditions known so far; `finished` and `failed` (lost and diverged ones too) of them.
         left_s: seconds until all is done; None where that is not known.
         timed, kinds: of how many kinds of training one was timed; `left_s` guesses the others from these.
     """
@@ -50,9 +49,6 @@ class SweepStatus(BaseModel):
 
     phase: Phase
     updated_ms: int
-    total: int
-    finished: int = 0
-    failed: int = 0
     running: tuple[RunningCondition, ...] = ()
     left_s: float | None = None
     timed: int = 0
@@ -76,7 +72,7 @@ def read_sweep_status(sweep: Storage) -> SweepStatus | None:
 
 def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
     """The standing with another phase, and with nothing running."""
-    known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0, total=0)
+    known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0)
     changes = {"running": (), **changes, "phase": phase, "updated_ms": now_ms()}
     write_sweep_status(sweep, known.model_copy(update=changes))
 

@@ -154,7 +154,7 @@ def begin(run: SweepRun, adopted: Sequence[str]) -> None:
     ]
     for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:
         run.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
+    say_phase(run.sweep, "starting")
 
 
 def _forecast(run: SweepRun) -> dict[str, Any]:

@@ -308,7 +308,7 @@ def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any)
         (parent,) = shown(sweep).parents
         assert (parent.info.status, parent.info.end_time) == ("FINISHED", FINISHED)
     sweep.journal(sweep.condition(2), 1)
-    last = SweepStatus(phase="interrupted", updated_ms=FINISHED + 7, total=2)
+    last = SweepStatus(phase="interrupted", updated_ms=FINISHED + 7)
     write_sweep_status(Storage.open(sweep.path), last)
     sync_sweep(str(sweep.path))
     (parent,) = shown(sweep).parents
@@ -409,7 +409,7 @@ def test_a_sweep_of_which_conditions_have_not_begun_has_not_finished(new_sweep: 
     sweep = new_sweep()
     files, there = SweepFolder(Storage.open(sweep.path)), [sweep.finished(number) for number in range(done)]
     files.write_info(replace(files.info(), conditions=(*there, "f" * 12)))
-    write_sweep_status(files.storage, SweepStatus(phase="interrupted", updated_ms=1_700_000_200_000, total=2))
+    write_sweep_status(files.storage, SweepStatus(phase="interrupted", updated_ms=1_700_000_200_000))
     sync_sweep(str(sweep.path))
     assert [parent.info.status for parent in shown(sweep).parents] == ["KILLED"]
 
