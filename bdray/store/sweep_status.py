@@ -70,6 +70,12 @@ def read_sweep_status(sweep: Storage) -> SweepStatus | None:
         return None
 
 
+def is_delivering(sweep: Storage) -> bool:
+    """Whether its driver, having computed all, delivers the rest to MLflow, as far as it has said."""
+    said = read_sweep_status(sweep)
+    return said is not None and said.phase == "delivering"
+
+
 def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
     """The standing with another phase, and with nothing running."""
     known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0)

@@ -657,6 +657,17 @@ def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
     assert columns[:3] == ["params.`poison.rate`", "params.`seed`", "metrics.`poisoned/clean_accuracy`"]
 
 
+@pytest.mark.parametrize(
+    "uri", ["http://localhost:5000", "http://127.0.0.1:5000/", "http://[::1]:5000", "http://me@localhost:5000"]
+)
+def test_a_server_of_this_machine_is_one_place_whatever_it_is_called(new_sweep: Any, uri: str) -> None:
+    """Found: two processes delivered one sweep there at once."""
+    folder = SweepFolder(Storage.open(new_sweep().path))
+    folder.write_info(replace(folder.info(), tracking_uri="http://127.0.0.1:5000"))
+    with folder.locked(MIRROR_LOCK, 0.0, TrackingError), pytest.raises(TrackingError, match="just now, by process"):
+        sync_sweep(folder.storage, uri)
+
+
 @pytest.mark.system
 def test_who_followed_waits_for_the_last_pass_of_a_driver_that_was_killed(new_sweep: Any) -> None:
     """Found: it gave up after two seconds, while the delivery of such a driver goes on for up to a minute."""
