@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from bdray.store.file_names import REPORT
+from bdray.store.records import read_heads
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
 from bdray.store.sweep_status import read_sweep_status
@@ -163,7 +164,8 @@ def _is_under_way(sweep: Storage) -> bool:
     sweep_status = read_sweep_status(sweep)
     if sweep_status is None or sweep_status.left_s is None:
         return False
-    return sweep_status.finished >= _UNDER_WAY * sweep_status.total and all(one.stage for one in sweep_status.running)
+    ended, planned = read_heads(sweep), SweepFolder(sweep).info().conditions
+    return len(ended) >= _UNDER_WAY * len(planned) and all(one.stage for one in sweep_status.running)
 
 
 def _dashboard(album: Album, browser: Browser, said: str, environment: dict[str, str]) -> None:

@@ -113,7 +113,6 @@ def _run(space: SearchSpace, options: argparse.Namespace) -> int:
         summarize=_write_report,
         on_failure=lambda condition_id, cause: notifier.first_failure(name, condition_id, cause),
     )
-    supervisor.working_on(Storage.open(settings.storage).child(name))
     try:
         outcome = run_sweep(space, settings, console)
     except (BdrayError, KeyboardInterrupt) as error:
@@ -169,7 +168,7 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         to_go = f"{len(outcome.missing)} conditions to go"
         console.print(f"\ninterrupted with {to_go}; continue with: {command_line}", markup=False, soft_wrap=True)
         return 130
-    if outcome.unsuccessful or outcome.missing or outcome.unasked:
+    if not outcome.is_whole:
         return 1
     return NOT_DELIVERED if outcome.delivery is not None and outcome.delivery.error else 0
 

@@ -14,7 +14,7 @@ from bdray.condition import Condition
 from bdray.record import TrialRecord, facts_of
 from bdray.report.figures import BLACK, BLUE, GREY, ORANGE, PAGE, Picture
 from bdray.results.varied import axes_of, axis_name
-from bdray.searches.base import SearchMethod
+from bdray.searches.base import SearchMethod, condition_of
 from bdray.searches.boundary import NARROWEST, Boundary, BoundaryAsker, Cell
 from bdray.searches.crossing import Level, Posterior
 from bdray.searches.domain import SearchDomain
@@ -80,7 +80,8 @@ def search_parts(view: SearchView | None, records: Sequence[TrialRecord]) -> lis
         parts.append(_boundary(view.method, view.domain, records))
     if isinstance(view.method, Optuna):
         asked = {*view.asked}
-        conditions = {r.condition_id: Condition.parse(r.condition) for r in records if r.condition_id in asked}
+        found = {r.condition_id: condition_of(r) for r in records if r.condition_id in asked}
+        conditions = {name: condition for name, condition in found.items() if condition is not None}
         parts += _optuna(view.method, view.study(conditions, records))
     return parts
 

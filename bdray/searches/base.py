@@ -20,12 +20,22 @@ from typing import ClassVar
 from pydantic import Field
 
 from bdray.condition import Condition
+from bdray.errors import ConditionError
 from bdray.record import TrialRecord
 from bdray.registry import Component, Registry
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Metric
 from bdray.searches.pruning import Prune
 from bdray.store.storage import Storage
+
+
+def condition_of(record: TrialRecord) -> Condition | None:
+    """What a record is of; None where its components are not here: they may be those of another sweep's plugins, or of
+    this one's before its space was changed. No search asks for such a condition."""
+    try:
+        return Condition.parse(record.condition)
+    except ConditionError:
+        return None
 
 
 class Asker(ABC):

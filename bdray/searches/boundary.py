@@ -23,7 +23,7 @@ from bdray.condition import TEST_TRIGGER, TRAINING_ONLY, Condition, flatten
 from bdray.errors import SpaceError, nearest
 from bdray.record import FloorRecord, TrialRecord
 from bdray.results.took import TOOK_AT
-from bdray.searches.base import SEARCHES, Asker, SearchMethod
+from bdray.searches.base import SEARCHES, Asker, SearchMethod, condition_of
 from bdray.searches.crossing import Crossing, Level, Posterior, Share
 from bdray.searches.domain import Axis, Flat, SearchDomain, locate
 from bdray.searches.metrics import TOOK, Metric
@@ -307,15 +307,15 @@ class BoundaryAsker(Asker):
             self._note(found[0], condition, found[1])
 
     def tell(self, record: TrialRecord) -> None:
-        condition = Condition.parse(record.condition)
         if record.role == "baseline":
             self._baselines[record.condition_id] = record
             for cell in self.cells.values():
                 if record.condition_id in cell.twins:
                     self._look(cell)
             return
-        found = self._cell(condition)
-        if found is not None and record.condition_id not in found[0].records:
+        condition = condition_of(record)
+        found = None if condition is None else self._cell(condition)
+        if condition is not None and found is not None and record.condition_id not in found[0].records:
             self._note(found[0], condition, found[1])
             found[0].records[record.condition_id] = record
             self._look(found[0])

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from bdray.condition import Condition
 from bdray.errors import UserError
 from bdray.record import TrialRecord
-from bdray.searches.base import SEARCHES, Asker, SearchMethod
+from bdray.searches.base import SEARCHES, Asker, SearchMethod, condition_of
 from bdray.searches.cell_parameters import Cells, are_of
 from bdray.searches.domain import SearchDomain
 from bdray.searches.metrics import Bound, Goal, Metric, twin_id
@@ -245,7 +245,8 @@ class OptunaAsker(Asker):
         elif (
             record.role != "baseline"
             and record.cell_id not in self._known
-            and self._cells.holds(Condition.parse(record.condition))
+            and (condition := condition_of(record)) is not None
+            and self._cells.holds(condition)
         ):
             self._loose.setdefault(record.cell_id, {})[record.condition["seed"]] = record
             self._learn(record.cell_id)

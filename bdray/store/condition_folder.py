@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bdray.checksum import DamagedError, checksum, say_damaged, unseal_json
 from bdray.condition import Condition
 from bdray.credentials import public
-from bdray.errors import StorageError
+from bdray.errors import ConditionError, StorageError
 from bdray.record import Answer, Answered, ErrorRecord, Facts, Relearnt, TrialRecord, Unmeasured, now_ms
 from bdray.store.checksummed import ChecksummedFolder
 from bdray.store.file_names import (
@@ -98,9 +98,12 @@ class ConditionFolder(ChecksummedFolder):
             return None
 
     def condition(self) -> Condition | None:
-        """The condition that `condition.json` says; None when it is missing or damaged."""
+        """The condition that `condition.json` says; None when it is missing or damaged, or of a component that is not
+        here."""
         content = self.read_json(CONDITION, "the condition is forgotten") or {}
-        return Condition.parse(content["content"]) if "content" in content else None
+        with suppress(ConditionError):
+            return Condition.parse(content["content"]) if "content" in content else None
+        return None
 
     def write_record(self, record: TrialRecord, listed: Mapping[str, str] | None = None) -> None:
         """The record, last of all files: its presence means that the others are there.

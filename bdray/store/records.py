@@ -132,6 +132,16 @@ def _gather(gathered: RecordIndex, read: Sequence[_Verified], stale: Collection[
     return gathered.add(settled, stale) if stale or len(settled) >= WORTH_IT else {}
 
 
+def forget_deleted(sweep: Storage) -> None:
+    """To be called before conditions are run: drops the copies of records whose conditions' folders were deleted. In an
+    object store they would count again as soon as there is such a folder."""
+    if sweep.is_local:
+        return
+    gathered = RecordIndex(sweep)
+    if deleted := gathered.copies.keys() - set(SweepFolder(sweep).condition_ids()):
+        gathered.add([], deleted)
+
+
 def statuses_of_intact(sweep: Storage, conditions: Sequence[Condition]) -> dict[str, Status]:
     """How those of `conditions` ended that have an intact record, by id; what can be written again for them is.
 

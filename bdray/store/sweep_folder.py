@@ -117,7 +117,8 @@ class SweepFolder(ChecksummedFolder):
 
     def condition_ids(self) -> list[str]:
         """Ids of all conditions that have a folder, sorted."""
-        return self.storage.list("conditions")
+        # Not what a file browser or NFS leaves there (`.DS_Store`).
+        return [name for name in self.storage.list("conditions") if not name.startswith(".")]
 
     def condition(self, condition_id: str) -> ConditionFolder:
         """The folder of one condition, whether or not it exists."""

@@ -41,7 +41,6 @@ class SweepStatus(BaseModel):
     """How a sweep stood at a moment.
 
     Attributes:
-        total: conditions known so far; `finished` and `failed` (lost and diverged ones too) of them.
         left_s: seconds until all is done; None where that is not known.
         timed, kinds: of how many kinds of training one was timed; `left_s` guesses the others from these.
     """
@@ -50,9 +49,6 @@ class SweepStatus(BaseModel):
 
     phase: Phase
     updated_ms: int
-    total: int
-    finished: int = 0
-    failed: int = 0
     running: tuple[RunningCondition, ...] = ()
     left_s: float | None = None
     timed: int = 0
@@ -74,9 +70,15 @@ def read_sweep_status(sweep: Storage) -> SweepStatus | None:
         return None
 
 
+def is_delivering(sweep: Storage) -> bool:
+    """Whether its driver, having computed all, delivers the rest to MLflow, as far as it has said."""
+    said = read_sweep_status(sweep)
+    return said is not None and said.phase == "delivering"
+
+
 def say_phase(sweep: Storage, phase: Phase, **changes: Any) -> None:
     """The standing with another phase, and with nothing running."""
-    known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0, total=0)
+    known = read_sweep_status(sweep) or SweepStatus(phase=phase, updated_ms=0)
     changes = {"running": (), **changes, "phase": phase, "updated_ms": now_ms()}
     write_sweep_status(sweep, known.model_copy(update=changes))
 

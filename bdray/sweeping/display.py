@@ -168,10 +168,7 @@ class SweepProgress(Bar):
             left = self._watcher.left_s()
             self._left = None if left is None else (left, time.monotonic())
             self._on_left(left)
-            counts = self.counts
-            sweep_status = self._watcher.sweep_status(
-                total=self._total, finished=counts["finished"], failed=counts["failed"], left_s=left
-            )
+            sweep_status = self._watcher.sweep_status(left)
             self._running = sweep_status.running
             if self._sweep is not None:
                 write_sweep_status(self._sweep, sweep_status)

@@ -72,9 +72,11 @@ def rehearse(space: SearchSpace, settings: SweepSettings, console: Console) -> i
     priced = cost_lines(cost, space.resources.stage_cache_gb) if cost else []
     if priced and outcome.unsuccessful:
         priced.append(Text.assemble(("note:", "yellow"), " what failed here is counted as if it trained to its end"))
-    for line in (*map(Text, outcome.causes()), *unmeasured, *priced):
+    asked = "finished, and lost its process while more was asked of it"
+    unasked = [f"  {condition_id}  {asked}: {cause}" for condition_id, cause in outcome.unasked.items()]
+    for line in (*map(Text, (*outcome.causes(), *unasked)), *unmeasured, *priced):
         console.print(line, soft_wrap=True)
-    return 130 if outcome.interrupted else int(bool(outcome.unsuccessful or outcome.missing or unmeasured))
+    return 130 if outcome.interrupted else int(bool(unmeasured) or not outcome.is_whole)
 
 
 def apart(space: SearchSpace, settings: SweepSettings) -> SweepSettings:

@@ -20,10 +20,11 @@ from bdray.space import SearchSpace
 from bdray.space.feasibility import without_effect
 from bdray.space.grammar import NAME_PROBLEM, is_name
 from bdray.store.file_names import DELIVERED, DRIVER_LOCK
-from bdray.store.records import RecordHead, read_heads, read_records, statuses_of_intact, with_answers
+from bdray.store.records import RecordHead, forget_deleted, read_heads, read_records, statuses_of_intact, with_answers
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from bdray.store.sweep_status import say_phase
+from bdray.sweeping import supervisor
 from bdray.sweeping.code_check import same_code
 from bdray.sweeping.cost import estimate_cost, forecast_of
 from bdray.sweeping.deciding import as_decided
@@ -85,6 +86,7 @@ def run_conditions(
         raise UserError(f"--name {settings.name!r}: {NAME_PROBLEM}")
     storage = Storage.open(settings.storage)
     sweep = storage.child(settings.name or space.name)
+    supervisor.working_on(sweep)
     tracking_uri = tracking_uri_for(sweep, named_tracking_uri(settings.tracking_uri, space.tracking.uri))
 
     def busy(holder: str) -> UserError:
@@ -117,6 +119,7 @@ def run_conditions(
         run = SweepRun(space, search_loop, storage, sweep, tracking_uri, settings, console)
         sources = same_code(sweep, storage, run.shown, settings.on_change, space.detect)
         run = replace(run, sources=sources)
+        forget_deleted(sweep)
         begin(run, adopted)
         if not run.left and settings.afterwards is None and _is_delivered(sweep, run.conditions, tracking_uri):
             say_phase(sweep, "finished", left_s=None)
@@ -151,7 +154,7 @@ def begin(run: SweepRun, adopted: Sequence[str]) -> None:
     ]
     for line in [*run.search_loop.said(), *(f"note: {said}" for said in notes)]:
         run.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    say_phase(run.sweep, "starting", total=total, finished=total - left, failed=0)
+    say_phase(run.sweep, "starting")
 
 
 def _forecast(run: SweepRun) -> dict[str, Any]:

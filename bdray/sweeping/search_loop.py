@@ -71,16 +71,16 @@ class SearchLoop:
         if info is None or not self.searching:
             return
         self._spent_s = self._noted_s = info.searched_s
-        found = (
-            self._folder.condition(name).condition() for name in dict.fromkeys(info.asked) if name not in self._known
-        )
-        recalled = [condition for condition in found if condition is not None]
-        inside = [condition for condition in recalled if self._space.holds(condition)]
+        names = [name for name in dict.fromkeys(info.asked) if name not in self._known]
+        found = (self._folder.condition(name).condition() for name in names)
+        # What was asked for before a component's `VERSION` was raised has the id of what was asked for since.
+        recalled = {c.condition_id: c for c in found if c is not None and c.condition_id not in self._known}
+        inside = [condition for condition in recalled.values() if self._space.holds(condition)]
         # A baseline of what lies in the space no more would be trained for nothing.
         inside += self._space.twins([*self.conditions, *inside])
         kept = {condition.condition_id for condition in inside}
-        self._add([condition for condition in recalled if condition.condition_id in kept])
-        self._outside = sum(condition.condition_id not in kept for condition in recalled)
+        self._add([condition for name, condition in recalled.items() if name in kept])
+        self._outside = len(names) - len(recalled.keys() & kept)
 
     def begin(self, others: Iterable[TrialRecord]) -> None:
         """Start the search and run what is left of the conditions known so far.

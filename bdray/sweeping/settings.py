@@ -80,6 +80,11 @@ class SweepOutcome:
     def unsuccessful(self) -> list[TrialRecord]:
         return [record for record in self.records if record.status not in ("finished", "pruned")]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.unsuccessful or self.missing or self.unasked)
+
     def causes(self) -> list[str]:
         """A line for each condition that did not finish: its id, how it ended and why."""
         return [

@@ -29,7 +29,7 @@ import psutil
 from bdray.cluster.failures import MAX_LOST_WITHOUT_PROGRESS, LostProcesses
 from bdray.errors import BdrayError, ClusterError
 from bdray.processes import is_alive
-from bdray.store.file_names import JOURNAL
+from bdray.store.file_names import ANSWERS, JOURNAL
 from bdray.store.scratch import clear_scratch, scratch_folder
 from bdray.store.storage import Storage
 from bdray.sweeping.stopping import DRIVER
@@ -74,7 +74,7 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
         _be_driver(work, Path(notes))
     clear_scratch(_end_abandoned)
     with scratch_folder() as scratch, _stops_handed_on() as supervisor:
-        losses = LostProcesses(lambda _: _journal_bytes(_noted(scratch / _SWEEP)))
+        losses = LostProcesses(lambda _: reported_bytes(scratch))
         while (status := supervisor.run_driver(scratch)) < _ENDED:
             clear_scratch()
             how = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
@@ -87,9 +87,10 @@ def keep(work: Callable[[], int], say: Callable[[str], None]) -> int:
 
 
 def working_on(sweep: Storage) -> None:
-    """By this sweep's journals the supervisor sees whether there is progress between two losses."""
+    """By what this sweep's conditions report the supervisor sees whether there is progress between two losses."""
     if _notes is not None:
-        (_notes / _SWEEP).write_text(sweep.uri)
+        # With its secrets: the folder is for its owner's eyes only, and without them nothing is read there.
+        (_notes / _SWEEP).write_text(sweep.location)
 
 
 def lost(cause: str) -> NoReturn:
@@ -97,6 +98,17 @@ def lost(cause: str) -> NoReturn:
     if _notes is not None:
         (_notes / _CAUSE).write_text(cause)
     os._exit(1)
+
+
+def reported_bytes(notes: Path) -> int:
+    """How much all conditions of the sweep that a driver noted there have reported: nothing is reported twice, so this
+    grows with progress alone."""
+    sweep = _noted(notes / _SWEEP)
+    try:
+        files = Storage.open(sweep).child("conditions").files() if sweep else []
+    except BdrayError:
+        return 0
+    return sum(file.size for file in files if file.path.endswith((JOURNAL, ANSWERS)))
 
 
 class _Supervisor:
@@ -208,12 +220,3 @@ def _members(leader: int) -> Iterator[psutil.Process]:
 def _is_rays(process: psutil.Process) -> bool:
     command = " ".join(process.cmdline()[:3])
     return command.startswith("ray::") or f"{os.sep}ray{os.sep}" in command
-
-
-def _journal_bytes(sweep: str) -> int:
-    """How much all conditions have reported: nothing is reported twice, so this grows with progress alone."""
-    try:
-        files = Storage.open(sweep).child("conditions").files() if sweep else []
-    except BdrayError:
-        return 0
-    return sum(file.size for file in files if file.path.endswith(JOURNAL))

@@ -188,12 +188,18 @@ class Watcher:
         part = 1.0 if is_before else len(self._detectors.intersection(then)) / max(1, len(self._detectors))
         return part * self.forecaster.asking_s(task) if task else 0.0
 
-    def sweep_status(self, **known: Any) -> SweepStatus:
-        """For `bdray status`. `known`: the fields that the watcher does not know."""
+    def sweep_status(self, left_s: float | None) -> SweepStatus:
+        """For `bdray status`. `left_s`: as `left_s` has just said."""
         with self._lock:
             running = tuple(one.shown for one in list(self._running.values())[:_SHOWN])
-        now_ms, kinds = self._wall_ms(), len(self._kinds)
-        return SweepStatus(phase="running", updated_ms=now_ms, running=running, timed=self.timed, kinds=kinds, **known)
+        return SweepStatus(
+            phase="running",
+            updated_ms=self._wall_ms(),
+            running=running,
+            left_s=left_s,
+            timed=self.timed,
+            kinds=len(self._kinds),
+        )
 
     @property
     def timed(self) -> int:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from bdray.checksum import checksum
 from bdray.errors import TrackingError
 from bdray.store.file_names import MIRROR_LOCK
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder
+from bdray.store.sweep_status import is_delivering
 from bdray.tracking.messages import DeliveryReport, Progress, ReadyInfo, pages_command, sync_command, undelivered
 from bdray.tracking.process import Mirror, start_mirror
 from bdray.tracking.server import (
@@ -66,8 +69,8 @@ def sync_sweep(
         sweep: the sweep's folder.
         tracking_uri: where to; None for the one the sweep was run with; the default is where the sweep lies now.
         progress: told of each condition that MLflow has completely.
-        is_running: while it says so, what is written is delivered as it comes; where another process does that, what
-            it leaves is delivered afterwards.
+        is_running: while it says so, what is written is delivered as it comes, up to the driver's own last pass; where
+            another process does that, what it leaves is delivered afterwards.
         waits: told that another process does.
 
     Returns:
@@ -83,7 +86,8 @@ def sync_sweep(
     if not folder.is_sweep:
         raise TrackingError(f"{sweep.uri} is not a sweep folder: it has no sweep.json")
 
-    with _held(folder, _lock_of(folder, tracking_uri), is_running, waits):
+    lock = _lock_of(folder, tracking_uri)
+    with _held(folder, lock, is_running, waits):
         delivered: dict[str, int] = {}
 
         def note(condition_id: str, total: int) -> None:
@@ -92,7 +96,8 @@ def sync_sweep(
 
         def is_over(wait_s: float) -> bool:
             time.sleep(wait_s)
-            return not is_running()
+            # The sweep's own mirror wants the lock for its last pass, and its driver waits for that.
+            return not is_running() or (lock == MIRROR_LOCK and is_delivering(sweep))
 
         try:
             follower = Follower(sweep, tracking_uri)
@@ -142,5 +147,17 @@ def _lock_of(folder: SweepFolder, tracking_uri: str | None) -> str:
     if tracking_uri is None:
         return MIRROR_LOCK
     own = folder.info().tracking_uri
-    marks = [uri and tracking_mark(folder.storage, absolute_tracking_uri(uri)) for uri in (own, tracking_uri)]
-    return MIRROR_LOCK if marks[0] == marks[1] else f"mirror-{checksum((marks[1] or '').encode())[:8]}.lock"
+    places = [uri and _place(tracking_mark(folder.storage, absolute_tracking_uri(uri))) for uri in (own, tracking_uri)]
+    return MIRROR_LOCK if places[0] == places[1] else f"mirror-{checksum((places[1] or '').encode())[:8]}.lock"
+
+
+def _place(mark: str | None) -> str | None:
+    """What the ways to name a server have in common: this machine has several names, and users of one deliver alike."""
+    parts = urlsplit(mark or "")
+    host = parts.hostname
+    if parts.scheme not in ("http", "https") or host is None:
+        return mark
+    with suppress(ValueError):
+        host = "localhost" if ip_address(host).is_loopback else host
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{host}:{port}{parts.path.rstrip('/')}"

@@ -74,9 +74,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     sweep_status = SweepStatus(
         phase="running",
         updated_ms=now_ms(),
-        total=4,
-        finished=1,
-        failed=1,
         running=(running,),
         left_s=7260.0,
         timed=1,

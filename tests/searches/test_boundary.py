@@ -111,6 +111,15 @@ def test_what_is_told_in_another_order_after_a_restart_is_known_as_well(load: Lo
     assert {c.condition_id for c in more}.isdisjoint(c.condition_id for c in asked[: len(asked) // 2])
 
 
+def test_nothing_is_learnt_of_a_component_that_is_not_here(load: Load, tmp_path: Path) -> None:
+    """Found: `there is no trigger 'corner_dot'` of another sweep's plugin ended the command."""
+    space = load(parameters=PARAMETERS, fixed=FIXED, search=search())
+    asker = begun(space, tmp_path)
+    record = made_up(asker.ask(1)[0])
+    elsewhere = {**record.condition, "trigger": {"name": "corner_dot"}}
+    begun(space, tmp_path).tell(record.model_copy(update={"condition_id": "0" * 12, "condition": elsewhere}))
+
+
 def trained(condition: Condition, space: SearchSpace, crossing: float = 0.02) -> TrialRecord:
     """All or nothing: 98 % or 5 %, by a crossing that each seed has for itself; a baseline has 2 %."""
     if condition.is_baseline:

@@ -19,6 +19,7 @@ from PIL import Image
 from bdray.condition import Condition
 from bdray.errors import SpaceError
 from bdray.record import TrialRecord
+from bdray.report.searching import SearchView, search_parts
 from bdray.searches import Asker
 from bdray.searches.domain import locate
 from bdray.searches.optuna import Optuna, OptunaAsker
@@ -423,6 +424,36 @@ def test_a_resumed_search_says_what_it_leaves_out(load: Load, tmp_path: Path) ->
     other = load(parameters={"poison.rate": {**rate, "min": 0.29}}, search=search(max_trials=3, sampler="random"))
     (line,) = drive(other, sweep).said()
     assert line.startswith("left out   6 conditions")
+
+
+def test_what_a_component_that_is_not_here_was_part_of_is_left_out(load: Load, tmp_path: Path) -> None:
+    """Found: `there is no trigger 'corner_dot'`, of another sweep's plugin, or of one that it named before."""
+    sweep = Storage.open(tmp_path / "sweep")
+    space = load(parameters={"poison.rate": RATE}, search=search(max_trials=3, sampler="random"))
+    records = [made_up(condition) for condition in drive(space, sweep).conditions]
+    elsewhere = {**records[0].condition, "trigger": {"name": "corner_dot"}}
+    foreign = records[0].model_copy(update={"condition_id": "0" * 12, "cell_id": "1" * 12, "condition": elsewhere})
+    assert begun(space, tmp_path, [foreign]).trials == []
+    folder = SweepFolder(sweep)
+    folder.condition(foreign.condition_id).write_json("condition.json", {"content": elsewhere})
+    info = folder.info()
+    folder.write_info(replace(info, conditions=(*info.conditions, foreign.condition_id)))
+    again = drive(space, sweep)
+    (line,) = again.said()
+    assert line.startswith("left out   1 conditions")
+    view = SearchView(space.search, space.expansion.domain, asked=folder.info().asked, sweep=sweep)
+    assert len(search_parts(view, [*records, foreign])) == len(search_parts(view, records))
+
+
+def test_what_was_asked_for_in_two_versions_of_a_component_is_run_once(load: Load, tmp_path: Path) -> None:
+    """Found: the condition of before has the id of the one of now, which was in the plan twice from then on."""
+    sweep = Storage.open(tmp_path / "sweep")
+    space = load(parameters={"poison.rate": RATE}, search=search(max_trials=3, sampler="random"))
+    conditions, folder = drive(space, sweep).conditions, SweepFolder(sweep)
+    folder.condition("0" * 12).write_json("condition.json", {"content": conditions[0].content()})
+    folder.write_info(replace(folder.info(), outside=("0" * 12,)))
+    again = drive(space, sweep)
+    assert [c.condition_id for c in again.conditions] == [c.condition_id for c in conditions]
 
 
 def test_a_resumed_search_trains_baselines_of_what_lies_in_the_space_alone(load: Load, tmp_path: Path) -> None:

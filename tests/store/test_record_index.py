@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from made_up import rates, record, stage
+from remote_storage import as_remote
 
 from bdray.condition import Condition
 from bdray.record import EpochRecord, ErrorRecord, TrialRecord
 from bdray.store.condition_folder import ConditionFolder, write_failure
 from bdray.store.record_index import RecordIndex
-from bdray.store.records import GRAIN_S, read_heads, read_records, statuses_of_intact
+from bdray.store.records import GRAIN_S, forget_deleted, read_heads, read_records, statuses_of_intact
 from bdray.store.storage import Storage
 from bdray.store.sweep_folder import SweepFolder, SweepInfo
 from benchmarks.slow_store import SlowStore, slow_store
@@ -199,6 +200,22 @@ def test_what_is_verified_is_not_read_again_until_it_changes(sweep: Storage) -> 
     assert statuses.keys() - again.keys() == {IDS[1], IDS[2]}
     assert Path(sweep.uri, "conditions", IDS[3], "condition.json").exists(), "written again"
     assert not {IDS[1], IDS[2]} & RecordIndex(sweep).copies.keys(), "what is run again has no copy that counts"
+
+
+@pytest.mark.parametrize("deleted", [IDS[4:5], IDS])
+def test_no_copy_of_a_deleted_condition_counts_for_its_next_run(
+    sweep: Storage, deleted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: in an object store the condition was run again, and tables still had the record that was deleted."""
+    far = as_remote(sweep.uri, monkeypatch)
+    statuses_of_intact(far, CONDITIONS)
+    for name in deleted:
+        far.delete_folder(f"conditions/{name}")
+    forget_deleted(far)
+    assert not statuses_of_intact(far, CONDITIONS).keys() & set(deleted), "it is run again"
+    write_failure(far, CONDITIONS[4], ErrorRecord(kind="ValueError", message="no"), started_ms=1, detail="no")
+    assert [head.status for head in read_heads(far, [IDS[4]])] == ["failed"]
+    assert [record.status for record in read_records(far, [IDS[4]])] == ["failed"]
 
 
 def test_a_segment_that_another_reader_takes_in_meanwhile_is_not_missing(

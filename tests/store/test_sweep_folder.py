@@ -34,6 +34,13 @@ def test_a_sweep_without_a_good_sweep_json_keeps_its_name(sweep: Storage) -> Non
     assert SweepFolder(sweep).info() == SweepInfo("one", "bdray-one")
 
 
+def test_what_a_file_browser_leaves_is_no_condition(sweep: Storage) -> None:
+    """Found: it was counted, lay outside the plan, and MLflow's run of the sweep never finished."""
+    for name in (".DS_Store", "0123456789ab/record.json"):
+        sweep.write_atomic(f"conditions/{name}", "")
+    assert SweepFolder(sweep).condition_ids() == ["0123456789ab"]
+
+
 def test_sweeps_of_a_storage(tmp_path: Path) -> None:
     for name in ("b", "a"):
         SweepFolder(Storage.open(tmp_path / name)).write_info(SweepInfo(name, name))

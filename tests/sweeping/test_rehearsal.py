@@ -19,14 +19,20 @@ from waiting import HANG_S
 
 from bdray.condition import Condition
 from bdray.data.flowers import CLASSES
+from bdray.errors import UserError
 from bdray.models.base import ARCHITECTURES, Architecture
 from bdray.models.networks.taps import forward_outputs, taps_of
 from bdray.poisoning import make_poison_plan
 from bdray.regularizers import Regularizer
 from bdray.space import SearchSpace, load_space
 from bdray.space.feasibility import infeasible
+from bdray.store.file_names import DRIVER_LOCK
+from bdray.store.storage import Storage
+from bdray.store.sweep_folder import SweepFolder, SweepInfo
+from bdray.sweeping import rehearsal, supervisor
 from bdray.sweeping.rehearsal import apart, chosen_of, rehearsal_of
-from bdray.sweeping.settings import SweepSettings
+from bdray.sweeping.settings import SweepOutcome, SweepSettings
+from bdray.terminal import Console
 
 pytestmark = pytest.mark.long
 
@@ -253,6 +259,30 @@ def test_what_fails_in_a_rehearsal_is_named_with_its_cause_and_no_estimate_hides
     timed = next(line for line in said.splitlines() if line.startswith("  timed "))
     assert timed.split()[1:5] == ["1", "of", "2", "kinds"]
     assert "what failed here is counted as if it trained to its end" in said
+
+
+def test_what_lost_its_process_over_a_question_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found: exit status 0, and not a word of it."""
+    sweep = Storage.open(tmp_path / "rehearsals" / "open")
+    outcome = SweepOutcome(sweep, SweepInfo("open", "open"), [], [], False, None, "", {"17a97efb7234": "killed"})
+    monkeypatch.setattr("bdray.sweeping.rehearsal.run_conditions", lambda *_: outcome)
+    settings = SweepSettings(storage=str(tmp_path))
+    assert rehearsal.rehearse(open_space(tmp_path), settings, Console()) == 1
+    assert "17a97efb7234  finished, and lost its process while more was asked of it: killed" in capsys.readouterr().out
+
+
+def test_the_supervisor_sees_the_progress_of_a_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: the third loss of its driver ended it, whatever had been done between them."""
+    (notes := tmp_path / "notes").mkdir()
+    monkeypatch.setattr(supervisor, "_notes", notes)
+    monkeypatch.setattr("bdray.sweeping.run_sweep._ENDING_S", 0)
+    sweep = Storage.open(tmp_path / "rehearsals" / "open")
+    with SweepFolder(sweep).locked(DRIVER_LOCK, 0, UserError), pytest.raises(UserError, match="is being run by"):
+        rehearsal.rehearse(open_space(tmp_path), SweepSettings(storage=str(tmp_path)), Console())
+    sweep.write_atomic("conditions/a/journal.jsonl", "x")
+    assert supervisor.reported_bytes(notes) == 1
 
 
 @pytest.mark.system

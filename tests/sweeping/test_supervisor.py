@@ -8,11 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from pyarrow.fs import LocalFileSystem
 from waiting import HANG_S, until
 
+from bdray.store.file_systems import RemoteFiles
+from bdray.store.storage import Storage
+from bdray.sweeping import supervisor
 from bdray.sweeping.supervisor import STOPPING
 
 pytestmark = pytest.mark.system
@@ -145,6 +150,24 @@ def test_progress_between_losses_starts_the_count_anew(program: Program) -> None
     more = "(folder / 'journal.jsonl').write_text('x' * count)"
     assert program.run(f"{journal}\nif count < 6:\n    {more}\n    {DIE}")[0] == 7
     assert program.tries == 6
+
+
+@pytest.mark.parametrize("reported", ["conditions/a/journal.jsonl", "conditions/a/answers.json"])
+def test_progress_is_seen_in_a_storage_with_a_password_and_where_models_are_only_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: str
+) -> None:
+    """Found: the supervisor was left a URI with `***` for the password, and counted every loss as one without
+    progress."""
+    (notes := tmp_path / "notes").mkdir()
+    monkeypatch.setattr(supervisor, "_notes", notes)
+    monkeypatch.setattr(
+        "bdray.store.storage.open_remote",
+        lambda uri, _: RemoteFiles(LocalFileSystem(), f"{tmp_path}{urlsplit(uri).path}"),
+    )
+    sweep = Storage.open("s3://user:secret@bucket/sweep")
+    supervisor.working_on(sweep)
+    sweep.write_atomic(reported, "x")
+    assert supervisor.reported_bytes(notes) == 1
 
 
 def test_a_defect_is_no_loss(program: Program) -> None:

@@ -123,7 +123,7 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
         journal.add(stage, stage, [done])
         watcher.look()
         watcher.look()
-        (running,) = watcher.sweep_status(total=1).running
+        (running,) = watcher.sweep_status(None).running
         return running_line(running)
 
     epochs, tuned = condition.train.epochs, condition.finetune.epochs
@@ -135,7 +135,7 @@ def test_what_follows_a_stages_last_epoch_is_said(tmp_path: Path) -> None:
         place = answer_name(condition.poison_fingerprint, answer_key(detector, condition))
         sweep.write_atomic(f"stages/{place}.json", "{}")
         watcher.look()
-        (running,) = watcher.sweep_status(total=1).running
+        (running,) = watcher.sweep_status(None).running
         assert running_line(running) == over + rest
     assert said("finetune", tuned) == f"mine: finetune, epoch {tuned} of {tuned} done; now mm_bd"
 
@@ -156,7 +156,7 @@ def test_a_surrogate_is_followed_like_any_stage(tmp_path: Path) -> None:
         done = EpochRecord(epoch=epoch, images=10, seconds=1.0, stage_seconds=1.0 * epoch, finished_ms=now_ms())
         journal.add(stage, stage, [done])
         watcher.look()
-        (running,) = watcher.sweep_status(total=1).running
+        (running,) = watcher.sweep_status(None).running
         return running
 
     epochs = condition.train.epochs

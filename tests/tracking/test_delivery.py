@@ -308,7 +308,7 @@ def test_a_late_delivery_is_not_when_the_sweep_ended(new_sweep: Any, shown: Any)
         (parent,) = shown(sweep).parents
         assert (parent.info.status, parent.info.end_time) == ("FINISHED", FINISHED)
     sweep.journal(sweep.condition(2), 1)
-    last = SweepStatus(phase="interrupted", updated_ms=FINISHED + 7, total=2)
+    last = SweepStatus(phase="interrupted", updated_ms=FINISHED + 7)
     write_sweep_status(Storage.open(sweep.path), last)
     sync_sweep(str(sweep.path))
     (parent,) = shown(sweep).parents
@@ -409,7 +409,7 @@ def test_a_sweep_of_which_conditions_have_not_begun_has_not_finished(new_sweep: 
     sweep = new_sweep()
     files, there = SweepFolder(Storage.open(sweep.path)), [sweep.finished(number) for number in range(done)]
     files.write_info(replace(files.info(), conditions=(*there, "f" * 12)))
-    write_sweep_status(files.storage, SweepStatus(phase="interrupted", updated_ms=1_700_000_200_000, total=2))
+    write_sweep_status(files.storage, SweepStatus(phase="interrupted", updated_ms=1_700_000_200_000))
     sync_sweep(str(sweep.path))
     assert [parent.info.status for parent in shown(sweep).parents] == ["KILLED"]
 
@@ -655,6 +655,17 @@ def test_runs_and_columns_say_what_varies(new_sweep: Any, shown: Any) -> None:
     assert mlflow.run(second).info.run_name == f"rate=0.1-s2-{second[:6]}"
     columns = json.loads(mlflow.experiment.tags["mlflow.sharedViewState.bdray"])["selectedColumns"]
     assert columns[:3] == ["params.`poison.rate`", "params.`seed`", "metrics.`poisoned/clean_accuracy`"]
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://localhost:5000", "http://127.0.0.1:5000/", "http://[::1]:5000", "http://me@localhost:5000"]
+)
+def test_a_server_of_this_machine_is_one_place_whatever_it_is_called(new_sweep: Any, uri: str) -> None:
+    """Found: two processes delivered one sweep there at once."""
+    folder = SweepFolder(Storage.open(new_sweep().path))
+    folder.write_info(replace(folder.info(), tracking_uri="http://127.0.0.1:5000"))
+    with folder.locked(MIRROR_LOCK, 0.0, TrackingError), pytest.raises(TrackingError, match="just now, by process"):
+        sync_sweep(folder.storage, uri)
 
 
 @pytest.mark.system

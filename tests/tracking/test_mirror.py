@@ -22,6 +22,8 @@ from waiting import HANG_S, until
 
 from bdray.errors import TrackingError
 from bdray.store.locks import file_lock
+from bdray.store.storage import Storage
+from bdray.store.sweep_status import say_phase
 from bdray.tracking import DeliveryReport, start_mirror, sync_sweep
 from bdray.tracking.server import open_client
 from benchmarks.tracking_server import TrackingServer
@@ -277,6 +279,23 @@ def test_sync_follows_a_sweep_to_its_end(new_sweep: Any, shown: Any) -> None:
     mlflow = shown(sweep)
     assert all(mlflow.points(name) == sweep.points(name) for name in [first, *others])
     assert mlflow.parents[0].info.status == "FINISHED"
+
+
+def test_who_follows_makes_way_for_the_last_pass_of_the_driver(new_sweep: Any, shown: Any) -> None:
+    """Found: each waited for the other; after a minute the driver said that MLflow lacks what follows (3)."""
+    sweep = new_sweep()
+    sweep.finished(1)
+    command = [sys.executable, "-m", "bdray", "sync", str(sweep.path), "--follow"]
+    options: Any = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    with file_lock(sweep.path / ".lock", 0, AssertionError), subprocess.Popen(command, **options) as following:
+        until(lambda: shown(sweep).children)
+        mirror = start_mirror(str(sweep.path), sweep.uri)
+        assert "still delivering" in mirror.wait_ready(HANG_S).message
+        say_phase(Storage.open(sweep.path), "delivering")
+        sweep.finished(2)
+        assert mirror.close(HANG_S) == DeliveryReport(2)
+        assert following.wait(HANG_S) == 0
+    assert len(shown(sweep).children) == 2
 
 
 def test_sync_follows_a_sweep_beside_its_mirror(
