@@ -75,7 +75,7 @@ def test_comparing(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "after minus before: 2 pairs" in printed
     assert "poison.stamp: before_augmentation in before, after_augmentation in after" in printed
     assert main(["compare", "before", "after", "--storage", str(storage), "--md"]) == 0
-    assert capsys.readouterr().out.startswith("| trigger | n | C-Acc |")
+    assert capsys.readouterr().out.startswith("after minus before\n\n| trigger | n | C-Acc |")
     assert main(["compare", "before", "after", "--storage", str(storage), "--latex"]) == 0
     assert "after minus before. Percentage points" in capsys.readouterr().out
 
