@@ -32,6 +32,9 @@ BOUND := commands/test_backdoorbench_files.py commands/test_reference.py data/te
 PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p randomly --randomly-seed=$(SEED)
 SAY_SEED = @echo "tests in random order; the same order again: make $@ SEED=$(SEED)$(if $(SHORT), SHORT=1)"
 
+# Where the environment forbids it, as images of containers like to, every process that a test starts compiles bdray anew.
+test test-system test-lowest: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: sweep test test-system test-lowest lint bench chaos cluster-test screenshots gpu docs site clean
 
 sweep: $(VENV)/installed
