@@ -152,7 +152,7 @@ def tell(outcome: SweepOutcome, console: Console, command_line: str) -> int:
         said = f"C-Acc: clean accuracy; ASR: attack success rate; {MEANS}{listing.said}."
         console.print(said, style="dim", soft_wrap=True)
         if "took" in listing.heads:
-            console.print(TOOK.format(100 * TOOK_AT), style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{TOOK.format(100 * TOOK_AT)}.", style="dim", markup=False, highlight=False, soft_wrap=True)
         show_search_of(outcome.sweep, outcome.records, console)
         sentences = [*said_of_classes(outcome.records), *mixtures(outcome.records), *trained_on_tests(outcome.records)]
         for sentence in [*sentences, *unmeasured(outcome.records)]:

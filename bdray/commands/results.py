@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 TOOK = (
     "took: in how many trainings the backdoor adds more than {:g} % of what the floor leaves, which is the attack"
-    " success rate of an unpoisoned model; what is unclear, diverged or collapsed counts as either (0-1 of 1); in"
-    " brackets the exact 95 % interval of their share."
+    " success rate of an unpoisoned model; what is unclear, diverged or collapsed counts as either (0-1 of 1)"
 )
 
 
@@ -74,7 +73,7 @@ def show_results(
         return
     said = [f"{MEANS[0].upper()}{MEANS[1:]}{listing.said}."]
     if "took" in listing.heads:
-        said.append(TOOK.format(100 * options.took_at))
+        said.append(f"{TOOK.format(100 * options.took_at)}; in brackets the exact 95 % interval of their share.")
     if options.latex:
         sys.stdout.write(latex_of(listing, " ".join([DEFINITIONS, *said])))
     else:
