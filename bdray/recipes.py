@@ -172,4 +172,6 @@ class Evaluate(Identified):
     @field_validator("relearn", mode="before")
     @classmethod
     def _by_a_word(cls, value: Any) -> Any:
-        return {True: Relearn(), False: None}[bool(value)] if isinstance(value, int) and value in (0, 1) else value
+        if not isinstance(value, int) or value not in (0, 1):
+            return value
+        return Relearn() if value else None

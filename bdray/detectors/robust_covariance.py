@@ -12,7 +12,7 @@ FAR, FAILURE, SHIFT = 10.0, 0.1, 3.0
 PRECISION = 1e-6
 """Of the largest eigenvalue, relative."""
 RANK = 1e-10
-"""Of the largest variance: what varies less counts as this much."""
+"""Of the largest variance: what varies less counts as this much here, and is left out by detectors that can do so."""
 
 
 def undisturbed(samples: np.ndarray, part: float, most: int) -> np.ndarray:
