@@ -92,7 +92,7 @@ class SweepProgress(Bar):
         self._left: tuple[float, float] | None = None
         self._running: Sequence[RunningCondition] = ()
         self._thread: threading.Thread | None = None
-        self._said_at = time.monotonic()
+        self._said_at, self._news = time.monotonic(), False
         self._on_count, self._on_left = on_count, on_left
         on_count(self.counts)
 
@@ -153,7 +153,11 @@ class SweepProgress(Bar):
         self._counts[status] += 1
         self._on_change(condition_id)
         self._on_count(self.counts)
-        self._redraw(news=True)
+        self._news = True
+        # A line waits for the thread's next look: between a condition's end and the start of the one that takes its
+        # place, a line would say that fewer run than do.
+        if self._thread is None or self._console.is_terminal or self.counts["running"] + self.counts["waiting"] == 0:
+            self._redraw()
 
     def _watch(self) -> None:
         """Until the end, in a thread: look, say, and take no more than a twentieth of the time for it."""
@@ -175,7 +179,7 @@ class SweepProgress(Bar):
             self._redraw()
             wait = max(every, min(_REST_S, 20 * (time.monotonic() - begun)))
 
-    def _redraw(self, *, news: bool = False) -> None:
+    def _redraw(self) -> None:
         counts = self.counts
         done = counts["finished"] + counts["failed"] + counts["pruned"]
         state = f"{counts['running']} running, {counts['failed']} failed"
@@ -188,10 +192,10 @@ class SweepProgress(Bar):
         below = [_STOPPING] * stopping.asked() + running[:_SHOWN]
         line = f"{done}/{self._total} conditions done, {state}{said}{runs}"
         # Where there is no terminal, a line a minute is enough while nothing happens.
-        is_due = news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S
+        is_due = self._news or self._console.is_terminal or time.monotonic() - self._said_at > _QUIET_LINE_S
         with self._drawing:
             if is_due and not self._over.is_set():
-                self._said_at = time.monotonic()
+                self._said_at, self._news = time.monotonic(), False
                 self.show("sweep", done, self._total, note=state, line=line, left=left or "-", below=below)
 
     def _time_left(self) -> str | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+from typing import Any
 
 import pytest
+from waiting import HANG_S, until
 
+from bdray.store.sweep_status import SweepStatus
 from bdray.sweeping import stopping
 from bdray.sweeping.display import SweepProgress, UnbrokenStream
 from bdray.terminal import Console
@@ -87,3 +91,39 @@ def test_every_change_is_told_and_the_last_line_tells_the_end() -> None:
             sweep.ended(name, "finished")
     assert told == ["one", "one", "two", "two"]
     assert stream.getvalue().splitlines()[-1] == "2/2 conditions done, 0 running, 0 failed"
+
+
+class Looks:
+    """In place of a watcher: looks when it may."""
+
+    def __init__(self) -> None:
+        self.may_look = threading.Event()
+
+    def look(self) -> None:
+        assert self.may_look.wait(HANG_S)
+
+    def left_s(self) -> None:
+        return None
+
+    def sweep_status(self, left_s: float | None) -> SweepStatus:
+        return SweepStatus(phase="running", updated_ms=0)
+
+    def started(self, condition_id: str) -> None: ...
+
+    def ended(self, condition_id: str) -> None: ...
+
+
+def test_a_line_counts_the_condition_that_takes_the_place_of_one_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: without a terminal, every line of a sweep with two slots said "1 running"."""
+    monkeypatch.setattr("bdray.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("bdray.sweeping.display._LOOK_S", 0.01)
+    stream, watcher = io.StringIO(), Looks()
+    given: dict[str, Any] = {"total": 4, "before": 0, "on_change": lambda _: None, "watcher": watcher}
+    with SweepProgress(Console(file=stream, width=200), **given) as sweep:
+        for name in ("one", "two"):
+            sweep.started(name)
+        sweep.ended("one", "finished")
+        sweep.started("three")
+        watcher.may_look.set()
+        until(lambda: "1/4 conditions done, 2 running" in stream.getvalue())
+    assert "1 running" not in stream.getvalue()
